@@ -1,0 +1,36 @@
+"""jaxch5: train image classifiers in JAX.
+
+Every public name is imported when it is first used, so that a command pays only for what it needs.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "jaxch5.batch": ("Batch",),
+    "jaxch5.data.source": ("digits", "from_arrays", "from_folder", "from_regex"),
+    "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
+    "jaxch5.data.block": ("Data", "DataBlock"),
+    "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
+    "jaxch5.models.resnet": ("create_model",),
+    "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
+    "jaxch5.optim.schedule": ("one_cycle", "one_cycle_momentum"),
+    "jaxch5.optim.optimizer": ("make_optimizer",),
+    "jaxch5.losses": ("cross_entropy", "focal_loss", "log_softmax", "nll_loss", "softmax"),
+    "jaxch5.learner": ("Learner", "vision_learner"),
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'jaxch5' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

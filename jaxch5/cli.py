@@ -1,0 +1,159 @@
+"""What the commands share: options from files and the command line, and how a command ends."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+
+from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
+from jaxch5.errors import ConfigError, Jaxch5Error
+
+
+class Options(Config):
+    """The configuration, and what every command takes beside it."""
+
+    config: Path | None = Field(None, description="TOML file with settings; see configs/")
+    print_config: bool = Field(False, description="print the complete configuration and end")
+    json_output: bool = Field(
+        False, alias="json", description="print one JSON document on standard output, nothing else"
+    )
+    debug: bool = Field(False, description="show the traceback of an error")
+
+    @classmethod
+    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+        """The TOML file under the values that the command line names, which win."""
+        return Path(given["config"]) if "config" in given else None
+
+    def settings(self) -> Config:
+        """The configuration alone."""
+        return Config.model_validate({name: getattr(self, name) for name in Config.model_fields})
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
+    """Options from the file that `--config` names, overridden by the rest of the command line.
+
+    Raises:
+        ConfigError: one line for the first key that is unknown or has a value that is not allowed.
+        SystemExit: after `--help`.
+    """
+    given = command_line(options, argv, prog)
+    file = options.settings_file(given)
+    values = deep_update(read_toml(file), given) if file else given
+    try:
+        return options.model_validate(values)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        from_file = file and not _has(given, key)
+        line = explain(error, known_keys(Config if from_file else options))
+        raise ConfigError(f"{file}: {line}" if from_file else line) from None
+
+
+def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict[str, Any]:
+    """The values that the command line names, nested as in the configuration, as strings."""
+
+    class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
+        __doc__ = options.__doc__
+        model_config = SettingsConfigDict(
+            cli_prog_name=prog,
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_exit_on_error=False,
+        )
+
+    try:
+        return CliSettingsSource(CommandLine, cli_parse_args=list(argv))()
+    except SettingsError as error:
+        raise ConfigError(_usage(str(error), options)) from None
+
+
+def _usage(message: str, options: type[Options]) -> str:
+    message = message.removeprefix("error parsing CLI: ")
+    prefix = "unrecognized arguments: "
+    if not message.startswith(prefix):
+        return message
+    word = message.removeprefix(prefix).split()[0]
+    if not word.startswith("-"):
+        return f"{word}: arguments are options, such as --data.path {word}; --help lists them"
+    name = word.split("=")[0]
+    known = ["--" + key.replace("_", "-") for key in known_keys(options)]
+    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"{name}: no such option; " + (f"did you mean {close[0]}?" if close else "see --help")
+
+
+def _has(values: dict[str, Any], key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def run(
+    command: Callable[[OptionsT], dict[str, Any]],
+    options: type[OptionsT],
+    prog: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a command: parses, calls, prints its result as JSON where asked, gives its exit status.
+
+    0 is done; 1 failed; 2 bad usage or configuration; 130 interrupted, 143 terminated.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        parsed = parse(options, argv, prog)
+        if parsed.print_config:
+            print(to_toml(parsed.settings()), end="")
+            return 0
+        result = command(parsed)
+        if parsed.json_output:
+            print(json.dumps(result))
+        sys.stdout.flush()
+        return 0
+    except Jaxch5Error as error:
+        return _fail(str(error), error.exit_code, prog, debug)
+    except BrokenPipeError:
+        # The reader of our output has gone; writing to nowhere keeps the interpreter quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, prog, debug)
+    except Terminated:
+        return _fail("terminated", 143, prog, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _fail(f"{what} (a defect of jaxch5; --debug shows where)", 1, prog, debug)
+
+
+class Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+def _fail(message: str, status: int, prog: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"{prog}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,109 @@
+"""Convolution and max-pooling, each in the form that is fastest where it runs.
+
+On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, and its max-pooling has
+a slow gradient; both are matrix products and maxima in disguise. Elsewhere the native forms are
+used. The choice is made by `lax.platform_dependent`, so that a traced program is tied to no
+machine. `docs/benchmarks.md` has the figures.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# On maps up to this side, gathering patches for one matrix product beats the native convolution.
+SMALL_MAP = 4
+
+
+def convolve(
+    x: Float[Array, "batch height width in_channels"],
+    kernel: Float[Array, "k k in_channels out_channels"],
+    stride: int = 1,
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """Convolution with k // 2 zeros of padding on each side, as torchvision's ResNets have it.
+
+    Example:
+        >>> convolve(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), stride=2).shape
+        (1, 4, 4, 5)
+    """
+    size = kernel.shape[0]
+    if size == 1:
+        cpu = as_matrix_product
+    elif size == 3 and max(x.shape[1:3]) <= SMALL_MAP * stride:
+        cpu = as_patches
+    else:
+        return native(x, kernel, stride)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: cpu(x, kernel, stride),
+        default=lambda x, kernel: native(x, kernel, stride),
+    )
+
+
+def native(x: Array, kernel: Array, stride: int) -> Array:
+    """XLA's convolution: the oracle of the other forms."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
+    """A 1x1 convolution: the pixels it reads times the kernel."""
+    return jnp.dot(x[:, ::stride, ::stride, :], kernel[0, 0])
+
+
+def as_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """Every output pixel's patch laid out in a row, and one matrix product."""
+    patches = jnp.concatenate(_windows(x, kernel.shape[0], stride, 0.0), axis=-1)
+    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch out_height out_width channels"]:
+    """3x3 maximum with stride 2, as after the stem.
+
+    Example:
+        >>> max_pool(jnp.ones((1, 8, 8, 3))).shape
+        (1, 4, 4, 3)
+    """
+    return lax.platform_dependent(x, cpu=max_of_windows, default=native_max_pool)
+
+
+def native_max_pool(x: Array) -> Array:
+    """XLA's windowed maximum: the oracle of the other form."""
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )
+
+
+def max_of_windows(x: Array) -> Array:
+    """The maximum of nine shifted pictures, whose gradient needs no scatter."""
+    first, *others = _windows(x, 3, 2, -jnp.inf)
+    for other in others:
+        # A tie gives its gradient to one side, as the native form does; `maximum` would halve it.
+        first = jnp.where(other > first, other, first)
+    return first
+
+
+def _windows(x: Array, size: int, stride: int, fill: float) -> list[Array]:
+    """For each place in a window, the pixels that lie there: [B, H / stride, W / stride, C]."""
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    rows, columns = (-(-side // stride) for side in x.shape[1:3])
+    return [
+        padded[
+            :,
+            top : top + (rows - 1) * stride + 1 : stride,
+            left : left + (columns - 1) * stride + 1 : stride,
+        ]
+        for top in range(size)
+        for left in range(size)
+    ]

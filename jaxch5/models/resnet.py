@@ -1,0 +1,196 @@
+"""ResNets (He et al., 1512.03385) in Flax, with torchvision's layout, initialization and numbers.
+
+The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights
+are float32 whatever the type of the computation; logits and batch statistics are float32. Modules
+carry torchvision's names, so that `jaxch5.models.weights` converts by renaming.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array, Float
+
+from jaxch5.errors import ConfigError
+from jaxch5.models.convolution import convolve, max_pool
+from jaxch5.models.head import HEADS
+
+WIDTHS = (64, 128, 256, 512)
+
+
+class Conv(nn.Module):
+    """A convolution without bias, initialized as torchvision's are."""
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        kernel = self.param(
+            "kernel",
+            initializers.variance_scaling(2.0, "fan_out", "normal"),
+            (self.size, self.size, x.shape[-1], self.features),
+        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization as PyTorch computes it.
+
+    The batch is normalized by its biased variance, the running variance collects the unbiased one,
+    and both running statistics move by a tenth. Statistics are computed and kept in float32.
+    """
+
+    dtype: Any = jnp.float32
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], train: bool
+    ) -> Float[Array, "*batch channels"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", initializers.ones, (channels,))
+        bias = self.param("bias", initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if train:
+            count = x.size // channels
+            axes = tuple(range(x.ndim - 1))
+            wide = x.astype(jnp.float32)
+            mean = jnp.mean(wide, axes)
+            var = jnp.mean(jnp.square(wide - mean), axes)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    width: int
+    stride: int
+    dtype: Any
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, dtype=self.dtype)
+        y = conv(self.width, 3, self.stride, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y, train))
+        y = conv(self.width, 3, name="conv2")(y)
+        y = norm(name="bn2")(y, train)
+        if x.shape != y.shape:
+            x = conv(self.width, 1, self.stride, name="downsample_0")(x)
+            x = norm(name="downsample_1")(x, train)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 that narrow and widen, and a shortcut."""
+
+    width: int
+    stride: int
+    dtype: Any
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, dtype=self.dtype)
+        y = conv(self.width, 1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y, train))
+        y = conv(self.width, 3, self.stride, name="conv2")(y)
+        y = nn.relu(norm(name="bn2")(y, train))
+        y = conv(self.width * self.expansion, 1, name="conv3")(y)
+        y = norm(name="bn3")(y, train)
+        if x.shape != y.shape:
+            x = conv(self.width * self.expansion, 1, self.stride, name="downsample_0")(x)
+            x = norm(name="downsample_1")(x, train)
+        return nn.relu(x + y)
+
+
+ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """A stem, four stages of blocks and a head.
+
+    Attributes:
+        arch: a key of `ARCHITECTURES`.
+        num_classes: number of logits.
+        head: a key of `HEADS`.
+        dtype: of the computation; weights, statistics and logits are float32.
+    """
+
+    arch: str
+    num_classes: int
+    head: str = "linear"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        block, depths = ARCHITECTURES[self.arch]
+        x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train))
+        x = max_pool(x)
+        for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
+            for index in range(depth):
+                stride = 2 if stage > 1 and index == 0 else 1
+                x = block(width, stride, self.dtype, name=f"layer{stage}_{index}")(x, train)
+        return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
+
+
+def create_model(
+    arch: str | nn.Module, num_classes: int, head: str = "linear", dtype: Any = jnp.float32
+) -> nn.Module:
+    """A classifier of normalized pictures, called as `model.apply(variables, x, train=bool)`.
+
+    Args:
+        arch: resnet18, 34, 50, 101 or 152; or a linen module of one's own, returned as it is.
+        num_classes: number of logits.
+        head: "linear" (torchvision's) or "concat_pool" (fastai's).
+        dtype: of the computation, float32 or bfloat16 or float16; logits are float32.
+
+    Raises:
+        ConfigError: there is no such architecture or head.
+
+    Example:
+        >>> model = create_model("resnet18", num_classes=10)
+        >>> init = partial(model.init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        11181642
+    """
+    if isinstance(arch, nn.Module):
+        return arch
+    for what, name, known in (("model.arch", arch, ARCHITECTURES), ("model.head", head, HEADS)):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{what} = {name}: should be one of {', '.join(known)}{hint}")
+    return ResNet(arch, num_classes, head, dtype)

@@ -1,0 +1,129 @@
+"""Weights from and to torchvision's names and layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+
+from jaxch5.errors import WeightsError
+from jaxch5.models.resnet import create_model
+
+Path = tuple[str, ...]
+
+
+def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyTree]:
+    """Variables of a ResNet with a linear head from a state dict of torchvision's.
+
+    Args:
+        state_dict: torchvision's names and array-likes in PyTorch's layouts: convolutions
+            [out, in, height, width], linear layers [out, in].
+        arch: resnet18, 34, 50, 101 or 152.
+
+    Returns:
+        `{"params": ..., "batch_stats": ...}`, bit for bit the same numbers.
+
+    Raises:
+        WeightsError: an entry is missing, has another shape, or is not the architecture's.
+
+    Example:
+        >>> model = create_model("resnet18", num_classes=3)
+        >>> pictures = jnp.zeros((1, 32, 32, 3))
+        >>> variables = model.init(jax.random.key(0), pictures, train=False)
+        >>> state_dict = export_state_dict(variables, "resnet18")
+        >>> state_dict["conv1.weight"].shape
+        (64, 3, 7, 7)
+        >>> imported = import_state_dict(state_dict, "resnet18")
+        >>> imported["params"]["conv1"]["kernel"].shape
+        (7, 7, 3, 64)
+    """
+    entries = {
+        name: np.asarray(value)
+        for name, value in state_dict.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    if "fc.bias" not in entries:
+        raise WeightsError(f"weights of {arch}: fc.bias is missing")
+    expected = _shapes(arch, num_classes=len(np.atleast_1d(entries["fc.bias"])))
+    names = {path: _torch_name(path) for path in expected}
+    _refuse(arch, "is missing", [name for name in names.values() if name not in entries])
+    _refuse(arch, "is not part of it", sorted(entries.keys() - set(names.values())))
+    variables = {}
+    for path, name in names.items():
+        value, shape = _from_torch(entries[name]), expected[path].shape
+        if value.shape != shape:
+            found, wanted = entries[name].shape, _to_torch(np.empty(shape)).shape
+            raise WeightsError(f"weights of {arch}: {name} has shape {found} instead of {wanted}")
+        variables[path] = jnp.asarray(value, expected[path].dtype)
+    return unflatten_dict(variables)
+
+
+def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, np.ndarray]:
+    """A state dict that torchvision's ResNet loads with `strict=True`; see `import_state_dict`.
+
+    Raises:
+        WeightsError: the variables are not those of `arch` with a linear head.
+    """
+    flat = flatten_dict(jax.device_get(dict(variables)))
+    num_classes = len(flat.get(("params", "head", "bias"), ()))
+    expected = _shapes(arch, num_classes)
+    dotted = ".".join
+    _refuse(arch, "is missing", [dotted(path) for path in expected if path not in flat])
+    _refuse(arch, "is not part of it", [dotted(path) for path in flat if path not in expected])
+    state_dict = {}
+    for path, value in flat.items():
+        if value.shape != expected[path].shape:
+            raise WeightsError(
+                f"weights of {arch}: {dotted(path)} has shape {value.shape} instead of "
+                f"{expected[path].shape}"
+            )
+        name = _torch_name(path)
+        state_dict[name] = _to_torch(value)
+        if name.endswith("running_var"):
+            # PyTorch counts batches here and never reads the count with its default momentum.
+            counter = name.replace("running_var", "num_batches_tracked")
+            state_dict[counter] = np.zeros((), np.int64)
+    return state_dict
+
+
+def _shapes(arch: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStruct]:
+    init = partial(create_model(arch, num_classes).init, train=False)
+    return flatten_dict(jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def _refuse(arch: str, what: str, names: list[str]) -> None:
+    if names:
+        others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
+        raise WeightsError(f"weights of {arch}: {names[0]} {what}{others}")
+
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def _torch_name(path: Path) -> str:
+    _, *modules, leaf = path
+    name = re.sub(r"_(\d+)", r".\1", ".".join(modules))
+    return f"{'fc' if name == 'head' else name}.{LEAVES[leaf]}"
+
+
+def _from_torch(value: np.ndarray) -> np.ndarray:
+    """[out, in, height, width] to [height, width, in, out], and [out, in] to [in, out]."""
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _to_torch(value: np.ndarray) -> np.ndarray:
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))
+    return np.ascontiguousarray(value.transpose(axes))

@@ -1,0 +1,1 @@
+"""Optimization: schedules, parameter groups and optimizers."""

@@ -1,0 +1,88 @@
+"""`python -m jaxch5.train`: trains a classifier of pictures and says how good it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from rich.console import Console
+
+from jaxch5.cli import Options, run
+from jaxch5.config import differing
+from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.training.rundir import create_run, discard_run, open_run
+
+
+class TrainOptions(Options):
+    """Train a classifier of pictures. Without arguments: ResNet-18 on scikit-learn's digits."""
+
+    workdir: Path | None = Field(
+        None, description="run directory, new or empty; without it, runs/DATE-NAME"
+    )
+    resume: Path | None = Field(
+        None, description="run directory to take up where its last checkpoint was written"
+    )
+
+    @classmethod
+    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+        """A run that is taken up brings its own settings."""
+        if "resume" not in given:
+            return super().settings_file(given)
+        for other in ("config", "workdir"):
+            if other in given:
+                raise ConfigError(f"--{other}: does not go together with --resume")
+        return open_run(Path(given["resume"]))[0].config_file
+
+
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Trains as the options say; returns the last epoch's record and the run directory."""
+    from jaxch5.data.from_config import load_data
+    from jaxch5.learner import vision_learner
+    from jaxch5.training.progress import print_line
+
+    # With --json, standard output belongs to the document; people read the table on the other.
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    config = options.settings()
+    if options.resume:
+        existing, recorded = open_run(options.resume)
+        if changed := differing(config, recorded):
+            raise ConfigError(
+                f"{changed[0]}: --resume takes every setting from {existing.config_file}; "
+                "start a new run to change one"
+            )
+
+    data = load_data(config)
+    print_line(console, describe(data))
+    learn = vision_learner(data, config.model.arch, wd=config.fit.wd, seed=config.seed)
+    directory = existing if options.resume else create_run(config, options.workdir)
+    if options.resume and learn.restore(directory):
+        print_line(console, f"going on after {len(learn.records)} epochs")
+    try:
+        learn.fit_one_cycle(
+            config.fit.epochs,
+            config.fit.lr,
+            div=config.fit.div,
+            div_final=config.fit.div_final,
+            pct_start=config.fit.pct_start,
+            moms=config.fit.moms,
+            console=console,
+            run=directory,
+            save_every_steps=config.checkpoint.every_steps,
+        )
+    except Jaxch5Error:
+        if not learn.records and not options.resume:
+            discard_run(directory)
+        raise
+    last = learn.records[-1]
+    print_line(console, f"accuracy {100 * last['accuracy']:.2f} %  {directory.path}")
+    return {**last, "run": str(directory.path)}
+
+
+def main() -> int:
+    return run(train, TrainOptions, "python -m jaxch5.train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

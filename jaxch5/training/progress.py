@@ -1,0 +1,72 @@
+"""What a person sees of training: a table that grows by a line an epoch, over a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxch5.training.loop import Epoch, Step
+from jaxch5.training.rundir import Record
+
+HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
+
+
+def format_row(record: Record) -> str:
+    """A line of the table.
+
+    Example:
+        >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
+        ...     "accuracy": 0.9, "error_rate": 0.1, "seconds": 64.2, "images_per_second": 410.4}))
+        epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s
+            0      0.5000      0.2500    0.9000      0.1000  01:04       410
+    """
+    minutes, seconds = divmod(round(record["seconds"]), 60)
+    return (
+        f"{record['epoch']:>5}  {record['train_loss']:>10.4f}  {record['valid_loss']:>10.4f}  "
+        f"{record['accuracy']:>8.4f}  {record['error_rate']:>10.4f}  "
+        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}"
+    )
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints text as it is: file and class names are no markup, and lines are never broken."""
+    console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def show_progress(
+    events: Iterable[Step | Epoch], console: Console, steps_per_epoch: int, start: int = 0
+) -> Iterator[Step | Epoch]:
+    """Passes the loop's events on and draws them as they come.
+
+    Where the console is no terminal there is no bar and no escape code, only the table's lines.
+
+    Args:
+        events: what `fit` yields.
+        console: where to draw.
+        steps_per_epoch: length of the bar.
+        start: the step at which the events begin.
+    """
+    print_line(console, HEADER)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        epoch, place = divmod(start, steps_per_epoch)
+        task = bar.add_task(f"epoch {epoch}", total=steps_per_epoch, completed=place, loss="")
+        for event in events:
+            if isinstance(event, Step):
+                bar.advance(task)
+                if event.loss is not None:
+                    bar.update(task, loss=f"loss {event.loss:.4f}")
+            else:
+                print_line(bar.console, format_row(event.record))
+                bar.reset(task, description=f"epoch {event.record['epoch'] + 1}")
+            yield event

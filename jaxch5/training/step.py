@@ -1,0 +1,111 @@
+"""The training step and the evaluation step: pure functions, made to be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxch5.augmentation.policy import Policy, augment, center
+from jaxch5.batch import Batch
+from jaxch5.training.state import TrainState
+
+Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""]]
+TrainStep = Callable[
+    [TrainState, Batch, Key[Array, ""]], tuple[TrainState, dict[str, Float[Array, ""]]]
+]
+EvalStep = Callable[[TrainState, Batch], Float[Array, "batch classes"]]
+
+
+class Normalization(NamedTuple):
+    """Mean and deviation of each colour channel, of values 0 to 1; they travel with the weights."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def normalize(
+    pictures: Float[Array, "batch height width 3"], normalization: Normalization
+) -> Float[Array, "batch height width 3"]:
+    """Pictures whose channels have about mean 0 and deviation 1.
+
+    Example:
+        >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> float(normalize(jnp.ones((1, 1, 1, 3)), grey)[0, 0, 0, 0])
+        2.0
+    """
+    mean = jnp.asarray(normalization.mean, pictures.dtype)
+    std = jnp.asarray(normalization.std, pictures.dtype)
+    return (pictures - mean) / std
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    policy: Policy | None,
+    size: int,
+    normalization: Normalization = IMAGENET,
+) -> TrainStep:
+    """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
+
+    `key` is the epoch's; draws are folded with each item's index and with the step, so that any
+    step can be run again. `metrics` holds the batch's mean `loss`.
+
+    Args:
+        model: called as `model.apply(variables, x, train=True)` on normalized pictures.
+        optimizer: its state is the state's `opt_state`.
+        loss: mean over the items of logits and labels.
+        policy: what `aug_transforms` returns; None takes the centre crop.
+        size: side of the network's input, pixels.
+        normalization: applied to the augmented pictures.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        augment_key, dropout_key = jax.random.split(key)
+        pictures = normalize(augment(policy, batch, augment_key, size), normalization)
+
+        def loss_of(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                pictures,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
+            )
+            return loss(logits, batch.label), updated["batch_stats"]
+
+        (value, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            epoch_loss=state.epoch_loss + value,
+        )
+        return state, {"loss": value}
+
+    return train_step
+
+
+def make_eval_step(
+    model: nn.Module, size: int, normalization: Normalization = IMAGENET
+) -> EvalStep:
+    """A function `(state, batch) -> logits` of the centre crops; padded rows are the caller's."""
+
+    def eval_step(state: TrainState, batch: Batch) -> Float[Array, "batch classes"]:
+        pictures = normalize(center(batch, size), normalization)
+        return model.apply(state.variables, pictures, train=False)
+
+    return eval_step

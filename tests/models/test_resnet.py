@@ -1,0 +1,140 @@
+"""The ResNets compute what torchvision's compute, forward, backward and in their statistics."""
+
+import json
+import math
+import zlib
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxch5.errors import ConfigError
+from jaxch5.losses import cross_entropy
+from jaxch5.models.resnet import BatchNorm, create_model
+from jaxch5.models.weights import export_state_dict, import_state_dict
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+SEED = GOLDEN["seed"]
+
+
+def shapes_of(arch, num_classes=1000, **kwargs):
+    init = partial(create_model(arch, num_classes, **kwargs).init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def fill(name, shape):
+    """Weights that depend on nothing but torchvision's name and shape for them."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if name.endswith("running_mean"):
+        return (0.1 * rng.standard_normal(shape)).astype(np.float32)
+    if len(shape) == 1:
+        noise = 0.1 * rng.standard_normal(shape)
+        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
+    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def filled(arch):
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes_of(arch))
+    names = export_state_dict(empty, arch)
+    return import_state_dict({name: fill(name, value.shape) for name, value in names.items()}, arch)
+
+
+def pictures():
+    nchw = np.random.default_rng(SEED).standard_normal((4, 3, 96, 96)).astype(np.float32)
+    return jnp.asarray(nchw.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("arch", GOLDEN["archs"])
+def test_parameter_counts_are_torchvisions(arch):
+    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(arch)["params"]))
+    assert counted == GOLDEN["archs"][arch]["params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", GOLDEN["archs"])
+def test_logits_loss_gradients_and_statistics_are_torchvisions(arch):
+    golden = GOLDEN["archs"][arch]
+    model, variables, x = create_model(arch, 1000), filled(arch), pictures()
+    labels = jnp.array([1, 20, 300, 999])
+
+    def loss_of(params):
+        logits, updated = model.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return cross_entropy(logits, labels), updated["batch_stats"]
+
+    @jax.jit
+    def evaluate_and_differentiate(params):
+        logits = model.apply({**variables, "params": params}, x, train=False)
+        return logits, jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    with jax.default_matmul_precision("highest"):
+        logits, ((loss, stats), grads) = evaluate_and_differentiate(variables["params"])
+
+    expected = np.array(golden["eval_logits_first8"])
+    rms = golden["eval_logits_l2"] / math.sqrt(logits.size)
+    np.testing.assert_allclose(logits[:, :8], expected, rtol=0, atol=1e-4 * rms)
+    assert float(jnp.linalg.norm(logits)) == pytest.approx(golden["eval_logits_l2"], rel=1e-4)
+    assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
+    for name, values in (("mean", "bn1_running_mean_first8"), ("var", "bn1_running_var_first8")):
+        np.testing.assert_allclose(stats["bn1"][name][:8], golden[values], rtol=1e-4, atol=1e-6)
+
+    tolerance = 5e-3 if arch in ("resnet18", "resnet34", "resnet50") else 2e-2
+    for part, expected_norm in golden["grad_l2"].items():
+        module = "head" if part == "fc" else part
+        leaves = [jax.tree.leaves(grads[key]) for key in grads if key.split("_")[0] == module]
+        norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for some in leaves for leaf in some))
+        assert norm == pytest.approx(expected_norm, rel=tolerance), part
+
+
+def test_half_precision_keeps_weights_statistics_and_logits_in_float32():
+    model = create_model("resnet18", 5, dtype=jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)
+    apply = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
+    logits, updated = apply(variables, x)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
+    half, full = (
+        jax.jit(partial(create_model("resnet18", 5, dtype=dtype).apply, train=False))(variables, x)
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    np.testing.assert_allclose(half, full, rtol=0.02, atol=0.02 * float(jnp.std(full)))
+
+
+def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
+    x = jnp.array([[1.0], [2.0], [6.0]])
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y[:, 0], (x[:, 0] - 3.0) / np.sqrt(14 / 3 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 7.0], rtol=1e-6)
+
+
+def test_a_module_of_ones_own_is_used_as_it_is():
+    module = nn.Dense(3)
+    assert create_model(module, 3) is module
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "line"),
+    [
+        (
+            {"arch": "resnet20"},
+            r"model\.arch = resnet20: should be one of resnet18, .*did you mean",
+        ),
+        ({"arch": "resnet18", "head": "conv"}, r"model\.head = conv: should be one of linear"),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_lists_the_known(kwargs, line):
+    with pytest.raises(ConfigError, match=line):
+        create_model(num_classes=3, **kwargs)

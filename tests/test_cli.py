@@ -1,0 +1,136 @@
+"""Options come from a file and the command line; a command ends with a status and one line."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from jaxch5.cli import Options, parse, run
+from jaxch5.errors import ConfigError, DataError
+
+PROG = "python -m jaxch5.test"
+
+
+def options(*argv):
+    return parse(Options, argv, PROG)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text("seed = 3\n[fit]\nepochs = 7\n")
+    config = options("--config", str(file), "--fit.epochs", "9").settings()
+    assert (config.seed, config.fit.epochs, config.fit.lr) == (3, 9, 3e-3)
+
+
+def test_every_kind_of_value_can_be_given():
+    config = options(
+        "--data.path=/photos", "--data.batch-size", "8", "--no-augment.do-flip",
+        "--augment.flip-vert", "--fit.moms", "0.9,0.8,0.9", "--fit.lr", "1e-2",
+    ).settings()  # fmt: skip
+    assert config.data.path == Path("/photos")
+    assert config.data.batch_size == 8
+    assert config.augment.flip_vert
+    assert not config.augment.do_flip
+    assert config.fit.moms == (0.9, 0.8, 0.9)
+    assert config.fit.lr == 0.01
+
+
+def test_the_environment_is_not_a_source_of_settings(monkeypatch):
+    monkeypatch.setenv("SEED", "7")
+    monkeypatch.setenv("FIT__EPOCHS", "7")
+    assert options().settings().seed == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--data.presze", "3"], "--data.presze: no such option; did you mean --data.presize?"),
+        (["--data.batch_size=3"], "--data.batch_size: no such option; did you mean --data.batch-"),
+        (["--zzz"], "--zzz: no such option; see --help"),
+        (["photos"], "photos: arguments are options, such as --data.path photos"),
+        (["--fit.epochs"], "--fit.epochs: expected one argument"),
+        (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),
+        (["--fit.epochs", "0"], "fit.epochs = 0: should be greater than or equal to 1"),
+        (["--model.arch", "vgg"], "model.arch = vgg: should be 'resnet18'"),
+        (["--config", "nowhere.toml"], "nowhere.toml: there is no such configuration file"),
+    ],
+)
+def test_a_bad_option_ends_with_status_2_and_one_line(argv, line, capsys):
+    assert run(lambda options: {}, Options, PROG, argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_a_bad_value_is_blamed_on_the_file_that_has_it(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text("[fit]\nepochs = 0\n")
+    with pytest.raises(ConfigError, match=r"a\.toml: fit\.epochs = 0"):
+        options("--config", str(file))
+    with pytest.raises(ConfigError, match=r"^fit\.epochs = -1"):
+        options("--config", str(file), "--fit.epochs", "-1")
+
+
+def test_help_names_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        options("--help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--data.batch-size int pictures a step; 32 for pictures of one's own (default:" in text
+    assert "--augment.max-rotate float largest turn, degrees (default: 10.0)" in text
+
+
+def test_print_config_prints_a_file_that_can_be_used(capsys, tmp_path):
+    assert run(lambda options: {}, Options, PROG, ["--print-config", "--seed", "5"]) == 0
+    file = tmp_path / "printed.toml"
+    file.write_text(capsys.readouterr().out)
+    assert options("--config", str(file)).settings() == options("--seed", "5").settings()
+
+
+def test_json_prints_the_result_and_nothing_else(capsys):
+    assert run(lambda options: {"accuracy": 1.0}, Options, PROG, ["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"accuracy": 1.0}
+
+
+def fail(error):
+    def command(options):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (DataError("x.jpg: cannot be read"), 1, "x.jpg: cannot be read"),
+        (ConfigError("data.path: is missing"), 2, "data.path: is missing"),
+        (OSError(28, "No space left on device", "/runs"), 1, "/runs: No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("one\ntwo"), 1, "ValueError: one (a defect of jaxch5"),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(error, status, line, capsys):
+    assert run(fail(error), Options, PROG, []) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"{PROG}: {line}")
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert run(fail(DataError("x")), Options, PROG, ["--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_sigterm_ends_with_status_143(capsys):
+    def command(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(command, Options, PROG, []) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)

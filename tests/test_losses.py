@@ -1,0 +1,98 @@
+"""The losses agree with PyTorch's and fastai's, and with the chapter's worked example."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxch5.losses import cross_entropy, focal_loss, log_softmax, nll_loss, softmax
+
+# Computed with PyTorch 2.13.0 (focal: fastai 2.8.12's FocalLoss, gamma 2).
+LOGITS = jnp.array(
+    [
+        [
+            0.003690460231155157,
+            0.8962366580963135,
+            -0.8224135637283325,
+            -2.6717755794525146,
+            -1.364012360572815,
+        ],
+        [
+            -2.9749395847320557,
+            0.1804307997226715,
+            4.020645618438721,
+            -1.4766194820404053,
+            -1.8614246845245361,
+        ],
+        [
+            1.4695261716842651,
+            1.0706610679626465,
+            0.3162427544593811,
+            -2.7914040088653564,
+            -0.0877554714679718,
+        ],
+        [
+            2.085909605026245,
+            -4.032643795013428,
+            -1.372847318649292,
+            -5.703668117523193,
+            -3.8686132431030273,
+        ],
+        [
+            -5.525205135345459,
+            -0.7052733898162842,
+            -3.802339553833008,
+            0.8137930631637573,
+            0.47025322914123535,
+        ],
+        [
+            -0.5607928037643433,
+            -7.550278663635254,
+            -1.6160786151885986,
+            -0.14550283551216125,
+            0.33992695808410645,
+        ],
+    ]
+)
+LABELS = jnp.array([1, 2, 1, 1, 4, 0])
+WEIGHT = jnp.array([1, 2, 0.5, 1, 3])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (cross_entropy(LOGITS, LABELS), 1.7662900686264038),
+        (cross_entropy(LOGITS, LABELS, weight=WEIGHT), 1.9510345458984375),
+        (cross_entropy(LOGITS, LABELS, label_smoothing=0.1), 1.921583652496338),
+        (nll_loss(log_softmax(LOGITS), LABELS), 1.7662900686264038),
+        (focal_loss(LOGITS, LABELS), 1.3851137161254883),
+        (focal_loss(LOGITS, LABELS, gamma=0.0), 1.7662900686264038),
+    ],
+    ids=["plain", "weighted", "smoothed", "nll", "focal", "focal without gamma"],
+)
+def test_losses_are_pytorchs(loss, expected):
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weighted_smoothing_divides_by_the_weights_of_the_labels():
+    """PyTorch's definition, written out item by item."""
+    log_p = np.asarray(log_softmax(LOGITS), np.float64)
+    weight, labels = np.asarray(WEIGHT, np.float64), np.asarray(LABELS)
+    items = [
+        -0.9 * weight[label] * row[label] - 0.1 * np.mean(weight * row)
+        for row, label in zip(log_p, labels, strict=True)
+    ]
+    expected = np.sum(items) / np.sum(weight[labels])
+    loss = cross_entropy(LOGITS, LABELS, weight=WEIGHT, label_smoothing=0.1)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_chapters_example():
+    """Activations 0.6734 and 0.2576 of one item, fastbook chapter 5."""
+    activations = jnp.array([[0.6734, 0.2576]])
+    np.testing.assert_allclose(softmax(activations)[0], [0.60247779, 0.39752221], rtol=1e-5)
+    assert float(cross_entropy(activations, jnp.array([0]))) == pytest.approx(0.50670448, rel=1e-5)
+    assert float(cross_entropy(activations, jnp.array([1]))) == pytest.approx(0.92250448, rel=1e-5)
+
+
+def test_large_logits_do_not_overflow():
+    assert float(cross_entropy(jnp.array([[1e4, -1e4]]), jnp.array([1]))) == pytest.approx(2e4)

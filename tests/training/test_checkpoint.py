@@ -1,0 +1,89 @@
+"""Checkpoints give back every bit, keep the last two and the best, and name their troubles."""
+
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxch5.errors import CheckpointError
+from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.state import TrainState
+
+
+def state_at(step):
+    params = {"conv": {"kernel": jax.random.normal(jax.random.key(step), (3, 5))}}
+    return TrainState(
+        step=jnp.int32(step),
+        params=params,
+        batch_stats={"bn": {"mean": jnp.full((5,), float(step))}},
+        opt_state=make_optimizer().init(params),
+        epoch_loss=jnp.float32(step / 7),
+    )
+
+
+def records(*accuracies):
+    return [{"epoch": epoch, "accuracy": value} for epoch, value in enumerate(accuracies)]
+
+
+def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
+    with Checkpoints(tmp_path) as saves:
+        saves.save(state_at(4), records(0.5), epoch_done=True)
+        saves.save(state_at(8), records(0.5, 0.75), epoch_done=True)
+    with Checkpoints(tmp_path) as saves:
+        saved = saves.restore(state_at(0))
+    assert saved.records == records(0.5, 0.75)
+    for restored, original in zip(
+        jax.tree.leaves(saved.state), jax.tree.leaves(state_at(8)), strict=True
+    ):
+        assert restored.dtype == original.dtype
+        np.testing.assert_array_equal(restored, original)
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+    accuracies = (0.5, 0.9, 0.6, 0.7, 0.8)
+    with Checkpoints(tmp_path) as saves:
+        for epoch in range(5):
+            saves.save(state_at(epoch), records(*accuracies[: epoch + 1]), epoch_done=True)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [1, 3, 4]
+        assert int(saves.restore(state_at(0), step=1).state.step) == 1
+
+
+def test_a_save_within_an_epoch_is_the_last_but_never_the_best(tmp_path):
+    with Checkpoints(tmp_path) as saves:
+        saves.save(state_at(2), records(0.9), epoch_done=True)
+        for step in (3, 4, 5):
+            saves.save(state_at(step), records(0.9), epoch_done=False)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [2, 4, 5]
+        assert int(saves.restore(state_at(0)).state.step) == 5
+
+
+def test_an_empty_directory_has_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path) as saves:
+        assert saves.restore(state_at(0)) is None
+
+
+def test_a_save_that_fails_says_why_and_keeps_the_one_before(tmp_path):
+    """The file system refuses to let a file grow, as a full disk does."""
+    large = state_at(2).replace(params=jax.random.normal(jax.random.key(0), (1000, 1000)))
+
+    def save_two():
+        with Checkpoints(tmp_path) as saves:
+            saves.save(state_at(1), [], epoch_done=False)
+            saves.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited))
+            saves.save(large, [], epoch_done=False)
+
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointError, match="could not be saved: File too large"):
+            save_two()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    with Checkpoints(tmp_path) as saves:
+        assert int(saves.restore(state_at(0)).state.step) == 1

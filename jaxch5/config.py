@@ -80,7 +80,9 @@ class AugmentConfig(Section):
     max_lighting: float = Field(
         0.2, ge=0, lt=1, description="largest change of brightness and contrast, 0 to 1"
     )
-    max_warp: float = Field(0.2, ge=0, le=1, description="largest change of perspective, 0 to 1")
+    max_warp: float = Field(
+        0.2, ge=0, le=0.5, description="largest change of perspective, 0 to 0.5"
+    )
     p_affine: float = Field(0.75, ge=0, le=1, description="probability of each turn, zoom or warp")
     p_lighting: float = Field(0.75, ge=0, le=1, description="probability of a change of lighting")
     min_scale: float = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from rich.console import Console
@@ -13,6 +13,9 @@ from jaxch5.cli import Options, run
 from jaxch5.config import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.training.rundir import create_run, discard_run, open_run
+
+if TYPE_CHECKING:
+    from jaxch5.data.block import Data
 
 
 class TrainOptions(Options):
@@ -78,6 +81,16 @@ def train(options: TrainOptions) -> dict[str, Any]:
     last = learn.records[-1]
     print_line(console, f"accuracy {100 * last['accuracy']:.2f} %  {directory.path}")
     return {**last, "run": str(directory.path)}
+
+
+def describe(data: Data) -> str:
+    """One line about the data."""
+    train, valid = len(data.train.items), len(data.valid.items)
+    return (
+        f"{train + valid:,} pictures of {len(data.classes)} classes: {train:,} for training, "
+        f"{valid:,} for validation; presized to {data.presize}, network input {data.size}; "
+        f"cache {data.cache} ({data.cache_reason})"
+    )
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.config import Config
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import digits, from_folder
+from jaxch5.data.source import FOLDER, digits, from_folder
 from jaxch5.data.split import folder_split, random_split
 
 
@@ -17,7 +17,7 @@ def load_data(config: Config) -> Data:
     """
     settings = config.data
     source = digits() if settings.path is None else from_folder(settings.path)
-    if source.folders:
+    if FOLDER in source.columns:
         split = folder_split()
     else:
         split = random_split(settings.valid_fraction, settings.split_seed)

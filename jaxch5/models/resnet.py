@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxch5.errors import ConfigError
 from jaxch5.models.convolution import convolve, max_pool
 from jaxch5.models.head import HEADS
+from jaxch5.models.norm import BatchNorm
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -42,42 +42,6 @@ class Conv(nn.Module):
             (self.size, self.size, x.shape[-1], self.features),
         )
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalization as PyTorch computes it.
-
-    The batch is normalized by its biased variance, the running variance collects the unbiased one,
-    and both running statistics move by a tenth. Statistics are computed and kept in float32.
-    """
-
-    dtype: Any = jnp.float32
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "*batch channels"], train: bool
-    ) -> Float[Array, "*batch channels"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", initializers.ones, (channels,))
-        bias = self.param("bias", initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        if train:
-            count = x.size // channels
-            axes = tuple(range(x.ndim - 1))
-            wide = x.astype(jnp.float32)
-            mean = jnp.mean(wide, axes)
-            var = jnp.mean(jnp.square(wide - mean), axes)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 class BasicBlock(nn.Module):

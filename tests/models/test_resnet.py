@@ -14,7 +14,8 @@ import pytest
 
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
-from jaxch5.models.resnet import BatchNorm, create_model
+from jaxch5.models.norm import BatchNorm
+from jaxch5.models.resnet import create_model
 from jaxch5.models.weights import export_state_dict, import_state_dict
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -132,7 +133,7 @@ def test_a_module_of_ones_own_is_used_as_it_is():
             {"arch": "resnet20"},
             r"model\.arch = resnet20: should be one of resnet18, .*did you mean",
         ),
-        ({"arch": "resnet18", "head": "conv"}, r"model\.head = conv: should be one of linear"),
+        ({"arch": "resnet18", "head": "conv"}, r"model\.head = conv: should be one of linear, concat"),
     ],
 )
 def test_an_unknown_name_is_an_error_that_lists_the_known(kwargs, line):

@@ -1,0 +1,1 @@
+"""Augmentation: one matrix and one interpolation a picture, and changes of colour."""

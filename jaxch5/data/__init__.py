@@ -1,0 +1,1 @@
+"""Data: from labelled pictures to batches."""

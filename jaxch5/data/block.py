@@ -1,0 +1,105 @@
+"""The data block: how pictures become batches, put together from parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import psutil
+
+from jaxch5.augmentation.policy import Policy, aug_transforms
+from jaxch5.data.pipeline import Canvases, Loader, choose_cache
+from jaxch5.data.source import Source
+from jaxch5.data.split import Split
+from jaxch5.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches for training and validation, and what they were made from.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        train: batches of training pictures, shuffled anew each epoch.
+        valid: batches of validation pictures, in order, the last one padded.
+        presize: short side of the canvases, pixels.
+        size: side of the network's input, pixels.
+        augment: what `aug_transforms` returns; None for none.
+        cache: where presized pictures are kept: "off" or "memory".
+        cache_reason: why, in a few words.
+    """
+
+    classes: tuple[str, ...]
+    train: Loader
+    valid: Loader
+    presize: int
+    size: int
+    augment: Policy | None
+    cache: str
+    cache_reason: str
+
+
+@dataclass(frozen=True)
+class DataBlock:
+    """A recipe for data: where pictures are, how they are split, presized and augmented.
+
+    Args:
+        source: labelled pictures, as `from_folder` and its kin return them.
+        split: which of them are held out, as `random_split` and its kin return it.
+        presize: short side to which the CPU brings every picture, pixels.
+        size: side of the network's input, cut from that on the device, pixels.
+        augment: what `aug_transforms` returns; None for none.
+
+    Raises:
+        ConfigError: `presize` is below `size`.
+
+    Example:
+        >>> from jaxch5.data.source import digits
+        >>> from jaxch5.data.split import random_split
+        >>> data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
+        >>> len(data.train), len(data.valid), next(iter(data.train)).image.shape
+        (22, 6, (64, 40, 60, 3))
+    """
+
+    source: Source
+    split: Split
+    presize: int
+    size: int
+    augment: Policy | None = field(default_factory=lambda: aug_transforms(min_scale=0.75))
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.presize:
+            raise ConfigError(
+                f"presize = {self.presize}, size = {self.size}: size should be at least 1 and at "
+                "most presize"
+            )
+
+    def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
+        """Data in batches; no picture is read yet.
+
+        Args:
+            batch_size: pictures a step.
+            cache: "off"; "memory" keeps presized pictures between epochs; "auto" does so if they
+                fit in a quarter of the free memory.
+            seed: of the shuffling.
+
+        Raises:
+            DataError: the split leaves a part empty, or a batch is larger than the training set.
+        """
+        train, valid = self.split(self.source)
+        kept, reason = choose_cache(cache, len(self.source), self.presize, free_memory)
+        canvases = Canvases(self.source, self.presize, keep=kept == "memory")
+        return Data(
+            classes=self.source.classes,
+            train=Loader(canvases, train, batch_size, seed),
+            valid=Loader(canvases, valid, batch_size),
+            presize=self.presize,
+            size=self.size,
+            augment=self.augment,
+            cache=kept,
+            cache_reason=reason,
+        )
+
+
+def free_memory() -> int:
+    """Memory of the host that can be had without taking it from others, bytes."""
+    return psutil.virtual_memory().available

@@ -1,0 +1,198 @@
+"""The pipeline: from items to batches on the device, in an order that can be taken up anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from jaxch5.batch import Batch
+from jaxch5.data.image import canvas_shape, decode, presize
+from jaxch5.data.source import Source
+from jaxch5.errors import DataError
+
+# Batches that wait for the device. A few hide an uneven item; more only take memory.
+BATCHES_AHEAD = 4
+
+
+class Canvases:
+    """The presized pictures of a source, made when they are first asked for.
+
+    Args:
+        source: labelled pictures.
+        size: short side of the canvas, pixels.
+        keep: whether a picture, once made, stays in memory.
+    """
+
+    def __init__(self, source: Source, size: int, keep: bool) -> None:
+        self.source = source
+        self.size = size
+        # Memory that is never written to is never taken, so this costs nothing yet.
+        count = len(source) if keep else 0
+        self._images = np.empty((count, *canvas_shape(size)), np.uint8)
+        self._frames = np.empty((count, 3, 3), np.float32)
+        self._made = np.zeros(count, bool)
+
+    def __call__(
+        self, items: Int[np.ndarray, "batch"]
+    ) -> tuple[UInt8[np.ndarray, "batch height width 3"], Float32[np.ndarray, "batch 3 3"]]:
+        """Canvases and frames of some items of the source.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        if not len(self._made):
+            images, frames = zip(*map(self._make, items), strict=True)
+            return np.stack(images), np.stack(frames)
+        for item in items[~self._made[items]]:
+            # Two threads may both make an item; they write the same bytes.
+            self._images[item], self._frames[item] = self._make(item)
+            self._made[item] = True
+        return self._images[items], self._frames[items]
+
+    def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        content = self.source.read(item)
+        if isinstance(content, bytes):
+            content = decode(content, self.source.references[item], min_side=self.size)
+        return presize(content, self.size)
+
+
+class Loader:
+    """Batches of one part of a source.
+
+    The batch of every step of every epoch is fixed by the seed alone, so that a position in the
+    stream is one number, the step: `steps(k)` goes on where `k` batches have been seen. Training
+    shuffles anew each epoch and drops the last batch where it is short; validation keeps the order
+    and fills the last batch with rows whose mask is False.
+
+    Args:
+        canvases: the presized pictures.
+        items: numbers of the part's items in the source.
+        batch_size: rows of every batch.
+        seed: of the shuffling; None for validation.
+
+    Raises:
+        DataError: a training batch is larger than the training set.
+    """
+
+    def __init__(
+        self,
+        canvases: Canvases,
+        items: Int[np.ndarray, "items"],
+        batch_size: int,
+        seed: int | None = None,
+    ) -> None:
+        training = seed is not None
+        if training and batch_size > len(items):
+            raise DataError(
+                f"data.batch_size = {batch_size} is more than the {len(items)} pictures of the "
+                f"training set; choose --data.batch-size {len(items)} or less"
+            )
+        self.items = items
+        self.batch_size = batch_size
+        self._canvases = canvases
+        order = grain.MapDataset.range(len(items))
+        if training:
+            order = order.shuffle(seed)
+        epoch = order.batch(batch_size, drop_remainder=training).map(self._assemble)
+        self._length = len(epoch)
+        self._endless = epoch.repeat()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch, of NumPy arrays."""
+        return self.steps(number * len(self), (number + 1) * len(self))
+
+    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch]:
+        """The batches from step `start` on, across epochs, up to `stop` or without end.
+
+        Raises:
+            DataError: while iterating, where a picture cannot be read.
+        """
+        threads = os.cpu_count() or 1
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
+        iterator = iter(self._endless[start:stop].to_iter_dataset(options))
+        try:
+            yield from iterator
+        finally:
+            # Whoever leaves early would otherwise leave the reading threads behind.
+            iterator.close()
+
+    def shapes(self) -> Batch:
+        """A batch's shapes and types."""
+        rows = self.batch_size
+        fields: dict[str, tuple[tuple[int, ...], type]] = {
+            "image": ((rows, *canvas_shape(self._canvases.size)), np.uint8),
+            "frame": ((rows, 3, 3), np.float32),
+            "label": ((rows,), np.int32),
+            "index": ((rows,), np.int32),
+            "mask": ((rows,), np.bool_),
+        }
+        return Batch(**{name: jax.ShapeDtypeStruct(*spec) for name, spec in fields.items()})
+
+    def _assemble(self, places: Int[np.ndarray, "rows"]) -> Batch:
+        items = self.items[places]
+        image, frame = self._canvases(items)
+        short = self.batch_size - len(places)
+
+        def fill(rows: np.ndarray, with_first: bool) -> np.ndarray:
+            if not short:
+                return rows
+            filling = rows[:1] if with_first else np.zeros_like(rows[:1])
+            return np.concatenate([rows, np.repeat(filling, short, axis=0)])
+
+        return Batch(
+            image=fill(image, with_first=True),
+            frame=fill(frame, with_first=True),
+            label=fill(self._canvases.source.labels[items], with_first=False),
+            index=fill(places.astype(np.int32), with_first=False),
+            mask=fill(np.ones(len(places), bool), with_first=False),
+        )
+
+
+def to_device(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+    """The same batches on the default device, copied while the ones before are worked on.
+
+    Args:
+        batches: of NumPy arrays.
+        ahead: how many are copied before they are asked for.
+    """
+    waiting: deque[Batch] = deque()
+    for batch in batches:
+        waiting.append(jax.device_put(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def choose_cache(
+    cache: str, count: int, size: int, free_memory: Callable[[], int]
+) -> tuple[str, str]:
+    """Where presized pictures are kept between epochs, and why, in a sentence.
+
+    Args:
+        cache: "off", "memory", or "auto": memory if the set fits in a quarter of what is free.
+        count: number of pictures.
+        size: short side of the canvas, pixels.
+        free_memory: gives the free memory of the host, bytes.
+
+    Example:
+        >>> choose_cache("auto", 1000, 40, lambda: 10**9)
+        ('memory', '0.01 of 1.00 GB of free memory')
+    """
+    if cache != "auto":
+        return cache, "as configured"
+    need, free = count * int(np.prod(canvas_shape(size))), free_memory()
+    reason = f"{need / 1e9:.2f} of {free / 1e9:.2f} GB of free memory"
+    return ("memory" if need <= free / 4 else "off"), reason

@@ -1,0 +1,129 @@
+"""Splits: which items are trained on and which are held out.
+
+A split is a function from a source to two arrays of item numbers, for training and for validation.
+Every item is in exactly one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxch5.data.source import FOLDER, Source, sort_key
+from jaxch5.errors import DataError
+
+Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]
+
+
+def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = False) -> Split:
+    """Holds out items at random, the same ones wherever the same files are.
+
+    Args:
+        valid_fraction: share of the items, between 0 and 1.
+        seed: of the draw.
+        stratify: draws from each class separately, so that shares are the same in both parts.
+
+    Raises:
+        DataError: from the split, where the fraction leaves one part empty or a class has a
+            single item.
+
+    Example:
+        >>> from jaxch5.data.source import digits
+        >>> train, valid = random_split(0.2)(digits())
+        >>> len(train), len(valid)
+        (1438, 359)
+    """
+    if not 0 < valid_fraction < 1:
+        raise DataError(f"valid_fraction = {valid_fraction}: should be between 0 and 1")
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.bincount(source.labels, minlength=len(source.classes))
+        if np.any(counts < 2):
+            number = int(np.argmin(counts))
+            raise DataError(
+                f"class {source.classes[number]} has {counts[number]} picture: it cannot be both "
+                "trained on and validated; add one or remove the class"
+            )
+        # The draw goes by the names, so that the order in which a source lists them is no matter.
+        references = source.references
+        by_name = np.array(sorted(range(len(source)), key=lambda i: sort_key(references[i])))
+        shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(source))]
+        if not stratify:
+            held_out = shuffled[: int(valid_fraction * len(source))]
+        else:
+            labels = source.labels[shuffled]
+            held_out = np.concatenate(
+                [
+                    shuffled[labels == number][: max(1, round(valid_fraction * count))]
+                    for number, count in enumerate(counts)
+                ]
+            )
+        in_valid = np.zeros(len(source), bool)
+        in_valid[held_out] = True
+        return _parts(in_valid, f"valid_fraction = {valid_fraction}")
+
+    return split
+
+
+def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "val")) -> Split:
+    """Splits by the folders that `from_folder` found.
+
+    Args:
+        train: name of the folder of training pictures.
+        valid: name, or possible names, of the folder of validation pictures.
+
+    Raises:
+        DataError: from the split, where the source has no such folders.
+    """
+    names = {valid} if isinstance(valid, str) else set(valid)
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        folders = _column(source, FOLDER)
+        unknown = sorted(set(map(str, folders)) - names - {train})
+        if unknown:
+            raise DataError(f"folder {unknown[0]}: is neither {train} nor {' or '.join(names)}")
+        return _parts(np.array([folder in names for folder in folders]), "folder_split")
+
+    return split
+
+
+def column_split(column: str = "is_valid") -> Split:
+    """Holds out the items whose column is true.
+
+    Raises:
+        DataError: from the split, where the source has no such column.
+    """
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        return _parts(np.array(_column(source, column), bool), f"column {column}")
+
+    return split
+
+
+def given_split() -> Split:
+    """The source's own split: its training and validation folders, or its `is_valid` column."""
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        chosen = folder_split() if FOLDER in source.columns else column_split()
+        return chosen(source)
+
+    return split
+
+
+def _column(source: Source, name: str) -> Sequence[str | bool]:
+    if name not in source.columns:
+        known = ", ".join(source.columns) or "none"
+        raise DataError(f"split: the source has no column {name} (it has {known})")
+    return source.columns[name]
+
+
+def _parts(in_valid: Bool[np.ndarray, "items"], what: str) -> tuple[np.ndarray, np.ndarray]:
+    train, valid = np.flatnonzero(~in_valid), np.flatnonzero(in_valid)
+    if not len(train) or not len(valid):
+        raise DataError(
+            f"{what}: leaves {len(train)} pictures for training and {len(valid)} for validation; "
+            "each needs at least one"
+        )
+    return train, valid

@@ -1,0 +1,114 @@
+"""Splits: every item in exactly one part, the same part everywhere."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxch5.data.source import Source, digits
+from jaxch5.data.split import column_split, folder_split, given_split, random_split
+from jaxch5.errors import DataError
+
+
+def source_of(labels, references=None, columns=None) -> Source:
+    labels = np.asarray(labels, np.int32)
+    classes = tuple(f"class {number}" for number in range(int(labels.max()) + 1))
+    references = references or [f"{number:05d}.png" for number in range(len(labels))]
+    return Source(classes, labels, references, lambda item: b"", columns or {})
+
+
+# Every class has at least two items, as a random split asks for.
+label_lists = st.lists(st.integers(2, 12), min_size=2, max_size=6).map(
+    lambda counts: np.repeat(np.arange(len(counts)), counts)
+)
+
+
+@given(label_lists, st.floats(0.1, 0.9), st.integers(0, 2**32 - 1), st.booleans())
+def test_every_item_is_in_exactly_one_part(labels, fraction, seed, stratify):
+    train, valid = random_split(fraction, seed, stratify)(source_of(labels))
+    both = np.concatenate([train, valid])
+    np.testing.assert_array_equal(np.sort(both), np.arange(len(labels)))
+    assert len(train)
+    assert len(valid)
+
+
+@given(label_lists, st.integers(0, 2**32 - 1), st.booleans(), st.randoms())
+def test_the_order_of_the_items_is_no_matter(labels, seed, stratify, random):
+    """The same names and seed hold out the same names, however the source lists them."""
+    source = source_of(labels)
+    order = list(range(len(source)))
+    random.shuffle(order)
+    shuffled = source_of(labels[order], [source.references[item] for item in order])
+
+    def held_out(source: Source) -> set[str]:
+        return {source.references[i] for i in random_split(0.3, seed, stratify)(source)[1]}
+
+    assert held_out(source) == held_out(shuffled)
+
+
+def test_the_split_of_the_digits_stays_what_it_is():
+    """Fixed figures: a change of generator or of order would move published accuracies."""
+    train, valid = random_split(0.2, seed=42)(digits())
+    assert (len(train), len(valid)) == (1438, 359)
+    rows = np.random.Generator(np.random.PCG64(42)).permutation(1797)[:359]
+    np.testing.assert_array_equal(valid, np.sort(rows))
+
+
+def test_another_seed_is_another_split():
+    source = digits()
+    assert set(random_split(seed=1)(source)[1]) != set(random_split(seed=2)(source)[1])
+
+
+@given(label_lists, st.floats(0.1, 0.9))
+def test_stratified_shares_are_those_of_the_whole(labels, fraction):
+    """Each class gives its share, to the nearest item, and keeps one in each part."""
+    _, valid = random_split(fraction, stratify=True)(source_of(labels))
+    for count, held_out in zip(np.bincount(labels), np.bincount(labels[valid]), strict=True):
+        assert 1 <= held_out <= count - 1
+        assert abs(held_out - fraction * count) <= 1
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_fraction_outside_is_named(fraction):
+    with pytest.raises(DataError, match="valid_fraction"):
+        random_split(fraction)
+
+
+def test_a_class_with_one_picture_is_named():
+    with pytest.raises(DataError, match="class 1 has 1 picture"):
+        random_split()(source_of([0, 0, 0, 1]))
+
+
+def test_an_empty_part_is_an_error():
+    with pytest.raises(DataError, match="0 for validation"):
+        random_split(0.1)(source_of([0, 0, 1, 1]))
+
+
+def test_folder_split_follows_the_folders():
+    columns = {"folder": ["train", "val", "train", "valid"]}
+    train, valid = folder_split()(source_of([0, 0, 1, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 2], [1, 3])
+    train, valid = given_split()(source_of([0, 0, 1, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 2], [1, 3])
+
+
+def test_folder_split_of_other_names():
+    columns = {"folder": ["fit", "fit", "held", "held"]}
+    train, valid = folder_split("fit", "held")(source_of([0, 1, 0, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 1], [2, 3])
+    with pytest.raises(DataError, match="held"):
+        folder_split("fit", "valid")(source_of([0, 1, 0, 1], columns=columns))
+
+
+def test_column_split_follows_the_column():
+    columns = {"is_valid": [False, True, True, False]}
+    train, valid = column_split()(source_of([0, 0, 1, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 3], [1, 2])
+    train, valid = given_split()(source_of([0, 0, 1, 1], columns=columns))
+    assert (train.tolist(), valid.tolist()) == ([0, 3], [1, 2])
+
+
+@pytest.mark.parametrize("split", [folder_split(), column_split(), given_split()])
+def test_a_source_without_a_split_of_its_own_says_so(split):
+    with pytest.raises(DataError, match="no column"):
+        split(source_of([0, 0, 1, 1]))

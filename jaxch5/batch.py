@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Bool, Float, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 
-class Batch(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
     """Presized pictures with their labels; a pytree, of NumPy arrays or of JAX arrays.
 
     `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
@@ -18,8 +20,8 @@ class Batch(NamedTuple):
     `mask` False and counts nowhere.
     """
 
-    image: UInt8[jax.Array | np.ndarray, "batch height width 3"]
-    frame: Float[jax.Array | np.ndarray, "batch 3 3"]
-    label: Int32[jax.Array | np.ndarray, "batch"]
-    index: Int32[jax.Array | np.ndarray, "batch"]
-    mask: Bool[jax.Array | np.ndarray, "batch"]
+    image: UInt8[Any, "batch height width 3"]
+    frame: Float32[Any, "batch 3 3"]
+    label: Int32[Any, "batch"]
+    index: Int32[Any, "batch"]
+    mask: Bool[Any, "batch"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import signal
 import sys
@@ -121,6 +122,9 @@ def run(
         if parsed.print_config:
             print(to_toml(parsed.settings()), end="")
             return 0
+        if not debug:
+            # The checkpoint library logs what it also raises, at length.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
         result = command(parsed)
         if parsed.json_output:
             print(json.dumps(result))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from rich.console import Console
 
-from jaxch5.cli import Options, run
+from jaxch5.cli import Options, Terminated, run
 from jaxch5.config import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.training.rundir import create_run, discard_run, open_run
@@ -43,7 +43,10 @@ def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
     from jaxch5.data.from_config import load_data
     from jaxch5.learner import vision_learner
+    from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.progress import print_line
+
+    keep_compiled_programs()
 
     # With --json, standard output belongs to the document; people read the table on the other.
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
@@ -61,7 +64,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     learn = vision_learner(data, config.model.arch, wd=config.fit.wd, seed=config.seed)
     directory = existing if options.resume else create_run(config, options.workdir)
     if options.resume and learn.restore(directory):
-        print_line(console, f"going on after {len(learn.records)} epochs")
+        done, epochs = len(learn.records), config.fit.epochs
+        going_on = f"going on after {done} of {epochs} epochs"
+        print_line(console, "this run is finished" if done == epochs else going_on)
     try:
         learn.fit_one_cycle(
             config.fit.epochs,
@@ -77,6 +82,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     except Jaxch5Error:
         if not learn.records and not options.resume:
             discard_run(directory)
+        raise
+    except (KeyboardInterrupt, Terminated):
+        print(f"go on with --resume {directory.path}", file=sys.stderr)
         raise
     last = learn.records[-1]
     print_line(console, f"accuracy {100 * last['accuracy']:.2f} %  {directory.path}")

@@ -43,7 +43,7 @@ def decode(
         raise DataError(f"{reference}: is an empty file; remove it or put the picture back")
     try:
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(
                 f"{image.width} x {image.height} pixels are too many"
             )
@@ -64,8 +64,16 @@ def _decode_jpeg(
     data: bytes, header: Image.Image, min_side: int | None
 ) -> UInt8[np.ndarray, "height width 3"]:
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs.
-    side = min_side or 0
-    pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
+    least = min_side + 1 if min_side else 0
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+    except ValueError:
+        # It refuses any oddity; Pillow lets harmless ones pass, as viewers do, but no cut file.
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(header)))
+    # The decoder rounds a fraction of the size up, which moves points by up to a pixel; rounded to
+    # the nearest it is half of one.
+    eighths = 8 * pixels.shape[1] // header.width
+    pixels = pixels[: round(header.height * eighths / 8), : round(header.width * eighths / 8)]
     return _upright(pixels, header.getexif().get(EXIF_ORIENTATION, 1))
 
 

@@ -43,7 +43,9 @@ class Source:
 
 
 def from_arrays(
-    images: Sequence[np.ndarray], labels: Int[np.ndarray, "items"], classes: Sequence[str]
+    images: Sequence[np.ndarray] | np.ndarray,
+    labels: Int[np.ndarray, "items"],
+    classes: Sequence[str],
 ) -> Source:
     """Pictures in memory.
 
@@ -121,8 +123,11 @@ def from_folder(
         DataError: there is no such folder, or it holds no pictures in at least two classes.
     """
     root = existing_folder(path)
-    tops = {entry.name for entry in os.scandir(root) if entry.is_dir()}
-    parts = [train, *(name for name in valid if name in tops)] if train in tops else [""]
+    tops = _folders_in(root)
+    held_out = [name for name in valid if name in tops]
+    # A folder called train that holds pictures itself is a class: trains, beside buses.
+    has_parts = train in tops and (held_out or _folders_in(root / train))
+    parts = [train, *held_out] if has_parts else [""]
     files = [(part, name) for part in parts for name in find_pictures(root / part)]
     if not files:
         raise DataError(f"{root}: holds no pictures ({', '.join(SUFFIXES)})")
@@ -211,10 +216,23 @@ def find_pictures(root: Path) -> Iterator[str]:
             if entry.name.lower().endswith(SUFFIXES):
                 if entry.is_file():
                     yield prefix + entry.name
-            elif entry.is_dir():
+            elif _leads_to_folder(entry):
                 yield from walk(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
 
     return walk(os.fspath(root), "", frozenset())
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
+
+
+def _folders_in(folder: Path) -> set[str]:
+    with os.scandir(folder) as listing:
+        return {entry.name for entry in listing if _leads_to_folder(entry)}
 
 
 def sort_key(name: str) -> str:

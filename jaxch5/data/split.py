@@ -56,7 +56,9 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
             labels = source.labels[shuffled]
             held_out = np.concatenate(
                 [
-                    shuffled[labels == number][: max(1, round(valid_fraction * count))]
+                    shuffled[labels == number][
+                        : min(max(1, round(valid_fraction * count)), count - 1)
+                    ]
                     for number, count in enumerate(counts)
                 ]
             )

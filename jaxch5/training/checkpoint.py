@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -80,6 +81,8 @@ class Checkpoints:
             records: of the epochs done so far.
             epoch_done: whether the last record is of this very state.
         """
+        # On a CPU the save would read the very buffers that the next step writes into.
+        state = jax.tree.map(jnp.copy, state)
         with self._readable_errors("saved"):
             self._manager.save(
                 int(state.step),

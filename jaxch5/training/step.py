@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -106,6 +106,6 @@ def make_eval_step(
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch, size), normalization)
-        return model.apply(state.variables, pictures, train=False)
+        return cast(Array, model.apply(state.variables, pictures, train=False))
 
     return eval_step

@@ -115,9 +115,17 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    """Vehicles: a folder `train` is a class where no valid folder stands beside it."""
+    """Vehicles: a folder `train` is a class where it holds pictures and no folders of them."""
     put(tmp_path, "bus/1.png", "bus/2.png", "train/1.png", "train/2.png")
     assert from_folder(tmp_path).classes == ("bus", "train")
+
+
+def test_a_test_folder_is_no_class(tmp_path):
+    """Of `train` and `test` folders without a valid one, the training pictures are taken."""
+    put(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/3.png")
+    source = from_folder(tmp_path)
+    assert source.classes == ("a", "b")
+    assert list(source.references) == ["train/a/1.png", "train/b/1.png"]
 
 
 def test_unusable_folders_are_named(tmp_path):

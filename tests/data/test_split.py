@@ -17,9 +17,11 @@ def source_of(labels, references=None, columns=None) -> Source:
     return Source(classes, labels, references, lambda item: b"", columns or {})
 
 
-# Every class has at least two items, as a random split asks for.
-label_lists = st.lists(st.integers(2, 12), min_size=2, max_size=6).map(
-    lambda counts: np.repeat(np.arange(len(counts)), counts)
+# Every class has at least two items, as a random split asks for, and a tenth of all is an item.
+label_lists = (
+    st.lists(st.integers(2, 12), min_size=2, max_size=6)
+    .filter(lambda counts: sum(counts) >= 10)
+    .map(lambda counts: np.repeat(np.arange(len(counts)), counts))
 )
 
 

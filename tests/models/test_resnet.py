@@ -133,7 +133,10 @@ def test_a_module_of_ones_own_is_used_as_it_is():
             {"arch": "resnet20"},
             r"model\.arch = resnet20: should be one of resnet18, .*did you mean",
         ),
-        ({"arch": "resnet18", "head": "conv"}, r"model\.head = conv: should be one of linear, concat"),
+        (
+            {"arch": "resnet18", "head": "conv"},
+            r"model\.head = conv: should be one of linear, concat",
+        ),
     ],
 )
 def test_an_unknown_name_is_an_error_that_lists_the_known(kwargs, line):

@@ -62,6 +62,18 @@ def test_a_save_within_an_epoch_is_the_last_but_never_the_best(tmp_path):
         assert int(saves.restore(state_at(0)).state.step) == 5
 
 
+def test_a_state_may_be_consumed_as_soon_as_its_save_has_begun(tmp_path):
+    """The next step writes into the buffers of a donated state while the save is under way."""
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    large = state_at(1).replace(params=jnp.zeros((2000, 2000)))
+    with Checkpoints(tmp_path) as saves:
+        saves.save(large, [], epoch_done=False)
+        jax.block_until_ready(overwrite(large))
+    with Checkpoints(tmp_path) as saves:
+        saved = saves.restore(state_at(0).replace(params=jnp.zeros((2000, 2000))))
+    assert float(jnp.max(jnp.abs(saved.state.params))) == 0
+
+
 def test_an_empty_directory_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path) as saves:
         assert saves.restore(state_at(0)) is None

@@ -1,0 +1,38 @@
+"""What tests share: where programs are cached, and pictures to train on."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_programs(tmp_path_factory):
+    """Commands started by tests compile each program once in a session, and leave nothing."""
+    folder = tmp_path_factory.mktemp("compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+@pytest.fixture(scope="session")
+def flowers():
+    """A folder of real photographs, with train/ and valid/."""
+    folder = os.environ.get("JAXCH5_FLOWERS")
+    if not folder:
+        pytest.skip("JAXCH5_FLOWERS does not name a folder of photographs")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of two classes of 20 pictures of many sizes, told apart by their colour."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, color in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+        (root / name).mkdir()
+        for number in range(20):
+            height, width = rng.integers(30, 90, 2)
+            pixels = rng.normal(color, 40, (height, width, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.jpg")
+    return root

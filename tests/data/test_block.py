@@ -1,0 +1,83 @@
+"""The data block: parts put together, and told apart when they do not fit."""
+
+import os
+
+import numpy as np
+import pytest
+
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import Source, digits, from_arrays, from_folder
+from jaxch5.data.split import folder_split, random_split
+from jaxch5.errors import ConfigError, DataError
+
+
+def test_digits_from_block_to_batch():
+    data = DataBlock(digits(), random_split(0.2, seed=42), presize=40, size=32).load(64)
+    assert data.classes == tuple("0123456789")
+    assert (len(data.train), len(data.valid)) == (1438 // 64, -(-359 // 64))
+    assert (data.presize, data.size) == (40, 32)
+    batch = next(iter(data.train))
+    assert batch.image.shape == (64, 40, 60, 3)
+    assert len(np.unique(batch.label)) > 5
+    labels = np.concatenate([batch.label[batch.mask] for batch in data.valid])
+    np.testing.assert_array_equal(labels, digits().labels[random_split(0.2, seed=42)(digits())[1]])
+
+
+def test_the_default_augmentation_keeps_three_quarters_of_the_area():
+    from jaxch5.augmentation.policy import aug_transforms
+
+    block = DataBlock(digits(), random_split(), presize=40, size=32)
+    assert block.augment == aug_transforms(min_scale=0.75)
+
+
+def test_loading_reads_no_picture():
+    def read(item):
+        raise AssertionError("a picture was read")
+
+    labels = np.arange(20, dtype=np.int32) % 2
+    source = Source(("a", "b"), labels, [f"{i:02d}.png" for i in range(20)], read)
+    data = DataBlock(source, random_split(), presize=16, size=8).load(4)
+    assert len(data.train) == 4
+
+
+@pytest.mark.parametrize(("presize", "size"), [(16, 32), (0, 0), (32, 0)])
+def test_sizes_that_do_not_fit_are_named(presize, size):
+    with pytest.raises(ConfigError, match="size") as caught:
+        DataBlock(digits(), random_split(), presize=presize, size=size)
+    assert str(presize) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_seeds_shuffle_differently_and_split_alike():
+    block = DataBlock(digits(), random_split(), presize=16, size=16)
+    one, other = block.load(64, seed=1), block.load(64, seed=2)
+    assert not np.array_equal(next(iter(one.train)).index, next(iter(other.train)).index)
+    np.testing.assert_array_equal(one.train.items, other.train.items)
+
+
+def test_cache_is_decided_and_explained():
+    block = DataBlock(digits(), random_split(), presize=16, size=16)
+    data = block.load(64)
+    assert data.cache in ("memory", "off")
+    assert data.cache_reason
+    with pytest.raises(ConfigError, match="devise"):
+        block.load(64, cache="devise")
+
+
+def test_too_few_pictures_for_a_batch():
+    source = from_arrays(np.zeros((10, 8, 8), np.uint8), np.arange(10) % 2, ["a", "b"])
+    with pytest.raises(DataError, match=r"--data\.batch-size"):
+        DataBlock(source, random_split(), presize=16, size=8).load(64)
+
+
+@pytest.mark.skipif("JAXCH5_FLOWERS" not in os.environ, reason="JAXCH5_FLOWERS is not set")
+def test_photographs_from_folder_to_batch():
+    source = from_folder(os.environ["JAXCH5_FLOWERS"])
+    assert source.classes == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+    data = DataBlock(source, folder_split(), presize=64, size=48).load(32, cache="off")
+    seen = 0
+    for batch in data.valid:
+        assert batch.image.shape == (32, 64, 96, 3)
+        assert batch.image[batch.mask].std() > 20
+        seen += int(batch.mask.sum())
+    assert seen == sum(reference.startswith("val") for reference in source.references)

@@ -1,0 +1,353 @@
+"""Decoding and presizing: what a person would see, and where each point of it went."""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxch5.data.image import canvas_shape, decode, presize
+from jaxch5.errors import DataError
+
+# Four quarters of different colours, wider than high: any turn or mirroring shows.
+RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 180, 30), (30, 30, 190), (120, 120, 120)
+
+
+def quarters(width: int = 96, height: int = 64) -> Image.Image:
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = RED
+    pixels[: height // 2, width // 2 :] = GREEN
+    pixels[height // 2 :, : width // 2] = BLUE
+    pixels[height // 2 :, width // 2 :] = GREY
+    return Image.fromarray(pixels)
+
+
+def corners(pixels: np.ndarray) -> np.ndarray:
+    """The colour in the middle of each quarter, in reading order."""
+    height, width, _ = pixels.shape
+    rows, columns = [height // 4, 3 * height // 4], [width // 4, 3 * width // 4]
+    return pixels[np.ix_(rows, columns)].reshape(4, 3).astype(int)
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def with_orientation(image: Image.Image, orientation: int, form: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if form == "JPEG" else {}
+    return encoded(image, form, exif=exif.tobytes(), **options)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG by hand, for what Pillow cannot write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def deep_rgb() -> bytes:
+    values = np.asarray(quarters()).astype(">u2") * 257
+    return png(96, 64, 16, 2, b"".join(b"\0" + row.tobytes() for row in values))
+
+
+def palette_with_transparency() -> bytes:
+    image = quarters().quantize(4)
+    clear = int(np.asarray(image)[0, 0])
+    return encoded(image, "PNG", transparency=clear)
+
+
+def with_alpha(alpha_of_red: int) -> Image.Image:
+    pixels = np.asarray(quarters().convert("RGBA")).copy()
+    pixels[:32, :48, 3] = alpha_of_red
+    return Image.fromarray(pixels)
+
+
+def grey(mode: str) -> Image.Image:
+    return quarters().convert("L").convert(mode)
+
+
+def animation(form: str) -> bytes:
+    second = Image.new("RGB", (96, 64), "white")
+    options = {"lossless": True} if form == "WEBP" else {}
+    return encoded(quarters(), form, save_all=True, append_images=[second], **options)
+
+
+COLOURS = np.array([RED, GREEN, BLUE, GREY])
+SHADES = np.asarray(quarters().convert("L"))[[16, 16, 48, 48], [24, 72, 24, 72]].astype(int)
+GREYS = np.repeat(SHADES[:, None], 3, axis=1)
+WHITE_FIRST = np.array([(255, 255, 255), GREEN, BLUE, GREY])
+HALF_FIRST = np.array([(227, 142, 142), GREEN, BLUE, GREY])
+INK = np.where(GREYS > 127, 255, 0)
+
+ZOO = {
+    "baseline JPEG": (encoded(quarters(), "JPEG", quality=95), COLOURS),
+    "progressive JPEG": (encoded(quarters(), "JPEG", quality=95, progressive=True), COLOURS),
+    "JPEG without chroma subsampling": (
+        encoded(quarters(), "JPEG", quality=95, subsampling=0),
+        COLOURS,
+    ),
+    "grey JPEG": (encoded(grey("L"), "JPEG", quality=95), GREYS),
+    "CMYK JPEG": (encoded(quarters().convert("CMYK"), "JPEG", quality=95), COLOURS),
+    "JPEG with rubbish after its end": (
+        encoded(quarters(), "JPEG", quality=95) + b"rubbish" * 100,
+        COLOURS,
+    ),
+    "JPEG with rubbish between its segments": (
+        encoded(quarters(), "JPEG", quality=95).replace(b"\xff\xc0", b"\0\0\xff\xc0", 1),
+        COLOURS,
+    ),
+    "JPEG with broken EXIF": (
+        encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+        COLOURS,
+    ),
+    "RGB PNG": (encoded(quarters(), "PNG"), COLOURS),
+    "16-bit RGB PNG": (deep_rgb(), COLOURS),
+    "grey PNG": (encoded(grey("L"), "PNG"), GREYS),
+    "16-bit grey PNG": (
+        encoded(Image.fromarray(np.asarray(grey("L")).astype(np.uint16) * 257), "PNG"),
+        GREYS,
+    ),
+    "two-coloured PNG": (encoded(Image.fromarray(np.asarray(grey("L")) > 127), "PNG"), INK),
+    "palette PNG": (encoded(quarters().quantize(4), "PNG"), COLOURS),
+    "palette PNG with a clear colour": (palette_with_transparency(), WHITE_FIRST),
+    "RGB PNG with a clear colour": (encoded(quarters(), "PNG", transparency=RED), WHITE_FIRST),
+    "RGBA PNG, clear": (encoded(with_alpha(0), "PNG"), WHITE_FIRST),
+    "RGBA PNG, half clear": (encoded(with_alpha(128), "PNG"), HALF_FIRST),
+    "grey PNG with alpha": (encoded(grey("LA"), "PNG"), GREYS),
+    "PNG with orientation": (
+        with_orientation(quarters().transpose(Image.Transpose.ROTATE_180), 3, "PNG"),
+        COLOURS,
+    ),
+    "animated GIF": (animation("GIF"), COLOURS),
+    "animated PNG": (animation("PNG"), COLOURS),
+    "animated WebP": (animation("WEBP"), COLOURS),
+    "lossy WebP": (encoded(quarters(), "WEBP", quality=95), COLOURS),
+    "BMP": (encoded(quarters(), "BMP"), COLOURS),
+    "TIFF": (encoded(quarters(), "TIFF", compression="tiff_lzw"), COLOURS),
+    "CMYK TIFF": (encoded(quarters().convert("CMYK"), "TIFF"), COLOURS),
+    "32-bit float TIFF": (
+        encoded(Image.fromarray(np.asarray(grey("L")).astype(np.float32) / 255), "TIFF"),
+        GREYS,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_a_person_would_see_the_same(kind):
+    """Each kind of file becomes RGB with the colours that were put in."""
+    data, expected = ZOO[kind]
+    pixels = decode(data, kind)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (64, 96, 3)
+    assert np.abs(corners(pixels) - expected).max() <= 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("min_side", [None, 16])
+def test_orientation_is_obeyed(orientation, min_side):
+    """A picture stored in any of EXIF's eight ways comes out upright."""
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = quarters().transpose(undo[orientation]) if orientation > 1 else quarters()
+    pixels = decode(with_orientation(stored, orientation), "photo.jpg", min_side)
+    assert pixels.shape[1] * 2 == pixels.shape[0] * 3
+    assert np.abs(corners(pixels) - COLOURS).max() <= 8
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size():
+    """Neither side falls below what was asked for, and far fewer pixels are made."""
+    pixels = decode(encoded(quarters(960, 640), "JPEG", quality=95), "large.jpg", min_side=150)
+    assert 150 <= pixels.shape[0] <= 320
+    assert np.abs(corners(pixels) - COLOURS).max() <= 8
+
+
+JPEG, PNG = encoded(quarters(), "JPEG"), encoded(quarters(), "PNG")
+BROKEN = {
+    "empty": b"",
+    "text named .jpg": b"<html>404 Not Found</html>\n" * 20,
+    "zeros": bytes(4096),
+    "only the first bytes of a JPEG": JPEG[:20],
+    "JPEG cut in its header": JPEG[:300],
+    "JPEG cut in its picture": JPEG[: len(JPEG) * 3 // 4],
+    "PNG cut in its picture": PNG[:150],
+    "GIF cut in its header": encoded(quarters(), "GIF")[:15],
+    "PNG with a wrong checksum": PNG.replace(b"IHDR\0\0\0\x60", b"IHDR\0\0\0\x61", 1),
+    "WebP cut in half": encoded(quarters(), "WEBP")[:100],
+    "bomb": png(60000, 60000, 1, 0, b""),
+    "bomb of an animation": png(60000, 2000, 8, 2, b""),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_read_is_named(kind):
+    """One line with the file's name, and no warning beside it."""
+    with pytest.raises(DataError) as caught:
+        decode(BROKEN[kind], "a/b.jpg", min_side=64)
+    message = str(caught.value)
+    assert message.startswith("a/b.jpg: ")
+    assert "\n" not in message
+    assert "remove it" in message
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40))
+def test_canvas_has_one_size_for_every_picture(height, width, size):
+    picture = np.full((height, width, 3), 77, np.uint8)
+    canvas, frame = presize(picture, size)
+    assert canvas.shape == canvas_shape(size) == (size, round(1.5 * size), 3)
+    assert canvas.dtype == np.uint8
+    assert frame.shape == (3, 3)
+    assert frame.dtype == np.float32
+    assert np.all(canvas == 77)
+    # The kept region is not mirrored and lies on the canvas.
+    assert np.linalg.det(frame) > 0
+    for corner in ([0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]):
+        x, y, _ = frame @ np.array(corner)
+        assert -1e-4 <= x <= canvas.shape[1] + 1e-4
+        assert -1e-4 <= y <= size + 1e-4
+
+
+def ramps(height: int, width: int) -> np.ndarray:
+    """A picture whose red is the column and whose green is the row, as fractions of 250."""
+    pixels = np.zeros((height, width, 3))
+    pixels[..., 0] = (np.arange(width) + 0.5) / width * 250
+    pixels[..., 1] = ((np.arange(height) + 0.5) / height * 250)[:, None]
+    return np.round(pixels).astype(np.uint8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(48, 400),
+    st.integers(48, 400),
+    st.integers(24, 64),
+    st.floats(0.1, 0.9),
+    st.floats(0.1, 0.9),
+)
+def test_frame_inverts_presize_to_half_a_pixel(height, width, size, u, v):
+    """What lies at (u, v) of the kept region lies on the canvas where `frame` says.
+
+    The ramps tell from a pixel's colour where in the whole picture it was; of a picture longer
+    than the canvas, the kept region is the middle.
+    """
+    canvas, frame = presize(ramps(height, width), size)
+    kept_u = min(1.0, 1.5 * height / width)
+    kept_v = min(1.0, 1.5 * width / height)
+    x, y, _ = frame @ np.array([u, v, 1.0])
+    column, row = int(x), int(y)
+    red, green, _ = canvas[row, column].astype(float) / 250
+    back_u, back_v, _ = np.linalg.inv(frame) @ np.array([column + 0.5, row + 0.5, 1.0])
+
+    short, long = sorted((height, width))
+    on_canvas = min(1.5 * size, long * size / short)
+    pixels_u, pixels_v = (on_canvas, size) if width >= height else (size, on_canvas)
+    # Colours are whole numbers, of which 250 span the picture: half of one is no fault of frame's.
+    slack = 1.0 / 250
+    expected_u, expected_v = 0.5 + (back_u - 0.5) * kept_u, 0.5 + (back_v - 0.5) * kept_v
+    assert abs(red - expected_u) <= 0.5 * kept_u / pixels_u + slack
+    assert abs(green - expected_v) <= 0.5 * kept_v / pixels_v + slack
+
+
+def test_upright_picture_lies_on_its_side():
+    """Turned by a quarter, not mirrored: the quarters keep their order around the middle."""
+    picture = np.asarray(quarters(40, 60))
+    canvas, frame = presize(picture, 40)
+    for (u, v), colour in zip(
+        [(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)], COLOURS, strict=True
+    ):
+        x, y, _ = frame @ np.array([u, v, 1.0])
+        np.testing.assert_array_equal(canvas[int(y), int(x)], colour)
+
+
+def test_long_picture_is_cut_evenly():
+    """Of a panorama the middle is kept, as much on either side of it."""
+    picture = ramps(50, 250)
+    canvas, _ = presize(picture, 50)
+    red = canvas[25, :, 0].astype(float)
+    np.testing.assert_allclose(red[0] + red[-1], 250, atol=3)
+    np.testing.assert_allclose(red[0], 250 * (250 - 75) / 2 / 250, atol=3)
+
+
+def test_rest_of_the_canvas_repeats_the_edge():
+    canvas, frame = presize(ramps(40, 40), 40)
+    end = int(frame[0, 0])
+    assert end == 40
+    np.testing.assert_array_equal(canvas[:, end:], np.repeat(canvas[:, end - 1 : end], 20, axis=1))
+
+
+def test_a_picture_of_the_right_size_is_not_touched():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    canvas, frame = presize(picture, 40)
+    np.testing.assert_array_equal(canvas, picture)
+    np.testing.assert_array_equal(frame, np.diag([60, 40, 1]))
+
+
+def test_shrinking_does_not_alias():
+    """A chessboard of single pixels, far too fine for the canvas, becomes an even grey."""
+    board = np.indices((400, 600)).sum(0) % 2 * 255
+    canvas, _ = presize(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 50)
+    assert np.ptp(canvas.astype(int)) <= 16
+    assert abs(canvas.mean() - 127.5) < 2
+
+
+def test_enlarging_is_smooth():
+    """An 8x8 digit at 40 pixels has no step larger than its neighbours' difference over five."""
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:, 4:] = 250
+    canvas, _ = presize(picture, 40)
+    assert np.abs(np.diff(canvas[20, :, 0].astype(int))).max() <= 250 / 5 + 1
+
+
+def seen_through(frame: np.ndarray, canvas: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    """A grid of 60x60 points of the unit square, read from a canvas between its pixels.
+
+    `shift` is in pixels of the canvas, along both axes.
+    """
+    points = np.stack([*np.meshgrid(*[np.linspace(0.05, 0.95, 60)] * 2), np.ones((60, 60))])
+    x, y, _ = np.einsum("ij,jab->iab", frame.astype(float), points) - 0.5 + shift
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = (x - left)[..., None], (y - top)[..., None]
+    upper = canvas[top, left] * (1 - right) + canvas[top, left + 1] * right
+    lower = canvas[top + 1, left] * (1 - right) + canvas[top + 1, left + 1] * right
+    return upper * (1 - bottom) + lower * bottom
+
+
+@pytest.mark.skipif("JAXCH5_FLOWERS" not in os.environ, reason="JAXCH5_FLOWERS is not set")
+def test_photographs_at_a_fraction_look_like_the_whole():
+    """JPEG's scaled decoding changes a photograph by less than a shift by half a pixel would.
+
+    The decoder makes whole pixels only: 5/8 of 333 is 208.1, of which it makes 209.
+    """
+    files = sorted(Path(os.environ["JAXCH5_FLOWERS"]).glob("valid/*/*.jpg"))[::6]
+    assert files
+    for file in files:
+        data = file.read_bytes()
+        scaled, frame = presize(decode(data, file.name, min_side=96), 96)
+        whole, whole_frame = presize(decode(data, file.name), 96)
+        expected = seen_through(whole_frame, whole)
+        shifted = seen_through(whole_frame, whole, shift=0.5)
+        error = np.mean((seen_through(frame, scaled) - expected) ** 2)
+        assert error < np.mean((shifted - expected) ** 2), file.name

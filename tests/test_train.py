@@ -1,0 +1,276 @@
+"""The train command: from pictures to an accuracy, a run directory and an exit status."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxch5.config import Config, from_toml
+from jaxch5.train import main
+
+SMALL = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8", "--fit.epochs", "2")
+COLUMNS = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "time", "images/s"]
+
+
+def train(*arguments):
+    """The command in a process of its own, with pipes for a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "jaxch5.train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run_in_process(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    status = main()
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def records(run):
+    """The records of a run without what a clock said."""
+    clocks = {"seconds", "images_per_second"}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """A run of two epochs of four steps each."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    ended = train("--data.path", pictures, "--workdir", run, *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    return run, ended
+
+
+@pytest.mark.slow
+def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch):
+    """One command, nothing downloaded; half a point below the mean that the benchmarks state."""
+    monkeypatch.chdir(tmp_path)
+    ended = train()
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    data, header, *rows, last = ended.stdout.splitlines()
+    assert data.startswith("1,797 pictures of 10 classes: 1,438 for training, 359 for validation")
+    assert header.split() == COLUMNS
+    assert [row.split()[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    words = last.split()
+    assert words[0] == "accuracy"
+    assert float(words[1]) >= 98.0
+    assert from_toml(Path(words[3]) / "config.toml") == Config()
+
+
+def test_in_a_pipe_there_are_only_lines(finished):
+    _, ended = finished
+    assert "\x1b" not in ended.stdout
+    assert "\r" not in ended.stdout
+    assert ended.stderr == ""
+    data, header, *rows, last = ended.stdout.splitlines()
+    assert data.startswith("40 pictures of 2 classes: 32 for training, 8 for validation; presized")
+    assert header.split() == COLUMNS
+    assert all(len(row) == len(header) for row in rows)
+    assert len(rows) == 2
+    assert last.startswith("accuracy ")
+
+
+def test_a_run_directory_is_complete(finished, pictures):
+    run, _ = finished
+    config = from_toml(run / "config.toml")
+    assert config.data.path == pictures
+    assert config.fit.epochs == 2
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [set(record) for record in metrics] == 2 * [
+        {
+            *("epoch", "train_loss", "valid_loss", "accuracy", "error_rate"),
+            *("seconds", "images_per_second"),
+        }
+    ]
+    assert metrics[-1]["accuracy"] == 1 - metrics[-1]["error_rate"]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"4", "8"}
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "kept"), [(0, 4), (3, 6), (0, None)], ids=["epoch", "within epoch", "nothing"]
+)
+def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
+    every_steps, kept, finished, pictures, tmp_path, capsys, monkeypatch
+):
+    """From the end of an epoch, from within one, and from the configuration alone."""
+    if every_steps:
+        run = tmp_path / "run"
+        arguments = ["--data.path", pictures, "--workdir", run, *SMALL]
+        arguments += ["--checkpoint.every-steps", every_steps]
+        assert run_in_process(capsys, monkeypatch, *arguments)[0] == 0
+    else:
+        run = shutil.copytree(finished[0], tmp_path / "run")
+    for checkpoint in (run / "checkpoints").iterdir():
+        if checkpoint.name != str(kept):
+            shutil.rmtree(checkpoint)
+    if not kept:
+        (run / "metrics.jsonl").unlink()
+    status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0
+    assert ("going on after 1 of 2 epochs" in out) == bool(kept)
+    assert records(run) == records(finished[0])
+
+
+def test_a_finished_run_says_so(finished, capsys, monkeypatch):
+    run, _ = finished
+    status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0
+    assert "this run is finished" in out
+    assert out.splitlines()[-1].startswith("accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--fit.epochs", "9"], "fit.epochs: --resume takes every setting from"),
+        (["--config", "x.toml"], "--config: does not go together with --resume"),
+        (["--workdir", "x"], "--workdir: does not go together with --resume"),
+    ],
+)
+def test_a_run_is_taken_up_as_it_was_begun(finished, arguments, line, capsys, monkeypatch):
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", finished[0], *arguments)
+    assert status == 2
+    assert line in err
+
+
+def test_json_is_one_document(pictures, tmp_path):
+    run = tmp_path / "run"
+    ended = train("--data.path", pictures, "--workdir", run, "--json", *SMALL[:-1], 1)
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["run"] == str(run)
+    assert document["epoch"] == 0
+    assert ended.stderr.splitlines()[1].split() == COLUMNS
+
+
+@pytest.mark.slow
+def test_it_learns_from_photographs(flowers, tmp_path):
+    """Five flowers, chance 20 %; the folder brings its own validation pictures."""
+    ended = train(
+        "--data.path", flowers, "--workdir", tmp_path / "run", "--json",
+        "--data.presize", 80, "--data.size", 64, "--fit.epochs", 4,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "650 pictures of 5 classes: 500 for training, 150 for validation" in ended.stderr
+    assert json.loads(ended.stdout)["accuracy"] > 0.35
+
+
+def touch(path, content=b""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def missing(folder, picture):
+    folder.rmdir()
+
+
+def a_file(folder, picture):
+    folder.rmdir()
+    folder.write_text("")
+
+
+def no_pictures(folder, picture):
+    touch(folder / "notes.txt")
+
+
+def no_class_folders(folder, picture):
+    touch(folder / "1.jpg", picture)
+
+
+def one_class(folder, picture):
+    touch(folder / "cat" / "1.jpg", picture)
+
+
+def a_class_of_one(folder, picture):
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
+        touch(folder / name, picture)
+
+
+def too_few(folder, picture):
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "dog/3.jpg"):
+        touch(folder / name, picture)
+
+
+def with_broken(content):
+    def make(folder, picture):
+        for number in range(12):
+            touch(folder / "cat" / f"{number}.jpg", picture)
+            touch(folder / "dog" / f"{number}.jpg", picture)
+        broken = picture[: len(picture) // 2] if content is None else content
+        for number in range(4):
+            touch(folder / "dog" / f"broken{number}.jpg", broken)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (missing, "photos: there is no such folder (--data.path)"),
+        (a_file, "photos: is a file, not a folder of pictures"),
+        (no_pictures, "photos: holds no pictures (.jpg"),
+        (no_class_folders, "photos: 1.jpg lies in no class folder"),
+        (one_class, "photos: holds one class only, cat"),
+        (a_class_of_one, "class dog has 1 picture"),
+        (too_few, "data.batch_size = 8 is more than the 4 pictures of the training set"),
+        (with_broken(None), ".jpg: cannot be decoded"),
+        (with_broken(b""), ".jpg: is an empty file"),
+        (with_broken(b"Dear diary"), ".jpg: is no picture in a known format"),
+    ],
+)
+def test_bad_pictures_end_in_one_line_and_leave_nothing(
+    make, line, pictures, tmp_path, capsys, monkeypatch
+):
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    make(folder, (pictures / "red" / "0.jpg").read_bytes())
+    status, _, err = run_in_process(
+        capsys, monkeypatch, "--data.path", folder, "--workdir", run, *SMALL
+    )
+    assert status == 1
+    assert line in err
+    assert err.count("\n") == 1
+    assert not run.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_the_output_is_an_error(pictures, tmp_path):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "jaxch5.train", "--print-config"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert "No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(pictures, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    status, _, err = run_in_process(
+        capsys, monkeypatch, "--data.path", pictures, "--workdir", tmp_path / "file" / "run", *SMALL
+    )
+    assert status == 1
+    assert "file/run: cannot be written (Not a directory)" in err
+
+
+def test_help_needs_no_heavy_import():
+    """`--help` answers at once: nothing of JAX is loaded for it."""
+    code = "import sys, jaxch5.train as t; sys.argv[1:] = ['--help']\ntry: t.main()\nfinally: "
+    code += "assert not {'flax', 'orbax', 'grain', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert ended.returncode == 0, ended.stderr

@@ -185,12 +185,12 @@ def measure(files: list[str], arguments: argparse.Namespace, python: str) -> dic
     }
 
 
-def find_files(path: Path, at_least: int) -> list[str]:
-    """All pictures below a folder, repeated: an epoch's start should not weigh in its time."""
+def find_files(path: Path, repeat: int) -> list[str]:
+    """All pictures below a folder, each of them `repeat` times."""
     files = sorted(str(file) for file in path.resolve().rglob("*") if file.suffix in SUFFIXES)
     if not files:
         sys.exit(f"{path}: holds no pictures")
-    return files * -(-at_least // len(files))
+    return files * repeat
 
 
 def main() -> None:
@@ -202,7 +202,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
     parser.add_argument("--workers", type=int, default=2, help="fastai's worker processes")
     parser.add_argument("--turns", type=int, default=5, help="alternations of the two sides")
-    parser.add_argument("--at-least", type=int, default=2000, help="pictures an epoch")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        help="times that each picture comes in an epoch: the more, the less the start of fastai's "
+        "workers weighs, which is a second or so an epoch",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -215,7 +221,7 @@ def main() -> None:
     if arguments.path is None:
         sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
     result = {
-        **measure(find_files(arguments.path, arguments.at_least), arguments, python),
+        **measure(find_files(arguments.path, arguments.repeat), arguments, python),
         "sources": measure_sources(),
     }
     if arguments.json:

@@ -96,6 +96,10 @@ class ModelConfig(Section):
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
         "resnet18", description="architecture"
     )
+    head: Literal["linear", "concat_pool"] = Field(
+        "linear",
+        description="torchvision's one layer, or fastai's two with dropout",
+    )
 
 
 class FitConfig(Section):

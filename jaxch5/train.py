@@ -61,7 +61,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
     data = load_data(config)
     print_line(console, describe(data))
-    learn = vision_learner(data, config.model.arch, wd=config.fit.wd, seed=config.seed)
+    model = config.model
+    learn = vision_learner(data, model.arch, model.head, wd=config.fit.wd, seed=config.seed)
     directory = existing if options.resume else create_run(config, options.workdir)
     if options.resume and learn.restore(directory):
         done, epochs = len(learn.records), config.fit.epochs

@@ -4,6 +4,8 @@ A step is forward, cross-entropy, backward and Adam's update, from the same weig
 pictures; both sides' first losses are compared before anything is timed. The peer is torchvision's
 ResNet in eager PyTorch, in the better of its two memory layouts; it runs in the interpreter that
 JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together.
+Run it on an idle machine: threads that wait for each other, as PyTorch's do, lose far more to other
+work than ours, and the ratio then flatters us. `load_before` is the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -130,6 +132,7 @@ def measure(
     arch: str, size: int, batch: int, turns: int, python: str, device: str
 ) -> dict[str, Any]:
     """Pictures a second of both sides and their ratio, over `turns` alternations."""
+    load_before = os.getloadavg()[0]
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((batch, size, size, 3), np.float32)
     labels = rng.integers(NUM_CLASSES, size=batch).astype(np.int32)
@@ -166,6 +169,7 @@ def measure(
         "peer": {**spread(rates[best]), "layout": best},
         "ratio": spread(ratios),
         "compile_seconds": round(ours.compile_seconds, 1),
+        "load_before": round(load_before, 2),
         "steps_a_turn": steps,
         "turns": turns,
     }
@@ -199,6 +203,7 @@ def main() -> None:
         rate = result[side]
         print(f"{side}: {rate['median']} pictures/s ({rate['low']} to {rate['high']})")
     ratio = result["ratio"]
+    print(f"load average before: {result['load_before']}")
     print(f"ratio: {ratio['median']} ({ratio['low']} to {ratio['high']}), {result['turns']} turns")
     print(
         f"the peer's layout: {result['peer']['layout']}; compiled in {result['compile_seconds']} s"

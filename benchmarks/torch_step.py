@@ -23,7 +23,7 @@ for operation in ("nms", "qnms"):
         schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
         torch.library.define(f"torchvision::{operation}", schema)
 
-import torchvision
+import torchvision  # noqa: E402
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 

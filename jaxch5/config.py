@@ -2,7 +2,7 @@
 
 One pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written into
 the run directory. Some defaults depend on where the pictures come from: the embedded digits are
-tiny and must not be mirrored, photographs are neither.
+tiny, and mirrored or cut they are other signs; photographs are neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxch5.errors import ConfigError
 # What differs for pictures of one's own; the fields' own defaults are those of the digits.
 PICTURES: dict[str, dict[str, Any]] = {
     "data": {"presize": 192, "size": 128, "batch_size": 32},
-    "augment": {"do_flip": True},
+    "augment": {"do_flip": True, "min_scale": 0.75},
 }
 
 
@@ -86,7 +86,10 @@ class AugmentConfig(Section):
     p_affine: float = Field(0.75, ge=0, le=1, description="probability of each turn, zoom or warp")
     p_lighting: float = Field(0.75, ge=0, le=1, description="probability of a change of lighting")
     min_scale: float = Field(
-        0.75, gt=0, le=1, description="smallest share of the picture's area that a crop keeps"
+        1.0,
+        ge=0.01,
+        le=1,
+        description="smallest share of the area that a crop keeps; 0.75 for pictures of one's own",
     )
 
 

@@ -1,9 +1,12 @@
-"""Colour: brightness and contrast, by dm-pix.
+"""Colour: brightness, contrast, saturation, hue and grey, on pictures in 0 to 1.
 
-fastai works on logits, where a change of brightness `b` moves mid-grey from 0.5 to `b` and a change
-of contrast multiplies the slope there. The same draws are used here for the plain operations, which
-move mid-grey and its slope by just as much and the ends of the range by more; what leaves 0 to 1
-is cut off.
+dm-pix does the arithmetic, with fastai's magnitudes. Brightness and contrast act on logits, as
+fastai's do, so that black stays black, white stays white and nothing leaves 0 to 1: dm-pix's sum on
+the plain values would move a near-white by three times as much as fastai does, and cut it off.
+Contrast is fastai's own product: dm-pix multiplies distances from the channel's mean, fastai from
+mid-grey. Saturation is dm-pix's, in HSV, where fastai mixes with grey; the factors are fastai's.
+
+The random forms turn draws, numbers from 0 to 1, into parameters.
 """
 
 from __future__ import annotations
@@ -13,35 +16,109 @@ import math
 import dm_pix
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float
 
 Pictures = Float[Array, "batch height width 3"]
 Values = Float[Array, "batch"]
 
 
-def brightness(pictures: Pictures, change: Values) -> Pictures:
-    """Adds `change` to every value."""
-    return jax.vmap(dm_pix.adjust_brightness)(pictures, change)
+def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictures:
+    """Brightness, then contrast, by one trip to the logits and back.
+
+    Args:
+        pictures: in 0 to 1.
+        brightness: what mid-grey becomes, 0 to 1; 0.5 changes nothing.
+        contrast: what the slope at mid-grey is multiplied by; 1 changes nothing.
+
+    Example:
+        >>> grey = jnp.full((1, 1, 1, 3), 0.5)
+        >>> round(float(lighting(grey, jnp.array([0.6]), jnp.array([1.0]))[0, 0, 0, 0]), 6)
+        0.6
+    """
+    logits = jax.vmap(dm_pix.adjust_brightness)(_logit(pictures), _logit(brightness))
+    return jax.nn.sigmoid(contrast[:, None, None, None] * logits)
 
 
-def contrast(pictures: Pictures, factor: Values) -> Pictures:
-    """Multiplies each value's distance from its channel's mean by `factor`."""
-    return jax.vmap(dm_pix.adjust_contrast)(pictures, factor)
+def saturation(pictures: Pictures, factor: Values) -> Pictures:
+    """Multiplies the saturation (of HSV) by `factor`, up to full colour.
+
+    Example:
+        >>> pink = jnp.array([[[[1.0, 0.5, 0.5]]]])
+        >>> saturation(pink, jnp.array([0.0])).ravel().tolist()
+        [1.0, 1.0, 1.0]
+    """
+    return jax.vmap(dm_pix.adjust_saturation)(pictures, factor)
 
 
-def random_brightness(
-    keys: Key[Array, "batch"], pictures: Pictures, max_lighting: float, p: float
+def hue(pictures: Pictures, turn: Values) -> Pictures:
+    """Moves the hue (of HSV) by `turn`, a fraction of the colour circle.
+
+    Example:
+        >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
+        >>> jnp.round(hue(red, jnp.array([1 / 3])), 4).ravel().tolist()
+        [0.0, 1.0, 0.0]
+    """
+    return jax.vmap(dm_pix.adjust_hue)(pictures, turn)
+
+
+def gray(pictures: Pictures, chosen: Bool[Array, "batch"]) -> Pictures:
+    """The luma (ITU-R 601) in all three channels where `chosen`.
+
+    Example:
+        >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
+        >>> [round(value, 4) for value in gray(red, jnp.array([True])).ravel().tolist()]
+        [0.2989, 0.2989, 0.2989]
+    """
+    luma = dm_pix.rgb_to_grayscale(pictures, keep_dims=True)
+    return jnp.where(chosen[:, None, None, None], luma, pictures)
+
+
+def random_lighting(
+    draws: Float[Array, "batch 4"], pictures: Pictures, max_lighting: float, p: float
 ) -> Pictures:
-    """With probability `p` brighter or darker by up to half of `max_lighting`."""
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-    change = 0.5 * max_lighting * (2 * draws[:, 1] - 1)
-    return brightness(pictures, jnp.where(draws[:, 0] < p, change, 0.0))
+    """With probability `p` each: mid-grey moved, and its slope multiplied.
+
+    Mid-grey moves by up to half of `max_lighting`; the factor lies between `1 - max_lighting` and
+    its inverse, evenly in its logarithm.
+    """
+    brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
+    return lighting(
+        pictures,
+        jnp.where(draws[:, 0] < p, brightness, 0.5),
+        jnp.where(draws[:, 2] < p, _factor(draws[:, 3], max_lighting), 1.0),
+    )
 
 
-def random_contrast(
-    keys: Key[Array, "batch"], pictures: Pictures, max_lighting: float, p: float
+def random_saturation(
+    draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p` a factor between `1 - max_lighting` and its inverse."""
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-    factor = jnp.exp(math.log(1 - max_lighting) * (2 * draws[:, 1] - 1))
-    return contrast(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
+    """With probability `p` a factor between `1 - max_saturation` and its inverse."""
+    factor = _factor(draws[:, 1], max_saturation)
+    return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
+
+
+def random_hue(
+    draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
+) -> Pictures:
+    """With probability `p` a turn from `-max_hue` to about `max_hue`.
+
+    fastai adds a factor between `1 - max_hue` and its inverse to the hue, which is a circle of
+    length 1; what remains is the factor less one.
+    """
+    turn = _factor(draws[:, 1], max_hue) - 1
+    return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))
+
+
+def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) -> Pictures:
+    """Grey with probability `p`."""
+    return gray(pictures, draws[:, 0] < p)
+
+
+def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # The values are named once: where they are the sampler's, the compiler computes them anew for
+    # each mention, which doubled the time of the whole.
+    return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
+
+
+def _factor(draw: Values, largest_change: float) -> Values:
+    return jnp.exp(math.log(1 - largest_change) * (2 * draw - 1))

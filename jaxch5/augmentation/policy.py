@@ -5,30 +5,77 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxch5.augmentation import color, geometry
-from jaxch5.augmentation.sample import sample
+from jaxch5.augmentation.sample import sample, subsamples_for
 from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
+
+# How many draws an operation takes. Each has its own, whether others are in use or not, so that
+# leaving one out changes no other.
+DRAWS = {
+    "position": 1,
+    "warp": 4,
+    "flip": 2,
+    "rotate": 2,
+    "zoom": 4,
+    "crop": 3,
+    "lighting": 4,
+    "saturation": 2,
+    "hue": 2,
+    "gray": 1,
+}
+Draws = dict[str, Float[Array, "batch count"]]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What `aug_transforms` returns: ranges and probabilities of random changes."""
+    """Ranges and probabilities of random changes; `aug_transforms` makes one and says more.
 
-    do_flip: bool
-    flip_vert: bool
-    max_rotate: float
-    min_zoom: float
-    max_zoom: float
-    max_lighting: float
-    max_warp: float
-    p_affine: float
-    p_lighting: float
-    min_scale: float
+    The last three are no part of it; `dataclasses.replace(policy, max_hue=0.1)` sets them.
+
+    Args:
+        max_saturation: largest change of saturation, 0 to 1; drawn with `p_lighting`.
+        max_hue: largest turn of the hue, in circles; drawn with `p_lighting`.
+        p_gray: probability of grey.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    do_flip: bool = True
+    flip_vert: bool = False
+    max_rotate: float = 10.0
+    min_zoom: float = 1.0
+    max_zoom: float = 1.1
+    max_lighting: float = 0.2
+    max_warp: float = 0.2
+    p_affine: float = 0.75
+    p_lighting: float = 0.75
+    min_scale: float = 1.0
+    max_saturation: float = 0.0
+    max_hue: float = 0.0
+    p_gray: float = 0.0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_rotate": (0, 180),
+            "min_zoom": (0.01, self.max_zoom),
+            "max_lighting": (0, 0.99),
+            "max_warp": (0, 0.5),
+            "p_affine": (0, 1),
+            "p_lighting": (0, 1),
+            "min_scale": (0.01, 1),
+            "max_saturation": (0, 0.99),
+            "max_hue": (0, 0.5),
+            "p_gray": (0, 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"augment.{name} = {value}: should be from {low} to {high}")
 
 
 def aug_transforms(
@@ -63,24 +110,10 @@ def aug_transforms(
         >>> aug_transforms(min_scale=0.75).max_zoom
         1.1
     """
-    policy = Policy(
+    return Policy(
         do_flip, flip_vert, max_rotate, min_zoom, max_zoom,
         max_lighting, max_warp, p_affine, p_lighting, min_scale,
     )  # fmt: skip
-    ranges = {
-        "max_rotate": (0, 180),
-        "min_zoom": (0.01, max_zoom),
-        "max_lighting": (0, 0.99),
-        "max_warp": (0, 0.5),
-        "p_affine": (0, 1),
-        "p_lighting": (0, 1),
-        "min_scale": (0.01, 1),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(policy, name)
-        if not low <= value <= high:
-            raise ConfigError(f"augment.{name} = {value}: should be from {low} to {high}")
-    return policy
 
 
 def augment(
@@ -89,7 +122,7 @@ def augment(
     key: Key[Array, ""],
     size: int,
     dtype: Any = jnp.float32,
-) -> Float[Array, "batch size size 3"]:
+) -> Float[Array, "batch {size} {size} 3"]:
     """Randomly changed pictures of a batch, in 0 to 1, each by a draw of its own.
 
     An item's draw comes from the key folded with its `index`: it depends neither on the batch that
@@ -101,23 +134,33 @@ def augment(
         key: a new one each epoch.
         size: side of the output, pixels.
         dtype: of the output.
+
+    Example:
+        >>> import jax
+        >>> index = jnp.zeros(1, jnp.int32)
+        >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
+        >>> batch = Batch(jnp.ones((1, 8, 12, 3), jnp.uint8), frame, index, index, index == 0)
+        >>> augment(aug_transforms(), batch, jax.random.key(0), size=4).shape
+        (1, 4, 4, 3)
     """
     if policy is None:
         return center(batch, size, dtype)
-    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index), 8))(batch.index)
-    matrix = random_matrix(policy, batch.frame, keys[:, :6], size)
-    pictures = sample(batch.image, matrix, batch.frame, size)
-    if policy.max_lighting > 0:
-        pictures = color.random_brightness(
-            keys[:, 6], pictures, policy.max_lighting, policy.p_lighting
-        )
-        pictures = color.random_contrast(
-            keys[:, 7], pictures, policy.max_lighting, policy.p_lighting
-        )
-    return jnp.clip(pictures, 0.0, 1.0).astype(dtype)
+    image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
+    draws = draw(key, jnp.asarray(batch.index))
+    largest_scale = min(image.shape[1:3]) / size / min(policy.min_zoom, 1.0)
+    pictures = sample(
+        image,
+        random_matrix(policy, draws, frame, size),
+        frame,
+        size,
+        subsamples=subsamples_for(largest_scale),
+    )
+    return jnp.clip(random_color(policy, draws, pictures), 0.0, 1.0).astype(dtype)
 
 
-def center(batch: Batch, size: int, dtype: Any = jnp.float32) -> Float[Array, "batch size size 3"]:
+def center(
+    batch: Batch, size: int, dtype: Any = jnp.float32
+) -> Float[Array, "batch {size} {size} 3"]:
     """The middle of each picture, all of its short side, in 0 to 1.
 
     Example:
@@ -133,22 +176,45 @@ def center(batch: Batch, size: int, dtype: Any = jnp.float32) -> Float[Array, "b
     return sample(jnp.asarray(batch.image), matrix, frame, size, dtype)
 
 
+def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:
+    """Numbers from 0 to 1 for each operation and item, from the key folded with the index."""
+    numbers = geometry.uniforms(key, index, sum(DRAWS.values()))
+    ends = [sum(list(DRAWS.values())[: k + 1]) for k in range(len(DRAWS) - 1)]
+    return dict(zip(DRAWS, jnp.split(numbers, ends, axis=1), strict=True))
+
+
 def random_matrix(
-    policy: Policy, frame: Float[Array, "batch 3 3"], keys: Key[Array, "batch 6"], size: int
+    policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"], size: int
 ) -> Float[Array, "batch 3 3"]:
-    """Drawn matrices from output pixels to canvas pixels."""
-    operations = [frame, geometry.random_position(keys[:, 0], frame)]
+    """From output pixels to canvas pixels."""
+    p = policy.p_affine
+    operations = [frame, geometry.random_position(draws["position"], frame)]
     if policy.max_warp > 0:
-        operations.append(geometry.random_warp(keys[:, 1], policy.max_warp, policy.p_affine))
+        operations.append(geometry.random_warp(draws["warp"], policy.max_warp, p))
     if policy.do_flip:
         mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
-        operations.append(mirror(keys[:, 2]))
+        operations.append(mirror(draws["flip"]))
     if policy.max_rotate > 0:
-        operations.append(geometry.random_rotate(keys[:, 3], policy.max_rotate, policy.p_affine))
+        operations.append(geometry.random_rotate(draws["rotate"], policy.max_rotate, p))
     if (policy.min_zoom, policy.max_zoom) != (1.0, 1.0):
-        operations.append(
-            geometry.random_zoom(keys[:, 4], policy.min_zoom, policy.max_zoom, policy.p_affine)
-        )
+        zoom = geometry.random_zoom(draws["zoom"], policy.min_zoom, policy.max_zoom, p)
+        operations.append(zoom)
     if policy.min_scale < 1:
-        operations.append(geometry.random_crop(keys[:, 5], policy.min_scale))
+        operations.append(geometry.random_crop(draws["crop"], policy.min_scale))
     return geometry.compose(*operations, geometry.square(size))
+
+
+def random_color(
+    policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
+) -> Float[Array, "batch height width 3"]:
+    """Brightness and contrast, then what `Policy` has besides them; 0 to 1 but for rounding."""
+    p = policy.p_lighting
+    if policy.max_lighting > 0:
+        pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)
+    if policy.max_saturation > 0:
+        pictures = color.random_saturation(draws["saturation"], pictures, policy.max_saturation, p)
+    if policy.max_hue > 0:
+        pictures = color.random_hue(draws["hue"], pictures, policy.max_hue, p)
+    if policy.p_gray > 0:
+        pictures = color.random_gray(draws["gray"], pictures, policy.p_gray)
+    return pictures

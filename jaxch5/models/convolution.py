@@ -56,13 +56,13 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
     """A 1x1 convolution: the pixels it reads times the kernel."""
-    return jnp.dot(x[:, ::stride, ::stride, :], kernel[0, 0])
+    return _matrix_product(x[:, ::stride, ::stride, :], kernel[0, 0])
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
     """Every output pixel's patch laid out in a row, and one matrix product."""
     patches = jnp.concatenate(_windows(x, kernel.shape[0], stride, 0.0), axis=-1)
-    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+    return _matrix_product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def max_pool(
@@ -91,6 +91,26 @@ def max_of_windows(x: Array) -> Array:
         # A tie gives its gradient to one side, as the native form does; `maximum` would halve it.
         first = jnp.where(other > first, other, first)
     return first
+
+
+def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The same array, which a CPU computes once and keeps.
+
+    Without it XLA's CPU compiler repeats the sum of a block and its shortcut, and so the sums of
+    all the blocks before, in every place that reads it.
+
+    Example:
+        >>> float(fusion_boundary(jnp.float32(2.0)))
+        2.0
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+def _matrix_product(x: Array, matrix: Array) -> Array:
+    # With four dimensions the gradient of `matrix` would first copy the cotangent transposed; of
+    # a plain matrix the product itself reads the transpose.
+    product = jnp.dot(x.reshape(-1, x.shape[-1]), matrix)
+    return product.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _windows(x: Array, size: int, stride: int, fill: float) -> list[Array]:

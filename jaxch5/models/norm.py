@@ -29,7 +29,7 @@ class BatchNorm(nn.Module):
         >>> x = jnp.array([[1.0], [3.0]])
         >>> variables = norm.init(jax.random.key(0), x, train=True)
         >>> y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-        >>> float(updated["batch_stats"]["mean"][0].round(3))
+        >>> round(float(updated["batch_stats"]["mean"][0]), 3)
         0.2
     """
 

@@ -17,7 +17,7 @@ from flax.linen import initializers
 from jaxtyping import Array, Float
 
 from jaxch5.errors import ConfigError
-from jaxch5.models.convolution import convolve, max_pool
+from jaxch5.models.convolution import convolve, fusion_boundary, max_pool
 from jaxch5.models.head import HEADS
 from jaxch5.models.norm import BatchNorm
 
@@ -63,7 +63,7 @@ class BasicBlock(nn.Module):
         if x.shape != y.shape:
             x = conv(self.width, 1, self.stride, name="downsample_0")(x)
             x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+        return fusion_boundary(nn.relu(x + y))
 
 
 class Bottleneck(nn.Module):
@@ -87,7 +87,7 @@ class Bottleneck(nn.Module):
         if x.shape != y.shape:
             x = conv(self.width * self.expansion, 1, self.stride, name="downsample_0")(x)
             x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+        return fusion_boundary(nn.relu(x + y))
 
 
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -144,6 +144,7 @@ def create_model(
         ConfigError: there is no such architecture or head.
 
     Example:
+        >>> import jax
         >>> model = create_model("resnet18", num_classes=10)
         >>> init = partial(model.init, train=False)
         >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

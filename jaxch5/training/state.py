@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -41,7 +43,8 @@ def init_state(
         key: root of the initial weights.
     """
 
-    @jax.jit
+    # Run once: compiling dozens of random draws with care would take longer than all they do.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1"})
     def init(key: Key[Array, ""]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
         return TrainState(

@@ -14,7 +14,6 @@ import pytest
 
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
-from jaxch5.models.norm import BatchNorm
 from jaxch5.models.resnet import create_model
 from jaxch5.models.weights import export_state_dict, import_state_dict
 
@@ -109,16 +108,6 @@ def test_half_precision_keeps_weights_statistics_and_logits_in_float32():
         for dtype in (jnp.bfloat16, jnp.float32)
     )
     np.testing.assert_allclose(half, full, rtol=0.02, atol=0.02 * float(jnp.std(full)))
-
-
-def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
-    x = jnp.array([[1.0], [2.0], [6.0]])
-    norm = BatchNorm()
-    variables = norm.init(jax.random.key(0), x, train=True)
-    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(y[:, 0], (x[:, 0] - 3.0) / np.sqrt(14 / 3 + 1e-5), rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.3], rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 7.0], rtol=1e-6)
 
 
 def test_a_module_of_ones_own_is_used_as_it_is():

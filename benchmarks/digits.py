@@ -1,0 +1,105 @@
+"""The default run against fastai: accuracy on the held-out digits, and seconds of the process.
+
+Ours is `python -m jaxch5.train`, a process for each seed; the first begins with an empty cache of
+compiled programs, the others find what it left. The peer is fastai's `vision_learner` with a
+ResNet-18 from scratch on the same pictures and the same split: 5 epochs of one-cycle at 3e-3, sizes
+40 and 32, no flips. It runs in the interpreter that JAXCH5_PEER_PYTHON names (requirements.txt).
+
+    JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/digits.py --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxch5.data.source import digits
+from jaxch5.data.split import random_split
+
+
+def run_ours(seed: int, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "jaxch5.train", "--json", "--seed", str(seed)]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [*command, "--workdir", str(folder / f"run{seed}")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = time.perf_counter() - began
+    return {"accuracy": json.loads(ended.stdout)["accuracy"], "seconds": seconds}
+
+
+def run_peer(seed: int, file: Path, python: str) -> dict[str, float]:
+    script = Path(__file__).with_name("fastai_digits.py")
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [python, str(script), str(file), str(seed)], stdout=subprocess.PIPE, check=True
+    )
+    seconds = time.perf_counter() - began
+    return {"accuracy": json.loads(ended.stdout.splitlines()[-1])["accuracy"], "seconds": seconds}
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
+    accuracies = [run["accuracy"] for run in runs]
+    return {
+        "accuracy": {
+            "mean": statistics.mean(accuracies),
+            "min": min(accuracies),
+            "all": [round(accuracy, 4) for accuracy in accuracies],
+        },
+        "seconds": {
+            "first": runs[0]["seconds"],
+            "others": statistics.median(run["seconds"] for run in runs[1:] or runs),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    python = os.environ.get("JAXCH5_PEER_PYTHON")
+
+    ours, peer = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = digits()
+        train, valid = random_split()(source)
+        images = np.stack([source.read(item) for item in range(len(source))])
+        file = folder / "digits.npz"
+        np.savez(file, images=images, labels=source.labels, train=train, valid=valid)
+        for seed in range(arguments.seeds):
+            ours.append(run_ours(seed, folder))
+            if python:
+                peer.append(run_peer(seed, file, python))
+            print(seed, ours[-1], peer[-1] if peer else "", file=sys.stderr)
+
+    document = {"ours": summary(ours), "peer": summary(peer) if peer else None}
+    if arguments.json:
+        print(json.dumps(document))
+        return
+    for side, result in document.items():
+        if result:
+            accuracy, seconds = result["accuracy"], result["seconds"]
+            print(
+                f"{side}: accuracy {100 * accuracy['mean']:.2f} % (lowest "
+                f"{100 * accuracy['min']:.2f} %); process {seconds['first']:.1f} s the first "
+                f"time, {seconds['others']:.1f} s after that"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Pictures of augmentation: what each operation does, and what one interpolation is good for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jaxch5.augmentation import geometry
+from jaxch5.augmentation.policy import Policy, aug_transforms, augment, center
+from jaxch5.augmentation.sample import sample
+from jaxch5.batch import Batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = UInt8[np.ndarray, "height width 3"]
+NOTHING = Policy(
+    do_flip=False, max_rotate=0.0, max_zoom=1.0, max_lighting=0.0, max_warp=0.0, min_scale=1.0
+)
+# A picture is first reduced to this many times the output's side, as presizing does.
+PRESIZE = 2
+
+
+def plot_augmentations(
+    picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
+) -> Figure:
+    """A row of draws of each operation alone, then one of all together.
+
+    An operation alone is always carried out; in the last row probabilities are the policy's.
+
+    Args:
+        picture: as `decode` returns it.
+        policy: None is `aug_transforms(min_scale=0.75)`.
+        size: side of the network's input, pixels.
+        seed: of the draws.
+        draws: columns.
+
+    Example:
+        >>> figure = plot_augmentations(np.zeros((30, 40, 3), np.uint8), size=16, draws=2)
+        >>> [axes.get_title(loc="left") for axes in figure.axes][:4:2]
+        ['centre crop', 'position']
+    """
+    from matplotlib.figure import Figure
+
+    policy = aug_transforms(min_scale=0.75) if policy is None else policy
+    rows = operations(policy)
+    batch = _repeated(picture, draws, size)
+    key = jax.random.key(seed)
+    height = 1.35 * (1 + len(rows))
+    figure = Figure(figsize=(1.25 * draws + 0.2, height), layout="constrained")
+    grid = figure.subplots(1 + len(rows), draws, squeeze=False)
+    pictures = {"centre crop": center(batch, size)}
+    pictures |= {name: augment(alone, batch, key, size) for name, alone in rows.items()}
+    for axes, (name, drawn) in zip(grid, pictures.items(), strict=True):
+        axes[0].set_title(name, loc="left", fontsize=9)
+        for axis, pixels in zip(axes, np.asarray(drawn), strict=True):
+            axis.imshow(pixels)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for axis in grid[0, 1:]:
+        axis.clear()
+        axis.set_axis_off()
+    return figure
+
+
+def operations(policy: Policy) -> dict[str, Policy]:
+    """The policy's operations, each alone and certain, then all together.
+
+    Example:
+        >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
+        ['position', 'rotate', 'zoom', 'lighting', 'all together']
+    """
+    certain = replace(NOTHING, p_affine=1.0, p_lighting=1.0)
+    alone = {
+        "position": (certain, True),
+        "crop": (replace(certain, min_scale=policy.min_scale), policy.min_scale < 1),
+        "flip": (
+            replace(certain, do_flip=True, flip_vert=policy.flip_vert),
+            policy.do_flip,
+        ),
+        "rotate": (replace(certain, max_rotate=policy.max_rotate), policy.max_rotate > 0),
+        "zoom": (
+            replace(certain, min_zoom=policy.min_zoom, max_zoom=policy.max_zoom),
+            (policy.min_zoom, policy.max_zoom) != (1.0, 1.0),
+        ),
+        "warp": (replace(certain, max_warp=policy.max_warp), policy.max_warp > 0),
+        "lighting": (replace(certain, max_lighting=policy.max_lighting), policy.max_lighting > 0),
+        "saturation": (
+            replace(certain, max_saturation=policy.max_saturation),
+            policy.max_saturation > 0,
+        ),
+        "hue": (replace(certain, max_hue=policy.max_hue), policy.max_hue > 0),
+        "gray": (replace(certain, p_gray=policy.p_gray), policy.p_gray > 0),
+    }
+    used = {name: one for name, (one, in_use) in alone.items() if in_use}
+    return used | {"all together": policy}
+
+
+def plot_presizing(
+    picture: Picture, size: int = 224, degrees: float = 30.0, zoom: float = 1.2, area: float = 0.7
+) -> Figure:
+    """The same turn, zoom and crop in two ways, side by side.
+
+    On the left the picture is presized and interpolated once. On the right it is brought to the
+    network's size first and every operation interpolates what the one before it left over: detail
+    is lost at each, and what a turn brings in from outside is a reflection, although the picture
+    went on there.
+
+    Args:
+        picture: as `decode` returns it; one longer than high, or the reverse, shows most.
+        size: side of the network's input, pixels.
+        degrees, zoom, area: the turn, the zoom about the middle, and the share that a crop keeps.
+
+    Example:
+        >>> figure = plot_presizing(np.zeros((30, 40, 3), np.uint8), size=16)
+        >>> [axes.get_title() for axes in figure.axes]
+        ['presized, then one interpolation', 'resized, then one by one']
+    """
+    from matplotlib.figure import Figure
+
+    batch = _repeated(picture, 1, size)
+    half = jnp.full(1, 0.5)
+    steps = [
+        geometry.rotate(jnp.full(1, degrees)),
+        geometry.zoom(jnp.full(1, zoom), half, half),
+        geometry.crop(jnp.full(1, area), half, half),
+    ]
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(np.asarray(_at_once(batch, steps, size)[0]))
+    left.set_title("presized, then one interpolation")
+    right.imshow(np.asarray(_one_by_one(batch, steps, size)[0]))
+    right.set_title("resized, then one by one")
+    for axes in (left, right):
+        axes.set_axis_off()
+    return figure
+
+
+def _at_once(
+    batch: Batch, steps: list[Float[Array, "1 3 3"]], size: int
+) -> Float[Array, "1 {size} {size} 3"]:
+    middle = geometry.position(batch.frame, jnp.full(1, 0.5))
+    matrix = geometry.compose(batch.frame, middle, *steps, geometry.square(size))
+    return sample(batch.image, matrix, batch.frame, size)
+
+
+def _one_by_one(
+    batch: Batch, steps: list[Float[Array, "1 3 3"]], size: int
+) -> Float[Array, "1 {size} {size} 3"]:
+    frame = jnp.diag(jnp.array([size, size, 1.0]))[None]
+    pictures = center(batch, size)
+    for step in steps:
+        # Between operations a picture is bytes, as it is to a library that works on files' pixels.
+        stored = jnp.round(pictures * 255).astype(jnp.uint8)
+        pictures = _at_once(replace(batch, image=stored, frame=frame), [step], size)
+    return pictures
+
+
+def _repeated(picture: Picture, count: int, size: int) -> Batch:
+    """One picture `count` times, its canvas the picture itself."""
+    from PIL import Image
+
+    height, width = np.shape(picture)[:2]
+    scale = min(1.0, PRESIZE * size / min(height, width))
+    target = max(1, round(width * scale)), max(1, round(height * scale))
+    pixels = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))
+    frame = np.diag([target[0], target[1], 1.0]).astype(np.float32)
+    index = jnp.arange(count, dtype=jnp.int32)
+    return Batch(
+        image=jnp.asarray(np.repeat(pixels[None], count, axis=0)),
+        frame=jnp.asarray(np.repeat(frame[None], count, axis=0)),
+        label=jnp.zeros(count, jnp.int32),
+        index=index,
+        mask=index >= 0,
+    )

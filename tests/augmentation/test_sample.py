@@ -1,0 +1,199 @@
+import dm_pix
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from jaxch5.augmentation import geometry
+from jaxch5.augmentation.sample import local_scale, sample, subsamples_for
+
+# Positions are kept to 1/256 of a pixel: an error of 1/512 along each axis, of 255 levels at most.
+TOLERANCE = 2 / 512
+
+
+def squares(photographs, on_canvas, side=64):
+    """The photographs' upper left squares, filling a canvas each."""
+    return on_canvas([picture[:side, :side] for picture in photographs], side, side)
+
+
+def drawn(batch, operation, size, **options):
+    """One operation about the middle, to `size` by `size`."""
+    operation = jnp.broadcast_to(operation, (len(batch.image), 3, 3))
+    middle = geometry.position(batch.frame, jnp.full(len(batch.image), 0.5))
+    matrix = geometry.compose(batch.frame, middle, operation, geometry.square(size))
+    return np.asarray(sample(batch.image, matrix, batch.frame, size, **options)), matrix
+
+
+def floats(image):
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+def test_the_identity_changes_no_bit(photographs, on_canvas):
+    batch = squares(photographs, on_canvas)
+    pictures, _ = drawn(batch, jnp.eye(3), 64)
+    np.testing.assert_array_equal(pictures, floats(batch.image))
+
+
+@pytest.mark.parametrize("symmetry", range(8))
+def test_flips_and_quarter_turns_are_dm_pixs_to_the_bit(photographs, on_canvas, symmetry):
+    batch = squares(photographs, on_canvas)
+    pictures, _ = drawn(batch, geometry.dihedral(jnp.full(1, symmetry)), 64)
+    expected = jnp.asarray(floats(batch.image))
+    if symmetry & 4:
+        expected = jnp.stack([dm_pix.flip_up_down(dm_pix.rot90(one)) for one in expected])
+    if symmetry & 2:
+        expected = jnp.stack([dm_pix.flip_up_down(one) for one in expected])
+    if symmetry & 1:
+        expected = jnp.stack([dm_pix.flip_left_right(one) for one in expected])
+    np.testing.assert_array_equal(pictures, expected)
+
+
+def test_quarter_turns_by_angle_are_dm_pixs_to_the_bit(photographs, on_canvas):
+    batch = squares(photographs, on_canvas)
+    for turns in (1, 2, 3):
+        pictures, _ = drawn(batch, geometry.rotate(jnp.full(1, 90.0 * turns)), 64)
+        expected = [dm_pix.rot90(jnp.asarray(one), k=turns) for one in floats(batch.image)]
+        np.testing.assert_array_equal(pictures, jnp.stack(expected))
+
+
+def index_matrix(matrix):
+    """From an output pixel's (row, column) to a canvas's, of pixel centres at integers."""
+    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    swap = np.eye(3)[[1, 0, 2]]
+    return swap @ np.linalg.inv(centre) @ np.asarray(matrix, np.float64) @ centre @ swap
+
+
+OPERATIONS = {
+    "rotate": geometry.rotate(jnp.full(1, 23.0)),
+    "zoom": geometry.zoom(jnp.full(1, 1.3), jnp.full(1, 0.2), jnp.full(1, 0.9)),
+    "zoom out": geometry.zoom(jnp.full(1, 0.8), jnp.full(1, 0.5), jnp.full(1, 0.5)),
+    "crop": geometry.crop(jnp.full(1, 0.4), jnp.full(1, 0.7), jnp.full(1, 0.1)),
+    "rotate and zoom": geometry.compose(
+        geometry.rotate(jnp.full(1, -71.0)),
+        geometry.zoom(jnp.full(1, 1.7), jnp.full(1, 0.5), jnp.full(1, 0.3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_affine_operations_are_dm_pixs_inside_the_picture(photographs, on_canvas, name):
+    batch = squares(photographs[:2], on_canvas)
+    pictures, matrices = drawn(batch, OPERATIONS[name], 64)
+    for picture, matrix, image in zip(pictures, matrices, floats(batch.image), strict=True):
+        at = np.eye(4)
+        at[np.ix_([0, 1, 3], [0, 1, 3])] = index_matrix(matrix)
+        expected = np.asarray(dm_pix.affine_transform(jnp.asarray(image), jnp.asarray(at)))
+        rows, columns = np.mgrid[:64, :64]
+        source = index_matrix(matrix)[:2] @ np.stack(
+            [rows.ravel(), columns.ravel(), np.ones(64 * 64)]
+        )
+        inside = ((source > 0) & (source < 63)).all(axis=0).reshape(64, 64)
+        assert inside.mean() > 0.4
+        assert np.abs(picture - expected)[inside].max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_and_reflection_are_scipys_everywhere(photographs, on_canvas, name):
+    """Reflected at the picture's edge, not at its last pixel's centre; on all pixels."""
+    batch = squares(photographs[:2], on_canvas)
+    pictures, matrices = drawn(batch, OPERATIONS[name], 64)
+    for picture, matrix, image in zip(pictures, matrices, floats(batch.image), strict=True):
+        at = index_matrix(matrix)
+        expected = np.stack(
+            [
+                ndimage.affine_transform(image[..., c], at, order=1, mode="reflect")
+                for c in range(3)
+            ],
+            axis=-1,
+        )
+        assert np.abs(picture - expected).max() < TOLERANCE
+
+
+def test_a_perspective_is_scipys_everywhere(photographs, on_canvas):
+    batch = squares(photographs[:2], on_canvas)
+    pictures, matrices = drawn(batch, geometry.warp(jnp.full(1, 0.2), jnp.full(1, -0.15)), 64)
+    for picture, matrix, image in zip(pictures, matrices, floats(batch.image), strict=True):
+        rows, columns = np.mgrid[:64, :64]
+        y, x, w = index_matrix(matrix) @ np.stack([rows.ravel(), columns.ravel(), np.ones(64 * 64)])
+        for c in range(3):
+            expected = ndimage.map_coordinates(
+                image[..., c], [y / w, x / w], order=1, mode="reflect"
+            )
+            assert np.abs(picture[..., c].ravel() - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [16, 24, 48, 64, 96])
+def test_the_canvas_beyond_the_picture_is_never_seen(on_canvas, size):
+    """Grey pictures of all shapes, far beyond their borders: not one magenta pixel gets in."""
+    grey = [np.full(shape, 100, np.uint8) for shape in ((64, 70, 3), (90, 64, 3), (40, 50, 3))]
+    batch = on_canvas(grey, 64, 96)
+    out = geometry.zoom(jnp.full(1, 0.3), jnp.full(1, 0.5), jnp.full(1, 0.5))
+    turned = geometry.compose(geometry.rotate(jnp.full(1, 37.0)), out)
+    pictures, _ = drawn(batch, turned, size)
+    np.testing.assert_allclose(pictures, 100 / 255, atol=1e-6)
+
+
+def test_a_picture_laid_on_its_side_comes_out_upright(photographs, on_canvas):
+    upright = [np.rot90(one) if one.shape[1] > one.shape[0] else one for one in photographs]
+    upright = [np.ascontiguousarray(one[:96]) for one in upright if one.shape[0] % 2 == 0]
+    batch = on_canvas(upright, 64, 96)
+    pictures, _ = drawn(batch, jnp.eye(3), 64)
+    for picture, source in zip(pictures, upright, strict=True):
+        top = (len(source) - 64) // 2
+        np.testing.assert_array_equal(picture, floats(source[top : top + 64]))
+
+
+def test_halving_is_the_mean_of_four_pixels(photographs, on_canvas):
+    batch = squares(photographs, on_canvas)
+    pictures, _ = drawn(batch, jnp.eye(3), 32)
+    expected = floats(batch.image).reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(pictures, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 13, 20, 30, 45])
+def test_shrinking_leaves_no_stripes(on_canvas, size):
+    """One-pixel stripes are finer than the output can show: what is left of them is small."""
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2] = 255
+    batch = on_canvas([stripes], 96, 96)
+    pictures, _ = drawn(batch, jnp.eye(3), size)
+    bare, _ = drawn(batch, jnp.eye(3), size, subsamples=1)
+    assert pictures.std() < 0.5 * max(bare.std(), 0.2)
+    np.testing.assert_allclose(pictures.mean(), 0.5, atol=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.5, 3), st.floats(-180, 180), st.floats(-0.2, 0.2), st.floats(-0.2, 0.2))
+def test_local_scale_is_the_growth_of_a_small_square(scale, degrees, x, y):
+    one = jnp.ones(1)
+    matrix = geometry.compose(
+        jnp.diag(jnp.array([scale * 32, scale * 32, 1.0]))[None],
+        geometry.warp(x * one, y * one),
+        geometry.rotate(degrees * one),
+        geometry.square(64),
+    )
+    exact = np.asarray(matrix[0], np.float64)
+    corners = exact @ np.array([[32, 33, 32], [32, 32, 33], [1, 1, 1]])
+    corners = corners[:2] / corners[2]
+    area = abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
+    np.testing.assert_allclose(local_scale(matrix, 32.0)[0], np.sqrt(area), rtol=0.03)
+
+
+def test_few_samples_where_nothing_shrinks():
+    assert [subsamples_for(scale) for scale in (0.5, 1.25, 1.5, 2.1, 6.0)] == [1, 1, 2, 2, 4]
+
+
+def test_a_picture_that_is_not_shrunk_is_the_same_with_more_samples(photographs, on_canvas):
+    batch = squares(photographs, on_canvas)
+    bare, _ = drawn(batch, OPERATIONS["crop"], 64, subsamples=1)
+    more, _ = drawn(batch, OPERATIONS["crop"], 64, subsamples=2)
+    np.testing.assert_array_equal(bare, more)
+
+
+def test_bfloat16_is_the_rounded_float32(photographs, on_canvas):
+    batch = squares(photographs, on_canvas)
+    full, _ = drawn(batch, OPERATIONS["rotate"], 40)
+    half, _ = drawn(batch, OPERATIONS["rotate"], 40, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(half, jnp.asarray(full).astype(jnp.bfloat16))

@@ -1,0 +1,113 @@
+"""The heads compute what torchvision's and fastai's compute."""
+
+import math
+import zlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxch5.models.head import ConcatPoolHead, LinearHead
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# fastai 2.8.12, create_head(512, 3), with the weights of `filled` and the maps of `feature_map`.
+EVAL = [
+    [-1.62123703956604, -0.524648904800415, 0.780381441116333],
+    [-0.35750988125801086, -1.422869324684143, -0.8514145016670227],
+    [-1.0533839464187622, -0.9298704862594604, -0.10205058753490448],
+    [-0.17712682485580444, -1.5581722259521484, -0.26435786485671997],
+]
+# The same in training, with both dropouts at 0, and then the second batch norm's statistics.
+TRAIN = [
+    [-1.87889564037323, 1.0469422340393066, 2.2794675827026367],
+    [1.8134779930114746, 0.25608497858047485, -1.4718844890594482],
+    [-0.35783201456069946, 0.8841375112533569, 0.34901243448257446],
+    [0.22153836488723755, -1.4506325721740723, -0.5295674800872803],
+]
+MEAN = [0.08067584037780762, -0.09737610816955566, -0.1527629792690277, -0.11533035337924957]
+VAR = [1.2773505449295044, 0.4688834249973297, 0.9491622447967529, 0.7997908592224121]
+
+
+def feature_map():
+    nchw = np.random.default_rng(7).standard_normal((4, 512, 2, 2)).astype(np.float32)
+    return jnp.asarray(nchw.transpose(0, 2, 3, 1))
+
+
+def fill(path, shape):
+    """Weights that depend on nothing but the layer's name and PyTorch's shape for it."""
+    _, layer, leaf = path
+    rng = np.random.default_rng(zlib.crc32(f"{layer}.{LEAVES[leaf]}".encode()) + 7)
+    if leaf == "var":
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if leaf == "kernel":
+        return (rng.standard_normal(shape[::-1]) / math.sqrt(shape[0])).astype(np.float32).T
+    return (0.1 * rng.standard_normal(shape) + (leaf == "scale")).astype(np.float32)
+
+
+def filled(head):
+    init = partial(head.init, train=False)
+    shapes = flatten_dict(jax.eval_shape(init, jax.random.key(0), feature_map()))
+    return unflatten_dict({path: fill(path, leaf.shape) for path, leaf in shapes.items()})
+
+
+def test_concat_pool_evaluates_as_fastais_head_does():
+    head = ConcatPoolHead(3)
+    logits = head.apply(filled(head), feature_map(), train=False)
+    np.testing.assert_allclose(logits, EVAL, rtol=1e-4, atol=1e-5)
+
+
+def test_concat_pool_trains_as_fastais_head_does():
+    head = ConcatPoolHead(3, dropout=0.0)
+    logits, updated = head.apply(filled(head), feature_map(), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(logits, TRAIN, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(updated["batch_stats"]["bn2"]["mean"][:4], MEAN, rtol=1e-4)
+    np.testing.assert_allclose(updated["batch_stats"]["bn2"]["var"][:4], VAR, rtol=1e-4)
+
+
+def test_concat_pool_begins_as_fastais_head_does():
+    """Kaiming normal layers, and batch norms of scale 1 and bias 0.001."""
+    params = ConcatPoolHead(3).init(jax.random.key(0), feature_map(), train=False)["params"]
+    assert {name: sorted(leaves) for name, leaves in params.items()} == {
+        "bn1": ["bias", "scale"],
+        "fc1": ["kernel"],
+        "bn2": ["bias", "scale"],
+        "fc2": ["kernel"],
+    }
+    for layer, fan_in in (("fc1", 1024), ("fc2", 512)):
+        deviation = math.sqrt(2 / fan_in)
+        assert float(jnp.std(params[layer]["kernel"])) == pytest.approx(deviation, rel=0.05)
+    for layer in ("bn1", "bn2"):
+        np.testing.assert_allclose(params[layer]["bias"], 1e-3)
+        np.testing.assert_array_equal(params[layer]["scale"], 1.0)
+
+
+def test_dropout_is_drawn_from_the_key_and_only_in_training():
+    head = ConcatPoolHead(3)
+    variables, x = filled(head), feature_map()
+
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return head.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    np.testing.assert_array_equal(train(0), train(0))
+    assert not np.allclose(train(0), train(1))
+    np.testing.assert_array_equal(
+        head.apply(variables, x, train=False), head.apply(variables, x, train=False)
+    )
+
+
+def test_linear_begins_as_pytorchs_linear_layer_does():
+    params = LinearHead(1000).init(jax.random.key(0), feature_map(), train=False)["params"]
+    bound = 1 / math.sqrt(512)
+    for leaf in (params["kernel"], params["bias"]):
+        assert float(jnp.max(jnp.abs(leaf))) <= bound
+        assert float(jnp.std(leaf)) == pytest.approx(bound / math.sqrt(3), rel=0.1)

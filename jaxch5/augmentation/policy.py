@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
@@ -136,7 +137,6 @@ def augment(
         dtype: of the output.
 
     Example:
-        >>> import jax
         >>> index = jnp.zeros(1, jnp.int32)
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
         >>> batch = Batch(jnp.ones((1, 8, 12, 3), jnp.uint8), frame, index, index, index == 0)
@@ -187,6 +187,21 @@ def random_matrix(
     policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"], size: int
 ) -> Float[Array, "batch 3 3"]:
     """From output pixels to canvas pixels."""
+
+    def of_one(arguments: tuple[Draws, Array]) -> Array:
+        draws, frame = jax.tree.map(lambda leaf: leaf[None], arguments)
+        return geometry.compose(*_operations(policy, draws, frame), geometry.square(size))[0]
+
+    # One sample after the other on a CPU, whose compiler orders the sums of a matrix by the batch's
+    # size otherwise: the last bit of an item's matrix would depend on the batch that it is in.
+    return jax.lax.platform_dependent(
+        (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
+    )
+
+
+def _operations(
+    policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"]
+) -> list[Float[Array, "batch 3 3"]]:
     p = policy.p_affine
     operations = [frame, geometry.random_position(draws["position"], frame)]
     if policy.max_warp > 0:
@@ -201,7 +216,7 @@ def random_matrix(
         operations.append(zoom)
     if policy.min_scale < 1:
         operations.append(geometry.random_crop(draws["crop"], policy.min_scale))
-    return geometry.compose(*operations, geometry.square(size))
+    return operations
 
 
 def random_color(

@@ -31,7 +31,8 @@ def plot_augmentations(
 ) -> Figure:
     """A row of draws of each operation alone, then one of all together.
 
-    An operation alone is always carried out; in the last row probabilities are the policy's.
+    An operation alone is always carried out; in the last row probabilities are the policy's. Each
+    column keeps its place along the picture's long side, which the row "position" shows.
 
     Args:
         picture: as `decode` returns it.

@@ -60,9 +60,18 @@ def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Every output pixel's patch laid out in a row, and one matrix product."""
-    patches = jnp.concatenate(_windows(x, kernel.shape[0], stride, 0.0), axis=-1)
-    return _matrix_product(patches, kernel.reshape(-1, kernel.shape[-1]))
+    """Every output pixel's patch laid out in a row, and one matrix product.
+
+    On the smallest maps some of the kernel's rows and columns only ever meet the padding: they are
+    left out.
+    """
+    size = kernel.shape[0]
+    rows, columns = (_taps_inside(side, size, stride) for side in x.shape[1:3])
+    patches = jnp.concatenate(
+        [_window(x, size, stride, row, column, 0.0) for row in rows for column in columns], axis=-1
+    )
+    inside = kernel[rows.start : rows.stop, columns.start : columns.stop]
+    return _matrix_product(patches, inside.reshape(-1, kernel.shape[-1]))
 
 
 def max_pool(
@@ -86,7 +95,9 @@ def native_max_pool(x: Array) -> Array:
 
 def max_of_windows(x: Array) -> Array:
     """The maximum of nine shifted pictures, whose gradient needs no scatter."""
-    first, *others = _windows(x, 3, 2, -jnp.inf)
+    first, *others = [
+        _window(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
+    ]
     for other in others:
         # A tie gives its gradient to one side, as the native form does; `maximum` would halve it.
         first = jnp.where(other > first, other, first)
@@ -113,17 +124,24 @@ def _matrix_product(x: Array, matrix: Array) -> Array:
     return product.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def _windows(x: Array, size: int, stride: int, fill: float) -> list[Array]:
-    """For each place in a window, the pixels that lie there: [B, H / stride, W / stride, C]."""
+def _taps_inside(side: int, size: int, stride: int) -> range:
+    """The places in a window that meet the map somewhere, along one side."""
+    outputs = -(-side // stride)
+    places = [
+        place
+        for place in range(size)
+        if any(0 <= output * stride + place - size // 2 < side for output in range(outputs))
+    ]
+    return range(places[0], places[-1] + 1)
+
+
+def _window(x: Array, size: int, stride: int, row: int, column: int, fill: float) -> Array:
+    """For one place in a window, the pixels that lie there: [B, H / stride, W / stride, C]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
-    rows, columns = (-(-side // stride) for side in x.shape[1:3])
-    return [
-        padded[
-            :,
-            top : top + (rows - 1) * stride + 1 : stride,
-            left : left + (columns - 1) * stride + 1 : stride,
-        ]
-        for top in range(size)
-        for left in range(size)
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    return padded[
+        :,
+        row : row + (height - 1) * stride + 1 : stride,
+        column : column + (width - 1) * stride + 1 : stride,
     ]

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxch5.augmentation.policy import Policy, aug_transforms, augment, center
+from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 
 FULL = replace(
@@ -32,12 +36,8 @@ def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, poli
         np.testing.assert_array_equal(apart, together[chosen])
 
 
-def test_the_same_pixels_on_several_devices(photographs, on_canvas):
-    """Runs where the process has more than one device; the command line gives it four."""
-    import os
-    import subprocess
-    import sys
-
+def test_the_same_pixels_on_several_devices():
+    """Four devices, which only a process of its own can have."""
     program = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -99,8 +99,6 @@ def test_nothing_leaves_0_to_1_however_wild_the_policy(policy, seed):
     image = np.random.default_rng(seed).choice([0, 1, 254, 255], (5, 16, 24, 3)).astype(np.uint8)
     frame = jnp.tile(jnp.diag(jnp.array([24.0, 16.0, 1.0])), (5, 1, 1))
     index = jnp.arange(5, dtype=jnp.int32)
-    from jaxch5.batch import Batch
-
     batch = Batch(jnp.asarray(image), frame, index, index, index >= 0)
     pictures = np.asarray(augment(policy, batch, jax.random.key(seed), 12))
     assert np.isfinite(pictures).all()
@@ -135,16 +133,14 @@ def test_without_a_policy_or_with_an_empty_one(photographs, on_canvas):
 
 
 def test_center_is_the_middle_of_the_kept_region(photographs, on_canvas):
-    batch = on_canvas(photographs, 64, 96)
-    for picture, middle in zip(photographs, np.asarray(center(batch, 64)), strict=True):
-        picture = picture[:, :96] if picture.shape[1] > picture.shape[0] else picture[-96:]
-        # rot90 puts an upright picture's right side on top, of which the canvas keeps the left.
-        picture = picture[:96] if picture.shape[0] > 96 else picture
-        assert middle.shape == (64, 64, 3)
-        top, left = (picture.shape[0] - 64) / 2, (picture.shape[1] - 64) / 2
-        if top == int(top) and left == int(left) and max(picture.shape) < 96:
-            cut = picture[int(top) : int(top) + 64, int(left) : int(left) + 64]
-            np.testing.assert_array_equal(middle, cut.astype(np.float32) / np.float32(255))
+    """All of the short side; to the bit where pixels of both fall together."""
+    pictures = [picture[: 64 + 2 * k, :64] for k, picture in enumerate(photographs)]
+    pictures += [picture.transpose(1, 0, 2) for picture in pictures]
+    batch = on_canvas(pictures, 64, 96)
+    for picture, middle in zip(pictures, np.asarray(center(batch, 64)), strict=True):
+        top, left = (picture.shape[0] - 64) // 2, (picture.shape[1] - 64) // 2
+        cut = picture[top : top + 64, left : left + 64]
+        np.testing.assert_array_equal(middle, cut.astype(np.float32) / np.float32(255))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

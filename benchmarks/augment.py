@@ -1,0 +1,377 @@
+"""Augmentation against fastai's batch transforms: quality of the interpolation, and speed.
+
+Quality: a turn of 30 degrees, a zoom of 1.1 and a crop, to 128 pixels, against the same mapping by
+8x8 super-sampling of a bicubic, as PSNR over the output pixels that come from inside the picture;
+the median of photographs that presizing did not enlarge. fastai's `affine_coord` gets the product
+of the matrices, which is the best that it can do; "one by one" turns, zooms, crops and shrinks,
+each by an interpolation of its own, the last one antialiased.
+
+Speed: pictures a second, canvas to network input, compiled or warmed up, on two threads each, in
+turn. Both sides have `aug_transforms(min_scale=0.75)`. The peer runs this same file in the
+interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not
+installed together; it gets squares, as its presizing makes them, and ours the whole canvas.
+
+    JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZE = 128
+QUALITY_CANVAS = 288
+SCALES = (1.9, 1.4)
+DEGREES, ZOOM = 30.0, 1.1
+SPEED_CANVAS = 192
+BATCH = 32
+BATCHES_A_TURN = 10
+THREADS = 2
+
+
+# --- the peer's side ---------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Reads a request a line, answers each with a line."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    # torchvision registers fakes of these operations when it is imported, which fails where its
+    # compiled part does not fit the installed torch. Nothing here calls them.
+    for operation in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):
+            schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operation}", schema)
+    from fastai.vision.all import Pipeline, TensorImage, aug_transforms
+
+    def floats(pixels: np.ndarray) -> Any:
+        return TensorImage(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float().div_(255))
+
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "load":
+            state["pixels"] = unpacked(request["pixels"])
+            pipeline = Pipeline(aug_transforms(size=SIZE, min_scale=0.75), split_idx=0)
+            answer: Any = "loaded"
+        elif request["do"] == "turn":
+            begin = time.perf_counter()
+            for _ in range(BATCHES_A_TURN):
+                pipeline(floats(state["pixels"]))
+            answer = BATCHES_A_TURN * len(state["pixels"]) / (time.perf_counter() - begin)
+        else:
+            pixels = unpacked(request["pixels"])
+            matrix = torch.tensor(request["matrix"], dtype=torch.float32)[None, :2]
+            output = floats(pixels[None]).affine_coord(mat=matrix, sz=SIZE, align_corners=True)
+            answer = packed(output[0].permute(1, 2, 0).numpy().astype(np.float32))
+        print(json.dumps(answer), flush=True)
+
+
+def packed(array: np.ndarray) -> dict[str, Any]:
+    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"shape": array.shape, "dtype": str(array.dtype), "content": content}
+
+
+def unpacked(message: dict[str, Any]) -> np.ndarray:
+    content = np.frombuffer(base64.b64decode(message["content"]), message["dtype"])
+    return content.reshape(message["shape"])
+
+
+class Peer:
+    """The other interpreter, idle while it is not asked."""
+
+    def __init__(self, python: str) -> None:
+        self.process = subprocess.Popen(
+            [python, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("the peer ended; its message is above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# --- quality -----------------------------------------------------------------------------------
+
+
+def mapping(scale: float, height: int, width: int) -> list[np.ndarray]:
+    """Crop and zoom and turn, each a matrix of canvas pixels; their product ends at `scale`."""
+    x, y = width / 2, height / 2
+    middle = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    back = np.linalg.inv(middle)
+    angle = math.radians(DEGREES)
+    turn = np.array(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]]
+    )
+    shrink = np.diag([1 / ZOOM, 1 / ZOOM, 1])
+    side = scale * ZOOM * SIZE
+    crop = np.array([[side / SIZE, 0, x - side / 2], [0, side / SIZE, y - side / 2], [0, 0, 1]])
+    return [middle @ turn @ back, middle @ shrink @ back, crop]
+
+
+def measure_quality(pictures: list[np.ndarray], peer: Peer | None) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxch5.augmentation.sample import sample
+
+    bare, four = (jax.jit(lambda *a, n=n: sample(*a, SIZE, subsamples=n)) for n in (1, 2))
+    truth = jax.jit(lambda image, matrix: supersampled_bicubic(image, matrix, 8))
+    results: dict[str, Any] = {}
+    for scale in SCALES:
+        psnr: dict[str, list[float]] = {}
+        for pixels in pictures:
+            height, width, _ = pixels.shape
+            steps = mapping(scale, height, width)
+            matrix = np.linalg.multi_dot(steps)
+            frame = np.diag([width, height, 1.0]).astype(np.float32)[None]
+            arguments = (pixels[None], matrix.astype(np.float32)[None], frame)
+            outputs = {
+                "2x2": np.asarray(four(*arguments))[0],
+                "4 taps": np.asarray(bare(*arguments))[0],
+                "one by one": one_by_one(pixels, steps, scale),
+            }
+            if peer:
+                outputs["fastai"] = by_fastai(peer, pixels, matrix)
+            expected = np.asarray(truth(jnp.asarray(pixels), jnp.asarray(matrix, jnp.float32)))
+            inside = sources_inside(matrix, height, width)
+            for name, output in outputs.items():
+                error = np.mean((output - expected)[inside] ** 2)
+                psnr.setdefault(name, []).append(float(-10 * np.log10(error)))
+        results[str(scale)] = {
+            name: {"median_db": statistics.median(values), "spread_db": spread(values)}
+            for name, values in psnr.items()
+        }
+    return results
+
+
+def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Its coordinates run from -1 to 1 between the centres of the first and the last pixel."""
+    height, width, _ = pixels.shape
+    output = np.array([[(SIZE - 1) / 2, 0, SIZE / 2], [0, (SIZE - 1) / 2, SIZE / 2], [0, 0, 1]])
+    canvas = np.array(
+        [[(width - 1) / 2, 0, width / 2], [0, (height - 1) / 2, height / 2], [0, 0, 1]]
+    )
+    mat = np.linalg.inv(canvas) @ matrix @ output
+    return unpacked(peer.ask(do="apply", pixels=packed(pixels), matrix=mat.tolist()))
+
+
+def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
+    """Bilinear turn and zoom at the canvas's size, a bilinear crop, then an antialiased resize."""
+    import jax
+    from scipy import ndimage
+
+    turn, shrink, crop = steps
+    side = round(scale * ZOOM * SIZE)
+    cut = crop @ np.diag([SIZE / side, SIZE / side, 1])
+    image = pixels.astype(np.float32) / 255
+    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    for matrix, shape in ((turn, image.shape[:2]), (shrink, image.shape[:2]), (cut, (side, side))):
+        at = (np.linalg.inv(centre) @ matrix @ centre)[[1, 0, 2]][:, [1, 0, 2]]
+        planes = [
+            ndimage.affine_transform(image[..., c], at, output_shape=shape, order=1, mode="reflect")
+            for c in range(3)
+        ]
+        image = np.stack(planes, axis=-1)
+    return np.asarray(jax.image.resize(image, (SIZE, SIZE, 3), "linear", antialias=True))
+
+
+def supersampled_bicubic(image: Any, matrix: Any, n: int) -> Any:
+    """The mean of n x n samples an output pixel of Keys' bicubic (a = -0.5)."""
+    import jax
+    import jax.numpy as jnp
+
+    height, width, _ = image.shape
+    pixels = image.astype(jnp.float32).reshape(-1, 3) / 255
+
+    def weights(t: Any) -> list[Any]:
+        near = [1.5 * d**3 - 2.5 * d**2 + 1 for d in (t, 1 - t)]
+        far = [-0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 for d in (1 + t, 2 - t)]
+        return [far[0], near[0], near[1], far[1]]
+
+    def reflected(index: Any, size: int) -> Any:
+        index = jnp.mod(index, 2 * size)
+        return jnp.minimum(index, 2 * size - 1 - index)
+
+    def at(k: Any, total: Any) -> Any:
+        offsets = (jnp.array([k % n, k // n]) + 0.5) / n
+        columns, rows = jnp.meshgrid(jnp.arange(SIZE) + offsets[0], jnp.arange(SIZE) + offsets[1])
+        x = matrix[0, 0] * columns + matrix[0, 1] * rows + matrix[0, 2] - 0.5
+        y = matrix[1, 0] * columns + matrix[1, 1] * rows + matrix[1, 2] - 0.5
+        left, top = jnp.floor(x), jnp.floor(y)
+        for j, down in enumerate(weights(y - top)):
+            row = reflected(top.astype(int) + j - 1, height) * width
+            for i, across in enumerate(weights(x - left)):
+                place = row + reflected(left.astype(int) + i - 1, width)
+                total += pixels[place] * (down * across)[..., None]
+        return total
+
+    return jax.lax.fori_loop(0, n * n, at, jnp.zeros((SIZE, SIZE, 3))) / n**2
+
+
+def sources_inside(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Output pixels whose source lies 2 pixels and more inside the canvas."""
+    rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
+    x, y, _ = np.tensordot(matrix, np.stack([columns, rows, np.ones_like(rows)]), 1)
+    return (x > 2) & (x < width - 2) & (y > 2) & (y < height - 2)
+
+
+# --- speed -------------------------------------------------------------------------------------
+
+
+def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int) -> dict[str, Any]:
+    import jax
+
+    from jaxch5.augmentation import policy as ours
+    from jaxch5.augmentation.sample import sample
+
+    policy = ours.aug_transforms(min_scale=0.75)
+
+    def with_samples(batch: Any, key: Any, n: int) -> Any:
+        draws = ours.draw(key, batch.index)
+        matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
+        pictures = sample(batch.image, matrix, batch.frame, SIZE, subsamples=n)
+        return ours.random_color(policy, draws, pictures)
+
+    programs: dict[str, Any] = {}
+    compile_seconds = {}
+    ways = {"4 taps": lambda b, k: with_samples(b, k, 1), "2x2": lambda b, k: with_samples(b, k, 2)}
+    for name, way in ways.items():
+        begin = time.perf_counter()
+        programs[name] = jax.jit(way).lower(batch, jax.random.key(0)).compile()
+        compile_seconds[name] = time.perf_counter() - begin
+
+    def turn_of(program: Any) -> float:
+        begin = time.perf_counter()
+        for number in range(BATCHES_A_TURN):
+            program(batch, jax.random.key(number)).block_until_ready()
+        return BATCHES_A_TURN * len(batch.image) / (time.perf_counter() - begin)
+
+    sides: dict[str, Any] = {
+        name: lambda p=program: turn_of(p) for name, program in programs.items()
+    }
+    if peer:
+        peer.ask(do="load", pixels=packed(squares))
+        sides["fastai"] = lambda: peer.ask(do="turn")
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(turns + 1):
+        for name, side in sides.items():
+            rate = side()
+            if number > 0:
+                rates[name].append(rate)
+    result: dict[str, Any] = {
+        name: {"median_per_second": statistics.median(values), "spread": spread(values)}
+        for name, values in rates.items()
+    }
+    for name, seconds in compile_seconds.items():
+        result[name]["compile_seconds"] = seconds
+        if peer:
+            ratios = [a / b for a, b in zip(rates[name], rates["fastai"], strict=True)]
+            result[name]["ratio_to_fastai"] = statistics.median(ratios)
+            result[name]["ratio_spread"] = spread(ratios)
+    return result
+
+
+def spread(values: list[float]) -> list[float]:
+    return [min(values), max(values)]
+
+
+# --- both --------------------------------------------------------------------------------------
+
+
+def photographs(path: Path, count: int) -> list[np.ndarray]:
+    from jaxch5.data.image import SUFFIXES, decode
+
+    pictures = []
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in SUFFIXES:
+            picture = decode(file.read_bytes(), str(file))
+            if min(picture.shape[:2]) >= QUALITY_CANVAS:
+                pictures.append(picture)
+        if len(pictures) == count:
+            break
+    if not pictures:
+        raise SystemExit(f"{path}: no picture whose sides are {QUALITY_CANVAS} pixels and more")
+    return pictures
+
+
+def presized(picture: np.ndarray, size: int) -> np.ndarray:
+    """The part of the canvas that the picture covers, as it lies there."""
+    from jaxch5.data.image import presize
+
+    canvas, frame = presize(picture, size)
+    return canvas[:, : round(float(np.abs(frame[0, :2]).sum()))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--path", type=Path, default=os.environ.get("JAXCH5_FLOWERS"))
+    parser.add_argument("--count", type=int, default=100, help="photographs for the quality")
+    parser.add_argument("--turns", type=int, default=7, help="of each side for the speed")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve()
+        return
+    if arguments.path is None:
+        raise SystemExit("--path: name a folder of photographs (or set JAXCH5_FLOWERS)")
+
+    from jaxch5.batch import Batch
+    from jaxch5.data.image import presize
+
+    python = os.environ.get("JAXCH5_PEER_PYTHON")
+    peer = Peer(python) if python else None
+    pictures = photographs(Path(arguments.path), arguments.count)
+    canvases, frames = zip(
+        *(presize(pictures[k % len(pictures)], SPEED_CANVAS) for k in range(BATCH)), strict=True
+    )
+    index = np.arange(BATCH, dtype=np.int32)
+    import jax
+
+    batch = jax.device_put(Batch(np.stack(canvases), np.stack(frames), index, index, index >= 0))
+    squares = np.stack(canvases)[:, :, :SPEED_CANVAS]
+    report = {
+        "photographs": len(pictures),
+        "quality": measure_quality([presized(one, QUALITY_CANVAS) for one in pictures], peer),
+        "speed": measure_speed(batch, squares, peer, arguments.turns),
+    }
+    if peer:
+        peer.close()
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return
+    for scale, table in report["quality"].items():
+        for name, entry in table.items():
+            print(f"{scale} canvas pixels an output pixel  {name:12} {entry['median_db']:6.2f} dB")
+    for name, entry in report["speed"].items():
+        ratio = f"  x {entry['ratio_to_fastai']:.2f}" if "ratio_to_fastai" in entry else ""
+        low, high = entry["spread"]
+        print(f"{name:12} {entry['median_per_second']:7.0f} /s ({low:.0f} to {high:.0f}){ratio}")
+
+
+if __name__ == "__main__":
+    main()

@@ -68,5 +68,5 @@ def show_progress(
                     bar.update(task, loss=f"loss {event.loss:.4f}")
             else:
                 print_line(bar.console, format_row(event.record))
-                bar.reset(task, description=f"epoch {event.record['epoch'] + 1}")
+                bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
             yield event

@@ -1,0 +1,24 @@
+"""The package's face: every name is there, and none is paid for before it is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import jaxch5
+
+
+@pytest.mark.parametrize("name", jaxch5.__all__)
+def test_every_public_name_can_be_had(name):
+    assert getattr(jaxch5, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = jaxch5.nonsense
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = "import sys, jaxch5; print({'jax', 'flax', 'grain', 'numpy'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "set()"

@@ -1,0 +1,133 @@
+"""The learner trains any module, the same way twice, and counts each picture once."""
+
+import io
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxch5.augmentation.policy import aug_transforms
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.errors import TrainingError
+from jaxch5.learner import vision_learner
+from jaxch5.losses import cross_entropy
+from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
+
+
+class Tiny(nn.Module):
+    """Small enough to compile at once, with statistics and dropout as the real ones have."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+        x = nn.BatchNorm(use_running_average=not train)(x).mean((1, 2))
+        return nn.Dense(2)(nn.Dropout(0.1, deterministic=not train)(x))
+
+
+@pytest.fixture(scope="module")
+def source():
+    """100 pictures, the second class brighter than the first."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    images = rng.integers(0, 156, (100, 12, 16, 3)) + 99 * labels[:, None, None, None]
+    return from_arrays(images.astype(np.uint8), labels, ["dark", "bright"])
+
+
+def learner(source, seed=0, **kwargs):
+    policy = aug_transforms(max_lighting=0.05)
+    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=policy).load(16)
+    return vision_learner(data, Tiny(), seed=seed, **kwargs)
+
+
+def train(learn, epochs=3, lr=3e-2):
+    output = io.StringIO()
+    learn.fit_one_cycle(epochs, lr, console=Console(file=output))
+    return output.getvalue()
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_it_learns_and_draws_a_table(source):
+    learn = learner(source)
+    before = learn.validate()
+    lines = train(learn, epochs=8).splitlines()
+    assert len(lines) == 9
+    assert learn.records[-1]["accuracy"] >= 0.9
+    assert learn.records[-1]["valid_loss"] < before["valid_loss"]
+    assert len(learn.records) == 8
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(source):
+    states = []
+    for seed in (0, 0, 1):
+        learn = learner(source, seed)
+        train(learn, epochs=2)
+        states.append(bits(learn.state))
+    assert states[0] == states[1]
+    assert states[0] != states[2]
+
+
+def test_validation_counts_each_picture_once(source):
+    """30 pictures in batches of 16: the two padded rows change nothing."""
+    learn = learner(source)
+    train(learn, epochs=1)
+    probabilities, labels = learn.get_preds()
+    assert len(probabilities) == len(labels) == 30
+    np.testing.assert_array_equal(labels, source.labels[learn.data.valid.items])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    scores = learn.validate()
+    assert scores["accuracy"] == np.mean(probabilities.argmax(axis=1) == labels)
+    likelihood = probabilities[np.arange(30), labels]
+    assert scores["valid_loss"] == pytest.approx(-np.mean(np.log(likelihood)), rel=1e-4)
+    assert scores == {key: learn.records[-1][key] for key in scores}
+
+
+def test_a_loss_of_ones_own_is_trained_and_validated_with(source):
+    learn = learner(source, loss=lambda logits, labels: 10 * cross_entropy(logits, labels))
+    plain = learner(source)
+    assert learn.validate()["valid_loss"] == pytest.approx(10 * plain.validate()["valid_loss"])
+
+
+def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
+    learn = learner(source, loss=lambda logits, labels: cross_entropy(logits, labels) * jnp.nan)
+    with pytest.raises(TrainingError, match=r"training loss of epoch 0 is nan: lower the learning"):
+        train(learn)
+
+
+def events(learn, start_state, epochs=2):
+    plan = Plan(epochs, rate=lambda step: 0.01, momentum=lambda step: 0.9)
+    copy = jax.tree.map(jnp.copy, start_state)
+    return fit(copy, learn.data, plan, *learn._steps, cross_entropy, learn._key)
+
+
+def test_losses_are_read_back_only_every_few_steps(source):
+    learn = learner(source)
+    steps = [event for event in events(learn, learn.state, epochs=6) if isinstance(event, Step)]
+    read = [event.number for event in steps if event.loss is not None]
+    assert read == list(range(STEPS_BETWEEN_READS, len(steps) + 1, STEPS_BETWEEN_READS))
+    assert [event.number for event in steps] == list(range(1, len(steps) + 1))
+
+
+def test_training_can_go_on_from_any_step(source):
+    """Also from within an epoch: the epoch's loss is that of all its steps."""
+    learn = learner(source)
+    whole = list(events(learn, learn.state))
+    halves = []
+    for event in events(learn, learn.state):
+        halves = [event.state]
+        if isinstance(event, Step) and event.number == 6:
+            break
+    rest = list(events(learn, halves[0]))
+    assert bits(rest[-1].state) == bits(whole[-1].state)
+    losses = [
+        [event.record["train_loss"] for event in part if isinstance(event, Epoch)]
+        for part in (whole, rest)
+    ]
+    assert losses[0][1:] == losses[1]

@@ -1,0 +1,49 @@
+"""A terminal sees a bar with batch, loss and time left; a pipe sees lines only."""
+
+import io
+
+from rich.console import Console
+
+from jaxch5.training.loop import Epoch, Step
+from jaxch5.training.progress import HEADER, format_row, print_line, show_progress
+
+RECORD = {
+    "epoch": 0,
+    "train_loss": 1.25,
+    "valid_loss": 0.5,
+    "accuracy": 0.75,
+    "error_rate": 0.25,
+    "seconds": 61.0,
+    "images_per_second": 1234.5,
+}
+EVENTS = [Step(None, 1, None), Step(None, 2, 0.4321), Epoch(None, RECORD)]
+
+
+def drawn(events, **kwargs):
+    output = io.StringIO()
+    console = Console(file=output, width=100, **kwargs)
+    assert list(show_progress(iter(events), console, steps_per_epoch=2)) == events
+    return output.getvalue()
+
+
+def test_a_pipe_gets_the_tables_lines_only():
+    assert drawn(EVENTS) == f"{HEADER}\n{format_row(RECORD)}\n"
+
+
+def test_a_terminal_gets_a_bar_over_which_the_table_grows():
+    assert "batch 2/2  loss 0.4321" in drawn(EVENTS[:2], force_terminal=True)
+    text = drawn(EVENTS, force_terminal=True)
+    assert format_row(RECORD) in text
+    assert "epoch 1" in text
+    assert "\x1b[" in text
+
+
+def test_a_row_is_as_wide_as_the_header_until_figures_outgrow_it():
+    assert len(format_row(RECORD)) == len(HEADER)
+
+
+def test_names_are_no_markup_and_lines_are_not_broken():
+    output = io.StringIO()
+    line = "[red]cats[/red] :cat: " + "x" * 200
+    print_line(Console(file=output, width=40), line)
+    assert output.getvalue() == line + "\n"

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,13 @@ def compiled_programs(tmp_path_factory):
     """Commands started by tests compile each program once in a session, and leave nothing."""
     folder = tmp_path_factory.mktemp("compiled")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs_in_memory():
+    """Compiled programs are kept for as long as they may be used, and a whole suite has many."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

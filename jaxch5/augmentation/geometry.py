@@ -78,7 +78,7 @@ def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
 def dihedral(symmetry: Int[Array, "batch"]) -> Matrices:
     """One of the eight symmetries of the square, 0 being none.
 
-    Bit 0 exchanges left and right, bit 1 up and down, bit 2 rows and columns. A quarter turn
+    Bit 0 exchanges left and right, bit 1 up and down, then bit 2 rows and columns. A quarter turn
     counter-clockwise is 5, clockwise 6, a half turn 3.
 
     Example:
@@ -177,8 +177,8 @@ def uniforms(
 ) -> Float[Array, "batch {count}"]:
     """For each item `count` numbers from 0 to 1, from the key folded with its index.
 
-    One call for all operations: each use of the generator costs a fifth of a second of compilation
-    on a CPU.
+    One call for all operations: each use of the generator adds to the time of compilation, about a
+    fifth of a second on two cores.
 
     Example:
         >>> few = uniforms(jax.random.key(0), jnp.array([7]), 3)

@@ -25,13 +25,14 @@ def rows(batch, chosen):
     return jax.tree.map(lambda leaf: leaf[jnp.asarray(chosen)], batch)
 
 
-@pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("policy", [aug_transforms(min_scale=0.75), FULL], ids=["usual", "full"])
+@pytest.mark.parametrize(
+    ("policy", "size"), [(aug_transforms(min_scale=0.75), 32), (FULL, 64)], ids=["usual", "full"]
+)
 def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, policy, size):
     """To the bit: alone, in another order, or among others; with many sub-samples or one."""
     batch, key = on_canvas(photographs, 64, 96), jax.random.key(5)
     together = np.asarray(compiled(policy, batch, key, size))
-    for chosen in ([3], [5, 0], [4, 2, 1], [0, 1, 2, 3, 4, 5, 0, 1]):
+    for chosen in ([3], [4, 2, 1], [0, 1, 2, 3, 4, 5, 0, 1]):
         apart = np.asarray(compiled(policy, rows(batch, chosen), key, size))
         np.testing.assert_array_equal(apart, together[chosen])
 
@@ -77,7 +78,7 @@ def test_leaving_one_operation_out_changes_no_other_draw(photographs, on_canvas)
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.builds(
         Policy,

@@ -37,8 +37,11 @@ def test_operations_that_the_policy_lacks_have_no_row():
 
 
 def test_the_seed_decides_the_draws(picture):
+    policy = aug_transforms(do_flip=False, max_rotate=0, max_zoom=1, max_lighting=0, max_warp=0)
+
     def first_row(seed):
-        return np.asarray(drawn(plot_augmentations(picture, size=16, seed=seed, draws=2))[1])
+        figure = plot_augmentations(picture, policy, size=16, seed=seed, draws=2)
+        return np.asarray(drawn(figure)[1])
 
     np.testing.assert_array_equal(first_row(0), first_row(0))
     assert (first_row(0) != first_row(1)).any()

@@ -68,7 +68,8 @@ def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of ours (default: 5)")
+    parser.add_argument("--peer-seeds", type=int, default=5, help="runs of the peer (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     python = os.environ.get("JAXCH5_PEER_PYTHON")
@@ -83,9 +84,9 @@ def main() -> None:
         np.savez(file, images=images, labels=source.labels, train=train, valid=valid)
         for seed in range(arguments.seeds):
             ours.append(run_ours(seed, folder))
-            if python:
+            if python and seed < arguments.peer_seeds:
                 peer.append(run_peer(seed, file, python))
-            print(seed, ours[-1], peer[-1] if peer else "", file=sys.stderr)
+            print(seed, ours[-1], peer[seed:] or "", file=sys.stderr)
 
     document = {"ours": summary(ours), "peer": summary(peer) if peer else None}
     if arguments.json:

@@ -119,33 +119,42 @@ def run(
     signal.signal(signal.SIGTERM, _terminate)
     try:
         parsed = parse(options, argv, prog)
-        if parsed.print_config:
-            print(to_toml(parsed.settings()), end="")
-            return 0
         if not debug:
             # The checkpoint library logs what it also raises, at length.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
-        result = command(parsed)
-        if parsed.json_output:
-            print(json.dumps(result))
+        if parsed.print_config:
+            print(to_toml(parsed.settings()), end="")
+        else:
+            result = command(parsed)
+            if parsed.json_output:
+                print(json.dumps(result))
+        # What cannot be written should be found here, where it is still one line and a status.
         sys.stdout.flush()
         return 0
     except Jaxch5Error as error:
         return _fail(str(error), error.exit_code, prog, debug)
     except BrokenPipeError:
-        # The reader of our output has gone; writing to nowhere keeps the interpreter quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted", 130, prog, debug)
     except Terminated:
         return _fail("terminated", 143, prog, debug)
     except OSError as error:
+        _forget_output()
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{what} (a defect of jaxch5; --debug shows where)", 1, prog, debug)
+
+
+def _forget_output() -> None:
+    """Where output could not be written, the interpreter would try again, and complain, at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminated(BaseException):

@@ -108,7 +108,7 @@ class ModelConfig(Section):
 class FitConfig(Section):
     """Training: one cycle of learning rate and momentum."""
 
-    epochs: int = Field(5, ge=1, description="passes over the training set")
+    epochs: int = Field(7, ge=1, description="passes over the training set")
     lr: float = Field(3e-3, gt=0, le=100, description="highest learning rate")
     wd: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, a share of the rate")
     pct_start: float = Field(

@@ -59,7 +59,7 @@ def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch):
     data, header, *rows, last = ended.stdout.splitlines()
     assert data.startswith("1,797 pictures of 10 classes: 1,438 for training, 359 for validation")
     assert header.split() == COLUMNS
-    assert [row.split()[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row.split()[0] for row in rows] == list("0123456")
     words = last.split()
     assert words[0] == "accuracy"
     assert float(words[1]) >= 98.0

@@ -7,7 +7,7 @@ import os
 import jax
 import platformdirs
 
-# On a CPU, hands chains of reductions to a library; ResNet-18 trained 1.4 times as fast with it.
+# On a CPU, hands reductions to a library.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 

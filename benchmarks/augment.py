@@ -19,18 +19,23 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peer import (
+    Peer,
+    answer_requests,
+    declare_torchvision_operators,
+    peer_python,
+    show,
+    spread,
+)
 
 SIZE = 128
 QUALITY_CANVAS = 288
@@ -48,15 +53,8 @@ PEER_THREADS = (1, 2)
 
 
 def serve() -> None:
-    """Reads a request a line, answers each with a line."""
+    declare_torchvision_operators()
     import torch
-
-    # torchvision registers fakes of these operations when it is imported, which fails where its
-    # compiled part does not fit the installed torch. Nothing here calls them.
-    for operation in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operation}", schema)
     from fastai.vision.all import Pipeline, TensorImage, aug_transforms
 
     def floats(pixels: np.ndarray) -> Any:
@@ -65,24 +63,24 @@ def serve() -> None:
         return TensorImage(planes.float().div_(255))
 
     state: dict[str, Any] = {}
-    for line in sys.stdin:
-        request = json.loads(line)
+
+    def answer(request: dict[str, Any]) -> Any:
         if request["do"] == "load":
             state["pixels"] = unpacked(request["pixels"])
-            pipeline = Pipeline(aug_transforms(size=SIZE, min_scale=0.75), split_idx=0)
-            answer: Any = "loaded"
-        elif request["do"] == "turn":
+            state["pipeline"] = Pipeline(aug_transforms(size=SIZE, min_scale=0.75), split_idx=0)
+            return "loaded"
+        if request["do"] == "turn":
             torch.set_num_threads(request["threads"])
             begin = time.perf_counter()
             for _ in range(BATCHES_A_TURN):
-                pipeline(floats(state["pixels"]))
-            answer = BATCHES_A_TURN * len(state["pixels"]) / (time.perf_counter() - begin)
-        else:
-            pixels = unpacked(request["pixels"])
-            matrix = torch.tensor(request["matrix"], dtype=torch.float32)[None, :2]
-            output = floats(pixels[None]).affine_coord(mat=matrix, sz=SIZE, align_corners=True)
-            answer = packed(output[0].permute(1, 2, 0).numpy().astype(np.float32))
-        print(json.dumps(answer), flush=True)
+                state["pipeline"](floats(state["pixels"]))
+            return BATCHES_A_TURN * len(state["pixels"]) / (time.perf_counter() - begin)
+        pixels = unpacked(request["pixels"])
+        matrix = torch.tensor(request["matrix"], dtype=torch.float32)[None, :2]
+        output = floats(pixels[None]).affine_coord(mat=matrix, sz=SIZE, align_corners=True)
+        return packed(output[0].permute(1, 2, 0).numpy().astype(np.float32))
+
+    answer_requests(answer)
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:
@@ -93,30 +91,6 @@ def packed(array: np.ndarray) -> dict[str, Any]:
 def unpacked(message: dict[str, Any]) -> np.ndarray:
     content = np.frombuffer(base64.b64decode(message["content"]), message["dtype"])
     return content.reshape(message["shape"])
-
-
-class Peer:
-    """The other interpreter, idle while it is not asked."""
-
-    def __init__(self, python: str) -> None:
-        self.process = subprocess.Popen(
-            [python, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, **request: Any) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended; its message is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 # --- quality -----------------------------------------------------------------------------------
@@ -166,10 +140,7 @@ def measure_quality(pictures: list[np.ndarray], peer: Peer | None) -> dict[str, 
             for name, output in outputs.items():
                 error = np.mean((output - expected)[inside] ** 2)
                 psnr.setdefault(name, []).append(float(-10 * np.log10(error)))
-        results[str(scale)] = {
-            name: {"median_db": statistics.median(values), "spread_db": spread(values)}
-            for name, values in psnr.items()
-        }
+        results[str(scale)] = {name: spread(values) for name, values in psnr.items()}
     return results
 
 
@@ -288,23 +259,15 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
             rate = side()
             if number > 0:
                 rates[name].append(rate)
-    result: dict[str, Any] = {
-        name: {"median_per_second": statistics.median(values), "spread": spread(values)}
-        for name, values in rates.items()
-    }
+    result: dict[str, Any] = {name: spread(values) for name, values in rates.items()}
     of_peer = [values for name, values in rates.items() if name.startswith("fastai")]
     for name, seconds in compile_seconds.items():
         result[name]["compile_seconds"] = seconds
         if of_peer:
             faster = max(of_peer, key=statistics.median)
             ratios = [a / b for a, b in zip(rates[name], faster, strict=True)]
-            result[name]["ratio_to_fastai"] = statistics.median(ratios)
-            result[name]["ratio_spread"] = spread(ratios)
+            result[name]["ratio"] = spread(ratios)
     return result
-
-
-def spread(values: list[float]) -> list[float]:
-    return [min(values), max(values)]
 
 
 # --- both --------------------------------------------------------------------------------------
@@ -351,8 +314,8 @@ def main() -> None:
     from jaxch5.batch import Batch
     from jaxch5.data.image import presize
 
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
-    peer = Peer(python) if python else None
+    python = peer_python()
+    peer = Peer(python, __file__, "--serve") if python else None
     pictures = photographs(Path(arguments.path), arguments.count)
     canvases, frames = zip(
         *(presize(pictures[k % len(pictures)], SPEED_CANVAS) for k in range(BATCH)), strict=True
@@ -374,11 +337,10 @@ def main() -> None:
         return
     for scale, table in report["quality"].items():
         for name, entry in table.items():
-            print(f"{scale} canvas pixels an output pixel  {name:12} {entry['median_db']:6.2f} dB")
+            print(f"{scale} canvas pixels an output pixel  {name:12} {show(entry)} dB")
     for name, entry in report["speed"].items():
-        ratio = f"  x {entry['ratio_to_fastai']:.2f}" if "ratio_to_fastai" in entry else ""
-        low, high = entry["spread"]
-        print(f"{name:12} {entry['median_per_second']:7.0f} /s ({low:.0f} to {high:.0f}){ratio}")
+        ratio = f", {show(entry['ratio'])} times fastai's" if "ratio" in entry else ""
+        print(f"{name:12} {show(entry, 0)} pictures/s{ratio}")
 
 
 if __name__ == "__main__":

@@ -12,17 +12,24 @@ Ours alone is measured besides: epochs from memory, and what it takes to build a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
+
+from peer import (
+    Peer,
+    answer_requests,
+    declare_torchvision_operators,
+    peer_python,
+    show,
+    spread,
+)
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LATER_EPOCHS = 3
@@ -60,45 +67,22 @@ def pictures_a_second(batches: Any) -> float:
     return count / (time.perf_counter() - begin)
 
 
-class Peer:
-    """The other interpreter, idle while it is not asked."""
-
-    def __init__(self, python: str, request: dict[str, Any]) -> None:
-        self.process = subprocess.Popen(
-            [python, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.ask(request)
-
-    def ask(self, request: Any) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended; its message is above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def serve() -> None:
     """The peer's side: reads a request a line, answers each with a line."""
-    import torch
+    declare_torchvision_operators()
+    loaders: list[Any] = []
 
-    # torchvision registers fakes of these operations when it is imported, which fails where its
-    # compiled part does not fit the installed torch. Nothing here calls them.
-    for operation in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operation}", schema)
+    def answer(request: dict[str, Any]) -> float:
+        if not loaders:
+            loaders.append(fastai_loader(request))
+        return pictures_a_second(batch[0] for batch in loaders[0])
 
+    answer_requests(answer)
+
+
+def fastai_loader(request: dict[str, Any]) -> Any:
     from fastai.vision.all import DataBlock, ImageBlock, Pipeline, Resize
 
-    request = json.loads(sys.stdin.readline())
     block = DataBlock(
         blocks=(ImageBlock,),
         get_items=lambda files: [Path(file) for file in files],
@@ -110,9 +94,7 @@ def serve() -> None:
     )
     # Without it each batch would become floats here, which on our side happens on the device.
     loaders.train.after_batch = Pipeline([])
-    print(json.dumps("ready"), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(pictures_a_second(batch[0] for batch in loaders.train)), flush=True)
+    return loaders.train
 
 
 def measure_sources() -> dict[str, float]:
@@ -147,14 +129,6 @@ def measure_sources() -> dict[str, float]:
     }
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 2),
-        "low": round(min(values), 2),
-        "high": round(max(values), 2),
-    }
-
-
 def measure(files: list[str], arguments: argparse.Namespace, python: str) -> dict[str, Any]:
     """Pictures a second of both sides and their ratio, over `turns` alternations."""
     request = {
@@ -163,13 +137,13 @@ def measure(files: list[str], arguments: argparse.Namespace, python: str) -> dic
         "batch": arguments.batch,
         "workers": arguments.workers,
     }
-    ours, peer = Ours(request), Peer(python, request)
+    ours, peer = Ours(request), Peer(python, __file__, "--serve")
     first: list[float] = []
     later: list[float] = []
     theirs: list[float] = []
     # The first turn reads the files from the disk and is not counted.
     for turn in range(1 + arguments.turns):
-        rates, peer_rate = ours.rates(), peer.ask("epoch")
+        rates, peer_rate = ours.rates(), peer.ask(**request)
         if turn:
             first.append(rates[0])
             later.append(rates[1])
@@ -215,9 +189,7 @@ def main() -> None:
     if arguments.serve:
         serve()
         return
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
-    if not python:
-        sys.exit("JAXCH5_PEER_PYTHON should name the interpreter that has fastai")
+    python = peer_python(required=True)
     if arguments.path is None:
         sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
     result = {
@@ -233,8 +205,7 @@ def main() -> None:
         ("ratio", "ratio", ""),
         ("later epochs, from memory", "later_epochs", " pictures/s"),
     ):
-        rate = result[key]
-        print(f"{label}: {rate['median']}{unit} ({rate['low']} to {rate['high']})")
+        print(f"{label}: {show(result[key])}{unit}")
     print(f"{result['pictures_an_epoch']} pictures an epoch, {result['turns']} turns")
     for key, value in result["sources"].items():
         print(f"{key.replace('_', ' ')}: {value}")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peer import peer_python
 
 from jaxch5.data.source import digits
 from jaxch5.data.split import random_split
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--peer-seeds", type=int, default=5, help="runs of the peer (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
+    python = peer_python()
 
     ours, peer = [], []
     with tempfile.TemporaryDirectory() as name:

@@ -3,16 +3,10 @@
 import json
 import sys
 
-import torch
+import numpy as np
+from peer import declare_torchvision_operators
 
-# PyPI's torchvision does not load its operators beside every build of PyTorch; importing it only
-# needs them to be declared, and no ResNet uses them.
-library = torch.library.Library("torchvision", "DEF")
-for operation in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operation):
-        library.define(f"{operation}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-
-import numpy as np  # noqa: E402
+declare_torchvision_operators()
 from fastai.vision.all import (  # noqa: E402
     CategoryBlock,
     DataBlock,

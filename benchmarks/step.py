@@ -16,8 +16,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -27,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from peer import Peer, peer_python, show, spread
 
 from jaxch5.losses import cross_entropy
 from jaxch5.models.resnet import ARCHITECTURES, create_model
@@ -82,34 +81,6 @@ class Ours:
         return time.perf_counter() - begin
 
 
-class Peer:
-    """The other interpreter, idle while it is not asked."""
-
-    def __init__(self, python: str, request: dict[str, Any]) -> None:
-        script = Path(__file__).with_name("torch_step.py")
-        self.process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.losses = self.ask(request)
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended; its message is above")
-        return json.loads(line)
-
-    def seconds(self, layout: str, steps: int) -> float:
-        return self.ask({"layout": layout, "steps": steps})["seconds"]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def check_same(ours: list[float], peer: dict[str, list[float]]) -> None:
     """The first loss compares the forward passes, the second one the gradients and Adam."""
     for layout, losses in peer.items():
@@ -118,14 +89,6 @@ def check_same(ours: list[float], peer: dict[str, list[float]]) -> None:
                 raise SystemExit(
                     f"the sides disagree: losses {ours}, the peer's {losses} ({layout})"
                 )
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "low": round(min(values), 3),
-        "high": round(max(values), 3),
-    }
 
 
 def measure(
@@ -140,27 +103,29 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/weights.npz", **ours.state_dict)
         np.savez(f"{folder}/inputs.npz", pictures=pictures, labels=labels)
-        peer = Peer(
-            python,
-            {
-                "arch": arch,
-                "num_classes": NUM_CLASSES,
-                "weights": f"{folder}/weights.npz",
-                "inputs": f"{folder}/inputs.npz",
-                "device": device,
-                **ADAM,
-            },
+        peer = Peer(python, Path(__file__).with_name("torch_step.py"))
+        losses = peer.ask(
+            arch=arch,
+            num_classes=NUM_CLASSES,
+            weights=f"{folder}/weights.npz",
+            inputs=f"{folder}/inputs.npz",
+            device=device,
+            **ADAM,
         )
-        check_same([float(ours.step()) for _ in range(2)], peer.losses)
+        check_same([float(ours.step()) for _ in range(2)], losses)
         # A turn of about two seconds, and the slow first ones behind us.
         steps = max(2, round(2 / ours.seconds(1)))
+
+        def peer_seconds(layout: str, steps: int) -> float:
+            return peer.ask(layout=layout, steps=steps)["seconds"]
+
         for layout in LAYOUTS:
-            peer.seconds(layout, 1)
+            peer_seconds(layout, 1)
         rates: dict[str, list[float]] = {"ours": [], **{layout: [] for layout in LAYOUTS}}
         for _ in range(turns):
             rates["ours"].append(steps * batch / ours.seconds(steps))
             for layout in LAYOUTS:
-                rates[layout].append(steps * batch / peer.seconds(layout, steps))
+                rates[layout].append(steps * batch / peer_seconds(layout, steps))
         peer.close()
     best = max(LAYOUTS, key=lambda layout: statistics.median(rates[layout]))
     ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[best], strict=True)]
@@ -184,9 +149,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
-    if not python:
-        sys.exit("JAXCH5_PEER_PYTHON should name the interpreter that has PyTorch and torchvision")
+    python = peer_python(required=True)
     jax.config.update("jax_platforms", arguments.device)
     result = measure(
         arguments.arch,
@@ -200,11 +163,9 @@ def main() -> None:
         print(json.dumps(result))
         return
     for side in ("ours", "peer"):
-        rate = result[side]
-        print(f"{side}: {rate['median']} pictures/s ({rate['low']} to {rate['high']})")
-    ratio = result["ratio"]
+        print(f"{side}: {show(result[side], 1)} pictures/s")
     print(f"load average before: {result['load_before']}")
-    print(f"ratio: {ratio['median']} ({ratio['low']} to {ratio['high']}), {result['turns']} turns")
+    print(f"ratio: {show(result['ratio'])}, {result['turns']} turns")
     print(
         f"the peer's layout: {result['peer']['layout']}; compiled in {result['compile_seconds']} s"
     )

@@ -1,6 +1,6 @@
 """The peer of `step.py`: torchvision's ResNet in eager PyTorch, in an interpreter of its own.
 
-Reads one JSON request a line from standard input and answers each with one line. The first
+The first
 request is {"arch", "num_classes", "weights", "inputs", "device", "lr", "eps"}, and its
 answer the losses of the first two steps in each layout. Every later one is {"layout", "steps"}
 and its answer is {"seconds"}.
@@ -8,21 +8,13 @@ and its answer is {"seconds"}.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 import time
 
 import numpy as np
 import torch
+from peer import answer_requests, declare_torchvision_operators
 
-# torchvision registers fakes of these operations when it is imported, which fails where its
-# compiled part does not fit the installed torch. Nothing here calls them.
-for operation in ("nms", "qnms"):
-    with contextlib.suppress(RuntimeError):
-        schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
-        torch.library.define(f"torchvision::{operation}", schema)
-
+declare_torchvision_operators()
 import torchvision  # noqa: E402
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -57,22 +49,21 @@ class Step:
         return loss.detach()
 
 
-def answer(value: dict) -> None:
-    print(json.dumps(value), flush=True)
-
-
 def main() -> None:
-    request = json.loads(sys.stdin.readline())
-    steps = {layout: Step(request, layout) for layout in LAYOUTS}
-    answer({layout: [float(step()) for _ in range(2)] for layout, step in steps.items()})
-    for line in sys.stdin:
-        turn = json.loads(line)
+    steps: dict[str, Step] = {}
+
+    def answer(request: dict) -> dict:
+        if not steps:
+            steps.update({layout: Step(request, layout) for layout in LAYOUTS})
+            return {layout: [float(step()) for _ in range(2)] for layout, step in steps.items()}
         begin = time.perf_counter()
-        for _ in range(turn["steps"]):
-            loss = steps[turn["layout"]]()
+        for _ in range(request["steps"]):
+            loss = steps[request["layout"]]()
         # Reading the last loss waits for the device.
         float(loss)
-        answer({"seconds": time.perf_counter() - begin})
+        return {"seconds": time.perf_counter() - begin}
+
+    answer_requests(answer)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "jaxch5.batch": ("Batch",),
+    "jaxch5.data.archive": ("from_archive",),
+    "jaxch5.data.table": ("from_csv",),
+    "jaxch5.data.tfds": ("from_tfds",),
     "jaxch5.data.source": ("digits", "from_arrays", "from_folder", "from_regex"),
     "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
     "jaxch5.data.block": ("Data", "DataBlock"),

@@ -1,4 +1,4 @@
-"""The batch: what the input pipeline hands to the device."""
+"""The batch: what the input pipeline hands to the device, and how it looks from a cache there."""
 
 from __future__ import annotations
 
@@ -25,3 +25,30 @@ class Batch:
     label: Int32[Any, "batch"]
     index: Int32[Any, "batch"]
     mask: Bool[Any, "batch"]
+
+    def open(self) -> Batch:
+        """Itself: the pictures are in it."""
+        return self
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CachedBatch:
+    """A batch of a set that lies on the device: which items, not their pictures; a pytree.
+
+    `images` and `frames` are those of the whole set, in the order of its source; they stay where
+    they are. Opened inside a compiled step, the gathering is part of it.
+    """
+
+    images: UInt8[Any, "items height width 3"]
+    frames: Float32[Any, "items 3 3"]
+    item: Int32[Any, "batch"]
+    label: Int32[Any, "batch"]
+    index: Int32[Any, "batch"]
+    mask: Bool[Any, "batch"]
+
+    def open(self) -> Batch:
+        """The batch, its pictures gathered from the set's."""
+        image = self.images.at[self.item].get(mode="promise_in_bounds")
+        frame = self.frames.at[self.item].get(mode="promise_in_bounds")
+        return Batch(image, frame, self.label, self.index, self.mask)

@@ -19,6 +19,9 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.errors import ConfigError, Jaxch5Error
 
+# Key of a command's result that is true where it did its work and the answer is a failure.
+FAILED = "failed"
+
 
 class Options(Config):
     """The configuration, and what every command takes beside it."""
@@ -116,6 +119,7 @@ def run(
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    failed = False
     signal.signal(signal.SIGTERM, _terminate)
     try:
         parsed = parse(options, argv, prog)
@@ -126,11 +130,12 @@ def run(
             print(to_toml(parsed.settings()), end="")
         else:
             result = command(parsed)
+            failed = result.pop(FAILED, False)
             if parsed.json_output:
                 print(json.dumps(result))
         # What cannot be written should be found here, where it is still one line and a status.
         sys.stdout.flush()
-        return 0
+        return int(failed)
     except Jaxch5Error as error:
         return _fail(str(error), error.exit_code, prog, debug)
     except BrokenPipeError:

@@ -16,10 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jaxch5.errors import ConfigError
 
+# Where pictures may come from; without any, they are the digits.
+SOURCES = ("path", "tfds", "archive")
+GOES_WITH = {
+    "pattern": ("path", "archive"),
+    "root": ("path",),
+    "tfds_dir": ("tfds",),
+    "sha256": ("archive",),
+}
 # What differs for pictures of one's own; the fields' own defaults are those of the digits.
 PICTURES: dict[str, dict[str, Any]] = {
     "data": {"presize": 192, "size": 128, "batch_size": 32},
-    "augment": {"do_flip": True, "min_scale": 0.75},
+    "augment": {"do_flip": True, "max_lighting": 0.2, "max_warp": 0.2, "min_scale": 0.75},
 }
 
 
@@ -32,15 +40,49 @@ class DataConfig(Section):
 
     path: Path | None = Field(
         None,
-        description="folder of class folders, or of train/ and valid/ (or val/) folders of them; "
-        "without it, scikit-learn's 1,797 digits",
+        description="folder of class folders, or of train/ and valid/ (or val/) folders of them, "
+        "or a CSV file; without path, tfds or archive, scikit-learn's 1,797 digits",
+    )
+    pattern: str | None = Field(
+        None,
+        description="regular expression for whole file names, whose first group is the class, as "
+        r"in (.+)_\d+\.jpg; without it, folders are classes",
+    )
+    image_column: str = Field("image", description="column of paths or links in a CSV file")
+    label_column: str = Field("label", description="column of class names in a CSV file")
+    root: Path | None = Field(
+        None, description="where relative paths in a CSV file begin; without it, beside the file"
+    )
+    tfds: str | None = Field(None, description="name of a tensorflow-datasets set")
+    tfds_dir: Path | None = Field(
+        None, description="folder with prepared sets; without it, tensorflow-datasets' own"
+    )
+    archive: str | None = Field(
+        None, description="address of a zip or tar file of pictures, fetched once"
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="checksum of the archive, 64 digits"
+    )
+    split: Literal["auto", "random", "given"] = Field(
+        "auto",
+        description="given: the set's own train and valid folders, its split_column or its splits; "
+        "auto: given where there is one, else random",
+    )
+    split_column: str = Field(
+        "is_valid", description="column of a CSV file that is true for validation pictures"
     )
     valid_fraction: float = Field(
         0.2,
         gt=0,
         lt=1,
-        description="share of the pictures, 0 to 1, held out for validation where the folder has "
-        "no valid/ of its own",
+        description="share of the pictures, 0 to 1, that a random split holds out for validation",
+    )
+    stratify: bool = Field(
+        False, description="a random split holds out the same share of each class"
+    )
+    on_bad: Literal["stop", "skip"] = Field(
+        "stop",
+        description="skip: read every picture first, and leave out those that cannot be read",
     )
     split_seed: int = Field(42, ge=0, description="seed of the split")
     presize: int = Field(
@@ -56,15 +98,29 @@ class DataConfig(Section):
         description="side of the network's input, pixels; 128 for pictures of one's own",
     )
     batch_size: int = Field(64, ge=1, description="pictures a step; 32 for pictures of one's own")
-    cache: Literal["auto", "off", "memory"] = Field(
+    cache: Literal["auto", "off", "memory", "device"] = Field(
         "auto", description="where presized pictures are kept between epochs"
     )
 
-    @field_validator("path")
+    @field_validator("path", "root", "tfds_dir")
     @classmethod
     def _from_anywhere(cls, path: Path | None) -> Path | None:
         """A run can be taken up from another working directory."""
         return None if path is None else path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"data.{given[0]} = {getattr(self, given[0])}: does not go together with "
+                f"data.{given[1]}; name one place"
+            )
+        for name, places in GOES_WITH.items():
+            if getattr(self, name) is not None and not set(given) & set(places):
+                wanted = " or ".join(f"data.{place}" for place in places)
+                raise ValueError(f"data.{name} = {getattr(self, name)}: goes with {wanted} only")
+        return self
 
 
 class AugmentConfig(Section):
@@ -78,10 +134,17 @@ class AugmentConfig(Section):
     min_zoom: float = Field(1.0, gt=0, le=10, description="smallest zoom, a factor")
     max_zoom: float = Field(1.1, gt=0, le=10, description="largest zoom, a factor")
     max_lighting: float = Field(
-        0.2, ge=0, lt=1, description="largest change of brightness and contrast, 0 to 1"
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest change of brightness and contrast, 0 to 1; 0.2 for pictures of "
+        "one's own",
     )
     max_warp: float = Field(
-        0.2, ge=0, le=0.5, description="largest change of perspective, 0 to 0.5"
+        0.1,
+        ge=0,
+        le=0.5,
+        description="largest change of perspective, 0 to 0.5; 0.2 for pictures of one's own",
     )
     p_affine: float = Field(0.75, ge=0, le=1, description="probability of each turn, zoom or warp")
     p_lighting: float = Field(0.75, ge=0, le=1, description="probability of a change of lighting")
@@ -108,7 +171,7 @@ class ModelConfig(Section):
 class FitConfig(Section):
     """Training: one cycle of learning rate and momentum."""
 
-    epochs: int = Field(7, ge=1, description="passes over the training set")
+    epochs: int = Field(5, ge=1, description="passes over the training set")
     lr: float = Field(3e-3, gt=0, le=100, description="highest learning rate")
     wd: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, a share of the rate")
     pct_start: float = Field(
@@ -149,7 +212,7 @@ class Config(Section):
     @classmethod
     def _defaults_of_the_source(cls, values: dict[str, Any]) -> dict[str, Any]:
         data = values.get("data")
-        if not isinstance(data, dict) or data.get("path") is None:
+        if not isinstance(data, dict) or all(data.get(name) is None for name in SOURCES):
             return values
         return deep_update(PICTURES, values)
 

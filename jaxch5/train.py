@@ -12,7 +12,13 @@ from rich.console import Console
 from jaxch5.cli import Options, Terminated, run
 from jaxch5.config import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.training.rundir import create_run, discard_run, open_run
+from jaxch5.training.rundir import (
+    create_run,
+    discard_run,
+    open_run,
+    read_skipped,
+    write_skipped,
+)
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -41,7 +47,9 @@ class TrainOptions(Options):
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
-    from jaxch5.data.from_config import load_data
+    from jaxch5.data.from_config import load_data, load_source
+    from jaxch5.data.source import select
+    from jaxch5.data.verify import unreadable
     from jaxch5.learner import vision_learner
     from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.progress import print_line
@@ -59,11 +67,25 @@ def train(options: TrainOptions) -> dict[str, Any]:
                 "start a new run to change one"
             )
 
-    data = load_data(config)
+    source = load_source(config.data)
+    skipped: dict[str, str] = {}
+    if config.data.on_bad == "skip":
+        # A run that is taken up leaves out what it left out before, or its split would change.
+        skipped = read_skipped(existing) if options.resume else unreadable(source)
+        source = select(
+            source, [i for i, name in enumerate(source.references) if name not in skipped]
+        )
+    if skipped:
+        print_line(
+            console, f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
+        )
+    data = load_data(config, source)
     print_line(console, describe(data))
     model = config.model
     learn = vision_learner(data, model.arch, model.head, wd=config.fit.wd, seed=config.seed)
     directory = existing if options.resume else create_run(config, options.workdir)
+    if skipped and not options.resume:
+        write_skipped(directory, skipped)
     if options.resume and learn.restore(directory):
         done, epochs = len(learn.records), config.fit.epochs
         going_on = f"going on after {done} of {epochs} epochs"

@@ -1,5 +1,6 @@
 """A configuration is complete, checked, and survives the way to a file and back."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,26 @@ def test_toml_round_trip(config, tmp_path):
 
 def test_the_digits_configuration_is_the_default():
     assert from_toml(CONFIGS / "digits.toml") == Config()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.stem)
+def test_every_configuration_in_the_folder_can_be_used(file):
+    config = from_toml(file)
+    assert file.stem == "digits" or file.stem.endswith(config.model.arch)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"path": "x", "tfds": "y"}, "data.tfds; name one place"),
+        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: goes with data.path or data.archive only"),
+        ({"tfds": "y", "root": "z"}, "goes with data.path only"),
+        ({"archive": "y", "sha256": "0"}, "data.sha256"),
+    ],
+)
+def test_places_that_do_not_go_together_are_named(data, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        Config.model_validate({"data": data})
 
 
 def test_pictures_of_ones_own_have_other_defaults():

@@ -59,7 +59,7 @@ def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch):
     data, header, *rows, last = ended.stdout.splitlines()
     assert data.startswith("1,797 pictures of 10 classes: 1,438 for training, 359 for validation")
     assert header.split() == COLUMNS
-    assert [row.split()[0] for row in rows] == list("0123456")
+    assert [row.split()[0] for row in rows] == list("01234")
     words = last.split()
     assert words[0] == "accuracy"
     assert float(words[1]) >= 98.0
@@ -274,3 +274,37 @@ def test_help_needs_no_heavy_import():
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_bad_pictures_stop_or_are_left_out_as_asked(pictures, tmp_path, capsys, monkeypatch):
+    """Left out, they are counted, listed in the run directory, and left out again on resume."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    (folder / "red" / "0.jpg").write_text("no picture")
+    (folder / "blue" / "3.jpg").write_bytes(b"")
+    run = tmp_path / "run"
+    arguments = ("--data.path", folder, "--workdir", run, *SMALL)
+    status, _, errors = run_in_process(capsys, monkeypatch, *arguments)
+    assert status == 1
+    assert "--data.on-bad skip" in errors
+    assert not run.exists()
+
+    skip = ("--data.on-bad", "skip", "--data.cache", "device")
+    status, output, _ = run_in_process(capsys, monkeypatch, *arguments, *skip)
+    assert status == 0
+    assert "2 pictures cannot be read and are left out" in output
+    assert "38 pictures of 2 classes" in output
+    lines = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert [line["reference"] for line in lines] == ["blue/3.jpg", "red/0.jpg"]
+    status, output, _ = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0
+    assert "2 pictures cannot be read and are left out" in output
+
+
+def test_each_cache_trains_the_same(pictures, tmp_path, capsys, monkeypatch):
+    for cache in ("off", "memory", "device"):
+        arguments = ("--data.path", pictures, "--workdir", tmp_path / cache, *SMALL)
+        status, _, _ = run_in_process(capsys, monkeypatch, *arguments, "--data.cache", cache)
+        assert status == 0
+    assert records(tmp_path / "off") == records(tmp_path / "memory")
+    assert records(tmp_path / "off") == records(tmp_path / "device")

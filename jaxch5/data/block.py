@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import psutil
+from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
-from jaxch5.data.pipeline import Canvases, Loader, choose_cache
+from jaxch5.data.pipeline import Canvases, Loader, choose_cache, free_memory, free_on_device
 from jaxch5.data.source import Source
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Data:
         presize: short side of the canvases, pixels.
         size: side of the network's input, pixels.
         augment: what `aug_transforms` returns; None for none.
-        cache: where presized pictures are kept: "off" or "memory".
+        cache: where presized pictures are kept: "off", "memory" or "device".
         cache_reason: why, in a few words.
+        source: all pictures, of both parts.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +41,46 @@ class Data:
     augment: Policy | None
     cache: str
     cache_reason: str
+    source: Source
+
+    def summary(self, console: Console | None = None) -> None:
+        """Prints what goes into each stage of the pipeline and what comes out.
+
+        Args:
+            console: where to; None is standard output.
+
+        Raises:
+            DataError: a stage fails; the line names the stage and the file, and what went well
+                before it has been printed.
+        """
+        from jaxch5.data.summary import summarize
+
+        console = console or Console()
+        for line in summarize(self):
+            console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def show_batch(
+        self, nrows: int = 3, ncols: int = 3, unique: bool = False, seed: int = 0
+    ) -> Figure:
+        """A figure of training pictures as the network gets them, with their classes.
+
+        Args:
+            nrows, ncols: of the grid.
+            unique: shows one picture under many draws, not many pictures.
+            seed: of the draws.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        from jaxch5.data.summary import draw, first_pictures, repeated
+        from jaxch5.insight.plots import plot_pictures
+
+        count = nrows * ncols
+        batch = first_pictures(self, 1 if unique else count)
+        if unique:
+            batch = repeated(batch, count)
+        titles = [self.classes[label] for label in batch.label]
+        return plot_pictures(draw(self, batch, seed), titles, nrows, ncols)
 
 
 @dataclass(frozen=True)
@@ -74,20 +119,25 @@ class DataBlock:
             )
 
     def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
-        """Data in batches; no picture is read yet.
+        """Data in batches. Pictures are read when they are asked for, but for the device's cache.
 
         Args:
             batch_size: pictures a step.
-            cache: "off"; "memory" keeps presized pictures between epochs; "auto" does so if they
-                fit in a quarter of the free memory.
+            cache: where presized pictures are kept: "off", "memory", "device" (all are made now;
+                steps gather from them), or "auto": the device if it is an accelerator and they fit
+                in a quarter of its free memory, else memory if they fit in a quarter of that.
             seed: of the shuffling.
 
         Raises:
             DataError: the split leaves a part empty, or a batch is larger than the training set.
         """
         train, valid = self.split(self.source)
-        kept, reason = choose_cache(cache, len(self.source), self.presize, free_memory)
+        kept, reason = choose_cache(
+            cache, len(self.source), self.presize, free_memory, free_on_device
+        )
         canvases = Canvases(self.source, self.presize, keep=kept == "memory")
+        if kept == "device":
+            canvases.to_device()
         return Data(
             classes=self.source.classes,
             train=Loader(canvases, train, batch_size, seed),
@@ -97,9 +147,5 @@ class DataBlock:
             augment=self.augment,
             cache=kept,
             cache_reason=reason,
+            source=self.source,
         )
-
-
-def free_memory() -> int:
-    """Memory of the host that can be had without taking it from others, bytes."""
-    return psutil.virtual_memory().available

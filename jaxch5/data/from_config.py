@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 from jaxch5.augmentation.policy import aug_transforms
-from jaxch5.config import Config
+from jaxch5.config import Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import FOLDER, digits, from_folder
-from jaxch5.data.split import folder_split, random_split
+from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex
+from jaxch5.data.split import Split, column_split, folder_split, random_split
 
 
-def load_data(config: Config) -> Data:
+def load_source(settings: DataConfig) -> Source:
+    """The labelled pictures that the settings name.
+
+    Raises:
+        DataError: they cannot be found or told apart.
+    """
+    if settings.tfds is not None:
+        from jaxch5.data.tfds import from_tfds
+
+        return from_tfds(settings.tfds, settings.tfds_dir)
+    if settings.archive is not None:
+        from jaxch5.data.archive import from_archive
+
+        return from_archive(settings.archive, settings.sha256, settings.pattern)
+    if settings.path is None:
+        return digits()
+    if settings.path.suffix.lower() == ".csv":
+        from jaxch5.data.table import from_csv
+
+        return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
+    if settings.pattern is not None:
+        return from_regex(settings.path, settings.pattern)
+    return from_folder(settings.path)
+
+
+def split_of(settings: DataConfig, source: Source) -> Split:
+    """The split that the settings ask for."""
+    own = FOLDER in source.columns or settings.split_column in source.columns
+    if settings.split == "random" or (settings.split == "auto" and not own):
+        return random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
+    return folder_split() if FOLDER in source.columns else column_split(settings.split_column)
+
+
+def load_data(config: Config, source: Source | None = None) -> Data:
     """Source, split, sizes and augmentation as the configuration says, ready to iterate.
+
+    Args:
+        config: what the run does.
+        source: its pictures, where they are loaded already.
 
     Raises:
         DataError: the pictures cannot be found, told apart or split.
     """
     settings = config.data
-    source = digits() if settings.path is None else from_folder(settings.path)
-    if FOLDER in source.columns:
-        split = folder_split()
-    else:
-        split = random_split(settings.valid_fraction, settings.split_seed)
+    source = load_source(settings) if source is None else source
     block = DataBlock(
         source,
-        split,
+        split_of(settings, source),
         settings.presize,
         settings.size,
         augment=aug_transforms(**config.augment.model_dump()),

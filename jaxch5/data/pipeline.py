@@ -6,16 +6,20 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import grain
 import jax
 import numpy as np
+import psutil
 from jaxtyping import Float32, Int, UInt8
+from rich.console import Console
+from rich.progress import Progress
 
-from jaxch5.batch import Batch
-from jaxch5.data.image import canvas_shape, decode, presize
-from jaxch5.data.source import Source
+from jaxch5.batch import Batch, CachedBatch
+from jaxch5.data.image import canvas_shape, presize
+from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import ConfigError, DataError
 
 # A batch is made by one thread. More threads than this have not been measured; each of them holds
@@ -40,6 +44,7 @@ class Canvases:
         self._images = np.empty((count, *canvas_shape(size)), np.uint8)
         self._frames = np.empty((count, 3, 3), np.float32)
         self._made = np.zeros(count, bool)
+        self.on_device: tuple[jax.Array, jax.Array] | None = None
 
     def __call__(
         self, items: Int[np.ndarray, "batch"]
@@ -59,10 +64,34 @@ class Canvases:
         return self._images[items], self._frames[items]
 
     def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        content = self.source.read(item)
-        if isinstance(content, bytes):
-            content = decode(content, self.source.references[item], min_side=self.size)
-        return presize(content, self.size)
+        return presize(read_pixels(self.source, item, min_side=self.size), self.size)
+
+    def to_device(self, console: Console | None = None) -> None:
+        """Makes all pictures and keeps them on the default device, and no longer in memory.
+
+        Args:
+            console: where the progress bar is drawn; None is standard error.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        console = console or Console(stderr=True)
+        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        count = len(self.source)
+        images = np.empty((count, *canvas_shape(self.size)), np.uint8)
+        frames = np.empty((count, 3, 3), np.float32)
+
+        def make(item: int) -> None:
+            images[item], frames[item] = self._make(item)
+
+        with (
+            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            made = pool.map(make, range(count))
+            for _ in progress.track(made, total=count, description="presizing pictures"):
+                pass
+        self.on_device = jax.device_put((images, frames))
 
 
 class Loader:
@@ -121,11 +150,14 @@ class Loader:
         return self.epoch(0)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch, of NumPy arrays."""
-        return self.steps(number * len(self), (number + 1) * len(self))
+        """The batches of one epoch."""
+        steps = self.steps(number * len(self), (number + 1) * len(self))
+        return (batch.open() for batch in steps)
 
-    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch]:
+    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch | CachedBatch]:
         """The batches from step `start` on, across epochs, up to `stop` or without end.
+
+        They are of NumPy arrays, but for the pictures that lie on the device.
 
         Raises:
             DataError: while iterating, where a picture cannot be read.
@@ -141,25 +173,23 @@ class Loader:
             # Whoever leaves early would otherwise leave the reading threads behind.
             iterator.close()
 
-    def shapes(self) -> Batch:
-        """A batch's shapes and types."""
+    def shapes(self) -> Batch | CachedBatch:
+        """Shapes and types of what `steps` gives."""
 
         def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
 
-        return Batch(
-            image=array(np.uint8, *canvas_shape(self._canvases.size)),
-            frame=array(np.float32, 3, 3),
-            label=array(np.int32),
-            index=array(np.int32),
-            mask=array(np.bool_),
-        )
+        label, index, mask = array(np.int32), array(np.int32), array(np.bool_)
+        if self._canvases.on_device is not None:
+            images, frames = jax.eval_shape(lambda: self._canvases.on_device)
+            return CachedBatch(images, frames, array(np.int32), label, index, mask)
+        image = array(np.uint8, *canvas_shape(self._canvases.size))
+        return Batch(image, array(np.float32, 3, 3), label, index, mask)
 
-    def _batch(self, step: int) -> Batch:
+    def _batch(self, step: int) -> Batch | CachedBatch:
         epoch, number = divmod(step, len(self))
         places = self._order(epoch)[number * self.batch_size :][: self.batch_size]
         items = self.items[places]
-        image, frame = self._canvases(items)
         short = self.batch_size - len(places)
 
         def fill(rows: np.ndarray, with_first: bool) -> np.ndarray:
@@ -168,23 +198,26 @@ class Loader:
             filling = rows[:1] if with_first else np.zeros_like(rows[:1])
             return np.concatenate([rows, np.repeat(filling, short, axis=0)])
 
-        return Batch(
-            image=fill(image, with_first=True),
-            frame=fill(frame, with_first=True),
-            label=fill(self._canvases.source.labels[items], with_first=False),
-            index=fill(places.astype(np.int32), with_first=False),
-            mask=fill(np.ones(len(places), bool), with_first=False),
-        )
+        label = fill(self._canvases.source.labels[items], with_first=False)
+        index = fill(places.astype(np.int32), with_first=False)
+        mask = fill(np.ones(len(places), bool), with_first=False)
+        if self._canvases.on_device is not None:
+            item = fill(items.astype(np.int32), with_first=True)
+            return CachedBatch(*self._canvases.on_device, item, label, index, mask)
+        image, frame = self._canvases(items)
+        return Batch(fill(image, with_first=True), fill(frame, with_first=True), label, index, mask)
 
 
-def to_device(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+def to_device(
+    batches: Iterator[Batch | CachedBatch], ahead: int = 2
+) -> Iterator[Batch | CachedBatch]:
     """The same batches on the default device, copied while the ones before are worked on.
 
     Args:
         batches: of NumPy arrays.
         ahead: how many are copied before they are asked for.
     """
-    waiting: deque[Batch] = deque()
+    waiting: deque[Batch | CachedBatch] = deque()
     for batch in batches:
         waiting.append(jax.device_put(batch))
         if len(waiting) > ahead:
@@ -193,27 +226,50 @@ def to_device(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
 
 
 def choose_cache(
-    cache: str, count: int, size: int, free_memory: Callable[[], int]
+    cache: str,
+    count: int,
+    size: int,
+    free_memory: Callable[[], int],
+    free_on_device: Callable[[], int | None],
 ) -> tuple[str, str]:
-    """Where presized pictures are kept between epochs, and why, in a sentence.
+    """Where presized pictures are kept between epochs, and why, in a few words.
 
     Args:
-        cache: "off", "memory", or "auto": memory if the set fits in a quarter of what is free.
+        cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
+            what is free there, else memory if it fits in a quarter of that, else off.
         count: number of pictures.
         size: short side of the canvas, pixels.
         free_memory: gives the free memory of the host, bytes.
+        free_on_device: gives the free memory of the accelerator, bytes; None where it is not
+            known, as on a CPU.
 
     Raises:
-        ConfigError: `cache` is none of the three.
+        ConfigError: `cache` is none of the four.
 
     Example:
-        >>> choose_cache("auto", 1000, 40, lambda: 10**9)
+        >>> choose_cache("auto", 1000, 40, lambda: 10**9, lambda: None)
         ('memory', '0.01 of 1.00 GB of free memory')
     """
-    if cache not in ("auto", "off", "memory"):
-        raise ConfigError(f"cache = {cache}: should be auto, off or memory")
+    if cache not in ("auto", "off", "memory", "device"):
+        raise ConfigError(f"cache = {cache}: should be auto, off, memory or device")
     if cache != "auto":
         return cache, "as configured"
-    need, free = count * int(np.prod(canvas_shape(size))), free_memory()
+    need, on_device = count * int(np.prod(canvas_shape(size))), free_on_device()
+    if on_device is not None and need <= on_device / 4:
+        return "device", f"{need / 1e9:.2f} of {on_device / 1e9:.2f} GB free on the device"
+    free = free_memory()
     reason = f"{need / 1e9:.2f} of {free / 1e9:.2f} GB of free memory"
     return ("memory" if need <= free / 4 else "off"), reason
+
+
+def free_memory() -> int:
+    """Memory of the host that can be had without taking it from others, bytes."""
+    return psutil.virtual_memory().available
+
+
+def free_on_device() -> int | None:
+    """Free memory of the default device, bytes; None on a CPU, which shares the host's."""
+    statistics = jax.devices()[0].memory_stats()
+    if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
+        return None
+    return statistics["bytes_limit"] - statistics["bytes_in_use"]

@@ -6,14 +6,14 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from jaxch5.data.image import SUFFIXES
+from jaxch5.data.image import SUFFIXES, decode
 from jaxch5.errors import DataError
 
 FOLDER = "folder"
@@ -40,6 +40,46 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def read_pixels(
+    source: Source, item: int, min_side: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An item's picture, decoded where it is a file; `min_side` is `decode`'s.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    content = source.read(item)
+    if isinstance(content, bytes):
+        return decode(content, source.references[item], min_side)
+    return content
+
+
+def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
+    """A source of some of the items, in the order given.
+
+    Raises:
+        DataError: a class is left without pictures.
+
+    Example:
+        >>> source = digits()
+        >>> len(select(source, np.flatnonzero(source.labels >= 0)[:100]))
+        100
+    """
+    items = np.asarray(items, int)
+    labels = source.labels[items]
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if not counts.all():
+        name = source.classes[int(np.argmin(counts))]
+        raise DataError(f"class {name} has no picture left; remove the class or mend its pictures")
+    return replace(
+        source,
+        labels=labels,
+        references=[source.references[item] for item in items],
+        read=lambda index: source.read(int(items[index])),
+        columns={name: [column[item] for item in items] for name, column in source.columns.items()},
+    )
 
 
 def from_arrays(
@@ -245,6 +285,7 @@ def labelled_files(
     references: Sequence[str],
     class_names: Sequence[str],
     columns: Mapping[str, Sequence[str | bool]] | None = None,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> Source:
     """A source of files below a folder.
 
@@ -253,6 +294,7 @@ def labelled_files(
         references: of each item, the path from `root`.
         class_names: of each item.
         columns: what else is known of each item.
+        elsewhere: of references that are no paths, the file.
 
     Raises:
         DataError: there is only one class.
@@ -263,8 +305,11 @@ def labelled_files(
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.fromiter((numbers[name] for name in class_names), np.int32, len(references))
 
+    elsewhere = elsewhere or {}
+
     def read(index: int) -> bytes:
-        file = root / references[index]
+        reference = references[index]
+        file = elsewhere.get(reference) or root / reference
         try:
             return file.read_bytes()
         except OSError as error:

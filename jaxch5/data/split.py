@@ -14,6 +14,8 @@ from jaxtyping import Bool, Int
 from jaxch5.data.source import FOLDER, Source, sort_key
 from jaxch5.errors import DataError
 
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
+
 Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]
 
 
@@ -92,16 +94,25 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
 
 
 def column_split(column: str = "is_valid") -> Split:
-    """Holds out the items whose column is true.
+    """Holds out the items whose column is true: True, true, 1 or yes in a table.
 
     Raises:
-        DataError: from the split, where the source has no such column.
+        DataError: from the split, where the source has no such column, or a value in it is neither
+            true nor false (False, false, 0, no, or empty).
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        return _parts(np.array(_column(source, column), bool), f"column {column}")
+        in_valid = [_truth(value, column) for value in _column(source, column)]
+        return _parts(np.array(in_valid, bool), f"column {column}")
 
     return split
+
+
+def _truth(value: str | bool, column: str) -> bool:
+    word = str(value).strip().lower()
+    if word not in TRUE + FALSE:
+        raise DataError(f"column {column}: {value} is neither true nor false")
+    return word in TRUE
 
 
 def given_split() -> Split:

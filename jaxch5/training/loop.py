@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxch5.batch import Batch
+from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
@@ -138,14 +138,14 @@ def predict(
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
     """Logits and labels of all items of a loader, each once, in order."""
     logits, labels = [], []
-    waiting: tuple[Array, Batch] | None = None
+    waiting: tuple[Array, Batch | CachedBatch] | None = None
 
-    def collect(output: Array, batch: Batch) -> None:
+    def collect(output: Array, batch: Batch | CachedBatch) -> None:
         output, label, mask = jax.device_get((output, batch.label, batch.mask))
         logits.append(output[mask])
         labels.append(label[mask])
 
-    for batch in to_device(loader.epoch(0)):
+    for batch in to_device(loader.steps(0, len(loader))):
         output = eval_step(state, batch)
         if waiting is not None:
             collect(*waiting)

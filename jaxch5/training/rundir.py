@@ -2,6 +2,7 @@
 
 config.toml      the complete configuration, enough to run it again
 metrics.jsonl    one line an epoch
+skipped.jsonl    pictures left out because they cannot be read, where there are any
 checkpoints/     the last state and the best
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,10 @@ class RunDir(NamedTuple):
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def skipped_file(self) -> Path:
+        return self.path / "skipped.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -91,13 +96,35 @@ def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    scratch = run.metrics_file.with_suffix(".tmp")
+    _write_lines(run.metrics_file, records)
+
+
+def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
+    """Writes `skipped.jsonl`: of each picture that was left out, its reference and the reason.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    lines = [{"reference": name, "reason": reason} for name, reason in reasons.items()]
+    _write_lines(run.skipped_file, lines)
+
+
+def read_skipped(run: RunDir) -> dict[str, str]:
+    """What `write_skipped` wrote; nothing where it wrote nothing."""
+    if not run.skipped_file.exists():
+        return {}
+    lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())
+    return {line["reference"]: line["reason"] for line in lines}
+
+
+def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    scratch = file.with_suffix(".tmp")
     try:
-        scratch.write_text("".join(json.dumps(record) + "\n" for record in records))
-        scratch.replace(run.metrics_file)
+        scratch.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        scratch.replace(file)
     except OSError as error:
         scratch.unlink(missing_ok=True)
-        raise CheckpointError(f"{run.metrics_file}: cannot be written: {error.strerror}") from None
+        raise CheckpointError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _name(config: Config) -> str:

@@ -12,14 +12,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxch5.augmentation.policy import Policy, augment, center
-from jaxch5.batch import Batch
+from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""]]
 TrainStep = Callable[
-    [TrainState, Batch, Key[Array, ""]], tuple[TrainState, dict[str, Float[Array, ""]]]
+    [TrainState, Batch | CachedBatch, Key[Array, ""]],
+    tuple[TrainState, dict[str, Float[Array, ""]]],
 ]
-EvalStep = Callable[[TrainState, Batch], Float[Array, "batch classes"]]
+EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
 
 
 class Normalization(NamedTuple):
@@ -70,8 +71,9 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: Batch, key: Key[Array, ""]
+        state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        batch = batch.open()
         augment_key, dropout_key = jax.random.split(key)
         pictures = normalize(augment(policy, batch, augment_key, size), normalization)
 
@@ -104,8 +106,8 @@ def make_eval_step(
 ) -> EvalStep:
     """A function `(state, batch) -> logits` of the centre crops; padded rows are the caller's."""
 
-    def eval_step(state: TrainState, batch: Batch) -> Float[Array, "batch classes"]:
-        pictures = normalize(center(batch, size), normalization)
+    def eval_step(state: TrainState, batch: Batch | CachedBatch) -> Float[Array, "batch classes"]:
+        pictures = normalize(center(batch.open(), size), normalization)
         return cast(Array, model.apply(state.variables, pictures, train=False))
 
     return eval_step

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.image import canvas_shape, presize
-from jaxch5.data.pipeline import Canvases, Loader, choose_cache, to_device
+from jaxch5.data.pipeline import Canvases, Loader, choose_cache, free_on_device, to_device
 from jaxch5.data.source import Source, from_arrays, from_folder
 from jaxch5.errors import Jaxch5Error
 
@@ -222,14 +222,47 @@ def test_device_gets_the_same_batches_and_nothing_implicitly():
 
 def test_auto_takes_a_quarter_of_the_free_memory_and_says_so():
     need = 100 * int(np.prod(canvas_shape(40)))
-    cache, reason = choose_cache("auto", 100, 40, lambda: 4 * need + 1000)
-    assert cache == "memory"
-    assert "GB" in reason
-    assert choose_cache("auto", 100, 40, lambda: 4 * need - 1000)[0] == "off"
-    assert choose_cache("memory", 100, 40, lambda: 0)[0] == "memory"
-    assert choose_cache("off", 100, 40, lambda: 10**12)[0] == "off"
+    plenty, little = (lambda: 4 * need + 1000), (lambda: 4 * need - 1000)
+
+    def chosen(cache, memory, device):
+        return choose_cache(cache, 100, 40, memory, device)[0]
+
+    assert "free memory" in choose_cache("auto", 100, 40, plenty, lambda: None)[1]
+    assert "free on the device" in choose_cache("auto", 100, 40, plenty, plenty)[1]
+    assert chosen("auto", plenty, lambda: None) == "memory"
+    assert chosen("auto", little, lambda: None) == "off"
+    assert chosen("auto", little, plenty) == "device"
+    assert chosen("auto", plenty, little) == "memory"
+    assert chosen("memory", little, plenty) == "memory"
+    assert chosen("off", plenty, plenty) == "off"
+    assert chosen("device", little, lambda: None) == "device"
+
+
+def test_a_cpu_has_no_memory_of_its_own():
+    """There the device's cache would only compete with the host's for the same memory."""
+    assert free_on_device() is None
 
 
 def test_an_unknown_cache_is_named():
     with pytest.raises(Jaxch5Error, match="memroy"):
-        choose_cache("memroy", 100, 40, lambda: 10**12)
+        choose_cache("memroy", 100, 40, lambda: 10**12, lambda: None)
+
+
+def test_the_caches_give_the_same_batches():
+    """Bit for bit, in training and in validation, whole epochs and from the middle of one."""
+    for seed in (None, 3):
+        off, memory, device = (loader(23, 5, seed, keep=keep) for keep in (False, True, False))
+        device._canvases.to_device()
+        for number in range(2):
+            assert_same(off.epoch(number), memory.epoch(number))
+            assert_same(off.epoch(number), device.epoch(number))
+        opened = (batch.open() for batch in device.steps(3, 9))
+        assert_same(off.steps(3, 9), opened)
+
+
+def test_a_batch_of_the_device_cache_has_the_announced_shapes():
+    made = loader(23, 5, seed=0)
+    made._canvases.to_device()
+    batch = next(made.steps(0))
+    announced = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made.shapes())
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == announced

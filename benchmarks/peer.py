@@ -1,0 +1,94 @@
+"""What the benchmarks share: the interpreter of the peer, and the spread of repeated figures.
+
+The peers (requirements.txt) live in an environment of their own, whose Python JAXCH5_PEER_PYTHON
+names. A benchmark starts a script there, asks one JSON request a line and reads one line for each;
+the peer's process is idle while it is not asked. This module needs neither side's packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def peer_python(required: bool = False) -> str | None:
+    """The peer's interpreter; None, or the end of the program, where none is named."""
+    python = os.environ.get("JAXCH5_PEER_PYTHON")
+    if required and not python:
+        sys.exit("JAXCH5_PEER_PYTHON should name the interpreter of the peer (requirements.txt)")
+    return python
+
+
+class Peer:
+    """A script in the peer's interpreter that answers requests (see `answer_requests`)."""
+
+    def __init__(self, python: str, script: str | Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [python, str(script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("the peer ended; its message is above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """The peer's side: answers each request until there are no more."""
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+def declare_torchvision_operators() -> None:
+    """Lets torchvision be imported where its compiled part does not fit the installed PyTorch.
+
+    It registers fakes of these operators when it is imported; nothing here calls them.
+    """
+    import torch
+
+    for operator in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):
+            schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", schema)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, lowest and highest.
+
+    Example:
+        >>> spread([1.0, 4.0, 2.0])
+        {'median': 2.0, 'low': 1.0, 'high': 4.0}
+    """
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def show(values: dict[str, float], digits: int = 2) -> str:
+    """A spread as people read it.
+
+    Example:
+        >>> show({"median": 2.0, "low": 1.0, "high": 4.0}, 1)
+        '2.0 (1.0 to 4.0)'
+    """
+    return (
+        f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
+    )

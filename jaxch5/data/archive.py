@@ -1,0 +1,38 @@
+"""Labelled pictures in an archive at an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxch5.data.download import fetch_archive
+from jaxch5.data.source import Source, find_pictures, from_folder, from_regex
+
+
+def from_archive(url: str, sha256: str | None = None, pattern: str | None = None) -> Source:
+    """Pictures in a zip or tar file, fetched once into the user's cache folder.
+
+    Folders around the pictures that hold nothing else are passed through.
+
+    Args:
+        url: the file's address.
+        sha256: of the file, in hexadecimal; None takes it unchecked.
+        pattern: tells the class from the file name, as `from_regex` does; None takes the class
+            from the folder, as `from_folder` does.
+
+    Raises:
+        DataError: the file cannot be fetched, is not the one expected, or holds no pictures that
+            can be told apart.
+    """
+    folder = fetch_archive(url, sha256)
+    if pattern is not None:
+        return from_regex(folder, pattern)
+    return from_folder(_inner(folder))
+
+
+def _inner(folder: Path) -> Path:
+    """The folder itself, or the only folder in it as long as all pictures lie in there."""
+    while True:
+        inner = {name.partition("/")[0] for name in find_pictures(folder)}
+        if len(inner) != 1 or not (folder / next(iter(inner))).is_dir():
+            return folder
+        folder = folder / inner.pop()

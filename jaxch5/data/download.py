@@ -1,0 +1,239 @@
+"""What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
+
+Everything goes into the user's cache folder under a name made from its address, in one piece: what
+is there is whole. Nobody waits long for an address that does not answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import platformdirs
+from rich.console import Console
+from rich.progress import Progress
+
+from jaxch5.errors import DataError
+
+CONNECT_SECONDS = 4.0
+READ_SECONDS = 10.0
+ATTEMPTS = 3
+PARALLEL = 16
+# Enough to see what is wrong with a list; a list whose server is gone would take hours.
+FAILURES_SHOWN = 5
+
+
+def cache_folder() -> Path:
+    """Where fetched files lie."""
+    return platformdirs.user_cache_path("jaxch5") / "fetched"
+
+
+def is_link(reference: str) -> bool:
+    """Whether a reference is an address and not a path.
+
+    Example:
+        >>> is_link("https://example.org/a.jpg"), is_link("photos/a.jpg")
+        (True, False)
+    """
+    return re.match(r"[a-z][a-z0-9+.-]*://", reference, re.IGNORECASE) is not None
+
+
+def fetch_links(
+    links: Iterable[str], folder: Path | None = None, console: Console | None = None
+) -> Mapping[str, Path]:
+    """Fetches files in parallel; those that are there already are not asked for again.
+
+    Args:
+        links: addresses that fsspec understands, `http(s)://` among them.
+        folder: where the files are kept; None is the user's cache folder.
+        console: where the progress bar is drawn; None is standard error.
+
+    Returns:
+        Of each link, its file.
+
+    Raises:
+        DataError: some cannot be fetched, after three attempts where an answer may yet come; it
+            names them. What was fetched stays for the next time.
+    """
+    folder = cache_folder() / "links" if folder is None else folder
+    files = {link: folder / file_name_for(link) for link in links}
+    missing = [link for link, file in files.items() if not file.exists()]
+    if not missing:
+        return files
+    _make(folder)
+    failures: dict[str, str] = {}
+    console = console or Console(stderr=True)
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor(PARALLEL) as pool,
+    ):
+        task = progress.add_task(f"fetching {len(missing)} pictures", total=len(missing))
+        running = {pool.submit(_fetch_link, link, files[link]): link for link in missing}
+        for done in as_completed(running):
+            progress.advance(task)
+            if error := done.exception():
+                failures[running[done]] = str(error) or type(error).__name__
+            if len(failures) == FAILURES_SHOWN:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+    if failures:
+        shown = "; ".join(f"{link}: {reason}" for link, reason in failures.items())
+        raise DataError(
+            f"{shown} (of {len(missing)} links to fetch; what was fetched is kept; "
+            "mend the links or remove their rows)"
+        )
+    return files
+
+
+def _fetch_link(link: str, file: Path) -> None:
+    import aiohttp
+    import fsspec
+
+    options = {}
+    if link.lower().startswith("http"):
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+        options = {"client_kwargs": {"timeout": limits}}
+    filesystem, path = fsspec.url_to_fs(link, **options)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _write(file, filesystem.cat_file(path))
+            return
+        except FileNotFoundError:
+            raise DataError("there is no such file") from None
+        except aiohttp.ClientResponseError as error:
+            # A server in trouble may recover; one that refuses will refuse again.
+            if error.status < 500 or attempt == ATTEMPTS:
+                raise DataError(f"the server answered {error.status} {error.message}") from None
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            # The wait was the attempt: a server that is not there is not worth another.
+            raise DataError(str(error) or "no answer") from None
+        except Exception:
+            if attempt == ATTEMPTS:
+                raise
+        time.sleep(0.5 * attempt)
+
+
+def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
+    """Fetches an archive of pictures and unpacks it; returns the folder.
+
+    Members that would be written outside of the folder are refused.
+
+    Args:
+        url: address of a zip or tar file.
+        sha256: of the file, in hexadecimal; None takes it unchecked.
+        folder: where it is kept; None is the user's cache folder.
+
+    Raises:
+        DataError: it cannot be fetched, has another checksum, or cannot be unpacked.
+    """
+    import pooch
+    import requests
+
+    folder = cache_folder() / "archives" if folder is None else folder
+    unpacked = folder / Path(file_name_for(url)).stem
+    if unpacked.is_dir():
+        return unpacked
+    _make(folder)
+    pooch.get_logger().setLevel("ERROR")
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
+    scheme = urlsplit(url).scheme
+    try:
+        file = pooch.retrieve(
+            url,
+            known_hash=f"sha256:{sha256}" if sha256 else None,
+            fname=file_name_for(url),
+            path=folder,
+            downloader=downloader if scheme in ("http", "https") else None,
+        )
+    except requests.HTTPError as error:
+        raise DataError(f"{url}: {error}") from None
+    except requests.RequestException as error:
+        raise DataError(
+            f"{url}: no answer ({type(error).__name__}); without the network, fetch the file "
+            "elsewhere, unpack it and name the folder with --data.path"
+        ) from None
+    except ValueError as error:
+        # pooch raises it for a checksum and for an address alike.
+        reason = "its content does not have the SHA-256 given" if sha256 else str(error)
+        raise DataError(f"{url}: {reason}") from None
+    except OSError as error:
+        raise DataError(f"{url}: cannot be kept in {folder}: {error}") from None
+    try:
+        unpack(Path(file), unpacked)
+    finally:
+        # The pictures take its place; kept, it would double the room.
+        Path(file).unlink(missing_ok=True)
+    return unpacked
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a zip or tar file into a new folder, in one piece.
+
+    Raises:
+        DataError: it is neither, it is damaged, or a member would be written elsewhere.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as members:
+                for name in members.namelist():
+                    path = PurePosixPath(name.replace("\\", "/"))
+                    if path.is_absolute() or ".." in path.parts:
+                        raise DataError(f"{archive.name}: holds {name}, which leads out of it")
+                members.extractall(scratch)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as members:
+                members.extractall(scratch, filter="data")
+        else:
+            raise DataError(f"{archive.name}: is neither a zip nor a tar file")
+        scratch.replace(folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DataError(f"{archive.name}: cannot be unpacked: {error}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def reachable(url: str) -> bool:
+    """Whether the address answers at all, within a few seconds."""
+    import requests
+
+    try:
+        requests.head(url, timeout=CONNECT_SECONDS, allow_redirects=False)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def file_name_for(address: str) -> str:
+    """A file name that no two addresses share, with the address's own ending."""
+    end = PurePosixPath(urlsplit(address).path).name
+    suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
+    return hashlib.sha256(address.encode()).hexdigest()[:32] + "".join(suffixes)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror}") from None
+
+
+def _write(file: Path, content: bytes) -> None:
+    descriptor, scratch = tempfile.mkstemp(dir=file.parent, prefix=".fetching-")
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+        os.replace(scratch, file)
+    except OSError as error:
+        os.unlink(scratch)
+        raise DataError(f"{file}: cannot be written: {error.strerror}") from None

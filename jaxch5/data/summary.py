@@ -1,0 +1,159 @@
+"""A look at the data: what goes into each stage of the pipeline and what comes out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from jaxch5.augmentation.policy import augment
+from jaxch5.batch import Batch
+from jaxch5.data.image import canvas_shape, decode, presize
+from jaxch5.data.source import Source
+from jaxch5.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxch5.data.block import Data
+
+# Reading the sizes of some pictures tells enough, and takes no longer for a million.
+SIZES_READ = 200
+CLASSES_SHOWN = 40
+# A class with this many times the pictures of another one weighs as much more in the loss.
+IMBALANCE = 3.0
+
+
+def summarize(data: Data) -> Iterator[str]:
+    """Lines about the set, and about one picture and one batch on their way to the network.
+
+    Raises:
+        DataError: a stage fails; the line names the stage and the file.
+    """
+    source = data.source
+    train, valid = (np.asarray(part.items) for part in (data.train, data.valid))
+    yield f"source    {len(source):,} pictures of {len(source.classes)} classes"
+    yield f"split     {len(train):,} for training, {len(valid):,} for validation"
+    yield from _classes(source, train, valid)
+    with stage("sizes"):
+        yield from _sizes(source, data.presize)
+    bytes_kept = len(source) * int(np.prod(canvas_shape(data.presize)))
+    yield f"cache     {data.cache} ({data.cache_reason}); {bytes_kept / 1e6:,.1f} MB of canvases"
+
+    item = int(train[0])
+    yield f"item      {source.references[item]}"
+    with stage("read"):
+        content = source.read(item)
+    if isinstance(content, bytes):
+        yield f"read      {len(content):,} bytes"
+        with stage("decode"):
+            picture = decode(content, source.references[item])
+            header = Image.open(io.BytesIO(content))
+        yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
+    else:
+        picture = content
+        yield f"read      {_shape(picture)}"
+    with stage("presize"):
+        canvas, frame = presize(picture, data.presize)
+    corner = frame @ np.array([1, 1, 1], np.float32)
+    yield (
+        f"presize   canvas {_shape(canvas)}; the picture's lower right corner lies at x "
+        f"{corner[0]:g}, y {corner[1]:g}"
+    )
+    yield f"label     {source.labels[item]} ({source.classes[source.labels[item]]})"
+    with stage("batch"):
+        batch = first_pictures(data, data.train.batch_size)
+    for name in ("image", "frame", "label", "index", "mask"):
+        yield f"batch     {name} {_shape(getattr(batch, name))}"
+    with stage("augment"):
+        drawn = draw(data, batch)
+    low, high = float(drawn.min()), float(drawn.max())
+    yield f"augment   {_shape(drawn)}, values {low:.3f} to {high:.3f}"
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Has what fails within say at which stage it did."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"stage {name}: {error}") from None
+
+
+def first_pictures(data: Data, count: int) -> Batch:
+    """The first pictures of the first training epoch, fewer where an epoch has fewer."""
+    batches = list(islice(data.train, -(-count // data.train.batch_size)))
+    return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
+
+
+def draw(data: Data, batch: Batch, seed: int = 0) -> Float[np.ndarray, "batch size size 3"]:
+    """Augmented pictures of a batch, as the network would get them but for the normalization."""
+    drawn = jax.jit(augment, static_argnums=(0, 3))(
+        data.augment, batch, jax.random.key(seed), data.size
+    )
+    return np.asarray(jnp.clip(drawn, 0, 1))
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """The first picture of a batch many times, each with draws of its own."""
+    rows = jax.tree.map(lambda rows: np.repeat(rows[:1], count, axis=0), batch)
+    return Batch(rows.image, rows.frame, rows.label, np.arange(count, dtype=np.int32), rows.mask)
+
+
+def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[str]:
+    in_train, in_valid = (
+        np.bincount(source.labels[items], minlength=len(source.classes)) for items in (train, valid)
+    )
+    width = max(map(len, source.classes[:CLASSES_SHOWN]))
+    for number, name in enumerate(source.classes[:CLASSES_SHOWN]):
+        counts = f"{in_train[number]:>7,} training  {in_valid[number]:>7,} validation"
+        yield f"class     {name:<{width}}  {counts}"
+    if len(source.classes) > CLASSES_SHOWN:
+        yield f"class     and {len(source.classes) - CLASSES_SHOWN:,} more"
+    most, least = int(np.argmax(in_train)), int(np.argmin(in_train))
+    if in_train[most] >= IMBALANCE * max(in_train[least], 1):
+        yield (
+            f"warning   {source.classes[most]} has {in_train[most] / max(in_train[least], 1):.1f} "
+            f"times the training pictures of {source.classes[least]}: the accuracy says little "
+            "about the rare class; look at its row of the confusion matrix"
+        )
+    if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
+        others = f" and {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
+        yield f"warning   no validation picture of {unknown[0]}{others}: no accuracy will count it"
+
+
+def _sizes(source: Source, presize: int) -> Iterator[str]:
+    items = np.unique(np.linspace(0, len(source) - 1, min(SIZES_READ, len(source))).astype(int))
+    sizes = []
+    for item in items:
+        content = source.read(int(item))
+        if isinstance(content, bytes):
+            try:
+                sizes.append(Image.open(io.BytesIO(content)).size)
+            except Exception as error:
+                # Pillow raises whatever a broken file leads it to.
+                raise DataError(
+                    f"{source.references[item]}: cannot be opened ({error}); "
+                    "python -m jaxch5.verify lists all such files"
+                ) from None
+        else:
+            sizes.append(content.shape[1::-1])
+    short = np.min(sizes, axis=1)
+    aspect = np.max(sizes, axis=1) / short
+    yield (
+        f"sizes     short side {short.min()} to {short.max()} pixels, median "
+        f"{np.median(short):g}; long side up to {aspect.max():.2f} times that "
+        f"({len(items)} pictures looked at)"
+    )
+    if smaller := float(np.mean(short < presize)):
+        yield f"warning   {smaller:.0%} are smaller than presize {presize} and will be enlarged"
+
+
+def _shape(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -1,0 +1,133 @@
+"""Reading every picture once: which are broken, which are there twice, which leak."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import Progress
+
+from jaxch5.data.source import Source, read_pixels
+from jaxch5.errors import DataError
+
+# Pictures under way at a time, for each thread; the rest of a large set waits in no queue.
+AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a set of pictures; two are the same where all their pixels are.
+
+    Attributes:
+        count: of the pictures looked at.
+        unreadable: item to reason.
+        duplicates: items that show the same picture, all of one class and in one part.
+        conflicts: items that show the same picture under two or more classes.
+        leaks: items that show the same picture, in training and in validation.
+    """
+
+    count: int
+    unreadable: dict[int, str]
+    duplicates: list[list[int]]
+    conflicts: list[list[int]]
+    leaks: list[list[int]]
+
+    @property
+    def clean(self) -> bool:
+        return not (self.unreadable or self.duplicates or self.conflicts or self.leaks)
+
+
+def find_problems(
+    source: Source,
+    train: Int[np.ndarray, "train"] | None = None,
+    valid: Int[np.ndarray, "valid"] | None = None,
+    console: Console | None = None,
+) -> Findings:
+    """Reads every picture of a source, in parallel.
+
+    Args:
+        source: labelled pictures.
+        train, valid: items of each part; without them there are no leaks to find.
+        console: where the progress bar is drawn; None is standard error.
+
+    Example:
+        >>> from jaxch5.data.source import from_arrays
+        >>> pictures = np.arange(3)[:, None, None] // 2 * np.ones((3, 8, 8))
+        >>> source = from_arrays(pictures.astype(np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> find_problems(source).conflicts
+        [[0, 1]]
+    """
+    in_valid = np.zeros(len(source), bool)
+    if valid is not None:
+        in_valid[valid] = True
+    unreadable: dict[int, str] = {}
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for item, outcome in enumerate(_with_progress(_fingerprints(source), len(source), console)):
+        if isinstance(outcome, bytes):
+            same[outcome].append(item)
+        else:
+            unreadable[item] = str(outcome)
+
+    findings = Findings(len(source), unreadable, [], [], [])
+    for items in same.values():
+        conflict = len(set(source.labels[items])) > 1
+        leak = train is not None and len(set(in_valid[items])) > 1
+        if conflict:
+            findings.conflicts.append(items)
+        if leak:
+            findings.leaks.append(items)
+        if len(items) > 1 and not conflict and not leak:
+            findings.duplicates.append(items)
+    return findings
+
+
+def unreadable(source: Source, console: Console | None = None) -> dict[str, str]:
+    """References of the pictures that cannot be read, each with the reason.
+
+    Args:
+        source: labelled pictures; every one of them is read.
+        console: where the progress bar is drawn; None is standard error.
+    """
+    outcomes = _with_progress(_fingerprints(source), len(source), console)
+    return {
+        source.references[item]: str(outcome)
+        for item, outcome in enumerate(outcomes)
+        if isinstance(outcome, DataError)
+    }
+
+
+def _fingerprints(source: Source) -> Iterator[bytes | DataError]:
+    """Of each item in order, a digest of its size and pixels, or why it cannot be read."""
+
+    def fingerprint(item: int) -> bytes | DataError:
+        try:
+            content = read_pixels(source, item)
+        except DataError as error:
+            return error
+        digest = hashlib.sha256(str(content.shape).encode())
+        digest.update(np.ascontiguousarray(content).data)
+        return digest.digest()
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        items = iter(range(len(source)))
+        running = [pool.submit(fingerprint, item) for item in islice(items, AHEAD * threads)]
+        while running:
+            yield running.pop(0).result()
+            running += [pool.submit(fingerprint, item) for item in islice(items, 1)]
+
+
+def _with_progress(
+    outcomes: Iterator[bytes | DataError], total: int, console: Console | None
+) -> Iterator[bytes | DataError]:
+    console = console or Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(outcomes, total=total, description="reading pictures")

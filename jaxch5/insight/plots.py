@@ -1,0 +1,61 @@
+"""Grids of pictures; each function returns a matplotlib figure, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A title longer than its picture would run into the next one.
+TITLE_LENGTH = 24
+
+
+def plot_pictures(
+    pictures: Float[np.ndarray, "pictures height width 3"],
+    titles: Sequence[str],
+    nrows: int,
+    ncols: int,
+    inches: float = 2.0,
+) -> Figure:
+    """A grid of pictures with a title over each; cells beyond the last picture stay empty.
+
+    Args:
+        pictures: values from 0 to 1.
+        titles: one for each.
+        nrows, ncols: of the grid.
+        inches: side of a cell.
+
+    Example:
+        >>> figure = plot_pictures(np.zeros((3, 8, 8, 3)), ["a", "b", "c"], nrows=2, ncols=2)
+        >>> [axes.get_title() for axes in figure.axes]
+        ['a', 'b', 'c', '']
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(inches * ncols, (inches + 0.25) * nrows), layout="constrained")
+    cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, picture, title in zip(cells, pictures, titles, strict=False):
+        axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
+        # A dollar sign would begin a formula: class names are plain text.
+        axes.set_title(shortened(title), fontsize=9, parse_math=False)
+    return figure
+
+
+def shortened(title: str, length: int = TITLE_LENGTH) -> str:
+    """The beginning and the end of a title that is too long; line ends become spaces.
+
+    Example:
+        >>> shortened("a_very_long_name_of_a_class_2", 12)
+        'a_very…ass_2'
+    """
+    title = " ".join(title.split())
+    if len(title) <= length:
+        return title
+    return f"{title[: length // 2]}…{title[-(length - 1 - length // 2) :]}"

@@ -1,0 +1,58 @@
+"""`python -m jaxch5.show`: a look at the data before anything is trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from rich.console import Console
+
+from jaxch5.cli import Options, run
+
+FIGURES = (".png", ".pdf", ".svg")
+
+
+class ShowOptions(Options):
+    """Show what the data becomes on its way to the network: a summary, and a figure of a batch."""
+
+    out: Path = Field(Path("batch.png"), description="file of the figure: PNG, PDF or SVG")
+    nrows: int = Field(3, ge=1, le=50, description="rows of pictures")
+    ncols: int = Field(4, ge=1, le=50, description="pictures in a row")
+    unique: bool = Field(False, description="one picture under many draws, not many pictures")
+
+    @field_validator("out")
+    @classmethod
+    def _drawable(cls, out: Path) -> Path:
+        if out.suffix.lower() not in FIGURES:
+            raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
+        return out
+
+
+def show(options: ShowOptions) -> dict[str, Any]:
+    """Prints the summary and writes the figure; returns both."""
+    from jaxch5.data.from_config import load_data
+    from jaxch5.data.summary import summarize
+    from jaxch5.training.compiler import keep_compiled_programs
+
+    keep_compiled_programs()
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    config = options.settings()
+    data = load_data(config)
+    lines = []
+    for line in summarize(data):
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        lines.append(line)
+    figure = data.show_batch(options.nrows, options.ncols, options.unique, seed=config.seed)
+    figure.savefig(options.out, dpi=120)
+    console.print(f"figure    {options.out}", markup=False, highlight=False, soft_wrap=True)
+    return {"summary": lines, "figure": str(options.out)}
+
+
+def main() -> int:
+    return run(show, ShowOptions, "python -m jaxch5.show")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

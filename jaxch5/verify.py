@@ -1,0 +1,92 @@
+"""`python -m jaxch5.verify PATH`: finds broken and repeated pictures before training does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
+from rich.console import Console
+
+from jaxch5.cli import FAILED, Options, run
+from jaxch5.errors import DataError
+
+# Of each kind of problem; --json has them all.
+SHOWN = 20
+
+
+class VerifyOptions(Options):
+    """Read every picture: which cannot be read, are there twice, or are in training and validation.
+
+    Exit status 1 if there are any.
+    """
+
+    pictures: CliPositionalArg[Path | None] = Field(
+        None, description="folder or CSV file of pictures; the same as --data.path"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_path(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("pictures") is None:
+            return values
+        return {**values, "data": {**values.get("data", {}), "path": values["pictures"]}}
+
+
+def verify(options: VerifyOptions) -> dict[str, Any]:
+    """Prints what is wrong with the pictures; returns it by reference."""
+    from jaxch5.data.from_config import load_source, split_of
+    from jaxch5.data.verify import find_problems
+
+    settings = options.settings().data
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    source = load_source(settings)
+    try:
+        train, valid = split_of(settings, source)(source)
+    except DataError as error:
+        say(f"not split, so no leaks were looked for: {error}")
+        train, valid = None, None
+    found = find_problems(source, train, valid, Console(stderr=True))
+
+    def described(item: int) -> str:
+        return f"{source.references[item]} ({source.classes[source.labels[item]]})"
+
+    report: dict[str, Any] = {
+        "pictures": found.count,
+        "unreadable": [
+            {"reference": source.references[item], "reason": reason}
+            for item, reason in found.unreadable.items()
+        ],
+    }
+    lines = {"cannot be read": list(found.unreadable.values())}
+    for kind, headline in (
+        ("duplicates", "are there more than once"),
+        ("conflicts", "have more than one class"),
+        ("leaks", "are in training and in validation"),
+    ):
+        groups = getattr(found, kind)
+        report[kind] = [[source.references[item] for item in items] for items in groups]
+        lines[headline] = [" = ".join(map(described, items)) for items in groups]
+    for headline, entries in lines.items():
+        if entries:
+            say(f"{len(entries):,} {headline}:")
+            for entry in entries[:SHOWN]:
+                say(f"  {entry}")
+            if len(entries) > SHOWN:
+                say(f"  and {len(entries) - SHOWN:,} more (--json lists all)")
+    say(f"{found.count:,} pictures read: " + ("no problems" if found.clean else "see above"))
+    return report if found.clean else {**report, FAILED: True}
+
+
+def main() -> int:
+    return run(verify, VerifyOptions, "python -m jaxch5.verify")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

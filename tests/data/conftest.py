@@ -1,0 +1,70 @@
+"""A server on the loopback address whose files behave in many ways."""
+
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+class Served:
+    """What the server holds, and how often each path was asked for."""
+
+    def __init__(self, address):
+        self.address = address
+        self.files = {}
+        self.asked = Counter()
+
+    def link(self, name, content=None):
+        if content is not None:
+            self.files["/" + name] = content
+        return f"{self.address}/{name}"
+
+
+@pytest.fixture
+def server():
+    """Paths: a file's own; /moved/X leads to X; /slow/X takes a second; /shaky/X fails once;
+    /broken/X always fails; anything else is not there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            served.asked[self.path] += 1
+            first, _, rest = self.path[1:].partition("/")
+            if first == "moved":
+                self.send_response(302)
+                self.send_header("Location", f"/{rest}")
+                self.end_headers()
+                return
+            if first == "slow":
+                time.sleep(1)
+            if first == "broken" or (first == "shaky" and served.asked[self.path] == 1):
+                self.send_error(503)
+                return
+            content = served.files.get(self.path if f"/{rest}" not in served.files else f"/{rest}")
+            if content is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served = Served(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield served
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """The user's cache folder, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"

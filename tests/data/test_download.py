@@ -1,0 +1,139 @@
+"""Fetching: once, whole or not at all, and never a long wait for nobody."""
+
+import io
+import socket
+import tarfile
+import time
+import zipfile
+
+import pytest
+
+from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, unpack
+from jaxch5.errors import DataError
+
+
+@pytest.fixture
+def nobody():
+    """An address at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+def zipped(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def tarred(files):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    return content.getvalue()
+
+
+def test_links_are_fetched_once(server, tmp_path):
+    links = [server.link(f"{number}.jpg", b"%d" % number) for number in range(40)]
+    for _ in range(2):
+        files = fetch_links(links, tmp_path)
+    assert [files[link].read_bytes() for link in links] == [b"%d" % number for number in range(40)]
+    assert set(server.asked.values()) == {1}
+
+
+def test_links_are_fetched_at_the_same_time(server, tmp_path):
+    links = [server.link(f"slow/{number}.jpg") for number in range(8)]
+    for number in range(8):
+        server.link(f"{number}.jpg", b"late")
+    began = time.perf_counter()
+    fetch_links(links, tmp_path)
+    assert time.perf_counter() - began < 5
+
+
+def test_moved_and_shaky_links_arrive(server, tmp_path):
+    server.link("a.jpg", b"here")
+    links = [server.link("moved/a.jpg"), server.link("shaky/a.jpg")]
+    assert {file.read_bytes() for file in fetch_links(links, tmp_path).values()} == {b"here"}
+    assert server.asked["/shaky/a.jpg"] == 2
+
+
+def test_a_dead_link_is_named_and_the_others_are_kept(server, tmp_path):
+    alive, dead = server.link("a.jpg", b"here"), server.link("gone.jpg")
+    with pytest.raises(DataError, match=r"gone\.jpg: there is no such file"):
+        fetch_links([alive, dead], tmp_path)
+    assert fetch_links([alive], tmp_path)[alive].read_bytes() == b"here"
+    assert server.asked["/a.jpg"] == 1
+    assert server.asked["/gone.jpg"] == 1
+
+
+def test_a_server_in_trouble_is_asked_three_times(server, tmp_path):
+    with pytest.raises(DataError, match=r"broken/a\.jpg: the server answered 503"):
+        fetch_links([server.link("broken/a.jpg")], tmp_path)
+    assert server.asked["/broken/a.jpg"] == 3
+
+
+def test_nobody_there_is_found_out_soon(nobody, tmp_path):
+    began = time.perf_counter()
+    with pytest.raises(DataError, match="127"):
+        fetch_links([f"{nobody}/{number}.jpg" for number in range(100)], tmp_path)
+    with pytest.raises(DataError, match="no answer"):
+        fetch_archive(f"{nobody}/a.zip", folder=tmp_path)
+    assert time.perf_counter() - began < 15
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("packed", [zipped, tarred])
+def test_an_archive_is_fetched_and_unpacked_once(packed, server, tmp_path):
+    link = server.link("pets.bin", packed({"cats/a.txt": b"miau"}))
+    for _ in range(2):
+        folder = fetch_archive(link, folder=tmp_path)
+    assert (folder / "cats" / "a.txt").read_bytes() == b"miau"
+    assert server.asked["/pets.bin"] == 1
+
+
+def test_an_archive_with_another_checksum_is_refused(server, tmp_path):
+    link = server.link("pets.zip", zipped({"a.txt": b"miau"}))
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch_archive(link, sha256="0" * 64, folder=tmp_path)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_an_archive_that_is_not_there_is_named(server, tmp_path):
+    with pytest.raises(DataError, match="404"):
+        fetch_archive(server.link("gone.zip"), folder=tmp_path)
+
+
+@pytest.mark.parametrize("packed", [zipped, tarred])
+@pytest.mark.parametrize("name", ["../outside.txt", "/tmp/jaxch5-outside.txt", "a/../../outside"])
+def test_nothing_is_written_outside_of_the_folder(packed, name, tmp_path):
+    archive = tmp_path / "in" / "a.bin"
+    archive.parent.mkdir()
+    archive.write_bytes(packed({"good.txt": b"good", name: b"bad"}))
+    try:
+        unpack(archive, archive.parent / "out")
+    except DataError:
+        assert not (archive.parent / "out").exists()
+    inside = {"in", "a.bin", "out", "good.txt", "tmp", "jaxch5-outside.txt"}
+    assert {path.name for path in tmp_path.rglob("*")} <= inside
+    assert not list((tmp_path).glob("outside*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", zipped({"a": b"b" * 99})[:60]])
+def test_a_damaged_archive_leaves_nothing(content, tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip"):
+        unpack(archive, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_no_two_addresses_share_a_file():
+    names = {file_name_for(f"https://host/{end}") for end in ("a.jpg", "b.jpg", "a.jpg?x=1", "a")}
+    assert len(names) == 4
+    assert all(len(name) < 60 and "/" not in name for name in names)

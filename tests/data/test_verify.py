@@ -1,0 +1,55 @@
+"""Verification finds each problem there is, and none where there is none."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxch5.data.source import Source, from_arrays
+from jaxch5.data.verify import find_problems, unreadable
+
+
+def pictures(shades, labels):
+    images = [np.full((6, 8, 3), shade, np.uint8) for shade in shades]
+    return from_arrays(images, np.array(labels), ["a", "b"])
+
+
+def test_different_pictures_are_no_problem():
+    source = pictures(range(40), [0, 1] * 20)
+    assert find_problems(source, np.arange(30), np.arange(30, 40)).clean
+
+
+def test_each_kind_is_found():
+    source = pictures([1, 1, 2, 2, 3, 3, 4, 5, 5], [0, 0, 0, 1, 0, 0, 1, 0, 1])
+    found = find_problems(source, np.array([0, 1, 2, 3, 4, 6, 7]), np.array([5, 8]))
+    assert found.duplicates == [[0, 1]]
+    assert found.conflicts == [[2, 3], [7, 8]]
+    assert found.leaks == [[4, 5], [7, 8]]
+    assert not found.unreadable
+    assert not found.clean
+
+
+def test_the_same_pixels_in_another_file_are_the_same_picture():
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8))
+    files = []
+    for form in ("PNG", "BMP"):
+        file = io.BytesIO()
+        pixels.save(file, form)
+        files.append(file.getvalue())
+    source = Source(
+        ("a", "b"), np.array([0, 1], np.int32), ["one.png", "two.bmp"], files.__getitem__
+    )
+    assert find_problems(source).conflicts == [[0, 1]]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n cut"])
+def test_broken_files_are_named_with_the_reason(content):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    contents = [file.getvalue(), content]
+    labels = np.array([0, 1], np.int32)
+    source = Source(("a", "b"), labels, ["good.png", "bad.png"], contents.__getitem__)
+    assert list(find_problems(source).unreadable) == [1]
+    assert list(unreadable(source)) == ["bad.png"]
+    assert "bad.png" in unreadable(source)["bad.png"]

@@ -1,0 +1,42 @@
+"""`python -m jaxch5.show` as a person starts it."""
+
+import json
+
+from PIL import Image
+
+from jaxch5.cli import run
+from jaxch5.show import ShowOptions, show
+
+
+def started(*argv):
+    return run(show, ShowOptions, "python -m jaxch5.show", list(argv))
+
+
+def test_it_prints_the_summary_and_writes_the_figure(pictures, tmp_path, capsys):
+    out = tmp_path / "batch.png"
+    argv = ["--data.path", str(pictures), "--data.batch-size", "4", "--out", str(out)]
+    assert started(*argv, "--nrows", "1", "--ncols", "2") == 0
+    text = capsys.readouterr().out
+    assert "source    40 pictures of 2 classes" in text
+    assert str(out) in text
+    width, height = Image.open(out).size
+    assert width > height
+
+
+def test_json_has_the_summary(tmp_path, capsys):
+    out = tmp_path / "digits.svg"
+    assert started("--json", "--unique", "--nrows", "1", "--out", str(out)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["figure"] == str(out)
+    assert any(line.startswith("presize") for line in document["summary"])
+    assert out.read_text().startswith("<?xml")
+
+
+def test_what_cannot_be_written_is_one_line(pictures, tmp_path, capsys):
+    assert (
+        started("--data.path", str(pictures), "--data.batch-size", "4", "--out", "/no/b.png") == 1
+    )
+    assert started("--out", str(tmp_path / "b.nothing")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "/no" in lines[0]
+    assert "b.nothing" in lines[-1]

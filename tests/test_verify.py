@@ -1,0 +1,60 @@
+"""`python -m jaxch5.verify` as a person starts it."""
+
+import json
+import shutil
+
+import pytest
+
+from jaxch5.cli import run
+from jaxch5.verify import VerifyOptions, verify
+
+
+def started(*argv):
+    return run(verify, VerifyOptions, "python -m jaxch5.verify", list(argv))
+
+
+@pytest.fixture
+def spoilt(pictures, tmp_path):
+    """A text file, a copy in the same class and one in another class."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    (folder / "red" / "0.jpg").write_text("no picture")
+    shutil.copy(folder / "red" / "1.jpg", folder / "red" / "copy of 1.jpg")
+    shutil.copy(folder / "red" / "2.jpg", folder / "blue" / "2 too.jpg")
+    return folder
+
+
+def test_good_pictures_are_no_problem(pictures, capsys):
+    assert started(str(pictures)) == 0
+    assert capsys.readouterr().out == "40 pictures read: no problems\n"
+
+
+def test_problems_are_listed_and_the_status_is_1(spoilt, capsys):
+    assert started(str(spoilt), "--data.valid-fraction", "0.05") == 1
+    text = capsys.readouterr().out
+    assert "1 cannot be read:\n  red/0.jpg: is no picture" in text
+    assert "red/1.jpg (red) = red/copy of 1.jpg (red)" in text
+    assert "blue/2 too.jpg (blue) = red/2.jpg (red)" in text
+
+
+def test_a_leak_is_found(pictures, tmp_path, capsys):
+    for part, numbers in (("train", range(5)), ("valid", range(4, 8))):
+        for name in ("red", "blue"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(pictures / name / f"{number}.jpg", tmp_path / part / name)
+    assert started(str(tmp_path), "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["leaks"] == [
+        [f"train/{name}/4.jpg", f"valid/{name}/4.jpg"] for name in ("blue", "red")
+    ]
+    assert report["duplicates"] == report["conflicts"] == report["unreadable"] == []
+
+
+def test_a_wrong_path_is_one_line(capsys):
+    assert started("/no/such/folder") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_flowers_have_no_problem(flowers, capsys):
+    assert started(str(flowers)) == 0

@@ -17,6 +17,7 @@ _EXPORTS = {
     "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
     "jaxch5.data.block": ("Data", "DataBlock"),
     "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
+    "jaxch5.augmentation.mixing": ("cutmix", "mixup"),
     "jaxch5.insight.augmentations": ("plot_augmentations",),
     "jaxch5.models.resnet": ("create_model",),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),

@@ -154,6 +154,19 @@ class AugmentConfig(Section):
         le=1,
         description="smallest share of the area that a crop keeps; 0.75 for pictures of one's own",
     )
+    max_saturation: float = Field(
+        0.0, ge=0, lt=1, description="largest change of saturation, 0 to 1; 0 is none"
+    )
+    max_hue: float = Field(
+        0.0, ge=0, le=0.5, description="largest turn of the colour circle, 0 to 0.5; 0 is none"
+    )
+    p_gray: float = Field(0.0, ge=0, le=1, description="probability of a picture without colour")
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="pairs of a batch's pictures become one, and so do their labels"
+    )
+    mix_alpha: float = Field(
+        0.4, gt=0, le=10, description="of the Beta distribution of a pair's shares"
+    )
 
 
 class ModelConfig(Section):

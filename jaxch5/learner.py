@@ -6,7 +6,7 @@ It holds a state and calls functions; what is computed is in `jaxch5.training`.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 
 import flax.linen as nn
 import jax
@@ -15,16 +15,26 @@ from jaxtyping import Float, Int
 from rich.console import Console
 
 from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
 from jaxch5.models.resnet import create_model
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.optim.schedule import one_cycle, one_cycle_momentum
 from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
 from jaxch5.training.progress import show_progress
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, init_state
-from jaxch5.training.step import EvalStep, Loss, TrainStep, make_eval_step, make_train_step
+from jaxch5.training.step import (
+    EvalStep,
+    Loss,
+    Mixer,
+    TrainStep,
+    make_drawn_eval_step,
+    make_eval_step,
+    make_train_step,
+)
 
 
 class Learner:
@@ -38,11 +48,20 @@ class Learner:
             second of training.
     """
 
-    def __init__(self, data: Data, model: nn.Module, loss: Loss, wd: float, seed: int) -> None:
+    def __init__(
+        self,
+        data: Data,
+        model: nn.Module,
+        loss: Loss,
+        wd: float,
+        seed: int,
+        mix: Mixer | None = None,
+    ) -> None:
         self.data = data
         self.model = model
         self.records: list[Record] = []
         self._loss = loss
+        self._mix = mix
         self._optimizer = make_optimizer(wd=wd)
         weights_key, self._key = jax.random.split(jax.random.key(seed))
         self.state: TrainState = init_state(model, self._optimizer, data.size, weights_key)
@@ -50,7 +69,12 @@ class Learner:
     @cached_property
     def _steps(self) -> tuple[TrainStep, EvalStep]:
         train_step = make_train_step(
-            self.model, self._optimizer, self._loss, self.data.augment, self.data.size
+            self.model,
+            self._optimizer,
+            self._loss,
+            self.data.augment,
+            self.data.size,
+            mix=self._mix,
         )
         eval_step = make_eval_step(self.model, self.data.size)
         return compile_steps(train_step, eval_step, self.state, self.data, self._key)
@@ -129,6 +153,33 @@ class Learner:
         logits, labels = predict(self.state, self.data.valid, eval_step)
         return jax.device_get(jax.nn.softmax(logits)), labels
 
+    def tta(
+        self, n: int = 4
+    ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
+        """Probabilities and labels of the validation set, as `get_preds`, by more than one look.
+
+        The mean of the probabilities of the centre crop and of `n` augmented draws of each
+        picture (test-time augmentation, as in Krizhevsky et al., 2012). It takes `n + 1` times as
+        long.
+
+        Args:
+            n: draws of each picture; 0 is `get_preds`.
+
+        Raises:
+            ConfigError: `n` is below 0.
+        """
+        if n < 0:
+            raise ConfigError(f"n = {n}: should be at least 0")
+        total, labels = self.get_preds()
+        drawn = jax.jit(
+            make_drawn_eval_step(self.model, self.data.augment, self.data.size),
+            compiler_options=compiler_options(),
+        )
+        for key in jax.random.split(jax.random.fold_in(self._key, n), n):
+            logits, _ = predict(self.state, self.data.valid, partial(drawn, key=key))
+            total = total + jax.device_get(jax.nn.softmax(logits))
+        return total / (n + 1), labels
+
 
 def vision_learner(
     data: Data,
@@ -137,6 +188,7 @@ def vision_learner(
     wd: float = 0.01,
     loss: Loss = cross_entropy,
     seed: int = 0,
+    mix: Mixer | None = None,
 ) -> Learner:
     """A learner of pictures.
 
@@ -148,9 +200,11 @@ def vision_learner(
         wd: decoupled weight decay, a share of the rate.
         loss: mean over the items of logits [B, classes] and labels [B].
         seed: root of the initial weights and of every draw in training.
+        mix: mixes each training batch: `mixup`, `cutmix`, or one of them with another alpha by
+            `functools.partial`.
 
     Raises:
         ConfigError: there is no such architecture or head.
     """
     model = create_model(arch, len(data.classes), head=head)
-    return Learner(data, model, loss, wd, seed)
+    return Learner(data, model, loss, wd, seed, mix)

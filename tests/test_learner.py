@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxch5.augmentation.mixing import cutmix, mixup
 from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
-from jaxch5.errors import TrainingError
+from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
@@ -131,3 +132,37 @@ def test_training_can_go_on_from_any_step(source):
         for part in (whole, rest)
     ]
     assert losses[0][1:] == losses[1]
+
+
+def test_tta_is_the_mean_of_the_centre_and_of_the_draws(source):
+    learn = learner(source)
+    train(learn, epochs=2)
+    centre, labels = learn.get_preds()
+    np.testing.assert_array_equal(learn.tta(0)[0], centre)
+    one, _ = learn.tta(1)
+    many, same_labels = learn.tta(3)
+    np.testing.assert_array_equal(labels, same_labels)
+    np.testing.assert_allclose(many.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(many - centre).max() > 1e-4
+    drawn = 2 * one - centre
+    assert (drawn > -1e-6).all()
+    assert (drawn < 1 + 1e-6).all()
+    np.testing.assert_array_equal(learn.tta(3)[0], many)
+    with pytest.raises(ConfigError, match="-1"):
+        learn.tta(-1)
+
+
+def test_tta_without_augmentation_is_the_centre_crop(source):
+    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=None).load(16)
+    learn = vision_learner(data, Tiny())
+    np.testing.assert_allclose(learn.tta(2)[0], learn.get_preds()[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_mixing_changes_training_and_still_learns(mix, source):
+    plain, mixed = learner(source), learner(source, mix=mix)
+    train(plain, epochs=8)
+    train(mixed, epochs=8)
+    assert bits(plain.state.params) != bits(mixed.state.params)
+    assert mixed.records[-1]["train_loss"] > plain.records[-1]["train_loss"]
+    assert mixed.records[-1]["accuracy"] > 0.8

@@ -1,63 +1,66 @@
-"""Mixing: new examples from pairs of a batch's pictures and of their targets.
+"""Mixing: new examples from pairs of a batch's pictures.
 
-Both work on augmented pictures and on targets that are probabilities of the classes, one-hot to
-begin with; each picture draws its own share, and its partner is another item of the batch.
+Both ways work on augmented pictures; each picture draws its own share, and its partner is another
+item of the batch. The loss is then the same mixture of the losses to both labels: `mixed_loss`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Pictures = Float[Array, "batch height width 3"]
-Targets = Float[Array, "batch classes"]
 
 
-def mixup(
-    pictures: Pictures, targets: Targets, key: Key[Array, ""], alpha: float = 0.4
-) -> tuple[Pictures, Targets]:
-    """Weighted means of two pictures, and of their targets (Zhang et al., arXiv:1710.09412).
+class Mixed(NamedTuple):
+    """Pictures, each with the place of its partner and the share, 0 to 1, that is its own."""
+
+    pictures: Pictures
+    partner: Int[Array, "batch"]
+    share: Float[Array, "batch"]
+
+
+def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
+    """Weighted means of two pictures (Zhang et al., arXiv:1710.09412).
 
     Args:
         pictures: in 0 to 1.
-        targets: probabilities of the classes.
         key: a new one each step.
         alpha: of the Beta distribution from which the weight is drawn; the larger part is the
             picture's own, as in fastai's `MixUp`.
 
     Example:
-        >>> pictures, targets = jnp.ones((4, 2, 2, 3)), jnp.eye(4)
-        >>> mixed, soft = mixup(pictures, targets, jax.random.key(0))
-        >>> mixed.shape, [round(total, 5) for total in soft.sum(axis=1).tolist()]
-        ((4, 2, 2, 3), [1.0, 1.0, 1.0, 1.0])
+        >>> mixed = mixup(jnp.ones((4, 2, 2, 3)), jax.random.key(0))
+        >>> mixed.pictures.shape, bool((mixed.share >= 0.5).all())
+        ((4, 2, 2, 3), True)
     """
     share_key, partner_key = jax.random.split(key)
     share = jax.random.beta(share_key, alpha, alpha, (len(pictures),))
     share = jnp.maximum(share, 1 - share)
     partner = jax.random.permutation(partner_key, len(pictures))
     own = share[:, None, None, None].astype(pictures.dtype)
-    return pictures * own + pictures[partner] * (1 - own), _soft(targets, partner, share)
+    return Mixed(pictures * own + pictures[partner] * (1 - own), partner, share)
 
 
-def cutmix(
-    pictures: Pictures, targets: Targets, key: Key[Array, ""], alpha: float = 1.0
-) -> tuple[Pictures, Targets]:
+def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed:
     """A box of each picture is cut from another (Yun et al., arXiv:1905.04899).
 
-    The targets are weighted by the pixels that are really the one's and the other's.
+    The share is that of the pixels that are really the picture's own.
 
     Args:
         pictures: in 0 to 1.
-        targets: probabilities of the classes.
         key: a new one each step.
         alpha: of the Beta distribution from which the share that stays is drawn.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))
-        >>> mixed, soft = cutmix(pictures, jnp.eye(2), jax.random.key(0))
-        >>> bool(jnp.allclose(mixed[..., 0].mean((1, 2)), soft[:, 1]))
-        True
+        >>> mixed = cutmix(pictures, jax.random.key(0))
+        >>> mixed.pictures.shape, mixed.share.shape
+        ((2, 4, 4, 3), (2,))
     """
     count, height, width, _ = pictures.shape
     share_key, place_key, partner_key = jax.random.split(key, 3)
@@ -68,7 +71,26 @@ def cutmix(
     inside_x = _within(width, middle[1], side)
     inside = inside_y[:, :, None] & inside_x[:, None, :]
     mixed = jnp.where(inside[..., None], pictures[partner], pictures)
-    return mixed, _soft(targets, partner, 1 - inside.mean((1, 2)))
+    return Mixed(mixed, partner, 1 - inside.mean((1, 2)))
+
+
+def mixed_loss(
+    loss: Callable[[Float[Array, "1 classes"], Int[Array, "1"]], Float[Array, ""]],
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    mixed: Mixed,
+) -> Float[Array, ""]:
+    """Mean of each item's losses to its own label and its partner's, weighted by the share.
+
+    Args:
+        loss: of logits and labels; it is called for one item at a time.
+        logits: of the mixed pictures.
+        labels: of the pictures before they were mixed.
+        mixed: how they were mixed.
+    """
+    of_each = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
+    own, other = of_each(logits, labels), of_each(logits, labels[mixed.partner])
+    return jnp.mean(mixed.share * own + (1 - mixed.share) * other)
 
 
 def _within(size: int, middle: Float[Array, "batch"], side: Float[Array, "batch"]) -> Array:
@@ -76,5 +98,4 @@ def _within(size: int, middle: Float[Array, "batch"], side: Float[Array, "batch"
     return jnp.abs(centres - middle[:, None]) < side[:, None] / 2
 
 
-def _soft(targets: Targets, partner: Array, share: Float[Array, "batch"]) -> Targets:
-    return targets * share[:, None] + targets[partner] * (1 - share[:, None])
+MIXERS: dict[str, Callable[..., Mixed]] = {"mixup": mixup, "cutmix": cutmix}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from jaxch5.augmentation.policy import aug_transforms
-from jaxch5.config import Config, DataConfig
+from dataclasses import replace
+
+from jaxch5.augmentation.policy import Policy, aug_transforms
+from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex
 from jaxch5.data.split import Split, column_split, folder_split, random_split
@@ -42,6 +44,13 @@ def split_of(settings: DataConfig, source: Source) -> Split:
     return folder_split() if FOLDER in source.columns else column_split(settings.split_column)
 
 
+def policy_of(settings: AugmentConfig) -> Policy:
+    """What the settings make of `aug_transforms`."""
+    values = settings.model_dump(exclude={"mix", "mix_alpha"})
+    beyond = {name: values.pop(name) for name in ("max_saturation", "max_hue", "p_gray")}
+    return replace(aug_transforms(**values), **beyond)
+
+
 def load_data(config: Config, source: Source | None = None) -> Data:
     """Source, split, sizes and augmentation as the configuration says, ready to iterate.
 
@@ -59,6 +68,6 @@ def load_data(config: Config, source: Source | None = None) -> Data:
         split_of(settings, source),
         settings.presize,
         settings.size,
-        augment=aug_transforms(**config.augment.model_dump()),
+        augment=policy_of(config.augment),
     )
     return block.load(settings.batch_size, cache=settings.cache, seed=config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxch5.augmentation.mixing import Mixed, mixed_loss
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
@@ -20,6 +22,7 @@ TrainStep = Callable[
     [TrainState, Batch | CachedBatch, Key[Array, ""]],
     tuple[TrainState, dict[str, Float[Array, ""]]],
 ]
+Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
 
 
@@ -55,6 +58,7 @@ def make_train_step(
     policy: Policy | None,
     size: int,
     normalization: Normalization = IMAGENET,
+    mix: Mixer | None = None,
 ) -> TrainStep:
     """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
 
@@ -68,6 +72,7 @@ def make_train_step(
         policy: what `aug_transforms` returns; None takes the centre crop.
         size: side of the network's input, pixels.
         normalization: applied to the augmented pictures.
+        mix: `mixup` or `cutmix`, of pictures and a key; None mixes nothing.
     """
 
     def train_step(
@@ -75,7 +80,14 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         batch = batch.open()
         augment_key, dropout_key = jax.random.split(key)
-        pictures = normalize(augment(policy, batch, augment_key, size), normalization)
+        pictures = augment(policy, batch, augment_key, size)
+        if mix is None:
+            loss_of_batch = loss
+        else:
+            # Partners are of the same batch, so this draw cannot come from the items alone.
+            mixed = mix(pictures, jax.random.fold_in(augment_key, state.step))
+            pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
+        pictures = normalize(pictures, normalization)
 
         def loss_of(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
             logits, updated = model.apply(
@@ -85,7 +97,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
             )
-            return loss(logits, batch.label), updated["batch_stats"]
+            return loss_of_batch(logits, batch.label), updated["batch_stats"]
 
         (value, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -111,3 +123,20 @@ def make_eval_step(
         return cast(Array, model.apply(state.variables, pictures, train=False))
 
     return eval_step
+
+
+def make_drawn_eval_step(
+    model: nn.Module,
+    policy: Policy | None,
+    size: int,
+    normalization: Normalization = IMAGENET,
+) -> Callable[[TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]]:
+    """A function `(state, batch, key) -> logits` of augmented pictures, for the mean of many."""
+
+    def drawn_eval_step(
+        state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
+    ) -> Float[Array, "batch classes"]:
+        pictures = normalize(augment(policy, batch.open(), key, size), normalization)
+        return cast(Array, model.apply(state.variables, pictures, train=False))
+
+    return drawn_eval_step

@@ -2,36 +2,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxch5.augmentation.mixing import cutmix, mixup
+from jaxch5.augmentation.mixing import cutmix, mixed_loss, mixup
+from jaxch5.losses import cross_entropy
 
 
 def numbered(count, side=8):
-    """Pictures of one value each, 0 to 1, whose targets are one-hot."""
+    """Pictures of one value each, 0 to 1."""
     values = jnp.arange(count) / (count - 1)
-    return jnp.broadcast_to(values[:, None, None, None], (count, side, side, 3)), jnp.eye(count)
+    return jnp.broadcast_to(values[:, None, None, None], (count, side, side, 3))
+
+
+def soft_targets(mixed):
+    """What the mixed pictures are, as shares of the numbered ones."""
+    one_hot = jnp.eye(len(mixed.share))
+    return one_hot * mixed.share[:, None] + one_hot[mixed.partner] * (1 - mixed.share[:, None])
 
 
 def test_mixup_weighs_pictures_and_targets_alike():
-    pictures, targets = numbered(16)
-    mixed, soft = mixup(pictures, targets, jax.random.key(0))
-    expected = soft @ (jnp.arange(16) / 15)
-    np.testing.assert_allclose(mixed[:, 0, 0, 0], expected, atol=1e-6)
-    assert (jnp.diagonal(soft) >= 0.5).all()
-    np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-6)
+    mixed = mixup(numbered(16), jax.random.key(0))
+    expected = soft_targets(mixed) @ (jnp.arange(16) / 15)
+    np.testing.assert_allclose(mixed.pictures[:, 0, 0, 0], expected, atol=1e-6)
+    assert (mixed.share >= 0.5).all()
 
 
 def test_cutmix_targets_count_the_pixels():
-    pictures, targets = numbered(16)
-    mixed, soft = cutmix(pictures, targets, jax.random.key(1))
-    np.testing.assert_allclose(mixed.mean((1, 2, 3)), soft @ (jnp.arange(16) / 15), atol=1e-6)
-    assert np.isin(np.asarray(mixed), np.asarray(pictures)).all()
+    pictures = numbered(16)
+    mixed = cutmix(pictures, jax.random.key(1))
+    expected = soft_targets(mixed) @ (jnp.arange(16) / 15)
+    np.testing.assert_allclose(mixed.pictures.mean((1, 2, 3)), expected, atol=1e-6)
+    assert np.isin(np.asarray(mixed.pictures), np.asarray(pictures)).all()
 
 
 def test_mixups_shares_are_beta_distributed():
     """Of 2,000 pairs, the greater of a share and its rest."""
     shares = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
     expected = np.quantile(np.maximum(shares, 1 - shares), [0.1, 0.5, 0.9])
-    _, soft = mixup(jnp.zeros((2000, 1, 1, 3)), jnp.eye(2000), jax.random.key(2))
-    np.testing.assert_allclose(
-        np.quantile(jnp.diagonal(soft), [0.1, 0.5, 0.9]), expected, atol=0.03
-    )
+    mixed = mixup(jnp.zeros((2000, 1, 1, 3)), jax.random.key(2))
+    np.testing.assert_allclose(np.quantile(mixed.share, [0.1, 0.5, 0.9]), expected, atol=0.03)
+
+
+def test_the_mixed_loss_is_the_cross_entropy_to_soft_targets():
+    logits = jax.random.normal(jax.random.key(3), (6, 6))
+    mixed = cutmix(numbered(6), jax.random.key(4))
+    expected = -jnp.mean(jnp.sum(soft_targets(mixed) * jax.nn.log_softmax(logits), axis=1))
+    value = mixed_loss(cross_entropy, logits, jnp.arange(6), mixed)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxch5.config import Config
-from jaxch5.data.from_config import load_data, load_source
+from jaxch5.data.from_config import load_data, load_source, policy_of
 
 
 def data_of(**data):
@@ -53,3 +53,9 @@ def test_a_stratified_split_holds_out_the_same_share_of_each_class(pictures):
 def test_given_without_a_split_of_its_own_is_an_error(pictures):
     with pytest.raises(Exception, match="is_valid"):
         data_of(path=pictures, split="given")
+
+
+def test_every_augmentation_setting_reaches_the_policy():
+    settings = {"max_saturation": 0.3, "max_hue": 0.1, "p_gray": 0.2, "max_warp": 0.05}
+    policy = policy_of(Config.model_validate({"augment": settings}).augment)
+    assert {name: getattr(policy, name) for name in settings} == settings

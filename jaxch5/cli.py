@@ -121,11 +121,16 @@ def run(
     debug = "--debug" in argv
     failed = False
     signal.signal(signal.SIGTERM, _terminate)
+    if not debug:
+        # After a save has failed, which is reported once, threads of the storage library go on to
+        # complain by the dozen, past every handler.
+        sys.unraisablehook = lambda unraisable: None
     try:
         parsed = parse(options, argv, prog)
         if not debug:
             # The checkpoint library logs what it also raises, at length.
-            logging.getLogger("absl").setLevel(logging.CRITICAL)
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if parsed.print_config:
             print(to_toml(parsed.settings()), end="")
         else:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +242,27 @@ def test_bad_pictures_end_in_one_line_and_leave_nothing(
     assert line in err
     assert err.count("\n") == 1
     assert not run.exists()
+
+
+def test_a_disk_that_fills_during_a_save_is_one_line(pictures, tmp_path):
+    """No file may grow beyond a megabyte, and a state is a hundred times that."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    run = tmp_path / "run"
+    ended = subprocess.run(
+        [sys.executable, "-m", "jaxch5.train", "--data.path", pictures, "--workdir", run, *SMALL],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert f"{run}/checkpoints: the checkpoint could not be saved: " in ended.stderr
+    assert not list(run.glob("checkpoints/*tmp*"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

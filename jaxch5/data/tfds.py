@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def _prepare(builder: Any, name: str) -> None:
 
     # By itself tensorflow-datasets tries an address that does not answer for minutes.
     addresses = _addresses(builder)
-    if addresses and not any(map(reachable, addresses)):
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(reachable, addresses))
+    if addresses and not any(answers):
         raise DataError(
             f"data.tfds = {name}: is not prepared in {builder.data_path}, and "
             f"{' and '.join(addresses)} cannot be reached; name a folder that holds it with "

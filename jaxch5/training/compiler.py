@@ -20,7 +20,7 @@ def compiler_options() -> dict[str, str]:
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-    except Exception:
+    except jax.errors.JaxRuntimeError:
         return {}
     return CPU_OPTIONS
 

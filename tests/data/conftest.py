@@ -50,6 +50,9 @@ def server():
             self.end_headers()
             self.wfile.write(content)
 
+        def do_HEAD(self):
+            self.send_error(405)
+
         def log_message(self, *arguments):
             pass
 

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, unpack
+from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, reachable, unpack
 from jaxch5.errors import DataError
 
 
@@ -137,3 +137,16 @@ def test_no_two_addresses_share_a_file():
     names = {file_name_for(f"https://host/{end}") for end in ("a.jpg", "b.jpg", "a.jpg?x=1", "a")}
     assert len(names) == 4
     assert all(len(name) < 60 and "/" not in name for name in names)
+
+
+def test_an_address_that_never_answers_is_given_up(nobody):
+    """As behind a wall that drops what it does not like."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.perf_counter()
+        assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tgz")
+        assert not reachable(f"{nobody}/a.tgz")
+    assert time.perf_counter() - began < 10
+
+
+def test_an_address_that_answers_anything_is_reachable(server):
+    assert reachable(server.link("gone.tgz"))

@@ -39,9 +39,10 @@ def source():
     return from_arrays(images.astype(np.uint8), labels, ["dark", "bright"])
 
 
-def learner(source, seed=0, **kwargs):
+def learner(source, seed=0, cache="memory", **kwargs):
     policy = aug_transforms(max_lighting=0.05)
-    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=policy).load(16)
+    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=policy)
+    data = data.load(16, cache=cache)
     return vision_learner(data, Tiny(), seed=seed, **kwargs)
 
 
@@ -166,3 +167,13 @@ def test_mixing_changes_training_and_still_learns(mix, source):
     assert bits(plain.state.params) != bits(mixed.state.params)
     assert mixed.records[-1]["train_loss"] > plain.records[-1]["train_loss"]
     assert mixed.records[-1]["accuracy"] > 0.8
+
+
+def test_each_cache_trains_the_same(source):
+    """To the last bit of every weight: where pictures lie is no matter."""
+    states = []
+    for cache in ("off", "memory", "device"):
+        learn = learner(source, cache=cache)
+        train(learn)
+        states.append(bits(learn.state))
+    assert states[0] == states[1] == states[2]

@@ -322,12 +322,3 @@ def test_bad_pictures_stop_or_are_left_out_as_asked(pictures, tmp_path, capsys, 
     status, output, _ = run_in_process(capsys, monkeypatch, "--resume", run)
     assert status == 0
     assert "2 pictures cannot be read and are left out" in output
-
-
-def test_each_cache_trains_the_same(pictures, tmp_path, capsys, monkeypatch):
-    for cache in ("off", "memory", "device"):
-        arguments = ("--data.path", pictures, "--workdir", tmp_path / cache, *SMALL)
-        status, _, _ = run_in_process(capsys, monkeypatch, *arguments, "--data.cache", cache)
-        assert status == 0
-    assert records(tmp_path / "off") == records(tmp_path / "memory")
-    assert records(tmp_path / "off") == records(tmp_path / "device")

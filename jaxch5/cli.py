@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.errors import ConfigError, Jaxch5Error
 
+FIGURES = (".png", ".pdf", ".svg")
 # Key of a command's result that is true where it did its work and the answer is a failure.
 FAILED = "failed"
 
@@ -97,6 +98,13 @@ def _usage(message: str, options: type[Options]) -> str:
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
     close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
     return f"{name}: no such option; " + (f"did you mean {close[0]}?" if close else "see --help")
+
+
+def drawable(out: Path) -> Path:
+    """A pydantic validator: the name of a file that a figure can be written to."""
+    if out.suffix.lower() not in FIGURES:
+        raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
+    return out
 
 
 def _has(values: dict[str, Any], key: str) -> bool:

@@ -5,8 +5,11 @@ It holds a state and calls functions; what is computed is in `jaxch5.training`.
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,15 +17,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.console import Console
 
+from jaxch5.augmentation.mixing import MIXERS
+from jaxch5.config import Config
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
 from jaxch5.models.resnet import create_model
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.optim.schedule import one_cycle, one_cycle_momentum
+from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
+from jaxch5.training.lr_finder import Sweep, find_lr
 from jaxch5.training.progress import show_progress
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, init_state
@@ -46,7 +53,10 @@ class Learner:
         state: weights, statistics and optimizer, as of the last step.
         records: of each epoch done: losses and metrics as fractions of 1, seconds, and pictures a
             second of training.
+        sweep: of the last `lr_find`: rates, losses and smooth losses.
     """
+
+    sweep: Sweep | None = None
 
     def __init__(
         self,
@@ -110,6 +120,39 @@ class Learner:
             momentum=one_cycle_momentum(steps, pct_start, moms),
         )
         self._fit(plan, console or Console(), run, save_every_steps)
+
+    def lr_find(
+        self,
+        start_lr: float = 1e-7,
+        end_lr: float = 10.0,
+        num_it: int = 100,
+        suggest_funcs: Sequence[str] = ("valley",),
+    ) -> Any:
+        """Trains a little at ever higher rates and suggests some; the learner stays as it was.
+
+        The sweep is kept in `self.sweep`; `plot_lr_find` draws it.
+
+        Args:
+            start_lr, end_lr: the first rate, and the one that the last comes next to.
+            num_it: steps.
+            suggest_funcs: any of valley, slide, minimum, steep, last_decrease; see
+                `jaxch5.optim.suggest`.
+
+        Returns:
+            A named tuple of the suggested rates: `learn.lr_find().valley`.
+
+        Raises:
+            ConfigError: there is no such rule, or the rates do not rise.
+            TrainingError: the loss exploded before anything could be said.
+        """
+        for name in suggest_funcs:
+            if name not in RULES:
+                raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
+        train_step, _ = self._steps
+        self.sweep = find_lr(self.state, self.data, train_step, self._key, start_lr, end_lr, num_it)
+        rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
+        chosen = {name: rates[name] for name in suggest_funcs}
+        return namedtuple("SuggestedRates", chosen)(**chosen)
 
     def _fit(self, plan: Plan, console: Console, run: RunDir | None, save_every_steps: int) -> None:
         steps_per_epoch = len(self.data.train)
@@ -208,3 +251,12 @@ def vision_learner(
     """
     model = create_model(arch, len(data.classes), head=head)
     return Learner(data, model, loss, wd, seed, mix)
+
+
+def learner_from_config(data: Data, config: Config) -> Learner:
+    """The learner that a configuration describes."""
+    mix = None
+    if config.augment.mix != "none":
+        mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
+    model = config.model
+    return vision_learner(data, model.arch, model.head, wd=config.fit.wd, seed=config.seed, mix=mix)

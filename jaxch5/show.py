@@ -9,9 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from jaxch5.cli import Options, run
-
-FIGURES = (".png", ".pdf", ".svg")
+from jaxch5.cli import Options, drawable, run
 
 
 class ShowOptions(Options):
@@ -22,12 +20,7 @@ class ShowOptions(Options):
     ncols: int = Field(4, ge=1, le=50, description="pictures in a row")
     unique: bool = Field(False, description="one picture under many draws, not many pictures")
 
-    @field_validator("out")
-    @classmethod
-    def _drawable(cls, out: Path) -> Path:
-        if out.suffix.lower() not in FIGURES:
-            raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
-        return out
+    _out = field_validator("out")(drawable)
 
 
 def show(options: ShowOptions) -> dict[str, Any]:

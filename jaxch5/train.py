@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +47,10 @@ class TrainOptions(Options):
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
-    from jaxch5.augmentation.mixing import MIXERS
     from jaxch5.data.from_config import load_data, load_source
     from jaxch5.data.source import select
     from jaxch5.data.verify import unreadable
-    from jaxch5.learner import vision_learner
+    from jaxch5.learner import learner_from_config
     from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.progress import print_line
 
@@ -83,13 +81,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
         )
     data = load_data(config, source)
     print_line(console, describe(data))
-    model = config.model
-    mix = None
-    if config.augment.mix != "none":
-        mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
-    learn = vision_learner(
-        data, model.arch, model.head, wd=config.fit.wd, seed=config.seed, mix=mix
-    )
+    learn = learner_from_config(data, config)
     directory = existing if options.resume else create_run(config, options.workdir)
     if skipped and not options.resume:
         write_skipped(directory, skipped)

@@ -177,3 +177,26 @@ def test_each_cache_trains_the_same(source):
         train(learn)
         states.append(bits(learn.state))
     assert states[0] == states[1] == states[2]
+
+
+def test_lr_find_suggests_and_leaves_the_learner_as_it_was(source):
+    learn = learner(source)
+    train(learn, epochs=1)
+    before, records = bits(learn.state), list(learn.records)
+    rates = learn.lr_find(num_it=60, suggest_funcs=("valley", "minimum"))
+    assert rates._fields == ("valley", "minimum")
+    assert 1e-7 < rates.valley < 10
+    assert bits(learn.state) == before
+    assert learn.records == records
+    assert len(learn.sweep.lrs) == len(learn.sweep.losses) == len(learn.sweep.smooth) <= 60
+    assert learn.lr_find(num_it=60, suggest_funcs=("valley", "minimum")) == rates
+    with pytest.raises(ConfigError, match="vally"):
+        learn.lr_find(suggest_funcs=("vally",))
+
+
+def test_training_after_lr_find_is_as_without_it(source):
+    plain, swept = learner(source), learner(source)
+    swept.lr_find(num_it=40)
+    train(plain)
+    train(swept)
+    assert bits(plain.state) == bits(swept.state)

@@ -1,8 +1,8 @@
-"""Grids of pictures; each function returns a matplotlib figure, drawn without a display."""
+"""Figures of data and of training; each function returns a matplotlib figure, without a display."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,3 +59,38 @@ def shortened(title: str, length: int = TITLE_LENGTH) -> str:
     if len(title) <= length:
         return title
     return f"{title[: length // 2]}…{title[-(length - 1 - length // 2) :]}"
+
+
+def plot_lr_find(
+    sweeps: Sequence[tuple[Sequence[float], Sequence[float]]], suggested: Mapping[str, float]
+) -> Figure:
+    """Loss against rate on a logarithmic scale, with the suggested rates marked.
+
+    Args:
+        sweeps: of each sweep, the rates and the smooth losses.
+        suggested: a rule's name to its rate; marked on the first sweep.
+
+    Example:
+        >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for lrs, losses in sweeps:
+        axes.plot(lrs, losses, color="tab:blue", alpha=0.9 if len(sweeps) == 1 else 0.5)
+    lrs, losses = sweeps[0]
+    for number, (name, rate) in enumerate(suggested.items(), start=1):
+        loss = np.interp(np.log(rate), np.log(lrs), losses)
+        axes.plot(rate, loss, "o", color=f"C{number}", label=f"{name} {rate:.1e}")
+    axes.set_xscale("log")
+    # The explosion at the end would press the valley flat.
+    low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
+    axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("smooth loss")
+    if suggested:
+        axes.legend(frameon=False)
+    return figure

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxch5.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
@@ -73,5 +79,194 @@ def _two_waves(values: tuple[float, float, float], steps: int, pct_start: float)
         if position < pct_start:
             return cosine_interpolation(start, middle, position / pct_start)
         return cosine_interpolation(middle, end, (position - pct_start) / (1.0 - pct_start))
+
+    return value
+
+
+def even_mults(start: float, stop: float, n: int) -> list[float]:
+    """`n` rates from `start` to `stop`, each the same factor above the one before (fastai's name).
+
+    Args:
+        start, stop: the first and the last, both above 0.
+        n: at least 1; a single rate is `stop`.
+
+    Example:
+        >>> [round(rate, 6) for rate in even_mults(1e-4, 1e-2, 3)]
+        [0.0001, 0.001, 0.01]
+    """
+    if n == 1:
+        return [stop]
+    factor = (stop / start) ** (1 / (n - 1))
+    return [start * factor**place for place in range(n)]
+
+
+def group_rates(lr: float | slice, groups: int) -> list[float]:
+    """A rate for each group of layers, earliest first, with fastai's meaning of a slice.
+
+    Args:
+        lr: a float, the same for all; `slice(hi)`, `hi` for the last group and a tenth of it for
+            the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
+        groups: how many.
+
+    Raises:
+        ConfigError: a rate is missing or not above 0.
+
+    Example:
+        >>> group_rates(slice(1e-3), 3)
+        [0.0001, 0.0001, 0.001]
+    """
+    if not isinstance(lr, slice):
+        rates = [lr] * groups
+    elif lr.stop is None:
+        raise ConfigError(f"lr = {lr}: a slice of rates needs its last one, as in slice(1e-3)")
+    elif lr.start is None:
+        rates = [lr.stop / 10] * (groups - 1) + [lr.stop]
+    elif min(lr.start, lr.stop) > 0:
+        rates = even_mults(lr.start, lr.stop, groups)
+    else:
+        rates = [lr.start, lr.stop]
+    if not all(rate > 0 for rate in rates):
+        raise ConfigError(f"lr = {lr}: rates should be above 0")
+    return rates
+
+
+def fine_tune_schedule(
+    epochs: int,
+    steps_per_epoch: int,
+    base_lr: float = 2e-3,
+    freeze_epochs: int = 1,
+    groups: int = 3,
+    lr_mult: float = 100.0,
+    pct_start: float = 0.3,
+    div: float = 5.0,
+) -> Float[np.ndarray, "steps groups"]:
+    """Rates of the chapter's `fine_tune`, step by step.
+
+    Two phases: the new head alone, at one cycle to `base_lr` that rises nearly all the way
+    (`pct_start` 0.99, `div` 25); then all layers, at one cycle to half of that for the head, and to
+    a `lr_mult`-th of the head's for the earliest group, geometrically between. In the first phase
+    the frozen groups have a rate too, as fastai records it; they are not trained with it.
+
+    Args:
+        epochs: of the second phase.
+        steps_per_epoch: training batches.
+        base_lr: highest rate of the first phase.
+        freeze_epochs: of the first phase.
+        groups: of layers.
+        lr_mult: the head's rate over the earliest group's, in the second phase.
+        pct_start, div: of the second phase; see `one_cycle`.
+
+    Example:
+        >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
+        >>> rates.shape, float(rates[0, -1])
+        ((15, 3), 8e-05)
+    """
+    head, every = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, div)
+    frozen = [one_cycle(rate, *head) for rate in group_rates(slice(base_lr), groups)]
+    base_lr /= 2
+    thawed = [
+        one_cycle(rate, *every) for rate in group_rates(slice(base_lr / lr_mult, base_lr), groups)
+    ]
+    rows = [[rate(step) for rate in frozen] for step in range(head.steps)]
+    rows += [[rate(step) for rate in thawed] for step in range(every.steps)]
+    return np.array(rows)
+
+
+def fine_tune_momentum(
+    epochs: int, steps_per_epoch: int, freeze_epochs: int = 1, pct_start: float = 0.3
+) -> Float[np.ndarray, "steps"]:
+    """Momentum of `fine_tune`, step by step; the arguments are `fine_tune_schedule`'s.
+
+    Example:
+        >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
+        [0.95, 0.95]
+    """
+    phases = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start)
+    values = [
+        one_cycle_momentum(phase.steps, phase.pct_start)(step)
+        for phase in phases
+        for step in range(phase.steps)
+    ]
+    return np.array(values)
+
+
+class _Phase(NamedTuple):
+    """What `one_cycle` takes after the highest rate."""
+
+    steps: int
+    pct_start: float
+    div: float
+
+
+def _fine_tune_phases(
+    epochs: int, steps_per_epoch: int, freeze_epochs: int, pct_start: float, div: float = 5.0
+) -> tuple[_Phase, _Phase]:
+    head = _Phase(freeze_epochs * steps_per_epoch, 0.99, 25.0)
+    return head, _Phase(epochs * steps_per_epoch, pct_start, div)
+
+
+def flat_cosine(
+    lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = 1e5
+) -> Schedule:
+    """The highest rate for a share of the steps, then half a cosine wave down.
+
+    Source: fastai's `fit_flat_cos`.
+
+    Args:
+        lr_max: the highest rate.
+        steps: number of training steps.
+        pct_start: share of the steps, 0 to 1, at `lr_max`.
+        div_final: the rate after the last step is `lr_max / div_final`.
+
+    Example:
+        >>> rate = flat_cosine(1.0, steps=8)
+        >>> [round(rate(step), 3) for step in (0, 6, 7)]
+        [1.0, 1.0, 0.5]
+    """
+    return _two_waves((lr_max, lr_max, lr_max / div_final), steps, pct_start)
+
+
+def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
+    """A rate that rises and falls in straight lines, again and again (Smith, 1506.01186).
+
+    Args:
+        lr_min, lr_max: the lowest and the highest rate.
+        steps_per_cycle: steps from one lowest rate to the next.
+
+    Example:
+        >>> rate = triangular(0.0, 1.0, steps_per_cycle=4)
+        >>> [rate(step) for step in range(6)]
+        [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
+    """
+
+    def value(step: int) -> float:
+        position = step % steps_per_cycle / steps_per_cycle
+        return lr_min + (lr_max - lr_min) * (1.0 - abs(2.0 * position - 1.0))
+
+    return value
+
+
+def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) -> Schedule:
+    """Half a cosine wave down, then a restart with a longer one.
+
+    Source: Loshchilov and Hutter, 1608.03983.
+
+    Args:
+        lr_max: rate at each restart.
+        steps: of the first wave.
+        factor: each wave has this many times the steps of the one before; at least 1.
+        lr_min: rate that each wave falls to.
+
+    Example:
+        >>> rate = sgdr(1.0, steps=2)
+        >>> [round(rate(step), 2) for step in (0, 1, 2, 4, 6)]
+        [1.0, 0.5, 1.0, 0.5, 1.0]
+    """
+
+    def value(step: int) -> float:
+        length = float(steps)
+        while step >= length:
+            step, length = step - int(length), length * factor
+        return cosine_interpolation(lr_max, lr_min, step / length)
 
     return value

@@ -1,0 +1,66 @@
+"""`python -m jaxch5.lr_find`: which learning rate to train with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from rich.console import Console
+
+from jaxch5.cli import Options, drawable, run
+
+
+class LrFindOptions(Options):
+    """Train a little at ever higher learning rates, draw the loss, and suggest a rate."""
+
+    out: Path = Field(Path("lr_find.png"), description="file of the figure: PNG, PDF or SVG")
+    start_lr: float = Field(1e-7, gt=0, description="first rate")
+    end_lr: float = Field(10.0, gt=0, description="the rate that the sweep stops short of")
+    num_it: int = Field(100, ge=20, le=100_000, description="steps of a sweep")
+    repeats: int = Field(1, ge=1, le=100, description="sweeps, each from a seed of its own")
+
+    _out = field_validator("out")(drawable)
+
+
+def lr_find(options: LrFindOptions) -> dict[str, Any]:
+    """Prints the suggestions of every rule and writes the figure; returns them."""
+    from jaxch5.data.from_config import load_data
+    from jaxch5.insight.plots import plot_lr_find
+    from jaxch5.learner import learner_from_config
+    from jaxch5.optim.suggest import RULES
+    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.lr_finder import sweep_rates
+
+    keep_compiled_programs()
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    sweep_rates(options.start_lr, options.end_lr, options.num_it)
+    config = options.settings()
+    sweeps, suggested = [], []
+    for seed in range(config.seed, config.seed + options.repeats):
+        seeded = config.model_copy(update={"seed": seed})
+        learn = learner_from_config(load_data(seeded), seeded)
+        found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))
+        suggested.append(found._asdict())
+        assert learn.sweep is not None
+        sweeps.append((learn.sweep.lrs, learn.sweep.smooth))
+    for name in RULES:
+        rates = [rates[name] for rates in suggested]
+        spread = f"  ({min(rates):.1e} to {max(rates):.1e})" if len(rates) > 1 else ""
+        say(f"{name:<14} {sorted(rates)[len(rates) // 2]:.1e}{spread}")
+    plot_lr_find(sweeps, suggested[0]).savefig(options.out, dpi=120)
+    say(f"figure         {options.out}")
+    return {"suggested": suggested, "figure": str(options.out)}
+
+
+def main() -> int:
+    return run(lr_find, LrFindOptions, "python -m jaxch5.lr_find")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Learning rates that a sweep suggests: from (rate, loss) pairs to one rate each.
+
+A sweep raises the rate from step to step. Each rule looks at the smooth losses of the steps between
+the noisy start and the blow-up at the end; rates lie evenly on a logarithmic scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxch5.errors import TrainingError
+
+Rates = Float[np.ndarray, "steps"]
+Losses = Float[np.ndarray, "steps"]
+
+# A sweep's last steps are its explosion.
+STEPS_LEFT_OUT = 5
+FEWEST_STEPS = 8
+
+
+def valley(lrs: Rates, losses: Losses) -> float:
+    """A point two thirds down the longest valley: the longest run of ever lower losses.
+
+    The run may leave steps out. Source: fastai's `valley`.
+    """
+    length = np.ones(len(losses), int)
+    for step in range(1, len(losses)):
+        higher = losses[:step] > losses[step]
+        if higher.any():
+            length[step] = 1 + length[:step][higher].max()
+    end = int(np.argmax(length))
+    begin = end - int(length[end])
+    third = (end - begin) / 3
+    return float(lrs[begin + int(third) + int(third / 2)])
+
+
+def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
+    """Left end of the last window, coming from the right, in which the slope stays the same.
+
+    Source: fastai's `slide`.
+    """
+    slope = np.gradient(losses)
+    right = len(losses) - 1
+    left = right - width
+    chosen = left
+    while left >= 0 and abs(slope[right] - slope[left]) > threshold:
+        chosen = left
+        right, left = right - 1, left - 1
+    return float(lrs[chosen])
+
+
+def minimum(lrs: Rates, losses: Losses) -> float:
+    """A tenth of the rate at which the loss is lowest (the chapter's first rule of thumb)."""
+    return float(lrs[np.argmin(losses)]) / 10
+
+
+def steep(lrs: Rates, losses: Losses) -> float:
+    """The rate at which the loss falls fastest, on the logarithmic scale."""
+    return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
+
+
+def last_decrease(lrs: Rates, losses: Losses) -> float:
+    """The last rate at which the loss was clearly going down (the chapter's second rule of thumb).
+
+    Clearly: at a tenth of the steepest slope or more, before the lowest loss.
+    """
+    slope = np.diff(losses) / np.diff(np.log(lrs))
+    falling = np.flatnonzero(slope[: max(1, int(np.argmin(losses)))] <= slope.min() / 10)
+    return float(lrs[falling[-1]]) if len(falling) else float(lrs[0])
+
+
+RULES: dict[str, Callable[[Rates, Losses], float]] = {
+    "valley": valley,
+    "slide": slide,
+    "minimum": minimum,
+    "steep": steep,
+    "last_decrease": last_decrease,
+}
+
+
+def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> dict[str, float]:
+    """Learning rates by every rule: valley, slide, minimum, steep and last_decrease.
+
+    Args:
+        lrs: rate of each step, rising.
+        losses: smooth loss after each step.
+        num_it: steps that the sweep was to have; its first tenth is not looked at, nor are the
+            last five steps taken.
+
+    Raises:
+        TrainingError: too few steps were taken to say anything.
+
+    Example:
+        >>> lrs = np.geomspace(1e-7, 10, 100)
+        >>> losses = 2 - np.exp(-(np.log10(lrs / 1e-2) ** 2))
+        >>> round(suggest_lr(lrs, losses, 100)["minimum"], 4)
+        0.001
+    """
+    window = slice(num_it // 10, -STEPS_LEFT_OUT)
+    rates, smooth = np.asarray(lrs, float)[window], np.asarray(losses, float)[window]
+    finite = np.isfinite(smooth)
+    rates, smooth = rates[finite], smooth[finite]
+    if len(rates) < FEWEST_STEPS:
+        raise TrainingError(
+            f"the sweep of {num_it} steps left {len(rates)} to judge by: the loss exploded too "
+            "soon; start at a lower rate or take more steps"
+        )
+    return {name: rule(rates, smooth) for name, rule in RULES.items()}

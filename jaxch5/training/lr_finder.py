@@ -1,0 +1,113 @@
+"""The learning rate finder: the training step at ever higher rates, and what became of the loss.
+
+Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxch5.data.block import Data
+from jaxch5.data.pipeline import to_device
+from jaxch5.errors import ConfigError
+from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
+from jaxch5.training.state import TrainState
+from jaxch5.training.step import TrainStep
+
+MOMENTUM = 0.95
+SMOOTHING = 0.98
+# The sweep ends where the smooth loss is this many times the best.
+EXPLOSION = 4.0
+
+
+class Sweep(NamedTuple):
+    """Rate of each step, its loss, and the smooth loss after it."""
+
+    lrs: list[float]
+    losses: list[float]
+    smooth: list[float]
+
+
+def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
+    """Rates of a sweep, each the same factor above the one before; `end_lr` would come next.
+
+    Raises:
+        ConfigError: the rates do not rise from above 0, or there are too few steps.
+
+    Example:
+        >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]
+        [0.001, 0.01, 0.1, 1.0]
+    """
+    if not 0 < start_lr < end_lr:
+        raise ConfigError(f"start_lr = {start_lr}, end_lr = {end_lr}: should rise, from above 0")
+    if num_it < 2:
+        raise ConfigError(f"num_it = {num_it}: should be at least 2")
+    return [start_lr * (end_lr / start_lr) ** (step / num_it) for step in range(num_it)]
+
+
+def smooth_losses(losses: list[float]) -> list[float]:
+    """Exponential averages of the losses so far, corrected for having begun at nothing.
+
+    They end where the loss explodes, with the first value above four times the best.
+
+    Example:
+        >>> [round(loss, 2) for loss in smooth_losses([1.0, 1.0, 99.0, 1.0])]
+        [1.0, 1.0, 34.33]
+    """
+    average, best, smooth = 0.0, float("inf"), []
+    for step, loss in enumerate(losses, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smooth.append(average / (1 - SMOOTHING**step))
+        best = min(best, smooth[-1])
+        if not smooth[-1] <= EXPLOSION * best:
+            break
+    return smooth
+
+
+def find_lr(
+    state: TrainState,
+    data: Data,
+    train_step: TrainStep,
+    key: Key[Array, ""],
+    start_lr: float = 1e-7,
+    end_lr: float = 10.0,
+    num_it: int = 100,
+) -> Sweep:
+    """Trains a copy of the state, a step at each rate, until the loss explodes.
+
+    An explicit loop over the very step that training uses, compiled already; `state` stays as it
+    is.
+
+    Args:
+        state: where to start; it is not consumed.
+        data: its training batches are taken from the beginning, as often round as needed.
+        train_step: compiled for the state and the batches.
+        key: root of the draws.
+        start_lr, end_lr, num_it: see `sweep_rates`.
+    """
+    lrs = sweep_rates(start_lr, end_lr, num_it)
+    state = jax.tree.map(jnp.copy, state)
+    unread, losses = [], []
+    for step, batch in enumerate(to_device(data.train.steps(0, num_it))):
+        opt_state = with_hyperparams(
+            state.opt_state,
+            lr=jax.device_put(np.float32(lrs[step])),
+            momentum=jax.device_put(np.float32(MOMENTUM)),
+        )
+        state = state.replace(opt_state=opt_state)
+        state, metrics = train_step(state, batch, epoch_key(key, step // len(data.train)))
+        unread.append(metrics["loss"])
+        # Some steps more than were needed cost less than waiting for each of them.
+        if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
+            losses += [float(loss) for loss in jax.device_get(unread)]
+            unread = []
+            if len(smooth_losses(losses)) < len(losses):
+                break
+    smooth = smooth_losses(losses)
+    return Sweep(lrs[: len(smooth)], losses[: len(smooth)], smooth)

@@ -1,0 +1,32 @@
+"""`python -m jaxch5.lr_find` as a person starts it."""
+
+import json
+
+from PIL import Image
+
+from jaxch5.cli import run
+from jaxch5.lr_find import LrFindOptions, lr_find
+
+SMALL = ["--data.presize", "24", "--data.size", "16", "--data.batch-size", "8", "--num-it", "24"]
+
+
+def started(*argv):
+    return run(lr_find, LrFindOptions, "python -m jaxch5.lr_find", list(argv))
+
+
+def test_it_suggests_and_draws(pictures, tmp_path, capsys):
+    out = tmp_path / "lr.png"
+    argv = ["--data.path", str(pictures), *SMALL, "--out", str(out), "--json", "--repeats", "2"]
+    assert started(*argv) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    names = {"valley", "slide", "minimum", "steep", "last_decrease"}
+    assert [set(rates) for rates in document["suggested"]] == [names, names]
+    assert all(1e-8 <= rate <= 10 for rates in document["suggested"] for rate in rates.values())
+    assert " to " in captured.err
+    assert Image.open(out).size[0] > 400
+
+
+def test_rates_that_do_not_rise_are_named_before_any_work(capsys):
+    assert started("--start-lr", "1", "--end-lr", "0.1") == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -219,7 +219,9 @@ def sources_inside(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int) -> dict[str, Any]:
+    import dm_pix
     import jax
+    import jax.numpy as jnp
 
     from jaxch5.augmentation import policy as ours
     from jaxch5.augmentation.sample import sample
@@ -234,7 +236,24 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
 
     programs: dict[str, Any] = {}
     compile_seconds = {}
-    ways = {"4 taps": lambda b, k: with_samples(b, k, 1), "2x2": lambda b, k: with_samples(b, k, 2)}
+
+    def by_dm_pix(batch: Any, key: Any) -> Any:
+        """The same draws through its interpolation, which gives pictures of the size it gets."""
+        draws = ours.draw(key, batch.index)
+        matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
+        # It counts rows before columns, and channels as a third axis.
+        order = jnp.array([1, 0, 2])
+        at = jnp.zeros((len(matrix), 4, 4)).at[:, 2, 2].set(1)
+        places = jnp.array([0, 1, 3])
+        at = at.at[:, places[:, None], places].set(matrix[:, order][:, :, order])
+        corner = batch.image[:, :SIZE, :SIZE].astype(jnp.float32) / 255
+        return ours.random_color(policy, draws, jax.vmap(dm_pix.affine_transform)(corner, at))
+
+    ways = {
+        "4 taps": lambda batch, key: with_samples(batch, key, 1),
+        "2x2": lambda batch, key: with_samples(batch, key, 2),
+        "dm-pix": by_dm_pix,
+    }
     for name, way in ways.items():
         begin = time.perf_counter()
         programs[name] = jax.jit(way).lower(batch, jax.random.key(0)).compile()

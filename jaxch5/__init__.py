@@ -34,7 +34,15 @@ _EXPORTS = {
     "jaxch5.optim.suggest": ("suggest_lr",),
     "jaxch5.insight.plots": ("plot_lr_find",),
     "jaxch5.optim.optimizer": ("make_optimizer",),
-    "jaxch5.losses": ("cross_entropy", "focal_loss", "log_softmax", "nll_loss", "softmax"),
+    "jaxch5.losses": (
+        "binary_cross_entropy",
+        "cross_entropy",
+        "explain_loss",
+        "focal_loss",
+        "log_softmax",
+        "nll_loss",
+        "softmax",
+    ),
     "jaxch5.learner": ("Learner", "vision_learner"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxch5.errors import ConfigError
 
 
 def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
@@ -98,3 +103,65 @@ def focal_loss(
     """
     likelihood = jnp.take_along_axis(log_softmax(logits), labels[:, None], axis=1)[:, 0]
     return -jnp.mean((1.0 - jnp.exp(likelihood)) ** gamma * likelihood)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "batch"], labels: Int[Array, "batch"]
+) -> Float[Array, ""]:
+    """Cross-entropy of two classes with one activation an item, whose sigmoid is class 1's share.
+
+    The same as `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends on
+    their difference alone.
+
+    Args:
+        logits: one activation an item, any real number.
+        labels: 0 or 1.
+
+    Example:
+        >>> round(float(binary_cross_entropy(jnp.array([0.0, 2.0]), jnp.array([0, 1]))), 4)
+        0.41
+    """
+    sign = 2.0 * labels - 1.0
+    return jnp.mean(-jax.nn.log_sigmoid(sign * logits))
+
+
+def explain_loss(
+    logits: Float[ArrayLike, "classes"], label: int, classes: Sequence[str] | None = None
+) -> None:
+    """Prints how cross-entropy comes about for one item, step by step, as the chapter's table does.
+
+    Args:
+        logits: the model's activations for the item.
+        label: its class number.
+        classes: names; None numbers them.
+
+    Raises:
+        ConfigError: the label is no class.
+
+    Example:
+        >>> explain_loss([0.6734, 0.2576], label=0, classes=["3", "7"])
+        class  activation     exp  softmax      log
+        3          0.6734  1.9609   0.6025  -0.5067  <- label
+        7          0.2576  1.2938   0.3975  -0.9225
+        sum                3.2547   1.0000
+        loss = -log softmax of the label = 0.5067
+    """
+    activations = np.asarray(logits, np.float64)
+    if not 0 <= label < len(activations):
+        raise ConfigError(f"label = {label}: should be from 0 to {len(activations) - 1}")
+    names = [str(number) for number in range(len(activations))] if classes is None else classes
+    exponentials = np.exp(activations)
+    probabilities = np.asarray(softmax(jnp.asarray(activations)))
+    logarithms = np.asarray(log_softmax(jnp.asarray(activations)))
+    width = max(5, *map(len, names))
+    print(f"{'class':<{width}}  activation  {'exp':>6}  softmax  {'log':>7}")
+    rows = zip(names, activations, exponentials, probabilities, logarithms, strict=True)
+    for number, (name, activation, exponential, probability, logarithm) in enumerate(rows):
+        mark = "  <- label" if number == label else ""
+        print(
+            f"{name:<{width}}  {activation:>10.4f}  {exponential:>6.4f}  {probability:>7.4f}  "
+            f"{logarithm:>7.4f}{mark}"
+        )
+    total = f"{exponentials.sum():>6.4f}  {probabilities.sum():>7.4f}"
+    print(f"{'sum':<{width}}  {'':>10}  {total}")
+    print(f"loss = -log softmax of the label = {-logarithms[label]:.4f}")

@@ -3,8 +3,19 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxch5.losses import cross_entropy, focal_loss, log_softmax, nll_loss, softmax
+from jaxch5.errors import ConfigError
+from jaxch5.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    explain_loss,
+    focal_loss,
+    log_softmax,
+    nll_loss,
+    softmax,
+)
 
 # Computed with PyTorch 2.13.0 (focal: fastai 2.8.12's FocalLoss, gamma 2).
 LOGITS = jnp.array(
@@ -92,6 +103,28 @@ def test_the_chapters_example():
     np.testing.assert_allclose(softmax(activations)[0], [0.60247779, 0.39752221], rtol=1e-5)
     assert float(cross_entropy(activations, jnp.array([0]))) == pytest.approx(0.50670448, rel=1e-5)
     assert float(cross_entropy(activations, jnp.array([1]))) == pytest.approx(0.92250448, rel=1e-5)
+
+
+def test_the_chapters_example_is_explained(capsys):
+    explain_loss(np.array([0.6734, 0.2576]), 1, ["three", "a seven"])
+    header, three, seven, total, loss = capsys.readouterr().out.splitlines()
+    assert header.split() == ["class", "activation", "exp", "softmax", "log"]
+    assert three.split()[1:] == ["0.6734", "1.9609", "0.6025", "-0.5067"]
+    assert seven.endswith("-0.9225  <- label")
+    assert total.split()[-1] == "1.0000"
+    assert loss.endswith("0.9225")
+    with pytest.raises(ConfigError, match="label = 2"):
+        explain_loss([0.1, 0.2], 2)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.floats(-50, 50), st.integers(0, 1)), min_size=1, max_size=20))
+def test_one_activation_is_a_softmax_of_two(items):
+    logits, labels = (jnp.array(values) for values in zip(*items, strict=True))
+    pairs = jnp.stack([jnp.zeros_like(logits), logits], axis=1)
+    np.testing.assert_allclose(
+        binary_cross_entropy(logits, labels), cross_entropy(pairs, labels), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_large_logits_do_not_overflow():

@@ -140,7 +140,8 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     import requests
 
     folder = cache_folder() / "archives" if folder is None else folder
-    unpacked = folder / Path(file_name_for(url)).stem
+    # What was once taken unchecked must not pass for what a checksum now asks for.
+    unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked
     _make(folder)

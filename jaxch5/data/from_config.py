@@ -7,8 +7,9 @@ from dataclasses import replace
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex
+from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex, select
 from jaxch5.data.split import Split, column_split, folder_split, random_split
+from jaxch5.data.verify import unreadable
 
 
 def load_source(settings: DataConfig) -> Source:
@@ -62,7 +63,12 @@ def load_data(config: Config, source: Source | None = None) -> Data:
         DataError: the pictures cannot be found, told apart or split.
     """
     settings = config.data
-    source = load_source(settings) if source is None else source
+    if source is None:
+        source = load_source(settings)
+        if settings.on_bad == "skip":
+            bad = unreadable(source)
+            kept = [item for item, name in enumerate(source.references) if name not in bad]
+            source = select(source, kept)
     block = DataBlock(
         source,
         split_of(settings, source),

@@ -104,6 +104,13 @@ def test_an_archive_with_another_checksum_is_refused(server, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+def test_an_archive_taken_unchecked_does_not_pass_a_checksum(server, tmp_path):
+    link = server.link("pets.zip", zipped({"a.txt": b"miau"}))
+    fetch_archive(link, folder=tmp_path)
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch_archive(link, sha256="0" * 64, folder=tmp_path)
+
+
 def test_an_archive_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(DataError, match="404"):
         fetch_archive(server.link("gone.zip"), folder=tmp_path)

@@ -59,3 +59,9 @@ def test_every_augmentation_setting_reaches_the_policy():
     settings = {"max_saturation": 0.3, "max_hue": 0.1, "p_gray": 0.2, "max_warp": 0.05}
     policy = policy_of(Config.model_validate({"augment": settings}).augment)
     assert {name: getattr(policy, name) for name in settings} == settings
+
+
+def test_bad_pictures_are_skipped_for_every_command(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "all")
+    (tmp_path / "all" / "red" / "0.jpg").write_bytes(b"")
+    assert len(data_of(path=tmp_path / "all", on_bad="skip").source) == 39

@@ -145,6 +145,10 @@ def augment(
     """
     if policy is None:
         return center(batch, size, dtype)
+    if len(batch.index) == 1:
+        # For a single sample the CPU's compiler orders its sums in a way of its own.
+        twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
+        return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
     draws = draw(key, jnp.asarray(batch.index))
     largest_scale = min(image.shape[1:3]) / size / min(policy.min_zoom, 1.0)

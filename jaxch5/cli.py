@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
@@ -39,9 +39,25 @@ class Options(Config):
         """The TOML file under the values that the command line names, which win."""
         return Path(given["config"]) if "config" in given else None
 
-    def settings(self) -> Config:
-        """The configuration alone."""
-        return Config.model_validate({name: getattr(self, name) for name in Config.model_fields})
+    # What was said, without the defaults.
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def settings(self, **changes: Any) -> Config:
+        """The configuration alone, with changes, on which defaults of others may depend."""
+        given = {name: self._given[name] for name in Config.model_fields if name in self._given}
+        return Config.model_validate(deep_update(given, changes))
+
+    def settings_with_weights(self, say: Callable[[str], None]) -> Config:
+        """The configuration with "auto" weights decided, so that it means the same tomorrow."""
+        config = self.settings()
+        if config.model.weights != "auto":
+            return config
+        from jaxch5.training.transfer import available
+
+        weights, reason = available(config.model.arch)
+        if reason:
+            say(reason)
+        return self.settings(model={"weights": weights})
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -58,12 +74,14 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     file = options.settings_file(given)
     values = deep_update(read_toml(file), given) if file else given
     try:
-        return options.model_validate(values)
+        parsed = options.model_validate(values)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         from_file = file and not _has(given, key)
         line = explain(error, known_keys(Config if from_file else options))
         raise ConfigError(f"{file}: {line}" if from_file else line) from None
+    parsed._given = values
+    return parsed
 
 
 def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict[str, Any]:

@@ -28,7 +28,10 @@ GOES_WITH = {
 PICTURES: dict[str, dict[str, Any]] = {
     "data": {"presize": 192, "size": 128, "batch_size": 32},
     "augment": {"do_flip": True, "max_lighting": 0.2, "max_warp": 0.2, "min_scale": 0.75},
+    "model": {"weights": "auto", "head": "concat_pool"},
 }
+# What differs where pretrained weights are fine-tuned.
+FINE_TUNE: dict[str, Any] = {"lr": 2e-3, "pct_start": 0.3, "div": 5.0}
 
 
 class Section(BaseModel):
@@ -175,26 +178,100 @@ class ModelConfig(Section):
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
         "resnet18", description="architecture"
     )
+    weights: str = Field(
+        "none",
+        min_length=1,
+        description="where training begins: none; imagenet; auto (imagenet where it can be had, "
+        "else none); a .safetensors or .pth file; a run directory. auto for pictures of one's own",
+    )
     head: Literal["linear", "concat_pool"] = Field(
         "linear",
-        description="torchvision's one layer, or fastai's two with dropout",
+        description="torchvision's one layer, or fastai's two with dropout; concat_pool for "
+        "pictures of one's own",
     )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="type of the network's computation; weights are float32 in all"
+    )
+    groups: Literal["fastai", "stages"] = Field(
+        "fastai", description="groups of layers for freezing and rates: three, or six"
+    )
+    train_bn: bool = Field(True, description="batch norms of frozen layers are trained")
+
+    @field_validator("weights")
+    @classmethod
+    def _from_anywhere(cls, weights: str) -> str:
+        """A run can be taken up from another working directory."""
+        named = weights in ("none", "imagenet", "auto")
+        return weights if named else str(Path(weights).expanduser().absolute())
 
 
 class FitConfig(Section):
-    """Training: one cycle of learning rate and momentum."""
+    """Training: how long, with which rates, and with which optimizer."""
 
-    epochs: int = Field(5, ge=1, description="passes over the training set")
-    lr: float = Field(3e-3, gt=0, le=100, description="highest learning rate")
+    epochs: int = Field(
+        5, ge=1, description="passes over the training set; with fine_tune, of the second phase"
+    )
+    schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = Field(
+        "one_cycle",
+        description="of the rate; fine_tune, where weights are pretrained: one cycle for the head, "
+        "then one for all",
+    )
+    lr: float = Field(3e-3, gt=0, le=100, description="highest learning rate; 0.002 with fine_tune")
     wd: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, a share of the rate")
     pct_start: float = Field(
-        0.25, gt=0, lt=1, description="share of the steps in which the rate rises"
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of the steps in which the rate rises; 0.3 with "
+        "fine_tune; with flat_cosine, in which it stays",
     )
-    div: float = Field(25.0, ge=1, description="the first rate is lr / div")
+    div: float = Field(25.0, ge=1, description="the first rate is lr / div; 5 with fine_tune")
     div_final: float = Field(1e5, ge=1, description="the last rate is lr / div_final")
     moms: tuple[float, float, float] = Field(
         (0.95, 0.85, 0.95), description="momentum at the start, the highest rate and the end"
     )
+    freeze_epochs: int = Field(
+        1, ge=0, description="with fine_tune: passes in which the head alone is trained"
+    )
+    lr_mult: float = Field(
+        100.0, ge=1, description="with fine_tune: the head's rate over the earliest layers'"
+    )
+    cycle_epochs: int = Field(
+        2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="what is minimized"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a target that is spread over all classes, 0 to 1"
+    )
+    gamma: float = Field(2.0, ge=0, le=10, description="of the focal loss; 0 is cross-entropy")
+    optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
+        "adam", description="adam has fastai's constants, adamw optax's"
+    )
+    clip: float = Field(
+        0.0, ge=0, description="largest norm of the gradients together; 0 does not clip"
+    )
+    accumulate: int = Field(1, ge=1, description="batches whose mean gradient makes one update")
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of an exponential average of the weights, which is evaluated and "
+        "saved; 0 keeps none",
+    )
+    keep_best: bool = Field(
+        False, description="end with the weights of the most accurate epoch, not of the last"
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_is_of_cross_entropy(self) -> FitConfig:
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(
+                f"fit.label_smoothing = {self.label_smoothing}: goes with fit.loss = "
+                f"cross_entropy, not with {self.loss}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:
@@ -223,11 +300,17 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_source(cls, values: dict[str, Any]) -> dict[str, Any]:
-        data = values.get("data")
-        if not isinstance(data, dict) or all(data.get(name) is None for name in SOURCES):
+    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What depends on where the pictures and the weights come from."""
+        data, model, fit = (values.get(name, {}) for name in ("data", "model", "fit"))
+        if not all(isinstance(section, dict) for section in (data, model, fit)):
             return values
-        return deep_update(PICTURES, values)
+        if any(data.get(name) is not None for name in SOURCES):
+            values = deep_update(PICTURES, values)
+        pretrained = values.get("model", {}).get("weights", "none") != "none"
+        schedule = fit.get("schedule", "fine_tune" if pretrained else "one_cycle")
+        defaults = {"schedule": schedule} | (FINE_TUNE if schedule == "fine_tune" else {})
+        return deep_update({"fit": defaults}, values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

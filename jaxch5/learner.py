@@ -5,43 +5,54 @@ It holds a state and calls functions; what is computed is in `jaxch5.training`.
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 from rich.console import Console
 
-from jaxch5.augmentation.mixing import MIXERS
-from jaxch5.config import Config
 from jaxch5.data.block import Data
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.losses import cross_entropy
+from jaxch5.models.normalization import IMAGENET
+from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
-from jaxch5.optim.optimizer import make_optimizer
-from jaxch5.optim.schedule import one_cycle, one_cycle_momentum
+from jaxch5.optim.groups import groups_of
+from jaxch5.optim.schedule import (
+    Schedule,
+    fine_tune_momentum,
+    fine_tune_schedule,
+    group_rates,
+    one_cycle,
+    one_cycle_momentum,
+)
 from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
-from jaxch5.training.progress import show_progress
+from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.progress import HEADER, SKIPPED, print_line, show_progress
+from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.rundir import Record, RunDir, write_metrics
-from jaxch5.training.state import TrainState, init_state
-from jaxch5.training.step import (
-    EvalStep,
-    Loss,
-    Mixer,
-    TrainStep,
-    make_drawn_eval_step,
-    make_eval_step,
-    make_train_step,
+from jaxch5.training.state import (
+    TrainState,
+    init_state,
+    is_finite,
+    with_fresh_optimizer,
+    with_variables,
 )
+from jaxch5.training.step import EvalStep, Loss, Mixer, TrainStep, make_drawn_eval_step
+from jaxch5.training.transfer import available, find_weights, transfer
 
 
 class Learner:
@@ -50,56 +61,131 @@ class Learner:
     Attributes:
         data: the pictures.
         model: a linen module.
+        recipe: loss, optimizer, precision and what else does not change.
+        groups: of the model's layers.
         state: weights, statistics and optimizer, as of the last step.
         records: of each epoch done: losses and metrics as fractions of 1, seconds, and pictures a
             second of training.
         sweep: of the last `lr_find`: rates, losses and smooth losses.
+        console: where tables and bars are drawn.
+        run: where records and checkpoints are written; None writes nothing.
+        save_every_steps: steps between checkpoints within an epoch; 0 saves after epochs only.
+        keep_best: whether training ends with the weights of its most accurate epoch.
     """
-
-    sweep: Sweep | None = None
 
     def __init__(
         self,
         data: Data,
         model: nn.Module,
-        loss: Loss,
-        wd: float,
-        seed: int,
-        mix: Mixer | None = None,
+        recipe: Recipe,
+        groups: str = "fastai",
+        pretrained: Pretrained | None = None,
+        seed: int = 0,
     ) -> None:
         self.data = data
         self.model = model
-        self.records: list[Record] = []
-        self._loss = loss
-        self._mix = mix
-        self._optimizer = make_optimizer(wd=wd)
-        weights_key, self._key = jax.random.split(jax.random.key(seed))
-        self.state: TrainState = init_state(model, self._optimizer, data.size, weights_key)
+        self.recipe = recipe
+        self.pretrained = pretrained
+        self.normalization = pretrained.normalization if pretrained else IMAGENET
+        self.sweep: Sweep | None = None
+        self.console = Console()
+        self.run: RunDir | None = None
+        self.save_every_steps = 0
+        self.keep_best = False
+        self._compiled: dict[Any, tuple[TrainStep, EvalStep]] = {}
+        init = partial(model.init, train=False)
+        picture = jnp.zeros((1, data.size, data.size, 3))
+        self._shapes = jax.eval_shape(init, jax.random.key(0), picture)["params"]
+        self.groups = groups_of(groups, self._shapes)
+        self._begin(seed)
 
-    @cached_property
-    def _steps(self) -> tuple[TrainStep, EvalStep]:
-        train_step = make_train_step(
+    def _begin(self, seed: int) -> None:
+        weights_key, self._key = jax.random.split(jax.random.key(seed))
+        self.records: list[Record] = []
+        self._restored = False
+        self._frozen = self._frozen_to(-1 if self.pretrained else 0)
+        self.state: TrainState = init_state(
             self.model,
-            self._optimizer,
-            self._loss,
-            self.data.augment,
+            self._frozen.optimizer,
             self.data.size,
-            mix=self._mix,
+            weights_key,
+            self._frozen.paths,
+            loss_scale(self.recipe.precision),
+            self.recipe.average > 0,
         )
-        eval_step = make_eval_step(self.model, self.data.size)
-        return compile_steps(train_step, eval_step, self.state, self.data, self._key)
+        if self.pretrained:
+            drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+            variables = transfer(drawn, self.pretrained, self.data.classes)
+            self.state = with_variables(self.state, variables)
+
+    def again(self, seed: int) -> Learner:
+        """A learner of the same data and model from another seed; nothing is compiled anew."""
+        other = copy.copy(self)
+        other.data = self.data.with_seed(seed)
+        other._begin(seed)
+        return other
+
+    def _frozen_to(self, group: int) -> Frozen:
+        return Frozen(self.model, self._shapes, self.groups, group, self.recipe)
+
+    @property
+    def _steps(self) -> tuple[TrainStep, EvalStep]:
+        data, frozen = self.data, self._frozen
+        key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
+        if key not in self._compiled:
+            steps = frozen.steps(data, self.normalization)
+            self._compiled[key] = compile_steps(*steps, self.state, data, self._key)
+        return self._compiled[key]
+
+    def freeze_to(self, n: int) -> None:
+        """Freezes the groups of layers before group `n` and clears the optimizer's moments.
+
+        Frozen groups get no update, and no gradient is taken of them, but for their batch norms
+        where `train_bn` says so.
+
+        Args:
+            n: number of the first group that trains; negative counts from the end.
+
+        Raises:
+            ConfigError: there is no such group.
+        """
+        self._frozen = self._frozen_to(n)
+        self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
+
+    def freeze(self) -> None:
+        """Freezes all but the head; see `freeze_to`."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Has all layers train; see `freeze_to`."""
+        self.freeze_to(0)
+
+    def summary(self) -> None:
+        """Prints how many parameters each group of layers has, and how many of them train."""
+        for line in summarize_model(self._shapes, self.groups, self._frozen.paths):
+            print_line(self.console, line)
+
+    def fit(
+        self, epochs: int, lr: float | slice | Schedule = 1e-3, momentum: float | Schedule = 0.95
+    ) -> None:
+        """Trains with any schedule.
+
+        Args:
+            epochs: passes over the training set.
+            lr: the same rate throughout, a slice of such rates (see `group_rates`), or a function
+                of the step, such as `flat_cosine`, `triangular` or `sgdr` return.
+            momentum: the same throughout, or a function of the step.
+        """
+        self._fit([(None, self._plan("fit", epochs, lr, momentum, self._start()))])
 
     def fit_one_cycle(
         self,
         epochs: int,
-        lr_max: float = 1e-3,
+        lr_max: float | slice = 1e-3,
         div: float = 25.0,
         div_final: float = 1e5,
         pct_start: float = 0.25,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
-        console: Console | None = None,
-        run: RunDir | None = None,
-        save_every_steps: int = 0,
     ) -> None:
         """Trains with one cycle of learning rate and momentum (Smith and Topin, 1708.07120).
 
@@ -107,19 +193,66 @@ class Learner:
 
         Args:
             epochs: passes over the training set.
-            lr_max: highest learning rate.
+            lr_max: highest learning rate; or a slice, one for each group of layers, as
+                `group_rates` spreads it.
             div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
-            console: where the table and the bar are drawn; None is standard output.
-            run: where records and checkpoints are written; None writes nothing.
-            save_every_steps: steps between checkpoints within an epoch; 0 saves after epochs only.
         """
         steps = epochs * len(self.data.train)
+        cycles = [
+            one_cycle(rate, steps, pct_start, div, div_final)
+            for rate in group_rates(lr_max, len(self.groups.names))
+        ]
         plan = Plan(
-            epochs=epochs,
-            rate=one_cycle(lr_max, steps, pct_start, div, div_final),
+            "one_cycle",
+            epochs,
+            rates=lambda step: [cycle(step) for cycle in cycles],
             momentum=one_cycle_momentum(steps, pct_start, moms),
+            start=self._start(),
         )
-        self._fit(plan, console or Console(), run, save_every_steps)
+        self._fit([(None, plan)])
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+    ) -> None:
+        """Trains in exactly the chapter's two phases, as fastai's `fine_tune` does.
+
+        First all is frozen but the new head, which trains for `freeze_epochs` in one cycle to
+        `base_lr` that rises nearly to its end. Then all layers train for `epochs` in another cycle:
+        the head to half of `base_lr`, the earliest group to a `lr_mult`-th of that, and those
+        between geometrically between. `fine_tune_schedule` has the rates of every step. Between
+        the phases the optimizer's moments are cleared.
+
+        Args:
+            epochs: passes over the training set in the second phase.
+            base_lr: highest rate of the first phase; `lr_find` on the frozen learner suggests one.
+            freeze_epochs: passes in the first phase; 0 leaves it out.
+            lr_mult: the head's rate over the earliest group's, in the second phase.
+            pct_start, div: of the second phase; see `one_cycle`.
+        """
+        steps, groups = len(self.data.train), len(self.groups.names)
+        rates = fine_tune_schedule(
+            epochs, steps, base_lr, freeze_epochs, groups, lr_mult, pct_start, div
+        )
+        momentum = fine_tune_momentum(epochs, steps, freeze_epochs, pct_start)
+        start, first = self._start(), freeze_epochs * steps
+
+        def phase(name: str, epochs: int, offset: int) -> Plan:
+            return Plan(
+                name,
+                epochs,
+                rates=lambda step: rates[offset + step].tolist(),
+                momentum=lambda step: float(momentum[offset + step]),
+                start=start + offset,
+            )
+
+        phases = [(-1, phase("frozen", freeze_epochs, 0)), (0, phase("unfrozen", epochs, first))]
+        self._fit(phases if freeze_epochs else phases[1:])
 
     def lr_find(
         self,
@@ -154,41 +287,142 @@ class Learner:
         chosen = {name: rates[name] for name in suggest_funcs}
         return namedtuple("SuggestedRates", chosen)(**chosen)
 
-    def _fit(self, plan: Plan, console: Console, run: RunDir | None, save_every_steps: int) -> None:
+    def _plan(
+        self,
+        name: str,
+        epochs: int,
+        lr: float | slice | Schedule,
+        momentum: float | Schedule,
+        start: int,
+    ) -> Plan:
+        groups = len(self.groups.names)
+        fixed = None if callable(lr) else group_rates(lr, groups)
+        return Plan(
+            name,
+            epochs,
+            rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
+            momentum=momentum if callable(momentum) else lambda step: momentum,
+            start=start,
+        )
+
+    def _start(self) -> int:
+        """The step at which a call to train begins: 0 where it goes on with a restored run."""
+        if self._restored:
+            return 0
+        # Epochs begin at multiples of their length, also after one that was interrupted.
         steps_per_epoch = len(self.data.train)
-        events = fit(self.state, self.data, plan, *self._steps, self._loss, self._key)
+        start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
+        self.state = self.state.replace(step=jax.device_put(np.int32(start)))
+        return start
+
+    def _fit(self, phases: Sequence[tuple[int | None, Plan]]) -> None:
+        """Trains through plans, freezing before each as it is told; what is done is left out."""
+        best: tuple[float, PyTree] | None = None
+        restored, self._restored = self._restored, False
         with ExitStack() as stack:
-            saves = stack.enter_context(Checkpoints(run.checkpoints)) if run else None
-            for event in show_progress(events, console, steps_per_epoch, int(self.state.step)):
+            saves = stack.enter_context(Checkpoints(self.run.checkpoints)) if self.run else None
+            header: str | None = HEADER + (SKIPPED if self.state.scale is not None else "")
+            for frozen_to, plan in phases:
+                steps = plan.epochs * len(self.data.train)
+                done = int(self.state.step) - plan.start
+                if done >= steps and restored:
+                    continue
+                if frozen_to is not None and done == 0:
+                    self.freeze_to(frozen_to)
+                best = self._fit_phase(plan, saves, best, header)
+                header = None
+            if self.keep_best:
+                if saves and (step := saves.best_step()) is not None:
+                    saves.wait()
+                    self.state = with_variables(self.state, saves.variables(step))
+                elif best:
+                    self.state = with_variables(self.state, best[1])
+
+    def _fit_phase(
+        self,
+        plan: Plan,
+        saves: Checkpoints | None,
+        best: tuple[float, PyTree] | None,
+        header: str | None,
+    ) -> tuple[float, PyTree] | None:
+        steps_per_epoch = len(self.data.train)
+        events = fit(self.state, self.data, plan, *self._steps, self.recipe.loss, self._key)
+        try:
+            for event in show_progress(
+                events, self.console, steps_per_epoch, int(self.state.step), header
+            ):
                 self.state = event.state
                 match event:
                     case Epoch():
                         self.records.append(event.record)
-                        if run and saves:
-                            write_metrics(run, self.records)
-                            saves.save(self.state, self.records, epoch_done=True)
-                    case Step() if saves and save_every_steps:
-                        if event.number % save_every_steps == 0 != event.number % steps_per_epoch:
-                            saves.save(self.state, self.records, epoch_done=False)
+                        if self.run:
+                            write_metrics(self.run, self.records)
+                        self._save(saves, epoch_done=True)
+                        accuracy = event.record["accuracy"]
+                        if self.keep_best and not saves and (not best or accuracy > best[0]):
+                            best = accuracy, jax.tree.map(jnp.copy, self.state.variables)
+                    case Step() if self.save_every_steps:
+                        if (
+                            event.number % self.save_every_steps
+                            == 0
+                            != (event.number % steps_per_epoch)
+                        ):
+                            self._save(saves, epoch_done=False)
+        except TrainingError as error:
+            last = saves.last_step() if saves else None
+            if last is None or saves is None:
+                raise
+            raise TrainingError(
+                f"{error}; the last checkpoint is {saves.directory}/{last}"
+            ) from None
+        return best
+
+    def _save(self, saves: Checkpoints | None, epoch_done: bool) -> None:
+        # What is no number is no good to anybody, and must not push out what is.
+        if saves and is_finite(self.state):
+            saves.save(self.state, self.records, epoch_done, self._about())
+
+    def _about(self) -> dict[str, Any]:
+        """What a reader of a checkpoint has to know before it can use the state."""
+        return {
+            "arch": getattr(self.model, "arch", type(self.model).__name__),
+            "classes": list(self.data.classes),
+            "frozen_to": self._frozen.frozen_to,
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
+        }
 
     def restore(self, run: RunDir) -> bool:
         """Takes the state and the records of a run's last checkpoint; False where it has none.
+
+        The next call to train goes on with what the run did.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
         """
         with Checkpoints(run.checkpoints) as saves:
-            saved = saves.restore(self.state)
-        if saved is None:
-            return False
+            step = saves.last_step()
+            if step is None:
+                return False
+            self.freeze_to(saves.about(step)["frozen_to"])
+            saved = saves.restore(self.state, step)
+        assert saved is not None
         self.state, self.records = saved
+        self._restored = True
         write_metrics(run, self.records)
         return True
+
+    @property
+    def record(self) -> Record:
+        """Of the epoch whose weights the learner has: the last, or the best if it keeps that."""
+        if not self.keep_best:
+            return self.records[-1]
+        return max(self.records, key=lambda record: record["accuracy"])
 
     def validate(self) -> dict[str, float]:
         """Loss and metrics over the validation set: `valid_loss`, `accuracy`, `error_rate`."""
         _, eval_step = self._steps
-        return evaluate(self.state, self.data.valid, eval_step, self._loss)
+        return evaluate(self.state, self.data.valid, eval_step, self.recipe.loss)
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Probabilities and labels of the validation set, in its order."""
@@ -215,7 +449,7 @@ class Learner:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
         drawn = jax.jit(
-            make_drawn_eval_step(self.model, self.data.augment, self.data.size),
+            make_drawn_eval_step(self.model, self.data.augment, self.data.size, self.normalization),
             compiler_options=compiler_options(),
         )
         for key in jax.random.split(jax.random.fold_in(self._key, n), n):
@@ -227,36 +461,63 @@ class Learner:
 def vision_learner(
     data: Data,
     arch: str | nn.Module,
+    weights: str | Path = "auto",
+    precision: str = "fp32",
     head: str = "concat_pool",
+    groups: str = "fastai",
+    train_bn: bool = True,
     wd: float = 0.01,
     loss: Loss = cross_entropy,
     seed: int = 0,
     mix: Mixer | None = None,
+    optimizer: str = "adam",
+    clip: float = 0.0,
+    accumulate: int = 1,
+    average: float = 0.0,
 ) -> Learner:
-    """A learner of pictures.
+    """A learner of pictures. With pretrained weights all but its head begins frozen.
 
     Args:
         data: what `DataBlock.load` returns.
         arch: resnet18, 34, 50, 101 or 152, or a linen module of one's own, called as
-            `module.apply(variables, x, train=bool)` on normalized pictures [B, H, W, 3].
+            `module.apply(variables, x, train=bool)` on normalized pictures [B, H, W, 3]; it begins
+            from its own initialization.
+        weights: "imagenet"; "auto", the same where they can be had, else none, in one line; "none";
+            a file (.safetensors, .pth); or a run directory. The head is taken along only from
+            weights of the same classes.
+        precision: of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
+            loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's).
+        groups: "fastai" (three groups of layers) or "stages" (six), for freezing and rates.
+        train_bn: batch norms of frozen groups are trained, as fastai does; if not, they use their
+            running statistics, and a frozen body costs a forward pass only.
         wd: decoupled weight decay, a share of the rate.
         loss: mean over the items of logits [B, classes] and labels [B].
         seed: root of the initial weights and of every draw in training.
         mix: mixes each training batch: `mixup`, `cutmix`, or one of them with another alpha by
             `functools.partial`.
+        optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd".
+        clip: largest norm of all gradients together; 0 does not clip.
+        accumulate: batches whose mean gradient makes one update.
+        average: decay of an exponential average of the weights, to evaluate with; 0 keeps none.
 
     Raises:
-        ConfigError: there is no such architecture or head.
+        ConfigError: there is no such architecture, head, precision, group or optimizer.
+        WeightsError: the weights cannot be had, or do not fit.
     """
-    model = create_model(arch, len(data.classes), head=head)
-    return Learner(data, model, loss, wd, seed, mix)
-
-
-def learner_from_config(data: Data, config: Config) -> Learner:
-    """The learner that a configuration describes."""
-    mix = None
-    if config.augment.mix != "none":
-        mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
-    model = config.model
-    return vision_learner(data, model.arch, model.head, wd=config.fit.wd, seed=config.seed, mix=mix)
+    model = create_model(arch, len(data.classes), head, dtype_of(precision))
+    pretrained = None
+    if isinstance(arch, str):
+        if weights == "auto":
+            weights, reason = available(arch)
+            if reason:
+                print_line(Console(), reason)
+        if weights != "none":
+            pretrained = find_weights(weights, arch)
+    elif weights not in ("auto", "none"):
+        raise ConfigError(
+            f"weights = {weights}: a module of one's own begins from its own initialization; "
+            "say weights='none'"
+        )
+    recipe = Recipe(loss, optimizer, wd, clip, accumulate, average, precision, train_bn, mix)
+    return Learner(data, model, recipe, groups, pretrained, seed)

@@ -26,9 +26,9 @@ class LrFindOptions(Options):
 
 def lr_find(options: LrFindOptions) -> dict[str, Any]:
     """Prints the suggestions of every rule and writes the figure; returns them."""
+    from jaxch5.configured import learner_of
     from jaxch5.data.from_config import load_data
     from jaxch5.insight.plots import plot_lr_find
-    from jaxch5.learner import learner_from_config
     from jaxch5.optim.suggest import RULES
     from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.lr_finder import sweep_rates
@@ -40,11 +40,11 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
-    config = options.settings()
+    config = options.settings_with_weights(say)
+    first = learner_of(load_data(config), config)
     sweeps, suggested = [], []
-    for seed in range(config.seed, config.seed + options.repeats):
-        seeded = config.model_copy(update={"seed": seed})
-        learn = learner_from_config(load_data(seeded), seeded)
+    for repeat in range(options.repeats):
+        learn = first.again(config.seed + repeat) if repeat else first
         found = learn.lr_find(options.start_lr, options.end_lr, options.num_it, tuple(RULES))
         suggested.append(found._asdict())
         assert learn.sweep is not None

@@ -47,17 +47,21 @@ class TrainOptions(Options):
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
+    from jaxch5.configured import learner_of, total_epochs, train_as_configured
     from jaxch5.data.from_config import load_data, load_source
     from jaxch5.data.source import select
     from jaxch5.data.verify import unreadable
-    from jaxch5.learner import learner_from_config
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.progress import print_line
+    from jaxch5.training.progress import advice, print_line
 
     keep_compiled_programs()
 
     # With --json, standard output belongs to the document; people read the table on the other.
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
+
+    def say(line: str) -> None:
+        print_line(console, line)
+
     config = options.settings()
     if options.resume:
         existing, recorded = open_run(options.resume)
@@ -76,31 +80,22 @@ def train(options: TrainOptions) -> dict[str, Any]:
             source, [i for i, name in enumerate(source.references) if name not in skipped]
         )
     if skipped:
-        print_line(
-            console, f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
-        )
+        say(f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)")
     data = load_data(config, source)
-    print_line(console, describe(data))
-    learn = learner_from_config(data, config)
-    directory = existing if options.resume else create_run(config, options.workdir)
+    say(describe(data))
+    if not options.resume:
+        config = options.settings_with_weights(say)
+    learn = learner_of(data, config)
+    learn.console = console
+    learn.run = directory = existing if options.resume else create_run(config, options.workdir)
     if skipped and not options.resume:
         write_skipped(directory, skipped)
     if options.resume and learn.restore(directory):
-        done, epochs = len(learn.records), config.fit.epochs
+        done, epochs = len(learn.records), total_epochs(config.fit)
         going_on = f"going on after {done} of {epochs} epochs"
-        print_line(console, "this run is finished" if done == epochs else going_on)
+        say("this run is finished" if done == epochs else going_on)
     try:
-        learn.fit_one_cycle(
-            config.fit.epochs,
-            config.fit.lr,
-            div=config.fit.div,
-            div_final=config.fit.div_final,
-            pct_start=config.fit.pct_start,
-            moms=config.fit.moms,
-            console=console,
-            run=directory,
-            save_every_steps=config.checkpoint.every_steps,
-        )
+        train_as_configured(learn, config.fit)
     except Jaxch5Error:
         if not learn.records and not options.resume:
             discard_run(directory)
@@ -108,9 +103,12 @@ def train(options: TrainOptions) -> dict[str, Any]:
     except (KeyboardInterrupt, Terminated):
         print(f"go on with --resume {directory.path}", file=sys.stderr)
         raise
-    last = learn.records[-1]
-    print_line(console, f"accuracy {100 * last['accuracy']:.2f} %  {directory.path}")
-    return {**last, "run": str(directory.path)}
+    record = learn.record
+    if line := advice(learn.records):
+        say(line)
+    kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
+    say(f"accuracy {100 * record['accuracy']:.2f} %{kept}  {directory.path}")
+    return {**record, "run": str(directory.path)}
 
 
 def describe(data: Data) -> str:

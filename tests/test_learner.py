@@ -48,7 +48,8 @@ def learner(source, seed=0, cache="memory", **kwargs):
 
 def train(learn, epochs=3, lr=3e-2):
     output = io.StringIO()
-    learn.fit_one_cycle(epochs, lr, console=Console(file=output))
+    learn.console = Console(file=output)
+    learn.fit_one_cycle(epochs, lr)
     return output.getvalue()
 
 
@@ -99,12 +100,12 @@ def test_a_loss_of_ones_own_is_trained_and_validated_with(source):
 
 def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
     learn = learner(source, loss=lambda logits, labels: cross_entropy(logits, labels) * jnp.nan)
-    with pytest.raises(TrainingError, match=r"training loss of epoch 0 is nan: lower the learning"):
+    with pytest.raises(TrainingError, match=r"loss of steps 1 to 3 is nan, at a learning rate of"):
         train(learn)
 
 
 def events(learn, start_state, epochs=2):
-    plan = Plan(epochs, rate=lambda step: 0.01, momentum=lambda step: 0.9)
+    plan = Plan("fit", epochs, rates=lambda step: [0.01], momentum=lambda step: 0.9)
     copy = jax.tree.map(jnp.copy, start_state)
     return fit(copy, learn.data, plan, *learn._steps, cross_entropy, learn._key)
 

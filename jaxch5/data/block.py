@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -42,6 +42,10 @@ class Data:
     cache: str
     cache_reason: str
     source: Source
+
+    def with_seed(self, seed: int) -> Data:
+        """The same pictures, shuffled from another seed."""
+        return replace(self, train=self.train.with_seed(seed))
 
     def summary(self, console: Console | None = None) -> None:
         """Prints what goes into each stage of the pipeline and what comes out.

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxch5.errors import DataError
+from jaxch5.network import CONNECT_SECONDS
 
-CONNECT_SECONDS = 4.0
 READ_SECONDS = 10.0
 ATTEMPTS = 3
 PARALLEL = 16
@@ -202,17 +202,6 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DataError(f"{archive.name}: cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def reachable(url: str) -> bool:
-    """Whether the address answers at all, within a few seconds."""
-    import requests
-
-    try:
-        requests.head(url, timeout=CONNECT_SECONDS, allow_redirects=False)
-    except requests.RequestException:
-        return False
-    return True
 
 
 def file_name_for(address: str) -> str:

@@ -173,6 +173,10 @@ class Loader:
             # Whoever leaves early would otherwise leave the reading threads behind.
             iterator.close()
 
+    def with_seed(self, seed: int) -> Loader:
+        """Training batches of the same items in another order."""
+        return Loader(self._canvases, self.items, self.batch_size, seed)
+
     def shapes(self) -> Batch | CachedBatch:
         """Shapes and types of what `steps` gives."""
 

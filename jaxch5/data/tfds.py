@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from jaxch5.data.download import cache_folder, file_name_for, reachable
+from jaxch5.data.download import cache_folder, file_name_for
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
+from jaxch5.network import reachable
 
 RECORDS_AT_A_TIME = 512
 

@@ -107,12 +107,15 @@ class ResNet(nn.Module):
         num_classes: number of logits.
         head: a key of `HEADS`.
         dtype: of the computation; weights, statistics and logits are float32.
+        frozen_stages: how many of the stem and the four stages, from the front, use their running
+            statistics in training as well, and leave them as they are.
     """
 
     arch: str
     num_classes: int
     head: str = "linear"
     dtype: Any = jnp.float32
+    frozen_stages: int = 0
 
     @nn.compact
     def __call__(
@@ -120,12 +123,14 @@ class ResNet(nn.Module):
     ) -> Float[Array, "batch num_classes"]:
         block, depths = ARCHITECTURES[self.arch]
         x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train))
+        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train and self.frozen_stages < 1))
         x = max_pool(x)
         for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
+            train_stage = train and self.frozen_stages <= stage
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1
-                x = block(width, stride, self.dtype, name=f"layer{stage}_{index}")(x, train)
+                name = f"layer{stage}_{index}"
+                x = block(width, stride, self.dtype, name=name)(x, train_stage)
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 

@@ -1,4 +1,4 @@
-"""Weights from and to torchvision's names and layouts."""
+"""Weights from and to PyTorch's names and layouts: torchvision's, timm's and fastai's."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.resnet import create_model
+from jaxch5.models.resnet import ARCHITECTURES, BasicBlock, Bottleneck, create_model
 
 Path = tuple[str, ...]
 
 
 def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyTree]:
-    """Variables of a ResNet with a linear head from a state dict of torchvision's.
+    """Variables of a ResNet from a state dict of torchvision's or timm's, which name alike.
+
+    A head under `head.`, numbered as the layers of fastai's `create_head` are, makes a
+    `concat_pool` head.
 
     Args:
-        state_dict: torchvision's names and array-likes in PyTorch's layouts: convolutions
-            [out, in, height, width], linear layers [out, in].
+        state_dict: PyTorch's names and array-likes in PyTorch's layouts: convolutions
+            [out, in, height, width], linear layers [out, in]. The prefix `module.` of data
+            parallel training is ignored.
         arch: resnet18, 34, 50, 101 or 152.
 
     Returns:
@@ -45,13 +49,16 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
         (7, 7, 3, 64)
     """
     entries = {
-        name: np.asarray(value)
+        name.removeprefix("module."): np.asarray(value)
         for name, value in state_dict.items()
         if not name.endswith("num_batches_tracked")
     }
-    if "fc.bias" not in entries:
-        raise WeightsError(f"weights of {arch}: fc.bias is missing")
-    expected = _shapes(arch, num_classes=len(np.atleast_1d(entries["fc.bias"])))
+    holds = architecture_of(entries)
+    if holds not in (arch, None):
+        raise WeightsError(f"weights of {arch}: these are weights of {holds}")
+    head, last = ("concat_pool", FASTAI_LAST) if FASTAI_LAST in entries else ("linear", "fc.bias")
+    _refuse(arch, "is missing", [name for name in (last,) if name not in entries])
+    expected = _shapes(arch, len(np.atleast_1d(entries[last])), head)
     names = {path: _torch_name(path) for path in expected}
     _refuse(arch, "is missing", [name for name in names.values() if name not in entries])
     _refuse(arch, "is not part of it", sorted(entries.keys() - set(names.values())))
@@ -66,14 +73,19 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
 
 
 def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, np.ndarray]:
-    """A state dict that torchvision's ResNet loads with `strict=True`; see `import_state_dict`.
+    """A state dict of PyTorch's names and layouts; see `import_state_dict`.
+
+    With a linear head, torchvision's ResNet loads it with `strict=True`. With a `concat_pool` head
+    its body does, and fastai's `create_head` loads what stands under `head.`.
 
     Raises:
-        WeightsError: the variables are not those of `arch` with a linear head.
+        WeightsError: the variables are not those of `arch`.
     """
     flat = flatten_dict(jax.device_get(dict(variables)))
-    num_classes = len(flat.get(("params", "head", "bias"), ()))
-    expected = _shapes(arch, num_classes)
+    last = flat.get(("params", "head", "fc2", "kernel"))
+    head = "linear" if last is None else "concat_pool"
+    bias = flat.get(("params", "head", "bias"), ())
+    expected = _shapes(arch, len(bias) if last is None else last.shape[1], head)
     dotted = ".".join
     _refuse(arch, "is missing", [dotted(path) for path in expected if path not in flat])
     _refuse(arch, "is not part of it", [dotted(path) for path in flat if path not in expected])
@@ -93,8 +105,22 @@ def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, n
     return state_dict
 
 
-def _shapes(arch: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStruct]:
-    init = partial(create_model(arch, num_classes).init, train=False)
+def architecture_of(state_dict: Mapping[str, Any]) -> str | None:
+    """The ResNet whose blocks a state dict of PyTorch's names has; None where it is no ResNet.
+
+    Example:
+        >>> architecture_of({"fc.bias": 0})
+    """
+    blocks = {tuple(name.split(".")[:2]) for name in state_dict}
+    depths = tuple(sum(block[0] == f"layer{stage}" for block in blocks) for stage in (1, 2, 3, 4))
+    kind = Bottleneck if "layer1.0.conv3.weight" in state_dict else BasicBlock
+    return next(
+        (arch for arch, made_of in ARCHITECTURES.items() if made_of == (kind, depths)), None
+    )
+
+
+def _shapes(arch: str, num_classes: int, head: str) -> dict[Path, jax.ShapeDtypeStruct]:
+    init = partial(create_model(arch, num_classes, head).init, train=False)
     return flatten_dict(jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
 
 
@@ -113,10 +139,22 @@ LEAVES = {
 }
 
 
+# Heads by PyTorch's names: torchvision's layer, and the numbers of fastai's layers, between which
+# lie those without weights (pooling, flattening, dropout, ReLU).
+HEADS = {
+    "head": "fc",
+    "head.bn1": "head.2",
+    "head.fc1": "head.4",
+    "head.bn2": "head.6",
+    "head.fc2": "head.8",
+}
+FASTAI_LAST = "head.8.weight"
+
+
 def _torch_name(path: Path) -> str:
     _, *modules, leaf = path
     name = re.sub(r"_(\d+)", r".\1", ".".join(modules))
-    return f"{'fc' if name == 'head' else name}.{LEAVES[leaf]}"
+    return f"{HEADS.get(name, name)}.{LEAVES[leaf]}"
 
 
 def _from_torch(value: np.ndarray) -> np.ndarray:

@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
+import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import ArrayLike, PyTree
+
+from jaxch5.errors import ConfigError
+
+
+def _adam(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(momentum, b2=0.99, eps=1e-5), _decay(wd))
+
+
+def _adamw(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(momentum), _decay(wd))
+
+
+def _lamb(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(momentum, eps=1e-6), _decay(wd), optax.scale_by_trust_ratio()
+    )
+
+
+def _sgd(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
+    return optax.chain(optax.trace(momentum), _decay(wd))
+
+
+def _decay(wd: float) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(wd, mask=is_matrix)
+
+
+# The direction of a step, before it is multiplied by a rate.
+OPTIMIZERS: dict[str, Callable[[ArrayLike, float], optax.GradientTransformation]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "sgd": _sgd,
+}
 
 
 def make_optimizer(
-    lr: float = 1e-3,
+    name: str = "adam",
+    lr: float | Sequence[float] = 1e-3,
     momentum: float = 0.95,
     wd: float = 0.01,
-    b2: float = 0.99,
-    eps: float = 1e-5,
+    labels: Callable[[PyTree], PyTree] | None = None,
+    clip: float = 0.0,
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay, with fastai's constants.
+    """An optimizer with decoupled weight decay and a rate for each group of parameters.
 
-    Learning rate and momentum live in the optimizer's state, so that a schedule changes them
-    without a new compilation: see `with_hyperparams`. Biases and the scales and offsets of batch
-    norms, all of them vectors, do not decay.
+    Rates and momentum live in the optimizer's state, so that a schedule changes them without a
+    new compilation: see `with_hyperparams`. Biases and the scales and offsets of batch norms, all
+    of them vectors, do not decay.
 
     Args:
-        lr: learning rate.
-        momentum: decay of the first moment (`b1` of Kingma and Ba, 1412.6980).
+        name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
+            "adamw", the same with optax's, 0.999 and 1e-8; "lamb" (You et al., 1904.00962); "sgd"
+            with momentum.
+        lr: learning rate, or one for each group.
+        momentum: decay of the first moment.
         wd: weight decay, a share of the learning rate (Loshchilov and Hutter, 1711.05101).
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
+        labels: gives the number of each parameter's group; None is one group.
+        clip: largest norm of all gradients together; 0 does not clip.
+        accumulate: steps whose mean gradient makes one update.
+
+    Raises:
+        ConfigError: there is no such optimizer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -35,17 +80,22 @@ def make_optimizer(
         >>> round(float(updates["w"][0, 0]), 4)
         -0.1
     """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"fit.optimizer = {name}: should be one of {', '.join(OPTIMIZERS)}")
+    rates = np.atleast_1d(np.asarray(lr, np.float32))
 
-    def transformation(
-        lr: jax.typing.ArrayLike, momentum: jax.typing.ArrayLike
-    ) -> optax.GradientTransformation:
+    def transformation(lr: jax.Array, momentum: ArrayLike) -> optax.GradientTransformation:
+        by_group = {group: optax.scale_by_learning_rate(lr[group]) for group in range(len(rates))}
         return optax.chain(
-            optax.scale_by_adam(b1=momentum, b2=b2, eps=eps),
-            optax.add_decayed_weights(wd, mask=is_matrix),
-            optax.scale_by_learning_rate(lr),
+            optax.clip_by_global_norm(clip) if clip else optax.identity(),
+            OPTIMIZERS[name](momentum, wd),
+            optax.multi_transform(by_group, labels) if labels else by_group[0],
         )
 
-    return optax.inject_hyperparams(transformation)(lr=lr, momentum=momentum)
+    optimizer = optax.inject_hyperparams(transformation)(lr=rates, momentum=momentum)
+    if accumulate == 1:
+        return optimizer
+    return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
 
 
 def is_matrix(params: PyTree) -> PyTree:
@@ -54,13 +104,25 @@ def is_matrix(params: PyTree) -> PyTree:
 
 
 def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) -> optax.OptState:
-    """The optimizer's state with other values of `lr` and `momentum` for the next step.
+    """The optimizer's state with other values of `lr` (one a group) and `momentum`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> optimizer = make_optimizer(lr=0.1)
         >>> state = optimizer.init({"w": jnp.ones((1, 1))})
-        >>> float(with_hyperparams(state, lr=0.5).hyperparams["lr"])
-        0.5
+        >>> with_hyperparams(state, lr=jnp.array([0.5])).hyperparams["lr"].tolist()
+        [0.5]
     """
     return optax.tree_utils.tree_set(opt_state, **values)
+
+
+def number_of_rates(opt_state: optax.OptState) -> int:
+    """How many groups have a rate of their own.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> state = make_optimizer(lr=[0.1, 0.2]).init({"w": jnp.ones((1, 1))})
+        >>> number_of_rates(state)
+        2
+    """
+    return len(optax.tree_utils.tree_get(opt_state, "lr"))

@@ -5,22 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 
-STATE, RECORDS = "state", "records"
+# What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
+VARIABLES, REST, ABOUT = "variables", "rest", "about"
 
 
 class Saved(NamedTuple):
@@ -73,13 +75,20 @@ class Checkpoints:
             if error is None:
                 raise
 
-    def save(self, state: TrainState, records: Sequence[Record], epoch_done: bool) -> None:
+    def save(
+        self,
+        state: TrainState,
+        records: Sequence[Record],
+        epoch_done: bool,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begins to save a state under the number of its step.
 
         Args:
             state: it may be consumed by the next step as soon as this returns.
             records: of the epochs done so far.
             epoch_done: whether the last record is of this very state.
+            about: what else a reader should know, as JSON has it; `about` gives it back.
         """
         # On a CPU the save would read the very buffers that the next step writes into.
         state = jax.tree.map(jnp.copy, state)
@@ -88,8 +97,9 @@ class Checkpoints:
                 int(state.step),
                 args=ocp.args.Composite(
                     **{
-                        STATE: ocp.args.StandardSave(state),
-                        RECORDS: ocp.args.JsonSave(list(records)),
+                        VARIABLES: ocp.args.StandardSave(state.variables),
+                        REST: ocp.args.StandardSave(_without_variables(state)),
+                        ABOUT: ocp.args.JsonSave({**(about or {}), "records": list(records)}),
                     }
                 ),
                 metrics=dict(records[-1]) if epoch_done else None,
@@ -104,6 +114,27 @@ class Checkpoints:
         """Steps that have a checkpoint, in rising order."""
         return sorted(self._manager.all_steps())
 
+    def last_step(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the highest accuracy; None where there is none."""
+        return self._manager.best_step()
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was said about a checkpoint when it was saved, and its `records`."""
+        return self._read(step, {ABOUT: ocp.args.JsonRestore()})[ABOUT]
+
+    def variables(self, step: int) -> dict[str, PyTree]:
+        """What the model of a checkpoint is evaluated with: weights and statistics."""
+        with self._readable_errors("restored"):
+            item = self.directory / str(step) / VARIABLES
+            written = ocp.PyTreeCheckpointHandler().metadata(item).tree
+        # Without the devices that it was written from, which this machine may not have.
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), written)
+        return self._read(step, {VARIABLES: ocp.args.StandardRestore(like)})[VARIABLES]
+
     def restore(self, like: TrainState, step: int | None = None) -> Saved | None:
         """The checkpoint of a step, by default the last; None where there is none.
 
@@ -111,20 +142,28 @@ class Checkpoints:
             like: a state of the same shapes, or its `jax.eval_shape`.
             step: one of `steps()`.
         """
-        step = self._manager.latest_step() if step is None else step
+        step = self.last_step() if step is None else step
         if step is None:
             return None
+        like = jax.eval_shape(lambda: like)
+        saved = self._read(
+            step,
+            {
+                VARIABLES: ocp.args.StandardRestore(like.variables),
+                REST: ocp.args.StandardRestore(_without_variables(like)),
+                ABOUT: ocp.args.JsonRestore(),
+            },
+        )
+        rest, variables = saved[REST], saved[VARIABLES]
+        if like.average is None:
+            state = rest.replace(**variables)
+        else:
+            state = rest.replace(average=variables)
+        return Saved(state, saved[ABOUT]["records"])
+
+    def _read(self, step: int, items: dict[str, Any]) -> Any:
         with self._readable_errors("restored"):
-            saved = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    **{
-                        STATE: ocp.args.StandardRestore(jax.eval_shape(lambda: like)),
-                        RECORDS: ocp.args.JsonRestore(),
-                    }
-                ),
-            )
-        return Saved(saved[STATE], saved[RECORDS])
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     @contextmanager
     def _readable_errors(self, what: str) -> Iterator[None]:
@@ -136,6 +175,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.directory}: the checkpoint could not be {what}: {_reason(error)}"
             ) from error
+
+
+def _without_variables(state: TrainState) -> TrainState:
+    """The state without what its `variables` holds."""
+    if state.average is None:
+        return state.replace(params=None, batch_stats=None)
+    return state.replace(average=None)
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,23 +18,39 @@ from jaxch5.errors import TrainingError
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.optim.schedule import Schedule
 from jaxch5.training.compiler import compiler_options
+from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep, Loss, TrainStep
 
-# Reading a loss back waits for its step; one that lies some steps back has long been computed.
+# Reading a loss back waits for its step; those that lie some steps back have long been computed.
 STEPS_BETWEEN_READS = 8
+STEPS_UNREAD = 4
+# One bad batch may do it; after this many in a row nothing will come of the run.
+NOT_FINITE_IN_A_ROW = 3
+
+Rates = Callable[[int], Sequence[float]]
 
 
 class Plan(NamedTuple):
-    """How many epochs to train, with which rates."""
+    """How many epochs to train, and with what.
 
+    Attributes:
+        name: of this phase of training, for the records.
+        epochs: how many.
+        rates: from a step of this phase to the rate of each group.
+        momentum: from a step of this phase.
+        start: steps that were done before this phase.
+    """
+
+    name: str
     epochs: int
-    rate: Schedule
+    rates: Rates
     momentum: Schedule
+    start: int = 0
 
 
 class Step(NamedTuple):
-    """`number` steps are done. `loss`, where it was read back, is that of some steps ago."""
+    """`number` steps are done. `loss`, where one was read back, is that of some steps ago."""
 
     state: TrainState
     number: int
@@ -45,7 +61,7 @@ class Epoch(NamedTuple):
     """An epoch is done and validated."""
 
     state: TrainState
-    record: dict[str, float | int]
+    record: Record
 
 
 def compile_steps(
@@ -74,58 +90,105 @@ def fit(
     loss: Loss,
     key: Key[Array, ""],
 ) -> Iterator[Step | Epoch]:
-    """Trains from `state.step` to the end of the plan and tells of each step and each epoch.
+    """Trains as planned, from the step that `state` is at, and yields what happens.
 
-    The state that is handed out is consumed by the next step: who keeps one takes the last.
+    Args:
+        state: where training begins; it is consumed.
+        data: what to train on and to validate with.
+        plan: what to do.
+        train_step, eval_step: compiled, as `compile_steps` returns them.
+        loss: mean over the items of logits and labels, for validation.
+        key: root of all random draws.
+
+    Yields:
+        a `Step` after each step and an `Epoch` after each epoch; the state in them is good until
+        the next event is asked for.
 
     Raises:
-        TrainingError: the loss of an epoch is not a finite number.
+        TrainingError: three losses in a row, or the mean of an epoch's, are no finite number.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
-    recent: list[Float[Array, ""]] = []
+    losses = _Losses(plan, start)
     began = time.perf_counter()
     first = start
 
-    for step, batch in enumerate(
-        to_device(data.train.steps(start, plan.epochs * steps_per_epoch)), start
-    ):
+    stop = plan.start + plan.epochs * steps_per_epoch
+    for step, batch in enumerate(to_device(data.train.steps(start, stop)), start):
         epoch, place = divmod(step, steps_per_epoch)
         if place == 0:
-            state = state.replace(epoch_loss=jax.device_put(np.float32(0)))
+            state = state.replace(
+                epoch_loss=jax.device_put(np.float32(0)), epoch_skipped=jax.device_put(np.int32(0))
+            )
             began, first = time.perf_counter(), step
         state = state.replace(
             opt_state=with_hyperparams(
                 state.opt_state,
-                lr=jax.device_put(np.float32(plan.rate(step))),
-                momentum=jax.device_put(np.float32(plan.momentum(step))),
+                lr=jax.device_put(np.asarray(plan.rates(step - plan.start), np.float32)),
+                momentum=jax.device_put(np.float32(plan.momentum(step - plan.start))),
             )
         )
         # Whatever the step needs is on the device by now; anything else would be an oversight.
         with jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch, epoch_key(key, epoch))
-        recent.append(metrics["loss"])
-        read = len(recent) == STEPS_BETWEEN_READS
-        yield Step(state, step + 1, float(jax.device_get(recent[0])) if read else None)
-        if read:
-            recent = []
+        losses.add(metrics["loss"])
+        due = (step + 1) % STEPS_BETWEEN_READS == 0
+        yield Step(state, step + 1, losses.read(but=STEPS_UNREAD) if due else None)
 
         if place == steps_per_epoch - 1:
-            train_loss = float(jax.device_get(state.epoch_loss)) / steps_per_epoch
+            losses.read()
             trained = time.perf_counter() - began
+            skipped = int(jax.device_get(state.epoch_skipped))
+            total = float(jax.device_get(state.epoch_loss))
+            train_loss = total / max(1, steps_per_epoch - skipped)
             if not np.isfinite(train_loss):
                 raise TrainingError(
                     f"the training loss of epoch {epoch} is {train_loss}: "
                     "lower the learning rate (--fit.lr)"
                 )
-            record = {
+            record: Record = {
                 "epoch": epoch,
+                "phase": plan.name,
                 "train_loss": train_loss,
                 **evaluate(state, data.valid, eval_step, loss),
                 "seconds": time.perf_counter() - began,
                 "images_per_second": (step + 1 - first) * data.train.batch_size / trained,
             }
+            if state.scale is not None:
+                record["skipped_steps"] = skipped
             yield Epoch(state, record)
+
+
+class _Losses:
+    """Losses of steps, read back from the device a few at a time, and watched."""
+
+    def __init__(self, plan: Plan, start: int) -> None:
+        self._plan = plan
+        self._read = start
+        self._unread: list[Float[Array, ""]] = []
+        self._not_finite = 0
+        self._last: float | None = None
+
+    def add(self, loss: Float[Array, ""]) -> None:
+        self._unread.append(loss)
+
+    def read(self, but: int = 0) -> float | None:
+        """Reads all but the last few; returns the last that was ever read."""
+        count = max(0, len(self._unread) - but)
+        losses = [float(loss) for loss in jax.device_get(self._unread[:count])]
+        del self._unread[:count]
+        for loss in losses:
+            self._not_finite = 0 if np.isfinite(loss) else self._not_finite + 1
+            if self._not_finite == NOT_FINITE_IN_A_ROW:
+                rate = max(self._plan.rates(self._read - self._plan.start))
+                raise TrainingError(
+                    f"the loss of steps {self._read + 2 - NOT_FINITE_IN_A_ROW} to "
+                    f"{self._read + 1} is {loss}, at a learning rate of {rate:.1e}: lower it "
+                    "(--fit.lr), or clip the gradients (--fit.clip 1)"
+                )
+            self._read += 1
+            self._last = loss
+        return self._last
 
 
 def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:

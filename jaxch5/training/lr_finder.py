@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import to_device
 from jaxch5.errors import ConfigError
-from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.optim.optimizer import number_of_rates, with_hyperparams
 from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
@@ -93,11 +93,12 @@ def find_lr(
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.tree.map(jnp.copy, state)
+    groups = number_of_rates(state.opt_state)
     unread, losses = [], []
     for step, batch in enumerate(to_device(data.train.steps(0, num_it))):
         opt_state = with_hyperparams(
             state.opt_state,
-            lr=jax.device_put(np.float32(lrs[step])),
+            lr=jax.device_put(np.full(groups, lrs[step], np.float32)),
             momentum=jax.device_put(np.float32(MOMENTUM)),
         )
         state = state.replace(opt_state=opt_state)

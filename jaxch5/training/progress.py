@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +11,8 @@ from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
 HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
+# With float16: steps left out because a gradient was infinite.
+SKIPPED = "  skipped"
 
 
 def format_row(record: Record) -> str:
@@ -23,10 +25,32 @@ def format_row(record: Record) -> str:
             0      0.5000      0.2500    0.9000      0.1000  01:04       410
     """
     minutes, seconds = divmod(round(record["seconds"]), 60)
+    skipped = f"{record['skipped_steps']:>{len(SKIPPED)}}" if "skipped_steps" in record else ""
     return (
         f"{record['epoch']:>5}  {record['train_loss']:>10.4f}  {record['valid_loss']:>10.4f}  "
         f"{record['accuracy']:>8.4f}  {record['error_rate']:>10.4f}  "
-        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}"
+        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{skipped}"
+    )
+
+
+def advice(records: Sequence[Record]) -> str | None:
+    """A line where the best epoch lay far before the last, else None.
+
+    With one-cycle the best epoch should be among the last, in which the rate falls to nothing; an
+    earlier one says that the cycle was longer than the data can use.
+
+    Example:
+        >>> accuracies = [0.5, 0.9, 0.89, 0.88, 0.88, 0.87]
+        >>> advice([{"accuracy": accuracy} for accuracy in accuracies])
+        'the best of 6 epochs was epoch 1 (90.00 %): fewer epochs would have done'
+    """
+    best = max(range(len(records)), key=lambda epoch: records[epoch]["accuracy"], default=0)
+    if len(records) - 1 - best < max(2, len(records) / 3):
+        return None
+    accuracy = 100 * records[best]["accuracy"]
+    return (
+        f"the best of {len(records)} epochs was epoch {best} ({accuracy:.2f} %): fewer epochs "
+        "would have done"
     )
 
 
@@ -36,7 +60,11 @@ def print_line(console: Console, line: str) -> None:
 
 
 def show_progress(
-    events: Iterable[Step | Epoch], console: Console, steps_per_epoch: int, start: int = 0
+    events: Iterable[Step | Epoch],
+    console: Console,
+    steps_per_epoch: int,
+    start: int = 0,
+    header: str | None = HEADER,
 ) -> Iterator[Step | Epoch]:
     """Passes the loop's events on and draws them as they come.
 
@@ -47,8 +75,10 @@ def show_progress(
         console: where to draw.
         steps_per_epoch: length of the bar.
         start: the step at which the events begin.
+        header: first line of the table; None where it has begun already.
     """
-    print_line(console, HEADER)
+    if header is not None:
+        print_line(console, header)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

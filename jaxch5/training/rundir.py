@@ -13,12 +13,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxch5.config import Config, from_toml, to_toml
 from jaxch5.errors import CheckpointError, ConfigError
 
-Record = dict[str, float | int]
+# Of an epoch: a number, or the name of its phase, for each key.
+Record = dict[str, Any]
 
 
 class RunDir(NamedTuple):

@@ -8,31 +8,49 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, Float, Int32, Key, PyTree
+
+from jaxch5.optim.groups import Path, partition
 
 
 class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step.
 
-    `step` counts the steps done. `epoch_loss` is the sum of the losses since the epoch began: it
-    is kept here so that a run taken up in the middle of an epoch reports the whole epoch's loss.
+    `step` counts the steps done. `opt_state` is that of the trained parameters alone. `scale` is
+    float16's factor of the loss, else None. `average` is the exponential average of the variables,
+    where one is kept, else None. `epoch_loss` sums the losses since the epoch began and
+    `epoch_skipped` counts the steps whose gradients overflowed: they are kept here so that a run
+    taken up in the middle of an epoch reports the whole epoch.
     """
 
     step: Int32[Array, ""]
     params: PyTree[Float[Array, "..."]]
     batch_stats: PyTree[Float[Array, "..."]]
     opt_state: optax.OptState
+    scale: DynamicScale | None
+    average: PyTree | None
     epoch_loss: Float[Array, ""]
+    epoch_skipped: Int32[Array, ""]
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What the model's `apply` takes."""
+        """What the model is evaluated with: the average where one is kept."""
+        if self.average is not None:
+            return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, size: int, key: Key[Array, ""]
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    size: int,
+    key: Key[Array, ""],
+    frozen: frozenset[Path] = frozenset(),
+    scale: DynamicScale | None = None,
+    average: bool = False,
 ) -> TrainState:
     """A state at step 0 with weights drawn from `key`.
 
@@ -41,18 +59,48 @@ def init_state(
         optimizer: an optax transformation.
         size: side of the pictures that the model will see, pixels.
         key: root of the initial weights.
+        frozen: parameters that are not trained.
+        scale: what `loss_scale` returns.
+        average: whether an exponential average of the variables is kept.
     """
 
     # Run once: compiling dozens of random draws with care would take longer than all they do.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1"})
     def init(key: Key[Array, ""]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        copies = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(partition(params, frozen)[0]),
+            scale=scale,
+            average=copies if average else None,
             epoch_loss=jnp.zeros(()),
+            epoch_skipped=jnp.zeros((), jnp.int32),
         )
 
     return init(key)
+
+
+def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
+    """The state with other weights and statistics, and its average, where it keeps one, of them."""
+    average = state.average and jax.tree.map(jnp.copy, variables)
+    return state.replace(
+        params=variables["params"], batch_stats=variables["batch_stats"], average=average
+    )
+
+
+def with_fresh_optimizer(
+    state: TrainState, optimizer: optax.GradientTransformation, frozen: frozenset[Path]
+) -> TrainState:
+    """The state with the moments cleared, and kept for the parameters that are not frozen alone."""
+    trained, _ = partition(state.params, frozen)
+    return state.replace(opt_state=jax.jit(optimizer.init)(trained))
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether every weight and statistic is a finite number."""
+    leaves = jax.tree.leaves(jax.device_get(state.variables))
+    return all(bool(np.isfinite(leaf).all()) for leaf in leaves)

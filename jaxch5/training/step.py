@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxch5.augmentation.mixing import Mixed, mixed_loss
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
+from jaxch5.models.normalization import IMAGENET, Normalization, normalize
+from jaxch5.optim.groups import Path, merge, partition
 from jaxch5.training.state import TrainState
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""]]
@@ -26,31 +28,6 @@ Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
 
 
-class Normalization(NamedTuple):
-    """Mean and deviation of each colour channel, of values 0 to 1; they travel with the weights."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-def normalize(
-    pictures: Float[Array, "batch height width 3"], normalization: Normalization
-) -> Float[Array, "batch height width 3"]:
-    """Pictures whose channels have about mean 0 and deviation 1.
-
-    Example:
-        >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        >>> float(normalize(jnp.ones((1, 1, 1, 3)), grey)[0, 0, 0, 0])
-        2.0
-    """
-    mean = jnp.asarray(normalization.mean, pictures.dtype)
-    std = jnp.asarray(normalization.std, pictures.dtype)
-    return (pictures - mean) / std
-
-
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -59,11 +36,14 @@ def make_train_step(
     size: int,
     normalization: Normalization = IMAGENET,
     mix: Mixer | None = None,
+    frozen: frozenset[Path] = frozenset(),
+    average: float = 0.0,
 ) -> TrainStep:
     """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
 
     `key` is the epoch's; draws are folded with each item's index and with the step, so that any
-    step can be run again. `metrics` holds the batch's mean `loss`.
+    step can be run again. `metrics` holds the batch's mean `loss`. Where the state has a factor
+    for the loss (float16), a step whose gradient is not finite changes nothing but that factor.
 
     Args:
         model: called as `model.apply(variables, x, train=True)` on normalized pictures.
@@ -73,6 +53,8 @@ def make_train_step(
         size: side of the network's input, pixels.
         normalization: applied to the augmented pictures.
         mix: `mixup` or `cutmix`, of pictures and a key; None mixes nothing.
+        frozen: parameters that stay as they are; no gradient is taken of them.
+        average: decay of the state's exponential average of the variables, where it keeps one.
     """
 
     def train_step(
@@ -88,27 +70,48 @@ def make_train_step(
             mixed = mix(pictures, jax.random.fold_in(augment_key, state.step))
             pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
         pictures = normalize(pictures, normalization)
+        trained, fixed = partition(state.params, frozen)
 
-        def loss_of(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
+        def loss_of(trained: PyTree) -> tuple[Float[Array, ""], PyTree]:
             logits, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": merge(trained, fixed), "batch_stats": state.batch_stats},
                 pictures,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
             )
-            return loss_of_batch(logits, batch.label), updated["batch_stats"]
+            return loss_of_batch(logits, batch.label), updated.get("batch_stats", {})
 
-        (value, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = TrainState(
+        def advance(grads: PyTree, batch_stats: PyTree) -> TrainState:
+            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+            params = merge(optax.apply_updates(trained, updates), fixed)
+            after = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+            if state.average is None:
+                return after
+            variables = {"params": params, "batch_stats": batch_stats}
+            # The first steps are far from the last, so that the average begins as a short one.
+            decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
+            return after.replace(
+                average=optax.incremental_update(variables, state.average, 1.0 - decay)
+            )
+
+        if state.scale is None:
+            (value, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            after, counted = advance(grads, batch_stats), value
+            skipped = jnp.zeros((), jnp.int32)
+        else:
+            scale, finite, (value, batch_stats), grads = state.scale.value_and_grad(
+                loss_of, has_aux=True
+            )(trained)
+            after = jax.tree.map(partial(jnp.where, finite), advance(grads, batch_stats), state)
+            after = after.replace(scale=scale)
+            counted, skipped = jnp.where(finite, value, 0.0), 1 - finite.astype(jnp.int32)
+        after = after.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            epoch_loss=state.epoch_loss + value,
+            epoch_loss=state.epoch_loss + counted,
+            epoch_skipped=state.epoch_skipped + skipped,
         )
-        return state, {"loss": value}
+        return after, {"loss": value}
 
     return train_step
 

@@ -8,8 +8,9 @@ import zipfile
 
 import pytest
 
-from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, reachable, unpack
+from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, unpack
 from jaxch5.errors import DataError
+from jaxch5.network import reachable
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def test_adam_is_fastais_with_changing_rate_and_momentum():
 
     for step in ADAM["steps"]:
         state = with_hyperparams(
-            state, lr=jnp.float32(step["lr"]), momentum=jnp.float32(step["mom"])
+            state, lr=jnp.float32([step["lr"]]), momentum=jnp.float32(step["mom"])
         )
         grads = {"w": jnp.array(step["grad_w"]), "b": jnp.array(step["grad_b"])}
         params, state = update(params, state, grads)

@@ -1,0 +1,102 @@
+"""What the commands share: a learner as a configuration describes it, and its training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jaxch5.augmentation.mixing import MIXERS
+from jaxch5.config import Config, FitConfig
+from jaxch5.data.block import Data
+from jaxch5.learner import Learner, vision_learner
+from jaxch5.losses import cross_entropy, focal_loss
+from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
+from jaxch5.training.step import Loss
+
+
+def learner_of(data: Data, config: Config) -> Learner:
+    """The learner that a configuration describes.
+
+    Raises:
+        WeightsError: its weights cannot be had, or do not fit.
+    """
+    model, settings, mix = config.model, config.fit, None
+    if config.augment.mix != "none":
+        mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
+    learn = vision_learner(
+        data,
+        model.arch,
+        model.weights,
+        model.precision,
+        model.head,
+        model.groups,
+        model.train_bn,
+        settings.wd,
+        loss_of(settings),
+        config.seed,
+        mix,
+        settings.optimizer,
+        settings.clip,
+        settings.accumulate,
+        settings.average,
+    )
+    if settings.schedule != "fine_tune":
+        # The other schedules have no phase of their own for the head.
+        learn.unfreeze()
+    learn.save_every_steps = config.checkpoint.every_steps
+    learn.keep_best = settings.keep_best
+    return learn
+
+
+def loss_of(settings: FitConfig) -> Loss:
+    """The loss that the settings name."""
+    if settings.loss == "focal":
+        return partial(focal_loss, gamma=settings.gamma)
+    return partial(cross_entropy, label_smoothing=settings.label_smoothing)
+
+
+def train_as_configured(learn: Learner, settings: FitConfig) -> None:
+    """Trains as the settings say, from where the learner is."""
+    epochs, lr = settings.epochs, settings.lr
+    if settings.schedule == "one_cycle":
+        learn.fit_one_cycle(
+            epochs, lr, settings.div, settings.div_final, settings.pct_start, settings.moms
+        )
+    elif settings.schedule == "fine_tune":
+        learn.fine_tune(
+            epochs,
+            lr,
+            settings.freeze_epochs,
+            settings.lr_mult,
+            settings.pct_start,
+            settings.div,
+        )
+    else:
+        learn.fit(epochs, schedule_of(settings, len(learn.data.train)), settings.moms[0])
+
+
+def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
+    """The rate of each step under flat_cosine, triangular or sgdr.
+
+    Example:
+        >>> rate = schedule_of(FitConfig(schedule="triangular", lr=1.0, div=4.0), 10)
+        >>> rate(0), rate(10), rate(20)
+        (0.25, 1.0, 0.25)
+    """
+    lr, cycle = settings.lr, settings.cycle_epochs * steps_per_epoch
+    if settings.schedule == "triangular":
+        return triangular(lr / settings.div, lr, cycle)
+    if settings.schedule == "sgdr":
+        return sgdr(lr, cycle)
+    steps = settings.epochs * steps_per_epoch
+    return flat_cosine(lr, steps, settings.pct_start, settings.div_final)
+
+
+def total_epochs(settings: FitConfig) -> int:
+    """Epochs of all phases together.
+
+    Example:
+        >>> total_epochs(FitConfig(schedule="fine_tune", epochs=6, freeze_epochs=3))
+        9
+    """
+    frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
+    return frozen + settings.epochs

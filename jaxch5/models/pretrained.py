@@ -1,0 +1,180 @@
+"""Weights that were trained before: ImageNet's from the Hugging Face hub, and files of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxch5.errors import WeightsError
+from jaxch5.models.normalization import IMAGENET, Normalization
+from jaxch5.models.weights import architecture_of, import_state_dict
+from jaxch5.network import reachable
+
+FILE = "model.safetensors"
+# Of the answer to "which version is the newest", seconds; the file itself may take its time.
+ANSWER_SECONDS = 5.0
+
+
+# What a safetensors file may say of its weights.
+TRAVELLING = ("mean", "std", "classes")
+
+
+class Source(NamedTuple):
+    """Where ImageNet weights lie, and what is known of them.
+
+    Attributes:
+        repository: on the hub; timm's copies of torchvision's weights.
+        accuracy: top-1 on ImageNet's validation pictures, percent, as torchvision states it.
+        licence: of the weights.
+        normalization: that they were trained with.
+    """
+
+    repository: str
+    accuracy: float
+    licence: str = "bsd-3-clause"
+    normalization: Normalization = IMAGENET
+
+
+IMAGENET_WEIGHTS = {
+    "resnet18": Source("timm/resnet18.tv_in1k", 69.758),
+    "resnet34": Source("timm/resnet34.tv_in1k", 73.314),
+    "resnet50": Source("timm/resnet50.tv2_in1k", 80.858),
+    "resnet101": Source("timm/resnet101.tv2_in1k", 81.886),
+    "resnet152": Source("timm/resnet152.tv2_in1k", 82.284),
+}
+
+
+class Pretrained(NamedTuple):
+    """Weights with what travels with them.
+
+    Attributes:
+        variables: `{"params": ..., "batch_stats": ...}` of a whole network.
+        normalization: that they were trained with.
+        classes: names of their head's classes; None where they are not known.
+        origin: where they come from, for people.
+    """
+
+    variables: dict[str, PyTree]
+    normalization: Normalization
+    classes: tuple[str, ...] | None
+    origin: str
+
+
+def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) -> Pretrained:
+    """ImageNet's weights of an architecture; once fetched, they are read from the hub's cache.
+
+    Args:
+        arch: a key of `IMAGENET_WEIGHTS`.
+        cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
+        endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
+
+    Raises:
+        WeightsError: they are not in the cache and the hub does not give them.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    source = IMAGENET_WEIGHTS[arch]
+    origin = f"ImageNet ({source.repository})"
+    file = hub.try_to_load_from_cache(source.repository, FILE, cache_dir=cache)
+    if not isinstance(file, str):
+        url = hub.hf_hub_url(source.repository, FILE, endpoint=endpoint)
+        way_out = f"fetch {url} elsewhere and name the file with --model.weights PATH"
+        if hub.constants.HF_HUB_OFFLINE or not reachable(url):
+            raise WeightsError(f"{source.repository}: the hub gives no answer; {way_out}")
+        try:
+            file = hub.hf_hub_download(
+                source.repository,
+                FILE,
+                cache_dir=cache,
+                endpoint=endpoint,
+                etag_timeout=ANSWER_SECONDS,
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise WeightsError(f"{source.repository}: {reason}; {way_out}") from None
+    weights = from_file(Path(file), arch)
+    return weights._replace(normalization=source.normalization, origin=origin)
+
+
+def from_file(path: Path, arch: str) -> Pretrained:
+    """Weights from a file: `.safetensors`, or PyTorch's `.pth` or `.pt` with the extra `torch`.
+
+    A safetensors file may say in its metadata, as JSON, its `mean`, `std` and `classes`; those that
+    `export` writes do.
+
+    Args:
+        path: the file, with torchvision's, timm's or fastai's names.
+        arch: the architecture that they should be of.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file of weights (--model.weights)")
+    metadata: Mapping[str, str] = {}
+    if path.suffix == ".safetensors":
+        state_dict, metadata = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        state_dict = _read_pickle(path)
+    else:
+        raise WeightsError(f"{path}: should end in .safetensors, .pth or .pt")
+    found = architecture_of(state_dict)
+    if found not in (arch, None):
+        raise WeightsError(
+            f"{path}: holds weights of {found}, not of {arch} (--model.arch {found})"
+        )
+    try:
+        variables = import_state_dict(state_dict, arch)
+        said = {name: json.loads(metadata[name]) for name in metadata if name in TRAVELLING}
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: its metadata cannot be read: {error}") from None
+    normalization = IMAGENET
+    if "mean" in said and "std" in said:
+        normalization = Normalization(tuple(said["mean"]), tuple(said["std"]))
+    classes = tuple(said["classes"]) if "classes" in said else None
+    return Pretrained(variables, normalization, classes, str(path))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Of the frameworks, this is the one that knows bfloat16.
+        with safe_open(path, framework="flax") as file:
+            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: is cut short or no safetensors file: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError:
+        raise WeightsError(
+            f"{path}: reading it needs PyTorch: pip install 'jaxch5[torch]', or take .safetensors"
+        ) from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path}: holds more than tensors, which could run anything on loading; it is refused"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: is cut short or no file of PyTorch's: {line}") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(hasattr(v, "numpy") for v in loaded.values()):
+        raise WeightsError(f"{path}: holds no state dict")
+    return {name: value.float().numpy() for name, value in loaded.items()}

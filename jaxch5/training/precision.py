@@ -1,0 +1,50 @@
+"""Precision: in which type the network computes, and what keeps small gradients from vanishing.
+
+Weights, batch statistics, logits, loss and optimizer are float32 in all of them (Micikevicius et
+al., 1710.03740).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax.training.dynamic_scale import DynamicScale
+
+from jaxch5.errors import ConfigError
+
+DTYPES: dict[str, Any] = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+
+
+def dtype_of(precision: str) -> Any:
+    """The type of the network's computation.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16".
+
+    Raises:
+        ConfigError: it is none of the three.
+
+    Example:
+        >>> dtype_of("bf16").__name__
+        'bfloat16'
+    """
+    if precision not in DTYPES:
+        raise ConfigError(f"model.precision = {precision}: should be one of {', '.join(DTYPES)}")
+    return DTYPES[precision]
+
+
+def loss_scale(precision: str) -> DynamicScale | None:
+    """What multiplies the loss before it is differentiated; None where nothing has to.
+
+    float16 has five bits of exponent, so that small gradients would become zero. The factor is
+    halved when a gradient overflows, in which case the step is skipped, and doubled after 2,000
+    steps without one. bfloat16 has the exponent of float32 and needs none.
+
+    Example:
+        >>> loss_scale("bf16"), float(loss_scale("fp16").scale)
+        (None, 65536.0)
+    """
+    if precision != "fp16":
+        return None
+    return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2.0**16))

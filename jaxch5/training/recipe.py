@@ -1,0 +1,129 @@
+"""How a network is trained, and what follows from it for the layers that are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import optax
+from jaxtyping import PyTree
+
+from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError
+from jaxch5.losses import cross_entropy
+from jaxch5.models.normalization import Normalization
+from jaxch5.optim.groups import STAGES, Groups, Path, frozen_paths, labels
+from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training.step import (
+    EvalStep,
+    Loss,
+    Mixer,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What does not change while a network is trained.
+
+    Attributes:
+        loss: mean over the items of logits [B, classes] and labels [B].
+        optimizer, wd, clip, accumulate: see `make_optimizer`.
+        average: decay of an exponential average of the variables, which is then what is evaluated;
+            0 keeps none.
+        precision: "fp32", "bf16" or "fp16".
+        train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
+        mix: mixes each training batch; None mixes nothing.
+    """
+
+    loss: Loss = cross_entropy
+    optimizer: str = "adam"
+    wd: float = 0.01
+    clip: float = 0.0
+    accumulate: int = 1
+    average: float = 0.0
+    precision: str = "fp32"
+    train_bn: bool = True
+    mix: Mixer | None = None
+
+
+class Frozen:
+    """A network of which the first groups are frozen: what is trained, and how a step goes.
+
+    Args:
+        model: a linen module.
+        params: of the model, or their shapes.
+        groups: of its layers.
+        frozen_to: the groups before this one are frozen; negative counts from the end.
+        recipe: how it is trained.
+
+    Raises:
+        ConfigError: there is no such group, or the module cannot do without `train_bn`.
+    """
+
+    def __init__(
+        self, model: nn.Module, params: PyTree, groups: Groups, frozen_to: int, recipe: Recipe
+    ) -> None:
+        count = len(groups.names)
+        if not -count <= frozen_to < count:
+            raise ConfigError(
+                f"freeze_to: {frozen_to} is no group; there are {count}: {', '.join(groups.names)}"
+            )
+        self.frozen_to = frozen_to % count
+        self.recipe = recipe
+        self.paths: frozenset[Path] = frozen_paths(params, groups, self.frozen_to, recipe.train_bn)
+        self.optimizer: optax.GradientTransformation = make_optimizer(
+            recipe.optimizer,
+            [0.0] * count,
+            wd=recipe.wd,
+            labels=partial(labels, groups=groups),
+            clip=recipe.clip,
+            accumulate=recipe.accumulate,
+        )
+        self.model = model
+        if self.frozen_to and not recipe.train_bn:
+            if not hasattr(model, "frozen_stages"):
+                raise ConfigError(
+                    f"model.train_bn = false: {type(model).__name__} has no attribute "
+                    "frozen_stages, as jaxch5's ResNets have"
+                )
+            stages = sum(groups.of(stage) < self.frozen_to for stage in STAGES[:-1])
+            self.model = model.clone(frozen_stages=stages)
+
+    def steps(self, data: Data, normalization: Normalization) -> tuple[TrainStep, EvalStep]:
+        """The two steps on pictures of `data`, not compiled yet."""
+        recipe = self.recipe
+        train_step = make_train_step(
+            self.model,
+            self.optimizer,
+            recipe.loss,
+            data.augment,
+            data.size,
+            normalization,
+            recipe.mix,
+            self.paths,
+            recipe.average,
+        )
+        return train_step, make_eval_step(self.model, data.size, normalization)
+
+
+def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[Path]) -> Iterator[str]:
+    """Lines about a network: of each group and in all, how many parameters, and how many train."""
+    from flax.traverse_util import flatten_dict
+
+    rows: list[Any] = []
+    flat = flatten_dict(params)
+    for number, name in enumerate(groups.names):
+        of_group = {path: leaf for path, leaf in flat.items() if groups.of(path[0]) == number}
+        trained = sum(leaf.size for path, leaf in of_group.items() if path not in frozen)
+        rows.append((name, sum(leaf.size for leaf in of_group.values()), trained))
+    rows.append(("total", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    width = max(len(row[0]) for row in rows)
+    yield f"{'group':<{width}}  {'parameters':>12}  {'trained':>12}"
+    for name, count, trained in rows:
+        yield f"{name:<{width}}  {count:>12,}  {trained:>12,}"

@@ -1,0 +1,105 @@
+"""Beginning from weights that were trained before: whose, and which parts of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from jaxch5.errors import CheckpointError, WeightsError
+from jaxch5.models.normalization import Normalization
+from jaxch5.models.pretrained import Pretrained, from_file, from_hub
+from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.rundir import open_run
+
+
+def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
+    """Variables of a whole network, `{"params": ..., "batch_stats": ...}`.
+
+    Args:
+        weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file; or
+            a run directory.
+        arch: resnet18, 34, 50, 101 or 152.
+
+    Raises:
+        WeightsError: they cannot be had, or do not fit.
+    """
+    return find_weights(weights, arch).variables
+
+
+def find_weights(weights: str | Path, arch: str) -> Pretrained:
+    """What `load_weights` gives, with what travels with the weights."""
+    if weights == "imagenet":
+        return from_hub(arch)
+    path = Path(weights).expanduser()
+    return from_run(path, arch) if path.is_dir() else from_file(path, arch)
+
+
+def available(arch: str) -> tuple[str, str]:
+    """What `weights="auto"` stands for: "imagenet" where they can be had, else "none" and why.
+
+    Returns:
+        The name, and a line for people where it is "none".
+    """
+    try:
+        from_hub(arch)
+    except WeightsError as error:
+        return "none", f"no ImageNet weights, training from scratch: {error}"
+    return "imagenet", ""
+
+
+def from_run(path: Path, arch: str) -> Pretrained:
+    """The weights that a run ended with: of its last checkpoint, or of its best if it kept that.
+
+    Raises:
+        ConfigError: there is no run.
+        WeightsError: it has no checkpoint, or is of another architecture.
+    """
+    run, config = open_run(path)
+    with Checkpoints(run.checkpoints) as saves:
+        step = saves.best_step() if config.fit.keep_best else saves.last_step()
+        if step is None:
+            raise WeightsError(f"{path}: this run has no checkpoint yet")
+        about = saves.about(step)
+        if about["arch"] != arch:
+            raise WeightsError(
+                f"{path}: is a run of {about['arch']}, not of {arch} (--model.arch {about['arch']})"
+            )
+        try:
+            variables = saves.variables(step)
+        except CheckpointError as error:
+            raise WeightsError(str(error)) from None
+    normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
+    return Pretrained(variables, normalization, tuple(about["classes"]), str(path))
+
+
+def transfer(
+    variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
+) -> dict[str, PyTree]:
+    """The variables with the body of the pretrained ones, and their head if the classes are theirs.
+
+    Args:
+        variables: of the new network, freshly drawn.
+        pretrained: of a network with the same body.
+        classes: of the new network.
+
+    Raises:
+        WeightsError: a part of the body is missing or has another shape.
+    """
+
+    def part(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+        same_head = classes == pretrained.classes and _shapes(new.get("head")) == _shapes(
+            old.get("head")
+        )
+        return {name: old[name] if name != "head" or same_head else new[name] for name in new}
+
+    try:
+        return {name: part(variables[name], pretrained.variables[name]) for name in variables}
+    except KeyError as error:
+        raise WeightsError(f"{pretrained.origin}: has no {error.args[0]}") from None
+
+
+def _shapes(tree: PyTree) -> Any:
+    return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]

@@ -94,3 +94,38 @@ def plot_lr_find(
     if suggested:
         axes.legend(frameon=False)
     return figure
+
+
+def plot_transfer_profile(
+    frozen: Sequence[Sequence[float]], scratch: Sequence[float], stages: Sequence[str]
+) -> Figure:
+    """Accuracy against the number of stages that were taken along and frozen.
+
+    Args:
+        frozen: of each number of stages from 0 on, the accuracies of its repeats, as shares.
+        scratch: accuracies of training from scratch.
+        stages: their names, and that of the head, which is never frozen.
+
+    Example:
+        >>> figure = plot_transfer_profile([[0.9], [0.8]], [0.5], ["stem", "head"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['nothing', 'stem']
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(frozen))
+    means = [100 * float(np.mean(values)) for values in frozen]
+    for place, values in zip(places, frozen, strict=True):
+        axes.plot(
+            [place] * len(values), [100 * v for v in values], ".", color="tab:blue", alpha=0.5
+        )
+    axes.plot(places, means, "o-", color="tab:blue", label="transferred and frozen so far")
+    mean = 100 * float(np.mean(scratch))
+    axes.axhline(mean, color="tab:gray", linestyle="--", label=f"from scratch, {mean:.1f} %")
+    axes.set_xticks(places, ["nothing", *stages[: len(frozen) - 1]])
+    axes.set_xlabel("frozen up to and including")
+    axes.set_ylabel("accuracy, %")
+    axes.legend(frameon=False)
+    return figure

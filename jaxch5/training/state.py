@@ -85,10 +85,13 @@ def init_state(
 
 
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
-    """The state with other weights and statistics, and its average, where it keeps one, of them."""
-    average = state.average and jax.tree.map(jnp.copy, variables)
+    """The state with copies of other weights and statistics, also as its average if it keeps one.
+
+    Copies, because a step consumes its state.
+    """
     return state.replace(
-        params=variables["params"], batch_stats=variables["batch_stats"], average=average
+        **jax.tree.map(jnp.copy, variables),
+        average=None if state.average is None else jax.tree.map(jnp.copy, variables),
     )
 
 

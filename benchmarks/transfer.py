@@ -1,0 +1,157 @@
+"""Transfer learning in figures, without a download: what it gains, costs and saves.
+
+transfer    A ResNet-18 that learned the digits 0 to 4 is fine-tuned on 5 to 9 with ten pictures a
+            class, beside the same network from scratch for as many steps; validated on 60 others a
+            class.
+precision   The default run in bf16 and in fp16 beside fp32.
+frozen      A ResNet-50's training step with a frozen body (batch norms on their running
+            statistics), beside the step that trains all of it, in turn.
+
+    python benchmarks/transfer.py --part transfer --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from peer import show, spread
+from rich.console import Console
+
+from jaxch5.config import Config
+from jaxch5.configured import learner_of, train_as_configured
+from jaxch5.data.block import Data, DataBlock
+from jaxch5.data.from_config import load_data, policy_of
+from jaxch5.data.source import Source, digits, from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.learner import vision_learner
+from jaxch5.training.rundir import create_run
+
+QUIET = Console(quiet=True)
+TRAINED_ON, VALIDATED_ON = 10, 60
+
+
+def some_digits(first: int, last: int) -> Source:
+    """The digits from `first` to `last`."""
+    source = digits()
+    kept = np.flatnonzero((source.labels >= first) & (source.labels <= last))
+    images = np.stack([source.read(item) for item in kept])
+    return from_arrays(images, source.labels[kept] - first, source.classes[first : last + 1])
+
+
+def few_of_each(seed: int) -> Any:
+    """A split: ten pictures a class to train on, sixty others to validate with."""
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        shuffled = np.random.default_rng(seed).permutation(len(source))
+        of_class = [shuffled[source.labels[shuffled] == k] for k in range(len(source.classes))]
+        train = np.concatenate([items[:TRAINED_ON] for items in of_class])
+        rest = [items[TRAINED_ON : TRAINED_ON + VALIDATED_ON] for items in of_class]
+        return train, np.concatenate(rest)
+
+    return split
+
+
+def load(source: Source, split: Any, batch_size: int) -> Data:
+    policy = policy_of(Config().augment)
+    return DataBlock(source, split, presize=40, size=32, augment=policy).load(batch_size)
+
+
+def transfer(seeds: int, scratch_lr: float = 3e-3) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        first = vision_learner(load(some_digits(0, 4), random_split(), 64), "resnet18", "none")
+        first.console, first.run = QUIET, create_run(Config(), Path(folder) / "run")
+        first.fit_one_cycle(4, 3e-3)
+        others, tuned, scratch = some_digits(5, 9), [], []
+        data = load(others, few_of_each(0), 10)
+        pretrained = vision_learner(data, "resnet18", first.run.path)
+        fresh = vision_learner(data, "resnet18", "none")
+    for seed in range(seeds):
+        data = load(others, few_of_each(seed), 10)
+        for learner, accuracies in ((pretrained, tuned), (fresh, scratch)):
+            learn = learner.again(seed)
+            learn.console, learn.data = QUIET, data
+            if learner is pretrained:
+                learn.fine_tune(5, base_lr=1e-2)
+            else:
+                learn.fit_one_cycle(6, scratch_lr)
+            accuracies.append(learn.records[-1]["accuracy"])
+    gain = statistics.mean(tuned) - statistics.mean(scratch)
+    return {"tuned": tuned, "scratch": scratch, "gain": gain}
+
+
+def precision(seeds: int) -> dict[str, Any]:
+    accuracies: dict[str, list[float]] = {}
+    for name in ("fp32", "bf16", "fp16"):
+        config = Config.model_validate({"model": {"precision": name}})
+        first = learner_of(load_data(config), config)
+        accuracies[name] = []
+        for seed in range(seeds):
+            learn = first.again(seed)
+            learn.console = QUIET
+            train_as_configured(learn, config.fit)
+            accuracies[name].append(learn.records[-1]["accuracy"])
+    return accuracies
+
+
+def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
+    """Pictures a second of the two steps."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2 * batch_size, size, size, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(len(images)) % 2, ["a", "b"])
+    block = DataBlock(source, lambda _: (np.arange(batch_size), np.arange(4)), size, size, None)
+    learn = vision_learner(block.load(batch_size), "resnet50", "none", train_bn=False)
+    batch = jax.device_put(next(learn.data.train.steps(0)))
+    states, steps, speeds = {}, {}, {"frozen": [], "unfrozen": []}
+    for name, group in (("frozen", -1), ("unfrozen", 0)):
+        learn.freeze_to(group)
+        steps[name], states[name] = learn._steps[0], jax.tree.map(np.asarray, learn.state)
+        states[name] = jax.device_put(states[name])
+    key = jax.random.key(0)
+    for turn in range(turns + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            for _ in range(3):
+                states[name], metrics = step(states[name], batch, key)
+            jax.block_until_ready(metrics)
+            if turn:
+                speeds[name].append(3 * batch_size / (time.perf_counter() - began))
+    ratios = [a / b for a, b in zip(speeds["frozen"], speeds["unfrozen"], strict=True)]
+    return {**{name: spread(values) for name, values in speeds.items()}, "ratio": spread(ratios)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("transfer", "precision", "frozen"), required=True)
+    parser.add_argument("--seeds", type=int, default=5, help="of transfer and precision")
+    parser.add_argument("--size", type=int, default=128, help="of frozen, pixels")
+    parser.add_argument("--batch", type=int, default=16, help="of frozen")
+    parser.add_argument("--turns", type=int, default=5, help="of frozen")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if arguments.part == "frozen":
+        document = frozen(arguments.size, arguments.batch, arguments.turns)
+    else:
+        document = {"transfer": transfer, "precision": precision}[arguments.part](arguments.seeds)
+    if arguments.json:
+        print(json.dumps(document))
+        return
+    for name, values in document.items():
+        if name == "gain":
+            print(f"gain: {100 * values:.1f} points")
+        elif isinstance(values, dict):
+            print(f"{name}: {show(values)}" + ("" if name == "ratio" else " pictures a second"))
+        else:
+            listed = ", ".join(f"{100 * value:.2f}" for value in values)
+            print(f"{name}: mean {100 * statistics.mean(values):.2f} % ({listed})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""`python -m jaxch5.transfer_profile`: which layers of pretrained weights are worth keeping."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+from rich.console import Console
+
+from jaxch5.cli import Options, drawable, run
+from jaxch5.config import Config, differing
+from jaxch5.errors import ConfigError
+from jaxch5.optim.groups import STAGES
+
+if TYPE_CHECKING:
+    from jaxch5.data.block import Data
+
+SCRATCH = "scratch"
+RESULTS = "profile.jsonl"
+
+
+class ProfileOptions(Options):
+    """Freeze the pretrained network up to each of its stages, train the rest, and compare."""
+
+    out: Path = Field(
+        Path("transfer_profile.png"), description="file of the figure: PNG, PDF or SVG"
+    )
+    workdir: Path | None = Field(
+        None,
+        description="directory of the results, new or begun before: what is there is not done "
+        "again; without it, runs/DATE-NAME",
+    )
+    repeats: int = Field(1, ge=1, le=100, description="trainings of each kind, from other seeds")
+
+    _out = field_validator("out")(drawable)
+
+
+def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
+    """Trains, draws accuracy against the number of frozen stages; returns the accuracies.
+
+    After Yosinski et al., 1411.1792: where freezing one more stage costs accuracy, what it had
+    learned was of its own task; where it costs none, it was general.
+    """
+    from jaxch5.data.from_config import load_data
+    from jaxch5.insight.plots import plot_transfer_profile
+    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.progress import print_line
+    from jaxch5.training.rundir import RunDir, create_run, open_run
+
+    keep_compiled_programs()
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    config = settings_of_profile(options)
+    if options.workdir and RunDir(options.workdir).config_file.is_file():
+        directory, begun = open_run(options.workdir)
+        if changed := differing(config, begun):
+            raise ConfigError(
+                f"{changed[0]}: {options.workdir} was begun with another value; "
+                "name another --workdir"
+            )
+    else:
+        directory = create_run(config, options.workdir)
+    file = directory.path / RESULTS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    results = {
+        (point["frozen"], point["seed"]): point["accuracy"] for point in map(json.loads, lines)
+    }
+    kinds: list[int | str] = [*range(len(STAGES)), SCRATCH]
+    missing = [
+        (kind, seed)
+        for seed in range(config.seed, config.seed + options.repeats)
+        for kind in kinds
+        if (kind, seed) not in results
+    ]
+    data = load_data(config)
+    with file.open("a", encoding="utf-8") as opened:
+        for (kind, seed), accuracy in accuracies(config, data, missing):
+            results[kind, seed] = accuracy
+            point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
+            opened.write(json.dumps(point) + "\n")
+            opened.flush()
+            what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
+            print_line(console, f"{what:<24} seed {seed}  accuracy {100 * accuracy:.2f} %")
+    by_kind = {
+        kind: [accuracy for (of_kind, _), accuracy in results.items() if of_kind == kind]
+        for kind in kinds
+    }
+    scratch = by_kind.pop(SCRATCH)
+    frozen = [by_kind[kind] for kind in range(len(STAGES))]
+    plot_transfer_profile(frozen, scratch, STAGES).savefig(options.out, dpi=120)
+    print_line(console, f"figure {options.out}  results {directory.path}")
+    return {
+        "frozen": frozen,
+        SCRATCH: scratch,
+        "figure": str(options.out),
+        "run": str(directory.path),
+    }
+
+
+def settings_of_profile(options: Options) -> Config:
+    """The configuration with what a profile needs: groups of stages, and frozen ones that stay.
+
+    Raises:
+        ConfigError: no weights are named.
+    """
+    config = options.settings(
+        model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}
+    )
+    if config.model.weights in ("none", "auto"):
+        raise ConfigError(
+            f"model.weights = {config.model.weights}: a profile is of weights that exist; "
+            "name imagenet, a file or a run"
+        )
+    return config
+
+
+def frozen_stages(count: int) -> str:
+    """Names of the first stages.
+
+    Example:
+        >>> frozen_stages(0), frozen_stages(3)
+        ('nothing', 'stem to layer2')
+    """
+    if count < 2:
+        return STAGES[0] if count else "nothing"
+    return f"{STAGES[0]} to {STAGES[count - 1]}"
+
+
+def accuracies(
+    config: Config, data: Data, points: list[tuple[int | str, int]]
+) -> Iterator[tuple[tuple[int | str, int], float]]:
+    """Trains each kind from each seed, and gives the accuracies one after the other."""
+    from jaxch5.configured import learner_of, train_as_configured
+
+    scratch = config.model_copy(
+        update={"model": config.model.model_copy(update={"weights": "none"})}
+    )
+    learners = {
+        which: learner_of(data, settings)
+        for which, settings in ((False, config), (True, scratch))
+        if any((kind == SCRATCH) == which for kind, _ in points)
+    }
+    for kind, seed in points:
+        learn = learners[kind == SCRATCH].again(seed)
+        learn.console = Console(quiet=True)
+        learn.freeze_to(0 if kind == SCRATCH else int(kind))
+        train_as_configured(learn, config.fit)
+        yield (kind, seed), learn.record["accuracy"]
+
+
+def main() -> int:
+    return run(transfer_profile, ProfileOptions, "python -m jaxch5.transfer_profile")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

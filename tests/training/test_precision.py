@@ -1,0 +1,85 @@
+"""Half precision trains, keeps float32 where it should, and skips what overflows."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxch5.batch import Batch
+from jaxch5.errors import ConfigError
+from jaxch5.losses import cross_entropy
+from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.state import init_state
+from jaxch5.training.step import make_train_step
+
+
+class Small(nn.Module):
+    """Computes in a half type; what leaves it is float32."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3), dtype=self.dtype)(x))
+        x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype)(x).mean((1, 2))
+        return nn.Dense(2, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def batch():
+    image = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3), dtype=np.uint8)
+    index = jnp.arange(4, dtype=jnp.int32)
+    frame = jnp.tile(jnp.diag(jnp.array([12.0, 8.0, 1.0])), (4, 1, 1))
+    return Batch(jnp.asarray(image), frame, index % 2, index, index >= 0)
+
+
+def trained(precision, loss=cross_entropy, steps=1):
+    optimizer = make_optimizer(lr=0.01)
+    model = Small(dtype_of(precision))
+    state = init_state(model, optimizer, 8, jax.random.key(0), scale=loss_scale(precision))
+    step = jax.jit(make_train_step(model, optimizer, loss, None, 8))
+    states = [state]
+    for _ in range(steps):
+        states.append(step(states[-1], batch(), jax.random.key(1))[0])
+    return states
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_weights_statistics_and_moments_are_float32(precision):
+    before, after = trained(precision)
+    floats = [leaf for leaf in jax.tree.leaves(after) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
+    assert not np.array_equal(before.params["Dense_0"]["kernel"], after.params["Dense_0"]["kernel"])
+    assert int(after.epoch_skipped) == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_half_precision_step_is_near_the_full_one(precision):
+    full, half = trained("fp32", steps=3)[-1], trained(precision, steps=3)[-1]
+    near = partial(np.testing.assert_allclose, rtol=0.05, atol=0.02)
+    jax.tree.map(near, half.params, full.params)
+
+
+def test_a_step_that_overflows_changes_nothing_but_the_scale():
+    """The gradient is beyond float16 until the scale, halved each time, is low enough."""
+    huge = lambda logits, labels: 2.0**10 * cross_entropy(logits, labels)  # noqa: E731
+    states = trained("fp16", huge, steps=20)
+    skipped = [int(state.epoch_skipped) for state in states]
+    assert skipped[1] == 1
+    assert 1 <= skipped[-1] < 20
+    assert skipped[-1] == skipped[-2]
+    before, after = states[0], states[1]
+    for name in ("params", "batch_stats", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
+    assert float(after.scale.scale) == float(before.scale.scale) / 2
+    assert int(after.step) == 1
+    assert float(after.epoch_loss) == 0
+    assert np.isfinite(float(states[-1].epoch_loss))
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(ConfigError, match=r"model\.precision = fp8: should be one of fp32, bf16"):
+        dtype_of("fp8")

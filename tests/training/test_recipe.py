@@ -1,0 +1,130 @@
+"""A frozen network: what is computed, what changes, and what the optimizer keeps."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxch5.batch import Batch
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.errors import ConfigError
+from jaxch5.models.normalization import IMAGENET
+from jaxch5.models.resnet import ResNet
+from jaxch5.optim.groups import groups_of
+from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.recipe import Frozen, Recipe, summarize_model
+from jaxch5.training.state import init_state, with_fresh_optimizer
+
+MODEL = ResNet("resnet18", 2, "concat_pool")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 40, 40, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(20) % 2, ["a", "b"])
+    return DataBlock(source, random_split(0.2), presize=36, size=32, augment=None).load(8)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    init = partial(MODEL.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+
+
+def after_a_step(data, shapes, frozen_to, train_bn):
+    frozen = Frozen(
+        MODEL, shapes, groups_of("fastai", shapes), frozen_to, Recipe(train_bn=train_bn)
+    )
+    state = init_state(MODEL, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
+    rates = jnp.array([1e-3, 1e-2, 1e-1])
+    state = state.replace(opt_state=with_hyperparams(state.opt_state, lr=rates))
+    train_step, _ = frozen.steps(data, IMAGENET)
+    batch = jax.tree.map(jnp.asarray, next(iter(data.train)))
+    assert isinstance(batch, Batch)
+    return state, jax.jit(train_step)(state, batch, jax.random.key(1))[0], frozen
+
+
+def changed(before, after):
+    before, after = flatten_dict(before), flatten_dict(after)
+    return {path for path in before if not np.array_equal(before[path], after[path])}
+
+
+def test_a_frozen_body_stays_to_the_bit_with_its_statistics(data, shapes):
+    before, after, frozen = after_a_step(data, shapes, -1, train_bn=False)
+    assert {path[0] for path in changed(before.params, after.params)} == {"head"}
+    assert {path[0] for path in changed(before.batch_stats, after.batch_stats)} == {"head"}
+    assert frozen.frozen_to == 2
+
+
+def test_batch_norms_learn_in_a_frozen_body_as_fastais_do(data, shapes):
+    before, after, frozen = after_a_step(data, shapes, -1, train_bn=True)
+    moved = changed(before.params, after.params)
+    assert not moved & frozen.paths
+    assert ("bn1", "scale") in moved
+    assert ("layer4_1", "bn2", "bias") in moved
+    assert ("bn1", "mean") in changed(before.batch_stats, after.batch_stats)
+
+
+def test_the_optimizer_keeps_moments_of_what_trains_alone(data, shapes):
+    before, _, _ = after_a_step(data, shapes, -1, train_bn=False)
+    sizes = {leaf.shape for leaf in jax.tree.leaves(before.opt_state)}
+    assert (3, 3, 512, 512) not in sizes
+    unfrozen = Frozen(MODEL, shapes, groups_of("fastai", shapes), 0, Recipe())
+    whole = with_fresh_optimizer(before, unfrozen.optimizer, unfrozen.paths)
+    assert (3, 3, 512, 512) in {leaf.shape for leaf in jax.tree.leaves(whole.opt_state)}
+
+
+def test_each_group_moves_at_its_own_rate(data, shapes):
+    """Adam's first step is one rate long for every parameter that does not decay."""
+    before, after, _ = after_a_step(data, shapes, 0, train_bn=True)
+    for path, rate in (
+        (("layer1_0", "bn1", "bias"), 1e-3),
+        (("layer3_0", "bn1", "bias"), 1e-2),
+        (("head", "bn2", "bias"), 1e-1),
+    ):
+        moved = np.abs(flatten_dict(after.params)[path] - flatten_dict(before.params)[path])
+        assert np.median(moved) == pytest.approx(rate, rel=0.05)
+
+
+def test_no_gradient_is_taken_of_a_frozen_body(data, shapes):
+    """The compiled step has a few times fewer operations: it runs no backward pass of the body."""
+
+    def operations(frozen_to, train_bn):
+        groups = groups_of("fastai", shapes)
+        frozen = Frozen(MODEL, shapes, groups, frozen_to, Recipe(train_bn=train_bn))
+        state = init_state(MODEL, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
+        train_step, _ = frozen.steps(data, IMAGENET)
+        lowered = jax.jit(train_step).lower(state, data.train.shapes(), jax.random.key(1))
+        return lowered.cost_analysis()["flops"]
+
+    frozen, unfrozen = operations(-1, False), operations(0, True)
+    assert frozen < 0.45 * unfrozen
+
+
+def test_a_network_without_frozen_stages_cannot_do_without_train_bn():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(2, name="head")(nn.Dense(3)(x.mean((1, 2))))
+
+    params = {"Dense_0": {"kernel": 0}, "head": {"kernel": 0}}
+    groups = groups_of("fastai", params)
+    with pytest.raises(ConfigError, match="Own has no attribute frozen_stages"):
+        Frozen(Own(), params, groups, -1, Recipe(train_bn=False))
+    with pytest.raises(ConfigError, match="2 is no group; there are 2: body, head"):
+        Frozen(Own(), params, groups, 2, Recipe())
+
+
+def test_the_summary_counts_what_trains(shapes):
+    groups = groups_of("fastai", shapes)
+    frozen = Frozen(MODEL, shapes, groups, -1, Recipe(train_bn=False))
+    lines = list(summarize_model(shapes, groups, frozen.paths))
+    assert [line.split()[-1] for line in lines[1:]] == ["0", "0", "528,384", "528,384"]
+    assert lines[-1].split()[1] == "11,704,896"

@@ -1,6 +1,7 @@
 """What tests share: where programs are cached, and pictures to train on."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +15,11 @@ def compiled_programs(tmp_path_factory):
     """Commands started by tests compile each program once in a session, and leave nothing."""
     folder = tmp_path_factory.mktemp("compiled")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+# Tests are the same with a network and without. The library reads these when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jaxch5-tests-")
 
 
 @pytest.fixture(autouse=True, scope="module")

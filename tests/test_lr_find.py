@@ -8,6 +8,7 @@ from jaxch5.cli import run
 from jaxch5.lr_find import LrFindOptions, lr_find
 
 SMALL = ["--data.presize", "24", "--data.size", "16", "--data.batch-size", "8", "--num-it", "24"]
+SMALL += ["--model.weights", "none"]
 
 
 def started(*argv):

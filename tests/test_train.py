@@ -14,7 +14,8 @@ import pytest
 from jaxch5.config import Config, from_toml
 from jaxch5.train import main
 
-SMALL = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8", "--fit.epochs", "2")
+SIZES = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8")
+SMALL = (*SIZES, "--model.weights", "none", "--fit.epochs", "2")
 COLUMNS = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "time", "images/s"]
 
 
@@ -89,7 +90,7 @@ def test_a_run_directory_is_complete(finished, pictures):
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [set(record) for record in metrics] == 2 * [
         {
-            *("epoch", "train_loss", "valid_loss", "accuracy", "error_rate"),
+            *("epoch", "phase", "train_loss", "valid_loss", "accuracy", "error_rate"),
             *("seconds", "images_per_second"),
         }
     ]
@@ -144,6 +145,49 @@ def test_a_run_is_taken_up_as_it_was_begun(finished, arguments, line, capsys, mo
     assert line in err
 
 
+def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, monkeypatch):
+    """The head first, then all of it; the weights are the other run's from the start."""
+    run = tmp_path / "run"
+    arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
+    status, out, err = run_in_process(
+        capsys, monkeypatch, *arguments, "--model.weights", finished[0]
+    )
+    assert status == 0, err
+    assert [record["phase"] for record in records(run)] == ["frozen", "unfrozen"]
+    config = from_toml(run / "config.toml")
+    assert config.model.weights == str(finished[0])
+    assert (config.fit.schedule, config.fit.lr, config.fit.div) == ("fine_tune", 2e-3, 5.0)
+    status, out, err = run_in_process(
+        capsys, monkeypatch, *arguments[:3], tmp_path / "other", *SIZES,
+        "--model.weights", finished[0], "--model.arch", "resnet34",
+    )  # fmt: skip
+    assert status == 1
+    assert "is a run of resnet18, not of resnet34 (--model.arch resnet18)" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_the_hub_it_trains_from_scratch_and_says_so(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    """Decided once: the run's own configuration says none, and so does its schedule."""
+    run = tmp_path / "run"
+    arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
+    status, out, _ = run_in_process(capsys, monkeypatch, *arguments)
+    assert status == 0
+    assert "no ImageNet weights, training from scratch: timm/resnet18.tv_in1k: " in out
+    config = from_toml(run / "config.toml")
+    assert (config.model.weights, config.fit.schedule, config.fit.lr) == ("none", "one_cycle", 3e-3)
+    assert [record["phase"] for record in records(run)] == ["one_cycle"]
+
+    arguments[3] = tmp_path / "other"
+    status, _, err = run_in_process(capsys, monkeypatch, *arguments, "--model.weights", "imagenet")
+    assert status == 1
+    assert "resnet18.tv_in1k/resolve/main/model.safetensors" in err
+    assert "--model.weights PATH" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "other").exists()
+
+
 def test_json_is_one_document(pictures, tmp_path):
     run = tmp_path / "run"
     ended = train("--data.path", pictures, "--workdir", run, "--json", *SMALL[:-1], 1)
@@ -159,7 +203,7 @@ def test_it_learns_from_photographs(flowers, tmp_path):
     """Five flowers, chance 20 %; the folder brings its own validation pictures."""
     ended = train(
         "--data.path", flowers, "--workdir", tmp_path / "run", "--json",
-        "--data.presize", 80, "--data.size", 64, "--fit.epochs", 4,
+        "--data.presize", 80, "--data.size", 64, "--fit.epochs", 4, "--model.weights", "none",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "650 pictures of 5 classes: 500 for training, 150 for validation" in ended.stderr

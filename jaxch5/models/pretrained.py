@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
+from pydantic import BaseModel, Json, PositiveFloat, ValidationError
 
 from jaxch5.errors import WeightsError
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.weights import architecture_of, import_state_dict
-from jaxch5.network import reachable
 
 FILE = "model.safetensors"
-# Of the answer to "which version is the newest", seconds; the file itself may take its time.
-ANSWER_SECONDS = 5.0
-
-
-# What a safetensors file may say of its weights.
-TRAVELLING = ("mean", "std", "classes")
+# For each of the hub's few network addresses to say what it has; the file may take its time.
+ANSWER_SECONDS = 3.0
 
 
 class Source(NamedTuple):
@@ -48,6 +43,14 @@ IMAGENET_WEIGHTS = {
     "resnet101": Source("timm/resnet101.tv2_in1k", 81.886),
     "resnet152": Source("timm/resnet152.tv2_in1k", 82.284),
 }
+
+
+class Metadata(BaseModel):
+    """What a safetensors file may say of its weights, each as JSON."""
+
+    mean: Json[tuple[float, float, float]] = IMAGENET.mean
+    std: Json[tuple[PositiveFloat, PositiveFloat, PositiveFloat]] = IMAGENET.std
+    classes: Json[tuple[str, ...]] | None = None
 
 
 class Pretrained(NamedTuple):
@@ -78,17 +81,16 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
         WeightsError: they are not in the cache and the hub does not give them.
     """
     import huggingface_hub as hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     source = IMAGENET_WEIGHTS[arch]
     origin = f"ImageNet ({source.repository})"
     file = hub.try_to_load_from_cache(source.repository, FILE, cache_dir=cache)
     if not isinstance(file, str):
         url = hub.hf_hub_url(source.repository, FILE, endpoint=endpoint)
-        way_out = f"fetch {url} elsewhere and name the file with --model.weights PATH"
-        if hub.constants.HF_HUB_OFFLINE or not reachable(url):
-            raise WeightsError(f"{source.repository}: the hub gives no answer; {way_out}")
         try:
+            # Asked once first: a download goes on asking a hub in trouble for most of a minute.
+            hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
             file = hub.hf_hub_download(
                 source.repository,
                 FILE,
@@ -96,9 +98,11 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
                 endpoint=endpoint,
                 etag_timeout=ANSWER_SECONDS,
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(f"{source.repository}: {reason}; {way_out}") from None
+        except (HTTPError, OSError) as error:
+            raise WeightsError(
+                f"{source.repository}: the hub does not give it ({_reason(error)}); "
+                f"fetch {url} elsewhere and name the file with --model.weights PATH"
+            ) from None
     weights = from_file(Path(file), arch)
     return weights._replace(normalization=source.normalization, origin=origin)
 
@@ -132,16 +136,13 @@ def from_file(path: Path, arch: str) -> Pretrained:
         )
     try:
         variables = import_state_dict(state_dict, arch)
-        said = {name: json.loads(metadata[name]) for name in metadata if name in TRAVELLING}
+        said = Metadata.model_validate(metadata)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: its metadata cannot be read: {error}") from None
-    normalization = IMAGENET
-    if "mean" in said and "std" in said:
-        normalization = Normalization(tuple(said["mean"]), tuple(said["std"]))
-    classes = tuple(said["classes"]) if "classes" in said else None
-    return Pretrained(variables, normalization, classes, str(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WeightsError(f"{path}: its metadata, {first['loc'][0]}: {first['msg']}") from None
+    return Pretrained(variables, Normalization(said.mean, said.std), said.classes, str(path))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -153,7 +154,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: is cut short or no safetensors file: {error}") from None
+        raise WeightsError(
+            f"{path}: is cut short or no safetensors file: {_reason(error)}"
+        ) from None
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
@@ -167,14 +170,22 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: holds more than tensors, which could run anything on loading; it is refused"
+            f"{path}: is refused: it is damaged, or holds more than tensors, which could run "
+            "anything on loading"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: is cut short or no file of PyTorch's: {line}") from None
+    except Exception as error:  # Damaged bytes are taken for instructions, and anything happens.
+        reason = _reason(error)
+        raise WeightsError(f"{path}: is cut short or no file of PyTorch's: {reason}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(hasattr(v, "numpy") for v in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in loaded.items()
+    ):
         raise WeightsError(f"{path}: holds no state dict")
-    return {name: value.float().numpy() for name, value in loaded.items()}
+    return {name: value.detach().float().numpy() for name, value in loaded.items()}
+
+
+def _reason(error: Exception) -> str:
+    """An error's kind, which may be all that it says, and the first line of the rest."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

@@ -111,9 +111,10 @@ def architecture_of(state_dict: Mapping[str, Any]) -> str | None:
     Example:
         >>> architecture_of({"fc.bias": 0})
     """
-    blocks = {tuple(name.split(".")[:2]) for name in state_dict}
+    names = {name.removeprefix("module.") for name in state_dict}
+    blocks = {tuple(name.split(".")[:2]) for name in names}
     depths = tuple(sum(block[0] == f"layer{stage}" for block in blocks) for stage in (1, 2, 3, 4))
-    kind = Bottleneck if "layer1.0.conv3.weight" in state_dict else BasicBlock
+    kind = Bottleneck if "layer1.0.conv3.weight" in names else BasicBlock
     return next(
         (arch for arch, made_of in ARCHITECTURES.items() if made_of == (kind, depths)), None
     )

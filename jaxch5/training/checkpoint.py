@@ -41,13 +41,15 @@ class Checkpoints:
 
     Args:
         directory: where they lie; it exists.
+        read_only: leaves the directory as it is, with what its run may be saving at this moment.
 
     Raises:
         CheckpointError: from `save`, or on leaving, where one could not be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
+        self._read_only = read_only
         # Only saves at the end of an epoch have metrics; the others cannot be the best.
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
@@ -55,7 +57,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
             ),
         )
 
@@ -170,8 +173,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if not self._read_only:
+                for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
             raise CheckpointError(
                 f"{self.directory}: the checkpoint could not be {what}: {_reason(error)}"
             ) from error

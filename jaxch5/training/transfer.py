@@ -58,16 +58,17 @@ def from_run(path: Path, arch: str) -> Pretrained:
         WeightsError: it has no checkpoint, or is of another architecture.
     """
     run, config = open_run(path)
-    with Checkpoints(run.checkpoints) as saves:
-        step = saves.best_step() if config.fit.keep_best else saves.last_step()
+    with Checkpoints(run.checkpoints, read_only=True) as saves:
+        step = saves.best_step() if config.fit.keep_best else None
+        step = saves.last_step() if step is None else step
         if step is None:
             raise WeightsError(f"{path}: this run has no checkpoint yet")
-        about = saves.about(step)
-        if about["arch"] != arch:
-            raise WeightsError(
-                f"{path}: is a run of {about['arch']}, not of {arch} (--model.arch {about['arch']})"
-            )
         try:
+            about = saves.about(step)
+            if (found := about["arch"]) != arch:
+                raise WeightsError(
+                    f"{path}: is a run of {found}, not of {arch} (--model.arch {found})"
+                )
             variables = saves.variables(step)
         except CheckpointError as error:
             raise WeightsError(str(error)) from None
@@ -89,16 +90,22 @@ def transfer(
         WeightsError: a part of the body is missing or has another shape.
     """
 
-    def part(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-        same_head = classes == pretrained.classes and _shapes(new.get("head")) == _shapes(
-            old.get("head")
-        )
-        return {name: old[name] if name != "head" or same_head else new[name] for name in new}
+    def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
+        fits = _shapes(new) == _shapes(old)
+        if name == "head":
+            return old if fits and classes == pretrained.classes else new
+        if not fits:
+            what = f"has no {name}" if old is None else f"its {name} has other shapes"
+            raise WeightsError(f"{pretrained.origin}: {what}")
+        return old
 
-    try:
-        return {name: part(variables[name], pretrained.variables[name]) for name in variables}
-    except KeyError as error:
-        raise WeightsError(f"{pretrained.origin}: has no {error.args[0]}") from None
+    return {
+        kind: {
+            name: part(name, new, pretrained.variables.get(kind, {}).get(name))
+            for name, new in parts.items()
+        }
+        for kind, parts in variables.items()
+    }
 
 
 def _shapes(tree: PyTree) -> Any:

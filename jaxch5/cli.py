@@ -42,8 +42,12 @@ class Options(Config):
     # What was said, without the defaults.
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    def settings(self, **changes: Any) -> Config:
-        """The configuration alone, with changes, on which defaults of others may depend."""
+    def settings(self) -> Config:
+        """The configuration alone."""
+        return Config.model_validate({name: getattr(self, name) for name in Config.model_fields})
+
+    def settings_with(self, **changes: Any) -> Config:
+        """The configuration with changes, on which the defaults of other settings may depend."""
         given = {name: self._given[name] for name in Config.model_fields if name in self._given}
         return Config.model_validate(deep_update(given, changes))
 
@@ -57,7 +61,7 @@ class Options(Config):
         weights, reason = available(config.model.arch)
         if reason:
             say(reason)
-        return self.settings(model={"weights": weights})
+        return self.settings_with(model={"weights": weights})
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

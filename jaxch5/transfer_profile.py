@@ -106,7 +106,7 @@ def settings_of_profile(options: Options) -> Config:
     Raises:
         ConfigError: no weights are named.
     """
-    config = options.settings(
+    config = options.settings_with(
         model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}
     )
     if config.model.weights in ("none", "auto"):

@@ -149,15 +149,13 @@ def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, 
     """The head first, then all of it; the weights are the other run's from the start."""
     run = tmp_path / "run"
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
-    status, out, err = run_in_process(
-        capsys, monkeypatch, *arguments, "--model.weights", finished[0]
-    )
+    status, _, err = run_in_process(capsys, monkeypatch, *arguments, "--model.weights", finished[0])
     assert status == 0, err
     assert [record["phase"] for record in records(run)] == ["frozen", "unfrozen"]
     config = from_toml(run / "config.toml")
     assert config.model.weights == str(finished[0])
     assert (config.fit.schedule, config.fit.lr, config.fit.div) == ("fine_tune", 2e-3, 5.0)
-    status, out, err = run_in_process(
+    status, _, err = run_in_process(
         capsys, monkeypatch, *arguments[:3], tmp_path / "other", *SIZES,
         "--model.weights", finished[0], "--model.arch", "resnet34",
     )  # fmt: skip

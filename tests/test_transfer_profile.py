@@ -1,0 +1,72 @@
+"""`python -m jaxch5.transfer_profile`: one command, one figure, and nothing done twice."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from jaxch5.cli import parse, run
+from jaxch5.config import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_folder
+from jaxch5.data.split import random_split
+from jaxch5.learner import vision_learner
+from jaxch5.training.rundir import create_run
+from jaxch5.transfer_profile import (
+    RESULTS,
+    ProfileOptions,
+    settings_of_profile,
+    transfer_profile,
+)
+
+SMALL = ["--data.presize", "36", "--data.size", "32", "--data.batch-size", "16"]
+
+
+def started(*argv):
+    prog = "python -m jaxch5.transfer_profile"
+    return run(transfer_profile, ProfileOptions, prog, [*map(str, argv), *SMALL])
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys):
+    """As if it had been killed when three of seven trainings were left, one of each kind."""
+    data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
+    learn = vision_learner(data, "resnet18", "none")
+    learn.run = create_run(Config(), tmp_path / "before")
+    learn.fit_one_cycle(1, 3e-3)
+    capsys.readouterr()
+
+    out, results = tmp_path / "profile.png", tmp_path / "profile"
+    argv = ["--data.path", pictures, "--model.weights", learn.run.path, "--fit.epochs", 1]
+    options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
+    create_run(settings_of_profile(options), results)
+    done = [{"frozen": kind, "seed": 0, "accuracy": kind / 10} for kind in (1, 2, 3, 4)]
+    (results / RESULTS).write_text("".join(json.dumps(point) + "\n" for point in done))
+
+    argv += ["--workdir", results, "--out", out, "--json"]
+    assert started(*argv) == 0
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert [line.split("  ")[0] for line in lines[:3]] == [
+        *("frozen: nothing", "frozen: stem to layer4", "from scratch")
+    ]
+    document = json.loads(captured.out)
+    assert [len(accuracies) for accuracies in document["frozen"]] == [1] * 6
+    assert document["frozen"][1:5] == [[0.1], [0.2], [0.3], [0.4]]
+    assert len(document["scratch"]) == 1
+    assert Image.open(out).size[0] > 400
+
+    assert started(*argv) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == document
+    assert captured.err.count("\n") == 1
+    assert started(*argv, "--fit.lr", "0.1") == 2
+    assert "fit.lr: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", ["none", "auto"])
+def test_it_needs_weights_to_transfer(pictures, weights, capsys):
+    assert started("--data.path", pictures, "--model.weights", weights) == 2
+    assert f"model.weights = {weights}: a profile is of weights that exist" in (
+        capsys.readouterr().err
+    )

@@ -21,11 +21,13 @@ _EXPORTS = {
     "jaxch5.insight.augmentations": ("plot_augmentations",),
     "jaxch5.models.resnet": ("create_model",),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
+    "jaxch5.training.transfer": ("load_weights",),
     "jaxch5.optim.schedule": (
         "even_mults",
         "fine_tune_momentum",
         "fine_tune_schedule",
         "flat_cosine",
+        "group_rates",
         "one_cycle",
         "one_cycle_momentum",
         "sgdr",

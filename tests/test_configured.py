@@ -1,0 +1,112 @@
+"""Settings reach the learner: each of them changes what is trained, and how."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxch5.config import Config, FitConfig
+from jaxch5.configured import loss_of, schedule_of, total_epochs, train_as_configured
+from jaxch5.losses import cross_entropy, focal_loss
+
+
+def settings(**fit):
+    return Config.model_validate({"fit": fit}).fit
+
+
+@pytest.mark.parametrize(
+    ("fit", "expected"),
+    [
+        ({}, lambda logits, labels: cross_entropy(logits, labels)),
+        (
+            {"label_smoothing": 0.1},
+            lambda logits, labels: cross_entropy(logits, labels, label_smoothing=0.1),
+        ),
+        (
+            {"loss": "focal", "gamma": 3.0},
+            lambda logits, labels: focal_loss(logits, labels, gamma=3.0),
+        ),
+    ],
+    ids=["plain", "smooth", "focal"],
+)
+def test_the_loss_is_the_one_that_is_named(fit, expected):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(7, 3)).astype(np.float32), rng.integers(0, 3, 7)
+    assert float(loss_of(settings(**fit))(logits, labels)) == float(expected(logits, labels))
+
+
+def test_every_schedule_is_the_one_that_is_named():
+    flat = schedule_of(settings(schedule="flat_cosine", epochs=4, pct_start=0.5, lr=0.1), 10)
+    assert [flat(0), flat(20)] == [0.1, 0.1]
+    assert flat(30) == pytest.approx(0.05, rel=1e-4)
+    waves = schedule_of(settings(schedule="sgdr", cycle_epochs=1, lr=0.1), 10)
+    assert [waves(0), waves(10), waves(30)] == pytest.approx([0.1, 0.1, 0.1])
+    assert waves(9) < 0.01
+
+
+class Listener:
+    """Notes which method trains, and with what."""
+
+    def __init__(self):
+        self.calls = []
+        self.data = type("Data", (), {"train": range(10)})
+        self.console = Console(file=io.StringIO())
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.calls.append((name, arguments))
+
+
+@pytest.mark.parametrize(
+    ("fit", "call"),
+    [
+        (
+            {"epochs": 2, "lr": 0.1},
+            ("fit_one_cycle", (2, 0.1, 25.0, 1e5, 0.25, (0.95, 0.85, 0.95))),
+        ),
+        (
+            {"epochs": 2, "schedule": "fine_tune", "freeze_epochs": 3, "lr_mult": 10},
+            ("fine_tune", (2, 2e-3, 3, 10.0, 0.3, 5.0)),
+        ),
+    ],
+)
+def test_training_is_called_with_every_setting(fit, call):
+    learn = Listener()
+    train_as_configured(learn, settings(**fit))
+    assert learn.calls == [call]
+
+
+def test_any_other_schedule_trains_at_the_first_momentum():
+    learn = Listener()
+    train_as_configured(learn, settings(schedule="triangular", epochs=3))
+    ((name, (epochs, rate, momentum)),) = learn.calls
+    assert (name, epochs, momentum) == ("fit", 3, 0.95)
+    assert rate(10) == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "schedule", "lr", "head"),
+    [
+        ({}, "one_cycle", 3e-3, "linear"),
+        ({"data": {"path": "x"}}, "fine_tune", 2e-3, "concat_pool"),
+        ({"data": {"path": "x"}, "model": {"weights": "none"}}, "one_cycle", 3e-3, "concat_pool"),
+        ({"model": {"weights": "imagenet"}}, "fine_tune", 2e-3, "linear"),
+        ({"model": {"weights": "imagenet"}, "fit": {"lr": 1.0}}, "fine_tune", 1.0, "linear"),
+        ({"fit": {"schedule": "fine_tune"}}, "fine_tune", 2e-3, "linear"),
+    ],
+)
+def test_pretrained_weights_are_fine_tuned_unless_another_schedule_is_named(
+    given, schedule, lr, head
+):
+    config = Config.model_validate(given)
+    assert (config.fit.schedule, config.fit.lr, config.model.head) == (schedule, lr, head)
+
+
+def test_smoothing_goes_with_cross_entropy_only():
+    with pytest.raises(ValueError, match=r"fit\.label_smoothing = 0\.1: goes with fit\.loss"):
+        FitConfig(loss="focal", label_smoothing=0.1)
+
+
+def test_the_phases_count_together():
+    assert total_epochs(settings(schedule="fine_tune", epochs=6, freeze_epochs=3)) == 9
+    assert total_epochs(settings(epochs=6, freeze_epochs=3)) == 6

@@ -13,8 +13,10 @@ from PIL import Image
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
     """Commands started by tests compile each program once in a session, and leave nothing."""
-    folder = tmp_path_factory.mktemp("compiled")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    folder = tmp_path_factory.getbasetemp()
+    # Of several workers, each has a folder of its own in the session's.
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
 
 
 # Tests are the same with a network and without. The library reads these when it is imported.

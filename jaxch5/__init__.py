@@ -46,6 +46,7 @@ _EXPORTS = {
         "softmax",
     ),
     "jaxch5.learner": ("Learner", "vision_learner"),
+    "jaxch5.predictor": ("Predictor", "load_learner"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

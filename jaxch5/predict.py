@@ -1,0 +1,106 @@
+"""`python -m jaxch5.predict RUN PICTURE...`: what is on pictures, a line for each."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from jaxch5.cli import FAILED, Options, run
+from jaxch5.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxch5.predictor import Prediction
+
+
+class PredictOptions(Options):
+    """Say what is on pictures: path, class, probability and runner-up, a line for each.
+
+    Exit status 1 if a picture could not be read; the others are predicted all the same.
+    """
+
+    run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
+    pictures: CliPositionalArg[list[str]] = Field(
+        description="pictures, folders of them, patterns such as '*.jpg', or - for standard "
+        "input: a picture, or paths a line each"
+    )
+    top: int = Field(2, ge=1, description="classes named for each picture, most likely first")
+
+
+def predict(options: PredictOptions) -> dict[str, Any]:
+    """Prints a line a picture; returns what it printed."""
+    from jaxch5.predictor import load_learner
+    from jaxch5.training.compiler import keep_compiled_programs
+
+    keep_compiled_programs()
+    predictor = load_learner(options.run)
+    found = list(pictures_of(options.pictures))
+    names = [name for name, _ in found]
+    results: list[dict[str, Any]] = []
+    failed = False
+    predictions = predictor.predict_many(content for _, content in found)
+    for name, prediction in zip(names, predictions, strict=True):
+        if isinstance(prediction, DataError):
+            failed = True
+            print(f"python -m jaxch5.predict: {prediction}", file=sys.stderr)
+            results.append({"path": name, "error": str(prediction)})
+            continue
+        likely = most_likely(prediction, predictor.classes, options.top)
+        results.append({"path": name, "classes": dict(likely)})
+        if not options.json_output:
+            print("\t".join([name, *(f"{label} {share:.4f}" for label, share in likely)]))
+    return {"predictions": results, FAILED: failed}
+
+
+def most_likely(
+    prediction: Prediction, classes: tuple[str, ...], top: int
+) -> list[tuple[str, float]]:
+    """The `top` classes with their probabilities, most likely first."""
+    order = np.argsort(-prediction.probabilities, kind="stable")[:top]
+    return [(classes[number], float(prediction.probabilities[number])) for number in order]
+
+
+def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
+    """The pictures that names stand for: what to call each, and its path or its content.
+
+    Raises:
+        DataError: a folder or a pattern has none.
+    """
+    from jaxch5.data.image import SUFFIXES
+
+    for name in names:
+        if name == "-":
+            content = sys.stdin.buffer.read()
+            # A picture is no text: every format has bytes that are none within its first few.
+            if b"\0" in content[:512]:
+                yield "-", content
+            else:
+                yield from ((line, line) for line in content.decode("utf-8").splitlines() if line)
+            continue
+        if Path(name).is_dir():
+            files = sorted(
+                str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES
+            )
+            if not files:
+                raise DataError(f"{name}: holds no pictures ({', '.join(SUFFIXES)})")
+        elif not Path(name).exists() and glob.has_magic(name):
+            files = sorted(glob.glob(name, recursive=True))
+            if not files:
+                raise DataError(f"{name}: no file matches")
+        else:
+            files = [name]
+        yield from ((file, file) for file in files)
+
+
+def main() -> int:
+    return run(predict, PredictOptions, "python -m jaxch5.predict")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

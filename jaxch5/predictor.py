@@ -1,0 +1,226 @@
+"""A trained classifier without its data: predicts pictures, and travels as one file."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import Batch
+from jaxch5.config import from_toml
+from jaxch5.data.image import decode, presize
+from jaxch5.errors import ConfigError, DataError, WeightsError
+from jaxch5.models.normalization import Normalization, normalize
+from jaxch5.models.pretrained import from_file
+from jaxch5.models.resnet import ARCHITECTURES, create_model
+from jaxch5.training.compiler import compiler_options
+from jaxch5.training.precision import dtype_of
+from jaxch5.training.transfer import from_run
+
+Picture = str | Path | bytes | np.ndarray
+BATCH = 32
+MAX_THREADS = 16
+
+
+class About(NamedTuple):
+    """What has to be known of a classifier beside its weights.
+
+    Attributes:
+        arch, head, precision: of the network; see `create_model`.
+        presize, size: short side on the CPU, and side of the network's input, pixels.
+    """
+
+    arch: str
+    head: str
+    precision: str
+    presize: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely class, its number, and the probabilities of all."""
+
+    label: str
+    index: int
+    probabilities: Float[np.ndarray, "classes"]
+
+
+class Predictor:
+    """Predicts the classes of pictures; made by `load_learner` or `Learner.predictor`.
+
+    Args:
+        model: called as `model.apply(variables, x, train=False)` on normalized pictures.
+        variables: of the model.
+        classes: names, in the order of the logits.
+        normalization: mean and deviation of the colours.
+        about: sizes, and how the model was made.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, PyTree],
+        classes: tuple[str, ...],
+        normalization: Normalization,
+        about: About,
+    ) -> None:
+        self.model = model
+        self.variables = variables
+        self.classes = classes
+        self.normalization = normalization
+        self.about = about
+
+    def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
+        """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled."""
+        return self._of_normalized(self.variables, normalize(pictures, self.normalization))
+
+    def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
+        return jax.nn.softmax(cast(Array, self.model.apply(variables, pictures, train=False)))
+
+    @cached_property
+    def _compiled(self) -> Any:
+        def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch classes"]:
+            pictures = normalize(center(batch, self.about.size), self.normalization)
+            return self._of_normalized(variables, pictures)
+
+        return jax.jit(of_batch, compiler_options=compiler_options())
+
+    def predict(self, picture: Picture) -> Prediction:
+        """The class of one picture.
+
+        Args:
+            picture: a path, a file's content, or pixels: uint8 [height, width, 3].
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        canvas, frame = self._presized(picture)
+        return self._predictions(canvas[None], frame[None])[0]
+
+    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Prediction | DataError]:
+        """The class of each of many pictures, in their order; an error in place of a bad one.
+
+        Pictures are read by threads while the batch before is computed, all batches by one program.
+        """
+        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for picture in pictures:
+                waiting.append(pool.submit(self._presized, picture))
+                if len(waiting) == 3 * BATCH:
+                    yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)])
+            while waiting:
+                count = min(BATCH, len(waiting))
+                yield from self._predict_ready([waiting.popleft() for _ in range(count)])
+
+    def _predict_ready(
+        self, futures: list[Future[tuple[np.ndarray, np.ndarray]]]
+    ) -> Iterator[Prediction | DataError]:
+        read: list[tuple[np.ndarray, np.ndarray] | DataError] = []
+        for future in futures:
+            try:
+                read.append(future.result())
+            except DataError as error:
+                read.append(error)
+        good = [pair for pair in read if not isinstance(pair, DataError)]
+        # Filled up, so that a last, shorter batch needs no program of its own.
+        filled = good + good[:1] * (BATCH - len(good))
+        predictions: Iterator[Prediction] = iter(())
+        if good:
+            images, frames = (np.stack(column) for column in zip(*filled, strict=True))
+            predictions = iter(self._predictions(images, frames))
+        for pair in read:
+            yield pair if isinstance(pair, DataError) else next(predictions)
+
+    def _presized(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise DataError(
+                    f"picture: is {picture.dtype} {list(picture.shape)}; should be uint8 "
+                    "[height, width, 3]"
+                )
+            return presize(picture, self.about.presize)
+        reference = "picture"
+        if not isinstance(picture, bytes):
+            reference = str(picture)
+            try:
+                picture = Path(picture).read_bytes()
+            except OSError as error:
+                raise DataError(f"{reference}: {error.strerror}") from None
+        return presize(decode(picture, reference, self.about.presize), self.about.presize)
+
+    def _predictions(
+        self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
+    ) -> list[Prediction]:
+        index = np.zeros(len(images), np.int32)
+        batch = Batch(images, frames, index, index, index == 0)
+        probabilities = np.asarray(self._compiled(self.variables, batch))
+        return [
+            Prediction(self.classes[best], int(best), row)
+            for best, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
+        ]
+
+
+def load_learner(path: str | Path) -> Predictor:
+    """A trained classifier from a run directory, or from a file that `export` wrote.
+
+    Args:
+        path: of a run, or a `.safetensors` file of format `learner`.
+
+    Raises:
+        ConfigError: there is no run.
+        WeightsError: it has no checkpoint, or the file is no learner.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        config = from_toml(path / "config.toml") if (path / "config.toml").is_file() else None
+        if config is None:
+            raise ConfigError(f"{path}: is no run directory: it holds no config.toml")
+        model = config.model
+        about = About(
+            model.arch, model.head, model.precision, config.data.presize, config.data.size
+        )
+        pretrained = from_run(path, about.arch)
+    else:
+        about = _about_of_file(path)
+        pretrained = from_file(path, about.arch)
+    if pretrained.classes is None:
+        raise WeightsError(f"{path}: names no classes; export it with --format learner")
+    network = create_model(
+        about.arch, len(pretrained.classes), about.head, dtype_of(about.precision)
+    )
+    return Predictor(
+        network, pretrained.variables, pretrained.classes, pretrained.normalization, about
+    )
+
+
+def _about_of_file(path: Path) -> About:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such run or file") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
+    missing = [name for name in About._fields if name not in said]
+    if missing or said["arch"] not in ARCHITECTURES:
+        raise WeightsError(
+            f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
+            "export one with --format learner"
+        )
+    numbers = {name: int(said[name]) for name in ("presize", "size")}
+    return About(said["arch"], said["head"], said["precision"], **numbers)

@@ -1,0 +1,203 @@
+"""A trained classifier without its data gives what it gave in training, alone and in a file."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jaxch5.cli import run as run_command
+from jaxch5.config import Config
+from jaxch5.configured import learner_of
+from jaxch5.data.from_config import load_data
+from jaxch5.errors import ConfigError, DataError, WeightsError
+from jaxch5.export import ExportOptions, export
+from jaxch5.predict import PredictOptions, predict
+from jaxch5.predictor import BATCH, load_learner
+from jaxch5.training.rundir import create_run
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    """A run of one epoch, and the learner that made it."""
+    config = Config.model_validate(
+        {
+            "data": {"path": pictures, "presize": 36, "size": 32, "batch_size": 8},
+            "model": {"weights": "none"},
+            "fit": {"epochs": 1},
+        }
+    )
+    learn = learner_of(load_data(config), config)
+    learn.console = Console(file=io.StringIO())
+    learn.run = create_run(config, tmp_path_factory.mktemp("trained") / "run")
+    learn.fit_one_cycle(1, 3e-3)
+    return learn.run.path, learn
+
+
+@pytest.fixture(scope="module")
+def held_out(trained, pictures):
+    """Paths of the validation pictures, in their order."""
+    _, learn = trained
+    return [str(pictures / learn.data.source.references[item]) for item in learn.data.valid.items]
+
+
+def test_it_gives_the_learners_own_probabilities(trained, held_out):
+    path, learn = trained
+    expected, _ = learn.get_preds()
+    predictions = list(load_learner(path).predict_many(held_out))
+    given = np.stack([prediction.probabilities for prediction in predictions])
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    assert [prediction.index for prediction in predictions] == expected.argmax(1).tolist()
+    assert {prediction.label for prediction in predictions} <= {"blue", "red"}
+
+
+def test_many_pictures_take_one_program_and_a_bad_one_its_own_place(trained, held_out, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("Dear diary")
+    names = (held_out * 12)[: 2 * BATCH + 5]
+    names[3], names[-1] = str(broken), str(tmp_path / "none.jpg")
+    predictor = load_learner(trained[0])
+    predictions = list(predictor.predict_many(names))
+    bad = [place for place, given in enumerate(predictions) if isinstance(given, DataError)]
+    assert bad == [3, len(names) - 1]
+    assert "broken.jpg: is no picture" in str(predictions[3])
+    assert "none.jpg: No such file" in str(predictions[-1])
+    again = next(predictor.predict_many([names[4]]))
+    np.testing.assert_allclose(again.probabilities, predictions[4].probabilities, atol=1e-6)
+    assert predictor._compiled._cache_size() == 1
+
+
+def test_a_path_its_content_and_its_pixels_are_the_same_picture(trained, held_out, tmp_path):
+    predictor = load_learner(trained[0])
+    png = tmp_path / "a.png"
+    pixels = np.asarray(Image.open(held_out[0]).convert("RGB"))
+    Image.fromarray(pixels).save(png)
+    given = [predictor.predict(form) for form in (png, str(png), png.read_bytes(), pixels)]
+    for prediction in given:
+        np.testing.assert_array_equal(prediction.probabilities, given[0].probabilities)
+    with pytest.raises(DataError, match=r"is float64 \[2, 2\]; should be uint8"):
+        predictor.predict(np.zeros((2, 2)))
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A file of each format."""
+    folder = tmp_path_factory.mktemp("exported")
+    files = {}
+    for form in ("safetensors", "stablehlo", "learner"):
+        files[form] = folder / f"{form}.safetensors"
+        argv = [str(trained[0]), "--format", form, "--out", str(files[form])]
+        assert run_command(export, ExportOptions, "export", argv) == 0
+    return files
+
+
+def test_a_learners_file_is_the_run_again(trained, exported, held_out):
+    of_run, of_file = load_learner(trained[0]), load_learner(exported["learner"])
+    assert of_file.about == of_run.about
+    assert of_file.classes == of_run.classes
+    assert of_file.normalization == of_run.normalization
+    jax.tree.map(np.testing.assert_array_equal, of_file.variables, of_run.variables)
+
+
+def test_a_stablehlo_file_runs_with_jax_alone(trained, exported):
+    """Any number of pictures, on a CPU as on a GPU; nothing of jaxch5 is imported."""
+    program = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+program = jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
+assert program.platforms == ("cpu", "cuda")
+for count in (1, 3):
+    pictures = np.arange(count * 32 * 32 * 3).reshape(count, 32, 32, 3).astype(np.uint8)
+    probabilities = np.asarray(program.call(pictures))
+    assert probabilities.shape == (count, 2)
+assert not [name for name in sys.modules if name.startswith(("jaxch5", "flax"))]
+print(probabilities.tolist())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, exported["stablehlo"]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    pictures = np.arange(3 * 32 * 32 * 3).reshape(3, 32, 32, 3).astype(np.uint8)
+    expected = load_learner(trained[0]).probabilities(pictures / np.float32(255))
+    np.testing.assert_allclose(json.loads(ended.stdout), expected, atol=1e-5)
+
+
+def test_what_is_no_learner_is_named(trained, exported, tmp_path):
+    with pytest.raises(WeightsError, match="does not say its arch: it is no learner"):
+        load_learner(exported["safetensors"])
+    with pytest.raises(WeightsError, match=r"stablehlo\.safetensors: is neither a run nor"):
+        load_learner(exported["stablehlo"])
+    with pytest.raises(WeightsError, match="there is no such run or file"):
+        load_learner(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is no run directory"):
+        load_learner(tmp_path)
+
+
+def predicted(capsys, *argv):
+    status = run_command(predict, PredictOptions, "python -m jaxch5.predict", [*map(str, argv)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_command_has_a_line_a_picture(trained, pictures, held_out, capsys):
+    """From folders, patterns and names, with the runner-up."""
+    status, out, err = predicted(
+        capsys, trained[0], pictures / "red", f"{pictures}/blue/1*.jpg", held_out[0]
+    )
+    assert status == 0
+    assert err == ""
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert len(lines) == 20 + 11 + 1
+    assert lines[-1][0] == held_out[0]
+    for _, first, second in lines:
+        assert {first.split()[0], second.split()[0]} == {"blue", "red"}
+        assert float(first.split()[1]) >= float(second.split()[1])
+
+
+def test_a_bad_picture_is_one_error_line_and_the_rest_go_on(trained, held_out, tmp_path, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    argv = (trained[0], broken, held_out[0], "--json", "--top", "1")
+    status, out, err = predicted(capsys, *argv)
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "broken.jpg: is an empty file" in err
+    bad, good = json.loads(out)["predictions"]
+    assert "empty file" in bad["error"]
+    assert good["path"] == held_out[0]
+    assert len(good["classes"]) == 1
+
+
+def test_standard_input_is_a_picture_or_a_list_of_them(trained, held_out, capsys, monkeypatch):
+    content = Path(held_out[0]).read_bytes()
+    for given, count in ((content, 1), ("\n".join(held_out[:3]).encode(), 3)):
+        stdin = io.TextIOWrapper(io.BytesIO(given))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        status, out, _ = predicted(capsys, trained[0], "-")
+        assert status == 0
+        assert len(out.splitlines()) == count
+
+
+@pytest.mark.parametrize("name", ["*.nothing", "."])
+def test_a_name_that_stands_for_no_picture_is_named(name, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = predicted(capsys, trained[0], name)
+    assert status == 1
+    assert err.startswith(f"python -m jaxch5.predict: {name}: ")
+
+
+def test_an_export_that_cannot_be_written_is_one_line(trained, tmp_path, capsys):
+    argv = [str(trained[0]), "--out", str(tmp_path / "no" / "model.safetensors")]
+    assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 1
+    err = capsys.readouterr().err
+    assert "model.safetensors: cannot be written: No such file or directory" in err

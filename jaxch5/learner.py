@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,8 @@ from jaxtyping import Float, Int, PyTree
 from rich.console import Console
 
 from jaxch5.data.block import Data
+from jaxch5.insight.interpret import Interpretation
+from jaxch5.interpretation import interpretation_of
 from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET
@@ -36,6 +38,7 @@ from jaxch5.optim.schedule import (
     one_cycle_momentum,
 )
 from jaxch5.optim.suggest import RULES, suggest_lr
+from jaxch5.predictor import About, Picture, Prediction, Predictor
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
@@ -53,6 +56,9 @@ from jaxch5.training.state import (
 )
 from jaxch5.training.step import EvalStep, Loss, Mixer, TrainStep, make_drawn_eval_step
 from jaxch5.training.transfer import available, find_weights, transfer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Learner:
@@ -429,6 +435,70 @@ class Learner:
         _, eval_step = self._steps
         logits, labels = predict(self.state, self.data.valid, eval_step)
         return jax.device_get(jax.nn.softmax(logits)), labels
+
+    def interpret(self) -> Interpretation:
+        """What the model makes of the validation set: confusions, losses, calibration.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        probabilities, labels = self.get_preds()
+        return interpretation_of(self.data.source, self.data.valid.items, probabilities, labels)
+
+    def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
+        """A figure of the first validation pictures, each with its prediction and its class."""
+        from jaxch5.insight.plots import plot_pictures
+
+        interp, count = self.interpret(), min(nrows * ncols, len(self.data.valid.items))
+        titles = [
+            f"{interp.classes[prediction]} / {interp.classes[target]}"
+            for prediction, target in zip(interp.predictions, interp.targets, strict=True)
+        ]
+        assert interp.pictures is not None
+        pictures = np.stack([interp.pictures(item) for item in range(count)])
+        return plot_pictures(pictures, titles[:count], nrows, ncols)
+
+    def predictor(self) -> Predictor:
+        """The classifier as it is now, without its data."""
+        about = About(
+            self._about()["arch"],
+            getattr(self.model, "head", ""),
+            self.recipe.precision,
+            self.data.presize,
+            self.data.size,
+        )
+        # Copies, because the next step of training consumes the state.
+        variables = jax.tree.map(jnp.copy, self.state.variables)
+        return Predictor(self.model, variables, self.data.classes, self.normalization, about)
+
+    def predict(self, picture: Picture) -> Prediction:
+        """The class of one picture; for many, `predictor` compiles once.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return self.predictor().predict(picture)
+
+    def export(self, path: str | Path, format: str = "safetensors") -> None:
+        """Writes the classifier as one file.
+
+        Args:
+            path: of the file.
+            format: "safetensors", "stablehlo" or "learner"; see `jaxch5.artifacts`.
+
+        Raises:
+            ConfigError: there is no such format.
+            CheckpointError: the file cannot be written.
+        """
+        from jaxch5.artifacts import FORMATS, write_file
+
+        if format not in FORMATS:
+            raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
+        write_file(Path(path), FORMATS[format](self.predictor()))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the classifier as one file that `load_learner` reads: `export` as "learner"."""
+        self.export(path, "learner")
 
     def tta(
         self, n: int = 4

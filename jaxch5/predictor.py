@@ -14,12 +14,14 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch
 from jaxch5.config import from_toml
 from jaxch5.data.image import decode, presize
+from jaxch5.data.pipeline import Canvases, Loader
+from jaxch5.data.source import Source
 from jaxch5.errors import ConfigError, DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
 from jaxch5.models.pretrained import from_file
@@ -124,6 +126,21 @@ class Predictor:
             while waiting:
                 count = min(BATCH, len(waiting))
                 yield from self._predict_ready([waiting.popleft() for _ in range(count)])
+
+    def probabilities_of(
+        self, source: Source, items: Int[np.ndarray, "items"]
+    ) -> Float[np.ndarray, "items classes"]:
+        """Probabilities of items of a source, in their order.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        loader = Loader(Canvases(source, self.about.presize, keep=False), items, BATCH)
+        rows = []
+        for batch in loader.steps(0, len(loader)):
+            opened = batch.open()
+            rows.append(np.asarray(self._compiled(self.variables, opened))[opened.mask])
+        return np.concatenate(rows)
 
     def _predict_ready(
         self, futures: list[Future[tuple[np.ndarray, np.ndarray]]]

@@ -30,6 +30,7 @@ class Source:
         read: from an item's number to its file's bytes, or to its pixels [height, width, 3].
         columns: what else is known of each item, for splits: the folder that it lies in, or a
             column of a table.
+        file: from an item's number to its file; None where items are no files.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +38,7 @@ class Source:
     references: Sequence[str]
     read: Callable[[int], bytes | UInt8[np.ndarray, "height width 3"]]
     columns: Mapping[str, Sequence[str | bool]] = field(default_factory=dict)
+    file: Callable[[int], Path] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,9 +75,11 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
     if not counts.all():
         name = source.classes[int(np.argmin(counts))]
         raise DataError(f"class {name} has no picture left; remove the class or mend its pictures")
+    file = source.file
     return replace(
         source,
         labels=labels,
+        file=file and (lambda index: file(int(items[index]))),
         references=[source.references[item] for item in items],
         read=lambda index: source.read(int(items[index])),
         columns={name: [column[item] for item in items] for name, column in source.columns.items()},
@@ -307,15 +311,16 @@ def labelled_files(
 
     elsewhere = elsewhere or {}
 
-    def read(index: int) -> bytes:
-        reference = references[index]
-        file = elsewhere.get(reference) or root / reference
-        try:
-            return file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    def file(index: int) -> Path:
+        return elsewhere.get(references[index]) or root / references[index]
 
-    return Source(classes, labels, references, read, columns or {})
+    def read(index: int) -> bytes:
+        try:
+            return file(index).read_bytes()
+        except OSError as error:
+            raise DataError(f"{file(index)}: cannot be read: {error.strerror}") from None
+
+    return Source(classes, labels, references, read, columns or {}, file)
 
 
 def _same_classes(root: Path, source: Source, train: str) -> None:

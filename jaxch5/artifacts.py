@@ -1,0 +1,78 @@
+"""A trained classifier as one file: for PyTorch, for jax alone, and for jaxch5 again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from jaxch5.errors import CheckpointError
+from jaxch5.models.weights import export_state_dict
+from jaxch5.predictor import Predictor
+
+
+def as_safetensors(predictor: Predictor) -> bytes:
+    """Weights by torchvision's names, with mean, deviation and classes as metadata."""
+    return _safetensors(predictor, {})
+
+
+def as_learner(predictor: Predictor) -> bytes:
+    """The same with what `load_learner` needs: architecture, head, precision and sizes."""
+    about = {name: str(value) for name, value in predictor.about._asdict().items()}
+    return _safetensors(predictor, about)
+
+
+def _safetensors(predictor: Predictor, metadata: dict[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    travelling = {
+        "mean": predictor.normalization.mean,
+        "std": predictor.normalization.std,
+        "classes": predictor.classes,
+    }
+    metadata = metadata | {name: json.dumps(value) for name, value in travelling.items()}
+    return save(export_state_dict(predictor.variables, predictor.about.arch), metadata)
+
+
+def as_stablehlo(predictor: Predictor) -> bytes:
+    """What `jax.export.deserialize` reads.
+
+    Its `call` takes uint8 pictures [any batch, size, size, 3] and returns probabilities.
+    """
+    from jax import export
+
+    def program(pictures: UInt8[Array, "batch size size 3"]) -> Float[Array, "batch classes"]:
+        return predictor.probabilities(pictures.astype(jnp.float32) / 255)
+
+    size = predictor.about.size
+    (batch,) = export.symbolic_shape("batch")
+    pictures = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(pictures)
+    return bytes(exported.serialize())
+
+
+FORMATS: dict[str, Callable[[Predictor], bytes]] = {
+    "safetensors": as_safetensors,
+    "stablehlo": as_stablehlo,
+    "learner": as_learner,
+}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file in one piece: a reader sees the old one or the new.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None

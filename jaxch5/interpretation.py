@@ -1,0 +1,52 @@
+"""An `Interpretation` of a source's items, which knows their files and can show their pictures."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import Batch
+from jaxch5.data.image import presize
+from jaxch5.data.source import Source, read_pixels
+from jaxch5.insight.interpret import Interpretation
+
+SIDE = 192
+
+
+def interpretation_of(
+    source: Source,
+    items: Int[np.ndarray, "items"],
+    probabilities: Float[np.ndarray, "items classes"],
+    labels: Int[np.ndarray, "items"],
+) -> Interpretation:
+    """What a model made of some items.
+
+    Args:
+        source: where they are from.
+        items: their numbers in it.
+        probabilities: what the model gave to each class.
+        labels: their classes.
+    """
+
+    def name(item: int) -> str:
+        return str(source.file(item)) if source.file else source.references[item]
+
+    def picture(place: int) -> Float[np.ndarray, "height width 3"]:
+        return square(source, int(items[place]))
+
+    references = [name(int(item)) for item in items]
+    return Interpretation(labels, probabilities, source.classes, references, picture)
+
+
+def square(source: Source, item: int, side: int = SIDE) -> Float[np.ndarray, "{side} {side} 3"]:
+    """The middle of a picture, as the network sees it in validation.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    canvas, frame = presize(read_pixels(source, item, min_side=side), side)
+    index = np.zeros(1, np.int32)
+    batch = Batch(canvas[None], frame[None], index, index, index == 0)
+    return np.asarray(jax.jit(center, static_argnums=1)(batch, side))[0]

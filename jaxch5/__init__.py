@@ -19,6 +19,7 @@ _EXPORTS = {
     "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
     "jaxch5.augmentation.mixing": ("cutmix", "mixup"),
     "jaxch5.insight.augmentations": ("plot_augmentations",),
+    "jaxch5.insight.interpret": ("Interpretation",),
     "jaxch5.models.resnet": ("create_model",),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
     "jaxch5.training.transfer": ("load_weights",),

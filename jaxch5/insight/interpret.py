@@ -1,0 +1,323 @@
+"""Where a classifier is wrong: counts, losses, calibration and labels that look wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxch5.errors import ConfigError
+from jaxch5.insight import mistakes
+from jaxch5.insight.calibration import Calibration, calibrate
+from jaxch5.insight.classification import Report, classification_report
+from jaxch5.insight.suspects import (
+    SUSPECT_LOSS,
+    SUSPECT_PROBABILITY,
+    Suspect,
+    write_suspects,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = Float[np.ndarray, "height width 3"]
+
+# Smaller probabilities are zeros that a float32 softmax ran down to; their loss is 87.
+SMALLEST = float(np.finfo(np.float32).tiny)
+# bfloat16 rounds a probability by this much at most.
+ROUNDING = 0.004
+
+
+@dataclass(frozen=True, eq=False)
+class Interpretation:
+    """A classifier's answers to a set of items, for questions about its mistakes.
+
+    Attributes:
+        targets: actual class of each item, a place in `classes`.
+        probabilities: of each item, what the model gives to each class; of equally probable
+            classes the first is the prediction.
+        classes: names; a class may have no items.
+        references: path of each item.
+        pictures: from an item's number to its picture, values from 0 to 1.
+
+    Raises:
+        ConfigError: these do not fit each other.
+
+    Example:
+        >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+        >>> interp = Interpretation([0, 1, 1], probabilities, ["cat", "dog"])
+        >>> interp.most_confused()
+        [('dog', 'cat', 1)]
+    """
+
+    targets: Int[np.ndarray, "items"]
+    probabilities: Float[np.ndarray, "items classes"]
+    classes: Sequence[str]
+    references: Sequence[str] | None = None
+    pictures: Callable[[int], Picture] | None = None
+
+    def __post_init__(self) -> None:
+        targets = np.asarray(self.targets)
+        probabilities = np.asarray(self.probabilities, np.float64)
+        classes = tuple(map(str, self.classes))
+        _check(targets, probabilities, len(classes))
+        if self.references is not None and len(self.references) != len(targets):
+            raise ConfigError(
+                f"references: there are {len(self.references)}, but {len(targets)} targets"
+            )
+        object.__setattr__(self, "targets", targets.astype(np.int64))
+        object.__setattr__(self, "probabilities", probabilities)
+        object.__setattr__(self, "classes", classes)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def predictions(self) -> Int[np.ndarray, "items"]:
+        """The most probable class of each item."""
+        return np.argmax(self.probabilities, axis=1)
+
+    @cached_property
+    def confidences(self) -> Float[np.ndarray, "items"]:
+        """The probability of each item's prediction."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def losses(self) -> Float[np.ndarray, "items"]:
+        """Cross-entropy of each item: minus the logarithm of its target's probability."""
+        of_target = self.probabilities[np.arange(len(self)), self.targets]
+        return np.abs(np.log(np.clip(of_target, SMALLEST, 1)))
+
+    def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
+        """Items of each actual class (row) by predicted class (column).
+
+        Args:
+            normalize: shares of the row instead of counts; a class without items has zeros.
+
+        Example:
+            >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
+            array([[1, 0],
+                   [1, 1]])
+        """
+        count = len(self.classes)
+        cells = np.bincount(self.targets * count + self.predictions, minlength=count * count)
+        matrix = cells.reshape(count, count)
+        return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """Actual class, predicted class and count of each kind of mistake, the most frequent first.
+
+        Mistakes that are equally frequent come in the order of the classes.
+
+        Args:
+            min_val: kinds with fewer items are left out.
+
+        Example:
+            >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
+            >>> interp.most_confused(min_val=2)
+            [('b', 'a', 2)]
+        """
+        matrix = self.confusion_matrix()
+        np.fill_diagonal(matrix, 0)
+        rows, columns = np.nonzero(matrix >= max(1, min_val))
+        counts = matrix[rows, columns]
+        return [
+            (self.classes[rows[kind]], self.classes[columns[kind]], int(counts[kind]))
+            for kind in np.argsort(-counts, kind="stable")
+        ]
+
+    def top_losses(
+        self, k: int | None = None, largest: bool = True
+    ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+        """Losses and numbers of the items that the model is most wrong about.
+
+        Args:
+            k: how many; None, or more than there are, is all.
+            largest: False gives the smallest losses, smallest first.
+
+        Raises:
+            ConfigError: `k` is negative.
+
+        Example:
+            >>> interp = Interpretation([0, 0], np.array([[0.5, 0.5], [0.25, 0.75]]), ["a", "b"])
+            >>> losses, items = interp.top_losses(1)
+            >>> round(float(losses[0]), 4), int(items[0])
+            (1.3863, 1)
+        """
+        if k is not None and k < 0:
+            raise ConfigError(f"k = {k}: should be 0 or more")
+        items = np.argsort(-self.losses if largest else self.losses, kind="stable")[:k]
+        return self.losses[items], items
+
+    def classification_report(self) -> Report:
+        """Precision, recall and F1; 0 where a class has no items or is never predicted.
+
+        Example:
+            >>> print(Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["cat", "dog"])
+            ...       .classification_report())
+                          precision  recall      f1  support
+            cat              0.5000  1.0000  0.6667        1
+            dog              1.0000  0.5000  0.6667        2
+            <BLANKLINE>
+            accuracy                         0.6667        3
+            macro avg        0.7500  0.7500  0.6667        3
+            weighted avg     0.8333  0.6667  0.6667        3
+        """
+        return classification_report(self.targets, self.predictions, self.classes)
+
+    def calibration(self, bins: int = 10) -> Calibration:
+        """How often predictions are right, by how confident they are.
+
+        A probability on the edge of two bins falls into the lower one.
+
+        Raises:
+            ConfigError: `bins` is less than 1.
+
+        Example:
+            >>> probabilities = np.array([[0.9, 0.1], [0.7, 0.3]])
+            >>> Interpretation([0, 1], probabilities, ["a", "b"]).calibration(bins=2).count
+            array([0, 2])
+        """
+        return calibrate(self.confidences, self.predictions == self.targets, bins)
+
+    def expected_calibration_error(self, bins: int = 10) -> float:
+        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+
+        Raises:
+            ConfigError: `bins` is less than 1.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.7, 0.3]]), ["a", "b"])
+            >>> round(interp.expected_calibration_error(bins=2), 4)
+            0.3
+        """
+        return self.calibration(bins).expected_error
+
+    def suspects(
+        self,
+        min_loss: float = SUSPECT_LOSS,
+        min_probability: float = SUSPECT_PROBABILITY,
+    ) -> list[Suspect]:
+        """Items whose label looks wrong: the model is sure of another class. Largest loss first.
+
+        Args:
+            min_loss: of the label; the default is the loss of a probability of a tenth.
+            min_probability: of the prediction.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.95, 0.05]]), ["a", "b"])
+            >>> [(suspect.item, suspect.prediction) for suspect in interp.suspects()]
+            [(1, 'a')]
+        """
+        _, items = self.top_losses()
+        chosen = (
+            (self.predictions != self.targets)
+            & (self.confidences >= min_probability)
+            & (self.losses >= min_loss)
+        )
+        return [
+            Suspect(
+                int(item),
+                self.classes[self.targets[item]],
+                self.classes[self.predictions[item]],
+                float(self.confidences[item]),
+                float(self.losses[item]),
+            )
+            for item in items[chosen[items]]
+        ]
+
+    def write_suspects(
+        self,
+        path: str | os.PathLike[str],
+        min_loss: float = SUSPECT_LOSS,
+        min_probability: float = SUSPECT_PROBABILITY,
+    ) -> int:
+        """Writes `suspects` that are files into a CSV file, to mend labels in; returns how many.
+
+        The file's columns are image, label, prediction, probability and loss: `from_csv` reads it.
+
+        Args:
+            path: of the CSV file; one that is there is replaced.
+            min_loss, min_probability: as `suspects`.
+
+        Raises:
+            ConfigError: there are no paths.
+            DataError: the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> folder = Path(tempfile.mkdtemp())
+            >>> _ = (folder / "one.png").write_bytes(b"")
+            >>> probabilities = np.array([[0.99, 0.01]])
+            >>> interp = Interpretation([1], probabilities, ["a", "b"], [str(folder / "one.png")])
+            >>> interp.write_suspects(folder / "suspects.csv")
+            1
+        """
+        if self.references is None:
+            raise ConfigError("references: are missing; suspects are written by their paths")
+        return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
+
+    def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
+        """`confusion_matrix` as a picture: right answers in blue, mistakes in orange.
+
+        Args:
+            normalize: shares of the row instead of counts.
+        """
+        unit = "share of the actual class" if normalize else "items"
+        return mistakes.plot_confusion(self.confusion_matrix(normalize), self.classes, unit)
+
+    def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
+        """Pictures of `top_losses`, each under its prediction, actual class, loss and probability.
+
+        Args:
+            k: how many pictures.
+            largest: False shows the smallest losses.
+
+        Raises:
+            ConfigError: `k` is less than 1, or there are no pictures.
+        """
+        if self.pictures is None:
+            raise ConfigError("pictures: are missing, so top losses cannot be shown")
+        if k < 1:
+            raise ConfigError(f"k = {k}: should be 1 or more")
+        losses, items = self.top_losses(k, largest)
+        return mistakes.plot_mistakes(
+            [self.pictures(int(item)) for item in items],
+            [self.classes[self.predictions[item]] for item in items],
+            [self.classes[self.targets[item]] for item in items],
+            losses.tolist(),
+            self.confidences[items].tolist(),
+        )
+
+    def plot_calibration(self, bins: int = 10) -> Figure:
+        """`calibration` as a picture: accuracy against confidence.
+
+        Raises:
+            ConfigError: `bins` is less than 1.
+        """
+        return mistakes.plot_calibration(self.calibration(bins))
+
+
+def _check(targets: np.ndarray, probabilities: np.ndarray, classes: int) -> None:
+    """Raises ConfigError where targets and probabilities are not those of so many classes."""
+    if targets.ndim != 1 or len(targets) == 0:
+        raise ConfigError(f"targets: are of shape {targets.shape}, should be a class for each item")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ConfigError(f"targets: are {targets.dtype}, should be whole numbers")
+    if probabilities.shape != (len(targets), classes):
+        raise ConfigError(
+            f"probabilities: are of shape {probabilities.shape}, but there are {len(targets)} "
+            f"targets and {classes} classes"
+        )
+    if targets.min() < 0 or targets.max() >= classes:
+        raise ConfigError(
+            f"targets: run from {targets.min()} to {targets.max()}, but there are {classes} classes"
+        )
+    if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
+        raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")

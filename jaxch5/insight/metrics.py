@@ -1,0 +1,138 @@
+"""Metrics: pure functions of probabilities and labels, fractions of 1 over all items."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxch5.errors import ConfigError
+
+Probabilities = Float[np.ndarray, "items classes"]
+Labels = Int[np.ndarray, "items"]
+Metric = Callable[[Probabilities, Labels], float]
+
+
+def accuracy(probabilities: Probabilities, labels: Labels) -> float:
+    """Share of items whose most probable class is their label; the first of equals is taken.
+
+    Example:
+        >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return float(np.mean(np.argmax(probabilities, axis=1) == labels))
+
+
+def error_rate(probabilities: Probabilities, labels: Labels) -> float:
+    """What `accuracy` leaves of 1.
+
+    Example:
+        >>> error_rate(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return 1.0 - accuracy(probabilities, labels)
+
+
+def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
+    """Share of items whose label is among the `k` most probable classes.
+
+    Of equally probable classes the first comes first, so that `k` = 1 is `accuracy`.
+
+    Example:
+        >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
+        0.5
+    """
+    probabilities = np.asarray(probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return float(np.mean((order[:, :k] == np.asarray(labels)[:, None]).any(axis=1)))
+
+
+def precision(probabilities: Probabilities, labels: Labels) -> float:
+    """Of the items predicted to be of a class, the share that are; the mean over classes.
+
+    As in `Interpretation.classification_report`, the mean is over all classes, those without items
+    too, and a class that is never predicted counts 0.
+
+    Example:
+        >>> precision(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.25
+    """
+    return _macro("precision", probabilities, labels)
+
+
+def recall(probabilities: Probabilities, labels: Labels) -> float:
+    """Of the items of a class, the share predicted to be; the mean over classes, as `precision`.
+
+    Example:
+        >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return _macro("recall", probabilities, labels)
+
+
+def f1(probabilities: Probabilities, labels: Labels) -> float:
+    """The harmonic mean of a class's precision and recall; the mean over classes, as `precision`.
+
+    Example:
+        >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
+        0.3333
+    """
+    return _macro("f1", probabilities, labels)
+
+
+def _macro(score: str, probabilities: Probabilities, labels: Labels) -> float:
+    # Importing scikit-learn takes two seconds, which a run without these metrics need not wait.
+    from sklearn import metrics
+
+    probabilities = np.asarray(probabilities)
+    classes = np.arange(probabilities.shape[1])
+    predictions = np.argmax(probabilities, axis=1)
+    function = getattr(metrics, f"{score}_score")
+    return float(function(labels, predictions, labels=classes, average="macro", zero_division=0.0))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "error_rate": error_rate,
+    "precision": precision,
+    "recall": recall,
+    "f1": f1,
+}
+
+
+def metric_of(metric: str | Metric) -> tuple[str, Metric]:
+    """A metric's name and function.
+
+    Args:
+        metric: a name of `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
+            probabilities and labels, which goes by its own name.
+
+    Raises:
+        ConfigError: there is no such metric.
+
+    Example:
+        >>> name, function = metric_of("top_2")
+        >>> name, function(np.array([[0.5, 0.3, 0.2]]), np.array([1]))
+        ('top_2', 1.0)
+    """
+    if callable(metric):
+        return _name_of(metric), metric
+    if metric in METRICS:
+        return metric, METRICS[metric]
+    top = re.fullmatch(r"top_([1-9][0-9]*)", str(metric))
+    if top:
+        return metric, partial(top_k, k=int(top[1]))
+    raise ConfigError(
+        f"metric = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
+        "function of probabilities and labels"
+    )
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)

@@ -1,0 +1,69 @@
+"""Items whose label looks wrong, as a table in which a person mends the labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxch5.errors import DataError
+
+# The loss of a probability of a tenth: so little is left to the label.
+SUSPECT_LOSS = 2.302585
+# More than all other classes together have.
+SUSPECT_PROBABILITY = 0.5
+
+
+class Suspect(NamedTuple):
+    """An item whose label looks wrong; `probability` is that of the prediction."""
+
+    item: int
+    label: str
+    prediction: str
+    probability: float
+    loss: float
+
+
+def write_suspects(
+    path: str | os.PathLike[str], suspects: Sequence[Suspect], references: Sequence[str]
+) -> int:
+    """Writes suspects that are files into a CSV file that `from_csv` reads; returns how many.
+
+    Args:
+        path: of the CSV file; one that is there is replaced.
+        suspects: in the order of the rows.
+        references: path of each item, not of suspects alone.
+
+    Raises:
+        DataError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "suspects.csv"
+        >>> write_suspects(file, [Suspect(0, "cat", "dog", 0.9, 3.0)], ["no file.png"])
+        0
+        >>> file.read_text().strip()
+        'image,label,prediction,probability,loss'
+    """
+    file = Path(path).expanduser()
+    rows = [
+        (
+            os.path.abspath(references[suspect.item]),
+            suspect.label,
+            suspect.prediction,
+            f"{suspect.probability:.4f}",
+            f"{suspect.loss:.4f}",
+        )
+        for suspect in suspects
+        if os.path.isfile(references[suspect.item])
+    ]
+    try:
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(("image", "label", "prediction", "probability", "loss"))
+            writer.writerows(rows)
+    except (OSError, UnicodeEncodeError) as error:
+        raise DataError(f"{file}: cannot be written: {error}") from None
+    return len(rows)

@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxch5.data.source import Source
@@ -83,7 +83,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=120)
     if source.file is not None:
-        interp.write_suspects(out / "suspects.csv")
+        interp.write_suspects(unused(out / "suspects.csv"))
     for line in str(report).splitlines():
         print_line(console, line)
     for name, score in scores.items():
@@ -99,6 +99,14 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "most_confused": confused,
         "figures": str(out),
     }
+
+
+def unused(path: Path) -> Path:
+    """The path, or one beside it with a number: a person may have mended labels in the old file."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return candidate
 
 
 def with_classes(source: Source, classes: tuple[str, ...]) -> Source:

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int, PyTree
 from rich.console import Console
 
 from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.interpretation import interpretation_of
-from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET
 from jaxch5.models.pretrained import Pretrained

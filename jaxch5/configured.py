@@ -32,12 +32,12 @@ def learner_of(data: Data, config: Config) -> Learner:
         model.train_bn,
         settings.wd,
         loss_of(settings),
-        config.seed,
-        mix,
-        settings.optimizer,
-        settings.clip,
-        settings.accumulate,
-        settings.average,
+        seed=config.seed,
+        mix=mix,
+        optimizer=settings.optimizer,
+        clip=settings.clip,
+        accumulate=settings.accumulate,
+        average=settings.average,
     )
     if settings.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.

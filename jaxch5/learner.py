@@ -23,6 +23,7 @@ from rich.console import Console
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.insight.interpret import Interpretation
+from jaxch5.insight.metrics import Metric, metric_of
 from jaxch5.interpretation import interpretation_of
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET
@@ -44,7 +45,7 @@ from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
 from jaxch5.training.precision import dtype_of, loss_scale
-from jaxch5.training.progress import HEADER, SKIPPED, print_line, show_progress
+from jaxch5.training.progress import print_line, show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
@@ -327,7 +328,7 @@ class Learner:
         restored, self._restored = self._restored, False
         with ExitStack() as stack:
             saves = stack.enter_context(Checkpoints(self.run.checkpoints)) if self.run else None
-            header: str | None = HEADER + (SKIPPED if self.state.scale is not None else "")
+            begun = False
             for frozen_to, plan in phases:
                 steps = plan.epochs * len(self.data.train)
                 done = int(self.state.step) - plan.start
@@ -335,8 +336,8 @@ class Learner:
                     continue
                 if frozen_to is not None and done == 0:
                     self.freeze_to(frozen_to)
-                best = self._fit_phase(plan, saves, best, header)
-                header = None
+                best = self._fit_phase(plan, saves, best, begun)
+                begun = True
             if self.keep_best:
                 if saves and (step := saves.best_step()) is not None:
                     saves.wait()
@@ -349,14 +350,17 @@ class Learner:
         plan: Plan,
         saves: Checkpoints | None,
         best: tuple[float, PyTree] | None,
-        header: str | None,
+        begun: bool,
     ) -> tuple[float, PyTree] | None:
         steps_per_epoch = len(self.data.train)
-        events = fit(self.state, self.data, plan, *self._steps, self.recipe.loss, self._key)
+        recipe = self.recipe
+        events = fit(
+            self.state, self.data, plan, *self._steps, recipe.loss, self._key, recipe.metrics
+        )
+        extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
+        start = int(self.state.step)
         try:
-            for event in show_progress(
-                events, self.console, steps_per_epoch, int(self.state.step), header
-            ):
+            for event in show_progress(events, self.console, steps_per_epoch, start, extra, begun):
                 self.state = event.state
                 match event:
                     case Epoch():
@@ -426,9 +430,10 @@ class Learner:
         return max(self.records, key=lambda record: record["accuracy"])
 
     def validate(self) -> dict[str, float]:
-        """Loss and metrics over the validation set: `valid_loss`, `accuracy`, `error_rate`."""
+        """Over the validation set: `valid_loss`, `accuracy`, `error_rate` and the metrics."""
         _, eval_step = self._steps
-        return evaluate(self.state, self.data.valid, eval_step, self.recipe.loss)
+        recipe = self.recipe
+        return evaluate(self.state, self.data.valid, eval_step, recipe.loss, recipe.metrics)
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Probabilities and labels of the validation set, in its order."""
@@ -538,6 +543,7 @@ def vision_learner(
     train_bn: bool = True,
     wd: float = 0.01,
     loss: Loss = cross_entropy,
+    metrics: Sequence[str | Metric] = ("accuracy",),
     seed: int = 0,
     mix: Mixer | None = None,
     optimizer: str = "adam",
@@ -563,6 +569,8 @@ def vision_learner(
             running statistics, and a frozen body costs a forward pass only.
         wd: decoupled weight decay, a share of the rate.
         loss: mean over the items of logits [B, classes] and labels [B].
+        metrics: what is recorded of each epoch beside accuracy and error rate: "top_5",
+            "precision", "recall", "f1", or functions of probabilities and labels.
         seed: root of the initial weights and of every draw in training.
         mix: mixes each training batch: `mixup`, `cutmix`, or one of them with another alpha by
             `functools.partial`.
@@ -589,5 +597,8 @@ def vision_learner(
             f"weights = {weights}: a module of one's own begins from its own initialization; "
             "say weights='none'"
         )
-    recipe = Recipe(loss, optimizer, wd, clip, accumulate, average, precision, train_bn, mix)
+    others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]
+    recipe = Recipe(
+        loss, optimizer, wd, clip, accumulate, average, precision, train_bn, mix, tuple(others)
+    )
     return Learner(data, model, recipe, groups, pretrained, seed)

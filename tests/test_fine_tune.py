@@ -256,3 +256,22 @@ def test_three_losses_that_are_no_number_stop_the_run(compiled, tmp_path):
     assert fresh.restore(learn.run)
     assert int(fresh.state.step) == 8
     assert np.isfinite(fresh.validate()["valid_loss"])
+
+
+def test_metrics_by_name_or_as_functions_are_recorded_and_shown(data):
+    def hits(probabilities, labels):
+        return float((probabilities.argmax(axis=1) == labels).sum())
+
+    output = io.StringIO()
+    learn = learner(data, metrics=("accuracy", "recall", hits))
+    learn.console = Console(file=output)
+    learn.fit(1, 0.01)
+    record = learn.records[-1]
+    assert record["hits"] == round(30 * record["accuracy"])
+    assert 0 <= record["recall"] <= 1
+    head, row = output.getvalue().splitlines()
+    assert head.split()[-2:] == ["recall", "hits"]
+    assert row.split()[-2:] == [f"{record['recall']:.4f}", f"{record['hits']:.4f}"]
+    assert learn.validate() == {key: record[key] for key in learn.validate()}
+    with pytest.raises(ConfigError, match="accurracy"):
+        learner(data, metrics=("accurracy",))

@@ -15,6 +15,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
+from jaxch5.insight.metrics import Metric
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.optim.schedule import Schedule
 from jaxch5.training.compiler import compiler_options
@@ -89,6 +90,7 @@ def fit(
     eval_step: EvalStep,
     loss: Loss,
     key: Key[Array, ""],
+    metrics: Sequence[tuple[str, Metric]] = (),
 ) -> Iterator[Step | Epoch]:
     """Trains as planned, from the step that `state` is at, and yields what happens.
 
@@ -99,6 +101,7 @@ def fit(
         train_step, eval_step: compiled, as `compile_steps` returns them.
         loss: mean over the items of logits and labels, for validation.
         key: root of all random draws.
+        metrics: more of them, by name.
 
     Yields:
         a `Step` after each step and an `Epoch` after each epoch; the state in them is good until
@@ -130,8 +133,8 @@ def fit(
         )
         # Whatever the step needs is on the device by now; anything else would be an oversight.
         with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, batch, epoch_key(key, epoch))
-        losses.add(metrics["loss"])
+            state, output = train_step(state, batch, epoch_key(key, epoch))
+        losses.add(output["loss"])
         due = (step + 1) % STEPS_BETWEEN_READS == 0
         yield Step(state, step + 1, losses.read(but=STEPS_UNREAD) if due else None)
 
@@ -150,7 +153,7 @@ def fit(
                 "epoch": epoch,
                 "phase": plan.name,
                 "train_loss": train_loss,
-                **evaluate(state, data.valid, eval_step, loss),
+                **evaluate(state, data.valid, eval_step, loss, metrics),
                 "seconds": time.perf_counter() - began,
                 "images_per_second": (step + 1 - first) * data.train.batch_size / trained,
             }
@@ -219,14 +222,20 @@ def predict(
 
 
 def evaluate(
-    state: TrainState, loader: Loader, eval_step: EvalStep, loss: Loss
+    state: TrainState,
+    loader: Loader,
+    eval_step: EvalStep,
+    loss: Loss,
+    metrics: Sequence[tuple[str, Metric]] = (),
 ) -> dict[str, float]:
     """Loss and metrics over all pictures of a loader; each picture counts once."""
     logits, labels = predict(state, loader, eval_step)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
+    probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
     value = jax.jit(loss)(*jax.device_put((logits, labels)))
     return {
         "valid_loss": float(jax.device_get(value)),
         "accuracy": accuracy,
         "error_rate": 1.0 - accuracy,
+        **{name: metric(probabilities, labels) for name, metric in metrics},
     }

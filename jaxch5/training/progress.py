@@ -11,12 +11,25 @@ from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
 HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
-# With float16: steps left out because a gradient was infinite.
-SKIPPED = "  skipped"
+# Width of a column that not every table has.
+EXTRA = 9
 
 
-def format_row(record: Record) -> str:
-    """A line of the table.
+def header(extra: Sequence[str] = ()) -> str:
+    """The first line of the table.
+
+    Args:
+        extra: records that have a column beside those that every table has.
+
+    Example:
+        >>> header(["top_5"]).removeprefix(HEADER)
+        '    top_5'
+    """
+    return HEADER + "".join(f"  {name:>{EXTRA - 2}}" for name in extra)
+
+
+def format_row(record: Record, extra: Sequence[str] = ()) -> str:
+    """A line of the table; `extra` as in `header`.
 
     Example:
         >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
@@ -25,11 +38,15 @@ def format_row(record: Record) -> str:
             0      0.5000      0.2500    0.9000      0.1000  01:04       410
     """
     minutes, seconds = divmod(round(record["seconds"]), 60)
-    skipped = f"{record['skipped_steps']:>{len(SKIPPED)}}" if "skipped_steps" in record else ""
+    others = ""
+    for name in extra:
+        value = record[name]
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        others += f"  {text:>{max(EXTRA - 2, len(name))}}"
     return (
         f"{record['epoch']:>5}  {record['train_loss']:>10.4f}  {record['valid_loss']:>10.4f}  "
         f"{record['accuracy']:>8.4f}  {record['error_rate']:>10.4f}  "
-        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{skipped}"
+        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{others}"
     )
 
 
@@ -64,7 +81,8 @@ def show_progress(
     console: Console,
     steps_per_epoch: int,
     start: int = 0,
-    header: str | None = HEADER,
+    extra: Sequence[str] = (),
+    begun: bool = False,
 ) -> Iterator[Step | Epoch]:
     """Passes the loop's events on and draws them as they come.
 
@@ -75,10 +93,11 @@ def show_progress(
         console: where to draw.
         steps_per_epoch: length of the bar.
         start: the step at which the events begin.
-        header: first line of the table; None where it has begun already.
+        extra: as in `header`.
+        begun: whether the table has its first line already.
     """
-    if header is not None:
-        print_line(console, header)
+    if not begun:
+        print_line(console, header(extra))
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -97,6 +116,6 @@ def show_progress(
                 if event.loss is not None:
                     bar.update(task, loss=f"loss {event.loss:.4f}")
             else:
-                print_line(bar.console, format_row(event.record))
+                print_line(bar.console, format_row(event.record, extra))
                 bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
             yield event

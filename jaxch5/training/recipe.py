@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
+from jaxch5.insight.metrics import Metric
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, Path, frozen_paths, labels
@@ -39,6 +40,7 @@ class Recipe:
         precision: "fp32", "bf16" or "fp16".
         train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
         mix: mixes each training batch; None mixes nothing.
+        metrics: names and functions of probabilities and labels, beside accuracy and error rate.
     """
 
     loss: Loss = cross_entropy
@@ -50,6 +52,7 @@ class Recipe:
     precision: str = "fp32"
     train_bn: bool = True
     mix: Mixer | None = None
+    metrics: tuple[tuple[str, Metric], ...] = ()
 
 
 class Frozen:

@@ -1,5 +1,6 @@
 """What tests share: where programs are cached, and pictures to train on."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,3 +54,25 @@ def pictures(tmp_path_factory):
             pixels = rng.normal(color, 40, (height, width, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number}.jpg")
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(pictures, tmp_path_factory):
+    """A run of one epoch, and the learner that made it."""
+    from jaxch5.config import Config
+    from jaxch5.configured import learner_of
+    from jaxch5.data.from_config import load_data
+    from jaxch5.training.rundir import create_run
+
+    config = Config.model_validate(
+        {
+            "data": {"path": pictures, "presize": 36, "size": 32, "batch_size": 8},
+            "model": {"weights": "none"},
+            "fit": {"epochs": 1},
+        }
+    )
+    learn = learner_of(load_data(config), config)
+    learn.console = Console(file=io.StringIO())
+    learn.run = create_run(config, tmp_path_factory.mktemp("trained") / "run")
+    learn.fit_one_cycle(1, 3e-3)
+    return learn.run.path, learn

@@ -10,34 +10,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from jaxch5.cli import run as run_command
-from jaxch5.config import Config
-from jaxch5.configured import learner_of
-from jaxch5.data.from_config import load_data
 from jaxch5.errors import ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.predictor import BATCH, load_learner
-from jaxch5.training.rundir import create_run
-
-
-@pytest.fixture(scope="module")
-def trained(pictures, tmp_path_factory):
-    """A run of one epoch, and the learner that made it."""
-    config = Config.model_validate(
-        {
-            "data": {"path": pictures, "presize": 36, "size": 32, "batch_size": 8},
-            "model": {"weights": "none"},
-            "fit": {"epochs": 1},
-        }
-    )
-    learn = learner_of(load_data(config), config)
-    learn.console = Console(file=io.StringIO())
-    learn.run = create_run(config, tmp_path_factory.mktemp("trained") / "run")
-    learn.fit_one_cycle(1, 3e-3)
-    return learn.run.path, learn
 
 
 @pytest.fixture(scope="module")

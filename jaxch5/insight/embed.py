@@ -1,0 +1,80 @@
+"""Pictures and figures as text that an HTML page can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image as PillowImage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The longest side of a picture among the top losses; twice what a page shows, for fine screens.
+PICTURE_SIDE = 384
+# A picture of at most this side is enlarged by the browser: its pixels must stay exact and sharp.
+TINY_SIDE = 64
+FIGURE_DPI = 130
+
+
+class Image(NamedTuple):
+    """A picture inside the report.
+
+    Attributes:
+        uri: the encoded picture itself, as a `data:` address.
+        width, height: in pixels.
+        alt: what it shows, in words.
+    """
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def figure_image(figure: Figure, alt: str) -> Image:
+    """A figure as a picture inside a page, as PNG or JPEG, whichever is smaller.
+
+    Drawing a figure takes far longer than writing a report: draw once, report after each epoch.
+
+    Args:
+        figure: any.
+        alt: what it shows, in words.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure_image(Figure(figsize=(2, 1)), "Nothing.")[1:]
+        (260, 130, 'Nothing.')
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=FIGURE_DPI, facecolor="white")
+    return _encode(PillowImage.open(drawn).convert("RGB"), alt)
+
+
+def picture_image(picture: Float[np.ndarray, "height width 3"], alt: str) -> Image:
+    """A picture of values from 0 to 1, made smaller where it is larger than the page shows it.
+
+    Example:
+        >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]
+        (384, 288, 'Night.')
+    """
+    levels = np.nan_to_num(np.asarray(picture, np.float32)).clip(0, 1) * 255
+    image = PillowImage.fromarray(levels.round().astype(np.uint8))
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), PillowImage.Resampling.LANCZOS)
+    return _encode(image, alt)
+
+
+def _encode(image: PillowImage.Image, alt: str) -> Image:
+    forms = {}
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    forms["png"] = png.getvalue()
+    if max(image.size) > TINY_SIDE:
+        image.save(jpeg, "JPEG", quality=87, subsampling=0, optimize=True)
+        forms["jpeg"] = jpeg.getvalue()
+    kind, content = min(forms.items(), key=lambda form: len(form[1]))
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Image(uri, image.width, image.height, alt)

@@ -1,0 +1,41 @@
+"use strict";
+
+// Without this script the table is in the order of the classes, and nothing is missing.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const up = heading.getAttribute("aria-sort") !== "ascending";
+      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((a, b) => (up ? 1 : -1) * compare(a.cells[column], b.cells[column]));
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+
+function compare(a, b) {
+  if (a.dataset.value === undefined) {
+    return a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
+  }
+  // A share of nothing is no number, and counts as 0.
+  return (Number(a.dataset.value) || 0) - (Number(b.dataset.value) || 0);
+}
+
+// In a large matrix the eye loses the row and the column of a cell.
+for (const table of document.querySelectorAll("table.confusion")) {
+  let lit = [];
+  const light = (event) => {
+    lit.forEach((heading) => heading.classList.remove("lit"));
+    const cell = event.target.closest("td");
+    lit = cell ? [table.rows[0].cells[cell.cellIndex], cell.parentNode.cells[0]] : [];
+    lit.forEach((heading) => heading.classList.add("lit"));
+  };
+  table.addEventListener("pointerover", light);
+  table.addEventListener("pointerleave", light);
+}

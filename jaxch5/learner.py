@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 from collections import namedtuple
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,10 @@ from jaxtyping import Float, Int, PyTree
 from rich.console import Console
 
 from jaxch5.data.block import Data
-from jaxch5.errors import ConfigError, TrainingError
+from jaxch5.errors import CheckpointError, ConfigError, TrainingError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
+from jaxch5.insight.report import Report, write_report
 from jaxch5.interpretation import interpretation_of
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET
@@ -40,6 +42,7 @@ from jaxch5.optim.schedule import (
 )
 from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Picture, Prediction, Predictor
+from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
@@ -329,6 +332,9 @@ class Learner:
         with ExitStack() as stack:
             saves = stack.enter_context(Checkpoints(self.run.checkpoints)) if self.run else None
             begun = False
+            if self.run:
+                plans = [plan for _, plan in phases]
+                self._report = report_of_run(self.run, self.data, plans, self.groups.names)
             for frozen_to, plan in phases:
                 steps = plan.epochs * len(self.data.train)
                 done = int(self.state.step) - plan.start
@@ -344,6 +350,10 @@ class Learner:
                     self.state = with_variables(self.state, saves.variables(step))
                 elif best:
                     self.state = with_variables(self.state, best[1])
+        if self.run:
+            self._write_report(
+                finished_report(self._report, self.records, self.data, self.interpret())
+            )
 
     def _fit_phase(
         self,
@@ -367,6 +377,9 @@ class Learner:
                         self.records.append(event.record)
                         if self.run:
                             write_metrics(self.run, self.records)
+                            # A report that cannot be written now may yet be at the end.
+                            with suppress(CheckpointError):
+                                self._write_report(replace(self._report, records=self.records))
                         self._save(saves, epoch_done=True)
                         accuracy = event.record["accuracy"]
                         if self.keep_best and not saves and (not best or accuracy > best[0]):
@@ -386,6 +399,10 @@ class Learner:
                 f"{error}; the last checkpoint is {saves.directory}/{last}"
             ) from None
         return best
+
+    def _write_report(self, report: Report) -> None:
+        assert self.run is not None
+        write_report(self.run.report_file, report)
 
     def _save(self, saves: Checkpoints | None, epoch_done: bool) -> None:
         # What is no number is no good to anybody, and must not push out what is.

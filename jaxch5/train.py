@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from rich.console import Console
@@ -19,9 +19,6 @@ from jaxch5.training.rundir import (
     read_skipped,
     write_skipped,
 )
-
-if TYPE_CHECKING:
-    from jaxch5.data.block import Data
 
 
 class TrainOptions(Options):
@@ -82,7 +79,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if skipped:
         say(f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)")
     data = load_data(config, source)
-    say(describe(data))
+    say(data.describe())
     if not options.resume:
         config = options.settings_with_weights(say)
     learn = learner_of(data, config)
@@ -109,16 +106,6 @@ def train(options: TrainOptions) -> dict[str, Any]:
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
     say(f"accuracy {100 * record['accuracy']:.2f} %{kept}  {directory.path}")
     return {**record, "run": str(directory.path)}
-
-
-def describe(data: Data) -> str:
-    """One line about the data."""
-    train, valid = len(data.train.items), len(data.valid.items)
-    return (
-        f"{train + valid:,} pictures of {len(data.classes)} classes: {train:,} for training, "
-        f"{valid:,} for validation; presized to {data.presize}, network input {data.size}; "
-        f"cache {data.cache} ({data.cache_reason})"
-    )
 
 
 def main() -> int:

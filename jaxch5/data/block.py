@@ -43,6 +43,15 @@ class Data:
     cache_reason: str
     source: Source
 
+    def describe(self) -> str:
+        """One line about the data: how much, how many classes, which sizes, which cache."""
+        train, valid = len(self.train.items), len(self.valid.items)
+        return (
+            f"{train + valid:,} pictures of {len(self.classes)} classes: {train:,} for training, "
+            f"{valid:,} for validation; presized to {self.presize}, network input {self.size}; "
+            f"cache {self.cache} ({self.cache_reason})"
+        )
+
     def with_seed(self, seed: int) -> Data:
         """The same pictures, shuffled from another seed."""
         return replace(self, train=self.train.with_seed(seed))

@@ -3,6 +3,7 @@
 config.toml      the complete configuration, enough to run it again
 metrics.jsonl    one line an epoch
 skipped.jsonl    pictures left out because they cannot be read, where there are any
+report.html      what was trained on what, and how it went, for people
 checkpoints/     the last state and the best
 """
 
@@ -38,6 +39,10 @@ class RunDir(NamedTuple):
     @property
     def skipped_file(self) -> Path:
         return self.path / "skipped.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:

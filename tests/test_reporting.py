@@ -1,0 +1,35 @@
+"""The report tells what the learner did: while it trains, and at the end."""
+
+import io
+import re
+
+import numpy as np
+from rich.console import Console
+
+from jaxch5.config import Config
+from jaxch5.training.rundir import create_run
+
+
+def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp_path):
+    _, learn = trained
+    learn = learn.again(0)
+    learn.console = Console(file=io.StringIO())
+    learn.run = create_run(Config(), tmp_path / "<run>")
+    rows, write = [], learn._write_report
+
+    def note(report):
+        write(report)
+        page = learn.run.report_file.read_text()
+        rows.append((len(report.records), report.finished, "Confusion matrix" in page))
+
+    learn._write_report = note
+    learn.fine_tune(1)
+    assert rows == [(1, False, False), (2, False, False), (2, True, True)]
+    page = learn.run.report_file.read_text()
+    assert "&lt;run&gt;" in page
+    assert "<run>" not in page
+    matrix = learn.interpret().confusion_matrix()
+    assert np.trace(matrix) == round(8 * learn.records[-1]["accuracy"])
+    assert len(re.findall("data:image", page)) >= 9
+    for name in learn.groups.names:
+        assert name in page

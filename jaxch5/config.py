@@ -31,7 +31,7 @@ PICTURES: dict[str, dict[str, Any]] = {
     "model": {"weights": "auto", "head": "concat_pool"},
 }
 # What differs where pretrained weights are fine-tuned.
-FINE_TUNE: dict[str, Any] = {"lr": 2e-3, "pct_start": 0.3, "div": 5.0}
+FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
 
 
 class Section(BaseModel):
@@ -216,7 +216,7 @@ class FitConfig(Section):
         description="of the rate; fine_tune, where weights are pretrained: one cycle for the head, "
         "then one for all",
     )
-    lr: float = Field(3e-3, gt=0, le=100, description="highest learning rate; 0.002 with fine_tune")
+    lr: float = Field(2e-3, gt=0, le=100, description="highest learning rate")
     wd: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, a share of the rate")
     pct_start: float = Field(
         0.25,

@@ -21,7 +21,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
     file = tmp_path / "a.toml"
     file.write_text("seed = 3\n[fit]\nepochs = 7\n")
     config = options("--config", str(file), "--fit.epochs", "9").settings()
-    assert (config.seed, config.fit.epochs, config.fit.lr) == (3, 9, 3e-3)
+    assert (config.seed, config.fit.epochs, config.fit.lr) == (3, 9, 2e-3)
 
 
 def test_every_kind_of_value_can_be_given():

@@ -81,15 +81,15 @@ def test_any_other_schedule_trains_at_the_first_momentum():
     train_as_configured(learn, settings(schedule="triangular", epochs=3))
     ((name, (epochs, rate, momentum)),) = learn.calls
     assert (name, epochs, momentum) == ("fit", 3, 0.95)
-    assert rate(10) == pytest.approx(3e-3)
+    assert rate(10) == pytest.approx(2e-3)
 
 
 @pytest.mark.parametrize(
     ("given", "schedule", "lr", "head"),
     [
-        ({}, "one_cycle", 3e-3, "linear"),
+        ({}, "one_cycle", 2e-3, "linear"),
         ({"data": {"path": "x"}}, "fine_tune", 2e-3, "concat_pool"),
-        ({"data": {"path": "x"}, "model": {"weights": "none"}}, "one_cycle", 3e-3, "concat_pool"),
+        ({"data": {"path": "x"}, "model": {"weights": "none"}}, "one_cycle", 2e-3, "concat_pool"),
         ({"model": {"weights": "imagenet"}}, "fine_tune", 2e-3, "linear"),
         ({"model": {"weights": "imagenet"}, "fit": {"lr": 1.0}}, "fine_tune", 1.0, "linear"),
         ({"fit": {"schedule": "fine_tune"}}, "fine_tune", 2e-3, "linear"),

@@ -177,7 +177,7 @@ def test_without_the_hub_it_trains_from_scratch_and_says_so(
     assert status == 0
     assert "no ImageNet weights, training from scratch: timm/resnet18.tv_in1k: " in out
     config = from_toml(run / "config.toml")
-    assert (config.model.weights, config.fit.schedule, config.fit.lr) == ("none", "one_cycle", 3e-3)
+    assert (config.model.weights, config.fit.schedule, config.fit.lr) == ("none", "one_cycle", 2e-3)
     assert [record["phase"] for record in records(run)] == ["one_cycle"]
 
     arguments[3] = tmp_path / "other"

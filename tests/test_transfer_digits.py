@@ -11,9 +11,12 @@ BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "transfer.py"
 
 
 @pytest.mark.slow
-def test_fine_tuning_beats_the_default_run_from_scratch_by_five_points():
-    """Mean of five seeds, the same number of steps; docs/benchmarks.md has other rates too."""
+def test_fine_tuning_beats_training_from_scratch_by_five_points():
+    """Ten steps, mean of five seeds; from scratch at the best of three rates."""
     command = [sys.executable, BENCHMARK, "--part", "transfer", "--seeds", "5", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["gain over scratch at 0.003"] >= 0.05
+    document = json.loads(ended.stdout)
+    gains = [value for name, value in document.items() if name.startswith("gain over scratch")]
+    assert len(gains) == 3
+    assert min(gains) >= 0.05

@@ -186,7 +186,16 @@ class Learner:
                 of the step, such as `flat_cosine`, `triangular` or `sgdr` return.
             momentum: the same throughout, or a function of the step.
         """
-        self._fit([(None, self._plan("fit", epochs, lr, momentum, self._start()))])
+        groups = len(self.groups.names)
+        fixed = None if callable(lr) else group_rates(lr, groups)
+        plan = Plan(
+            "fit",
+            epochs,
+            rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
+            momentum=momentum if callable(momentum) else lambda step: momentum,
+            start=self._start(),
+        )
+        self._fit([(None, plan)])
 
     def fit_one_cycle(
         self,
@@ -296,24 +305,6 @@ class Learner:
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
         return namedtuple("SuggestedRates", chosen)(**chosen)
-
-    def _plan(
-        self,
-        name: str,
-        epochs: int,
-        lr: float | slice | Schedule,
-        momentum: float | Schedule,
-        start: int,
-    ) -> Plan:
-        groups = len(self.groups.names)
-        fixed = None if callable(lr) else group_rates(lr, groups)
-        return Plan(
-            name,
-            epochs,
-            rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
-            momentum=momentum if callable(momentum) else lambda step: momentum,
-            start=start,
-        )
 
     def _start(self) -> int:
         """The step at which a call to train begins: 0 where it goes on with a restored run."""

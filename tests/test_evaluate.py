@@ -64,7 +64,7 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
 
 
 def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
-    """Two pictures lie in the wrong folder; the list, once mended, is a source."""
+    """Every label is made wrong; the list of them is a source of the same files."""
     _, learn = trained
     interp = learn.interpret()
     wrong = type(interp)(

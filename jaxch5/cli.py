@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.training.interrupts import StopAtOnce, Terminated
 
 FIGURES = (".png", ".pdf", ".svg")
 # Key of a command's result that is true where it did its work and the answer is a failure.
@@ -176,6 +177,9 @@ def run(
     except BrokenPipeError:
         _forget_output()
         return 1
+    except StopAtOnce:
+        # Leaving in order would wait for threads that compile or save.
+        os._exit(_fail("interrupted", 130, prog, debug))
     except KeyboardInterrupt:
         return _fail("interrupted", 130, prog, debug)
     except Terminated:
@@ -195,10 +199,6 @@ def _forget_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class Terminated(BaseException):
-    """SIGTERM has come."""
 
 
 def _terminate(signum: int, frame: object) -> None:

@@ -30,6 +30,14 @@ PICTURES: dict[str, dict[str, Any]] = {
     "augment": {"do_flip": True, "max_lighting": 0.2, "max_warp": 0.2, "min_scale": 0.75},
     "model": {"weights": "auto", "head": "concat_pool"},
 }
+# What a run may be taken up with another value of: it does not change what is computed.
+MAY_CHANGE = (
+    "data.cache",
+    "fit.keep_best",
+    "checkpoint.every_steps",
+    "checkpoint.every_minutes",
+    "log",
+)
 # What differs where pretrained weights are fine-tuned.
 FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
 
@@ -281,10 +289,13 @@ class FitConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Saving. The last state and the best are kept; one is saved after every epoch."""
+    """Saving. The last two states and the best are kept; one is saved after every epoch."""
 
     every_steps: int = Field(
-        0, ge=0, description="steps between saves within an epoch; 0 saves after epochs only"
+        0, ge=0, description="steps between saves within an epoch; 0 does not count steps"
+    )
+    every_minutes: float = Field(
+        5.0, ge=0, description="minutes between saves within an epoch; 0 does not look at the clock"
     )
 
 
@@ -297,6 +308,12 @@ class Config(Section):
     fit: FitConfig = Field(FitConfig(), description="training")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving")
     seed: int = Field(0, ge=0, lt=2**32, description="root of every random draw but the split's")
+    deterministic: bool = Field(
+        False, description="the same bits each time on a GPU too, where that may be slower"
+    )
+    log: Literal["none", "tensorboard"] = Field(
+        "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -400,7 +417,7 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
     Example:
         >>> known_keys()[0], known_keys()[-1]
-        ('data.path', 'seed')
+        ('data.path', 'log')
     """
     keys = []
     for name, field in section.model_fields.items():

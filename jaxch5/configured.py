@@ -10,6 +10,7 @@ from jaxch5.data.block import Data
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import cross_entropy, focal_loss
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
+from jaxch5.session import Saving
 from jaxch5.training.step import Loss
 
 
@@ -38,12 +39,14 @@ def learner_of(data: Data, config: Config) -> Learner:
         clip=settings.clip,
         accumulate=settings.accumulate,
         average=settings.average,
+        deterministic=config.deterministic,
     )
     if settings.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.
         learn.unfreeze()
-    learn.save_every_steps = config.checkpoint.every_steps
-    learn.keep_best = settings.keep_best
+    saving = config.checkpoint
+    learn.saving = Saving(saving.every_steps, saving.every_minutes, settings.keep_best)
+    learn.log = config.log == "tensorboard"
     return learn
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import copy
 from collections import namedtuple
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int
 from rich.console import Console
 
 from jaxch5.data.block import Data
-from jaxch5.errors import CheckpointError, ConfigError, TrainingError
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
-from jaxch5.insight.report import Report, write_report
+from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import interpretation_of
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET
@@ -43,10 +41,13 @@ from jaxch5.optim.schedule import (
 from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Picture, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
-from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.session import Saving, Session
+from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.compiler import compiler_options
-from jaxch5.training.loop import Epoch, Plan, Step, compile_steps, evaluate, fit, predict
+from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
+from jaxch5.training.loop import Plan, compile_steps, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
+from jaxch5.training.memory import check_memory, memory_limit, need_of, out_of_memory
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.progress import print_line, show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
@@ -54,11 +55,11 @@ from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
     TrainState,
     init_state,
-    is_finite,
     with_fresh_optimizer,
     with_variables,
 )
 from jaxch5.training.step import EvalStep, Loss, Mixer, TrainStep, make_drawn_eval_step
+from jaxch5.training.tensorboard import Log
 from jaxch5.training.transfer import available, find_weights, transfer
 
 if TYPE_CHECKING:
@@ -74,13 +75,12 @@ class Learner:
         recipe: loss, optimizer, precision and what else does not change.
         groups: of the model's layers.
         state: weights, statistics and optimizer, as of the last step.
-        records: of each epoch done: losses and metrics as fractions of 1, seconds, and pictures a
-            second of training.
+        recorder: losses, rates and records of what was trained.
         sweep: of the last `lr_find`: rates, losses and smooth losses.
         console: where tables and bars are drawn.
         run: where records and checkpoints are written; None writes nothing.
-        save_every_steps: steps between checkpoints within an epoch; 0 saves after epochs only.
-        keep_best: whether training ends with the weights of its most accurate epoch.
+        saving: when checkpoints are written, and whether training ends with the best one.
+        log: whether figures are written for TensorBoard, into the run.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Learner:
         self.sweep: Sweep | None = None
         self.console = Console()
         self.run: RunDir | None = None
-        self.save_every_steps = 0
-        self.keep_best = False
+        self.saving = Saving()
+        self.log = False
         self._compiled: dict[Any, tuple[TrainStep, EvalStep]] = {}
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
@@ -111,7 +111,7 @@ class Learner:
 
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
-        self.records: list[Record] = []
+        self.recorder = Recorder()
         self._restored = False
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
         self.state: TrainState = init_state(
@@ -135,6 +135,11 @@ class Learner:
         other._begin(seed)
         return other
 
+    @property
+    def records(self) -> list[Record]:
+        """Of each epoch done: losses and metrics as fractions of 1, seconds, pictures a second."""
+        return self.recorder.records
+
     def _frozen_to(self, group: int) -> Frozen:
         return Frozen(self.model, self._shapes, self.groups, group, self.recipe)
 
@@ -144,7 +149,13 @@ class Learner:
         key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
         if key not in self._compiled:
             steps = frozen.steps(data, self.normalization)
-            self._compiled[key] = compile_steps(*steps, self.state, data, self._key)
+            deterministic = self.recipe.deterministic
+            batch_size = data.train.batch_size
+            with out_of_memory(None, batch_size, data.size):
+                compiled = compile_steps(*steps, self.state, data, self._key, deterministic)
+            need = need_of(compiled[0], self.state, batch_size)
+            check_memory(need, batch_size, data.size, memory_limit())
+            self._compiled[key] = compiled
         return self._compiled[key]
 
     def freeze_to(self, n: int) -> None:
@@ -318,87 +329,80 @@ class Learner:
 
     def _fit(self, phases: Sequence[tuple[int | None, Plan]]) -> None:
         """Trains through plans, freezing before each as it is told; what is done is left out."""
-        best: tuple[float, PyTree] | None = None
         restored, self._restored = self._restored, False
-        with ExitStack() as stack:
-            saves = stack.enter_context(Checkpoints(self.run.checkpoints)) if self.run else None
-            begun = False
-            if self.run:
-                plans = [plan for _, plan in phases]
-                self._report = report_of_run(self.run, self.data, plans, self.groups.names)
-            for frozen_to, plan in phases:
-                steps = plan.epochs * len(self.data.train)
-                done = int(self.state.step) - plan.start
-                if done >= steps and restored:
-                    continue
-                if frozen_to is not None and done == 0:
-                    self.freeze_to(frozen_to)
-                best = self._fit_phase(plan, saves, best, begun)
-                begun = True
-            if self.keep_best:
-                if saves and (step := saves.best_step()) is not None:
-                    saves.wait()
-                    self.state = with_variables(self.state, saves.variables(step))
-                elif best:
-                    self.state = with_variables(self.state, best[1])
-        if self.run:
-            self._write_report(
-                finished_report(self._report, self.records, self.data, self.interpret())
+        with Interrupts() as interrupts, self._session([plan for _, plan in phases]) as session:
+            try:
+                begun = False
+                for frozen_to, plan in phases:
+                    done = int(self.state.step) - plan.start
+                    steps = plan.epochs * len(self.data.train)
+                    validate_first = restored and not begun and self._unvalidated() and done > 0
+                    if restored and (done > steps or (done == steps and not validate_first)):
+                        continue
+                    if frozen_to is not None and done == 0:
+                        self.freeze_to(frozen_to)
+                    self._fit_phase(plan, session, interrupts, begun, validate_first)
+                    begun = True
+            except StopAtOnce:
+                raise
+            except (KeyboardInterrupt, Terminated, DataError):
+                session.stop(self.state)
+                raise
+            if best := session.best():
+                self.state = with_variables(self.state, best)
+            session.finish(
+                lambda report: finished_report(report, self.records, self.data, self.interpret())
             )
+
+    def _session(self, plans: Sequence[Plan]) -> Session:
+        run, groups = self.run, self.groups.names
+        return Session(
+            run,
+            self.recorder,
+            self.saving,
+            self._about,
+            report_of_run(run, self.data, plans, groups) if run else None,
+            Log(run.tensorboard, groups, int(self.state.step)) if run and self.log else None,
+            partial(print_line, self.console),
+        )
+
+    def _unvalidated(self) -> bool:
+        """Whether the state is of an epoch's end that has no record."""
+        epochs, place = divmod(int(self.state.step), len(self.data.train))
+        return place == 0 and len(self.records) < epochs
 
     def _fit_phase(
         self,
         plan: Plan,
-        saves: Checkpoints | None,
-        best: tuple[float, PyTree] | None,
+        session: Session,
+        interrupts: Interrupts,
         begun: bool,
-    ) -> tuple[float, PyTree] | None:
-        steps_per_epoch = len(self.data.train)
-        recipe = self.recipe
+        validate_first: bool,
+    ) -> None:
+        steps_per_epoch, recipe, data = len(self.data.train), self.recipe, self.data
+        with interrupts.during("compiling"):
+            steps = self._steps
+        interrupts.check()
+        session.begin(plan, self.state, steps_per_epoch)
         events = fit(
-            self.state, self.data, plan, *self._steps, recipe.loss, self._key, recipe.metrics
+            self.state,
+            data,
+            plan,
+            *steps,
+            recipe.loss,
+            self._key,
+            recipe.metrics,
+            validate_first,
+            interrupts.check,
         )
         extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
-        start = int(self.state.step)
-        try:
+        start, batch_size = int(self.state.step), data.train.batch_size
+        need = need_of(steps[0], self.state, batch_size)
+        with out_of_memory(need, batch_size, data.size):
             for event in show_progress(events, self.console, steps_per_epoch, start, extra, begun):
                 self.state = event.state
-                match event:
-                    case Epoch():
-                        self.records.append(event.record)
-                        if self.run:
-                            write_metrics(self.run, self.records)
-                            # A report that cannot be written now may yet be at the end.
-                            with suppress(CheckpointError):
-                                self._write_report(replace(self._report, records=self.records))
-                        self._save(saves, epoch_done=True)
-                        accuracy = event.record["accuracy"]
-                        if self.keep_best and not saves and (not best or accuracy > best[0]):
-                            best = accuracy, jax.tree.map(jnp.copy, self.state.variables)
-                    case Step() if self.save_every_steps:
-                        if (
-                            event.number % self.save_every_steps
-                            == 0
-                            != (event.number % steps_per_epoch)
-                        ):
-                            self._save(saves, epoch_done=False)
-        except TrainingError as error:
-            last = saves.last_step() if saves else None
-            if last is None or saves is None:
-                raise
-            raise TrainingError(
-                f"{error}; the last checkpoint is {saves.directory}/{last}"
-            ) from None
-        return best
-
-    def _write_report(self, report: Report) -> None:
-        assert self.run is not None
-        write_report(self.run.report_file, report)
-
-    def _save(self, saves: Checkpoints | None, epoch_done: bool) -> None:
-        # What is no number is no good to anybody, and must not push out what is.
-        if saves and is_finite(self.state):
-            saves.save(self.state, self.records, epoch_done, self._about())
+                session.watch(event)
+                interrupts.check()
 
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
@@ -413,27 +417,38 @@ class Learner:
     def restore(self, run: RunDir) -> bool:
         """Takes the state and the records of a run's last checkpoint; False where it has none.
 
-        The next call to train goes on with what the run did.
+        A damaged one is passed over, with a line that says so. The next call to train goes on with
+        what the run did.
 
         Raises:
-            CheckpointError: the checkpoint cannot be read.
+            CheckpointError: none of the checkpoints is whole, or they are of another architecture
+                or of other classes.
         """
         with Checkpoints(run.checkpoints) as saves:
-            step = saves.last_step()
-            if step is None:
+            found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
+            if found is None:
                 return False
-            self.freeze_to(saves.about(step)["frozen_to"])
-            saved = saves.restore(self.state, step)
-        assert saved is not None
-        self.state, self.records = saved
+            self.state, records = found
+            saves.remove_after(int(self.state.step))
+        self.recorder.records[:] = records
         self._restored = True
         write_metrics(run, self.records)
         return True
 
+    def _saved(self, saves: Checkpoints, step: int) -> Saved:
+        about, here = saves.about(step), self._about()
+        for name in ("arch", "classes"):
+            if about[name] != here[name]:
+                raise ConfigError(
+                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}"
+                )
+        self.freeze_to(about["frozen_to"])
+        return saves.restore(self.state, step)
+
     @property
     def record(self) -> Record:
         """Of the epoch whose weights the learner has: the last, or the best if it keeps that."""
-        if not self.keep_best:
+        if not self.saving.keep_best:
             return self.records[-1]
         return max(self.records, key=lambda record: record["accuracy"])
 
@@ -558,6 +573,7 @@ def vision_learner(
     clip: float = 0.0,
     accumulate: int = 1,
     average: float = 0.0,
+    deterministic: bool = False,
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
@@ -586,6 +602,7 @@ def vision_learner(
         clip: largest norm of all gradients together; 0 does not clip.
         accumulate: batches whose mean gradient makes one update.
         average: decay of an exponential average of the weights, to evaluate with; 0 keeps none.
+        deterministic: the same seed gives the same bits on a GPU too, where that may be slower.
 
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
@@ -607,6 +624,16 @@ def vision_learner(
         )
     others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]
     recipe = Recipe(
-        loss, optimizer, wd, clip, accumulate, average, precision, train_bn, mix, tuple(others)
+        loss,
+        optimizer,
+        wd,
+        clip,
+        accumulate,
+        average,
+        precision,
+        train_bn,
+        mix,
+        tuple(others),
+        deterministic,
     )
     return Learner(data, model, recipe, groups, pretrained, seed)

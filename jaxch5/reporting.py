@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from jaxch5 import __version__
 from jaxch5.data.block import Data
 from jaxch5.data.summary import draw, first_pictures
 from jaxch5.insight.embed import Image, figure_image, picture_image
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.report import Report
+from jaxch5.training.environment import versions
 from jaxch5.training.loop import Plan
 from jaxch5.training.rundir import RunDir
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "dm-pix", "orbax-checkpoint")
 SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 20
@@ -35,7 +33,7 @@ def report_of_run(run: RunDir, data: Data, plans: Sequence[Plan], groups: Sequen
         momentum=[plan.momentum(step) for plan, step in steps],
         group_names=groups,
         classes=data.classes,
-        versions={"jaxch5": __version__} | {name: version(name) for name in PACKAGES},
+        versions=versions(),
     )
 
 

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from rich.console import Console
 
-from jaxch5.cli import Options, Terminated, run
-from jaxch5.config import differing
+from jaxch5.cli import Options, run
+from jaxch5.config import MAY_CHANGE, Config, differing
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
+    RunDir,
+    add_environment,
     create_run,
     discard_run,
+    locked,
     open_run,
     read_skipped,
+    write_config,
     write_skipped,
 )
+
+if TYPE_CHECKING:
+    from jaxch5.data.block import Data
+    from jaxch5.learner import Learner
 
 
 class TrainOptions(Options):
@@ -44,68 +54,102 @@ class TrainOptions(Options):
 
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
-    from jaxch5.configured import learner_of, total_epochs, train_as_configured
-    from jaxch5.data.from_config import load_data, load_source
-    from jaxch5.data.source import select
-    from jaxch5.data.verify import unreadable
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.progress import advice, print_line
+    from jaxch5.training.progress import print_line
 
     keep_compiled_programs()
 
     # With --json, standard output belongs to the document; people read the table on the other.
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
-
-    def say(line: str) -> None:
-        print_line(console, line)
-
-    config = options.settings()
     if options.resume:
-        existing, recorded = open_run(options.resume)
-        if changed := differing(config, recorded):
-            raise ConfigError(
-                f"{changed[0]}: --resume takes every setting from {existing.config_file}; "
-                "start a new run to change one"
-            )
+        existing, _ = open_run(options.resume)
+        with locked(existing):
+            return _resume(options, existing, console)
+
+    data, skipped = _load(options.settings(), None, console)
+    config = options.settings_with_weights(partial(print_line, console))
+    learn = _learner(data, config, console)
+    directory = create_run(config, options.workdir)
+    with locked(directory):
+        write_skipped(directory, skipped)
+        try:
+            return _fit(learn, config, directory)
+        except Jaxch5Error:
+            if not any(directory.checkpoints.iterdir()):
+                discard_run(directory)
+            raise
+
+
+def _resume(options: TrainOptions, run: RunDir, console: Console) -> dict[str, Any]:
+    from jaxch5.configured import total_epochs
+    from jaxch5.training.progress import print_line
+
+    _, recorded = open_run(run.path)
+    config = options.settings()
+    if changed := [key for key in differing(config, recorded) if key not in MAY_CHANGE]:
+        raise ConfigError(
+            f"{changed[0]}: --resume takes what decides the result from {run.config_file}; "
+            "start a new run to change it"
+        )
+    data, _ = _load(config, run, console)
+    learn = _learner(data, config, console)
+    if learn.restore(run):
+        done, epochs = len(learn.records), total_epochs(config.fit)
+        going_on = f"going on after {done} of {epochs} epochs"
+        print_line(console, "this run is finished" if done == epochs else going_on)
+    write_config(run, config)
+    return _fit(learn, config, run)
+
+
+def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, dict[str, str]]:
+    """The pictures, and why some are left out; of a run that is taken up, the same as before."""
+    from jaxch5.data.from_config import load_data, load_source
+    from jaxch5.data.source import select
+    from jaxch5.data.verify import unreadable
+    from jaxch5.training.progress import print_line
 
     source = load_source(config.data)
     skipped: dict[str, str] = {}
     if config.data.on_bad == "skip":
-        # A run that is taken up leaves out what it left out before, or its split would change.
-        skipped = read_skipped(existing) if options.resume else unreadable(source)
+        # Otherwise its split would change.
+        skipped = read_skipped(run) if run else unreadable(source)
         source = select(
             source, [i for i, name in enumerate(source.references) if name not in skipped]
         )
     if skipped:
-        say(f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)")
+        line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
+        print_line(console, line)
     data = load_data(config, source)
-    say(data.describe())
-    if not options.resume:
-        config = options.settings_with_weights(say)
+    print_line(console, data.describe())
+    return data, skipped
+
+
+def _learner(data: Data, config: Config, console: Console) -> Learner:
+    from jaxch5.configured import learner_of
+
     learn = learner_of(data, config)
     learn.console = console
-    learn.run = directory = existing if options.resume else create_run(config, options.workdir)
-    if skipped and not options.resume:
-        write_skipped(directory, skipped)
-    if options.resume and learn.restore(directory):
-        done, epochs = len(learn.records), total_epochs(config.fit)
-        going_on = f"going on after {done} of {epochs} epochs"
-        say("this run is finished" if done == epochs else going_on)
+    return learn
+
+
+def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
+    from jaxch5.configured import train_as_configured
+    from jaxch5.training.environment import environment
+    from jaxch5.training.progress import advice, print_line
+
+    add_environment(run, environment())
+    learn.run = run
     try:
         train_as_configured(learn, config.fit)
-    except Jaxch5Error:
-        if not learn.records and not options.resume:
-            discard_run(directory)
-        raise
     except (KeyboardInterrupt, Terminated):
-        print(f"go on with --resume {directory.path}", file=sys.stderr)
+        print(f"go on with --resume {run.path}", file=sys.stderr)
         raise
     record = learn.record
     if line := advice(learn.records):
-        say(line)
+        print_line(learn.console, line)
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
-    say(f"accuracy {100 * record['accuracy']:.2f} %{kept}  {directory.path}")
-    return {**record, "run": str(directory.path)}
+    print_line(learn.console, f"accuracy {100 * record['accuracy']:.2f} %{kept}  {run.path}")
+    return {**record, "run": str(run.path)}
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Fine-tuning: the chapter's two phases, step by step, also when taken up again."""
 
 import io
+import signal
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,9 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
+from jaxch5.session import Saving, Session
 from jaxch5.training import loop
+from jaxch5.training.loop import Step
 from jaxch5.training.rundir import create_run
 
 
@@ -118,32 +121,29 @@ def test_freezing_clears_the_moments(compiled):
 
 
 @pytest.mark.parametrize("stop_at", [2, 4, 7, 8])
-def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, stop_at):
+def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, monkeypatch, stop_at):
     """From within the frozen phase, from between the two, from within the second, from its end."""
-
-    class Stopped(Exception):
-        pass
 
     def run(name):
         learn = compiled.again(0)
         learn.run = create_run(Config(), tmp_path / name)
-        learn.save_every_steps = stop_at
         return learn
 
     whole = run("whole")
     whole.fine_tune(2, base_lr=0.05)
 
     stopped = run("stopped")
-    save = stopped._save
+    watch = Session.watch
 
-    def save_then_stop(saves, epoch_done):
-        save(saves, epoch_done)
-        if int(stopped.state.step) == stop_at:
-            raise Stopped
+    def watch_then_interrupt(session, event):
+        watch(session, event)
+        if isinstance(event, Step) and event.number == stop_at:
+            signal.raise_signal(signal.SIGINT)
 
-    stopped._save = save_then_stop
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(Session, "watch", watch_then_interrupt)
+    with pytest.raises(KeyboardInterrupt):
         stopped.fine_tune(2, base_lr=0.05)
+    monkeypatch.undo()
 
     again = compiled.again(0)
     assert again.restore(stopped.run)
@@ -232,7 +232,7 @@ def test_an_average_of_the_weights_is_what_is_evaluated(data, compiled):
 def test_the_best_epoch_is_kept_where_asked(compiled, tmp_path, in_a_run):
     """A rate below zero unlearns at the end."""
     learn = compiled.again(0)
-    learn.keep_best = True
+    learn.saving = Saving(keep_best=True)
     if in_a_run:
         learn.run = create_run(Config(), tmp_path / "run")
     learn.fit(6, lambda step: 0.02 if step < 16 else -1.0)
@@ -245,7 +245,7 @@ def test_three_losses_that_are_no_number_stop_the_run(compiled, tmp_path):
     """It says where and at which rate, and the last checkpoint is one from before."""
     learn = compiled.again(0)
     learn.run = create_run(Config(), tmp_path / "run")
-    learn.save_every_steps = 1
+    learn.saving = Saving(every_steps=1)
     with pytest.raises(TrainingError) as raised:
         learn.fit(5, lambda step: 0.01 if step < 8 else float("nan"))
     line = str(raised.value)

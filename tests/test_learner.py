@@ -112,9 +112,12 @@ def events(learn, start_state, epochs=2):
 
 def test_losses_are_read_back_only_every_few_steps(source):
     learn = learner(source)
-    steps = [event for event in events(learn, learn.state, epochs=6) if isinstance(event, Step)]
-    read = [event.number for event in steps if event.loss is not None]
-    assert read == list(range(STEPS_BETWEEN_READS, len(steps) + 1, STEPS_BETWEEN_READS))
+    happened = list(events(learn, learn.state, epochs=6))
+    steps = [event for event in happened if isinstance(event, Step)]
+    read = [event.number for event in steps if event.losses]
+    assert read
+    assert not any(number % STEPS_BETWEEN_READS for number in read)
+    assert sum(len(event.losses) for event in happened) == len(steps)
     assert [event.number for event in steps] == list(range(1, len(steps) + 1))
 
 

@@ -6,23 +6,25 @@ import re
 import numpy as np
 from rich.console import Console
 
+from jaxch5 import session
 from jaxch5.config import Config
+from jaxch5.insight.report import write_report
 from jaxch5.training.rundir import create_run
 
 
-def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp_path):
+def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp_path, monkeypatch):
     _, learn = trained
     learn = learn.again(0)
     learn.console = Console(file=io.StringIO())
     learn.run = create_run(Config(), tmp_path / "<run>")
-    rows, write = [], learn._write_report
+    rows = []
 
-    def note(report):
-        write(report)
+    def note(path, report):
+        write_report(path, report)
         page = learn.run.report_file.read_text()
         rows.append((len(report.records), report.finished, "Confusion matrix" in page))
 
-    learn._write_report = note
+    monkeypatch.setattr(session, "write_report", note)
     learn.fine_tune(1)
     assert rows == [(1, False, False), (2, False, False), (2, True, True)]
     page = learn.run.report_file.read_text()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
@@ -23,6 +26,10 @@ from jaxch5.training.state import TrainState
 
 # What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
+# In what is said about a checkpoint: checksums of the three.
+DIGESTS = "sha256"
+
+T = TypeVar("T")
 
 
 class Saved(NamedTuple):
@@ -37,7 +44,9 @@ class Checkpoints:
 
     A save returns as soon as the state has been copied and goes on in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the one whose epoch had the highest accuracy.
+    last two are kept, and the one whose epoch had the highest accuracy. Checksums of all that a
+    checkpoint holds lie in it and are compared when it is read: a disk, or a copy, may have changed
+    a bit or lost a file.
 
     Args:
         directory: where they lie; it exists.
@@ -49,7 +58,6 @@ class Checkpoints:
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
-        self._read_only = read_only
         # Only saves at the end of an epoch have metrics; the others cannot be the best.
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
@@ -72,11 +80,15 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         try:
-            with self._readable_errors("saved"):
-                self._manager.close()
+            self.close()
         except CheckpointError:
             if error is None:
                 raise
+
+    def close(self) -> None:
+        """Waits for the last save, and ends the threads that save."""
+        with self._unsaved():
+            self._manager.close()
 
     def save(
         self,
@@ -85,7 +97,9 @@ class Checkpoints:
         epoch_done: bool,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begins to save a state under the number of its step.
+        """Begins to save a state under the number of its step, in the place of what has it already.
+
+        What goes wrong in the background is raised by the next call, or by `wait`.
 
         Args:
             state: it may be consumed by the next step as soon as this returns.
@@ -93,16 +107,23 @@ class Checkpoints:
             epoch_done: whether the last record is of this very state.
             about: what else a reader should know, as JSON has it; `about` gives it back.
         """
+        step = int(state.step)
+        if step in self.steps():
+            # Saved before it was validated, by a run that was then stopped.
+            self._manager.delete(step)
         # On a CPU the save would read the very buffers that the next step writes into.
         state = jax.tree.map(jnp.copy, state)
-        with self._readable_errors("saved"):
+        said = {**(about or {}), "records": list(records)}
+        variables, rest = state.variables, _without_variables(state)
+        digests = {VARIABLES: _digest(variables), REST: _digest(rest), ABOUT: _digest_json(said)}
+        with self._unsaved():
             self._manager.save(
-                int(state.step),
+                step,
                 args=ocp.args.Composite(
                     **{
-                        VARIABLES: ocp.args.StandardSave(state.variables),
-                        REST: ocp.args.StandardSave(_without_variables(state)),
-                        ABOUT: ocp.args.JsonSave({**(about or {}), "records": list(records)}),
+                        VARIABLES: ocp.args.StandardSave(variables),
+                        REST: ocp.args.StandardSave(rest),
+                        ABOUT: ocp.args.JsonSave({**said, DIGESTS: digests}),
                     }
                 ),
                 metrics=dict(records[-1]) if epoch_done else None,
@@ -110,7 +131,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when nothing is being saved any more."""
-        with self._readable_errors("saved"):
+        with self._unsaved():
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
@@ -125,59 +146,116 @@ class Checkpoints:
         """The step of the checkpoint with the highest accuracy; None where there is none."""
         return self._manager.best_step()
 
+    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
+        """What `read` gives of the newest checkpoint that is whole; None where none was written.
+
+        Args:
+            read: from a step of `steps()`; it raises CheckpointError where that one is damaged.
+            say: takes a line about each that is damaged, where an older one is whole.
+
+        Raises:
+            CheckpointError: checkpoints were written, and none of them is whole.
+        """
+        written = sorted((int(path.name) for path in self._written()), reverse=True)
+        damaged: list[str] = []
+        for step in written:
+            try:
+                found = read(step)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                continue
+            for line in damaged:
+                say(f"{line}; the one before it, of step {step}, is used")
+            return found
+        if damaged:
+            raise CheckpointError(
+                f"{damaged[0]}; nor is any other of this run whole: begin a new one"
+            )
+        return None
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints after a step, which would count as newer than what follows it."""
+        for path in self._written():
+            if int(path.name) > step:
+                shutil.rmtree(path, ignore_errors=True)
+        self._manager.reload()
+
+    def _written(self) -> list[Path]:
+        return [path for path in self.directory.glob("*") if path.name.isdecimal()]
+
     def about(self, step: int) -> dict[str, Any]:
-        """What was said about a checkpoint when it was saved, and its `records`."""
-        return self._read(step, {ABOUT: ocp.args.JsonRestore()})[ABOUT]
+        """What was said about a checkpoint when it was saved, and its `records`.
+
+        Raises:
+            CheckpointError: it is damaged; so from the two below.
+        """
+        about = self._read(step, {ABOUT: ocp.args.JsonRestore()})[ABOUT]
+        said = {key: value for key, value in about.items() if key != DIGESTS}
+        self._compare(step, about, ABOUT, _digest_json(said))
+        return about
 
     def variables(self, step: int) -> dict[str, PyTree]:
         """What the model of a checkpoint is evaluated with: weights and statistics."""
-        with self._readable_errors("restored"):
+        with self._damage_of(step):
             item = self.directory / str(step) / VARIABLES
             written = ocp.PyTreeCheckpointHandler().metadata(item).tree
         # Without the devices that it was written from, which this machine may not have.
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), written)
-        return self._read(step, {VARIABLES: ocp.args.StandardRestore(like)})[VARIABLES]
+        variables = self._read(step, {VARIABLES: ocp.args.StandardRestore(like)})[VARIABLES]
+        self._compare(step, self.about(step), VARIABLES, _digest(variables))
+        return variables
 
-    def restore(self, like: TrainState, step: int | None = None) -> Saved | None:
-        """The checkpoint of a step, by default the last; None where there is none.
+    def restore(self, like: TrainState, step: int) -> Saved:
+        """The checkpoint of a step.
 
         Args:
             like: a state of the same shapes, or its `jax.eval_shape`.
             step: one of `steps()`.
         """
-        step = self.last_step() if step is None else step
-        if step is None:
-            return None
+        about = self.about(step)
         like = jax.eval_shape(lambda: like)
+        items = {VARIABLES: like.variables, REST: _without_variables(like)}
         saved = self._read(
-            step,
-            {
-                VARIABLES: ocp.args.StandardRestore(like.variables),
-                REST: ocp.args.StandardRestore(_without_variables(like)),
-                ABOUT: ocp.args.JsonRestore(),
-            },
+            step, {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         )
+        for name in items:
+            self._compare(step, about, name, _digest(saved[name]))
         rest, variables = saved[REST], saved[VARIABLES]
         if like.average is None:
             state = rest.replace(**variables)
         else:
             state = rest.replace(average=variables)
-        return Saved(state, saved[ABOUT]["records"])
+        return Saved(state, about["records"])
+
+    def _compare(self, step: int, about: dict[str, Any], name: str, digest: str) -> None:
+        if about.get(DIGESTS, {}).get(name) != digest:
+            raise CheckpointError(
+                f"{self.directory / str(step)}: is damaged: its {name} are not those that were "
+                "saved"
+            )
 
     def _read(self, step: int, items: dict[str, Any]) -> Any:
-        with self._readable_errors("restored"):
+        with self._damage_of(step):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     @contextmanager
-    def _readable_errors(self, what: str) -> Iterator[None]:
+    def _damage_of(self, step: int) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if not self._read_only:
-                for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(unfinished, ignore_errors=True)
             raise CheckpointError(
-                f"{self.directory}: the checkpoint could not be {what}: {_reason(error)}"
+                f"{self.directory / str(step)}: is damaged: {_reason(error)}"
+            ) from error
+
+    @contextmanager
+    def _unsaved(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise CheckpointError(
+                f"{self.directory}: the checkpoint could not be saved: {_reason(error)}"
             ) from error
 
 
@@ -188,13 +266,27 @@ def _without_variables(state: TrainState) -> TrainState:
     return state.replace(average=None)
 
 
+def _digest(tree: PyTree) -> str:
+    """Checksum of the names, types, shapes and bytes of all arrays of a tree."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _digest_json(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _reason(error: Exception) -> str:
     """The storage library's errors name internal files at length and the reason last."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:
             return known
-    return line
+    return line.split(" [tensorstore_spec")[0]
 
 
 def _accuracy(metrics: Record) -> float:

@@ -7,17 +7,22 @@ import os
 import jax
 import platformdirs
 
+# On a GPU, leaves out kernels that add in an order of their own each time.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
 # On a CPU, hands reductions to a library.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options(deterministic: bool = False) -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` on the default device.
 
-    Only some releases of jaxlib know the option, and the others raise on it, so it is tried first.
+    Only some releases of jaxlib know the CPU's, and the others raise on it, so it is tried first.
+
+    Args:
+        deterministic: the same input gives the same bits, which it does on a CPU in any case.
     """
     if jax.default_backend() != "cpu":
-        return {}
+        return DETERMINISTIC if deterministic else {}
     try:
         jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

@@ -51,35 +51,45 @@ class Plan(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`number` steps are done. `loss`, where one was read back, is that of some steps ago."""
+    """`number` steps are done. `losses` were read back now: those after the ones read before."""
 
     state: TrainState
     number: int
-    loss: float | None
+    losses: list[float]
 
 
 class Epoch(NamedTuple):
-    """An epoch is done and validated."""
+    """An epoch is done and validated; of its losses, the ones that no step had."""
 
     state: TrainState
     record: Record
+    losses: list[float]
 
 
 def compile_steps(
-    train_step: TrainStep, eval_step: EvalStep, state: TrainState, data: Data, key: Key[Array, ""]
+    train_step: TrainStep,
+    eval_step: EvalStep,
+    state: TrainState,
+    data: Data,
+    key: Key[Array, ""],
+    deterministic: bool = False,
 ) -> tuple[TrainStep, EvalStep]:
     """The two steps compiled for the shapes of `data`, at the same time; `state` is donated.
 
     The compiled functions take no other shapes.
     """
-    options = compiler_options()
+    options = compiler_options(deterministic)
     train = jax.jit(train_step, donate_argnums=0, compiler_options=options)
     evaluate = jax.jit(eval_step, compiler_options=options)
     batch = data.train.shapes()
-    with ThreadPoolExecutor(2) as pool:
+    pool = ThreadPoolExecutor(2)
+    try:
+        # Not in this thread, which would hear of no signal until it is done.
         compiled_eval = pool.submit(lambda: evaluate.lower(state, batch).compile())
-        compiled_train = train.lower(state, batch, key).compile()
-        return compiled_train, compiled_eval.result()
+        compiled_train = pool.submit(train.lower(state, batch, key).compile)
+        return compiled_train.result(), compiled_eval.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 def fit(
@@ -91,6 +101,8 @@ def fit(
     loss: Loss,
     key: Key[Array, ""],
     metrics: Sequence[tuple[str, Metric]] = (),
+    validate_first: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Step | Epoch]:
     """Trains as planned, from the step that `state` is at, and yields what happens.
 
@@ -102,6 +114,8 @@ def fit(
         loss: mean over the items of logits and labels, for validation.
         key: root of all random draws.
         metrics: more of them, by name.
+        validate_first: the state is that of the end of an epoch, which was not validated yet.
+        check: called between the batches of a validation; what it raises ends it.
 
     Yields:
         a `Step` after each step and an `Epoch` after each epoch; the state in them is good until
@@ -116,6 +130,31 @@ def fit(
     began = time.perf_counter()
     first = start
 
+    def validated(state: TrainState, epoch: int, stop: int) -> Epoch:
+        unread = losses.read()
+        trained = time.perf_counter() - began
+        skipped = int(jax.device_get(state.epoch_skipped))
+        total = float(jax.device_get(state.epoch_loss))
+        train_loss = total / max(1, steps_per_epoch - skipped)
+        if not np.isfinite(train_loss):
+            raise TrainingError(
+                f"the training loss of epoch {epoch} is {train_loss}: "
+                "lower the learning rate (--fit.lr)"
+            )
+        record: Record = {
+            "epoch": epoch,
+            "phase": plan.name,
+            "train_loss": train_loss,
+            **evaluate(state, data.valid, eval_step, loss, metrics, check),
+            "seconds": time.perf_counter() - began,
+            "images_per_second": (stop - first) * data.train.batch_size / trained,
+        }
+        if state.scale is not None:
+            record["skipped_steps"] = skipped
+        return Epoch(state, record, unread)
+
+    if validate_first:
+        yield validated(state, start // steps_per_epoch - 1, start)
     stop = plan.start + plan.epochs * steps_per_epoch
     for step, batch in enumerate(to_device(data.train.steps(start, stop)), start):
         epoch, place = divmod(step, steps_per_epoch)
@@ -136,30 +175,10 @@ def fit(
             state, output = train_step(state, batch, epoch_key(key, epoch))
         losses.add(output["loss"])
         due = (step + 1) % STEPS_BETWEEN_READS == 0
-        yield Step(state, step + 1, losses.read(but=STEPS_UNREAD) if due else None)
+        yield Step(state, step + 1, losses.read(but=STEPS_UNREAD) if due else [])
 
         if place == steps_per_epoch - 1:
-            losses.read()
-            trained = time.perf_counter() - began
-            skipped = int(jax.device_get(state.epoch_skipped))
-            total = float(jax.device_get(state.epoch_loss))
-            train_loss = total / max(1, steps_per_epoch - skipped)
-            if not np.isfinite(train_loss):
-                raise TrainingError(
-                    f"the training loss of epoch {epoch} is {train_loss}: "
-                    "lower the learning rate (--fit.lr)"
-                )
-            record: Record = {
-                "epoch": epoch,
-                "phase": plan.name,
-                "train_loss": train_loss,
-                **evaluate(state, data.valid, eval_step, loss, metrics),
-                "seconds": time.perf_counter() - began,
-                "images_per_second": (step + 1 - first) * data.train.batch_size / trained,
-            }
-            if state.scale is not None:
-                record["skipped_steps"] = skipped
-            yield Epoch(state, record)
+            yield validated(state, epoch, step + 1)
 
 
 class _Losses:
@@ -170,13 +189,12 @@ class _Losses:
         self._read = start
         self._unread: list[Float[Array, ""]] = []
         self._not_finite = 0
-        self._last: float | None = None
 
     def add(self, loss: Float[Array, ""]) -> None:
         self._unread.append(loss)
 
-    def read(self, but: int = 0) -> float | None:
-        """Reads all but the last few; returns the last that was ever read."""
+    def read(self, but: int = 0) -> list[float]:
+        """Reads all but the last few."""
         count = max(0, len(self._unread) - but)
         losses = [float(loss) for loss in jax.device_get(self._unread[:count])]
         del self._unread[:count]
@@ -190,8 +208,7 @@ class _Losses:
                     "(--fit.lr), or clip the gradients (--fit.clip 1)"
                 )
             self._read += 1
-            self._last = loss
-        return self._last
+        return losses
 
 
 def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:
@@ -200,7 +217,10 @@ def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:
 
 
 def predict(
-    state: TrainState, loader: Loader, eval_step: EvalStep
+    state: TrainState,
+    loader: Loader,
+    eval_step: EvalStep,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
     """Logits and labels of all items of a loader, each once, in order."""
     logits, labels = [], []
@@ -212,6 +232,7 @@ def predict(
         labels.append(label[mask])
 
     for batch in to_device(loader.steps(0, len(loader))):
+        check()
         output = eval_step(state, batch)
         if waiting is not None:
             collect(*waiting)
@@ -227,9 +248,10 @@ def evaluate(
     eval_step: EvalStep,
     loss: Loss,
     metrics: Sequence[tuple[str, Metric]] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Loss and metrics over all pictures of a loader; each picture counts once."""
-    logits, labels = predict(state, loader, eval_step)
+    logits, labels = predict(state, loader, eval_step, check)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
     probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
     value = jax.jit(loss)(*jax.device_put((logits, labels)))

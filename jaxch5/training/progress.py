@@ -113,8 +113,8 @@ def show_progress(
         for event in events:
             if isinstance(event, Step):
                 bar.advance(task)
-                if event.loss is not None:
-                    bar.update(task, loss=f"loss {event.loss:.4f}")
+                if event.losses:
+                    bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
             else:
                 print_line(bar.console, format_row(event.record, extra))
                 bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")

@@ -41,6 +41,7 @@ class Recipe:
         train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
         mix: mixes each training batch; None mixes nothing.
         metrics: names and functions of probabilities and labels, beside accuracy and error rate.
+        deterministic: see `compiler_options`.
     """
 
     loss: Loss = cross_entropy
@@ -53,6 +54,7 @@ class Recipe:
     train_bn: bool = True
     mix: Mixer | None = None
     metrics: tuple[tuple[str, Metric], ...] = ()
+    deterministic: bool = False
 
 
 class Frozen:

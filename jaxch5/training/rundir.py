@@ -1,17 +1,24 @@
 """The run directory: what a run leaves on disk, and where.
 
-config.toml      the complete configuration, enough to run it again
-metrics.jsonl    one line an epoch
-skipped.jsonl    pictures left out because they cannot be read, where there are any
-report.html      what was trained on what, and how it went, for people
-checkpoints/     the last state and the best
+config.toml        the complete configuration, enough to run it again
+metrics.jsonl      one line an epoch
+skipped.jsonl      pictures left out because they cannot be read, where there are any
+environment.jsonl  versions, machine and device, a line each time it was begun or taken up
+report.html        what was trained on what, and how it went, for people
+checkpoints/       the last state and the best
+tensorboard/       event files, where they were asked for
+lock               held by the process that writes here
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import platform
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +52,20 @@ class RunDir(NamedTuple):
         return self.path / "report.html"
 
     @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
 
 
 def create_run(config: Config, path: Path | None = None) -> RunDir:
@@ -91,6 +110,48 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
     return run, from_toml(run.config_file)
 
 
+@contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Keeps other processes from writing into a run; a process that dies holds nothing.
+
+    Raises:
+        CheckpointError: another process holds it.
+    """
+    with run.lock_file.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"{run.path}: is being written by {holder}; wait for it, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def write_config(run: RunDir, config: Config) -> None:
+    """Writes `config.toml`, in one piece.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    _write(run.config_file, to_toml(config))
+
+
+def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
+    """Adds a line to `environment.jsonl`.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    file = run.environment_file
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    _write(file, before + json.dumps(environment) + "\n")
+
+
 def discard_run(run: RunDir) -> None:
     """Removes a run from which nothing was learned."""
     shutil.rmtree(run.path, ignore_errors=True)
@@ -108,9 +169,13 @@ def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
 def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
     """Writes `skipped.jsonl`: of each picture that was left out, its reference and the reason.
 
+    Where none was, there is no file.
+
     Raises:
         CheckpointError: the file cannot be written.
     """
+    if not reasons:
+        return
     lines = [{"reference": name, "reason": reason} for name, reason in reasons.items()]
     _write_lines(run.skipped_file, lines)
 
@@ -124,9 +189,13 @@ def read_skipped(run: RunDir) -> dict[str, str]:
 
 
 def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    _write(file, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _write(file: Path, text: str) -> None:
     scratch = file.with_suffix(".tmp")
     try:
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(file)
     except OSError as error:
         scratch.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,23 @@ def from_run(path: Path, arch: str) -> Pretrained:
     """
     run, config = open_run(path)
     with Checkpoints(run.checkpoints, read_only=True) as saves:
-        step = saves.best_step() if config.fit.keep_best else None
-        step = saves.last_step() if step is None else step
-        if step is None:
-            raise WeightsError(f"{path}: this run has no checkpoint yet")
-        try:
+
+        def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
             about = saves.about(step)
             if (found := about["arch"]) != arch:
                 raise WeightsError(
                     f"{path}: is a run of {found}, not of {arch} (--model.arch {found})"
                 )
-            variables = saves.variables(step)
+            return about, saves.variables(step)
+
+        best = saves.best_step() if config.fit.keep_best else None
+        try:
+            found = read(best) if best is not None else saves.newest(read, warnings.warn)
         except CheckpointError as error:
             raise WeightsError(str(error)) from None
+    if found is None:
+        raise WeightsError(f"{path}: this run has no checkpoint yet")
+    about, variables = found
     normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
     return Pretrained(variables, normalization, tuple(about["classes"]), str(path))
 

@@ -27,6 +27,10 @@ def state_at(step):
     )
 
 
+def last_of(saves, like=None):
+    return saves.restore(like or state_at(0), saves.last_step())
+
+
 def records(*accuracies):
     return [{"epoch": epoch, "accuracy": value} for epoch, value in enumerate(accuracies)]
 
@@ -36,7 +40,7 @@ def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
         saves.save(state_at(4), records(0.5), epoch_done=True)
         saves.save(state_at(8), records(0.5, 0.75), epoch_done=True)
     with Checkpoints(tmp_path) as saves:
-        saved = saves.restore(state_at(0))
+        saved = last_of(saves)
     assert saved.records == records(0.5, 0.75)
     for restored, original in zip(
         jax.tree.leaves(saved.state), jax.tree.leaves(state_at(8)), strict=True
@@ -62,7 +66,7 @@ def test_a_save_within_an_epoch_is_the_last_but_never_the_best(tmp_path):
             saves.save(state_at(step), records(0.9), epoch_done=False)
     with Checkpoints(tmp_path) as saves:
         assert saves.steps() == [2, 4, 5]
-        assert int(saves.restore(state_at(0)).state.step) == 5
+        assert int(last_of(saves).state.step) == 5
 
 
 def test_a_state_may_be_consumed_as_soon_as_its_save_has_begun(tmp_path):
@@ -73,13 +77,13 @@ def test_a_state_may_be_consumed_as_soon_as_its_save_has_begun(tmp_path):
         saves.save(large, [], epoch_done=False)
         jax.block_until_ready(overwrite(large))
     with Checkpoints(tmp_path) as saves:
-        saved = saves.restore(state_at(0).replace(params=jnp.zeros((2000, 2000))))
+        saved = last_of(saves, state_at(0).replace(params=jnp.zeros((2000, 2000))))
     assert float(jnp.max(jnp.abs(saved.state.params))) == 0
 
 
 def test_an_empty_directory_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path) as saves:
-        assert saves.restore(state_at(0)) is None
+        assert saves.newest(saves.about, print) is None
 
 
 def test_a_save_that_fails_says_why_and_keeps_the_one_before(tmp_path):
@@ -101,4 +105,4 @@ def test_a_save_that_fails_says_why_and_keeps_the_one_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     with Checkpoints(tmp_path) as saves:
-        assert int(saves.restore(state_at(0)).state.step) == 1
+        assert int(last_of(saves).state.step) == 1

@@ -16,7 +16,7 @@ RECORD = {
     "seconds": 61.0,
     "images_per_second": 1234.5,
 }
-EVENTS = [Step(None, 1, None), Step(None, 2, 0.4321), Epoch(None, RECORD)]
+EVENTS = [Step(None, 1, []), Step(None, 2, [0.4321]), Epoch(None, RECORD, [])]
 
 
 def drawn(events, **kwargs):

@@ -1,0 +1,206 @@
+"""One call to train, around the loop: what it records, saves and says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxch5.errors import CheckpointError, TrainingError
+from jaxch5.insight.recorder import Recorder
+from jaxch5.insight.report import Report, write_report
+from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.interrupts import StopAtOnce
+from jaxch5.training.loop import Epoch, Plan, Step
+from jaxch5.training.rundir import RunDir, write_metrics
+from jaxch5.training.state import TrainState, is_finite
+from jaxch5.training.tensorboard import Log
+
+
+class Saving(NamedTuple):
+    """When checkpoints are written, beside the one after every epoch.
+
+    Attributes:
+        every_steps: steps between two; 0 does not count them.
+        every_minutes: minutes between two; 0 does not look at the clock.
+        keep_best: training ends with the weights of the most accurate epoch, not of the last.
+    """
+
+    every_steps: int = 0
+    every_minutes: float = 5.0
+    keep_best: bool = False
+
+
+class Session:
+    """Takes the loop's events; a context manager.
+
+    What cannot be written does not end training: it is said after each epoch, and `finish` raises
+    it if the last attempt failed too.
+
+    Args:
+        run: where to write; None writes nothing.
+        recorder: grows.
+        saving: when to save.
+        about: gives what is said about each checkpoint.
+        report: of the run, without its epochs; None where there is no run.
+        log: TensorBoard's, or None.
+        say: takes a line for people.
+    """
+
+    def __init__(
+        self,
+        run: RunDir | None,
+        recorder: Recorder,
+        saving: Saving,
+        about: Callable[[], dict[str, Any]],
+        report: Report | None,
+        log: Log | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._run = run
+        self._recorder = recorder
+        self._saving = saving
+        self._about = about
+        self._report = report
+        self._log = log
+        self._say = say
+        self._saves: Checkpoints | None = None
+        self._saved_at = time.monotonic()
+        self._unwritten: dict[str, CheckpointError] = {}
+        self._best: tuple[float, PyTree] | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Session:
+        if self._run:
+            self._saves = Checkpoints(self._run.checkpoints)
+        if self._log:
+            self._open.callback(self._log.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, StopAtOnce):
+            return
+        self._open.close()
+        if not self._saves:
+            return
+        last = self._saves.last_step()
+        self._saves.__exit__(kind, error, trace)
+        if isinstance(error, TrainingError) and last is not None:
+            where = f"the last checkpoint is {self._saves.directory / str(last)}"
+            raise TrainingError(f"{error}; {where}") from None
+
+    def begin(self, plan: Plan, state: TrainState, steps_per_epoch: int) -> None:
+        """Says which plan the next events are of, and the state that they begin at."""
+        self._plan = plan
+        self._unread = int(state.step)
+        self._steps_per_epoch = steps_per_epoch
+
+    def watch(self, event: Step | Epoch) -> None:
+        """Records an event, and saves where it is time to."""
+        for loss in event.losses:
+            self._record_step(loss)
+        match event:
+            case Epoch():
+                self._end_epoch(event)
+            case Step() if event.number % self._steps_per_epoch and self._is_due(event.number):
+                self._save(event.state, epoch_done=False)
+
+    def stop(self, state: TrainState) -> None:
+        """Saves the state of a call that ends early, and waits until it is written."""
+        if self._saves and int(state.step) not in self._saves.steps():
+            self._save(state, epoch_done=False)
+            self._saves.wait()
+
+    def best(self) -> dict[str, PyTree] | None:
+        """Weights and statistics of the most accurate epoch, where `keep_best` asks for them."""
+        if not self._saving.keep_best:
+            return None
+        if self._saves and (step := self._saves.best_step()) is not None:
+            self._saves.wait()
+            return self._saves.variables(step)
+        return self._best[1] if self._best else None
+
+    def finish(self, finished: Callable[[Report], Report]) -> None:
+        """Writes the last report.
+
+        Args:
+            finished: gives what the report says at the end.
+
+        Raises:
+            CheckpointError: the last checkpoint, the metrics or the report could not be written.
+        """
+        if self._run and self._saves and self._report:
+            self._attempt("report", self._write_report, finished(self._report))
+            self._attempt("checkpoint", self._saves.wait, retry=False)
+        for error in self._unwritten.values():
+            raise error
+
+    def _record_step(self, loss: float) -> None:
+        step, plan, recorder = self._unread, self._plan, self._recorder
+        rates, momentum = list(plan.rates(step - plan.start)), plan.momentum(step - plan.start)
+        recorder.losses.append(loss)
+        recorder.lrs.append(rates)
+        recorder.moms.append(momentum)
+        if self._log:
+            self._log.step(step, loss, rates, momentum)
+        self._unread += 1
+
+    def _end_epoch(self, event: Epoch) -> None:
+        recorder, record = self._recorder, event.record
+        recorder.records.append(record)
+        recorder.ends.append(len(recorder.losses))
+        if self._log:
+            self._log.epoch(self._unread, record)
+        if self._run and self._report:
+            self._attempt("metrics", write_metrics, self._run, recorder.records)
+            unfinished = replace(self._report, records=recorder.records)
+            self._attempt("report", self._write_report, unfinished)
+        self._save(event.state, epoch_done=True)
+        if self._saving.keep_best and not self._saves:
+            accuracy = record["accuracy"]
+            if not self._best or accuracy > self._best[0]:
+                # A copy, because the next step consumes the state.
+                self._best = accuracy, jax.tree.map(jnp.copy, event.state.variables)
+
+    def _is_due(self, step: int) -> bool:
+        every_steps, every_minutes, _ = self._saving
+        if every_steps and step % every_steps == 0:
+            return True
+        return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
+
+    def _save(self, state: TrainState, epoch_done: bool) -> None:
+        # What is no number is no good to anybody, and must not push out what is.
+        if not self._saves or not is_finite(state):
+            return
+        self._saved_at = time.monotonic()
+        records, about = self._recorder.records, self._about()
+        self._attempt("checkpoint", self._saves.save, state, records, epoch_done, about)
+
+    def _write_report(self, report: Report) -> None:
+        assert self._run is not None
+        write_report(self._run.report_file, report)
+
+    def _attempt(
+        self, what: str, write: Callable[..., None], *arguments: Any, retry: bool = True
+    ) -> None:
+        try:
+            write(*arguments)
+            self._unwritten.pop(what, None)
+        except CheckpointError as error:
+            self._unwritten[what] = error
+            self._say(f"{error}; training goes on")
+            if what == "checkpoint" and retry:
+                # That was what became of the save before; this one was not begun yet.
+                self._attempt(what, write, *arguments, retry=False)

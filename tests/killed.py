@@ -1,0 +1,63 @@
+"""Trains runs in processes that a test may kill: `python killed.py CACHE`, a run on each line.
+
+One process imports everything and forks for each run, so that a run begins in a fraction of a
+second. It prints the number of the process, and its status when it has ended.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import matplotlib.figure  # noqa: F401 (what is imported here is not imported in each run)
+import numpy as np
+import sklearn.metrics  # noqa: F401
+from rich.console import Console
+
+from jaxch5.config import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.learner import vision_learner
+from jaxch5.session import Saving
+from jaxch5.training.compiler import keep_compiled_programs
+from jaxch5.training.rundir import RunDir, create_run
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3), name="conv1")(x))
+        x = nn.BatchNorm(use_running_average=not train, name="bn1")(x).mean((1, 2))
+        return nn.Dense(2, name="head")(nn.Dropout(0.1, deterministic=not train)(x))
+
+
+def train(path, cache):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 12, 16, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(50) % 2, ["a", "b"])
+    block = DataBlock(source, random_split(0.2), presize=12, size=8, augment=None)
+    learn = vision_learner(block.load(8, cache=cache), Tiny())
+    learn.console = Console(file=sys.stderr)
+    learn.saving = Saving(every_steps=2)
+    learn.run = RunDir(path)
+    if learn.run.config_file.exists():
+        learn.restore(learn.run)
+    else:
+        create_run(Config(), path)
+    learn.fine_tune(1, base_lr=0.05)
+    leaves = jax.device_get(jax.tree.leaves(learn.state))
+    (path / "written").write_text(hashlib.sha256(b"".join(map(np.asarray, leaves))).hexdigest())
+    (path / "written").rename(path / "bits")
+
+
+if __name__ == "__main__":
+    keep_compiled_programs()
+    for line in sys.stdin:
+        if not (child := os.fork()):
+            train(Path(line.rstrip("\n")), sys.argv[1])
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

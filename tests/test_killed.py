@@ -1,0 +1,83 @@
+"""A run that is killed at any moment, and taken up again, ends as one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("killed.py")
+
+
+@pytest.fixture
+def server(cache, tmp_path):
+    """Trains runs whose paths are written to it; see `killed.py`."""
+    errors = tmp_path / "errors"
+    process = subprocess.Popen(
+        [sys.executable, CHILD, cache],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors.open("w"),
+        text=True,
+    )
+    process.errors = errors
+    yield process
+    process.communicate()
+
+
+def start(server, run):
+    server.stdin.write(f"{run}\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
+
+
+def ended(server):
+    return int(server.stdout.readline())
+
+
+def wait(run, seconds, for_save):
+    """Until the moment to kill; False where the run has ended before."""
+    moment = time.perf_counter() + seconds
+    while time.perf_counter() < moment or (for_save and not saving(run)):
+        if (run / "bits").exists():
+            return False
+    return True
+
+
+def saving(run):
+    return any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cache", "wanted"), [("memory", 12), ("off", 4), ("device", 4)])
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(server, wanted, tmp_path):
+    """Killed while it starts, trains, validates or saves; with each cache, and again and again."""
+    # The first compiles what the others find compiled.
+    for whole in (tmp_path / "first", tmp_path / "second"):
+        began = time.perf_counter()
+        start(server, whole)
+        assert ended(server) == 0, server.errors.read_text()
+        duration = time.perf_counter() - began
+    expected = (whole / "bits").read_text()
+    assert (tmp_path / "first" / "bits").read_text() == expected
+
+    draw, kills, kills_in_saves, runs = random.Random(0), 0, 0, 0
+    while kills < wanted:
+        runs += 1
+        run = tmp_path / str(runs)
+        while not (run / "bits").exists():
+            child = start(server, run)
+            if kills < wanted and wait(run, draw.uniform(0.1, 0.7) * duration, kills % 2 == 0):
+                kills_in_saves += saving(run)
+                os.kill(child, signal.SIGKILL)
+            status = ended(server)
+            assert status in (0, -signal.SIGKILL), server.errors.read_text()
+            kills += status != 0
+        assert (run / "bits").read_text() == expected
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 2
+    assert kills_in_saves

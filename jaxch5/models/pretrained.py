@@ -5,11 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
-from pydantic import BaseModel, Json, PositiveFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
 from jaxch5.errors import WeightsError
 from jaxch5.models.normalization import IMAGENET, Normalization
@@ -45,11 +45,14 @@ IMAGENET_WEIGHTS = {
 }
 
 
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Metadata(BaseModel):
     """What a safetensors file may say of its weights, each as JSON."""
 
-    mean: Json[tuple[float, float, float]] = IMAGENET.mean
-    std: Json[tuple[PositiveFloat, PositiveFloat, PositiveFloat]] = IMAGENET.std
+    mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = IMAGENET.mean
+    std: Json[tuple[Deviation, Deviation, Deviation]] = IMAGENET.std
     classes: Json[tuple[str, ...]] | None = None
 
 

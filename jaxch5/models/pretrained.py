@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -93,7 +94,11 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
         url = hub.hf_hub_url(source.repository, FILE, endpoint=endpoint)
         try:
             # Asked once first: a download goes on asking a hub in trouble for most of a minute.
-            hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+            said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+            # huggingface-hub makes paths of these, and follows them wherever they lead.
+            for name in (said.etag, said.commit_hash):
+                if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                    raise OSError(f"it names a file {name!r}")
             file = hub.hf_hub_download(
                 source.repository,
                 FILE,

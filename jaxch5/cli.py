@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.text import printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -103,8 +104,17 @@ def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict
             cli_exit_on_error=False,
         )
 
+    class Words(CliSettingsSource):
+        """Takes each word of a list as it is: in file names, commas and quotes mean nothing."""
+
+        def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
+            field = options.model_fields.get(field_name)
+            if field is not None and field.annotation == list[str]:
+                return json.dumps(parsed_list)
+            return super()._merge_parsed_list(parsed_list, field_name)
+
     try:
-        return CliSettingsSource(CommandLine, cli_parse_args=list(argv))()
+        return Words(CommandLine, cli_parse_args=list(argv))()
     except SettingsError as error:
         raise ConfigError(_usage(str(error), options)) from None
 
@@ -208,5 +218,5 @@ def _terminate(signum: int, frame: object) -> None:
 def _fail(message: str, status: int, prog: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{prog}: {message}", file=sys.stderr)
+    print(f"{prog}: {printable(message)}", file=sys.stderr)
     return status

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jaxch5.errors import ConfigError
+from jaxch5.text import is_text, printable
 
 # Where pictures may come from; without any, they are the digits.
 SOURCES = ("path", "tfds", "archive")
@@ -116,7 +117,10 @@ class DataConfig(Section):
     @field_validator("path", "root", "tfds_dir")
     @classmethod
     def _from_anywhere(cls, path: Path | None) -> Path | None:
-        """A run can be taken up from another working directory."""
+        """A run can be taken up from another working directory, and says so in TOML."""
+        if path is not None and not is_text(str(path)):
+            shown = printable(str(path))
+            raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
         return None if path is None else path.expanduser().absolute()
 
     @model_validator(mode="after")
@@ -370,7 +374,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: there is no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
 
 

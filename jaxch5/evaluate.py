@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError
+from jaxch5.text import print_line
 
 if TYPE_CHECKING:
     from jaxch5.data.source import Source
@@ -50,7 +51,6 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.interpretation import interpretation_of
     from jaxch5.predictor import load_learner
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.progress import print_line
     from jaxch5.training.rundir import open_run
 
     keep_compiled_programs()

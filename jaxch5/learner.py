@@ -42,6 +42,7 @@ from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Picture, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
+from jaxch5.text import print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
@@ -49,7 +50,7 @@ from jaxch5.training.loop import Plan, compile_steps, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
 from jaxch5.training.memory import check_memory, memory_limit, need_of, out_of_memory
 from jaxch5.training.precision import dtype_of, loss_scale
-from jaxch5.training.progress import print_line, show_progress
+from jaxch5.training.progress import show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run
+from jaxch5.text import print_line
 
 
 class LrFindOptions(Options):
@@ -37,7 +38,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
     config = options.settings_with_weights(say)

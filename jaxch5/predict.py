@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import DataError
+from jaxch5.text import printable
 
 if TYPE_CHECKING:
     from jaxch5.predictor import Prediction
@@ -48,13 +50,14 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     for name, prediction in zip(names, predictions, strict=True):
         if isinstance(prediction, DataError):
             failed = True
-            print(f"python -m jaxch5.predict: {prediction}", file=sys.stderr)
+            print(f"python -m jaxch5.predict: {printable(str(prediction))}", file=sys.stderr)
             results.append({"path": name, "error": str(prediction)})
             continue
         likely = most_likely(prediction, predictor.classes, options.top)
         results.append({"path": name, "classes": dict(likely)})
         if not options.json_output:
-            print("\t".join([name, *(f"{label} {share:.4f}" for label, share in likely)]))
+            cells = [name, *(f"{label} {share:.4f}" for label, share in likely)]
+            print("\t".join(map(printable, cells)))
     return {"predictions": results, FAILED: failed}
 
 
@@ -73,6 +76,7 @@ def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
         DataError: a folder or a pattern has none.
     """
     from jaxch5.data.image import SUFFIXES
+    from jaxch5.data.source import find_pictures
 
     for name in names:
         if name == "-":
@@ -81,12 +85,11 @@ def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
             if b"\0" in content[:512]:
                 yield "-", content
             else:
-                yield from ((line, line) for line in content.decode("utf-8").splitlines() if line)
+                # Of the signs that end a line elsewhere, all but the first may be in a name.
+                yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
             continue
         if Path(name).is_dir():
-            files = sorted(
-                str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES
-            )
+            files = [os.path.join(name, file) for file in find_pictures(Path(name))]
             if not files:
                 raise DataError(f"{name}: holds no pictures ({', '.join(SUFFIXES)})")
         elif not Path(name).exists() and glob.has_magic(name):

@@ -7,24 +7,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, PyTree, UInt8
+from pydantic import ValidationError
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch
-from jaxch5.config import from_toml
+from jaxch5.config import Config, explain, from_toml, known_keys
 from jaxch5.data.image import decode, presize
 from jaxch5.data.pipeline import Canvases, Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import ConfigError, DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
-from jaxch5.models.pretrained import from_file
+from jaxch5.models.pretrained import Pretrained, from_file
 from jaxch5.models.resnet import ARCHITECTURES, create_model
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
@@ -205,11 +208,13 @@ def load_learner(path: str | Path) -> Predictor:
         config = from_toml(path / "config.toml") if (path / "config.toml").is_file() else None
         if config is None:
             raise ConfigError(f"{path}: is no run directory: it holds no config.toml")
-        model = config.model
-        about = About(
-            model.arch, model.head, model.precision, config.data.presize, config.data.size
-        )
-        pretrained = from_run(path, about.arch)
+        about = _about(config)
+        try:
+            pretrained = from_run(path, about.arch)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path}: its checkpoint does not say what it is of: {error!r}"
+            ) from None
     else:
         about = _about_of_file(path)
         pretrained = from_file(path, about.arch)
@@ -218,6 +223,7 @@ def load_learner(path: str | Path) -> Predictor:
     network = create_model(
         about.arch, len(pretrained.classes), about.head, dtype_of(about.precision)
     )
+    _check_weights(path, network, pretrained)
     return Predictor(
         network, pretrained.variables, pretrained.classes, pretrained.normalization, about
     )
@@ -239,5 +245,45 @@ def _about_of_file(path: Path) -> About:
             f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
             "export one with --format learner"
         )
-    numbers = {name: int(said[name]) for name in ("presize", "size")}
-    return About(said["arch"], said["head"], said["precision"], **numbers)
+    sizes = {name: said[name] for name in ("presize", "size")}
+    network = {name: said[name] for name in ("arch", "head", "precision")}
+    try:
+        # What a file says has the bounds that the configuration has.
+        config = Config.model_validate({"data": sizes, "model": network})
+    except ValidationError as error:
+        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys())}") from None
+    return _about(config)
+
+
+def _about(config: Config) -> About:
+    model, data = config.model, config.data
+    return About(model.arch, model.head, model.precision, data.presize, data.size)
+
+
+def _check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> None:
+    """Whether what a file or a run says of itself is so; anyone may have written it.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    classes, (mean, std) = pretrained.classes or (), pretrained.normalization
+    if not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: its classes are no names")
+    numbers = [*mean, *std]
+    if len(numbers) != 6 or not all(
+        isinstance(number, int | float) and isfinite(number) for number in numbers
+    ):
+        raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
+    if min(std) <= 0:
+        raise WeightsError(f"{path}: its deviation is not above zero")
+    init = partial(network.init, train=False)
+    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
+    found = flatten_dict(pretrained.variables)
+    for name in sorted(wanted.keys() | found.keys()):
+        has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))
+        if has != needs:
+            raise WeightsError(
+                f"{path}: {'.'.join(name)} has shape {has}, where its architecture, its head and "
+                f"{len(classes)} classes have {needs}"
+            )

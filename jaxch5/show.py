@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run
+from jaxch5.text import print_line
 
 
 class ShowOptions(Options):
@@ -35,11 +36,11 @@ def show(options: ShowOptions) -> dict[str, Any]:
     data = load_data(config)
     lines = []
     for line in summarize(data):
-        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        print_line(console, line)
         lines.append(line)
     figure = data.show_batch(options.nrows, options.ncols, options.unique, seed=config.seed)
     figure.savefig(options.out, dpi=120)
-    console.print(f"figure    {options.out}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"figure    {options.out}")
     return {"summary": lines, "figure": str(options.out)}
 
 

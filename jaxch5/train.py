@@ -13,6 +13,7 @@ from rich.console import Console
 from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, Config, differing
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
     RunDir,
@@ -55,7 +56,6 @@ class TrainOptions(Options):
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory."""
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.progress import print_line
 
     keep_compiled_programs()
 
@@ -75,14 +75,13 @@ def train(options: TrainOptions) -> dict[str, Any]:
         try:
             return _fit(learn, config, directory)
         except Jaxch5Error:
-            if not any(directory.checkpoints.iterdir()):
+            if not directory.metrics_file.exists() and not any(directory.checkpoints.iterdir()):
                 discard_run(directory)
             raise
 
 
 def _resume(options: TrainOptions, run: RunDir, console: Console) -> dict[str, Any]:
     from jaxch5.configured import total_epochs
-    from jaxch5.training.progress import print_line
 
     _, recorded = open_run(run.path)
     config = options.settings()
@@ -106,7 +105,6 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     from jaxch5.data.from_config import load_data, load_source
     from jaxch5.data.source import select
     from jaxch5.data.verify import unreadable
-    from jaxch5.training.progress import print_line
 
     source = load_source(config.data)
     skipped: dict[str, str] = {}
@@ -135,14 +133,14 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
     from jaxch5.training.environment import environment
-    from jaxch5.training.progress import advice, print_line
+    from jaxch5.training.progress import advice
 
     add_environment(run, environment())
     learn.run = run
     try:
         train_as_configured(learn, config.fit)
     except (KeyboardInterrupt, Terminated):
-        print(f"go on with --resume {run.path}", file=sys.stderr)
+        print(printable(f"go on with --resume {run.path}"), file=sys.stderr)
         raise
     record = learn.record
     if line := advice(learn.records):

@@ -15,6 +15,7 @@ from jaxch5.cli import Options, drawable, run
 from jaxch5.config import Config, differing
 from jaxch5.errors import ConfigError
 from jaxch5.optim.groups import STAGES
+from jaxch5.text import print_line
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -48,7 +49,6 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     from jaxch5.data.from_config import load_data
     from jaxch5.insight.plots import plot_transfer_profile
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.progress import print_line
     from jaxch5.training.rundir import RunDir, create_run, open_run
 
     keep_compiled_programs()

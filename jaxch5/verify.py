@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import DataError
+from jaxch5.text import print_line
 
 # Of each kind of problem; --json has them all.
 SHOWN = 20
@@ -44,7 +45,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        print_line(console, line)
 
     source = load_source(settings)
     try:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from jaxch5.config import Config, differing, from_toml, to_toml
 from jaxch5.errors import ConfigError
@@ -87,3 +88,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_differing_names_nested_settings():
     other = Config.model_validate({"fit": {"epochs": 6}, "seed": 3})
     assert differing(Config(), other) == ["fit.epochs", "seed"]
+
+
+def test_a_path_that_toml_cannot_hold_is_refused():
+    with pytest.raises(ValidationError, match="no valid UTF-8"):
+        Config.model_validate({"data": {"path": "photos\udcff"}})

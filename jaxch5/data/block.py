@@ -67,10 +67,11 @@ class Data:
                 before it has been printed.
         """
         from jaxch5.data.summary import summarize
+        from jaxch5.text import print_line
 
         console = console or Console()
         for line in summarize(self):
-            console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+            print_line(console, line)
 
     def show_batch(
         self, nrows: int = 3, ncols: int = 3, unique: bool = False, seed: int = 0

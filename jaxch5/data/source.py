@@ -244,31 +244,35 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 def find_pictures(root: Path) -> Iterator[str]:
     """Relative paths of the pictures below a folder, with slashes, in the order of their names.
 
-    Links are followed, but never into a folder that they lie in.
+    Links are followed, but never into the folder itself, and within each folder in it (a class)
+    to no folder twice: links that lead in circles end, and show no picture again. What is hidden
+    (a name that begins with a dot) is left out.
     """
 
-    def walk(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
+    def walk(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
-        if identity in ancestors:
+        if identity in seen:
             return
+        seen.add(identity)
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: sort_key(entry.name))
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.name.lower().endswith(SUFFIXES):
-                if entry.is_file():
+                if _leads_to(entry.is_file):
                     yield prefix + entry.name
-            elif _leads_to_folder(entry):
-                yield from walk(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
+            elif _leads_to(entry.is_dir):
+                within = seen if prefix else set(seen)
+                yield from walk(entry.path, f"{prefix}{entry.name}/", within)
 
-    return walk(os.fspath(root), "", frozenset())
+    return walk(os.fspath(root), "", set())
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _leads_to(kind: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
+        return kind()
     except OSError:
         # A link to itself.
         return False
@@ -276,7 +280,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 def _folders_in(folder: Path) -> set[str]:
     with os.scandir(folder) as listing:
-        return {entry.name for entry in listing if _leads_to_folder(entry)}
+        return {entry.name for entry in listing if _leads_to(entry.is_dir)}
 
 
 def sort_key(name: str) -> str:

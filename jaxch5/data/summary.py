@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -12,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
-from jaxch5.data.image import canvas_shape, decode, presize
+from jaxch5.data.image import canvas_shape, decode, presize, read_header
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError
+from jaxch5.text import printable
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -54,7 +53,7 @@ def summarize(data: Data) -> Iterator[str]:
         yield f"read      {len(content):,} bytes"
         with stage("decode"):
             picture = decode(content, source.references[item])
-            header = Image.open(io.BytesIO(content))
+            header = read_header(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
     else:
         picture = content
@@ -110,8 +109,9 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
     in_train, in_valid = (
         np.bincount(source.labels[items], minlength=len(source.classes)) for items in (train, valid)
     )
-    width = max(map(len, source.classes[:CLASSES_SHOWN]))
-    for number, name in enumerate(source.classes[:CLASSES_SHOWN]):
+    shown = [printable(name) for name in source.classes[:CLASSES_SHOWN]]
+    width = max(map(len, shown))
+    for number, name in enumerate(shown):
         counts = f"{in_train[number]:>7,} training  {in_valid[number]:>7,} validation"
         yield f"class     {name:<{width}}  {counts}"
     if len(source.classes) > CLASSES_SHOWN:
@@ -135,9 +135,8 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
         content = source.read(int(item))
         if isinstance(content, bytes):
             try:
-                sizes.append(Image.open(io.BytesIO(content)).size)
+                sizes.append(read_header(content).size)
             except Exception as error:
-                # Pillow raises whatever a broken file leads it to.
                 raise DataError(
                     f"{source.references[item]}: cannot be opened ({error}); "
                     "python -m jaxch5.verify lists all such files"

@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxch5.data.download import fetch_links, is_link
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
+from jaxch5.text import is_text
 
 
 def from_csv(
@@ -24,7 +25,7 @@ def from_csv(
     into the user's cache folder.
 
     Args:
-        path: of the CSV file, in UTF-8.
+        path: of the CSV file, in UTF-8; only paths of pictures may hold other bytes.
         image: name of the column of paths or links.
         label: name of the column of class names.
         root: folder in which relative paths begin; None is the file's own.
@@ -44,14 +45,16 @@ def from_csv(
     """
     file = Path(path).expanduser()
     try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
             reader = csv.DictReader(opened, strict=True)
             header = list(reader.fieldnames or [])
             rows = list(reader)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as CSV: {error}") from None
+    if not all(map(is_text, header)):
+        raise DataError(f"{file}: cannot be read as CSV: its header is not in UTF-8")
     for column in (image, label):
         if column not in header:
             known = ", ".join(header) or "none"
@@ -62,6 +65,8 @@ def from_csv(
         for column in (image, label):
             if not (row[column] or "").strip():
                 raise DataError(f"{file}, row {number}: {column} is empty")
+        if not is_text(row[label]):
+            raise DataError(f"{file}, row {number}: {label} is not in UTF-8")
 
     references = [row[image].strip() for row in rows]
     folder = file.parent if root is None else Path(root).expanduser()
@@ -86,6 +91,8 @@ def _all_there(file: Path, folder: Path, references: Iterable[str]) -> None:
     ]
     if missing:
         number, reference = missing[0]
+        if not is_text(reference):
+            raise DataError(f"{file}, row {number}: cannot be read as CSV: is not in UTF-8")
         others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise DataError(
             f"{file}, row {number}: there is no picture {folder / reference}{others}; relative "

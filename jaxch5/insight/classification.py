@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from jaxch5.text import printable
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -38,7 +40,7 @@ class Report:
 
     def __str__(self) -> str:
         # A line end in a class's name would break the table.
-        names = {line: " ".join(line.name.split()) for line in self.classes}
+        names = {line: printable(" ".join(line.name.split())) for line in self.classes}
         names |= {self.macro: self.macro.name, self.weighted: self.weighted.name}
         width = max(map(len, names.values()))
         classes, means = (

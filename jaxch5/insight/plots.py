@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from jaxch5.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -49,13 +51,15 @@ def plot_pictures(
 
 
 def shortened(title: str, length: int = TITLE_LENGTH) -> str:
-    """The beginning and the end of a title that is too long; line ends become spaces.
+    """The beginning and the end of a title that is too long; what does not print is escaped.
+
+    matplotlib refuses bytes that are no text.
 
     Example:
         >>> shortened("a_very_long_name_of_a_class_2", 12)
         'a_very…ass_2'
     """
-    title = " ".join(title.split())
+    title = printable(" ".join(title.split()))
     if len(title) <= length:
         return title
     return f"{title[: length // 2]}…{title[-(length - 1 - length // 2) :]}"

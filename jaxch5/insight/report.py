@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +25,13 @@ from jaxtyping import Int
 from jaxch5.errors import CheckpointError
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
+from jaxch5.text import printable
 
+# Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
+# bytes of names that are no text.
+HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 # Shades in the confusion matrix; the style sheet has one rule for each.
 SHADES = 8
 
@@ -89,8 +96,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    # File names may hold bytes that are no text; they are shown as escapes.
-    page = render(report).encode("utf-8", errors="backslashreplace")
+    page = render(report).encode("utf-8")
     scratch = path.with_suffix(".tmp")
     try:
         scratch.write_bytes(page)
@@ -112,7 +118,7 @@ def render(report: Report) -> str:
     environment = _environment()
     style, script = (_source(environment, name) for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         report=report,
         style=style,
         script=script,
@@ -125,6 +131,7 @@ def render(report: Report) -> str:
         tiny=TINY_SIDE,
         losses=[(loss, _loss_image(loss)) for loss in report.top_losses],
     )
+    return HIDDEN.sub(lambda found: printable(found[0]), page)
 
 
 def _loss_image(loss: Mapping[str, Any]) -> Image:

@@ -60,10 +60,11 @@ def write_suspects(
         if os.path.isfile(references[suspect.item])
     ]
     try:
-        with file.open("w", newline="", encoding="utf-8") as opened:
+        # A file's name may hold bytes that are no text; they are written, and read, as they are.
+        with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
             writer = csv.writer(opened)
             writer.writerow(("image", "label", "prediction", "probability", "loss"))
             writer.writerows(rows)
-    except (OSError, UnicodeEncodeError) as error:
+    except OSError as error:
         raise DataError(f"{file}: cannot be written: {error}") from None
     return len(rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
-from pydantic import BaseModel, Json, PositiveFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
 from jaxch5.errors import WeightsError
 from jaxch5.models.normalization import IMAGENET, Normalization
@@ -45,11 +46,14 @@ IMAGENET_WEIGHTS = {
 }
 
 
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Metadata(BaseModel):
     """What a safetensors file may say of its weights, each as JSON."""
 
-    mean: Json[tuple[float, float, float]] = IMAGENET.mean
-    std: Json[tuple[PositiveFloat, PositiveFloat, PositiveFloat]] = IMAGENET.std
+    mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = IMAGENET.mean
+    std: Json[tuple[Deviation, Deviation, Deviation]] = IMAGENET.std
     classes: Json[tuple[str, ...]] | None = None
 
 
@@ -90,7 +94,11 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
         url = hub.hf_hub_url(source.repository, FILE, endpoint=endpoint)
         try:
             # Asked once first: a download goes on asking a hub in trouble for most of a minute.
-            hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+            said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+            # huggingface-hub makes paths of these, and follows them wherever they lead.
+            for name in (said.etag, said.commit_hash):
+                if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                    raise OSError(f"it names a file {name!r}")
             file = hub.hf_hub_download(
                 source.repository,
                 FILE,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxch5.text import print_line
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
@@ -69,11 +70,6 @@ def advice(records: Sequence[Record]) -> str | None:
         f"the best of {len(records)} epochs was epoch {best} ({accuracy:.2f} %): fewer epochs "
         "would have done"
     )
-
-
-def print_line(console: Console, line: str) -> None:
-    """Prints text as it is: file and class names are no markup, and lines are never broken."""
-    console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def show_progress(

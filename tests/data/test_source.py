@@ -87,6 +87,30 @@ def test_links_that_lead_back_end(tmp_path):
     assert "b/gone.png" not in references
 
 
+def test_circles_of_links_show_each_picture_once(tmp_path):
+    """Ten folders with links to all others: ten million ways through them, one of each taken."""
+    names = [f"{number}" for number in range(10)]
+    put(tmp_path, *(f"a/{name}/1.png" for name in names), "b/1.png")
+    for name in names:
+        for other in names:
+            (tmp_path / "a" / name / f"to {other}").symlink_to(tmp_path / "a" / other)
+    (tmp_path / "b/self.png").symlink_to("self.png")
+    source = from_folder(tmp_path)
+    real = [os.path.realpath(tmp_path / name) for name in source.references]
+    assert len(real) == len(set(real)) == 11
+
+
+def test_a_link_leads_anywhere_that_can_be_read(tmp_path):
+    """A class may be a link to a folder elsewhere, and two classes may be links to one."""
+    put(tmp_path / "elsewhere", "1.png")
+    put(tmp_path / "set", "a/1.png")
+    for name in "bc":
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/a/2.png").symlink_to(tmp_path / "elsewhere/1.png")
+    references = list(from_folder(tmp_path / "set").references)
+    assert references == ["a/1.png", "a/2.png", "b/1.png", "c/1.png"]
+
+
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     """Whatever order a folder is listed in, items come in the order of their names."""
     put(tmp_path, *(f"{name}/{number}.png" for name in "abc" for number in range(5)))

@@ -66,7 +66,8 @@ class Hub:
     """A server on the loopback address that answers as the hub does for large files: with what the
     file is, and a redirect to another host, which has it.
 
-    `trouble` is a status that it answers instead, or "hangs up" or "other size".
+    `trouble` is a status that it answers instead, or "hangs up", "other size", "a path for an etag"
+    or "a path for a commit".
     """
 
     def __init__(self, content):
@@ -99,8 +100,12 @@ class Hub:
                 elif self.path == ON_THE_HUB:
                     size = len(hub.content) + (hub.trouble == "other size")
                     self.send_response(302)
-                    self.send_header("X-Repo-Commit", "0123456789" * 4)
-                    self.send_header("X-Linked-ETag", f'"{hashlib.sha256().hexdigest()}"')
+                    path = "../" * 5 + "outside"
+                    commit = path if hub.trouble == "a path for a commit" else "0123456789" * 4
+                    digest = hashlib.sha256().hexdigest()
+                    etag = path if hub.trouble == "a path for an etag" else digest
+                    self.send_header("X-Repo-Commit", commit)
+                    self.send_header("X-Linked-ETag", f'"{etag}"')
                     self.send_header("X-Linked-Size", str(size))
                     port = self.server.server_port
                     self.send_header("Location", f"http://localhost:{port}/elsewhere")
@@ -156,6 +161,17 @@ def test_a_hub_that_does_not_give_them_is_named_soon(hub, trouble, tmp_path):
     assert f"fetch {hub.endpoint}{ON_THE_HUB} elsewhere" in line
     assert "--model.weights PATH" in line
     assert str(trouble) in line or isinstance(trouble, str)
+
+
+@pytest.mark.parametrize("trouble", ["a path for an etag", "a path for a commit"])
+def test_a_hub_cannot_name_a_file_elsewhere(hub, trouble, tmp_path):
+    """Files in the cache have names that the hub gives; unchecked, these would lead out of it."""
+    hub.trouble = trouble
+    cache = tmp_path / "a" / "b"
+    line = refusal(from_hub, "resnet18", cache=cache, endpoint=hub.endpoint)
+    assert "outside" in line
+    assert not list(tmp_path.rglob("outside*"))
+    assert hub.asked["GET"] == 0
 
 
 @pytest.mark.parametrize("listens", [False, True])

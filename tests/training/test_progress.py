@@ -4,8 +4,9 @@ import io
 
 from rich.console import Console
 
+from jaxch5.text import print_line
 from jaxch5.training.loop import Epoch, Step
-from jaxch5.training.progress import HEADER, format_row, print_line, show_progress
+from jaxch5.training.progress import HEADER, format_row, show_progress
 
 RECORD = {
     "epoch": 0,

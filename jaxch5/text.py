@@ -1,0 +1,32 @@
+"""Text for people, in which names that anyone may have chosen can do no harm."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def printable(text: str) -> str:
+    """Text in one line in which nothing is hidden: what does not print is written as an escape.
+
+    Names of files and classes may hold line feeds, codes that a terminal obeys, and bytes that are
+    no text.
+
+    Example:
+        >>> printable("café 1.jpg"), printable("a\\nb\\x1b[2J\\udcff.jpg")
+        ('café 1.jpg', 'a\\\\nb\\\\x1b[2J\\\\udcff.jpg')
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is more than bytes: those of a path that are no UTF-8 become surrogates."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
+    console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)

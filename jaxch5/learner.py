@@ -346,8 +346,13 @@ class Learner:
                     begun = True
             except StopAtOnce:
                 raise
-            except (KeyboardInterrupt, Terminated, DataError):
+            except (KeyboardInterrupt, Terminated):
                 session.stop(self.state)
+                raise
+            except DataError:
+                # In the first epoch, the picture is mended and all begins again.
+                if self.records:
+                    session.stop(self.state)
                 raise
             if best := session.best():
                 self.state = with_variables(self.state, best)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,17 +128,21 @@ def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
 
 
 def test_a_finished_run_says_so(finished, capsys, monkeypatch):
+    """What does not change the result may be changed, and is remembered."""
     run, _ = finished
-    status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run)
+    changed = ["--checkpoint.every-minutes", "1"]
+    status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run, *changed)
     assert status == 0
     assert "this run is finished" in out
     assert out.splitlines()[-1].startswith("accuracy ")
+    assert from_toml(run / "config.toml").checkpoint.every_minutes == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--fit.epochs", "9"], "fit.epochs: --resume takes every setting from"),
+        (["--fit.epochs", "9"], "fit.epochs: --resume takes what decides the result from"),
+        (["--data.size", "24"], "data.size: --resume takes what decides the result from"),
         (["--config", "x.toml"], "--config: does not go together with --resume"),
         (["--workdir", "x"], "--workdir: does not go together with --resume"),
     ],
@@ -285,7 +290,7 @@ def test_bad_pictures_end_in_one_line_and_leave_nothing(
     assert not run.exists()
 
 
-def test_a_disk_that_fills_during_a_save_is_one_line(pictures, tmp_path):
+def test_a_run_whose_disk_fills_goes_on_and_says_so(pictures, tmp_path):
     """No file may grow beyond a megabyte, and a state is a hundred times that."""
 
     def limit():
@@ -301,9 +306,38 @@ def test_a_disk_that_fills_during_a_save_is_one_line(pictures, tmp_path):
         preexec_fn=limit,
     )
     assert ended.returncode == 1
+    unsaved = f"{run}/checkpoints: the checkpoint could not be saved: "
+    assert ended.stdout.count(unsaved) == 2, ended.stdout
     assert ended.stderr.count("\n") == 1, ended.stderr
-    assert f"{run}/checkpoints: the checkpoint could not be saved: " in ended.stderr
+    assert unsaved in ended.stderr
+    assert len(records(run)) == 2
     assert not list(run.glob("checkpoints/*tmp*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_that_can_be_taken_up(number, status, pictures, tmp_path):
+    """Within ten seconds, once a step has been made; the state is that of the last step."""
+    run = tmp_path / "run"
+    arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", "1000"]
+    arguments += ["--model.weights", "none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxch5.train", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.stdout.readline().lstrip().startswith("1 "):
+        pass
+    began = time.perf_counter()
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert time.perf_counter() - began < 10
+    assert process.returncode == status
+    assert f"go on with --resume {run}" in err
+    assert "Traceback" not in err
+    steps = [int(path.name) for path in (run / "checkpoints").iterdir()]
+    assert max(steps) >= 4 * len(records(run))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

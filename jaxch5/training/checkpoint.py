@@ -110,6 +110,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             # Saved before it was validated, by a run that was then stopped.
+            self.wait()
             self._manager.delete(step)
         # On a CPU the save would read the very buffers that the next step writes into.
         state = jax.tree.map(jnp.copy, state)

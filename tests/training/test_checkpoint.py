@@ -1,6 +1,7 @@
 """Checkpoints give back every bit, keep the last two and the best, and name their troubles."""
 
 import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -106,3 +107,96 @@ def test_a_save_that_fails_says_why_and_keeps_the_one_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     with Checkpoints(tmp_path) as saves:
         assert int(last_of(saves).state.step) == 1
+
+
+def damage(file, kind):
+    content = bytearray(file.read_bytes())
+    if kind == "missing":
+        file.unlink()
+    elif kind == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif content:
+        content[2 * len(content) // 3] ^= 0x10
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp_path):
+    """Whichever of its files is damaged: what is read is what was saved, of this step or before."""
+    with Checkpoints(tmp_path / "saved") as saves:
+        saves.save(state_at(1), records(0.5), epoch_done=True)
+        saves.save(state_at(2), records(0.5), epoch_done=False)
+    whole = tmp_path / "saved"
+    files = [path.relative_to(whole) for path in sorted((whole / "2").rglob("*")) if path.is_file()]
+    passed_over = set()
+    for number, file in enumerate(files):
+        copy = shutil.copytree(whole, tmp_path / str(number))
+        damage(copy / file, kind)
+        said = []
+        with Checkpoints(copy) as saves:
+            step, saved = saves.newest(
+                lambda step, saves=saves: (step, saves.restore(state_at(0), step)), said.append
+            )
+        for got, expected in zip(
+            jax.tree.leaves(saved.state), jax.tree.leaves(state_at(step)), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+        assert len(said) == (step == 1)
+        if step == 1:
+            assert f"{copy}/2: is damaged: " in said[0]
+            assert said[0].endswith("the one before it, of step 1, is used")
+            passed_over.add(file.parts[1])
+    assert passed_over == {"variables", "rest", "about"}
+
+
+def test_none_whole_is_an_error_and_none_written_is_none(tmp_path):
+    with Checkpoints(tmp_path) as saves:
+        assert saves.newest(saves.about, print) is None
+        saves.save(state_at(1), [], epoch_done=False)
+    shutil.rmtree(tmp_path / "1" / "about")
+    with (
+        Checkpoints(tmp_path) as saves,
+        pytest.raises(CheckpointError, match="nor is any other of this run whole"),
+    ):
+        saves.newest(saves.about, print)
+
+
+def test_training_goes_on_from_an_older_checkpoint(tmp_path):
+    """The damaged one would count as newer than all that follows."""
+    with Checkpoints(tmp_path) as saves:
+        for step in (1, 2):
+            saves.save(state_at(step), [], epoch_done=False)
+    with Checkpoints(tmp_path) as saves:
+        saves.remove_after(1)
+        saves.save(state_at(2), records(0.7), epoch_done=True)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [1, 2]
+        assert saves.about(2)["records"] == records(0.7)
+
+
+def test_a_save_takes_the_place_of_one_of_the_same_step(tmp_path):
+    """That of a run stopped before it was validated."""
+    with Checkpoints(tmp_path) as saves:
+        saves.save(state_at(1), [], epoch_done=False)
+        saves.save(state_at(1), records(0.7), epoch_done=True)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.about(1)["records"] == records(0.7)
+        assert saves.best_step() == 1
+
+
+def test_saving_goes_on_after_the_disk_was_full(tmp_path):
+    large = state_at(2).replace(params=jax.random.normal(jax.random.key(0), (1000, 1000)))
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path) as saves:
+        saves.save(state_at(1), [], epoch_done=False)
+        saves.wait()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited))
+            saves.save(large, [], epoch_done=False)
+            with pytest.raises(CheckpointError, match="File too large"):
+                saves.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        saves.save(state_at(3), [], epoch_done=False)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [1, 3]

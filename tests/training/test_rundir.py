@@ -1,12 +1,22 @@
 """A run directory is made once, opened again, and its metrics are always whole."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from jaxch5.config import Config
 from jaxch5.errors import CheckpointError, ConfigError
-from jaxch5.training.rundir import create_run, discard_run, open_run, write_metrics
+from jaxch5.training.rundir import (
+    add_environment,
+    create_run,
+    discard_run,
+    locked,
+    open_run,
+    write_metrics,
+)
 
 
 def test_a_run_can_be_opened_again_with_its_configuration(tmp_path):
@@ -66,3 +76,33 @@ def test_a_discarded_run_leaves_nothing(tmp_path):
     run = create_run(Config(), tmp_path / "run")
     discard_run(run)
     assert not run.path.exists()
+
+
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path; from jaxch5.training.rundir import *\n"
+        "with locked(RunDir(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, run.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    holder = f"is being written by process {other.pid} on "
+    with pytest.raises(CheckpointError, match=holder), locked(run):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(run):
+        assert str(os.getpid()) in run.lock_file.read_text()
+
+
+def test_each_start_adds_a_line_about_where_it_runs(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    add_environment(run, {"device": "one"})
+    add_environment(run, {"device": "two"})
+    lines = run.environment_file.read_text().splitlines()
+    assert [json.loads(line)["device"] for line in lines] == ["one", "two"]

@@ -1,0 +1,222 @@
+"""Around the loop: what is saved when, what is said of what cannot be, and how training ends."""
+
+import io
+import resource
+import signal
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxch5.config import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.errors import CheckpointError, ConfigError, DataError
+from jaxch5.learner import vision_learner
+from jaxch5.session import Saving, Session
+from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.loop import Step
+from jaxch5.training.rundir import create_run
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+        return nn.Dense(2)(nn.Dropout(0.1, deterministic=not train)(x))
+
+
+def data_of(classes=("a", "b"), count=50):
+    images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(count) % 2, list(classes))
+    return DataBlock(source, random_split(0.2), presize=12, size=8, augment=None).load(8)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    learn = vision_learner(data_of(), Tiny())
+    learn.fit(1, 0.01)
+    return learn
+
+
+@pytest.fixture
+def learn(compiled, tmp_path):
+    learn = compiled.again(0)
+    learn.console = Console(file=io.StringIO(), width=300)
+    learn.run = create_run(Config(), tmp_path / "run")
+    return learn
+
+
+def said(learn):
+    return learn.console.file.getvalue()
+
+
+def steps_of(run):
+    with Checkpoints(run.checkpoints, read_only=True) as saves:
+        return saves.steps()
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def at_step(monkeypatch, number, do):
+    """Does something when a step has been made, and been watched."""
+    watch = Session.watch
+
+    def watch_and_do(session, event):
+        watch(session, event)
+        if isinstance(event, Step) and event.number == number:
+            do()
+
+    monkeypatch.setattr(Session, "watch", watch_and_do)
+
+
+def test_the_clock_saves_too(learn, monkeypatch):
+    """Steps of a run in which every step is later than the minutes between two saves."""
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *given: saved.append(given[3]) or save(*given))
+    learn.saving = Saving(every_minutes=1e-9)
+    learn.fit(1, 0.01)
+    assert saved == [False, False, False, False, True]
+    saved.clear()
+    learn.saving = Saving(every_minutes=60)
+    learn.fit(1, 0.01)
+    assert saved == [True]
+
+
+def test_an_interrupt_leaves_the_learner_at_its_last_step(learn, monkeypatch):
+    """As in a notebook: training can go on, and the state was saved."""
+    at_step(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(2, 0.01)
+    assert int(learn.state.step) == 3
+    assert steps_of(learn.run) == [3]
+    assert learn.validate()["accuracy"] >= 0
+    monkeypatch.undo()
+    learn.fit(1, 0.01)
+    assert len(learn.records) == 1
+
+
+def test_a_second_interrupt_waits_for_nothing(learn, monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_step(monkeypatch, 3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(2, 0.01)
+    assert steps_of(learn.run) == []
+
+
+def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn, monkeypatch):
+    """The epoch's record is that of a run never stopped."""
+    whole = compiled.again(0)
+    whole.fit(2, 0.01)
+    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(2, 0.01)
+    assert (len(learn.records), steps_of(learn.run)) == (0, [5])
+    monkeypatch.undo()
+    again = compiled.again(0)
+    assert again.restore(learn.run)
+    again.run = learn.run
+    again.fit(2, 0.01)
+    assert bits(again.state) == bits(whole.state)
+    exact = ("epoch", "train_loss", "valid_loss", "accuracy")
+    for one, other in zip(again.records, whole.records, strict=True):
+        assert [one[name] for name in exact] == [other[name] for name in exact]
+
+
+def test_a_picture_that_vanishes_ends_training_with_its_state_saved(learn, monkeypatch):
+    def vanish():
+        raise DataError("photo.jpg: No such file or directory")
+
+    at_step(monkeypatch, 7, vanish)
+    with pytest.raises(DataError, match=r"photo\.jpg"):
+        learn.fit(2, 0.01)
+    assert steps_of(learn.run) == [5, 7]
+
+
+def test_what_cannot_be_saved_is_said_each_epoch_and_raised_at_the_end(learn):
+    """The file system refuses to let a file grow, as a full disk does; the table goes on."""
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited))
+        with pytest.raises(CheckpointError, match=r"could not be saved|cannot be written"):
+            learn.fit(3, 0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(learn.records) == 3
+    assert said(learn).count("could not be saved") >= 2
+    assert "training goes on" in said(learn)
+
+
+def test_a_disk_with_room_again_ends_well(learn, monkeypatch):
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    at_step(
+        monkeypatch,
+        12,
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited)),
+    )
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited))
+        learn.fit(4, 0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert steps_of(learn.run)[-1] == 20
+    assert len(learn.run.metrics_file.read_text().splitlines()) == 4
+
+
+def test_a_run_of_other_classes_or_another_network_says_what_differs(learn):
+    learn.fit(1, 0.01)
+    other = vision_learner(data_of(classes=("a", "c")), Tiny())
+    with pytest.raises(ConfigError, match=r"is of classes \['a', 'b'\], not \['a', 'c'\]"):
+        other.restore(learn.run)
+
+    class Another(Tiny):
+        pass
+
+    other = vision_learner(data_of(), Another())
+    with pytest.raises(ConfigError, match="is of arch Tiny, not Another"):
+        other.restore(learn.run)
+
+
+def test_a_damaged_checkpoint_is_passed_over_when_a_run_is_taken_up(compiled, learn):
+    learn.fit(2, 0.01)
+    (learn.run.checkpoints / "10" / "about" / "metadata").write_text("{}")
+    again = compiled.again(0)
+    again.console = Console(file=io.StringIO(), width=300)
+    assert again.restore(learn.run)
+    assert int(again.state.step) == 5
+    assert "checkpoints/10: is damaged" in said(again)
+    assert len(learn.run.metrics_file.read_text().splitlines()) == 1
+    again.run = learn.run
+    again.fit(2, 0.01)
+    assert bits(again.state) == bits(learn.state)
+    assert steps_of(learn.run) == [5, 10]
+
+
+def test_the_recorder_has_every_step(learn):
+    learn.fit_one_cycle(2, 0.01)
+    recorder = learn.recorder
+    assert len(recorder.losses) == len(recorder.lrs) == len(recorder.moms) == 10
+    assert max(max(rates) for rates in recorder.lrs) == pytest.approx(0.01, rel=0.1)
+    assert recorder.ends == [5, 10]
+    assert recorder.records == learn.records
+
+
+def test_tensorboard_gets_the_run_where_it_is_asked_for(learn):
+    learn.fit(1, 0.01)
+    assert not learn.run.tensorboard.exists()
+    learn.log = True
+    learn.fit(1, 0.01)
+    assert sum(file.stat().st_size for file in learn.run.tensorboard.iterdir()) > 500

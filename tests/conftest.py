@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -76,3 +77,17 @@ def trained(pictures, tmp_path_factory):
     learn.run = create_run(config, tmp_path_factory.mktemp("trained") / "run")
     learn.fit_one_cycle(1, 3e-3)
     return learn.run.path, learn
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's browser, driven over its debugging protocol."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no chromium on PATH")
+    with playwright.sync_playwright() as driver:
+        # Its sandbox does not start for root, as whom containers run tests.
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

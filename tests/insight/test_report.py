@@ -2,7 +2,6 @@ import base64
 import dataclasses
 import hashlib
 import re
-import shutil
 import time
 from html.parser import HTMLParser
 
@@ -286,20 +285,7 @@ def test_the_last_report_is_small_and_quick(tmp_path, classes):
     assert path.stat().st_size < 3e6
 
 
-# In a browser: its own program, driven over its debugging protocol.
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no chromium on PATH")
-    with playwright.sync_playwright() as driver:
-        # Its sandbox does not start for root, as whom containers run tests.
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+# In a browser.
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,184 @@
+"""`python -m jaxch5.demo RUN`: a page on this machine that says what is on a dropped picture."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from jaxch5.cli import Options, run
+from jaxch5.errors import ConfigError, DataError, Jaxch5Error
+from jaxch5.predict import most_likely
+
+if TYPE_CHECKING:
+    from jaxch5.predictor import Predictor
+
+# Nobody but this machine reaches it.
+HOST = "127.0.0.1"
+# Names under which a browser may ask for it; others are pages elsewhere that pretend to be here.
+NAMES = [HOST, "localhost"]
+# The browser asks nobody but this server, whatever Gradio's page may want.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+SHOWN = 10
+# Of the picture on the page, pixels.
+HEIGHT = 360
+# Seconds between looks for dropped pictures to delete, and their age then; all go at the end.
+DELETE_EVERY, DELETE_AFTER = 60, 600
+# A browser's tab keeps a connection open, which would hold up the end.
+CLOSING_SECONDS = 1
+
+# What the page shows: probabilities of the likely classes, and a message if there are none.
+Answer = tuple[dict[str, float], str]
+
+
+class DemoOptions(Options):
+    """Serve a page, to this machine alone, that says what is on a picture that is dropped on it."""
+
+    run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
+    port: int = Field(7860, ge=0, le=65535, description="of the page's address; 0 takes a free one")
+
+
+def demo(options: DemoOptions) -> dict[str, Any]:
+    """Serves the page until it is interrupted.
+
+    Raises:
+        Jaxch5Error: what the page is made with is not installed.
+    """
+    with listening(options.port) as server:
+        try:
+            import gradio  # noqa: F401
+            import uvicorn
+        except ImportError:
+            raise Jaxch5Error("the page needs Gradio: pip install 'jaxch5[demo]'") from None
+        from jaxch5.predictor import load_learner
+        from jaxch5.training.compiler import keep_compiled_programs
+
+        keep_compiled_programs()
+        predictor = load_learner(options.run)
+        # Compiled now, so that the first dropped picture need not wait for it.
+        predictor.predict(np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8))
+        app = page(options.run.name, lambda path: answer(predictor, path))
+        config = uvicorn.Config(
+            app, log_level="critical", timeout_graceful_shutdown=CLOSING_SECONDS, ws="none"
+        )
+        print(
+            f"{options.run}: http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C ends it)",
+            file=sys.stderr if options.json_output else sys.stdout,
+            flush=True,
+        )
+        uvicorn.Server(config).run(sockets=[server])
+    return {}
+
+
+def listening(port: int) -> socket.socket:
+    """A socket that takes connections from this machine.
+
+    Raises:
+        ConfigError: the port cannot be had.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise ConfigError(
+            f"port = {port}: cannot be had ({error.strerror}); choose another --port, or 0 for "
+            "any free one"
+        ) from None
+
+
+def answer(predictor: Predictor, path: str | None) -> Answer:
+    """What is on the picture in a file; nothing where there is no file.
+
+    Returns:
+        Probabilities by class, most likely first, and an empty message; or no probabilities and
+        why not.
+    """
+    if path is None:
+        return {}, ""
+    try:
+        prediction = predictor.predict(Path(path).read_bytes())
+    except (DataError, OSError) as error:
+        # What follows the semicolon is advice for training.
+        return {}, str(error).partition(";")[0]
+    return dict(most_likely(prediction, predictor.classes, SHOWN)), ""
+
+
+def page(title: str, answer: Callable[[str | None], Answer]) -> Any:
+    """An ASGI application: a place to drop a picture, and what is said of it.
+
+    Args:
+        title: of the page.
+        answer: from the dropped file, or None once it is taken away, to what is shown.
+    """
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    def shown(dropped: dict[str, Any] | None) -> tuple[Any, Any]:
+        probabilities, message = answer(dropped["path"] if dropped else None)
+        failed = bool(message)
+        return gr.Label(probabilities, visible=not failed), gr.Textbox(message, visible=failed)
+
+    with gr.Blocks(
+        title=title, analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
+    ) as blocks:
+        gr.Markdown("# What is on a picture?")
+        with gr.Row():
+            picture = gr.Image(
+                label="Picture", sources=["upload", "clipboard"], buttons=[], height=HEIGHT
+            )
+            with gr.Column():
+                label = gr.Label(label="Class", num_top_classes=SHOWN)
+                message = gr.Textbox(label="No answer", visible=False)
+        # Gradio's own reading of pictures is left out: ours knows more of them, and says what is
+        # wrong with a broken one.
+        picture.change(shown, picture, [label, message], preprocess=False, api_visibility="private")
+
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        show_error=False,
+        # Fonts of the system: the others would be fetched.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    )
+    return with_policy(app)
+
+
+def with_policy(app: Any) -> Any:
+    """An ASGI application whose answers carry `POLICY`."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(event: dict[str, Any]) -> None:
+            if event["type"] == "http.response.start":
+                header = (b"content-security-policy", POLICY.encode())
+                event = event | {"headers": [*event.get("headers", ()), header]}
+            await send(event)
+
+        await app(scope, receive, send_with_policy)
+
+    return wrapped
+
+
+def main() -> int:
+    return run(demo, DemoOptions, "python -m jaxch5.demo")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

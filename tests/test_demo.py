@@ -1,0 +1,194 @@
+"""The page answers this machine alone, asks nobody, and shows what it is given as text."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import requests
+
+from jaxch5.artifacts import FORMATS, write_file
+from jaxch5.cli import run
+from jaxch5.demo import DemoOptions, answer, demo, listening
+from jaxch5.predictor import Predictor, load_learner
+
+EVIL = "<script>alert(1)</script>"
+EVIL_FILE = "<img src=x onerror=alert(1)>${alert(1)}.safetensors"
+# The command, in a process that names every address elsewhere that it looks up or connects to.
+WATCHED = """
+import ipaddress, sys
+
+def watch(event, arguments):
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if host not in (None, "localhost", "127.0.0.1", "::1"):
+        print("asked for", host, file=sys.stderr)
+
+sys.addaudithook(watch)
+from jaxch5.demo import main
+sys.exit(main())
+"""
+with_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed")
+
+
+@pytest.fixture(scope="module")
+def picture(pictures):
+    return pictures / "red" / "0.jpg"
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("broken") / "broken.jpg"
+    path.write_text("Dear diary")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(trained, tmp_path_factory):
+    """The command, whose names are scripts; its address, and the folder of what it keeps."""
+    folder = tmp_path_factory.mktemp("demo")
+    given = trained[1].predictor()
+    evil = Predictor(given.model, given.variables, (EVIL, "red"), given.normalization, given.about)
+    write_file(folder / EVIL_FILE, FORMATS["learner"](evil))
+    (folder / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WATCHED, str(folder / EVIL_FILE), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if "GRADIO" not in name}
+        | {"TMPDIR": str(folder / "temporary")},
+    )
+    line = process.stdout.readline()
+    process.address = re.search(r"http://\S+", line)[0] if line else process.stderr.read()
+    process.temporary = folder / "temporary"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def opened(chromium, server):
+    """Opens the page and gathers its errors and what it asks for."""
+    contexts = []
+
+    def open_page(width=1200):
+        context = chromium.new_context(viewport={"width": width, "height": 800})
+        contexts.append(context)
+        tab = context.new_page()
+        tab.complaints, tab.requests = [], []
+        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        tab.on(
+            "console",
+            lambda message: message.type == "error" and tab.complaints.append(message.text),
+        )
+        tab.on("dialog", lambda dialog: (tab.complaints.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: tab.requests.append(request.url))
+        tab.goto(server.address)
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def drop(tab, file):
+    tab.locator("input[type=file]").set_input_files(file)
+
+
+def test_an_answer_is_what_predict_says(trained, picture, broken):
+    """The likely classes first; of what cannot be read, why; of nothing, nothing."""
+    predictor = load_learner(trained[0])
+    probabilities, message = answer(predictor, str(picture))
+    expected = predictor.predict(picture)
+    assert message == ""
+    assert next(iter(probabilities)) == expected.label
+    assert sorted(probabilities) == ["blue", "red"]
+    assert probabilities["red"] == pytest.approx(float(expected.probabilities[1]))
+    assert answer(predictor, str(broken)) == ({}, "picture: is no picture in a known format")
+    assert "No such file" in answer(predictor, str(broken.with_name("none.jpg")))[1]
+    assert answer(predictor, None) == ({}, "")
+
+
+def test_without_gradio_one_line_says_what_to_install(trained, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run(demo, DemoOptions, "python -m jaxch5.demo", [str(trained[0])]) == 1
+    err = capsys.readouterr().err
+    assert err == "python -m jaxch5.demo: the page needs Gradio: pip install 'jaxch5[demo]'\n"
+
+
+def test_a_taken_port_is_one_line(trained, capsys):
+    with listening(0) as taken:
+        port = taken.getsockname()[1]
+        argv = [str(trained[0]), "--port", str(port)]
+        assert run(demo, DemoOptions, "python -m jaxch5.demo", argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"python -m jaxch5.demo: port = {port}: cannot be had (Address already")
+    assert err.count("\n") == 1
+
+
+@with_gradio
+def test_only_this_machine_is_answered_and_the_browser_may_ask_no_other(server):
+    """A page elsewhere whose name leads here is refused: the name that it asks for is its own."""
+    assert server.address.startswith("http://127.0.0.1:")
+    good = requests.get(server.address)
+    assert good.ok
+    assert "default-src 'self' data: blob:;" in good.headers["content-security-policy"]
+    assert requests.get(server.address, headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+@with_gradio
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_dropped_picture_is_answered_and_nobody_else_is_asked(opened, server, picture, width):
+    tab = opened(width)
+    drop(tab, picture)
+    label = tab.get_by_test_id("label-output-value")
+    label.wait_for()
+    assert label.inner_text() in (EVIL, "red")
+    text = tab.inner_text("body")
+    assert EVIL in text
+    assert tab.title() == EVIL_FILE
+    assert "%" in text
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.complaints == []
+    elsewhere = [url for url in tab.requests if not url.startswith((server.address, "data:"))]
+    assert elsewhere == []
+
+
+@with_gradio
+@pytest.mark.browser
+def test_a_broken_picture_is_a_sentence_and_the_next_is_answered(opened, picture, broken):
+    tab = opened()
+    drop(tab, broken)
+    message = tab.get_by_label("No answer")
+    message.wait_for()
+    assert message.input_value() == "picture: is no picture in a known format"
+    tab.get_by_label("Remove Image").click()
+    message.wait_for(state="hidden")
+    drop(tab, picture)
+    tab.get_by_test_id("label-output-value").wait_for()
+
+
+# The last: it ends the server.
+
+
+@with_gradio
+def test_an_interrupt_ends_it_and_dropped_pictures_are_gone(server):
+    """By now it has connected nowhere; a page that is open does not hold up the end."""
+    files = {"files": ("a.jpg", b"a secret")}
+    assert requests.post(f"{server.address}gradio_api/upload", files=files).ok
+    assert [path for path in server.temporary.rglob("*") if path.is_file()]
+    server.send_signal(signal.SIGINT)
+    _, err = server.communicate(timeout=20)
+    assert err == "python -m jaxch5.demo: interrupted\n"
+    assert server.returncode == 130
+    assert not [path for path in Path(server.temporary).rglob("*") if path.is_file()]

@@ -1,0 +1,185 @@
+"""What it costs that nothing is lost: time of saving, time of taking up a run, memory of a long one.
+
+    python benchmarks/reliability.py saving --flowers DIR
+    python benchmarks/reliability.py resume --flowers DIR
+    python benchmarks/reliability.py long
+
+`saving` trains a ResNet-18 at 128 pixels with a save every ten steps and without any, in turn, and
+tells what one save takes from training: the part of a minute that a save each minute costs.
+`resume` starts the command anew and on a run that was interrupted, in turn, up to its first step.
+`long` trains a tiny network for 2,000 epochs, saved after each, and watches memory, file handles
+and threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from peer import show, spread
+
+SAVE_EVERY = 10
+
+
+def saving(flowers: Path, repeat: int) -> dict[str, Any]:
+    from rich.console import Console
+
+    from jaxch5.config import Config
+    from jaxch5.configured import learner_of
+    from jaxch5.data.from_config import load_data
+    from jaxch5.session import Saving
+    from jaxch5.training.rundir import create_run
+
+    values = {"data": {"path": str(flowers)}, "model": {"weights": "none"}}
+    config = Config.model_validate(values)
+    learn = learner_of(load_data(config), config)
+    learn.console = Console(file=io.StringIO())
+    steps = len(learn.data.train)
+    # The first pass decodes the pictures and compiles the steps.
+    learn.fit(1, 1e-4)
+    seconds: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(repeat):
+        for name in seconds:
+            with tempfile.TemporaryDirectory() as folder:
+                learn.run = create_run(config, Path(folder) / "run") if name == "with" else None
+                learn.saving = Saving(every_steps=SAVE_EVERY, every_minutes=0)
+                learn.fit(1, 1e-4)
+            # From the record: without validation's report, which is not of saving.
+            images = learn.records[-1]["images_per_second"]
+            seconds[name].append(steps * learn.data.train.batch_size / images)
+    saves = (steps - 1) // SAVE_EVERY
+    a_save = [
+        (one - other) / saves
+        for one, other in zip(seconds["with"], seconds["without"], strict=True)
+    ]
+    return {
+        "seconds_a_save": spread(a_save),
+        "percent_of_a_minute": spread([s / 0.6 for s in a_save]),
+    }
+
+
+def resume(flowers: Path, repeat: int) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {"fresh": [], "resumed": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+        command = [sys.executable, "-m", "jaxch5.train"]
+        for turn in range(repeat + 1):
+            run = folder / str(turn)
+            fresh = ["--data.path", str(flowers), "--model.weights", "none", "--workdir", str(run)]
+            first = to_first_epoch([*command, *fresh], environment)
+            second = to_first_epoch([*command, "--resume", str(run)], environment)
+            # The first turn compiles.
+            if turn:
+                seconds["fresh"].append(first)
+                seconds["resumed"].append(second)
+    ratios = [b / a for a, b in zip(seconds["fresh"], seconds["resumed"], strict=True)]
+    return {name: spread(values) for name, values in seconds.items()} | {"ratio": spread(ratios)}
+
+
+def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
+    """Seconds until the table begins, which is when the first step does; then it is interrupted."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    seconds = time.perf_counter() - began
+    # Some steps, so that there is something to take up.
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    return seconds
+
+
+def long(epochs: int) -> dict[str, Any]:
+    import flax.linen as nn
+    import numpy as np
+    import psutil
+    from rich.console import Console
+
+    from jaxch5.config import Config
+    from jaxch5.data.block import DataBlock
+    from jaxch5.data.source import from_arrays
+    from jaxch5.data.split import random_split
+    from jaxch5.learner import vision_learner
+    from jaxch5.training.rundir import create_run
+
+    class Tiny(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+            return nn.Dense(2)(x)
+
+    process, seen = psutil.Process(), []
+
+    class Watch(io.StringIO):
+        """The table's file: a line an epoch."""
+
+        def write(self, text: str) -> int:
+            if text.strip():
+                memory = process.memory_info().rss / 1e6
+                seen.append((memory, process.num_fds(), threading.active_count()))
+            return len(text)
+
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(20) % 2, ["a", "b"])
+    block = DataBlock(source, random_split(0.2), presize=12, size=8, augment=None)
+    learn = vision_learner(block.load(8), Tiny())
+    learn.console = Console(file=Watch())
+    with tempfile.TemporaryDirectory() as folder:
+        learn.run = create_run(Config(), Path(folder) / "run")
+        began = time.perf_counter()
+        learn.fit(epochs, 1e-3)
+        seconds = time.perf_counter() - began
+    rows = seen[1:]
+    after, last = rows[50], rows[-1]
+    marks = {epoch: round(rows[epoch][0], 1) for epoch in range(50, len(rows), len(rows) // 8)}
+    return {
+        "epochs": len(rows),
+        "seconds": seconds,
+        "memory_after_50_epochs_mb": after[0],
+        "growth_mb": last[0] - after[0],
+        "memory_at_mb": marks,
+        "file_handles": [after[1], last[1]],
+        "threads": [after[2], last[2]],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["saving", "resume", "long"])
+    parser.add_argument("--flowers", type=Path, help="folder of photographs")
+    parser.add_argument("--repeat", type=int, default=5, help="turns (default: 5)")
+    parser.add_argument("--epochs", type=int, default=2000, help="of long (default: 2000)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if arguments.part != "long" and arguments.flowers is None:
+        parser.error("--flowers should name a folder of photographs")
+    if arguments.part == "saving":
+        document = saving(arguments.flowers, arguments.repeat)
+    elif arguments.part == "resume":
+        document = resume(arguments.flowers, arguments.repeat)
+    else:
+        document = long(arguments.epochs)
+    if arguments.json:
+        print(json.dumps(document))
+        return
+    for name, value in document.items():
+        shown = show(value) if isinstance(value, dict) and "median" in value else value
+        print(f"{name}: {shown}")
+
+
+if __name__ == "__main__":
+    main()

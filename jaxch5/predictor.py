@@ -117,7 +117,8 @@ class Predictor:
     def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Prediction | DataError]:
         """The class of each of many pictures, in their order; an error in place of a bad one.
 
-        Pictures are read by threads while the batch before is computed, all batches by one program.
+        Pictures are read by threads while the batch before is computed, all batches by one program;
+        a picture that comes alone is computed alone, as `predict` does.
         """
         threads = min(os.cpu_count() or 1, MAX_THREADS)
         waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
@@ -125,10 +126,12 @@ class Predictor:
             for picture in pictures:
                 waiting.append(pool.submit(self._presized, picture))
                 if len(waiting) == 3 * BATCH:
-                    yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)])
+                    yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
+            # One that is left here has come alone: of more, more are left.
+            rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
-                count = min(BATCH, len(waiting))
-                yield from self._predict_ready([waiting.popleft() for _ in range(count)])
+                count = min(rows, len(waiting))
+                yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
 
     def probabilities_of(
         self, source: Source, items: Int[np.ndarray, "items"]
@@ -146,7 +149,7 @@ class Predictor:
         return np.concatenate(rows)
 
     def _predict_ready(
-        self, futures: list[Future[tuple[np.ndarray, np.ndarray]]]
+        self, futures: list[Future[tuple[np.ndarray, np.ndarray]]], rows: int
     ) -> Iterator[Prediction | DataError]:
         read: list[tuple[np.ndarray, np.ndarray] | DataError] = []
         for future in futures:
@@ -156,7 +159,7 @@ class Predictor:
                 read.append(error)
         good = [pair for pair in read if not isinstance(pair, DataError)]
         # Filled up, so that a last, shorter batch needs no program of its own.
-        filled = good + good[:1] * (BATCH - len(good))
+        filled = good + good[:1] * (rows - len(good))
         predictions: Iterator[Prediction] = iter(())
         if good:
             images, frames = (np.stack(column) for column in zip(*filled, strict=True))

@@ -46,8 +46,17 @@ def test_many_pictures_take_one_program_and_a_bad_one_its_own_place(trained, hel
     assert bad == [3, len(names) - 1]
     assert "broken.jpg: is no picture" in str(predictions[3])
     assert "none.jpg: No such file" in str(predictions[-1])
-    again = next(predictor.predict_many([names[4]]))
+    again = next(predictor.predict_many(names[4:6]))
     np.testing.assert_allclose(again.probabilities, predictions[4].probabilities, atol=1e-6)
+    assert predictor._compiled._cache_size() == 1
+
+
+def test_a_picture_that_comes_alone_is_computed_alone(trained, held_out):
+    """It waits for no batch, and shares the program of `predict`."""
+    predictor = load_learner(trained[0])
+    (prediction,) = predictor.predict_many(held_out[:1])
+    again = predictor.predict(held_out[0])
+    np.testing.assert_array_equal(prediction.probabilities, again.probabilities)
     assert predictor._compiled._cache_size() == 1
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import grain
 import jax
 import numpy as np
 import psutil
@@ -162,6 +161,9 @@ class Loader:
         Raises:
             DataError: while iterating, where a picture cannot be read.
         """
+        # Not above, because whoever predicts a picture needs none of it: a tenth of a second.
+        import grain
+
         threads = min(os.cpu_count() or 1, MAX_THREADS)
         # Two batches beyond those in the making hide a slow one; more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
@@ -112,8 +111,10 @@ class Checkpoints:
             # Saved before it was validated, by a run that was then stopped.
             self.wait()
             self._manager.delete(step)
-        # On a CPU the save would read the very buffers that the next step writes into.
-        state = jax.tree.map(jnp.copy, state)
+        # Copies, because on a CPU the save would read the very buffers that the next step writes
+        # into; on the host, because orbax saves NumPy's arrays in half the time of JAX's, and
+        # tensorstore 0.1.86 loses four times as little memory by it.
+        state = jax.tree.map(np.array, jax.device_get(state))
         said = {**(about or {}), "records": list(records)}
         variables, rest = state.variables, _without_variables(state)
         digests = {VARIABLES: _digest(variables), REST: _digest(rest), ABOUT: _digest_json(said)}
@@ -226,7 +227,7 @@ class Checkpoints:
             state = rest.replace(**variables)
         else:
             state = rest.replace(average=variables)
-        return Saved(state, about["records"])
+        return Saved(jax.device_put(state), about["records"])
 
     def _compare(self, step: int, about: dict[str, Any], name: str, digest: str) -> None:
         if about.get(DIGESTS, {}).get(name) != digest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from jaxch5.training.state import TrainState
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
 # In what is said about a checkpoint: checksums of the three.
 DIGESTS = "sha256"
+# Weights of another's run are read before they are known to fit; a ResNet-152 has 0.24 GB.
+MOST_BYTES = 2**32
 
 T = TypeVar("T")
 
@@ -201,6 +204,10 @@ class Checkpoints:
         with self._damage_of(step):
             item = self.directory / str(step) / VARIABLES
             written = ocp.PyTreeCheckpointHandler().metadata(item).tree
+            leaves = jax.tree.leaves(written)
+            total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+            if total > MOST_BYTES:
+                raise ValueError(f"its weights would take {total / 1e9:.0f} GB")
         # Without the devices that it was written from, which this machine may not have.
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), written)
         variables = self._read(step, {VARIABLES: ocp.args.StandardRestore(like)})[VARIABLES]

@@ -1,8 +1,10 @@
 """Pages of docs/ that say what the code is like: their names, arguments and examples are real."""
 
 import ast
+import doctest
 import inspect
 import re
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,3 +79,16 @@ def test_a_name_that_is_gone_is_found(objects):
     (tree,) = expressions("`learn.fit_two_cycles(3)`")
     with pytest.raises(AttributeError, match="fit_two_cycles"):
         reached(tree.body[0].value.func, objects)
+
+
+def test_the_answers_hold(tmp_path, monkeypatch):
+    """Every line of docs/questions.md runs, in order, and gives what stands under it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    page = DOCS / "questions.md"
+    # The fences would be taken for output; blank lines keep the lines' numbers.
+    lines = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    test = doctest.DocTestParser().get_doctest(lines, {}, page.name, str(page), 0)
+    assert len(test.examples) > 50
+    report: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
+    assert not failed, "".join(report)

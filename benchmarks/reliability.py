@@ -1,4 +1,4 @@
-"""What it costs that nothing is lost: time of saving, time of taking up a run, memory of a long one.
+"""What it costs that nothing is lost: seconds of saving and of taking up, memory of a long run.
 
     python benchmarks/reliability.py saving --flowers DIR
     python benchmarks/reliability.py resume --flowers DIR

@@ -10,6 +10,7 @@ import pytest
 
 from jaxch5.errors import CheckpointError
 from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training import checkpoint
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.state import TrainState
 
@@ -200,3 +201,13 @@ def test_saving_goes_on_after_the_disk_was_full(tmp_path):
         saves.save(state_at(3), [], epoch_done=False)
     with Checkpoints(tmp_path) as saves:
         assert saves.steps() == [1, 3]
+
+
+def test_weights_that_claim_to_be_huge_are_not_read(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as saves:
+        saves.save(state_at(1), [], epoch_done=False)
+        saves.wait()
+        assert saves.variables(1)["params"]
+        monkeypatch.setattr(checkpoint, "MOST_BYTES", 50)
+        with pytest.raises(CheckpointError, match=r"1: is damaged: its weights would take 0 GB"):
+            saves.variables(1)

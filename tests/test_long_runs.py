@@ -1,0 +1,68 @@
+"""Long runs take no more memory, file handles and threads than short ones."""
+
+import io
+import threading
+
+import flax.linen as nn
+import numpy as np
+import psutil
+import pytest
+from rich.console import Console
+
+from jaxch5.config import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.learner import vision_learner
+from jaxch5.training.rundir import create_run
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+        return nn.Dense(2)(x)
+
+
+class Watch(io.StringIO):
+    """Where the table is written: notes what the process holds at each of its lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.process, self.held = psutil.Process(), []
+
+    def write(self, text):
+        if text.strip():
+            memory = self.process.memory_info().rss / 1e6
+            self.held.append((memory, self.process.num_fds(), threading.active_count()))
+        return len(text)
+
+
+@pytest.fixture
+def learn():
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(20) % 2, ["a", "b"])
+    block = DataBlock(source, random_split(0.2), presize=12, size=8, augment=None)
+    learn = vision_learner(block.load(8), Tiny())
+    learn.console = Console(file=Watch())
+    return learn
+
+
+@pytest.mark.slow
+def test_a_thousand_epochs_take_the_memory_of_fifty(learn):
+    """At most ten megabytes more."""
+    learn.fit(1050, 1e-3)
+    held = learn.console.file.held
+    assert held[-1][0] - held[50][0] < 10
+    assert held[-1][1:] <= held[50][1:]
+
+
+def test_saving_leaves_no_handles_and_no_threads(learn, tmp_path):
+    """Those of the storage library's pools come with the first saves, and stay as many."""
+    learn.run = create_run(Config(), tmp_path / "run")
+    learn.fit(80, 1e-3)
+    held = learn.console.file.held
+    early, late = held[20:50], held[50:]
+    for kind in (1, 2):
+        most = max(row[kind] for row in early)
+        assert np.median([row[kind] for row in late]) <= most

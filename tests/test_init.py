@@ -18,12 +18,6 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = jaxch5.nonsense
 
 
-def test_importing_the_package_imports_nothing_else():
-    code = "import sys, jaxch5; print({'jax', 'flax', 'grain', 'numpy'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "set()"
-
-
 def test_prediction_does_without_the_pipeline_of_training():
     """A command that says what is on one picture mostly imports."""
     code = (

@@ -1,0 +1,161 @@
+"""The rules of docs/architecture.md: imports run downward, in no circle, and modules stay small."""
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import jaxch5
+
+PACKAGE = Path(jaxch5.__file__).parent
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
+TREES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(
+        file.read_text(encoding="utf-8")
+    )
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = {name for name in TREES if not name.endswith("__init__")}
+
+# From the top down. A name stands for a module or for a package. Commands are found by themselves.
+LAYERS = {
+    "commands": {"cli", "configured"},
+    "learner": {"learner"},
+    "session": {"artifacts", "interpretation", "predictor", "reporting", "session"},
+    "training": {"training"},
+    "data": {"data"},
+    "insight": {"insight"},
+    "pure": {"augmentation", "losses", "models", "optim"},
+    "base": {"batch", "config", "errors", "network", "text"},
+}
+
+# Imports that would close a circle if they were followed, and why they may stay.
+EXCUSED = {
+    # `Data.summary` and `Data.show_batch` hand over to these functions when they are called; the
+    # functions name `Data` in their annotations alone. One module of both would be too long.
+    ("data.summary", "data.block"),
+}
+
+LONGEST = 350
+# Longer ones, and how long they may become.
+LONG = {
+    # All settings, with the text of --help: a list, which is looked up and not read.
+    "config": 500,
+    # The face for notebooks: half of it is docstrings, and each method calls one function or two.
+    "learner": 700,
+}
+
+
+def imported(name: str) -> set[str]:
+    """The modules of ours that a module imports: at its top, in functions and for types alike."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports by a relative name"
+            # `from package import module` names a module, `from module import name` does not.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            if node.module == "jaxch5":
+                # A public name stands for the module that it is from.
+                found |= {jaxch5._MODULE_OF.get(alias.name, "") for alias in node.names}
+    ours = {target.removeprefix("jaxch5.") for target in found if target.startswith("jaxch5.")}
+    return ours & MODULES
+
+
+def is_command(name: str) -> bool:
+    """Whether `python -m` runs it."""
+    return any(
+        isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        for node in TREES[name].body
+    )
+
+
+def layer(name: str) -> int:
+    """The number of a module's layer, the commands' being 0."""
+    if is_command(name):
+        return 0
+    for number, parts in enumerate(LAYERS.values()):
+        if name.split(".")[0] in parts:
+            return number
+    raise AssertionError(f"{name}: is in no layer; give it a place in LAYERS and in {PAGE.name}")
+
+
+IMPORTS = {name: imported(name) for name in MODULES}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_run_downward(name):
+    upward = [target for target in sorted(IMPORTS[name]) if layer(target) < layer(name)]
+    assert not upward, f"{name} imports {', '.join(upward)}, of a layer above its own"
+
+
+def test_what_is_pure_stands_side_by_side():
+    """Networks, optimizers, augmentation and losses can each be understood, and taken, alone."""
+    for name in MODULES:
+        part = name.split(".")[0]
+        others = LAYERS["pure"] - {part}
+        if part in LAYERS["pure"]:
+            assert not [target for target in IMPORTS[name] if target.split(".")[0] in others], name
+
+
+def test_no_circle():
+    """Imports within functions and for types alone count: they bind what is read together."""
+    graph = {
+        name: {target for target in targets if (name, target) not in EXCUSED}
+        for name, targets in IMPORTS.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_every_excuse_is_needed():
+    for name, target in EXCUSED:
+        assert target in IMPORTS[name], f"{name} does not import {target} any more"
+
+
+def test_only_commands_import_the_learner():
+    """What the learner is made of is of use without it, in a notebook as in another program."""
+    users = {name for name, targets in IMPORTS.items() if "learner" in targets}
+    assert users <= {"configured", *filter(is_command, MODULES)}
+
+
+def test_nobody_imports_a_command():
+    """But another command: the pages and the lines of the terminal are the end of the way."""
+    for name, targets in IMPORTS.items():
+        if not is_command(name):
+            assert not [target for target in targets if is_command(target)], name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_fits_in_one_sitting(name):
+    lines = len((PACKAGE / (name.replace(".", "/") + ".py")).read_text("utf-8").splitlines())
+    assert lines < LONG.get(name, LONGEST), "are two things in it? Then make two modules"
+
+
+def test_packages_import_nothing_of_their_own_accord():
+    for name in TREES.keys() - MODULES:
+        assert not imported(name), f"{name} imports what its reader may not need"
+
+
+def test_importing_the_package_imports_the_standard_library_alone():
+    """A command that only prints its help should not wait for jax."""
+    code = (
+        "import sys; before = set(sys.modules); import jaxch5; "
+        "print({name.split('.')[0] for name in set(sys.modules) - before} "
+        "- sys.stdlib_module_names - {'jaxch5'})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "set()"
+
+
+def test_the_page_names_every_module():
+    """A newcomer finds each file in the map, and nothing in it that is gone."""
+    rows = re.findall(r"^\| `(\S+)\.py` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(name.replace(".", "/") for name in MODULES)

@@ -1,0 +1,100 @@
+"""Pages of docs/ that say what the code is like: their names, arguments and examples are real."""
+
+import ast
+import doctest
+import inspect
+import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import flax.linen as nn
+import pytest
+
+import jaxch5 as jx
+
+DOCS = Path(jx.__file__).parent.parent / "docs"
+
+
+class Tiny(nn.Module):
+    """A network that costs nothing, for the learner's sake."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def objects():
+    """What the pages call `jx`, `pets`, `data`, `learn` and `interp`."""
+    pets = jx.DataBlock(jx.digits(), jx.random_split(), presize=8, size=8)
+    data = pets.load(batch_size=64)
+    learn = jx.vision_learner(data, Tiny(), "none")
+    learn.lr_find(num_it=30)
+    names = {"pets": pets, "data": data, "learn": learn, "interp": learn.interpret()}
+    return SimpleNamespace(jx=jx, **names)
+
+
+def expressions(cell: str) -> list[ast.AST]:
+    """The pieces of code in a cell of a table that are Python's."""
+    found: list[ast.AST] = []
+    for code in re.findall(r"`([^`]+)`", cell):
+        try:
+            found.append(ast.parse(code))
+        except SyntaxError:
+            continue
+    return found
+
+
+def code_of_ours() -> list[ast.AST]:
+    """Of docs/from_fastai.md: the example, and all columns but fastai's."""
+    page = (DOCS / "from_fastai.md").read_text(encoding="utf-8")
+    found = [ast.parse(code) for code in re.findall(r"```python\n# jaxch5\n(.*?)```", page, re.S)]
+    assert len(found) == 1
+    for line in page.splitlines():
+        if line.startswith("| "):
+            _, *ours = line.strip("| ").split(" | ")
+            found += expressions(" ".join(ours))
+    return found
+
+
+def reached(node: ast.AST, objects):
+    """What a dotted name of the page stands for; None where it begins at no object of its own."""
+    if isinstance(node, ast.Name):
+        return getattr(objects, node.id, None)
+    if isinstance(node, ast.Attribute):
+        owner = reached(node.value, objects)
+        return None if owner is None else getattr(owner, node.attr)
+    return None
+
+
+def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(objects):
+    """Each name exists, and each call binds to the signature of what it calls."""
+    seen = set()
+    for tree in code_of_ours():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and reached(node, objects) is not None:
+                seen.add(ast.unparse(node))
+            if isinstance(node, ast.Call) and (called := reached(node.func, objects)):
+                keywords = {word.arg: None for word in node.keywords}
+                inspect.signature(called).bind_partial(*node.args, **keywords)
+    assert len(seen) > 60, sorted(seen)
+
+
+def test_a_name_that_is_gone_is_found(objects):
+    (tree,) = expressions("`learn.fit_two_cycles(3)`")
+    with pytest.raises(AttributeError, match="fit_two_cycles"):
+        reached(tree.body[0].value.func, objects)
+
+
+def test_the_answers_hold(tmp_path, monkeypatch):
+    """Every line of docs/questions.md runs, in order, and gives what stands under it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    page = DOCS / "questions.md"
+    # The fences would be taken for output; blank lines keep the lines' numbers.
+    lines = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    test = doctest.DocTestParser().get_doctest(lines, {}, page.name, str(page), 0)
+    assert len(test.examples) > 50
+    report: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
+    assert not failed, "".join(report)

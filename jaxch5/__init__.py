@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "jaxch5.batch": ("Batch",),
     "jaxch5.data.archive": ("from_archive",),
+    "jaxch5.data.packed": ("from_packed",),
     "jaxch5.data.table": ("from_csv",),
     "jaxch5.data.tfds": ("from_tfds",),
     "jaxch5.data.source": ("digits", "from_arrays", "from_folder", "from_regex"),

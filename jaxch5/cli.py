@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,7 +115,12 @@ def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict
             return super()._merge_parsed_list(parsed_list, field_name)
 
     try:
-        return Words(CommandLine, cli_parse_args=list(argv))()
+        # Options may stand between arguments, as everywhere.
+        return Words(
+            CommandLine,
+            cli_parse_args=list(argv),
+            parse_args_method=ArgumentParser.parse_intermixed_args,
+        )()
     except SettingsError as error:
         raise ConfigError(_usage(str(error), options)) from None
 
@@ -131,6 +137,17 @@ def _usage(message: str, options: type[Options]) -> str:
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
     close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
     return f"{name}: no such option; " + (f"did you mean {close[0]}?" if close else "see --help")
+
+
+def as_path(argument: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A pydantic validator: the argument of this name, where it is given, is `data.path`."""
+
+    def validate(values: dict[str, Any]) -> dict[str, Any]:
+        if values.get(argument) is None:
+            return values
+        return deep_update(values, {"data": {"path": values[argument]}})
+
+    return validate
 
 
 def drawable(out: Path) -> Path:
@@ -169,8 +186,8 @@ def run(
     try:
         parsed = parse(options, argv, prog)
         if not debug:
-            # The checkpoint library logs what it also raises, at length.
-            for name in ("absl", "asyncio"):
+            # The libraries of checkpoints and of addresses log what they also raise, at length.
+            for name in ("absl", "asyncio", "gcsfs"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if parsed.print_config:
             print(to_toml(parsed.settings()), end="")

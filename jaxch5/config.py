@@ -14,6 +14,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from jaxch5.address import Address, is_address
 from jaxch5.errors import ConfigError
 from jaxch5.text import is_text, printable
 
@@ -50,10 +51,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The pictures, and how they become batches."""
 
-    path: Path | None = Field(
+    path: Path | Address | None = Field(
         None,
         description="folder of class folders, or of train/ and valid/ (or val/) folders of them, "
-        "or a CSV file; without path, tfds or archive, scikit-learn's 1,797 digits",
+        "or a CSV file, or a packed folder, which may be at an address (s3://...); without path, "
+        "tfds or archive, scikit-learn's 1,797 digits",
     )
     pattern: str | None = Field(
         None,
@@ -114,14 +116,21 @@ class DataConfig(Section):
         "auto", description="where presized pictures are kept between epochs"
     )
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_or_address(cls, path: Any) -> Any:
+        if not isinstance(path, str):
+            return path
+        return Address(path) if is_address(path) else Path(path)
+
     @field_validator("path", "root", "tfds_dir")
     @classmethod
-    def _from_anywhere(cls, path: Path | None) -> Path | None:
+    def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
         """A run can be taken up from another working directory, and says so in TOML."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
             raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
-        return None if path is None else path.expanduser().absolute()
+        return path.expanduser().absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

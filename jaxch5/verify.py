@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import FAILED, Options, run
+from jaxch5.cli import FAILED, Options, as_path, run
 from jaxch5.errors import DataError
 from jaxch5.text import print_line
 
@@ -24,16 +23,11 @@ class VerifyOptions(Options):
     Exit status 1 if there are any.
     """
 
-    pictures: CliPositionalArg[Path | None] = Field(
+    pictures: CliPositionalArg[str | None] = Field(
         None, description="folder or CSV file of pictures; the same as --data.path"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_path(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("pictures") is None:
-            return values
-        return {**values, "data": {**values.get("data", {}), "path": values["pictures"]}}
+    _as_path = model_validator(mode="before")(as_path("pictures"))
 
 
 def verify(options: VerifyOptions) -> dict[str, Any]:

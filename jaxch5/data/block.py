@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.pipeline import Canvases, Loader, choose_cache, free_memory, free_on_device
-from jaxch5.data.source import Source
+from jaxch5.data.source import Source, check_presize
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError
 
@@ -144,7 +144,9 @@ class DataBlock:
 
         Raises:
             DataError: the split leaves a part empty, or a batch is larger than the training set.
+            ConfigError: the pictures were packed at a shorter side than `presize`.
         """
+        check_presize(self.source, self.presize)
         train, valid = self.split(self.source)
         kept, reason = choose_cache(
             cache, len(self.source), self.presize, free_memory, free_on_device

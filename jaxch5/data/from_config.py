@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from jaxch5.address import Address
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex, select
 from jaxch5.data.split import Split, column_split, folder_split, random_split
 from jaxch5.data.verify import unreadable
+from jaxch5.errors import ConfigError
 
 
 def load_source(settings: DataConfig) -> Source:
@@ -28,6 +31,15 @@ def load_source(settings: DataConfig) -> Source:
         return from_archive(settings.archive, settings.sha256, settings.pattern)
     if settings.path is None:
         return digits()
+    if is_packed(settings.path):
+        from jaxch5.data.packed import from_packed
+
+        if settings.pattern is not None:
+            raise ConfigError(
+                f"data.pattern = {settings.pattern}: {settings.path} is packed and has its classes"
+            )
+        return from_packed(settings.path)
+    assert isinstance(settings.path, Path)
     if settings.path.suffix.lower() == ".csv":
         from jaxch5.data.table import from_csv
 
@@ -37,12 +49,25 @@ def load_source(settings: DataConfig) -> Source:
     return from_folder(settings.path)
 
 
-def split_of(settings: DataConfig, source: Source) -> Split:
-    """The split that the settings ask for."""
+def is_packed(path: Path | Address) -> bool:
+    """Whether the pictures are a packed set; those at an address can be nothing else."""
+    from jaxch5.data.packed import INDEX
+
+    return isinstance(path, Address) or (path / INDEX).is_file()
+
+
+def own_split_of(settings: DataConfig, source: Source) -> Split | None:
+    """The source's own split; None where it has none, or the settings ask for a random one."""
     own = FOLDER in source.columns or settings.split_column in source.columns
     if settings.split == "random" or (settings.split == "auto" and not own):
-        return random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
+        return None
     return folder_split() if FOLDER in source.columns else column_split(settings.split_column)
+
+
+def split_of(settings: DataConfig, source: Source) -> Split:
+    """The split that the settings ask for."""
+    random = random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
+    return own_split_of(settings, source) or random
 
 
 def policy_of(settings: AugmentConfig) -> Policy:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from jaxch5.data.image import SUFFIXES, decode
-from jaxch5.errors import DataError
+from jaxch5.errors import ConfigError, DataError
 
 FOLDER = "folder"
 
@@ -31,6 +31,8 @@ class Source:
         columns: what else is known of each item, for splits: the folder that it lies in, or a
             column of a table.
         file: from an item's number to its file; None where items are no files.
+        presized: short side to which the pictures were brought beforehand, pixels; None where they
+            were not.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +41,7 @@ class Source:
     read: Callable[[int], bytes | UInt8[np.ndarray, "height width 3"]]
     columns: Mapping[str, Sequence[str | bool]] = field(default_factory=dict)
     file: Callable[[int], Path] | None = None
+    presized: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,6 +59,19 @@ def read_pixels(
     if isinstance(content, bytes):
         return decode(content, source.references[item], min_side)
     return content
+
+
+def check_presize(source: Source, presize: int) -> None:
+    """Makes sure that a source's pictures have the pixels that are asked for.
+
+    Raises:
+        ConfigError: they were brought to a shorter side beforehand.
+    """
+    if source.presized is not None and presize > source.presized:
+        raise ConfigError(
+            f"presize = {presize}: the pictures were packed at {source.presized}; choose "
+            f"--data.presize {source.presized} or less, or pack them again"
+        )
 
 
 def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:

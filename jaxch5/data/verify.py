@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 from rich.progress import Progress
 
+from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import DataError
-
-# Pictures under way at a time, for each thread; the rest of a large set waits in no queue.
-AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -116,13 +111,7 @@ def _fingerprints(source: Source) -> Iterator[bytes | DataError]:
         digest.update(np.ascontiguousarray(content).data)
         return digest.digest()
 
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        items = iter(range(len(source)))
-        running = [pool.submit(fingerprint, item) for item in islice(items, AHEAD * threads)]
-        while running:
-            yield running.pop(0).result()
-            running += [pool.submit(fingerprint, item) for item in islice(items, 1)]
+    return in_order(fingerprint, range(len(source)))
 
 
 def _with_progress(

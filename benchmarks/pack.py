@@ -1,0 +1,226 @@
+"""Packed pictures against their files: pictures a second, room on the disk, memory.
+
+A folder of pictures is packed; then the first epoch, from pictures to shuffled batches of bytes
+with nothing cached between, is read from the files and from the packed set in turn. Besides: what
+other codecs would give, and what opening a packed set of a million items takes.
+
+    python benchmarks/pack.py --path ~/photos
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from data import find_files, pictures_a_second
+from peer import show, spread
+from PIL import Image
+
+from jaxch5.data.image import decode
+from jaxch5.data.image import presize as lay
+from jaxch5.data.packed import (
+    INDEX,
+    LABELS,
+    REFERENCES,
+    Index,
+    Shard,
+    Stored,
+    from_packed,
+)
+from jaxch5.data.packing import SHARD_SIZE, pack, without_filling
+from jaxch5.data.pipeline import Canvases, Loader
+from jaxch5.data.source import Source, labelled_files
+from jaxch5.data.split import random_split
+from jaxch5.data.store import sha256_of
+
+MILLION = 10**6
+# One in so many pictures tells enough of codecs.
+SAMPLED = 7
+
+
+def epoch_rate(source: Source, presize: int, batch: int) -> float:
+    """Pictures a second of one epoch, with its start."""
+    canvases = Canvases(source, presize, keep=False)
+    loader = Loader(canvases, np.arange(len(source)), batch, seed=0)
+    return pictures_a_second(batch.image for batch in loader.epoch(0))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Speeds over `turns` alternations after one that is not counted."""
+    names = find_files(arguments.path, arguments.repeat)
+    files = labelled_files(Path("/"), names, [Path(name).parent.name for name in names])
+    packing, reading, from_files = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(1 + arguments.turns):
+            out = Path(folder) / str(turn)
+            begin = time.perf_counter()
+            index = pack(files, out, arguments.presize)
+            rate = len(files) / (time.perf_counter() - begin)
+            packed = from_packed(out)
+            rates = [
+                epoch_rate(source, arguments.presize, arguments.batch) for source in (files, packed)
+            ]
+            if turn:
+                packing.append(rate)
+                from_files.append(rates[0])
+                reading.append(rates[1])
+    shards = [shard for shard in index.shards if shard is not None]
+    return {
+        "packing": spread(packing),
+        "files": spread(from_files),
+        "packed": spread(reading),
+        "ratio": spread([one / other for one, other in zip(reading, from_files, strict=True)]),
+        "kb_a_file": sum(os.path.getsize(name) for name in names) / len(names) / 1e3,
+        "kb_a_packed_picture": sum(shard.bytes for shard in shards) / len(names) / 1e3,
+        "pictures": len(names),
+        "turns": arguments.turns,
+    }
+
+
+def measure_codecs(path: Path, presize: int) -> dict[str, dict[str, float]]:
+    """Of presized pictures without filling: size, loss, and time to decode on one core."""
+    pictures = []
+    for name in find_files(path, 1)[::SAMPLED]:
+        canvas, frame = lay(decode(Path(name).read_bytes(), min_side=presize), presize)
+        pictures.append(without_filling(canvas, frame))
+
+    def pillow(picture: np.ndarray, form: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, form, **options)
+        return file.getvalue()
+
+    def measured(encode: Callable[[np.ndarray], bytes]) -> dict[str, float]:
+        contents = [encode(picture) for picture in pictures]
+        begin = time.perf_counter()
+        decoded = [decode(content, min_side=presize) for content in contents]
+        seconds = time.perf_counter() - begin
+        errors = [
+            np.mean((one.astype(float) - other) ** 2)
+            for one, other in zip(pictures, decoded, strict=True)
+        ]
+        with np.errstate(divide="ignore"):
+            losses = 10 * np.log10(255**2 / np.array(errors))
+        return {
+            "kb": float(np.mean([len(content) for content in contents])) / 1e3,
+            "db_median": float(np.median(losses)),
+            "db_lowest": float(np.min(losses)),
+            "ms_to_decode": 1e3 * seconds / len(contents),
+        }
+
+    codecs = {
+        f"JPEG {quality} {colours}": partial(
+            simplejpeg.encode_jpeg, quality=quality, colorspace="RGB", colorsubsampling=colours
+        )
+        for quality, colours in (
+            (90, "420"),
+            (95, "420"),
+            (90, "444"),
+            (95, "444"),
+            (98, "444"),
+        )
+    }
+    codecs["PNG"] = partial(pillow, form="PNG")
+    codecs["WebP lossless"] = partial(pillow, form="WEBP", lossless=True, method=0)
+    return {name: measured(encode) for name, encode in codecs.items()}
+
+
+def measure_million() -> dict[str, float]:
+    """A packed set of a million items, opened and split; its shards are never read."""
+    with tempfile.TemporaryDirectory() as folder:
+        labels, references = Path(folder) / LABELS, Path(folder) / REFERENCES
+        np.save(labels, np.arange(MILLION, dtype=np.int32) % 1000)
+        with references.open("w") as opened:
+            opened.writelines(
+                f'"train/class_{item % 1000:04d}/{item:08d}.jpg"\n' for item in range(MILLION)
+            )
+
+        def stored(file: Path) -> Stored:
+            return Stored(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file))
+
+        starts = range(0, MILLION, SHARD_SIZE)
+        index = Index(
+            plan="",
+            presize=192,
+            quality=95,
+            classes=tuple(f"class_{number:04d}" for number in range(1000)),
+            shards=tuple(
+                Shard(file=str(start), bytes=0, sha256="", count=min(SHARD_SIZE, MILLION - start))
+                for start in starts
+            ),
+            labels=stored(labels),
+            references=stored(references),
+        )
+        (Path(folder) / INDEX).write_text(index.model_dump_json())
+        tracemalloc.start()
+        source = from_packed(folder)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        begin = time.perf_counter()
+        source = from_packed(folder)
+        opening = time.perf_counter() - begin
+        begin = time.perf_counter()
+        random_split()(source)
+        splitting = time.perf_counter() - begin
+        tracemalloc.start()
+        random_split()(source)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return {
+        "seconds_to_open": round(opening, 2),
+        "held_mb": round(held / 1e6, 1),
+        "seconds_to_split_at_random": round(splitting, 1),
+        "peak_mb_of_the_split": round(peak / 1e6, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument(
+        "--path", type=Path, default=os.environ.get("JAXCH5_FLOWERS"), help="folder of pictures"
+    )
+    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
+    parser.add_argument("--turns", type=int, default=5, help="alternations of the two sides")
+    parser.add_argument("--repeat", type=int, default=3, help="times that each picture comes")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if arguments.path is None:
+        sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
+    result = {
+        **measure(arguments),
+        "codecs": measure_codecs(arguments.path, arguments.presize),
+        "million": measure_million(),
+    }
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for label, key, unit in (
+        ("packing", "packing", " pictures/s"),
+        ("first epoch from files", "files", " pictures/s"),
+        ("first epoch from the packed set", "packed", " pictures/s"),
+        ("ratio", "ratio", ""),
+    ):
+        print(f"{label}: {show(result[key])}{unit}")
+    for key in ("kb_a_file", "kb_a_packed_picture"):
+        print(f"{key.replace('_', ' ')}: {result[key]:.1f}")
+    print(f"{result['pictures']} pictures, {result['turns']} turns")
+    for name, values in result["codecs"].items():
+        print(f"{name}: " + "  ".join(f"{key} {value:.2f}" for key, value in values.items()))
+    for key, value in result["million"].items():
+        print(f"a million items, {key.replace('_', ' ')}: {value}")
+
+
+if __name__ == "__main__":
+    main()

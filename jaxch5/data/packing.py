@@ -1,0 +1,219 @@
+"""Packing: a set presized once and written into a few large files (see `packed`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Bool, Float32, Int, UInt8
+from rich.console import Console
+from rich.progress import Progress
+
+from jaxch5.data.image import presize
+from jaxch5.data.packed import (
+    INDEX,
+    LABEL,
+    LABELS,
+    REFERENCES,
+    VALID,
+    Index,
+    Shard,
+    Stored,
+    read_index,
+)
+from jaxch5.data.parallel import in_order
+from jaxch5.data.source import Source, check_presize, read_pixels, select
+from jaxch5.data.store import Store, sha256_of
+from jaxch5.errors import DataError
+
+QUALITY = 95
+# At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them:
+# each is open while it is read.
+SHARD_SIZE = 8192
+
+
+def pack(
+    source: Source,
+    out: str | os.PathLike[str],
+    size: int,
+    in_valid: Bool[np.ndarray, "items"] | None = None,
+    *,
+    quality: int = QUALITY,
+    shard_size: int = SHARD_SIZE,
+    seed: int = 0,
+    skip_bad: bool = False,
+    console: Console | None = None,
+) -> Index:
+    """Presizes every picture and writes them into shards, from which `from_packed` reads them.
+
+    Stopped at any moment and called again, it goes on with the shards that are not there yet; one
+    that was removed is made anew.
+
+    Args:
+        source: labelled pictures.
+        out: folder or address to write to.
+        size: short side of the presized pictures, pixels.
+        in_valid: which of them are for validation; None leaves that to a later split.
+        quality: of the JPEG files, 1 to 100.
+        shard_size: pictures in a shard.
+        seed: of the order of the pictures.
+        skip_bad: leaves out what cannot be read; else it ends the packing.
+        console: where the progress bar is drawn; None is standard error.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: a picture cannot be read, a class is left without pictures, the place cannot be
+            written to, or it holds another set.
+    """
+    check_presize(source, size)
+    store = Store(out)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
+    planned = np.split(order, range(shard_size, len(order), shard_size))
+    empty = Index(
+        plan=_digest(source, in_valid, [size, quality, shard_size, seed]),
+        presize=size,
+        quality=quality,
+        classes=source.classes,
+        shards=(None,) * len(planned),
+    )
+    index = read_index(store) or empty
+    if index.plan != empty.plan:
+        raise DataError(
+            f"{store.name}: holds other pictures, or the same packed in another way; remove it or "
+            "name another place"
+        )
+    shards = [shard if shard and _is_there(store, shard) else None for shard in index.shards]
+    if index.finished and all(shards):
+        return index
+
+    def record(item: int) -> bytes | DataError:
+        try:
+            picture = read_pixels(source, item, min_side=size)
+        except DataError as error:
+            return error
+        canvas, frame = presize(picture, size)
+        content = simplejpeg.encode_jpeg(without_filling(canvas, frame), quality, "RGB", "444")
+        return LABEL.pack(source.labels[item]) + content
+
+    console = console or Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("packing pictures", total=len(source))
+        for number, items in enumerate(planned):
+            if shards[number] is not None:
+                progress.advance(task, len(items))
+                continue
+            name = f"pictures-{number:05d}-of-{len(planned):05d}.array_record"
+            shards[number] = _write_shard(
+                store, name, items, record, skip_bad, lambda: progress.advance(task)
+            )
+            store.write(INDEX, _json(empty.model_copy(update={"shards": tuple(shards)})))
+
+    kept = np.concatenate(
+        [
+            np.delete(items, list(shard.skipped))
+            for items, shard in zip(planned, shards, strict=True)
+            if shard is not None
+        ]
+    )
+    files = _write_items(store, select(source, kept), kept, in_valid)
+    index = empty.model_copy(update={"shards": tuple(shards), **files})
+    store.write(INDEX, _json(index))
+    return index
+
+
+def without_filling(
+    canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The presized picture alone and upright, which `presize` lays on its canvas just the same."""
+    upright = frame[0, 0] == 0
+    picture = canvas[:, : int(frame[0, :2].sum())]
+    return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)
+
+
+def _write_shard(
+    store: Store,
+    name: str,
+    items: Int[np.ndarray, "planned"],
+    record: Callable[[int], bytes | DataError],
+    skip_bad: bool,
+    advance: Callable[[], object],
+) -> Shard:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    skipped: dict[int, str] = {}
+    with store.making(name) as file:
+        # One record a group, so that each can be read alone; JPEG files do not compress.
+        try:
+            writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
+            for place, content in enumerate(in_order(record, map(int, items))):
+                if isinstance(content, bytes):
+                    writer.write(content)
+                elif skip_bad:
+                    skipped[place] = str(content)
+                else:
+                    raise content
+                advance()
+            writer.close()
+        except RuntimeError as error:
+            # What the library makes of a full disk.
+            raise DataError(f"{file}: cannot be written: {str(error).splitlines()[0]}") from None
+        stored = _stored(name, file)
+    return Shard(**stored.model_dump(), count=len(items) - len(skipped), skipped=skipped)
+
+
+def _write_items(
+    store: Store,
+    source: Source,
+    items: Int[np.ndarray, "kept"],
+    in_valid: Bool[np.ndarray, "items"] | None,
+) -> dict[str, Stored]:
+    """Writes what is known of the items beside their pictures."""
+    files = {}
+    with store.making(LABELS) as file:
+        _save(file, source.labels)
+        files["labels"] = _stored(LABELS, file)
+    with store.making(REFERENCES) as file:
+        with file.open("w", encoding="ascii") as opened:
+            opened.writelines(json.dumps(reference) + "\n" for reference in source.references)
+        files["references"] = _stored(REFERENCES, file)
+    if in_valid is not None:
+        with store.making(VALID) as file:
+            _save(file, in_valid[items])
+            files["valid"] = _stored(VALID, file)
+    return files
+
+
+def _save(file: Path, rows: np.ndarray) -> None:
+    # Given a name, NumPy would lengthen it.
+    with file.open("wb") as opened:
+        np.save(opened, rows)
+
+
+def _stored(name: str, file: Path) -> Stored:
+    return Stored(file=name, bytes=file.stat().st_size, sha256=sha256_of(file))
+
+
+def _is_there(store: Store, shard: Shard) -> bool:
+    return store.size(shard.file) == shard.bytes
+
+
+def _json(index: Index) -> bytes:
+    return index.model_dump_json(indent=1, exclude_none=True).encode()
+
+
+def _digest(source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int]) -> str:
+    """Of all that decides what is packed, but the pictures' content."""
+    digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
+    digest.update(np.ascontiguousarray(source.labels).data)
+    for reference in source.references:
+        digest.update(json.dumps(reference).encode())
+    if in_valid is not None:
+        digest.update(np.packbits(in_valid).data)
+    return digest.hexdigest()

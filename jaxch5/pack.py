@@ -1,0 +1,111 @@
+"""`python -m jaxch5.pack SOURCE OUT`: presizes a set once, into a few large files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
+from rich.console import Console
+
+from jaxch5.cli import Options, as_path, run
+from jaxch5.config import deep_update
+
+# --json has them all.
+SHOWN = 20
+
+
+class PackOptions(Options):
+    """Presize every picture once and write them into a few large files.
+
+    What comes out is a --data.path for every command, at this data.presize or a lower one. Stopped
+    and started again, it goes on.
+    """
+
+    source: CliPositionalArg[str | None] = Field(
+        None,
+        description="folder or CSV file of pictures, the same as --data.path; left out where other "
+        "settings name the pictures",
+    )
+    out: CliPositionalArg[str] = Field(
+        description="folder to write to, or its address (s3://..., gs://...)"
+    )
+    shard_size: int = Field(8192, ge=1, description="pictures in a file")
+    quality: int = Field(95, ge=1, le=100, description="of the JPEG files that pictures become")
+
+    _as_path = model_validator(mode="before")(as_path("source"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_is_no_matter(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """No network is fed here, so its input need not be named to fit below presize."""
+        data = values.get("data", {})
+        if "presize" in data and "size" not in data:
+            return deep_update(values, {"data": {"size": data["presize"]}})
+        return values
+
+
+def pack(options: PackOptions) -> dict[str, Any]:
+    """Prints what was written and what was left out; returns it."""
+    from jaxch5.data import packing
+    from jaxch5.data.from_config import load_source, own_split_of
+
+    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    config = options.settings()
+    source = load_source(config.data)
+    in_valid = None
+    if (split := own_split_of(config.data, source)) is not None:
+        in_valid = np.zeros(len(source), bool)
+        in_valid[split(source)[1]] = True
+    begin = time.perf_counter()
+    index = packing.pack(
+        source,
+        options.out,
+        config.data.presize,
+        in_valid,
+        quality=options.quality,
+        shard_size=options.shard_size,
+        seed=config.seed,
+        skip_bad=config.data.on_bad == "skip",
+        console=Console(stderr=True),
+    )
+    seconds = time.perf_counter() - begin
+    shards = [shard for shard in index.shards if shard is not None]
+    count, size = sum(shard.count for shard in shards), sum(shard.bytes for shard in shards)
+    skipped = [reason for shard in shards for reason in shard.skipped.values()]
+    if skipped:
+        say(f"{len(skipped):,} left out:")
+        for reason in skipped[:SHOWN]:
+            say(f"  {reason}")
+        if len(skipped) > SHOWN:
+            say(f"  and {len(skipped) - SHOWN:,} more (--json lists all)")
+    say(
+        f"{count:,} pictures of {len(index.classes)} classes at presize {index.presize}, "
+        f"{size / 1e6:,.1f} MB in {len(shards)} {'shard' if len(shards) == 1 else 'shards'}, "
+        f"in {seconds:.1f} s: --data.path {options.out}"
+    )
+    return {
+        "out": options.out,
+        "pictures": count,
+        "classes": list(index.classes),
+        "presize": index.presize,
+        "shards": len(shards),
+        "bytes": size,
+        "seconds": seconds,
+        "skipped": skipped,
+    }
+
+
+def main() -> int:
+    return run(pack, PackOptions, "python -m jaxch5.pack")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`python -m jaxch5.pack` as a person starts it, and the other commands on what it made."""
+
+import io
+import json
+import shutil
+
+import flax.linen as nn
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxch5.cli import run
+from jaxch5.config import Config
+from jaxch5.data.from_config import load_data
+from jaxch5.learner import vision_learner
+from jaxch5.pack import PackOptions, pack
+from jaxch5.show import ShowOptions, show
+from jaxch5.verify import VerifyOptions, verify
+
+
+def started(*argv):
+    return run(pack, PackOptions, "python -m jaxch5.pack", [str(word) for word in argv])
+
+
+def test_source_and_out_are_all_it_needs(pictures, tmp_path, capsys):
+    assert started(pictures, tmp_path / "set") == 0
+    line = capsys.readouterr().out
+    assert "40 pictures of 2 classes at presize 192" in line
+    assert line.endswith(f"--data.path {tmp_path / 'set'}\n")
+    # A source of another kind is named by its setting; options may stand anywhere.
+    out = tmp_path / "other"
+    assert started("--data.path", pictures, "--data.presize", 24, out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["presize"] == 24
+    assert started(pictures, "--data.presize", 24, out) == 0
+    assert started("--data.presize", 24, tmp_path / "digits") == 0
+    assert "1,797 pictures of 10 classes" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_listed(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "all")
+    (tmp_path / "all" / "red" / "3.jpg").write_bytes(b"no picture")
+    arguments = [tmp_path / "all", tmp_path / "set", "--data.presize", 24]
+    assert started(*arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert started(*arguments, "--data.on-bad", "skip", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 39
+    assert [line[:9] for line in report["skipped"]] == ["red/3.jpg"]
+    assert set(report) == {
+        "out", "pictures", "classes", "presize", "shards", "bytes", "seconds", "skipped",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def split_and_packed(pictures, tmp_path):
+    for part, numbers in (("train", range(14)), ("valid", range(14, 20))):
+        for name in ("red", "blue"):
+            (tmp_path / "files" / part / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(pictures / name / f"{number}.jpg", tmp_path / "files" / part / name)
+    assert started(tmp_path / "files", tmp_path / "set", "--data.presize", 36) == 0
+    return tmp_path / "set"
+
+
+class Tiny(nn.Module):
+    """Small enough to compile at once."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3), strides=4)(x))
+        return nn.Dense(2)(x.mean((1, 2)))
+
+
+def test_a_packed_set_trains_with_its_own_split(split_and_packed):
+    settings = {"path": split_and_packed, "presize": 36, "size": 32, "batch_size": 8}
+    data = load_data(Config.model_validate({"data": settings}))
+    assert (len(data.train.items), len(data.valid.items)) == (28, 12)
+    learn = vision_learner(data, Tiny())
+    learn.console = Console(file=io.StringIO())
+    learn.fit_one_cycle(1, 1e-2)
+    assert np.isfinite(learn.records[-1]["train_loss"])
+
+
+def test_other_commands_take_it(split_and_packed, capsys):
+    assert run(verify, VerifyOptions, "verify", [str(split_and_packed)]) == 0
+    assert capsys.readouterr().out == "40 pictures read: no problems\n"
+
+
+def test_a_pattern_for_a_packed_set_is_an_error(split_and_packed, capsys):
+    argv = [str(split_and_packed), "--data.pattern", "(.+)_1"]
+    assert run(verify, VerifyOptions, "verify", argv) == 2
+    assert "is packed and has its classes" in capsys.readouterr().err
+
+
+def test_a_packed_set_asks_for_no_more_than_it_has(split_and_packed, tmp_path, capsys):
+    argv = ["--data.path", str(split_and_packed), "--out", str(tmp_path / "batch.png")]
+    assert run(show, ShowOptions, "show", argv) == 2
+    assert "--data.presize 36 or less" in capsys.readouterr().err

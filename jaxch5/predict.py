@@ -75,8 +75,8 @@ def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
     Raises:
         DataError: a folder or a pattern has none.
     """
+    from jaxch5.data.folder import find_pictures
     from jaxch5.data.image import SUFFIXES
-    from jaxch5.data.source import find_pictures
 
     for name in names:
         if name == "-":

@@ -30,7 +30,7 @@ LAYERS = {
     "data": {"data"},
     "insight": {"insight"},
     "pure": {"augmentation", "losses", "models", "optim"},
-    "base": {"batch", "config", "errors", "network", "text"},
+    "base": {"address", "batch", "config", "errors", "network", "text"},
 }
 
 # Imports that would close a circle if they were followed, and why they may stay.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from jaxch5.data.folder import existing_folder, find_pictures, folders_in, sort_key
 from jaxch5.data.image import SUFFIXES, decode
 from jaxch5.errors import ConfigError, DataError
 
@@ -183,10 +183,10 @@ def from_folder(
         DataError: there is no such folder, or it holds no pictures in at least two classes.
     """
     root = existing_folder(path)
-    tops = _folders_in(root)
+    tops = folders_in(root)
     held_out = [name for name in valid if name in tops]
     # A folder called train that holds pictures itself is a class: trains, beside buses.
-    has_parts = train in tops and (held_out or _folders_in(root / train))
+    has_parts = train in tops and (held_out or folders_in(root / train))
     parts = [train, *held_out] if has_parts else [""]
     files = [(part, name) for part in parts for name in find_pictures(root / part)]
     if not files:
@@ -237,71 +237,6 @@ def from_regex(path: str | os.PathLike[str], pattern: str) -> Source:
             f"in {root}: {shown}"
         )
     return labelled_files(root, references, [match[1] for match in matches if match])
-
-
-def existing_folder(path: str | os.PathLike[str]) -> Path:
-    """The path, if it is a folder that can be listed.
-
-    Raises:
-        DataError: it is not.
-    """
-    root = Path(path).expanduser()
-    try:
-        os.scandir(root).close()
-    except FileNotFoundError:
-        raise DataError(f"{root}: there is no such folder (--data.path)") from None
-    except NotADirectoryError:
-        raise DataError(f"{root}: is a file, not a folder of pictures (--data.path)") from None
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read: {error.strerror}") from None
-    return root
-
-
-def find_pictures(root: Path) -> Iterator[str]:
-    """Relative paths of the pictures below a folder, with slashes, in the order of their names.
-
-    Links are followed, but never into the folder itself, and within each folder in it (a class)
-    to no folder twice: links that lead in circles end, and show no picture again. What is hidden
-    (a name that begins with a dot) is left out.
-    """
-
-    def walk(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            return
-        seen.add(identity)
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: sort_key(entry.name))
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower().endswith(SUFFIXES):
-                if _leads_to(entry.is_file):
-                    yield prefix + entry.name
-            elif _leads_to(entry.is_dir):
-                within = seen if prefix else set(seen)
-                yield from walk(entry.path, f"{prefix}{entry.name}/", within)
-
-    return walk(os.fspath(root), "", set())
-
-
-def _leads_to(kind: Callable[[], bool]) -> bool:
-    try:
-        return kind()
-    except OSError:
-        # A link to itself.
-        return False
-
-
-def _folders_in(folder: Path) -> set[str]:
-    with os.scandir(folder) as listing:
-        return {entry.name for entry in listing if _leads_to(entry.is_dir)}
-
-
-def sort_key(name: str) -> str:
-    """Names compare by code points, composed: file systems differ in how they store an umlaut."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def labelled_files(

@@ -4,8 +4,9 @@
     python benchmarks/reliability.py resume --flowers DIR
     python benchmarks/reliability.py long
 
-`saving` trains a ResNet-18 at 128 pixels with a save every ten steps and without any, in turn, and
-tells what one save takes from training: the part of a minute that a save each minute costs.
+`saving` times saves of a ResNet-18 in training: until training goes on, and until all is written.
+The latter is the most that a save each minute can take of that minute, were nothing of it done
+beside training.
 `resume` starts the command anew and on a run that was interrupted, in turn, up to its first step.
 `long` trains a tiny network for 2,000 epochs, saved after each, and watches memory, file handles
 and threads.
@@ -28,8 +29,6 @@ from typing import Any
 
 from peer import show, spread
 
-SAVE_EVERY = 10
-
 
 def saving(flowers: Path, repeat: int) -> dict[str, Any]:
     from rich.console import Console
@@ -37,34 +36,30 @@ def saving(flowers: Path, repeat: int) -> dict[str, Any]:
     from jaxch5.config import Config
     from jaxch5.configured import learner_of
     from jaxch5.data.from_config import load_data
-    from jaxch5.session import Saving
-    from jaxch5.training.rundir import create_run
+    from jaxch5.training.checkpoint import Checkpoints
 
     values = {"data": {"path": str(flowers)}, "model": {"weights": "none"}}
     config = Config.model_validate(values)
     learn = learner_of(load_data(config), config)
     learn.console = Console(file=io.StringIO())
-    steps = len(learn.data.train)
-    # The first pass decodes the pictures and compiles the steps.
     learn.fit(1, 1e-4)
-    seconds: dict[str, list[float]] = {"without": [], "with": []}
-    for _ in range(repeat):
-        for name in seconds:
-            with tempfile.TemporaryDirectory() as folder:
-                learn.run = create_run(config, Path(folder) / "run") if name == "with" else None
-                learn.saving = Saving(every_steps=SAVE_EVERY, every_minutes=0)
-                learn.fit(1, 1e-4)
-            # From the record: without validation's report, which is not of saving.
-            images = learn.records[-1]["images_per_second"]
-            seconds[name].append(steps * learn.data.train.batch_size / images)
-    saves = (steps - 1) // SAVE_EVERY
-    a_save = [
-        (one - other) / saves
-        for one, other in zip(seconds["with"], seconds["without"], strict=True)
-    ]
+    seconds: dict[str, list[float]] = {"blocking": [], "whole": []}
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as saves:
+        for number in range(repeat + 1):
+            state = learn.state.replace(step=learn.state.step + number)
+            began = time.perf_counter()
+            saves.save(state, learn.records, epoch_done=False)
+            blocking = time.perf_counter() - began
+            saves.wait()
+            # The first one starts threads.
+            if number:
+                seconds["blocking"].append(blocking)
+                seconds["whole"].append(time.perf_counter() - began)
+    percent = [value / 0.6 for value in seconds["whole"]]
     return {
-        "seconds_a_save": spread(a_save),
-        "percent_of_a_minute": spread([s / 0.6 for s in a_save]),
+        "seconds_until_training_goes_on": spread(seconds["blocking"]),
+        "seconds_until_written": spread(seconds["whole"]),
+        "percent_of_a_minute_at_most": spread(percent),
     }
 
 

@@ -213,7 +213,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 packed.extractall(scratch)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as members:
-                members.extractall(scratch, _harmless(members, archive), filter="data")
+                # Python 3.11 has filters from its fourth release on.
+                more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                members.extractall(scratch, _harmless(members, archive), **more)  # type: ignore[arg-type]
         else:
             raise DataError(f"{archive.name}: is neither a zip nor a tar file")
         scratch.replace(folder)
@@ -239,6 +241,13 @@ def _harmless(members: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarIn
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
             raise DataError(f"{archive.name}: holds {member.name}, which is no file and no folder")
+        for name in (member.name, member.linkname):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise DataError(f"{archive.name}: holds {name}, which leads out of it")
+        member.mode = 0o755 if member.isdir() else 0o644
+        member.uid, member.gid = os.getuid(), os.getgid()
+        member.uname = member.gname = ""
         room = _taken(archive, room, member.size)
         yield member
 

@@ -8,17 +8,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 from rich.console import Console
 
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
-    """Commands started by tests compile each program once in a session, and leave nothing."""
+    """Tests and the commands they start compile each program once a session, and leave nothing."""
     folder = tmp_path_factory.getbasetemp()
     # Of several workers, each has a folder of its own in the session's.
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
+    kept = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", kept)
+    # A file takes milliseconds. By default what compiles in less than a second is not kept.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # What was compiled while tests were collected has fixed that there is no cache.
+    reset_cache()
 
 
 # Tests are the same with a network and without. The library reads these when it is imported.

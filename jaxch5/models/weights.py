@@ -38,9 +38,9 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
         WeightsError: an entry is missing, has another shape, or is not the architecture's.
 
     Example:
-        >>> model = create_model("resnet18", num_classes=3)
-        >>> pictures = jnp.zeros((1, 32, 32, 3))
-        >>> variables = model.init(jax.random.key(0), pictures, train=False)
+        >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         >>> state_dict = export_state_dict(variables, "resnet18")
         >>> state_dict["conv1.weight"].shape
         (64, 3, 7, 7)

@@ -32,7 +32,6 @@ from jaxch5.data.from_config import load_data, policy_of
 from jaxch5.data.source import Source, digits, from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.training.rundir import create_run
 
 QUIET = Console(quiet=True)
 TRAINED_ON, VALIDATED_ON = 10, 60
@@ -67,11 +66,12 @@ def load(source: Source, split: Any, batch_size: int) -> Data:
 def transfer(seeds: int, epochs: int, scratch_lrs: list[float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         first = vision_learner(load(some_digits(0, 4), random_split(), 64), "resnet18", "none")
-        first.console, first.run = QUIET, create_run(Config(), Path(folder) / "run")
+        first.console, weights = QUIET, Path(folder) / "digits.safetensors"
         first.fit_one_cycle(4, 3e-3)
+        first.export(weights)
         others = some_digits(5, 9)
         data = load(others, few_of_each(0), 10)
-        pretrained = vision_learner(data, "resnet18", first.run.path)
+        pretrained = vision_learner(data, "resnet18", weights)
         fresh = vision_learner(data, "resnet18", "none")
     tuned: list[float] = []
     scratch: dict[float, list[float]] = {lr: [] for lr in scratch_lrs}

@@ -19,6 +19,8 @@ from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
 
+AUGMENT = aug_transforms(max_lighting=0.05)
+
 
 class Tiny(nn.Module):
     """Small enough to compile at once, with statistics and dropout as the real ones have."""
@@ -39,9 +41,20 @@ def source():
     return from_arrays(images.astype(np.uint8), labels, ["dark", "bright"])
 
 
-def learner(source, seed=0, cache="memory", batch_size=16, **kwargs):
-    policy = aug_transforms(max_lighting=0.05)
-    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=policy)
+@pytest.fixture(scope="module")
+def compiled(source):
+    """A learner whose `again(0)` is as fresh as another, but has its programs."""
+    return learner(source)
+
+
+@pytest.fixture(scope="module")
+def plain(source):
+    """The same without augmentation."""
+    return learner(source, augment=None)
+
+
+def learner(source, seed=0, cache="memory", augment=AUGMENT, batch_size=16, **kwargs):
+    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=augment)
     data = data.load(batch_size, cache=cache)
     return vision_learner(data, Tiny(), seed=seed, **kwargs)
 
@@ -57,8 +70,8 @@ def bits(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
-def test_it_learns_and_draws_a_table(source):
-    learn = learner(source)
+def test_it_learns_and_draws_a_table(compiled):
+    learn = compiled.again(0)
     before = learn.validate()
     lines = train(learn, epochs=8).splitlines()
     assert len(lines) == 9
@@ -77,9 +90,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(source):
     assert states[0] != states[2]
 
 
-def test_validation_counts_each_picture_once(source):
+def test_validation_counts_each_picture_once(source, compiled):
     """30 pictures in batches of 16: the two padded rows change nothing."""
-    learn = learner(source)
+    learn = compiled.again(0)
     train(learn, epochs=1)
     probabilities, labels = learn.get_preds()
     assert len(probabilities) == len(labels) == 30
@@ -92,14 +105,19 @@ def test_validation_counts_each_picture_once(source):
     assert scores == {key: learn.records[-1][key] for key in scores}
 
 
-def test_a_loss_of_ones_own_is_trained_and_validated_with(source):
-    learn = learner(source, loss=lambda logits, labels: 10 * cross_entropy(logits, labels))
-    plain = learner(source)
+def test_a_loss_of_ones_own_is_trained_and_validated_with(source, plain):
+    def tenfold(logits, labels):
+        return 10 * cross_entropy(logits, labels)
+
+    learn = learner(source, augment=None, loss=tenfold)
     assert learn.validate()["valid_loss"] == pytest.approx(10 * plain.validate()["valid_loss"])
 
 
 def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
-    learn = learner(source, loss=lambda logits, labels: cross_entropy(logits, labels) * jnp.nan)
+    def no_number(logits, labels):
+        return cross_entropy(logits, labels) * jnp.nan
+
+    learn = learner(source, augment=None, loss=no_number)
     with pytest.raises(TrainingError, match=r"loss of steps 1 to 3 is nan, at a learning rate of"):
         train(learn)
 
@@ -121,9 +139,9 @@ def test_losses_are_read_back_only_every_few_steps(source):
     assert [event.number for event in steps] == list(range(1, len(steps) + 1))
 
 
-def test_training_can_go_on_from_any_step(source):
+def test_training_can_go_on_from_any_step(compiled):
     """Also from within an epoch: the epoch's loss is that of all its steps."""
-    learn = learner(source)
+    learn = compiled.again(0)
     whole = list(events(learn, learn.state))
     halves = []
     for event in events(learn, learn.state):
@@ -139,8 +157,8 @@ def test_training_can_go_on_from_any_step(source):
     assert losses[0][1:] == losses[1]
 
 
-def test_tta_is_the_mean_of_the_centre_and_of_the_draws(source):
-    learn = learner(source)
+def test_tta_is_the_mean_of_the_centre_and_of_the_draws(compiled):
+    learn = compiled.again(0)
     train(learn, epochs=2)
     centre, labels = learn.get_preds()
     np.testing.assert_array_equal(learn.tta(0)[0], centre)
@@ -157,15 +175,13 @@ def test_tta_is_the_mean_of_the_centre_and_of_the_draws(source):
         learn.tta(-1)
 
 
-def test_tta_without_augmentation_is_the_centre_crop(source):
-    data = DataBlock(source, random_split(0.3), presize=12, size=8, augment=None).load(16)
-    learn = vision_learner(data, Tiny())
-    np.testing.assert_allclose(learn.tta(2)[0], learn.get_preds()[0], atol=1e-6)
+def test_tta_without_augmentation_is_the_centre_crop(plain):
+    np.testing.assert_allclose(plain.tta(2)[0], plain.get_preds()[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("mix", [mixup, cutmix])
-def test_mixing_changes_training_and_still_learns(mix, source):
-    plain, mixed = learner(source), learner(source, mix=mix)
+def test_mixing_changes_training_and_still_learns(mix, source, plain):
+    plain, mixed = plain.again(0), learner(source, augment=None, mix=mix)
     train(plain, epochs=8)
     train(mixed, epochs=8)
     assert bits(plain.state.params) != bits(mixed.state.params)
@@ -183,8 +199,8 @@ def test_each_cache_trains_the_same(source):
     assert states[0] == states[1] == states[2]
 
 
-def test_lr_find_suggests_and_leaves_the_learner_as_it_was(source):
-    learn = learner(source)
+def test_lr_find_suggests_and_leaves_the_learner_as_it_was(compiled):
+    learn = compiled.again(0)
     train(learn, epochs=1)
     before, records = bits(learn.state), list(learn.records)
     rates = learn.lr_find(num_it=60, suggest_funcs=("valley", "minimum"))
@@ -198,8 +214,8 @@ def test_lr_find_suggests_and_leaves_the_learner_as_it_was(source):
         learn.lr_find(suggest_funcs=("vally",))
 
 
-def test_training_after_lr_find_is_as_without_it(source):
-    plain, swept = learner(source), learner(source)
+def test_training_after_lr_find_is_as_without_it(compiled):
+    plain, swept = compiled.again(0), compiled.again(0)
     swept.lr_find(num_it=40)
     train(plain)
     train(swept)

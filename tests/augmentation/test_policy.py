@@ -32,7 +32,7 @@ def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, poli
     """To the bit: alone, in another order, or among others; with many sub-samples or one."""
     batch, key = on_canvas(photographs, 64, 96), jax.random.key(5)
     together = np.asarray(compiled(policy, batch, key, size))
-    for chosen in ([3], [4, 2, 1], [0, 1, 2, 3, 4, 5, 0, 1]):
+    for chosen in ([3], [4, 2, 1, 5, 3, 0], [0, 1, 2, 3, 4, 5, 0, 1]):
         apart = np.asarray(compiled(policy, rows(batch, chosen), key, size))
         np.testing.assert_array_equal(apart, together[chosen])
 

@@ -14,7 +14,8 @@ import pytest
 
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
-from jaxch5.models.resnet import create_model
+from jaxch5.models import resnet
+from jaxch5.models.resnet import ARCHITECTURES, Bottleneck, create_model
 from jaxch5.models.weights import export_state_dict, import_state_dict
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -58,9 +59,17 @@ def test_parameter_counts_are_torchvisions(arch):
     assert counted == GOLDEN["archs"][arch]["params"]
 
 
+def compile_blocks(monkeypatch):
+    """Has each block be a program, which those of the same shape share, in any network."""
+    program = nn.jit(Bottleneck, static_argnums=2)
+    by_blocks = {arch: (program, depths) for arch, (_, depths) in ARCHITECTURES.items()}
+    monkeypatch.setattr(resnet, "ARCHITECTURES", by_blocks)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", GOLDEN["archs"])
-def test_logits_loss_gradients_and_statistics_are_torchvisions(arch):
+def test_logits_loss_gradients_and_statistics_are_torchvisions(arch, monkeypatch):
+    """Those of basic blocks as one program each, as in training, and the deeper by their blocks."""
     golden = GOLDEN["archs"][arch]
     model, variables, x = create_model(arch, 1000), filled(arch), pictures()
     labels = jnp.array([1, 20, 300, 999])
@@ -71,11 +80,14 @@ def test_logits_loss_gradients_and_statistics_are_torchvisions(arch):
         )
         return cross_entropy(logits, labels), updated["batch_stats"]
 
-    @jax.jit
     def evaluate_and_differentiate(params):
         logits = model.apply({**variables, "params": params}, x, train=False)
         return logits, jax.value_and_grad(loss_of, has_aux=True)(params)
 
+    if ARCHITECTURES[arch][0] is Bottleneck:
+        compile_blocks(monkeypatch)
+    else:
+        evaluate_and_differentiate = jax.jit(evaluate_and_differentiate)
     with jax.default_matmul_precision("highest"):
         logits, ((loss, stats), grads) = evaluate_and_differentiate(variables["params"])
 
@@ -95,14 +107,15 @@ def test_logits_loss_gradients_and_statistics_are_torchvisions(arch):
         assert norm == pytest.approx(expected_norm, rel=tolerance), part
 
 
-def test_half_precision_keeps_weights_statistics_and_logits_in_float32():
+def test_half_precision_keeps_weights_statistics_and_logits_in_float32(random_variables):
     model = create_model("resnet18", 5, dtype=jnp.bfloat16)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)
-    apply = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
-    logits, updated = apply(variables, x)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(1), x)
+    apply = partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, updated = jax.eval_shape(apply, variables, x)
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
+    variables = random_variables("resnet18", 5)
     half, full = (
         jax.jit(partial(create_model("resnet18", 5, dtype=dtype).apply, train=False))(variables, x)
         for dtype in (jnp.bfloat16, jnp.float32)

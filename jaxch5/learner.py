@@ -26,7 +26,7 @@ from jaxch5.insight.metrics import Metric, metric_of
 from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import interpretation_of
 from jaxch5.losses import cross_entropy
-from jaxch5.models.normalization import IMAGENET
+from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
 from jaxch5.optim.groups import groups_of
@@ -443,6 +443,7 @@ class Learner:
 
     def _saved(self, saves: Checkpoints, step: int) -> Saved:
         about, here = saves.about(step), self._about()
+        self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         for name in ("arch", "classes"):
             if about[name] != here[name]:
                 raise ConfigError(

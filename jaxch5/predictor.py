@@ -212,12 +212,7 @@ def load_learner(path: str | Path) -> Predictor:
         if config is None:
             raise ConfigError(f"{path}: is no run directory: it holds no config.toml")
         about = _about(config)
-        try:
-            pretrained = from_run(path, about.arch)
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{path}: its checkpoint does not say what it is of: {error!r}"
-            ) from None
+        pretrained = from_run(path, about.arch)
     else:
         about = _about_of_file(path)
         pretrained = from_file(path, about.arch)

@@ -91,11 +91,15 @@ def _resume(options: TrainOptions, run: RunDir, console: Console) -> dict[str, A
             "start a new run to change it"
         )
     data, _ = _load(config, run, console)
-    learn = _learner(data, config, console)
+    # A checkpoint has all: the weights that the run began with may be gone by now.
+    without_weights = config.model.model_copy(update={"weights": "none"})
+    learn = _learner(data, config.model_copy(update={"model": without_weights}), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)
         going_on = f"going on after {done} of {epochs} epochs"
         print_line(console, "this run is finished" if done == epochs else going_on)
+    else:
+        learn = _learner(data, config, console)
     write_config(run, config)
     return _fit(learn, config, run)
 

@@ -172,6 +172,24 @@ def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_run_goes_on_without_the_weights_that_it_began_with(
+    finished, pictures, tmp_path, capsys, monkeypatch
+):
+    """Its checkpoint has all; killed after the first epoch, and the other run removed."""
+    run, origin = tmp_path / "run", shutil.copytree(finished[0], tmp_path / "origin")
+    arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
+    run_in_process(capsys, monkeypatch, *arguments, "--model.weights", origin)
+    shutil.rmtree(origin)
+    expected = records(run)
+    for checkpoint in sorted((run / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(checkpoint)
+    status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0, err
+    assert "going on after 1 of 2 epochs" in out
+    assert records(run) == expected
+    assert from_toml(run / "config.toml").model.weights == str(origin)
+
+
 def test_without_the_hub_it_trains_from_scratch_and_says_so(
     pictures, tmp_path, capsys, monkeypatch
 ):

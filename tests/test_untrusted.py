@@ -1,5 +1,6 @@
 """Runs and learners from elsewhere: loading executes nothing, fetches nothing, writes nothing."""
 
+import hashlib
 import json
 import pickle
 import re
@@ -126,7 +127,7 @@ def test_loading_a_run_fetches_nothing_and_writes_nothing(run, learner_file, mon
 
 
 def test_a_run_holds_nothing_that_is_executed(run):
-    """No pickle and no program: text, numbers, and orbax's arrays."""
+    """No pickle and no program: text and numbers."""
     for file in run.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
@@ -148,13 +149,14 @@ def test_what_is_hidden_in_a_run_is_not_run(run, tmp_path):
             (folder / name).write_bytes(pickle.dumps(Code()))
         for name in ("jaxch5.py", "sitecustomize.py", "numpy.py", "__init__.py"):
             (folder / name).write_text(code)
-    for file in (run / "checkpoints").rglob("_METADATA"):
+    described = list((run / "checkpoints").rglob("_CHECKPOINT_METADATA"))
+    assert described
+    for file in described:
         said = json.loads(file.read_text())
-        if "tree_metadata" in said:
-            for entry in said["tree_metadata"].values():
-                entry["value_metadata"]["value_type"] = f"__import__('builtins').exec({code!r})"
-            said["custom_metadata"] = {"__reduce__": ["builtins.exec", [code]]}
-            file.write_text(json.dumps(said))
+        for item in said["item_handlers"]:
+            said["item_handlers"][item] = f"__import__('builtins').exec({code!r})"
+        said["custom_metadata"] = {"__reduce__": ["builtins.exec", [code]]}
+        file.write_text(json.dumps(said))
     program = (
         "import sys\nfrom jaxch5.predictor import load_learner\n"
         "from jaxch5.errors import Jaxch5Error\n"
@@ -200,11 +202,16 @@ def test_an_absurd_configuration_is_one_line(run, old, new):
         {"classes": None},
         {"classes": [1, 2]},
         {"arch": {"a": 1}},
+        {"mean": None},
     ],
 )
 def test_what_a_checkpoint_says_of_itself_is_checked(run, change):
+    """Also where whoever wrote it has made its checksum fit."""
     for file in (run / "checkpoints").glob("*/about/metadata"):
-        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        said = json.loads(file.read_text()) | change
+        del said["sha256"]
+        checksum = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        file.write_text(json.dumps(said | {"sha256": checksum}))
     with pytest.raises((WeightsError, CheckpointError)) as caught:
         load_learner(run)
     assert "\n" not in str(caught.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,21 +14,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
+from jaxch5.training.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 
 # What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# In what is said about a checkpoint: checksums of the three.
-DIGESTS = "sha256"
-# Weights of another's run are read before they are known to fit; a ResNet-152 has 0.24 GB.
-MOST_BYTES = 2**32
+# In what is said about a checkpoint: the checksum of the rest of it.
+DIGEST = "sha256"
 
 T = TypeVar("T")
 
@@ -69,6 +67,8 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
+                # So that whoever writes finds the directory there.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
@@ -115,20 +115,17 @@ class Checkpoints:
             self.wait()
             self._manager.delete(step)
         # Copies, because on a CPU the save would read the very buffers that the next step writes
-        # into; on the host, because orbax saves NumPy's arrays in half the time of JAX's, and
-        # tensorstore 0.1.86 loses four times as little memory by it.
-        state = jax.tree.map(np.array, jax.device_get(state))
+        # into.
+        variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
         said = {**(about or {}), "records": list(records)}
-        variables, rest = state.variables, _without_variables(state)
-        digests = {VARIABLES: _digest(variables), REST: _digest(rest), ABOUT: _digest_json(said)}
         with self._unsaved():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     **{
-                        VARIABLES: ocp.args.StandardSave(variables),
-                        REST: ocp.args.StandardSave(rest),
-                        ABOUT: ocp.args.JsonSave({**said, DIGESTS: digests}),
+                        VARIABLES: SaveArrays(variables),
+                        REST: SaveArrays(rest),
+                        ABOUT: ocp.args.JsonSave({**said, DIGEST: _digest(said)}),
                     }
                 ),
                 metrics=dict(records[-1]) if epoch_done else None,
@@ -194,25 +191,17 @@ class Checkpoints:
         Raises:
             CheckpointError: it is damaged; so from the two below.
         """
-        about = self._read(step, {ABOUT: ocp.args.JsonRestore()})[ABOUT]
-        said = {key: value for key, value in about.items() if key != DIGESTS}
-        self._compare(step, about, ABOUT, _digest_json(said))
+        about = dict(self._read(step, ABOUT, ocp.args.JsonRestore()))
+        with self._damage_of(step):
+            if about.pop(DIGEST, None) != _digest(about):
+                raise ValueError("what it says of itself is not what was saved")
         return about
 
     def variables(self, step: int) -> dict[str, PyTree]:
         """What the model of a checkpoint is evaluated with: weights and statistics."""
+        arrays = self._read(step, VARIABLES, RestoreArrays())
         with self._damage_of(step):
-            item = self.directory / str(step) / VARIABLES
-            written = ocp.PyTreeCheckpointHandler().metadata(item).tree
-            leaves = jax.tree.leaves(written)
-            total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-            if total > MOST_BYTES:
-                raise ValueError(f"its weights would take {total / 1e9:.0f} GB")
-        # Without the devices that it was written from, which this machine may not have.
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), written)
-        variables = self._read(step, {VARIABLES: ocp.args.StandardRestore(like)})[VARIABLES]
-        self._compare(step, self.about(step), VARIABLES, _digest(variables))
-        return variables
+            return unflatten_dict(arrays, sep="/")
 
     def restore(self, like: TrainState, step: int) -> Saved:
         """The checkpoint of a step.
@@ -221,31 +210,21 @@ class Checkpoints:
             like: a state of the same shapes, or its `jax.eval_shape`.
             step: one of `steps()`.
         """
-        about = self.about(step)
+        records = self.about(step)["records"]
         like = jax.eval_shape(lambda: like)
-        items = {VARIABLES: like.variables, REST: _without_variables(like)}
-        saved = self._read(
-            step, {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        )
-        for name in items:
-            self._compare(step, about, name, _digest(saved[name]))
-        rest, variables = saved[REST], saved[VARIABLES]
-        if like.average is None:
-            state = rest.replace(**variables)
-        else:
-            state = rest.replace(average=variables)
-        return Saved(jax.device_put(state), about["records"])
-
-    def _compare(self, step: int, about: dict[str, Any], name: str, digest: str) -> None:
-        if about.get(DIGESTS, {}).get(name) != digest:
-            raise CheckpointError(
-                f"{self.directory / str(step)}: is damaged: its {name} are not those that were "
-                "saved"
-            )
-
-    def _read(self, step: int, items: dict[str, Any]) -> Any:
+        arrays = {name: self._read(step, name, RestoreArrays()) for name in (VARIABLES, REST)}
         with self._damage_of(step):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            variables = from_arrays(arrays[VARIABLES], like.variables)
+            state = from_arrays(arrays[REST], _without_variables(like))
+        if like.average is None:
+            state = state.replace(**variables)
+        else:
+            state = state.replace(average=variables)
+        return Saved(jax.device_put(state), records)
+
+    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+        with self._damage_of(step):
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
 
     @contextmanager
     def _damage_of(self, step: int) -> Iterator[None]:
@@ -275,17 +254,7 @@ def _without_variables(state: TrainState) -> TrainState:
     return state.replace(average=None)
 
 
-def _digest(tree: PyTree) -> str:
-    """Checksum of the names, types, shapes and bytes of all arrays of a tree."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(jax.device_get(leaf))
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
-def _digest_json(value: Mapping[str, Any]) -> str:
+def _digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -295,7 +264,7 @@ def _reason(error: Exception) -> str:
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:
             return known
-    return line.split(" [tensorstore_spec")[0]
+    return line
 
 
 def _accuracy(metrics: Record) -> float:

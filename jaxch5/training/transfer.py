@@ -63,7 +63,7 @@ def from_run(path: Path, arch: str) -> Pretrained:
 
         def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
             about = saves.about(step)
-            if (found := about["arch"]) != arch:
+            if (found := about.get("arch")) != arch:
                 raise WeightsError(
                     f"{path}: is a run of {found}, not of {arch} (--model.arch {found})"
                 )
@@ -77,8 +77,11 @@ def from_run(path: Path, arch: str) -> Pretrained:
     if found is None:
         raise WeightsError(f"{path}: this run has no checkpoint yet")
     about, variables = found
-    normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-    return Pretrained(variables, normalization, tuple(about["classes"]), str(path))
+    try:
+        normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
+        return Pretrained(variables, normalization, tuple(about["classes"]), str(path))
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: its checkpoint lacks what it is of: {error}") from None
 
 
 def transfer(

@@ -1,0 +1,124 @@
+"""How orbax writes the arrays of a checkpoint here: one safetensors file an item, and its checksum.
+
+orbax's own way, by tensorstore 0.1.86, took 4 times as long for a small network and lost some 10 kB
+of memory at each save, which long runs of short epochs feel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from safetensors.numpy import load
+from safetensors.numpy import save as dump
+
+if TYPE_CHECKING:
+    from etils.epath import Path
+
+FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
+# Weights of another's run are read before they are known to fit; a ResNet-152 has 0.24 GB.
+MOST_BYTES = 2**32
+
+Arrays = dict[str, np.ndarray]
+
+
+def to_arrays(tree: PyTree) -> Arrays:
+    """Copies of the leaves of a tree on the host, by their paths.
+
+    >>> to_arrays({"conv": {"kernel": np.zeros(2)}})
+    {'conv/kernel': array([0., 0.])}
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
+    return {_name(path): np.array(leaf, order="C") for path, leaf in leaves}
+
+
+def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
+    """The tree of the shapes and types of `like` whose leaves are the arrays.
+
+    Raises:
+        ValueError: an array is missing, or of another shape or type, or one too many is there.
+
+    >>> from_arrays({"bias": np.zeros(2)}, {"bias": jax.ShapeDtypeStruct((2,), np.float64)})
+    {'bias': array([0., 0.])}
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    expected = {_name(path): leaf for path, leaf in leaves}
+    for name in expected.keys() ^ arrays.keys():
+        raise ValueError(f"{name} is {'missing' if name in expected else 'not of this model'}")
+    for name, leaf in expected.items():
+        found = arrays[name]
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"{name} is {found.dtype}{list(found.shape)}, not {leaf.dtype}{list(leaf.shape)}"
+            )
+    return jax.tree.unflatten(structure, [arrays[name] for name in expected])
+
+
+def _name(path: tuple[jax.tree_util.KeyEntry, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+class ArraysHandler(ocp.AsyncCheckpointHandler):
+    """Writes and reads arrays for an orbax manager; writing goes on in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+
+    async def async_save(self, directory: Path, args: SaveArrays) -> list[Future[None]] | None:
+        """Begins to write; the arrays must stay as they are."""
+        if jax.process_index() != 0:
+            return None
+        return [self._pool.submit(_write, directory, args.arrays)]
+
+    def save(self, directory: Path, args: SaveArrays) -> None:
+        """Writes."""
+        _write(directory, args.arrays)
+
+    def restore(self, directory: Path, args: RestoreArrays | None = None) -> Arrays:
+        """Reads.
+
+        Raises:
+            ValueError: the arrays are not those that were saved, or more than memory should hold.
+            OSError: a file cannot be read.
+        """
+        size = (directory / FILE).stat().length
+        if size > MOST_BYTES:
+            raise ValueError(f"its arrays would take {size / 1e9:.0f} GB")
+        content = (directory / FILE).read_bytes()
+        if _checksum(content) != (directory / CHECKSUM).read_text():
+            raise ValueError("its arrays are not those that were saved")
+        return load(content)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._pool.shutdown()
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_save=True)
+@dataclass
+class SaveArrays(ocp.args.CheckpointArgs):
+    """Arrays to save, by name."""
+
+    arrays: Arrays
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_restore=True)
+@dataclass
+class RestoreArrays(ocp.args.CheckpointArgs):
+    """Arrays to read: all of them."""
+
+
+def _write(directory: Path, arrays: Arrays) -> None:
+    content = dump(arrays)
+    (directory / FILE).write_bytes(content)
+    (directory / CHECKSUM).write_text(_checksum(content))
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

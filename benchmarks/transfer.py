@@ -119,7 +119,7 @@ def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
     states, steps, speeds = {}, {}, {"frozen": [], "unfrozen": []}
     for name, group in (("frozen", -1), ("unfrozen", 0)):
         learn.freeze_to(group)
-        steps[name], states[name] = learn._steps[0], jax.tree.map(np.asarray, learn.state)
+        steps[name], states[name] = learn._steps.train, jax.tree.map(np.asarray, learn.state)
         states[name] = jax.device_put(states[name])
     key = jax.random.key(0)
     for turn in range(turns + 1):

@@ -46,9 +46,9 @@ from jaxch5.text import print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
-from jaxch5.training.loop import Plan, compile_steps, evaluate, fit, predict
+from jaxch5.training.loop import Plan, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
-from jaxch5.training.memory import check_memory, memory_limit, need_of, out_of_memory
+from jaxch5.training.memory import out_of_memory
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.progress import show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
@@ -59,7 +59,8 @@ from jaxch5.training.state import (
     with_fresh_optimizer,
     with_variables,
 )
-from jaxch5.training.step import EvalStep, Loss, Mixer, TrainStep, make_drawn_eval_step
+from jaxch5.training.step import Loss, Mixer, make_drawn_eval_step
+from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.tensorboard import Log
 from jaxch5.training.transfer import available, find_weights, transfer
 
@@ -103,7 +104,7 @@ class Learner:
         self.run: RunDir | None = None
         self.saving = Saving()
         self.log = False
-        self._compiled: dict[Any, tuple[TrainStep, EvalStep]] = {}
+        self._compiled: dict[Any, Steps] = {}
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
         self._shapes = jax.eval_shape(init, jax.random.key(0), picture)["params"]
@@ -145,18 +146,13 @@ class Learner:
         return Frozen(self.model, self._shapes, self.groups, group, self.recipe)
 
     @property
-    def _steps(self) -> tuple[TrainStep, EvalStep]:
+    def _steps(self) -> Steps:
         data, frozen = self.data, self._frozen
         key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
         if key not in self._compiled:
             steps = frozen.steps(data, self.normalization)
             deterministic = self.recipe.deterministic
-            batch_size = data.train.batch_size
-            with out_of_memory(None, batch_size, data.size):
-                compiled = compile_steps(*steps, self.state, data, self._key, deterministic)
-            need = need_of(compiled[0], self.state, batch_size)
-            check_memory(need, batch_size, data.size, memory_limit())
-            self._compiled[key] = compiled
+            self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
 
     def freeze_to(self, n: int) -> None:
@@ -312,7 +308,7 @@ class Learner:
         for name in suggest_funcs:
             if name not in RULES:
                 raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
-        train_step, _ = self._steps
+        train_step = self._steps.train
         self.sweep = find_lr(self.state, self.data, train_step, self._key, start_lr, end_lr, num_it)
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
@@ -394,7 +390,7 @@ class Learner:
             self.state,
             data,
             plan,
-            *steps,
+            steps,
             recipe.loss,
             self._key,
             recipe.metrics,
@@ -403,8 +399,7 @@ class Learner:
         )
         extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
         start, batch_size = int(self.state.step), data.train.batch_size
-        need = need_of(steps[0], self.state, batch_size)
-        with out_of_memory(need, batch_size, data.size):
+        with out_of_memory(steps.need, batch_size, data.size):
             for event in show_progress(events, self.console, steps_per_epoch, start, extra, begun):
                 self.state = event.state
                 session.watch(event)
@@ -461,14 +456,12 @@ class Learner:
 
     def validate(self) -> dict[str, float]:
         """Over the validation set: `valid_loss`, `accuracy`, `error_rate` and the metrics."""
-        _, eval_step = self._steps
-        recipe = self.recipe
-        return evaluate(self.state, self.data.valid, eval_step, recipe.loss, recipe.metrics)
+        recipe, step = self.recipe, self._steps.evaluate
+        return evaluate(self.state, self.data.valid, step, recipe.loss, recipe.metrics)
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Probabilities and labels of the validation set, in its order."""
-        _, eval_step = self._steps
-        logits, labels = predict(self.state, self.data.valid, eval_step)
+        logits, labels = predict(self.state, self.data.valid, self._steps.evaluate)
         return jax.device_get(jax.nn.softmax(logits)), labels
 
     def interpret(self) -> Interpretation:

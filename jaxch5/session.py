@@ -104,7 +104,7 @@ class Session:
     def begin(self, plan: Plan, state: TrainState, steps_per_epoch: int) -> None:
         """Says which plan the next events are of, and the state that they begin at."""
         self._plan = plan
-        self._unread = int(state.step)
+        self._unread = self._seen = int(state.step)
         self._steps_per_epoch = steps_per_epoch
 
     def watch(self, event: Step | Epoch) -> None:
@@ -114,8 +114,11 @@ class Session:
         match event:
             case Epoch():
                 self._end_epoch(event)
-            case Step() if event.number % self._steps_per_epoch and self._is_due(event.number):
-                self._save(event.state, epoch_done=False)
+            case Step():
+                due = self._is_due(event.number)
+                self._seen = event.number
+                if due and event.number % self._steps_per_epoch:
+                    self._save(event.state, epoch_done=False)
 
     def stop(self, state: TrainState) -> None:
         """Saves the state of a call that ends early, and waits until it is written."""
@@ -176,7 +179,8 @@ class Session:
 
     def _is_due(self, step: int) -> bool:
         every_steps, every_minutes, _ = self._saving
-        if every_steps and step % every_steps == 0:
+        # An event may be of many steps.
+        if every_steps and step // every_steps > self._seen // every_steps:
             return True
         return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
 

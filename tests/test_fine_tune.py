@@ -204,7 +204,7 @@ def test_accumulated_batches_make_one_update(data):
         learn.state,
         data,
         loop.Plan("fit", 1, lambda step: [0.01, 0.01], lambda step: 0.9),
-        *learn._steps,
+        learn._steps,
         cross_entropy,
         learn._key,
     )

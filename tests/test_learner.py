@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
 def events(learn, start_state, epochs=2):
     plan = Plan("fit", epochs, rates=lambda step: [0.01], momentum=lambda step: 0.9)
     copy = jax.tree.map(jnp.copy, start_state)
-    return fit(copy, learn.data, plan, *learn._steps, cross_entropy, learn._key)
+    return fit(copy, learn.data, plan, learn._steps, cross_entropy, learn._key)
 
 
 def test_losses_are_read_back_only_every_few_steps(source):

@@ -179,6 +179,11 @@ class Loader:
         """Training batches of the same items in another order."""
         return Loader(self._canvases, self.items, self.batch_size, seed)
 
+    @property
+    def on_device(self) -> tuple[jax.Array, jax.Array] | None:
+        """Canvases and frames of the whole source, where they lie on the device."""
+        return self._canvases.on_device
+
     def shapes(self) -> Batch | CachedBatch:
         """Shapes and types of what `steps` gives."""
 

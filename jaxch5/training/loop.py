@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -18,10 +17,11 @@ from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.optim.schedule import Schedule
-from jaxch5.training.compiler import compiler_options
+from jaxch5.training.resident import calls, steps_of
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
-from jaxch5.training.step import EvalStep, Loss, TrainStep
+from jaxch5.training.step import EvalStep, Loss
+from jaxch5.training.steps import Steps
 
 # Reading a loss back waits for its step; those that lie some steps back have long been computed.
 STEPS_BETWEEN_READS = 8
@@ -66,38 +66,11 @@ class Epoch(NamedTuple):
     losses: list[float]
 
 
-def compile_steps(
-    train_step: TrainStep,
-    eval_step: EvalStep,
-    state: TrainState,
-    data: Data,
-    key: Key[Array, ""],
-    deterministic: bool = False,
-) -> tuple[TrainStep, EvalStep]:
-    """The two steps compiled for the shapes of `data`, at the same time; `state` is donated.
-
-    The compiled functions take no other shapes.
-    """
-    options = compiler_options(deterministic)
-    train = jax.jit(train_step, donate_argnums=0, compiler_options=options)
-    evaluate = jax.jit(eval_step, compiler_options=options)
-    batch = data.train.shapes()
-    pool = ThreadPoolExecutor(2)
-    try:
-        # Not in this thread, which would hear of no signal until it is done.
-        compiled_eval = pool.submit(lambda: evaluate.lower(state, batch).compile())
-        compiled_train = pool.submit(train.lower(state, batch, key).compile)
-        return compiled_train.result(), compiled_eval.result()
-    finally:
-        pool.shutdown(wait=False)
-
-
 def fit(
     state: TrainState,
     data: Data,
     plan: Plan,
-    train_step: TrainStep,
-    eval_step: EvalStep,
+    steps: Steps,
     loss: Loss,
     key: Key[Array, ""],
     metrics: Sequence[tuple[str, Metric]] = (),
@@ -110,7 +83,7 @@ def fit(
         state: where training begins; it is consumed.
         data: what to train on and to validate with.
         plan: what to do.
-        train_step, eval_step: compiled, as `compile_steps` returns them.
+        steps: what `compile_steps` returns.
         loss: mean over the items of logits and labels, for validation.
         key: root of all random draws.
         metrics: more of them, by name.
@@ -118,8 +91,8 @@ def fit(
         check: called between the batches of a validation; what it raises ends it.
 
     Yields:
-        a `Step` after each step and an `Epoch` after each epoch; the state in them is good until
-        the next event is asked for.
+        a `Step` after each step, or call of many, and an `Epoch` after each epoch; the state in
+        them is good until the next event is asked for.
 
     Raises:
         TrainingError: three losses in a row, or the mean of an epoch's, are no finite number.
@@ -145,7 +118,7 @@ def fit(
             "epoch": epoch,
             "phase": plan.name,
             "train_loss": train_loss,
-            **evaluate(state, data.valid, eval_step, loss, metrics, check),
+            **evaluate(state, data.valid, steps.evaluate, loss, metrics, check),
             "seconds": time.perf_counter() - began,
             "images_per_second": (stop - first) * data.train.batch_size / trained,
         }
@@ -156,29 +129,43 @@ def fit(
     if validate_first:
         yield validated(state, start // steps_per_epoch - 1, start)
     stop = plan.start + plan.epochs * steps_per_epoch
-    for step, batch in enumerate(to_device(data.train.steps(start, stop)), start):
+    batches = data.train.steps(start, stop)
+    step = start
+    for batch in to_device(calls(batches, start, steps_per_epoch, steps.a_call)):
         epoch, place = divmod(step, steps_per_epoch)
         if place == 0:
             state = state.replace(
                 epoch_loss=jax.device_put(np.float32(0)), epoch_skipped=jax.device_put(np.int32(0))
             )
             began, first = time.perf_counter(), step
-        state = state.replace(
-            opt_state=with_hyperparams(
+        count = steps_of(batch)
+        places = range(step - plan.start, step - plan.start + count)
+        rates = np.array([plan.rates(place) for place in places], np.float32)
+        momentum = np.array([plan.momentum(place) for place in places], np.float32)
+        if count == 1:
+            opt_state = with_hyperparams(
                 state.opt_state,
-                lr=jax.device_put(np.asarray(plan.rates(step - plan.start), np.float32)),
-                momentum=jax.device_put(np.float32(plan.momentum(step - plan.start))),
+                lr=jax.device_put(rates[0]),
+                momentum=jax.device_put(momentum[0]),
             )
-        )
-        # Whatever the step needs is on the device by now; anything else would be an oversight.
-        with jax.transfer_guard("disallow"):
-            state, output = train_step(state, batch, epoch_key(key, epoch))
-        losses.add(output["loss"])
-        due = (step + 1) % STEPS_BETWEEN_READS == 0
-        yield Step(state, step + 1, losses.read(but=STEPS_UNREAD) if due else [])
+            state = state.replace(opt_state=opt_state)
+            # Whatever the step needs is on the device by now; anything else would be an oversight.
+            with jax.transfer_guard("disallow"):
+                state, output = steps.train(state, batch, epoch_key(key, epoch))
+            losses.add(output["loss"])
+        else:
+            assert steps.many is not None
+            assert isinstance(batch, CachedBatch)
+            rates, momentum = jax.device_put((rates, momentum))
+            with jax.transfer_guard("disallow"):
+                state, many = steps.many(state, batch, rates, momentum, epoch_key(key, epoch))
+            losses.add(many)
+        due = (step + count) // STEPS_BETWEEN_READS > step // STEPS_BETWEEN_READS
+        step += count
+        yield Step(state, step, losses.read(but=STEPS_UNREAD if count == 1 else 1) if due else [])
 
-        if place == steps_per_epoch - 1:
-            yield validated(state, epoch, step + 1)
+        if step % steps_per_epoch == 0:
+            yield validated(state, epoch, step)
 
 
 class _Losses:
@@ -187,16 +174,19 @@ class _Losses:
     def __init__(self, plan: Plan, start: int) -> None:
         self._plan = plan
         self._read = start
-        self._unread: list[Float[Array, ""]] = []
+        self._unread: list[Float[Array, "*steps"]] = []
         self._not_finite = 0
 
-    def add(self, loss: Float[Array, ""]) -> None:
-        self._unread.append(loss)
+    def add(self, losses: Float[Array, "*steps"]) -> None:
+        """Of a step, or of a call of many."""
+        self._unread.append(losses)
 
     def read(self, but: int = 0) -> list[float]:
-        """Reads all but the last few."""
+        """Reads all but those that were added last."""
         count = max(0, len(self._unread) - but)
-        losses = [float(loss) for loss in jax.device_get(self._unread[:count])]
+        losses = [
+            float(loss) for read in jax.device_get(self._unread[:count]) for loss in np.ravel(read)
+        ]
         del self._unread[:count]
         for loss in losses:
             self._not_finite = 0 if np.isfinite(loss) else self._not_finite + 1

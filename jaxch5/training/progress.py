@@ -108,7 +108,7 @@ def show_progress(
         task = bar.add_task(f"epoch {epoch}", total=steps_per_epoch, completed=place, loss="")
         for event in events:
             if isinstance(event, Step):
-                bar.advance(task)
+                bar.update(task, completed=(event.number - 1) % steps_per_epoch + 1)
                 if event.losses:
                     bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
             else:

@@ -1,0 +1,115 @@
+"""Many steps in one call, where the whole set lies on the device: nothing waits for the host.
+
+An epoch is then a few calls of one compiled program, a `lax.scan` over steps that gather their
+pictures, augment and train. On a CPU such a scan is slower than the steps one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxch5.batch import Batch, CachedBatch
+from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.state import TrainState
+from jaxch5.training.step import TrainStep
+
+# Calls an epoch, so that the bar moves and a signal is heard; and steps a call, at most.
+CALLS = 8
+MOST_STEPS = 32
+
+Rates = Float[Array, "steps groups"]
+ManySteps = Callable[
+    [TrainState, CachedBatch, Rates, Float[Array, "steps"], Key[Array, ""]],
+    tuple[TrainState, Float[Array, "steps"]],
+]
+
+
+def steps_a_call(steps_per_epoch: int) -> int:
+    """How many steps a call does; what is left of an epoch is done step by step.
+
+    Example:
+        >>> steps_a_call(4), steps_a_call(91), steps_a_call(10_000)
+        (1, 11, 32)
+    """
+    return min(MOST_STEPS, max(1, steps_per_epoch // CALLS))
+
+
+def make_many_steps(train_step: TrainStep) -> ManySteps:
+    """A function `(state, batches, rates, momentum, key) -> (state, losses)` of many steps.
+
+    Args:
+        train_step: of one; see `make_train_step`.
+
+    Returns:
+        The function; `batches` is a stacked one of `calls`, the key is the epoch's.
+    """
+
+    def many_steps(
+        state: TrainState,
+        batches: CachedBatch,
+        rates: Rates,
+        momentum: Float[Array, "steps"],
+        key: Key[Array, ""],
+    ) -> tuple[TrainState, Float[Array, "steps"]]:
+        def step(
+            state: TrainState, xs: tuple[CachedBatch, Float[Array, "groups"], Float[Array, ""]]
+        ) -> tuple[TrainState, Float[Array, ""]]:
+            rows, lr, momentum = xs
+            batch = replace(rows, images=batches.images, frames=batches.frames)
+            opt_state = with_hyperparams(state.opt_state, lr=lr, momentum=momentum)
+            state, output = train_step(state.replace(opt_state=opt_state), batch, key)
+            return state, output["loss"]
+
+        # The set is the same in every step, and is not scanned over.
+        return lax.scan(step, state, (_rows(batches), rates, momentum))
+
+    return many_steps
+
+
+def calls(
+    batches: Iterator[Batch | CachedBatch], start: int, steps_per_epoch: int, a_call: int
+) -> Iterator[Batch | CachedBatch]:
+    """The batches of steps from `start` on, those of a call of many steps stacked.
+
+    Calls begin at the same steps of every epoch, wherever training is taken up.
+    """
+    step = start
+    while True:
+        place = step % steps_per_epoch
+        whole = a_call > 1 and place % a_call == 0 and place + a_call <= steps_per_epoch
+        group = list(islice(batches, a_call if whole else 1))
+        if not group:
+            return
+        step += len(group)
+        yield _stack(group) if whole else group[0]
+
+
+def steps_of(batch: Batch | CachedBatch) -> int:
+    """How many batches lie in one; more than one where they are stacked."""
+    return len(batch.label) if batch.label.ndim == 2 else 1
+
+
+def stacked(batch: CachedBatch, count: int) -> CachedBatch:
+    """The shapes of so many batches that are stacked."""
+    rows = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), _rows(batch)
+    )
+    return replace(rows, images=batch.images, frames=batch.frames)
+
+
+def _stack(batches: Sequence[Any]) -> CachedBatch:
+    rows = jax.tree.map(lambda *leaves: np.stack(leaves), *map(_rows, batches))
+    return replace(rows, images=batches[0].images, frames=batches[0].frames)
+
+
+def _rows(batch: CachedBatch) -> CachedBatch:
+    """What a batch has of its own: all but the set."""
+    return replace(batch, images=None, frames=None)

@@ -1,0 +1,109 @@
+"""An epoch in a few calls trains as one of single steps does, and can be taken up anywhere."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxch5.augmentation.policy import aug_transforms
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.learner import vision_learner
+from jaxch5.losses import cross_entropy
+from jaxch5.optim.schedule import one_cycle, one_cycle_momentum
+from jaxch5.training.loop import Epoch, Plan, fit
+from jaxch5.training.steps import compile_steps
+
+EPOCHS, STEPS = 2, 19
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+        return nn.Dense(2)(x)
+
+
+@pytest.fixture(scope="module")
+def learn():
+    """19 steps an epoch, of 4 pictures that lie on the device."""
+    images = np.random.default_rng(0).integers(0, 256, (86, 12, 12, 3), dtype=np.uint8)
+    source = from_arrays(images, np.arange(86) % 2, ["a", "b"])
+    block = DataBlock(source, random_split(0.1), presize=12, size=8, augment=aug_transforms())
+    learn = vision_learner(block.load(4, cache="device"), Tiny(), clip=1.0)
+    assert len(learn.data.train) == STEPS
+    return learn
+
+
+@pytest.fixture(scope="module")
+def compiled(learn):
+    both = learn._frozen.steps(learn.data, learn.normalization)
+    return {
+        resident: compile_steps(*both, learn.state, learn.data, learn._key, resident=resident)
+        for resident in (False, True)
+    }
+
+
+def train(learn, steps, state=None, until=None):
+    """Losses of all steps, and the state and number of steps after every event."""
+    state = jax.tree.map(jax.numpy.copy, learn.state if state is None else state)
+    count = EPOCHS * STEPS
+    rate = one_cycle(1e-2, count)
+    plan = Plan("plan", EPOCHS, lambda step: [rate(step)], one_cycle_momentum(count))
+    losses, records, numbers = [], [], []
+    for event in fit(state, learn.data, plan, steps, cross_entropy, learn._key):
+        losses += event.losses
+        if isinstance(event, Epoch):
+            records.append(event.record)
+        else:
+            numbers.append(event.number)
+            if event.number == until:
+                return jax.tree.map(jax.numpy.copy, event.state)
+    return losses, records, numbers, jax.device_get(event.state)
+
+
+def test_the_losses_are_those_of_single_steps(learn, compiled):
+    """Rates, momentum and draws are each step's own; sums may be added in another order."""
+    assert compiled[False].many is None
+    assert compiled[True].a_call == 2
+    plain = train(learn, compiled[False])
+    many = train(learn, compiled[True])
+    assert len(many[0]) == EPOCHS * STEPS
+    np.testing.assert_allclose(many[0], plain[0], rtol=1e-4)
+    for record, expected in zip(many[1], plain[1], strict=True):
+        assert record["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+        assert record["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-4)
+
+
+def test_an_epoch_is_a_few_calls_and_single_steps_for_what_is_left(learn, compiled):
+    _, _, numbers, _ = train(learn, compiled[True])
+    of_epoch = [*range(2, STEPS, 2), STEPS]
+    assert numbers == of_epoch + [STEPS + number for number in of_epoch]
+
+
+@pytest.mark.parametrize("until", [8, STEPS, STEPS + 4])
+def test_training_taken_up_between_calls_ends_with_the_same_bits(learn, compiled, until):
+    _, _, _, expected = train(learn, compiled[True])
+    state = train(learn, compiled[True], until=until)
+    _, _, _, after = train(learn, compiled[True], state)
+    for got, wanted in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_training_taken_up_within_a_call_goes_step_by_step_to_the_next(learn, compiled):
+    state = train(learn, compiled[False], until=5)
+    _, _, numbers, _ = train(learn, compiled[True], state)
+    assert numbers[:4] == [6, 8, 10, 12]
+    assert numbers[-1] == EPOCHS * STEPS
+
+
+def test_a_cpu_goes_step_by_step(learn):
+    """A scan over steps is slower there."""
+    assert learn._steps.many is None
+
+
+def test_the_set_on_the_device_is_not_counted_as_of_the_batch(learn):
+    """So that what would fit is not underestimated."""
+    images, frames = learn.data.train.on_device
+    assert learn._steps.need.fixed >= images.nbytes + frames.nbytes

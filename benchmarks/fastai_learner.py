@@ -64,7 +64,7 @@ class FirstStep(fastai.Callback):
     """Says that the first step is done, and ends the process: nothing after it counts."""
 
     def after_step(self) -> None:
-        print(json.dumps({"loss": float(self.learn.loss)}), flush=True)
+        print(json.dumps({"loss": float(self.learn.loss.detach())}), flush=True)
         os._exit(0)
 
 

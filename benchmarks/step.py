@@ -6,8 +6,8 @@ ResNet in PyTorch with a fused Adam, eager and by `torch.compile`, each in both 
 ratio is to the fastest of these. bf16 is `--precision bf16` on both sides (autocast there). The
 peer runs in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the
 two are not installed together. Run it on an idle machine: threads that wait for each other, as
-PyTorch's do, lose far more to other work than ours, and the ratio then flatters us. `load_before` is
-the load average at the start.
+PyTorch's do, lose far more to other work than ours, and the ratio then flatters us. `load_before`
+is the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """

@@ -7,7 +7,9 @@ of the matrices, which is the best that it can do; "one by one" turns, zooms, cr
 each by an interpolation of its own, the last one antialiased.
 
 Speed: pictures a second, canvas to network input, compiled or warmed up, in turn; ours on all
-cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. The peer
+cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. On a GPU
+both sides' batches lie there. Before anything is timed both sides apply one matrix to a photograph,
+and what comes out has to be the same. The peer
 runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt),
 because the two are not installed together; it gets squares, as its presizing makes them, and ours
 the whole canvas.
@@ -17,25 +19,27 @@ the whole canvas.
 
 from __future__ import annotations
 
-import argparse
 import base64
-import json
+import contextlib
 import math
-import os
-import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer import (
-    Peer,
-    answer_requests,
-    declare_torchvision_operators,
-    peer_python,
-    show,
+from common import (
+    PLATFORMS,
+    arguments_of,
+    best,
+    find_files,
+    in_turn,
+    ratio,
     spread,
+    tell,
+    use_device,
 )
+from peer import Peer, answer_requests, declare_torchvision_operators, peer_python
 
 SIZE = 128
 QUALITY_CANVAS = 288
@@ -47,12 +51,14 @@ BATCHES_A_TURN = 10
 # Its threads wait for each other in a loop, so that one is faster where the cores are shared; the
 # ratios are to the faster of the two.
 PEER_THREADS = (1, 2)
+# Decibels between both sides' outputs of one matrix: their borders and roundings differ.
+SAME = 40.0
 
 
 # --- the peer's side ---------------------------------------------------------------------------
 
 
-def serve() -> None:
+def serve(device: str) -> None:
     declare_torchvision_operators()
     import torch
     from fastai.vision.all import Pipeline, TensorImage, aug_transforms
@@ -60,7 +66,7 @@ def serve() -> None:
     def floats(pixels: np.ndarray) -> Any:
         # Planes lie one behind the other, as its loader lays them; its sampler is slow otherwise.
         planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-        return TensorImage(planes.float().div_(255))
+        return TensorImage(planes.to(device).float().div_(255))
 
     state: dict[str, Any] = {}
 
@@ -73,12 +79,14 @@ def serve() -> None:
             torch.set_num_threads(request["threads"])
             begin = time.perf_counter()
             for _ in range(BATCHES_A_TURN):
-                state["pipeline"](floats(state["pixels"]))
+                output = state["pipeline"](floats(state["pixels"]))
+            # Reading one number waits for the device.
+            float(output[0, 0, 0, 0])
             return BATCHES_A_TURN * len(state["pixels"]) / (time.perf_counter() - begin)
         pixels = unpacked(request["pixels"])
-        matrix = torch.tensor(request["matrix"], dtype=torch.float32)[None, :2]
+        matrix = torch.tensor(request["matrix"], dtype=torch.float32, device=device)[None, :2]
         output = floats(pixels[None]).affine_coord(mat=matrix, sz=SIZE, align_corners=True)
-        return packed(output[0].permute(1, 2, 0).numpy().astype(np.float32))
+        return packed(output[0].permute(1, 2, 0).cpu().numpy().astype(np.float32))
 
     answer_requests(answer)
 
@@ -140,8 +148,17 @@ def measure_quality(pictures: list[np.ndarray], peer: Peer | None) -> dict[str, 
             for name, output in outputs.items():
                 error = np.mean((output - expected)[inside] ** 2)
                 psnr.setdefault(name, []).append(float(-10 * np.log10(error)))
+            if peer and scale == min(SCALES):
+                check_same(outputs["4 taps"][inside], outputs["fastai"][inside])
         results[str(scale)] = {name: spread(values) for name, values in psnr.items()}
     return results
+
+
+def check_same(ours: np.ndarray, peer: np.ndarray) -> None:
+    """Ends the program where one matrix does not make one picture of both sides' interpolations."""
+    decibels = -10 * np.log10(np.mean((ours - peer) ** 2))
+    if not decibels >= SAME:
+        sys.exit(f"the sides disagree: {decibels:.1f} dB between their outputs of one matrix")
 
 
 def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -272,20 +289,14 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
         peer.ask(do="load", pixels=packed(squares))
         for threads in PEER_THREADS:
             sides[f"fastai, {threads}"] = lambda t=threads: peer.ask(do="turn", threads=t)
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(turns + 1):
-        for name, side in sides.items():
-            rate = side()
-            if number > 0:
-                rates[name].append(rate)
-    result: dict[str, Any] = {name: spread(values) for name, values in rates.items()}
-    of_peer = [values for name, values in rates.items() if name.startswith("fastai")]
+    rates = in_turn(sides, turns)
+    of_peer = {name: values for name, values in rates.items() if name not in programs}
+    result: dict[str, Any] = {"unit": "pictures a second"}
+    result |= {name: spread(values) for name, values in rates.items()}
     for name, seconds in compile_seconds.items():
         result[name]["compile_seconds"] = seconds
         if of_peer:
-            faster = max(of_peer, key=statistics.median)
-            ratios = [a / b for a, b in zip(rates[name], faster, strict=True)]
-            result[name]["ratio"] = spread(ratios)
+            result[name]["ratio"] = ratio(rates[name], of_peer[best(of_peer)])
     return result
 
 
@@ -293,18 +304,16 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
 
 
 def photographs(path: Path, count: int) -> list[np.ndarray]:
-    from jaxch5.data.image import SUFFIXES, decode
+    """The first of them that are large enough not to be enlarged."""
+    from jaxch5.data.image import decode
 
-    pictures = []
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in SUFFIXES:
-            picture = decode(file.read_bytes(), str(file))
-            if min(picture.shape[:2]) >= QUALITY_CANVAS:
-                pictures.append(picture)
-        if len(pictures) == count:
-            break
+    pictures: list[np.ndarray] = []
+    for file in find_files(path):
+        picture = decode(Path(file).read_bytes(), file)
+        if min(picture.shape[:2]) >= QUALITY_CANVAS and len(pictures) < count:
+            pictures.append(picture)
     if not pictures:
-        raise SystemExit(f"{path}: no picture whose sides are {QUALITY_CANVAS} pixels and more")
+        sys.exit(f"{path}: no picture whose sides are {QUALITY_CANVAS} pixels and more")
     return pictures
 
 
@@ -317,49 +326,38 @@ def presized(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", type=Path, default=os.environ.get("JAXCH5_FLOWERS"))
-    parser.add_argument("--count", type=int, default=100, help="photographs for the quality")
-    parser.add_argument("--turns", type=int, default=7, help="of each side for the speed")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        serve()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2])
         return
-    if arguments.path is None:
-        raise SystemExit("--path: name a folder of photographs (or set JAXCH5_FLOWERS)")
+    parser = arguments_of(__doc__, turns=7, path=True)
+    parser.add_argument("--count", type=int, default=100, help="photographs for the quality")
+    arguments = parser.parse_args()
+    use_device(arguments.device)
+    import jax
 
     from jaxch5.batch import Batch
     from jaxch5.data.image import presize
 
     python = peer_python()
-    peer = Peer(python, __file__, "--serve") if python else None
-    pictures = photographs(Path(arguments.path), arguments.count)
+    pictures = photographs(arguments.path, arguments.count)
     canvases, frames = zip(
         *(presize(pictures[k % len(pictures)], SPEED_CANVAS) for k in range(BATCH)), strict=True
     )
     index = np.arange(BATCH, dtype=np.int32)
-    import jax
-
     batch = jax.device_put(Batch(np.stack(canvases), np.stack(frames), index, index, index >= 0))
     squares = np.stack(canvases)[:, :, :SPEED_CANVAS]
-    report = {
-        "photographs": len(pictures),
-        "quality": measure_quality([presized(one, QUALITY_CANVAS) for one in pictures], peer),
-        "speed": measure_speed(batch, squares, peer, arguments.turns),
-    }
-    if peer:
-        peer.close()
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-        return
-    for scale, table in report["quality"].items():
-        for name, entry in table.items():
-            print(f"{scale} canvas pixels an output pixel  {name:12} {show(entry)} dB")
-    for name, entry in report["speed"].items():
-        ratio = f", {show(entry['ratio'])} times fastai's" if "ratio" in entry else ""
-        print(f"{name:12} {show(entry, 0)} pictures/s{ratio}")
+    with contextlib.ExitStack() as stack:
+        peer = None
+        if python:
+            peer = stack.enter_context(
+                Peer(python, __file__, "--serve", PLATFORMS[arguments.device])
+            )
+        report = {
+            "photographs": len(pictures),
+            "quality": measure_quality([presized(one, QUALITY_CANVAS) for one in pictures], peer),
+            "speed": measure_speed(batch, squares, peer, arguments.turns),
+        }
+    tell(report, arguments.json)
 
 
 if __name__ == "__main__":

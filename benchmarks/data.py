@@ -4,7 +4,8 @@ Both sides decode the same files, bring their short side to one size and hand ou
 of bytes; fastai's `Resize` crops to a square, ours keeps the whole picture on its canvas. An epoch
 is timed whole, with its start. The peer runs this same file in the interpreter that
 JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together.
-Ours alone is measured besides: epochs from memory, and what it takes to build a source.
+On a GPU both copy each batch there. Ours alone is measured besides: epochs from memory, and what it
+takes to build a source.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 """
@@ -12,7 +13,6 @@ Ours alone is measured besides: epochs from memory, and what it takes to build a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -22,16 +22,19 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from peer import (
-    Peer,
-    answer_requests,
-    declare_torchvision_operators,
-    peer_python,
-    show,
+from common import (
+    PLATFORMS,
+    arguments_of,
+    find_files,
+    in_turn,
+    ratio,
+    same,
     spread,
+    tell,
+    use_device,
 )
+from peer import Peer, answer_requests, declare_torchvision_operators, peer_python
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 LATER_EPOCHS = 3
 
 
@@ -49,22 +52,27 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float]:
-        from jaxch5.data.pipeline import Canvases, Loader
+        from jaxch5.data.pipeline import Canvases, Loader, to_device
 
         canvases = Canvases(self.source, self.request["presize"], keep=True)
         loader = Loader(canvases, self.items, self.request["batch"], seed=0)
-        rates = [
-            pictures_a_second(batch.image for batch in loader.epoch(number))
-            for number in range(1 + LATER_EPOCHS)
-        ]
-        return rates[0], statistics.median(rates[1:])
+
+        def epoch(number: int) -> float:
+            batches = loader.epoch(number)
+            if self.request["device"] != "cpu":
+                batches = to_device(batches)
+            rate, self.pictures = pictures_a_second(batch.image for batch in batches)
+            return rate
+
+        first, *later = map(epoch, range(1 + LATER_EPOCHS))
+        return first, statistics.median(later)
 
 
-def pictures_a_second(batches: Any) -> float:
-    """Of an iterable of each batch's pictures."""
+def pictures_a_second(batches: Any) -> tuple[float, int]:
+    """Of an iterable of each batch's pictures; and how many there were."""
     begin = time.perf_counter()
     count = sum(len(pictures) for pictures in batches)
-    return count / (time.perf_counter() - begin)
+    return count / (time.perf_counter() - begin), count
 
 
 def serve() -> None:
@@ -72,7 +80,7 @@ def serve() -> None:
     declare_torchvision_operators()
     loaders: list[Any] = []
 
-    def answer(request: dict[str, Any]) -> float:
+    def answer(request: dict[str, Any]) -> tuple[float, int]:
         if not loaders:
             loaders.append(fastai_loader(request))
         return pictures_a_second(batch[0] for batch in loaders[0])
@@ -90,7 +98,10 @@ def fastai_loader(request: dict[str, Any]) -> Any:
         item_tfms=Resize(request["presize"]),
     )
     loaders = block.dataloaders(
-        request["files"], bs=request["batch"], num_workers=request["workers"], device="cpu"
+        request["files"],
+        bs=request["batch"],
+        num_workers=request["workers"],
+        device=request["device"],
     )
     # Without it each batch would become floats here, which on our side happens on the device.
     loaders.train.after_batch = Pipeline([])
@@ -129,53 +140,55 @@ def measure_sources() -> dict[str, float]:
     }
 
 
-def measure(files: list[str], arguments: argparse.Namespace, python: str) -> dict[str, Any]:
-    """Pictures a second of both sides and their ratio, over `turns` alternations."""
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pictures a second of both sides and their ratio, over turns."""
+    python = peer_python(required=True)
+    assert python is not None
+    files = find_files(arguments.path, arguments.repeat)
     request = {
         "files": files,
         "presize": arguments.presize,
         "batch": arguments.batch,
         "workers": arguments.workers,
+        "device": PLATFORMS[arguments.device],
     }
-    ours, peer = Ours(request), Peer(python, __file__, "--serve")
-    first: list[float] = []
-    later: list[float] = []
-    theirs: list[float] = []
-    # The first turn reads the files from the disk and is not counted.
-    for turn in range(1 + arguments.turns):
-        rates, peer_rate = ours.rates(), peer.ask(**request)
-        if turn:
-            first.append(rates[0])
-            later.append(rates[1])
-            theirs.append(peer_rate)
-    peer.close()
+    ours, later = Ours(request), []
+
+    def mine() -> float:
+        first, from_memory = ours.rates()
+        later.append(from_memory)
+        return first
+
+    with Peer(python, __file__, "--serve") as peer:
+
+        def fastais() -> float:
+            rate, count = peer.ask(**request)
+            same("the number of pictures", ours.pictures, count)
+            return rate
+
+        # The first turn, which is not counted, reads the files from the disk.
+        rates = in_turn({"ours": mine, "peer": fastais}, arguments.turns)
     return {
-        "ours": spread(first),
-        "peer": spread(theirs),
-        "ratio": spread([mine / other for mine, other in zip(first, theirs, strict=True)]),
-        "later_epochs": spread(later),
-        "pictures_an_epoch": len(files),
+        "unit": "pictures a second",
+        "ours": spread(rates["ours"]),
+        "peer": spread(rates["peer"]),
+        "ratio": ratio(rates["ours"], rates["peer"]),
+        "later_epochs": spread(later[1:]),
+        "pictures_an_epoch": ours.pictures,
         "turns": arguments.turns,
     }
 
 
-def find_files(path: Path, repeat: int) -> list[str]:
-    """All pictures below a folder, each of them `repeat` times."""
-    files = sorted(str(file) for file in path.resolve().rglob("*") if file.suffix in SUFFIXES)
-    if not files:
-        sys.exit(f"{path}: holds no pictures")
-    return files * repeat
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument(
-        "--path", type=Path, default=os.environ.get("JAXCH5_FLOWERS"), help="folder of pictures"
-    )
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+        return
+    parser = arguments_of(__doc__, path=True)
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
-    parser.add_argument("--workers", type=int, default=2, help="fastai's worker processes")
-    parser.add_argument("--turns", type=int, default=5, help="alternations of the two sides")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="fastai's worker processes"
+    )
     parser.add_argument(
         "--repeat",
         type=int,
@@ -183,32 +196,9 @@ def main() -> None:
         help="times that each picture comes in an epoch: the more, the less the start of fastai's "
         "workers weighs, which is a second or so an epoch",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve()
-        return
-    python = peer_python(required=True)
-    if arguments.path is None:
-        sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
-    result = {
-        **measure(find_files(arguments.path, arguments.repeat), arguments, python),
-        "sources": measure_sources(),
-    }
-    if arguments.json:
-        print(json.dumps(result))
-        return
-    for label, key, unit in (
-        ("first epoch, ours", "ours", " pictures/s"),
-        ("first epoch, fastai", "peer", " pictures/s"),
-        ("ratio", "ratio", ""),
-        ("later epochs, from memory", "later_epochs", " pictures/s"),
-    ):
-        print(f"{label}: {show(result[key])}{unit}")
-    print(f"{result['pictures_an_epoch']} pictures an epoch, {result['turns']} turns")
-    for key, value in result["sources"].items():
-        print(f"{key.replace('_', ' ')}: {value}")
+    use_device(arguments.device)
+    tell({**measure(arguments), "sources": measure_sources()}, arguments.json)
 
 
 if __name__ == "__main__":

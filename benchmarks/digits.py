@@ -10,7 +10,6 @@ ResNet-18 from scratch on the same pictures and the same split: 5 epochs of one-
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import arguments_of, tell
 from peer import peer_python
 
 from jaxch5.data.source import digits
@@ -68,10 +68,9 @@ def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--seeds", type=int, default=5, help="runs of ours (default: 5)")
     parser.add_argument("--peer-seeds", type=int, default=5, help="runs of the peer (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     python = peer_python()
 
@@ -90,17 +89,7 @@ def main() -> None:
             print(seed, ours[-1], peer[seed:] or "", file=sys.stderr)
 
     document = {"ours": summary(ours), "peer": summary(peer) if peer else None}
-    if arguments.json:
-        print(json.dumps(document))
-        return
-    for side, result in document.items():
-        if result:
-            accuracy, seconds = result["accuracy"], result["seconds"]
-            print(
-                f"{side}: accuracy {100 * accuracy['mean']:.2f} % (lowest "
-                f"{100 * accuracy['min']:.2f} %); process {seconds['first']:.1f} s the first "
-                f"time, {seconds['others']:.1f} s after that"
-            )
+    tell(document, arguments.json)
 
 
 if __name__ == "__main__":

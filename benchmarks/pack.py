@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -24,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from data import find_files, pictures_a_second
-from peer import show, spread
+from common import arguments_of, find_files, in_turn, ratio, spread, tell
+from data import pictures_a_second
 from PIL import Image
 
 from jaxch5.data.image import decode
@@ -54,36 +52,35 @@ def epoch_rate(source: Source, presize: int, batch: int) -> float:
     """Pictures a second of one epoch, with its start."""
     canvases = Canvases(source, presize, keep=False)
     loader = Loader(canvases, np.arange(len(source)), batch, seed=0)
-    return pictures_a_second(batch.image for batch in loader.epoch(0))
+    return pictures_a_second(batch.image for batch in loader.epoch(0))[0]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speeds over `turns` alternations after one that is not counted."""
+    """Speeds over turns, each with a packed set of its own."""
     names = find_files(arguments.path, arguments.repeat)
     files = labelled_files(Path("/"), names, [Path(name).parent.name for name in names])
-    packing, reading, from_files = [], [], []
+    of_epoch = partial(epoch_rate, presize=arguments.presize, batch=arguments.batch)
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(1 + arguments.turns):
-            out = Path(folder) / str(turn)
-            begin = time.perf_counter()
-            index = pack(files, out, arguments.presize)
-            rate = len(files) / (time.perf_counter() - begin)
-            packed = from_packed(out)
-            rates = [
-                epoch_rate(source, arguments.presize, arguments.batch) for source in (files, packed)
-            ]
-            if turn:
-                packing.append(rate)
-                from_files.append(rates[0])
-                reading.append(rates[1])
-    shards = [shard for shard in index.shards if shard is not None]
+        packed: list[tuple[Path, Index]] = []
+
+        def packing() -> float:
+            out, begin = Path(folder) / str(len(packed)), time.perf_counter()
+            packed.append((out, pack(files, out, arguments.presize)))
+            return len(files) / (time.perf_counter() - begin)
+
+        sides = {
+            "packing": packing,
+            "files": lambda: of_epoch(files),
+            "packed": lambda: of_epoch(from_packed(packed[-1][0])),
+        }
+        rates = in_turn(sides, arguments.turns)
+    room = sum(shard.bytes for shard in packed[-1][1].shards if shard is not None)
     return {
-        "packing": spread(packing),
-        "files": spread(from_files),
-        "packed": spread(reading),
-        "ratio": spread([one / other for one, other in zip(reading, from_files, strict=True)]),
+        "unit": "pictures a second",
+        **{name: spread(values) for name, values in rates.items()},
+        "ratio": ratio(rates["packed"], rates["files"]),
         "kb_a_file": sum(os.path.getsize(name) for name in names) / len(names) / 1e3,
-        "kb_a_packed_picture": sum(shard.bytes for shard in shards) / len(names) / 1e3,
+        "kb_a_packed_picture": room / len(names) / 1e3,
         "pictures": len(names),
         "turns": arguments.turns,
     }
@@ -186,40 +183,17 @@ def measure_million() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument(
-        "--path", type=Path, default=os.environ.get("JAXCH5_FLOWERS"), help="folder of pictures"
-    )
+    parser = arguments_of(__doc__, device=False, path=True)
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
-    parser.add_argument("--turns", type=int, default=5, help="alternations of the two sides")
     parser.add_argument("--repeat", type=int, default=3, help="times that each picture comes")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    if arguments.path is None:
-        sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
     result = {
         **measure(arguments),
         "codecs": measure_codecs(arguments.path, arguments.presize),
         "million": measure_million(),
     }
-    if arguments.json:
-        print(json.dumps(result))
-        return
-    for label, key, unit in (
-        ("packing", "packing", " pictures/s"),
-        ("first epoch from files", "files", " pictures/s"),
-        ("first epoch from the packed set", "packed", " pictures/s"),
-        ("ratio", "ratio", ""),
-    ):
-        print(f"{label}: {show(result[key])}{unit}")
-    for key in ("kb_a_file", "kb_a_packed_picture"):
-        print(f"{key.replace('_', ' ')}: {result[key]:.1f}")
-    print(f"{result['pictures']} pictures, {result['turns']} turns")
-    for name, values in result["codecs"].items():
-        print(f"{name}: " + "  ".join(f"{key} {value:.2f}" for key, value in values.items()))
-    for key, value in result["million"].items():
-        print(f"a million items, {key.replace('_', ' ')}: {value}")
+    tell(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the interpreter of the peer, and the spread of repeated figures.
+"""The other side of a benchmark: a script in the interpreter of the peer, and how to talk to it.
 
 The peers (requirements.txt) live in an environment of their own, whose Python JAXCH5_PEER_PYTHON
 names. A benchmark starts a script there, asks one JSON request a line and reads one line for each;
@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 
@@ -27,7 +27,10 @@ def peer_python(required: bool = False) -> str | None:
 
 
 class Peer:
-    """A script in the peer's interpreter that answers requests (see `answer_requests`)."""
+    """A script in the peer's interpreter that answers requests (see `answer_requests`).
+
+    A context manager, which ends it.
+    """
 
     def __init__(self, python: str, script: str | Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -47,9 +50,18 @@ class Peer:
             raise SystemExit("the peer ended; its message is above")
         return json.loads(line)
 
-    def close(self) -> None:
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -62,33 +74,16 @@ def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
 def declare_torchvision_operators() -> None:
     """Lets torchvision be imported where its compiled part does not fit the installed PyTorch.
 
-    It registers fakes of these operators when it is imported; nothing here calls them.
+    It registers fakes of these operators when it is imported; nothing here calls them. Where it can
+    be imported, nothing is done, because they may be defined but once.
     """
     import torch
 
+    with contextlib.suppress(RuntimeError):
+        import torchvision  # noqa: F401
+
+        return
     for operator in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
             schema = "(Tensor boxes, Tensor scores, float threshold) -> Tensor"
             torch.library.define(f"torchvision::{operator}", schema)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest.
-
-    Example:
-        >>> spread([1.0, 4.0, 2.0])
-        {'median': 2.0, 'low': 1.0, 'high': 4.0}
-    """
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def show(values: dict[str, float], digits: int = 2) -> str:
-    """A spread as people read it.
-
-    Example:
-        >>> show({"median": 2.0, "low": 1.0, "high": 4.0}, 1)
-        '2.0 (1.0 to 4.0)'
-    """
-    return (
-        f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
-    )

@@ -12,20 +12,16 @@ report      report.html of a run of 37 classes with nine top losses of photograp
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer import show, spread
+from common import arguments_of, find_files, in_turn, ratio, seconds_of, spread, tell, use_device
 from rich.console import Console
 
 from jaxch5.config import Config
@@ -42,12 +38,6 @@ from jaxch5.training.rundir import create_run
 
 # The chapter's pets.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 def load(source: Source, config: Config, train: int, valid: int) -> Data:
@@ -78,8 +68,8 @@ def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
 
     return {
-        "first_seconds": seconds(once),
-        "seconds": spread([seconds(once) for _ in range(repeats)]),
+        "first_seconds": seconds_of(once),
+        "seconds": spread([seconds_of(once) for _ in range(repeats)]),
     }
 
 
@@ -90,20 +80,14 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
     files = [source.file(int(item)) for item in learn.data.valid.items]
     predictor = learn.predictor()
     sides = {
-        "predict": lambda: list(predictor.predict_many(files)),
-        "validate": learn.validate,
+        "predict": lambda: len(files) / seconds_of(lambda: list(predictor.predict_many(files))),
+        "validate": lambda: len(files) / seconds_of(learn.validate),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, work in sides.items():
-            rate = len(files) / seconds(work)
-            if turn:
-                rates[name].append(rate)
-    ratios = [a / b for a, b in zip(rates["predict"], rates["validate"], strict=True)]
+    rates = in_turn(sides, repeats)
     return {
         "pictures": len(files),
         **{name: spread(values) for name, values in rates.items()},
-        "ratio": spread(ratios),
+        "ratio": ratio(rates["predict"], rates["validate"]),
     }
 
 
@@ -155,8 +139,8 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
     def finish() -> None:
         write_report(run.report_file, finished_report(begun, records, data, interp))
 
-    refreshed = [seconds(refresh) for _ in range(repeats)]
-    finished = [seconds(finish) for _ in range(repeats)]
+    refreshed = [seconds_of(refresh) for _ in range(repeats)]
+    finished = [seconds_of(finish) for _ in range(repeats)]
     return {
         "megabytes": run.report_file.stat().st_size / 1e6,
         "finish_seconds": spread(finished),
@@ -165,14 +149,11 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of(__doc__, turns=7, path=True)
     parser.add_argument("--part", choices=("start", "throughput", "report"), help="without it, all")
-    parser.add_argument("--path", default=os.environ.get("JAXCH5_FLOWERS"), help="class folders")
-    parser.add_argument("--repeats", type=int, default=7, help="(default: 7)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    if not arguments.path:
-        sys.exit("--path or JAXCH5_FLOWERS should name a folder of photographs")
+    use_device(arguments.device)
+    find_files(arguments.path)
     parts = [arguments.part] if arguments.part else ["start", "throughput", "report"]
 
     source = from_folder(arguments.path)
@@ -184,17 +165,12 @@ def main() -> None:
             learn = train(source, config, folder)
         if "start" in parts:
             assert source.file is not None
-            document["start"] = start(folder / "run", source.file(0), arguments.repeats)
+            document["start"] = start(folder / "run", source.file(0), arguments.turns)
         if "throughput" in parts:
-            document["throughput"] = throughput(learn, source, config, arguments.repeats)
+            document["throughput"] = throughput(learn, source, config, arguments.turns)
         if "report" in parts:
-            document["report"] = report(source, folder, arguments.repeats)
-    if arguments.json:
-        print(json.dumps(document))
-        return
-    for part, figures in document.items():
-        for key, value in figures.items():
-            print(f"{part} {key}: {show(value, 3) if isinstance(value, dict) else round(value, 2)}")
+            document["report"] = report(source, folder, arguments.turns)
+    tell(document, arguments.json)
 
 
 if __name__ == "__main__":

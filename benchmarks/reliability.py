@@ -1,7 +1,7 @@
 """What it costs that nothing is lost: seconds of saving and of taking up, memory of a long run.
 
-    python benchmarks/reliability.py saving --flowers DIR
-    python benchmarks/reliability.py resume --flowers DIR
+    python benchmarks/reliability.py saving --path DIR
+    python benchmarks/reliability.py resume --path DIR
     python benchmarks/reliability.py long
 
 `saving` times saves of a ResNet-18 in training: until training goes on, and until all is written.
@@ -14,9 +14,7 @@ and threads.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import os
 import signal
 import subprocess
@@ -27,10 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peer import show, spread
+from common import arguments_of, find_files, in_turn, ratio, spread, tell
 
 
-def saving(flowers: Path, repeat: int) -> dict[str, Any]:
+def saving(flowers: Path, turns: int) -> dict[str, Any]:
     from rich.console import Console
 
     from jaxch5.config import Config
@@ -45,7 +43,7 @@ def saving(flowers: Path, repeat: int) -> dict[str, Any]:
     learn.fit(1, 1e-4)
     seconds: dict[str, list[float]] = {"blocking": [], "whole": []}
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as saves:
-        for number in range(repeat + 1):
+        for number in range(turns + 1):
             state = learn.state.replace(step=learn.state.step + number)
             began = time.perf_counter()
             saves.save(state, learn.records, epoch_done=False)
@@ -63,23 +61,29 @@ def saving(flowers: Path, repeat: int) -> dict[str, Any]:
     }
 
 
-def resume(flowers: Path, repeat: int) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {"fresh": [], "resumed": []}
+def resume(flowers: Path, turns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, runs = Path(name), iter(range(turns + 1))
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
         command = [sys.executable, "-m", "jaxch5.train"]
-        for turn in range(repeat + 1):
-            run = folder / str(turn)
-            fresh = ["--data.path", str(flowers), "--model.weights", "none", "--workdir", str(run)]
-            first = to_first_epoch([*command, *fresh], environment)
-            second = to_first_epoch([*command, "--resume", str(run)], environment)
-            # The first turn compiles.
-            if turn:
-                seconds["fresh"].append(first)
-                seconds["resumed"].append(second)
-    ratios = [b / a for a, b in zip(seconds["fresh"], seconds["resumed"], strict=True)]
-    return {name: spread(values) for name, values in seconds.items()} | {"ratio": spread(ratios)}
+        run = folder
+
+        def fresh() -> float:
+            nonlocal run
+            run = folder / str(next(runs))
+            settings = ["--data.path", str(flowers), "--model.weights", "none"]
+            return to_first_epoch([*command, *settings, "--workdir", str(run)], environment)
+
+        def resumed() -> float:
+            return to_first_epoch([*command, "--resume", str(run)], environment)
+
+        # The first turn compiles.
+        seconds = in_turn({"fresh": fresh, "resumed": resumed}, turns)
+    return {
+        "unit": "seconds",
+        **{name: spread(values) for name, values in seconds.items()},
+        "ratio": ratio(seconds["resumed"], seconds["fresh"]),
+    }
 
 
 def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
@@ -153,27 +157,17 @@ def long(epochs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of(__doc__, device=False, path=True)
     parser.add_argument("part", choices=["saving", "resume", "long"])
-    parser.add_argument("--flowers", type=Path, help="folder of photographs")
-    parser.add_argument("--repeat", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--epochs", type=int, default=2000, help="of long (default: 2000)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    if arguments.part != "long" and arguments.flowers is None:
-        parser.error("--flowers should name a folder of photographs")
-    if arguments.part == "saving":
-        document = saving(arguments.flowers, arguments.repeat)
-    elif arguments.part == "resume":
-        document = resume(arguments.flowers, arguments.repeat)
-    else:
+    if arguments.part == "long":
         document = long(arguments.epochs)
-    if arguments.json:
-        print(json.dumps(document))
-        return
-    for name, value in document.items():
-        shown = show(value) if isinstance(value, dict) and "median" in value else value
-        print(f"{name}: {shown}")
+    else:
+        find_files(arguments.path)
+        measure = saving if arguments.part == "saving" else resume
+        document = measure(arguments.path, arguments.turns)
+    tell(document, arguments.json)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
 pictures; both sides' first losses are compared before anything is timed. The peer is torchvision's
-ResNet in eager PyTorch, in the better of its two memory layouts; it runs in the interpreter that
-JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together.
-Run it on an idle machine: threads that wait for each other, as PyTorch's do, lose far more to other
-work than ours, and the ratio then flatters us. `load_before` is the load average at the start.
+ResNet in PyTorch with a fused Adam, eager and by `torch.compile`, each in both memory layouts; the
+ratio is to the fastest of these. bf16 is `--precision bf16` on both sides (autocast there). The
+peer runs in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the
+two are not installed together. Run it on an idle machine: threads that wait for each other, as
+PyTorch's do, lose far more to other work than ours, and the ratio then flatters us. `load_before`
+is the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -13,162 +15,125 @@ work than ours, and the ratio then flatters us. `load_before` is the load averag
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
-from peer import Peer, peer_python, show, spread
+from common import PLATFORMS, arguments_of, best, in_turn, ratio, spread, tell, use_device
+from peer import Peer, peer_python
 
-from jaxch5.losses import cross_entropy
 from jaxch5.models.resnet import ARCHITECTURES, create_model
 from jaxch5.models.weights import export_state_dict
-from jaxch5.training.compiler import compiler_options
 
 NUM_CLASSES = 1000
 ADAM = {"lr": 1e-4, "eps": 1e-8}
-LAYOUTS = ("channels_last", "contiguous")
+# Of the first loss, which compares the forward passes, and of the second one, after the gradients
+# and Adam. A GPU multiplies float32 in fewer bits.
+TOLERANCES = {("cpu", "fp32"): (1e-4, 1e-2), ("gpu", "fp32"): (5e-3, 5e-2)}
+HALF = (3e-2, 1e-1)
+# Of a turn, so that its start and end do not show.
+SECONDS = 2.0
 
 
-class Ours:
-    """jaxch5's model with optax's Adam; the state is donated."""
-
-    def __init__(self, arch: str, pictures: np.ndarray, labels: np.ndarray) -> None:
-        self.batch = jax.device_put((pictures, labels))
-        model = create_model(arch, NUM_CLASSES)
-        optimizer = optax.adam(ADAM["lr"], eps=ADAM["eps"])
-        init = jax.jit(partial(model.init, train=False))
-        self.variables = dict(init(jax.random.key(0), self.batch[0][:1]))
-        self.state = (self.variables, jax.jit(optimizer.init)(self.variables["params"]))
-        self.state_dict = export_state_dict(self.variables, arch)
-
-        def step(state: Any, batch: Any) -> Any:
-            variables, opt_state = state
-            pictures, labels = batch
-
-            def loss_of(params: Any) -> Any:
-                logits, updated = model.apply(
-                    {**variables, "params": params}, pictures, train=True, mutable=["batch_stats"]
-                )
-                return cross_entropy(logits, labels), updated
-
-            (loss, updated), grads = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
-            updates, opt_state = optimizer.update(grads, opt_state)
-            params = optax.apply_updates(variables["params"], updates)
-            return ({"params": params, **updated}, opt_state), loss
-
-        begin = time.perf_counter()
-        jitted = jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
-        self.compiled = jitted.lower(self.state, self.batch).compile()
-        self.compile_seconds = time.perf_counter() - begin
-
-    def step(self) -> jax.Array:
-        self.state, loss = self.compiled(self.state, self.batch)
-        return loss
-
-    def seconds(self, steps: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(steps):
-            loss = self.step()
-        loss.block_until_ready()
-        return time.perf_counter() - begin
+def check_same(
+    ours: list[float], peer: dict[str, list[float]], tolerances: tuple[float, float]
+) -> None:
+    """Ends the program where the first two losses are not the same."""
+    for way, losses in peer.items():
+        for mine, theirs, tolerance in zip(ours, losses, tolerances, strict=True):
+            # A loss that is no number compares as false, whatever it is compared with.
+            if not abs(mine - theirs) <= tolerance * abs(theirs):
+                raise SystemExit(f"the sides disagree: losses {ours}, the peer's {losses} ({way})")
 
 
-def check_same(ours: list[float], peer: dict[str, list[float]]) -> None:
-    """The first loss compares the forward passes, the second one the gradients and Adam."""
-    for layout, losses in peer.items():
-        for mine, theirs, tolerance in zip(ours, losses, (1e-4, 1e-2), strict=True):
-            if abs(mine - theirs) > tolerance * abs(theirs):
-                raise SystemExit(
-                    f"the sides disagree: losses {ours}, the peer's {losses} ({layout})"
-                )
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Pictures a second of both sides and their ratio, over turns."""
+    import optax
+    from bare import BareStep
 
+    from jaxch5.training.precision import dtype_of
 
-def measure(
-    arch: str, size: int, batch: int, turns: int, python: str, device: str
-) -> dict[str, Any]:
-    """Pictures a second of both sides and their ratio, over `turns` alternations."""
     load_before = os.getloadavg()[0]
+    size, batch, arch = arguments.size, arguments.batch, arguments.arch
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((batch, size, size, 3), np.float32)
     labels = rng.integers(NUM_CLASSES, size=batch).astype(np.int32)
-    ours = Ours(arch, pictures, labels)
-    with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/weights.npz", **ours.state_dict)
+    model = create_model(arch, NUM_CLASSES, dtype=dtype_of(arguments.precision))
+    adam = optax.adam(ADAM["lr"], eps=ADAM["eps"])
+    options = dict(option.split("=", 1) for option in arguments.options)
+    ours = BareStep(model, adam, pictures, labels, options)
+    facts = {
+        "unit": "pictures a second",
+        "compile_seconds": round(ours.compile_seconds, 1),
+        "load_before": round(load_before, 2),
+        "options": arguments.options,
+    }
+    if arguments.alone:
+        steps = steps_a_turn(ours)
+        rates = in_turn({"ours": partial(ours.pictures_a_second, steps)}, arguments.turns)
+        return {"ours": spread(rates["ours"]), **facts}
+    python = peer_python(required=True)
+    assert python is not None
+    script = Path(__file__).with_name("torch_step.py")
+    with tempfile.TemporaryDirectory() as folder, Peer(python, script) as peer:
+        np.savez(f"{folder}/weights.npz", **export_state_dict(ours.variables, arch))
         np.savez(f"{folder}/inputs.npz", pictures=pictures, labels=labels)
-        peer = Peer(python, Path(__file__).with_name("torch_step.py"))
-        losses = peer.ask(
+        begun = peer.ask(
             arch=arch,
             num_classes=NUM_CLASSES,
             weights=f"{folder}/weights.npz",
             inputs=f"{folder}/inputs.npz",
-            device=device,
+            device=PLATFORMS[arguments.device],
+            precision=arguments.precision,
+            modes=arguments.modes,
             **ADAM,
         )
-        check_same([float(ours.step()) for _ in range(2)], losses)
-        # A turn of about two seconds, and the slow first ones behind us.
-        steps = max(2, round(2 / ours.seconds(1)))
-
-        def peer_seconds(layout: str, steps: int) -> float:
-            return peer.ask(layout=layout, steps=steps)["seconds"]
-
-        for layout in LAYOUTS:
-            peer_seconds(layout, 1)
-        rates: dict[str, list[float]] = {"ours": [], **{layout: [] for layout in LAYOUTS}}
-        for _ in range(turns):
-            rates["ours"].append(steps * batch / ours.seconds(steps))
-            for layout in LAYOUTS:
-                rates[layout].append(steps * batch / peer_seconds(layout, steps))
-        peer.close()
-    best = max(LAYOUTS, key=lambda layout: statistics.median(rates[layout]))
-    ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates[best], strict=True)]
+        tolerances = TOLERANCES.get((arguments.device, arguments.precision), HALF)
+        check_same([float(ours()) for _ in range(2)], begun["losses"], tolerances)
+        steps = steps_a_turn(ours)
+        sides = {"ours": partial(ours.pictures_a_second, steps)}
+        for way in begun["losses"]:
+            sides[way] = partial(peer.ask, way=way, steps=steps)
+        rates = in_turn(sides, arguments.turns)
+    mine = rates.pop("ours")
+    way = best(rates)
     return {
-        "ours": spread(rates["ours"]),
-        "peer": {**spread(rates[best]), "layout": best},
-        "ratio": spread(ratios),
-        "compile_seconds": round(ours.compile_seconds, 1),
-        "load_before": round(load_before, 2),
+        "ours": spread(mine),
+        "peer": {**spread(rates[way]), "way": way},
+        "ratio": ratio(mine, rates[way]),
+        "all_peers": {name: spread(values) for name, values in rates.items()},
+        "failed": begun["failed"],
+        **facts,
         "steps_a_turn": steps,
-        "turns": turns,
+        "turns": arguments.turns,
     }
 
 
+def steps_a_turn(ours: Any) -> int:
+    """So many that a turn is long enough; the first, slow ones are done."""
+    ours.pictures_a_second(2)
+    return max(2, round(SECONDS * ours.pictures_a_second(2) / ours.size))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = arguments_of(__doc__)
     parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet50")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument("--turns", type=int, default=5, help="alternations of the two sides")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]
+    )
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="of XLA, for our side"
+    )
+    parser.add_argument("--alone", action="store_true", help="our side only")
     arguments = parser.parse_args()
-    python = peer_python(required=True)
-    jax.config.update("jax_platforms", arguments.device)
-    result = measure(
-        arguments.arch,
-        arguments.size,
-        arguments.batch,
-        arguments.turns,
-        python,
-        arguments.device,
-    )
-    if arguments.json:
-        print(json.dumps(result))
-        return
-    for side in ("ours", "peer"):
-        print(f"{side}: {show(result[side], 1)} pictures/s")
-    print(f"load average before: {result['load_before']}")
-    print(f"ratio: {show(result['ratio'])}, {result['turns']} turns")
-    print(
-        f"the peer's layout: {result['peer']['layout']}; compiled in {result['compile_seconds']} s"
-    )
+    use_device(arguments.device)
+    tell(measure(arguments), arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The peer of `step.py`: torchvision's ResNet in eager PyTorch, in an interpreter of its own.
+"""The peer of step.py: torchvision's ResNet in PyTorch, in an interpreter of its own.
 
-The first
-request is {"arch", "num_classes", "weights", "inputs", "device", "lr", "eps"}, and its
-answer the losses of the first two steps in each layout. Every later one is {"layout", "steps"}
-and its answer is {"seconds"}.
+The first request is {"arch", "num_classes", "weights", "inputs", "device", "precision", "modes",
+"lr", "eps"}. Its answer is {"losses": {way: of the first two steps}, "failed": {way: why}}. Every
+later request is {"way", "steps"}, and its answer pictures a second.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -21,29 +21,31 @@ LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 
 class Step:
-    """Forward, loss, backward and Adam's update in one memory layout."""
+    """Forward, loss, backward and Adam's update in one memory layout, compiled or eager."""
 
-    def __init__(self, request: dict, layout: str) -> None:
-        device, memory_format = request["device"], LAYOUTS[layout]
+    def __init__(self, request: dict, mode: str, layout: str) -> None:
+        self.device, memory_format = request["device"], LAYOUTS[layout]
         inputs = np.load(request["inputs"])
         weights = {
             name: torch.from_numpy(value) for name, value in np.load(request["weights"]).items()
         }
-        self.model = getattr(torchvision.models, request["arch"])(
-            num_classes=request["num_classes"]
-        )
-        self.model.load_state_dict(weights)
-        self.model.to(device, memory_format=memory_format).train()
+        model = getattr(torchvision.models, request["arch"])(num_classes=request["num_classes"])
+        model.load_state_dict(weights)
+        model.to(self.device, memory_format=memory_format).train()
+        self.model = torch.compile(model) if mode == "compile" else model
         nchw = torch.from_numpy(inputs["pictures"].transpose(0, 3, 1, 2))
-        self.pictures = nchw.to(device).contiguous(memory_format=memory_format)
-        self.labels = torch.from_numpy(inputs["labels"]).long().to(device)
+        self.pictures = nchw.to(self.device).contiguous(memory_format=memory_format)
+        self.labels = torch.from_numpy(inputs["labels"]).long().to(self.device)
+        self.half = request["precision"] == "bf16"
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=request["lr"], eps=request["eps"]
+            model.parameters(), lr=request["lr"], eps=request["eps"], fused=True
         )
 
     def __call__(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(self.model(self.pictures), self.labels)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            logits = self.model(self.pictures)
+        loss = torch.nn.functional.cross_entropy(logits.float(), self.labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -51,17 +53,36 @@ class Step:
 
 def main() -> None:
     steps: dict[str, Step] = {}
+    # JAX uses them for float32 on a GPU as well.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
 
-    def answer(request: dict) -> dict:
+    def begin(request: dict) -> dict:
+        losses, failed = {}, {}
+        for mode in request["modes"]:
+            for layout in LAYOUTS:
+                way = f"{mode}, {layout}"
+                try:
+                    step = Step(request, mode, layout)
+                    losses[way] = [float(step()) for _ in range(2)]
+                    steps[way] = step
+                except Exception as error:
+                    # A machine without a C++ compiler, say; eager PyTorch is a peer as well.
+                    failed[way] = f"{type(error).__name__}: {error}".splitlines()[0]
+                    print(f"{way}: {failed[way]}", file=sys.stderr)
+        return {"losses": losses, "failed": failed}
+
+    def answer(request: dict) -> dict | float:
         if not steps:
-            steps.update({layout: Step(request, layout) for layout in LAYOUTS})
-            return {layout: [float(step()) for _ in range(2)] for layout, step in steps.items()}
-        begin = time.perf_counter()
+            return begin(request)
+        step = steps[request["way"]]
+        began = time.perf_counter()
         for _ in range(request["steps"]):
-            loss = steps[request["layout"]]()
+            loss = step()
         # Reading the last loss waits for the device.
         float(loss)
-        return {"seconds": time.perf_counter() - begin}
+        return request["steps"] * len(step.labels) / (time.perf_counter() - began)
 
     answer_requests(answer)
 

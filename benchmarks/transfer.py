@@ -12,17 +12,15 @@ frozen      A ResNet-50's training step with a frozen body (batch norms on their
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from peer import show, spread
+from common import arguments_of, in_turn, ratio, seconds_of, spread, tell, use_device
 from rich.console import Console
 
 from jaxch5.config import Config
@@ -116,26 +114,30 @@ def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
     block = DataBlock(source, lambda _: (np.arange(batch_size), np.arange(4)), size, size, None)
     learn = vision_learner(block.load(batch_size), "resnet50", "none", train_bn=False)
     batch = jax.device_put(next(learn.data.train.steps(0)))
-    states, steps, speeds = {}, {}, {"frozen": [], "unfrozen": []}
-    for name, group in (("frozen", -1), ("unfrozen", 0)):
+    key, states = jax.random.key(0), {}
+
+    def side_of(group: int) -> Callable[[], float]:
         learn.freeze_to(group)
-        steps[name], states[name] = learn._steps.train, jax.tree.map(np.asarray, learn.state)
-        states[name] = jax.device_put(states[name])
-    key = jax.random.key(0)
-    for turn in range(turns + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
+        step, states[group] = learn._steps.train, jax.tree.map(np.asarray, learn.state)
+        states[group] = jax.device_put(states[group])
+
+        def steps() -> None:
             for _ in range(3):
-                states[name], metrics = step(states[name], batch, key)
+                states[group], metrics = step(states[group], batch, key)
             jax.block_until_ready(metrics)
-            if turn:
-                speeds[name].append(3 * batch_size / (time.perf_counter() - began))
-    ratios = [a / b for a, b in zip(speeds["frozen"], speeds["unfrozen"], strict=True)]
-    return {**{name: spread(values) for name, values in speeds.items()}, "ratio": spread(ratios)}
+
+        return lambda: 3 * batch_size / seconds_of(steps)
+
+    speeds = in_turn({"frozen": side_of(-1), "unfrozen": side_of(0)}, turns)
+    return {
+        "unit": "pictures a second",
+        **{name: spread(values) for name, values in speeds.items()},
+        "ratio": ratio(speeds["frozen"], speeds["unfrozen"]),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of(__doc__)
     parser.add_argument("--part", choices=("transfer", "precision", "frozen"), required=True)
     parser.add_argument("--seeds", type=int, default=5, help="of transfer and precision")
     parser.add_argument(
@@ -144,26 +146,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of transfer, of five steps each")
     parser.add_argument("--size", type=int, default=128, help="of frozen, pixels")
     parser.add_argument("--batch", type=int, default=16, help="of frozen")
-    parser.add_argument("--turns", type=int, default=5, help="of frozen")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
+    use_device(arguments.device)
     if arguments.part == "frozen":
         document = frozen(arguments.size, arguments.batch, arguments.turns)
     elif arguments.part == "precision":
         document = precision(arguments.seeds)
     else:
         document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
-    if arguments.json:
-        print(json.dumps(document))
-        return
-    for name, values in document.items():
-        if isinstance(values, float):
-            print(f"{name}: {100 * values:.1f} points")
-        elif isinstance(values, dict):
-            print(f"{name}: {show(values)}" + ("" if name == "ratio" else " pictures a second"))
-        else:
-            listed = ", ".join(f"{100 * value:.2f}" for value in values)
-            print(f"{name}: mean {100 * statistics.mean(values):.2f} % ({listed})")
+    tell(document, arguments.json)
 
 
 if __name__ == "__main__":

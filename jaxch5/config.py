@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.every_minutes",
     "log",
+    "profile",
 )
 # What differs where pretrained weights are fine-tuned.
 FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
@@ -327,6 +328,9 @@ class Config(Section):
     log: Literal["none", "tensorboard"] = Field(
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
     )
+    profile: bool = Field(
+        False, description="trace some steps into the run directory and say where their time goes"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -430,7 +434,7 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
     Example:
         >>> known_keys()[0], known_keys()[-1]
-        ('data.path', 'log')
+        ('data.path', 'profile')
     """
     keys = []
     for name, field in section.model_fields.items():

@@ -47,6 +47,7 @@ def learner_of(data: Data, config: Config) -> Learner:
     saving = config.checkpoint
     learn.saving = Saving(saving.every_steps, saving.every_minutes, settings.keep_best)
     learn.log = config.log == "tensorboard"
+    learn.profile = config.profile
     return learn
 
 

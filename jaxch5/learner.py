@@ -50,6 +50,7 @@ from jaxch5.training.loop import Plan, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.profile import profiled
 from jaxch5.training.progress import show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.rundir import Record, RunDir, write_metrics
@@ -83,6 +84,7 @@ class Learner:
         run: where records and checkpoints are written; None writes nothing.
         saving: when checkpoints are written, and whether training ends with the best one.
         log: whether figures are written for TensorBoard, into the run.
+        profile: whether some steps are traced, into the run.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Learner:
         self.run: RunDir | None = None
         self.saving = Saving()
         self.log = False
+        self.profile = False
         self._compiled: dict[Any, Steps] = {}
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
@@ -397,6 +400,10 @@ class Learner:
             validate_first,
             interrupts.check,
         )
+        if self.profile and self.run:
+            say = partial(print_line, self.console)
+            folder = self.run.profile / plan.name
+            events = profiled(events, folder, steps.train, steps_per_epoch, say)
         extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
         start, batch_size = int(self.state.step), data.train.batch_size
         with out_of_memory(steps.need, batch_size, data.size):

@@ -24,6 +24,8 @@ from jaxch5.errors import ConfigError, DataError
 # A batch is made by one thread. More threads than this have not been measured; each of them holds
 # a batch in memory.
 MAX_THREADS = 16
+# Name in a profile of the time in which the next batch is waited for.
+WAITING = "waiting for pictures"
 
 
 class Canvases:
@@ -229,11 +231,21 @@ def to_device(
         ahead: how many are copied before they are asked for.
     """
     waiting: deque[Batch | CachedBatch] = deque()
-    for batch in batches:
+    for batch in _waited_for(batches):
         waiting.append(jax.device_put(batch))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
+
+
+def _waited_for(batches: Iterator[Batch | CachedBatch]) -> Iterator[Batch | CachedBatch]:
+    """The same batches; a profile shows how long each was waited for."""
+    while True:
+        with jax.profiler.TraceAnnotation(WAITING):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def choose_cache(

@@ -9,25 +9,35 @@ import platformdirs
 
 # On a GPU, leaves out kernels that add in an order of their own each time.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
-# On a CPU, hands reductions to a library.
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# Of each platform, options that were measured to help there. On a CPU: reductions by a library. Of
+# a GPU none is known yet; benchmarks/gpu.sh tries some.
+OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
 def compiler_options(deterministic: bool = False) -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` on the default device.
 
-    Only some releases of jaxlib know the CPU's, and the others raise on it, so it is tried first.
-
     Args:
         deterministic: the same input gives the same bits, which it does on a CPU in any case.
     """
-    if jax.default_backend() != "cpu":
-        return DETERMINISTIC if deterministic else {}
-    try:
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return CPU_OPTIONS
+    platform = jax.default_backend()
+    options = known(OPTIONS.get(platform, {}))
+    return options | DETERMINISTIC if deterministic and platform != "cpu" else options
+
+
+def known(options: dict[str, str]) -> dict[str, str]:
+    """The options, if this release of jaxlib has them all, which says so only by trying; else none.
+
+    Example:
+        >>> known({"xla_no_such_option": "1"})
+        {}
+    """
+    if options:
+        try:
+            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        except jax.errors.JaxRuntimeError:
+            return {}
+    return options
 
 
 def keep_compiled_programs() -> None:

@@ -7,6 +7,7 @@ environment.jsonl  versions, machine and device, a line each time it was begun o
 report.html        what was trained on what, and how it went, for people
 checkpoints/       the last state and the best
 tensorboard/       event files, where they were asked for
+profile/           traces of some steps, where they were asked for
 lock               held by the process that writes here
 """
 
@@ -62,6 +63,10 @@ class RunDir(NamedTuple):
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     @property
     def lock_file(self) -> Path:

@@ -62,14 +62,15 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         batch = batch.open()
         augment_key, dropout_key = jax.random.split(key)
-        pictures = augment(policy, batch, augment_key, size)
-        if mix is None:
-            loss_of_batch = loss
-        else:
-            # Partners are of the same batch, so this draw cannot come from the items alone.
-            mixed = mix(pictures, jax.random.fold_in(augment_key, state.step))
-            pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
-        pictures = normalize(pictures, normalization)
+        with jax.named_scope("augment"):
+            pictures = augment(policy, batch, augment_key, size)
+            if mix is None:
+                loss_of_batch = loss
+            else:
+                # Partners are of the same batch, so this draw cannot come from the items alone.
+                mixed = mix(pictures, jax.random.fold_in(augment_key, state.step))
+                pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
+            pictures = normalize(pictures, normalization)
         trained, fixed = partition(state.params, frozen)
 
         def loss_of(trained: PyTree) -> tuple[Float[Array, ""], PyTree]:
@@ -82,6 +83,7 @@ def make_train_step(
             )
             return loss_of_batch(logits, batch.label), updated.get("batch_stats", {})
 
+        @jax.named_scope("update")
         def advance(grads: PyTree, batch_stats: PyTree) -> TrainState:
             updates, opt_state = optimizer.update(grads, state.opt_state, trained)
             params = merge(optax.apply_updates(trained, updates), fixed)

@@ -1,0 +1,183 @@
+"""What the benchmarks share: their arguments, their turns, and how figures are told.
+
+Nothing here needs jaxch5 or its peers, so that both sides may import it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+# As JAX and PyTorch call them.
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def arguments_of(
+    doc: str, turns: int | None = 5, device: bool = True, path: bool = False
+) -> argparse.ArgumentParser:
+    """The arguments that benchmarks have in common.
+
+    Args:
+        doc: of the benchmark's module; its first line is shown.
+        turns: default number of turns; None where there are none.
+        device: whether it can run on an accelerator.
+        path: whether it needs photographs.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n", 1)[0])
+    if path:
+        parser.add_argument(
+            "--path",
+            type=Path,
+            default=os.environ.get("JAXCH5_FLOWERS"),
+            help="folder of class folders of photographs (default: JAXCH5_FLOWERS)",
+        )
+    if turns is not None:
+        parser.add_argument(
+            "--turns", type=int, default=turns, help=f"of each side (default: {turns})"
+        )
+    if device:
+        parser.add_argument(
+            "--device", choices=PLATFORMS, default="cpu", help="of both sides (default: cpu)"
+        )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def use_device(device: str) -> None:
+    """Has JAX compute there; to be called before it computes anything.
+
+    By default JAX takes three quarters of a GPU's memory at once; here two sides share it.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
+    import jax
+
+    jax.config.update("jax_platforms", PLATFORMS[device])
+
+
+def find_files(path: Path | None, repeat: int = 1) -> list[str]:
+    """All pictures below a folder, each of them `repeat` times."""
+    if path is None:
+        sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
+    files = sorted(str(file) for file in path.resolve().rglob("*") if file.suffix in SUFFIXES)
+    if not files:
+        sys.exit(f"{path}: holds no pictures")
+    return files * repeat
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1
+) -> dict[str, list[float]]:
+    """Figures of each side, taken in turn, A B A B, so that a slow minute meets all of them.
+
+    Args:
+        sides: give a figure a call, by name.
+        turns: how many of each are kept.
+        uncounted: turns before, in which compilers, caches and clocks settle.
+
+    Example:
+        >>> numbers = iter(range(6))
+        >>> in_turn({"a": lambda: next(numbers), "b": lambda: next(numbers)}, turns=2)
+        {'a': [2, 4], 'b': [3, 5]}
+    """
+    figures: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(uncounted + turns):
+        for name, side in sides.items():
+            figure = side()
+            if turn >= uncounted:
+                figures[name].append(figure)
+    return figures
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest.
+
+    Example:
+        >>> spread([1.0, 4.0, 2.0])
+        {'median': 2.0, 'low': 1.0, 'high': 4.0}
+    """
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
+    """The spread of the ratios of each turn.
+
+    Example:
+        >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])
+        {'median': 2.0, 'low': 1.0, 'high': 3.0}
+    """
+    return spread([mine / theirs for mine, theirs in zip(ours, peer, strict=True)])
+
+
+def best(figures: Mapping[str, Sequence[float]]) -> str:
+    """The name of the highest median.
+
+    Example:
+        >>> best({"a": [1.0, 9.0, 2.0], "b": [3.0, 3.0, 3.0]})
+        'b'
+    """
+    return max(figures, key=lambda name: statistics.median(figures[name]))
+
+
+def show(values: Mapping[str, Any], digits: int | None = None) -> str:
+    """A spread as people read it, and what else is said with it.
+
+    Example:
+        >>> show({"median": 2.0, "low": 1.0, "high": 4.0}, 1)
+        '2.0 (1.0 to 4.0)'
+        >>> show({"median": 1234.5, "low": 1.0, "high": 4000.0, "layout": "contiguous"})
+        '1,234 (1 to 4,000), layout contiguous'
+    """
+    if digits is None:
+        digits = next((digits for digits in (0, 1, 2) if values["median"] >= 10 ** (3 - digits)), 3)
+    median, low, high = (f"{values[name]:,.{digits}f}" for name in ("median", "low", "high"))
+    others = {name: value for name, value in values.items() if name not in spread([0.0])}
+    return ", ".join([f"{median} ({low} to {high})", *_lines(others, " ")])
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """A document of figures as lines.
+
+    Example:
+        >>> lines_of({"ours": {"median": 2.0, "low": 1.0, "high": 4.0}, "of": {"a_b": [1, 2]}})
+        ['ours: 2.000 (1.000 to 4.000)', 'of a b: 1, 2']
+    """
+    return list(_lines(document, ": "))
+
+
+def _lines(document: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[str]:
+    for name, value in document.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping) and "median" in value:
+            yield f"{label}{separator}{show(value)}"
+        elif isinstance(value, Mapping):
+            yield from _lines(value, separator, f"{label} ")
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            told = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in values]
+            yield f"{label}{separator}{', '.join(told)}"
+
+
+def tell(document: Mapping[str, Any], as_json: bool) -> None:
+    """Prints a document of figures, for programs or for people."""
+    print(json.dumps(document) if as_json else "\n".join(lines_of(document)))
+
+
+def same(what: str, ours: Any, peer: Any) -> None:
+    """Ends the program where the two sides do not do the same work."""
+    if ours != peer:
+        sys.exit(f"the sides disagree on {what}: ours {ours}, the peer's {peer}")

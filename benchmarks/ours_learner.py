@@ -1,0 +1,120 @@
+"""Our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
+
+With `--first-step SETTINGS` it prints one line when the first training step is done, and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+from common import use_device
+
+if TYPE_CHECKING:
+    from jaxch5.learner import Learner
+
+
+def learner_of(settings: dict[str, Any]) -> Learner:
+    """As `python -m jaxch5.train` would make it of the same settings."""
+    from rich.console import Console
+
+    from jaxch5 import configured
+    from jaxch5.config import Config
+    from jaxch5.data.from_config import load_data
+
+    config = Config.model_validate(settings)
+    learn = configured.learner_of(load_data(config), config)
+    learn.console = Console(quiet=True)
+    return learn
+
+
+def add_sizes(parser: ArgumentParser) -> None:
+    """The arguments that both benchmarks take."""
+    parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
+    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--size", type=int, default=128, help="of the network's input, pixels")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of fastai")
+
+
+def settings_of(arguments: Any, cache: str) -> dict[str, Any]:
+    """Of a benchmark's arguments."""
+    return {
+        "data": {
+            "path": str(arguments.path),
+            "presize": arguments.presize,
+            "size": arguments.size,
+            "batch_size": arguments.batch,
+            "cache": cache,
+        },
+        "model": {
+            "arch": arguments.arch,
+            "weights": "none",
+            "precision": arguments.precision,
+        },
+    }
+
+
+def request_of(learn: Learner, arguments: Any, device: str) -> dict[str, Any]:
+    """What the peer needs to do the same with the same files (see fastai_learner.py)."""
+    data = learn.data
+    source, items = data.source, [*data.train.items, *data.valid.items]
+    assert source.file is not None
+    return {
+        "files": [str(source.file(int(item))) for item in items],
+        "labels": [source.classes[source.labels[item]] for item in items],
+        "train": len(data.train.items),
+        "arch": arguments.arch,
+        "presize": arguments.presize,
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "workers": arguments.workers,
+        "device": device,
+        "precision": arguments.precision,
+    }
+
+
+def facts(learn: Learner) -> dict[str, Any]:
+    """What has to be the same on both sides."""
+    import jax
+
+    data = learn.data
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(learn.state.params)),
+        "train": len(data.train.items),
+        "valid": len(data.valid.items),
+        "steps": len(data.train),
+        "shape": [data.size, data.size],
+        "classes": len(data.classes),
+    }
+
+
+def first_step(settings: dict[str, Any]) -> float:
+    """The loss of the first step; compiled programs are kept as the commands keep them."""
+    import jax
+
+    from jaxch5.data.pipeline import to_device
+    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.loop import epoch_key
+
+    keep_compiled_programs()
+    learn = learner_of(settings)
+    step, _ = learn._steps
+    batch = next(to_device(learn.data.train.steps(0, 1)))
+    _, metrics = step(learn.state, batch, epoch_key(jax.random.key(0), 0))
+    return float(metrics["loss"])
+
+
+def main() -> None:
+    command, device, settings = sys.argv[1:]
+    assert command == "--first-step"
+    use_device(device)
+    print(json.dumps({"loss": first_step(json.loads(settings))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

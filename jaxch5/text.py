@@ -27,6 +27,18 @@ def is_text(name: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console whose lines are text in a notebook too.
+
+    Where rich finds a notebook by itself, it shows each line as an HTML page of its own, under one
+    another with gaps between.
+
+    Args:
+        stderr: writes to standard error, not to standard output.
+    """
+    return Console(stderr=stderr, force_jupyter=False)
+
+
 def print_line(console: Console, line: str) -> None:
     """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)

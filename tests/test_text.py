@@ -1,0 +1,21 @@
+"""What is printed for people, in a terminal and in a notebook."""
+
+import builtins
+
+import pytest
+
+from jaxch5.text import plain_console, print_line
+
+
+class ZMQInteractiveShell:
+    """By this name of `get_ipython()`'s class rich knows a notebook."""
+
+
+@pytest.mark.parametrize("stderr", [False, True])
+def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
+    """Else each line were an output of its own, in HTML, and would need IPython."""
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    console = plain_console(stderr)
+    print_line(console, "epoch 0")
+    assert not console.is_terminal
+    assert capsys.readouterr()[stderr] == "epoch 0\n"

@@ -13,7 +13,8 @@ class ZMQInteractiveShell:
 
 @pytest.mark.parametrize("stderr", [False, True])
 def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
-    """Else each line were an output of its own, in HTML, and would need IPython."""
+    """Not HTML, for which rich would need IPython, nor what a kernel's FORCE_COLOR asks for."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     console = plain_console(stderr)
     print_line(console, "epoch 0")

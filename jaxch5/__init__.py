@@ -16,6 +16,7 @@ _EXPORTS = {
     "jaxch5.data.tfds": ("from_tfds",),
     "jaxch5.data.source": ("digits", "from_arrays", "from_folder", "from_regex"),
     "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
+    "jaxch5.data.verify": ("readable",),
     "jaxch5.data.block": ("Data", "DataBlock"),
     "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
     "jaxch5.augmentation.mixing": ("cutmix", "mixup"),

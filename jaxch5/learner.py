@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from rich.console import Console
 
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError, DataError
@@ -42,7 +41,7 @@ from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Picture, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
-from jaxch5.text import print_line
+from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
@@ -102,7 +101,7 @@ class Learner:
         self.pretrained = pretrained
         self.normalization = pretrained.normalization if pretrained else IMAGENET
         self.sweep: Sweep | None = None
-        self.console = Console()
+        self.console = plain_console()
         self.run: RunDir | None = None
         self.saving = Saving()
         self.log = False
@@ -621,7 +620,7 @@ def vision_learner(
         if weights == "auto":
             weights, reason = available(arch)
             if reason:
-                print_line(Console(), reason)
+                print_line(plain_console(), reason)
         if weights != "none":
             pretrained = find_weights(weights, arch)
     elif weights not in ("auto", "none"):

@@ -27,6 +27,22 @@ def is_text(name: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console whose lines are plain text in a notebook too.
+
+    Where rich finds a notebook, it shows each line as an HTML page of its own. Told that it is
+    none, it takes the notebook for a terminal, because the kernel sets `FORCE_COLOR`, and prints
+    the codes that move a terminal's cursor.
+
+    Args:
+        stderr: writes to standard error, not to standard output.
+    """
+    console = Console(stderr=stderr)
+    if not console.is_jupyter:
+        return console
+    return Console(stderr=stderr, force_jupyter=False, force_terminal=False)
+
+
 def print_line(console: Console, line: str) -> None:
     """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)

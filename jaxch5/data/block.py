@@ -67,9 +67,9 @@ class Data:
                 before it has been printed.
         """
         from jaxch5.data.summary import summarize
-        from jaxch5.text import print_line
+        from jaxch5.text import plain_console, print_line
 
-        console = console or Console()
+        console = console or plain_console()
         for line in summarize(self):
             print_line(console, line)
 

@@ -27,6 +27,7 @@ from rich.progress import Progress
 
 from jaxch5.errors import DataError
 from jaxch5.network import CONNECT_SECONDS
+from jaxch5.text import plain_console
 
 READ_SECONDS = 10.0
 ATTEMPTS = 3
@@ -80,7 +81,7 @@ def fetch_links(
         return files
     _make(folder)
     failures: dict[str, str] = {}
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(PARALLEL) as pool,

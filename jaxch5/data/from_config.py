@@ -9,9 +9,9 @@ from jaxch5.address import Address
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex, select
+from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex
 from jaxch5.data.split import Split, column_split, folder_split, random_split
-from jaxch5.data.verify import unreadable
+from jaxch5.data.verify import readable
 from jaxch5.errors import ConfigError
 
 
@@ -91,9 +91,7 @@ def load_data(config: Config, source: Source | None = None) -> Data:
     if source is None:
         source = load_source(settings)
         if settings.on_bad == "skip":
-            bad = unreadable(source)
-            kept = [item for item, name in enumerate(source.references) if name not in bad]
-            source = select(source, kept)
+            source = readable(source)
     block = DataBlock(
         source,
         split_of(settings, source),

@@ -20,6 +20,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import ConfigError, DataError
+from jaxch5.text import plain_console
 
 # A batch is made by one thread. More threads than this have not been measured; each of them holds
 # a batch in memory.
@@ -76,7 +77,7 @@ class Canvases:
         Raises:
             DataError: a picture cannot be read.
         """
-        console = console or Console(stderr=True)
+        console = console or plain_console(stderr=True)
         threads = min(os.cpu_count() or 1, MAX_THREADS)
         count = len(self.source)
         images = np.empty((count, *canvas_shape(self.size)), np.uint8)

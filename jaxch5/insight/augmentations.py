@@ -16,7 +16,7 @@ from jaxch5.augmentation.sample import sample
 from jaxch5.batch import Batch
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
 Picture = UInt8[np.ndarray, "height width 3"]
 NOTHING = Policy(
@@ -46,7 +46,7 @@ def plot_augmentations(
         >>> [axes.get_title(loc="left") for axes in figure.axes][:4:2]
         ['centre crop', 'position']
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     policy = aug_transforms(min_scale=0.75) if policy is None else policy
     rows = operations(policy)
@@ -122,7 +122,7 @@ def plot_presizing(
         >>> [axes.get_title() for axes in figure.axes]
         ['presized, then one interpolation', 'resized, then one by one']
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     batch = _repeated(picture, 1, size)
     half = jnp.full(1, 0.5)

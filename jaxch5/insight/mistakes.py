@@ -13,9 +13,9 @@ from jaxch5.insight.plots import TITLE_LENGTH, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from jaxch5.insight.calibration import Calibration
+    from jaxch5.insight.figure import Figure
 
 # Of a letter, in parts of the font's size: matplotlib's own font, on average.
 LETTER_WIDTH = 0.62
@@ -47,8 +47,9 @@ def plot_confusion(
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
+    from jaxch5.insight.figure import Figure
 
     count = len(classes)
     side = min(1.6 + 0.28 * count, LARGEST_MATRIX)
@@ -137,7 +138,7 @@ def plot_mistakes(
         >>> figure.axes[0].get_title()
         'cat / dog\\n2.50 / 0.75'
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     pairs = [
         (shortened(one), shortened(other)) for one, other in zip(predicted, actual, strict=True)
@@ -176,8 +177,9 @@ def plot_calibration(calibration: Calibration) -> Figure:
         >>> figure.axes[0].get_title()
         'expected calibration error 30.0 %'
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
+    from jaxch5.insight.figure import Figure
 
     filled = calibration.count > 0
     confidence, accuracy = (

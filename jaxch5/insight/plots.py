@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jaxch5.text import printable
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
 # A title longer than its picture would run into the next one.
 TITLE_LENGTH = 24
@@ -37,7 +37,7 @@ def plot_pictures(
         >>> [axes.get_title() for axes in figure.axes]
         ['a', 'b', 'c', '']
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     figure = Figure(figsize=(inches * ncols, (inches + 0.25) * nrows), layout="constrained")
     cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
@@ -79,7 +79,7 @@ def plot_lr_find(
         >>> figure.axes[0].get_xscale()
         'log'
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -115,7 +115,7 @@ def plot_transfer_profile(
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['nothing', 'stem']
     """
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jaxch5.insight.figure import Figure
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Recorder:
         Args:
             skip_start: steps at the beginning that are left out: their losses dwarf the others.
         """
-        from matplotlib.figure import Figure
+        from jaxch5.insight.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
@@ -55,7 +55,7 @@ class Recorder:
 
     def plot_sched(self) -> Figure:
         """Rate and momentum of each step."""
-        from matplotlib.figure import Figure
+        from jaxch5.insight.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxch5.data.source import Source, from_arrays
-from jaxch5.data.verify import find_problems, unreadable
+from jaxch5.data.verify import find_problems, readable, unreadable
+from jaxch5.errors import DataError
 
 
 def pictures(shades, labels):
@@ -53,3 +54,16 @@ def test_broken_files_are_named_with_the_reason(content):
     assert list(find_problems(source).unreadable) == [1]
     assert list(unreadable(source)) == ["bad.png"]
     assert "bad.png" in unreadable(source)["bad.png"]
+
+
+def test_what_cannot_be_read_is_left_out():
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    contents = [file.getvalue(), b"no picture", file.getvalue()]
+    labels = np.array([0, 1, 1], np.int32)
+    source = Source(("a", "b"), labels, ["1.png", "bad.png", "2.png"], contents.__getitem__)
+    kept = readable(source)
+    assert kept.references == ["1.png", "2.png"]
+    assert kept.labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="class b"):
+        readable(Source(("a", "b"), labels[:2], ["1.png", "bad.png"], contents.__getitem__))

@@ -402,7 +402,7 @@ class Learner:
         if self.profile and self.run:
             say = partial(print_line, self.console)
             folder = self.run.profile / plan.name
-            events = profiled(events, folder, steps.train, steps_per_epoch, say)
+            events = profiled(events, folder, steps.many or steps.train, steps_per_epoch, say)
         extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
         start, batch_size = int(self.state.step), data.train.batch_size
         with out_of_memory(steps.need, batch_size, data.size):

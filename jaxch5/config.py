@@ -35,6 +35,9 @@ PICTURES: dict[str, dict[str, Any]] = {
 # What a run may be taken up with another value of: it does not change what is computed.
 MAY_CHANGE = (
     "data.cache",
+    "model.remat",
+    "fit.devices",
+    "fit.shard_optimizer",
     "fit.keep_best",
     "checkpoint.every_steps",
     "checkpoint.every_minutes",
@@ -218,6 +221,15 @@ class ModelConfig(Section):
         "fastai", description="groups of layers for freezing and rates: three, or six"
     )
     train_bn: bool = Field(True, description="batch norms of frozen layers are trained")
+    bn: Literal["global", "local"] = Field(
+        "global",
+        description="on several devices, batch norms take their statistics of the whole batch, "
+        "as one device would; or of the rows of each device, with one message a step",
+    )
+    remat: bool = Field(
+        False,
+        description="compute what is within a block again for the gradient: less memory, more time",
+    )
 
     @field_validator("weights")
     @classmethod
@@ -281,6 +293,12 @@ class FitConfig(Section):
         lt=1,
         description="decay a step of an exponential average of the weights, which is evaluated and "
         "saved; 0 keeps none",
+    )
+    devices: int = Field(
+        0, ge=0, description="devices that share a batch, of each process; 0 takes all"
+    )
+    shard_optimizer: bool = Field(
+        False, description="share the optimizer's moments out among the devices of a process"
     )
     keep_best: bool = Field(
         False, description="end with the weights of the most accurate epoch, not of the last"

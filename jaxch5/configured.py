@@ -40,6 +40,10 @@ def learner_of(data: Data, config: Config) -> Learner:
         accumulate=settings.accumulate,
         average=settings.average,
         deterministic=config.deterministic,
+        devices=settings.devices,
+        bn=model.bn,
+        remat=model.remat,
+        shard_optimizer=settings.shard_optimizer,
     )
     if settings.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.

@@ -48,6 +48,7 @@ from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
 from jaxch5.training.loop import Plan, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
 from jaxch5.training.memory import out_of_memory
+from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.profile import profiled
 from jaxch5.training.progress import show_progress
@@ -80,6 +81,7 @@ class Learner:
         recorder: losses, rates and records of what was trained.
         sweep: of the last `lr_find`: rates, losses and smooth losses.
         console: where tables and bars are drawn.
+        mesh: the devices that share a batch, where there are several.
         run: where records and checkpoints are written; None writes nothing.
         saving: when checkpoints are written, and whether training ends with the best one.
         log: whether figures are written for TensorBoard, into the run.
@@ -95,7 +97,8 @@ class Learner:
         pretrained: Pretrained | None = None,
         seed: int = 0,
     ) -> None:
-        self.data = data
+        self.mesh = make_mesh(data.train.batch_size, recipe.devices)
+        self.data = share(data, self.mesh)
         self.model = model
         self.recipe = recipe
         self.pretrained = pretrained
@@ -131,6 +134,11 @@ class Learner:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             variables = transfer(drawn, self.pretrained, self.data.classes)
             self.state = with_variables(self.state, variables)
+        self._place()
+
+    def _place(self) -> None:
+        """Where the state lies is where its steps are computed."""
+        self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Learner:
         """A learner of the same data and model from another seed; nothing is compiled anew."""
@@ -152,7 +160,7 @@ class Learner:
         data, frozen = self.data, self._frozen
         key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
         if key not in self._compiled:
-            steps = frozen.steps(data, self.normalization)
+            steps = frozen.steps(data, self.normalization, self.mesh)
             deterministic = self.recipe.deterministic
             self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
@@ -171,6 +179,7 @@ class Learner:
         """
         self._frozen = self._frozen_to(n)
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
+        self._place()
 
     def freeze(self) -> None:
         """Freezes all but the head; see `freeze_to`."""
@@ -323,7 +332,7 @@ class Learner:
         # Epochs begin at multiples of their length, also after one that was interrupted.
         steps_per_epoch = len(self.data.train)
         start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
-        self.state = self.state.replace(step=jax.device_put(np.int32(start)))
+        self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
         return start
 
     def _fit(self, phases: Sequence[tuple[int | None, Plan]]) -> None:
@@ -354,6 +363,7 @@ class Learner:
                 raise
             if best := session.best():
                 self.state = with_variables(self.state, best)
+                self._place()
             session.finish(
                 lambda report: finished_report(report, self.records, self.data, self.interpret())
             )
@@ -436,6 +446,7 @@ class Learner:
             if found is None:
                 return False
             self.state, records = found
+            self._place()
             saves.remove_after(int(self.state.step))
         self.recorder.records[:] = records
         self._restored = True
@@ -502,7 +513,7 @@ class Learner:
             self.data.size,
         )
         # Copies, because the next step of training consumes the state.
-        variables = jax.tree.map(jnp.copy, self.state.variables)
+        variables = on_one_device(self.state.variables)
         return Predictor(self.model, variables, self.data.classes, self.normalization, about)
 
     def predict(self, picture: Picture) -> Prediction:
@@ -553,10 +564,14 @@ class Learner:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
         drawn = jax.jit(
-            make_drawn_eval_step(self.model, self.data.augment, self.data.size, self.normalization),
+            make_drawn_eval_step(
+                self.model, self.data.augment, self.data.size, self.normalization, self.mesh
+            ),
+            out_shardings=placement_of(self.state).everywhere,
             compiler_options=compiler_options(),
         )
         for key in jax.random.split(jax.random.fold_in(self._key, n), n):
+            key = placement_of(self.state).put(key)
             logits, _ = predict(self.state, self.data.valid, partial(drawn, key=key))
             total = total + jax.device_get(jax.nn.softmax(logits))
         return total / (n + 1), labels
@@ -580,6 +595,10 @@ def vision_learner(
     accumulate: int = 1,
     average: float = 0.0,
     deterministic: bool = False,
+    devices: int = 0,
+    bn: str = "global",
+    remat: bool = False,
+    shard_optimizer: bool = False,
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
@@ -609,12 +628,17 @@ def vision_learner(
         accumulate: batches whose mean gradient makes one update.
         average: decay of an exponential average of the weights, to evaluate with; 0 keeps none.
         deterministic: the same seed gives the same bits on a GPU too, where that may be slower.
+        devices: of each process that share a batch; 0 takes all.
+        bn: batch norms take their statistics of the whole batch ("global"), so that the number of
+            devices changes nothing, or of the rows of each device ("local").
+        remat: what is within a block is computed again for the gradient, not kept in memory.
+        shard_optimizer: the optimizer's moments are shared out among the devices of a process.
 
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
         WeightsError: the weights cannot be had, or do not fit.
     """
-    model = create_model(arch, len(data.classes), head, dtype_of(precision))
+    model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
     pretrained = None
     if isinstance(arch, str):
         if weights == "auto":
@@ -641,5 +665,8 @@ def vision_learner(
         mix,
         tuple(others),
         deterministic,
+        devices,
+        bn,
+        shard_optimizer,
     )
     return Learner(data, model, recipe, groups, pretrained, seed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import jax
 from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
@@ -55,6 +57,16 @@ class Data:
     def with_seed(self, seed: int) -> Data:
         """The same pictures, shuffled from another seed."""
         return replace(self, train=self.train.with_seed(seed))
+
+    def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Data:
+        """The part of the data that one of several processes reads.
+
+        Args:
+            put: puts an array that lies on the default device on all that train.
+            part: number of the process, and how many there are.
+        """
+        train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
+        return replace(self, train=train, valid=valid)
 
     def summary(self, console: Console | None = None) -> None:
         """Prints what goes into each stage of the pipeline and what comes out.

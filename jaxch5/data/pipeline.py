@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import lru_cache
 
 import jax
@@ -95,6 +96,14 @@ class Canvases:
                 pass
         self.on_device = jax.device_put((images, frames))
 
+    def shared(self, put: Callable[[jax.Array], jax.Array]) -> Canvases:
+        """The same canvases; those that lie on the device lie where `put` puts them."""
+        other = copy(self)
+        if self.on_device is not None:
+            images, frames = self.on_device
+            other.on_device = put(images), put(frames)
+        return other
+
 
 class Loader:
     """Batches of one part of a source.
@@ -109,6 +118,8 @@ class Loader:
         items: numbers of the part's items in the source.
         batch_size: rows of every batch.
         seed: of the shuffling; None for validation.
+        part: number of this process and how many there are; each reads its rows of every batch,
+            of which there are as many as of any other.
 
     Raises:
         DataError: a training batch is larger than the training set.
@@ -120,6 +131,7 @@ class Loader:
         items: Int[np.ndarray, "items"],
         batch_size: int,
         seed: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         training = seed is not None
         if batch_size < 1:
@@ -132,6 +144,8 @@ class Loader:
         self.items = items
         self.batch_size = batch_size
         self._canvases = canvases
+        self._seed = seed
+        self._part = part
         self._length = len(items) // batch_size if training else -(-len(items) // batch_size)
 
         # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
@@ -180,7 +194,17 @@ class Loader:
 
     def with_seed(self, seed: int) -> Loader:
         """Training batches of the same items in another order."""
-        return Loader(self._canvases, self.items, self.batch_size, seed)
+        return Loader(self._canvases, self.items, self.batch_size, seed, self._part)
+
+    def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
+        """The part of it that one of several processes reads; see `Data.shared`."""
+        canvases = self._canvases.shared(put)
+        return Loader(canvases, self.items, self.batch_size, self._seed, part)
+
+    @property
+    def labels(self) -> Int[np.ndarray, "items"]:
+        """Of the items, in the order of `items`."""
+        return self._canvases.source.labels[self.items]
 
     @property
     def on_device(self) -> tuple[jax.Array, jax.Array] | None:
@@ -188,7 +212,7 @@ class Loader:
         return self._canvases.on_device
 
     def shapes(self) -> Batch | CachedBatch:
-        """Shapes and types of what `steps` gives."""
+        """Shapes and types of what `steps` gives, of all processes together."""
 
         def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
@@ -202,9 +226,16 @@ class Loader:
 
     def _batch(self, step: int) -> Batch | CachedBatch:
         epoch, number = divmod(step, len(self))
-        places = self._order(epoch)[number * self.batch_size :][: self.batch_size]
+        process, processes = self._part
+        count = self.batch_size // processes
+        start = number * self.batch_size + process * count
+        stop = min(start + count, (number + 1) * self.batch_size)
+        places = self._order(epoch)[start:stop]
+        # The last rows of a last, short batch may be of another process alone.
+        real = len(places)
+        places = places if real else self._order(epoch)[:1]
         items = self.items[places]
-        short = self.batch_size - len(places)
+        short = count - len(places)
 
         def fill(rows: np.ndarray, with_first: bool) -> np.ndarray:
             if not short:
@@ -214,7 +245,7 @@ class Loader:
 
         label = fill(self._canvases.source.labels[items], with_first=False)
         index = fill(places.astype(np.int32), with_first=False)
-        mask = fill(np.ones(len(places), bool), with_first=False)
+        mask = fill(np.full(len(places), real > 0), with_first=False)
         if self._canvases.on_device is not None:
             item = fill(items.astype(np.int32), with_first=True)
             return CachedBatch(*self._canvases.on_device, item, label, index, mask)
@@ -223,17 +254,20 @@ class Loader:
 
 
 def to_device(
-    batches: Iterator[Batch | CachedBatch], ahead: int = 2
+    batches: Iterator[Batch | CachedBatch],
+    ahead: int = 2,
+    put: Callable[[Batch | CachedBatch], Batch | CachedBatch] = jax.device_put,
 ) -> Iterator[Batch | CachedBatch]:
-    """The same batches on the default device, copied while the ones before are worked on.
+    """The same batches on the device, copied while the ones before are worked on.
 
     Args:
         batches: of NumPy arrays.
         ahead: how many are copied before they are asked for.
+        put: begins to copy one; by default to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):
-        waiting.append(jax.device_put(batch))
+        waiting.append(put(batch))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -109,6 +109,7 @@ class ResNet(nn.Module):
         dtype: of the computation; weights, statistics and logits are float32.
         frozen_stages: how many of the stem and the four stages, from the front, use their running
             statistics in training as well, and leave them as they are.
+        remat: what is within a block is computed again for the gradient, not kept in memory.
     """
 
     arch: str
@@ -116,12 +117,14 @@ class ResNet(nn.Module):
     head: str = "linear"
     dtype: Any = jnp.float32
     frozen_stages: int = 0
+    remat: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch num_classes"]:
-        block, depths = ARCHITECTURES[self.arch]
+        kind, depths = ARCHITECTURES[self.arch]
+        block: Any = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
         x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train and self.frozen_stages < 1))
         x = max_pool(x)
@@ -135,7 +138,11 @@ class ResNet(nn.Module):
 
 
 def create_model(
-    arch: str | nn.Module, num_classes: int, head: str = "linear", dtype: Any = jnp.float32
+    arch: str | nn.Module,
+    num_classes: int,
+    head: str = "linear",
+    dtype: Any = jnp.float32,
+    remat: bool = False,
 ) -> nn.Module:
     """A classifier of normalized pictures, called as `model.apply(variables, x, train=bool)`.
 
@@ -144,6 +151,8 @@ def create_model(
         num_classes: number of logits.
         head: "linear" (torchvision's) or "concat_pool" (fastai's).
         dtype: of the computation, float32 or bfloat16 or float16; logits are float32.
+        remat: what is within a block is computed again for the gradient, which takes less memory
+            and more time (Chen et al., 1604.06174); not of a module of one's own.
 
     Raises:
         ConfigError: there is no such architecture or head.
@@ -163,4 +172,4 @@ def create_model(
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{what} = {name}: should be one of {', '.join(known)}{hint}")
-    return ResNet(arch, num_classes, head, dtype)
+    return ResNet(arch, num_classes, head, dtype, remat=remat)

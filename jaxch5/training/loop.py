@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxch5.batch import Batch, CachedBatch
+from jaxch5.batch import CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.optim.schedule import Schedule
+from jaxch5.training.mesh import placement_of
 from jaxch5.training.resident import calls, steps_of
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
@@ -100,6 +101,8 @@ def fit(
     steps_per_epoch = len(data.train)
     start = int(state.step)
     losses = _Losses(plan, start)
+    placement = placement_of(state)
+    put = placement.put
     began = time.perf_counter()
     first = start
 
@@ -131,12 +134,13 @@ def fit(
     stop = plan.start + plan.epochs * steps_per_epoch
     batches = data.train.steps(start, stop)
     step = start
-    for batch in to_device(calls(batches, start, steps_per_epoch, steps.a_call)):
+    of_calls = calls(batches, start, steps_per_epoch, steps.a_call)
+    for batch in to_device(of_calls, put=placement.put_batch):
         epoch, place = divmod(step, steps_per_epoch)
+        if place == 0 or step == start:
+            of_epoch = put(epoch_key(key, epoch))
         if place == 0:
-            state = state.replace(
-                epoch_loss=jax.device_put(np.float32(0)), epoch_skipped=jax.device_put(np.int32(0))
-            )
+            state = state.replace(epoch_loss=put(np.float32(0)), epoch_skipped=put(np.int32(0)))
             began, first = time.perf_counter(), step
         count = steps_of(batch)
         places = range(step - plan.start, step - plan.start + count)
@@ -145,20 +149,20 @@ def fit(
         if count == 1:
             opt_state = with_hyperparams(
                 state.opt_state,
-                lr=jax.device_put(rates[0]),
-                momentum=jax.device_put(momentum[0]),
+                lr=put(rates[0]),
+                momentum=put(momentum[0]),
             )
             state = state.replace(opt_state=opt_state)
             # Whatever the step needs is on the device by now; anything else would be an oversight.
             with jax.transfer_guard("disallow"):
-                state, output = steps.train(state, batch, epoch_key(key, epoch))
+                state, output = steps.train(state, batch, of_epoch)
             losses.add(output["loss"])
         else:
             assert steps.many is not None
             assert isinstance(batch, CachedBatch)
-            rates, momentum = jax.device_put((rates, momentum))
+            rates, momentum = put((rates, momentum))
             with jax.transfer_guard("disallow"):
-                state, many = steps.many(state, batch, rates, momentum, epoch_key(key, epoch))
+                state, many = steps.many(state, batch, rates, momentum, of_epoch)
             losses.add(many)
         due = (step + count) // STEPS_BETWEEN_READS > step // STEPS_BETWEEN_READS
         step += count
@@ -212,24 +216,20 @@ def predict(
     eval_step: EvalStep,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-    """Logits and labels of all items of a loader, each once, in order."""
-    logits, labels = [], []
-    waiting: tuple[Array, Batch | CachedBatch] | None = None
-
-    def collect(output: Array, batch: Batch | CachedBatch) -> None:
-        output, label, mask = jax.device_get((output, batch.label, batch.mask))
-        logits.append(output[mask])
-        labels.append(label[mask])
-
-    for batch in to_device(loader.steps(0, len(loader))):
+    """Logits and labels of all items of a validation loader, each once, in order."""
+    logits: list[np.ndarray] = []
+    waiting: Array | None = None
+    put = placement_of(state).put_batch
+    for batch in to_device(loader.steps(0, len(loader)), put=put):
         check()
         output = eval_step(state, batch)
         if waiting is not None:
-            collect(*waiting)
-        waiting = output, batch
+            logits.append(jax.device_get(waiting))
+        waiting = output
     if waiting is not None:
-        collect(*waiting)
-    return np.concatenate(logits), np.concatenate(labels)
+        logits.append(jax.device_get(waiting))
+    # The last batch is filled up with rows that are no item's.
+    return np.concatenate(logits)[: len(loader.items)], loader.labels
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from jaxch5.data.pipeline import to_device
 from jaxch5.errors import ConfigError
 from jaxch5.optim.optimizer import number_of_rates, with_hyperparams
 from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
+from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
@@ -95,14 +96,17 @@ def find_lr(
     state = jax.tree.map(jnp.copy, state)
     groups = number_of_rates(state.opt_state)
     unread, losses = [], []
-    for step, batch in enumerate(to_device(data.train.steps(0, num_it))):
+    placement = placement_of(state)
+    put = placement.put
+    batches = to_device(data.train.steps(0, num_it), put=placement.put_batch)
+    for step, batch in enumerate(batches):
         opt_state = with_hyperparams(
             state.opt_state,
-            lr=jax.device_put(np.full(groups, lrs[step], np.float32)),
-            momentum=jax.device_put(np.float32(MOMENTUM)),
+            lr=put(np.full(groups, lrs[step], np.float32)),
+            momentum=put(np.float32(MOMENTUM)),
         )
         state = state.replace(opt_state=opt_state)
-        state, metrics = train_step(state, batch, epoch_key(key, step // len(data.train)))
+        state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
         unread.append(metrics["loss"])
         # Some steps more than were needed cost less than waiting for each of them.
         if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:

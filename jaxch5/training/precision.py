@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax.training.dynamic_scale import DynamicScale
+from jaxtyping import Array, Bool
 
 from jaxch5.errors import ConfigError
 
@@ -48,3 +49,15 @@ def loss_scale(precision: str) -> DynamicScale | None:
     if precision != "fp16":
         return None
     return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2.0**16))
+
+
+def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
+    """The factor after a step whose gradient was, or was not, finite.
+
+    Example:
+        >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
+        32768.0
+    """
+    # The rule is flax's, which knows a gradient only where it takes one.
+    as_gradient = jnp.where(finite, 1.0, jnp.nan)
+    return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxch5.data.block import Data
@@ -18,6 +19,7 @@ from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, Path, frozen_paths, labels
 from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
     EvalStep,
     Loss,
@@ -42,6 +44,10 @@ class Recipe:
         mix: mixes each training batch; None mixes nothing.
         metrics: names and functions of probabilities and labels, beside accuracy and error rate.
         deterministic: see `compiler_options`.
+        devices: of each process that share a batch; 0 takes all.
+        bn: batch norms take their statistics of the whole batch ("global") or of the rows of each
+            device ("local").
+        shard_optimizer: see `place`.
     """
 
     loss: Loss = cross_entropy
@@ -55,6 +61,9 @@ class Recipe:
     mix: Mixer | None = None
     metrics: tuple[tuple[str, Metric], ...] = ()
     deterministic: bool = False
+    devices: int = 0
+    bn: str = "global"
+    shard_optimizer: bool = False
 
 
 class Frozen:
@@ -74,6 +83,8 @@ class Frozen:
     def __init__(
         self, model: nn.Module, params: PyTree, groups: Groups, frozen_to: int, recipe: Recipe
     ) -> None:
+        if recipe.bn not in NORMS:
+            raise ConfigError(f"model.bn = {recipe.bn}: should be one of {', '.join(NORMS)}")
         count = len(groups.names)
         if not -count <= frozen_to < count:
             raise ConfigError(
@@ -100,8 +111,10 @@ class Frozen:
             stages = sum(groups.of(stage) < self.frozen_to for stage in STAGES[:-1])
             self.model = model.clone(frozen_stages=stages)
 
-    def steps(self, data: Data, normalization: Normalization) -> tuple[TrainStep, EvalStep]:
-        """The two steps on pictures of `data`, not compiled yet."""
+    def steps(
+        self, data: Data, normalization: Normalization, mesh: Mesh | None = None
+    ) -> tuple[TrainStep, EvalStep]:
+        """The two steps on pictures of `data`, not compiled yet, on the devices of a mesh."""
         recipe = self.recipe
         train_step = make_train_step(
             self.model,
@@ -113,8 +126,10 @@ class Frozen:
             recipe.mix,
             self.paths,
             recipe.average,
+            mesh,
+            recipe.bn,
         )
-        return train_step, make_eval_step(self.model, data.size, normalization)
+        return train_step, make_eval_step(self.model, data.size, normalization, mesh)
 
 
 def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[Path]) -> Iterator[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.dynamic_scale import DynamicScale
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxch5.augmentation.mixing import Mixed, mixed_loss
@@ -17,6 +19,8 @@ from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.models.normalization import IMAGENET, Normalization, normalize
 from jaxch5.optim.groups import Path, merge, partition
+from jaxch5.training.mesh import number_of_device, over_rows
+from jaxch5.training.precision import next_scale
 from jaxch5.training.state import TrainState
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""]]
@@ -24,8 +28,26 @@ TrainStep = Callable[
     [TrainState, Batch | CachedBatch, Key[Array, ""]],
     tuple[TrainState, dict[str, Float[Array, ""]]],
 ]
+Keys = tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
+
+
+class Weights(NamedTuple):
+    """What a gradient is taken of, what else the network has, and float16's factor of the loss."""
+
+    trained: PyTree
+    fixed: PyTree
+    batch_stats: PyTree
+    scale: DynamicScale | None
+
+
+class Gradient(NamedTuple):
+    """The loss of a batch, the running statistics after it, and the gradient."""
+
+    loss: Float[Array, ""]
+    batch_stats: PyTree
+    grads: PyTree
 
 
 def make_train_step(
@@ -38,6 +60,8 @@ def make_train_step(
     mix: Mixer | None = None,
     frozen: frozenset[Path] = frozenset(),
     average: float = 0.0,
+    mesh: Mesh | None = None,
+    bn: str = "global",
 ) -> TrainStep:
     """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
 
@@ -55,33 +79,57 @@ def make_train_step(
         mix: `mixup` or `cutmix`, of pictures and a key; None mixes nothing.
         frozen: parameters that stay as they are; no gradient is taken of them.
         average: decay of the state's exponential average of the variables, where it keeps one.
+        mesh: the devices that share a batch; None is one.
+        bn: batch norms take their statistics of the whole batch ("global"), or of the rows of each
+            device ("local"), which then draws what to mix, and what to drop, for itself.
     """
+    # In the one case each device prepares its pictures, in the other it takes its gradient as well.
+    local = mesh if bn == "local" else None
+
+    def prepare(batch: Batch | CachedBatch, key: Key[Array, ""]) -> Array:
+        return augment(policy, batch.open(), key, size)
+
+    def gradient(batch: Batch | CachedBatch, weights: Weights, keys: Keys) -> Gradient:
+        trained, fixed, batch_stats, scale = weights
+        augment_key, *others = keys
+        if local:
+            others = [jax.random.fold_in(other, number_of_device(local)) for other in others]
+        mix_key, dropout_key = others
+        with jax.named_scope("augment"):
+            pictures = over_rows(prepare, None if local else mesh)(batch, augment_key)
+        if mix is None:
+            loss_of_batch = loss
+        else:
+            mixed = mix(pictures, mix_key)
+            pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
+        pictures = normalize(pictures, normalization)
+
+        def loss_of(trained: PyTree) -> tuple[Float[Array, ""], PyTree]:
+            logits, updated = model.apply(
+                {"params": merge(trained, fixed), "batch_stats": batch_stats},
+                pictures,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            return loss_of_batch(logits, batch.label), updated.get("batch_stats", {})
+
+        take = jax.value_and_grad if scale is None else scale.value_and_grad
+        *_, (value, updated), grads = take(loss_of, has_aux=True)(trained)
+        return Gradient(value, updated, grads)
+
+    mean_gradient = over_rows(gradient, local, mean=True)
 
     def train_step(
         state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        batch = batch.open()
         augment_key, dropout_key = jax.random.split(key)
-        with jax.named_scope("augment"):
-            pictures = augment(policy, batch, augment_key, size)
-            if mix is None:
-                loss_of_batch = loss
-            else:
-                # Partners are of the same batch, so this draw cannot come from the items alone.
-                mixed = mix(pictures, jax.random.fold_in(augment_key, state.step))
-                pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
-            pictures = normalize(pictures, normalization)
+        # Partners are of the same batch, so their draw cannot come from the items alone.
+        mix_key = jax.random.fold_in(augment_key, state.step)
+        keys = augment_key, mix_key, jax.random.fold_in(dropout_key, state.step)
         trained, fixed = partition(state.params, frozen)
-
-        def loss_of(trained: PyTree) -> tuple[Float[Array, ""], PyTree]:
-            logits, updated = model.apply(
-                {"params": merge(trained, fixed), "batch_stats": state.batch_stats},
-                pictures,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
-            )
-            return loss_of_batch(logits, batch.label), updated.get("batch_stats", {})
+        weights = Weights(trained, fixed, state.batch_stats, state.scale)
+        value, batch_stats, grads = mean_gradient(batch, weights, keys)
 
         @jax.named_scope("update")
         def advance(grads: PyTree, batch_stats: PyTree) -> TrainState:
@@ -97,16 +145,11 @@ def make_train_step(
                 average=optax.incremental_update(variables, state.average, 1.0 - decay)
             )
 
-        if state.scale is None:
-            (value, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
-            after, counted = advance(grads, batch_stats), value
-            skipped = jnp.zeros((), jnp.int32)
-        else:
-            scale, finite, (value, batch_stats), grads = state.scale.value_and_grad(
-                loss_of, has_aux=True
-            )(trained)
-            after = jax.tree.map(partial(jnp.where, finite), advance(grads, batch_stats), state)
-            after = after.replace(scale=scale)
+        after, counted, skipped = advance(grads, batch_stats), value, jnp.zeros((), jnp.int32)
+        if state.scale is not None:
+            finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]).all()
+            after = jax.tree.map(partial(jnp.where, finite), after, state)
+            after = after.replace(scale=next_scale(state.scale, finite))
             counted, skipped = jnp.where(finite, value, 0.0), 1 - finite.astype(jnp.int32)
         after = after.replace(
             step=state.step + 1,
@@ -119,13 +162,19 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, size: int, normalization: Normalization = IMAGENET
+    model: nn.Module,
+    size: int,
+    normalization: Normalization = IMAGENET,
+    mesh: Mesh | None = None,
 ) -> EvalStep:
     """A function `(state, batch) -> logits` of the centre crops; padded rows are the caller's."""
 
-    def eval_step(state: TrainState, batch: Batch | CachedBatch) -> Float[Array, "batch classes"]:
+    def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size), normalization)
-        return cast(Array, model.apply(state.variables, pictures, train=False))
+        return cast(Array, model.apply(variables, pictures, train=False))
+
+    def eval_step(state: TrainState, batch: Batch | CachedBatch) -> Float[Array, "batch classes"]:
+        return over_rows(logits, mesh)(batch, state.variables)
 
     return eval_step
 
@@ -135,13 +184,19 @@ def make_drawn_eval_step(
     policy: Policy | None,
     size: int,
     normalization: Normalization = IMAGENET,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]]:
     """A function `(state, batch, key) -> logits` of augmented pictures, for the mean of many."""
+
+    def logits(
+        batch: Batch | CachedBatch, variables: PyTree, key: Key[Array, ""]
+    ) -> Float[Array, "batch classes"]:
+        pictures = normalize(augment(policy, batch.open(), key, size), normalization)
+        return cast(Array, model.apply(variables, pictures, train=False))
 
     def drawn_eval_step(
         state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
     ) -> Float[Array, "batch classes"]:
-        pictures = normalize(augment(policy, batch.open(), key, size), normalization)
-        return cast(Array, model.apply(state.variables, pictures, train=False))
+        return over_rows(logits, mesh)(batch, state.variables, key)
 
     return drawn_eval_step

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from jaxch5.batch import CachedBatch
@@ -14,6 +15,7 @@ from jaxch5.data.block import Data
 from jaxch5.optim.optimizer import number_of_rates
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.memory import Need, check_memory, memory_limit, need_of, out_of_memory
+from jaxch5.training.mesh import placement_of
 from jaxch5.training.resident import ManySteps, make_many_steps, stacked, steps_a_call
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep, TrainStep
@@ -46,7 +48,7 @@ def compile_steps(
     deterministic: bool = False,
     resident: bool | None = None,
 ) -> Steps:
-    """The steps compiled for the shapes of `data`, at the same time.
+    """The steps compiled for the shapes of `data`, at the same time, to run where `state` lies.
 
     Args:
         train_step, eval_step: see `jaxch5.training.step`.
@@ -61,28 +63,39 @@ def compile_steps(
         TrainingError: the device's memory is too small.
     """
     options = compiler_options(deterministic)
-    train = jax.jit(train_step, donate_argnums=0, compiler_options=options)
-    evaluate = jax.jit(eval_step, compiler_options=options)
-    batch = data.train.shapes()
+    placement = placement_of(state)
+    batch, everywhere, key = data.train.shapes(), placement.everywhere, placement.put(key)
     if resident is None:
         resident = isinstance(batch, CachedBatch) and jax.default_backend() != "cpu"
     a_call = steps_a_call(len(data.train)) if resident else 1
-    programs = [train.lower(state, batch, key), evaluate.lower(state, batch)]
-    if a_call > 1:
+    # A state stays as it lies, so that the next step finds it there.
+    after = jax.tree.map(lambda leaf: leaf.sharding, state) if everywhere else None
+    jit = partial(jax.jit, compiler_options=options)
+    train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
+    many = jit(make_many_steps(train_step), donate_argnums=0, out_shardings=(after, everywhere))
+    evaluate = jit(eval_step, out_shardings=everywhere)
+
+    def compile_many() -> ManySteps | None:
+        if a_call == 1:
+            return None
         assert isinstance(batch, CachedBatch)
-        many = jax.jit(make_many_steps(train_step), donate_argnums=0, compiler_options=options)
-        rates = jax.ShapeDtypeStruct((a_call, number_of_rates(state.opt_state)), jnp.float32)
-        momentum = jax.ShapeDtypeStruct((a_call,), jnp.float32)
-        programs.append(many.lower(state, stacked(batch, a_call), rates, momentum, key))
+        rates = np.zeros((a_call, number_of_rates(state.opt_state)), np.float32)
+        batches = placement.shapes(stacked(batch, a_call))
+        return many.lower(state, batches, *placement.put((rates, rates[:, 0])), key).compile()
+
     batch_size = data.train.batch_size
-    pool = ThreadPoolExecutor(len(programs))
+    of_step = placement.shapes(batch)
+    pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
             # Not in this thread, which would hear of no signal until it is done.
-            compiled = list(pool.map(lambda program: program.compile(), programs))
+            compiled_evaluate = pool.submit(lambda: evaluate.lower(state, of_step).compile())
+            compiled_many = pool.submit(compile_many)
+            compiled_train = pool.submit(train.lower(state, of_step, key).compile).result()
+            need = need_of(compiled_train, (state, data.train.on_device), batch_size)
+            check_memory(need, batch_size, data.size, memory_limit())
+            return Steps(
+                compiled_train, compiled_evaluate.result(), need, compiled_many.result(), a_call
+            )
     finally:
         pool.shutdown(wait=False)
-    kept = (state, data.train.on_device)
-    need = need_of(compiled[0], kept, batch_size)
-    check_memory(need, batch_size, data.size, memory_limit())
-    return Steps(compiled[0], compiled[1], need, compiled[2] if a_call > 1 else None, a_call)

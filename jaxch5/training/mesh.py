@@ -1,0 +1,229 @@
+"""Several devices: which of them share a batch, and what of a step lies where.
+
+Each device takes as many rows of every batch as any other, and holds all weights. Where a state
+lies says where its steps are computed: `placement_of` reads it off, so that nothing else has to be
+told. A mesh has two axes, the processes and the devices of each; the optimizer's moments, where
+they are shared out, are so among the devices of one process, so that each process has them all and
+can save them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PyTree
+
+from jaxch5.batch import Batch, CachedBatch
+from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError
+from jaxch5.training.state import TrainState
+
+PROCESSES, DEVICES = "process", "device"
+# Over which devices batch norms take their statistics.
+NORMS = ("global", "local")
+# Smaller arrays are not worth a message to share them out.
+SHARED_FROM = 1024
+
+
+def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
+    """The devices that share a batch; None where it is one, of one process.
+
+    Args:
+        batch_size: rows of a batch, of all devices together.
+        devices: of each process; 0 takes all.
+
+    Raises:
+        ConfigError: there are not so many, or the rows cannot be shared equally.
+    """
+    by_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    present = min(map(len, by_process.values()))
+    if devices > present:
+        raise ConfigError(f"fit.devices = {devices}: there are {present}; 0 takes all")
+    # In the order of the processes, so that the rows of each lie together.
+    grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
+    if batch_size % grid.size:
+        raise ConfigError(_not_equal(batch_size, *grid.shape))
+    return Mesh(grid, (PROCESSES, DEVICES)) if grid.size > 1 else None
+
+
+def _not_equal(batch_size: int, processes: int, devices: int) -> str:
+    count = processes * devices
+    line = f"data.batch_size = {batch_size}: cannot be shared equally by {count} devices"
+    nearest = max(1, round(batch_size / count)) * count
+    fewer = [n for n in range(1, devices) if batch_size % (processes * n) == 0]
+    return f"{line}; choose --data.batch-size {nearest}" + (
+        f", or --fit.devices {fewer[-1]}" if fewer else ""
+    )
+
+
+class Placement(NamedTuple):
+    """Where a step's arrays lie: what every device has, and what is shared out by rows.
+
+    Both are None on one device, which is then the default one.
+    """
+
+    everywhere: Sharding | None
+    rows: Sharding | None
+
+    def put(self, tree: PyTree) -> PyTree:
+        """Arrays, the same in every process, on every device."""
+        return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
+
+    def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
+        """A batch, of which each process gives its own rows, each device having its rows of it."""
+        return jax.tree.map(_put, batch, self._of(batch)) if self.rows else jax.device_put(batch)
+
+    def shapes(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
+        """The shapes of a batch, which say where it lies as well."""
+        if not self.rows:
+            return batch
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            batch,
+            self._of(batch),
+        )
+
+    def _of(self, batch: Batch | CachedBatch) -> Any:
+        rows = self.rows
+        if isinstance(rows, NamedSharding) and batch.label.ndim == 2:
+            # Batches of many steps, stacked.
+            rows = NamedSharding(rows.mesh, P(None, *rows.spec))
+        return by_rows(batch, rows, self.everywhere)
+
+
+def placement_of(state: TrainState) -> Placement:
+    """Where the arrays of a state's steps lie."""
+    sharding = state.step.sharding
+    if not isinstance(sharding, NamedSharding):
+        return Placement(None, None)
+    return Placement(sharding, NamedSharding(sharding.mesh, P(sharding.mesh.axis_names)))
+
+
+def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
+    """A tree like a batch: `rows` for what has a row a picture, `everywhere` for a whole set.
+
+    Example:
+        >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
+        'rows'
+    """
+    if isinstance(batch, CachedBatch):
+        return CachedBatch(everywhere, everywhere, rows, rows, rows, rows)
+    return Batch(rows, rows, rows, rows, rows)
+
+
+def place(state: TrainState, mesh: Mesh | None, shard_optimizer: bool = False) -> TrainState:
+    """The state on every device of a mesh; None leaves it where it is.
+
+    Args:
+        state: weights, statistics and optimizer.
+        mesh: what `make_mesh` returns.
+        shard_optimizer: the optimizer's moments are shared out among the devices of a process,
+            which then update their part of the weights (Rajbhandari et al., 1910.02054, stage 1).
+    """
+    if mesh is None:
+        return state
+    everywhere = NamedSharding(mesh, P())
+    shardings = jax.tree.map(lambda _: everywhere, state)
+    if shard_optimizer:
+        of_moments = jax.tree.map(lambda leaf: _shared_out(leaf, mesh), state.opt_state)
+        shardings = shardings.replace(opt_state=of_moments)
+    return jax.tree.map(_put, state, shardings)
+
+
+def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
+    devices = mesh.shape[DEVICES]
+    for axis, length in enumerate(leaf.shape):
+        if leaf.size >= SHARED_FROM and length % devices == 0:
+            return NamedSharding(mesh, P(*[None] * axis, DEVICES))
+    return NamedSharding(mesh, P())
+
+
+def share(data: Data, mesh: Mesh | None) -> Data:
+    """The data, of which each process reads its own rows; a cache lies on every device."""
+    if mesh is None:
+        return data
+    everywhere = NamedSharding(mesh, P())
+    part = jax.process_index(), jax.process_count()
+    return data.shared(lambda array: _put(array, everywhere), part)
+
+
+def _put(leaf: Any, sharding: Sharding | None) -> jax.Array:
+    global_already = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    if sharding is None or sharding.is_fully_addressable or global_already:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(np.asarray(jax.random.key_data(leaf)), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Arrays that may be shared out among the devices of this process, as NumPy arrays."""
+
+    def whole(leaf: jax.Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(jax.device_get(leaf))
+        array = np.empty(leaf.shape, leaf.dtype)
+        for shard in leaf.addressable_shards:
+            array[shard.index] = shard.data
+        return array
+
+    return jax.tree.map(whole, tree)
+
+
+def on_one_device(tree: PyTree) -> PyTree:
+    """Copies, on one device, of arrays of which every device has all."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf.addressable_data(0)), tree)
+
+
+def over_rows(
+    function: Callable[..., PyTree], mesh: Mesh | None, mean: bool = False
+) -> Callable[..., PyTree]:
+    """A function that each device computes of its own rows of a batch.
+
+    What is computed of single rows is the same on any number of devices. The partitioner would
+    find that out of most functions, but not of those that gather from all pixels of a batch.
+
+    Args:
+        function: of a batch and of other things, which every device has; of the same rows.
+        mesh: what `make_mesh` returns; None gives `function`.
+        mean: the results are no rows but means over them, float32; so are those of all devices,
+            which then travel as one vector, by one message.
+    """
+    if mesh is None:
+        return function
+    axes = mesh.axis_names
+
+    def of_rows(batch: Batch | CachedBatch, *others: Any) -> PyTree:
+        result = function(batch, *others)
+        if not mean:
+            return result
+        flat, unravel = ravel_pytree(result)
+        return unravel(jax.lax.pmean(flat, axes))
+
+    def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
+        specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
+        # Unchecked: the check would have each gradient summed over the devices by itself.
+        return jax.shard_map(
+            of_rows,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=P() if mean else P(axes),
+            check_vma=False,
+        )(batch, *others)
+
+    return mapped
+
+
+def number_of_device(mesh: Mesh) -> Int[Array, ""]:
+    """Within a function of `over_rows`: which of the devices computes it, from 0."""
+    return jax.lax.axis_index(mesh.axis_names)

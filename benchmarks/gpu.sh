@@ -40,7 +40,8 @@ export JAXCH5_PEER_PYTHON=${JAXCH5_PEER_PYTHON:-$PYTHON}
 
 if [ "$DEVICE" = cpu ]; then
     PICTURES=60 TURNS=1
-    STEP=(--arch resnet18 --size 32 --batch 8 --precision fp32)
+    STEP=(--arch resnet18 --size 32 --batch 8 --seconds 0)
+    PEER=(--modes eager)
     EPOCH=(--presize 96 --size 64 --batch 8 --precision fp32 --workers 2)
     SEEDS=1
     SMALL=(--count 3)
@@ -49,6 +50,7 @@ if [ "$DEVICE" = cpu ]; then
 else
     PICTURES=4000 TURNS=5
     STEP=(--arch resnet50 --size 224 --batch 256 --precision bf16)
+    PEER=()
     EPOCH=(--arch resnet50 --presize 256 --size 224 --batch 128 --precision bf16)
     SEEDS=3
     SMALL=()
@@ -82,7 +84,7 @@ bench() {
 
 part() {
     case $1 in
-    step) bench step step.py --device "$DEVICE" --turns "$TURNS" "${STEP[@]}" ;;
+    step) bench step step.py --device "$DEVICE" --turns "$TURNS" "${STEP[@]}" "${PEER[@]}" ;;
     options)
         bench step-alone step.py --device "$DEVICE" --turns "$TURNS" --alone "${STEP[@]}"
         for option in "${OPTIONS[@]}"; do

@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
+from bare import BareStep
 from common import PLATFORMS, arguments_of, best, in_turn, ratio, spread, tell, use_device
 from peer import Peer, peer_python
 
 from jaxch5.models.resnet import ARCHITECTURES, create_model
 from jaxch5.models.weights import export_state_dict
+from jaxch5.training.precision import dtype_of
 
 NUM_CLASSES = 1000
 ADAM = {"lr": 1e-4, "eps": 1e-8}
@@ -34,8 +37,6 @@ ADAM = {"lr": 1e-4, "eps": 1e-8}
 # and Adam. A GPU multiplies float32 in fewer bits.
 TOLERANCES = {("cpu", "fp32"): (1e-4, 1e-2), ("gpu", "fp32"): (5e-3, 5e-2)}
 HALF = (3e-2, 1e-1)
-# Of a turn, so that its start and end do not show.
-SECONDS = 2.0
 
 
 def check_same(
@@ -51,11 +52,6 @@ def check_same(
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Pictures a second of both sides and their ratio, over turns."""
-    import optax
-    from bare import BareStep
-
-    from jaxch5.training.precision import dtype_of
-
     load_before = os.getloadavg()[0]
     size, batch, arch = arguments.size, arguments.batch, arguments.arch
     rng = np.random.default_rng(0)
@@ -72,7 +68,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "options": arguments.options,
     }
     if arguments.alone:
-        steps = steps_a_turn(ours)
+        steps = steps_a_turn(ours, arguments.seconds)
         rates = in_turn({"ours": partial(ours.pictures_a_second, steps)}, arguments.turns)
         return {"ours": spread(rates["ours"]), **facts}
     python = peer_python(required=True)
@@ -93,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         tolerances = TOLERANCES.get((arguments.device, arguments.precision), HALF)
         check_same([float(ours()) for _ in range(2)], begun["losses"], tolerances)
-        steps = steps_a_turn(ours)
+        steps = steps_a_turn(ours, arguments.seconds)
         sides = {"ours": partial(ours.pictures_a_second, steps)}
         for way in begun["losses"]:
             sides[way] = partial(peer.ask, way=way, steps=steps)
@@ -112,10 +108,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def steps_a_turn(ours: Any) -> int:
-    """So many that a turn is long enough; the first, slow ones are done."""
+def steps_a_turn(ours: BareStep, seconds: float) -> int:
+    """So many that a turn's start and end do not show; the first, slow ones are done."""
     ours.pictures_a_second(2)
-    return max(2, round(SECONDS * ours.pictures_a_second(2) / ours.size))
+    return max(2, round(seconds * ours.pictures_a_second(2) / ours.size))
 
 
 def main() -> None:
@@ -123,6 +119,7 @@ def main() -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet50")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--seconds", type=float, default=2.0, help="a turn, about (default: 2)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument(
         "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]

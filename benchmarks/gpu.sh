@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Every benchmark that an accelerator answers, and the tests that need one, on a machine with jax,
+# flax, optax, orbax-checkpoint, torch and torchvision.
+#
+#     benchmarks/gpu.sh [PART...]
+#
+# Parts: step options cache epoch start data augment precision profile tests; without any, all in
+# this order. Results are written to $OUT (default: out): results.json, results.md, log.txt. A part
+# that fails is noted there, and the others go on.
+#
+# DEVICE=cpu takes small sizes, to try this script. PYTHON is the interpreter of both sides (default:
+# python3). JAXCH5_FLOWERS names a folder of photographs; without it, some are made. What else has to
+# be installed comes from ./wheels, where there is such a folder, else from pip:
+#
+#     pip download --no-deps -d wheels grain simplejpeg fastai fastcore fasttransform ...
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+DEVICE=${DEVICE:-gpu}
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-out}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+LOG=$OUT/log.txt
+: >"$LOG"
+
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+if [ -d wheels ]; then
+    # Beside what is installed, whose versions stay.
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
+        wheels/*.whl >>"$LOG" 2>&1 || exit 1
+    export PYTHONPATH=$PYTHONPATH:$WORK/site
+elif ! "$PYTHON" -c 'import grain, simplejpeg, pydantic_settings, dm_pix' 2>>"$LOG"; then
+    "$PYTHON" -m pip install -q -e '.[test]' fastai >>"$LOG" 2>&1 || exit 1
+fi
+# Both sides in one interpreter, unless another is named.
+export JAXCH5_PEER_PYTHON=${JAXCH5_PEER_PYTHON:-$PYTHON}
+
+if [ "$DEVICE" = cpu ]; then
+    PICTURES=60 TURNS=1
+    STEP=(--arch resnet18 --size 32 --batch 8 --seconds 0)
+    PEER=(--modes eager)
+    EPOCH=(--presize 96 --size 64 --batch 8 --precision fp32 --workers 2)
+    SEEDS=1
+    SMALL=(--count 3)
+    RUN=(--data.presize 48 --data.size 32 --data.batch-size 8)
+    OPTIONS=(xla_backend_optimization_level=1)
+else
+    PICTURES=4000 TURNS=5
+    STEP=(--arch resnet50 --size 224 --batch 256 --precision bf16)
+    PEER=()
+    EPOCH=(--arch resnet50 --presize 256 --size 224 --batch 128 --precision bf16)
+    SEEDS=3
+    SMALL=()
+    RUN=(--model.arch resnet50 --model.precision bf16 --data.presize 256 --data.size 224)
+    RUN+=(--data.batch-size 128)
+    # Candidates for jaxch5/training/compiler.py; those of another release are refused by name.
+    OPTIONS=(
+        xla_gpu_enable_latency_hiding_scheduler=true
+        xla_gpu_enable_triton_gemm=false
+        xla_gpu_exhaustive_tiling_search=true
+        xla_gpu_enable_command_buffer=
+        xla_gpu_autotune_level=5
+    )
+fi
+
+photographs() {
+    if [ -z "${JAXCH5_FLOWERS:-}" ]; then
+        "$PYTHON" benchmarks/photographs.py "$WORK/photographs" --count "$PICTURES" || return
+        export JAXCH5_FLOWERS=$WORK/photographs
+    fi
+}
+
+# bench NAME SCRIPT ARGUMENT...: its document becomes NAME.json, what it complains of the log's.
+bench() {
+    local name=$1 script=$2
+    shift 2
+    echo "== $name: $script $*" | tee -a "$LOG"
+    "$PYTHON" "benchmarks/$script" "$@" --json >"$OUT/$name.json" 2>>"$LOG" ||
+        echo "$name failed with status $?" | tee -a "$LOG"
+}
+
+part() {
+    case $1 in
+    step) bench step step.py --device "$DEVICE" --turns "$TURNS" "${STEP[@]}" "${PEER[@]}" ;;
+    options)
+        bench step-alone step.py --device "$DEVICE" --turns "$TURNS" --alone "${STEP[@]}"
+        for option in "${OPTIONS[@]}"; do
+            bench "step-alone-${option%%=*}" step.py --device "$DEVICE" --turns "$TURNS" --alone \
+                "${STEP[@]}" --options "$option"
+        done
+        ;;
+    cache)
+        bench cache epoch.py --device "$DEVICE" --turns "$TURNS" --cache device --bare "${EPOCH[@]}"
+        ;;
+    epoch) bench epoch epoch.py --device "$DEVICE" --turns "$TURNS" "${EPOCH[@]}" ;;
+    start) bench start start.py --device "$DEVICE" --turns "$TURNS" "${EPOCH[@]}" ;;
+    data) bench data data.py --device "$DEVICE" --turns "$TURNS" ;;
+    augment) bench augment augment.py --device "$DEVICE" --turns "$TURNS" "${SMALL[@]}" ;;
+    precision) bench precision transfer.py --device "$DEVICE" --part precision --seeds "$SEEDS" ;;
+    profile)
+        echo "== profile" | tee -a "$LOG"
+        "$PYTHON" -m jaxch5.train --data.path "$JAXCH5_FLOWERS" --model.weights none --profile \
+            --fit.epochs 2 "${RUN[@]}" --workdir "$WORK/profiled" 2>&1 | tee -a "$LOG"
+        cp "$(find "$WORK/profiled" -name perfetto_trace.json.gz | head -n 1)" "$OUT"
+        ;;
+    tests)
+        echo "== tests" | tee -a "$LOG"
+        "$PYTHON" -m pytest -m gpu -p no:cacheprovider tests 2>&1 | tail -n 20 | tee -a "$LOG"
+        ;;
+    *)
+        echo "$1: no such part; see the head of this script" >&2
+        exit 2
+        ;;
+    esac
+}
+
+if [ $# -eq 0 ]; then
+    set -- step options cache epoch start data augment precision profile tests
+fi
+photographs
+for name in "$@"; do
+    part "$name"
+done
+# One file for each would be more than some machines hand back.
+"$PYTHON" benchmarks/collect.py "$OUT" && find "$OUT" -name '*.json' ! -name results.json -delete
+cat "$OUT/results.md"

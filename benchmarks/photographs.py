@@ -1,0 +1,55 @@
+"""Writes JPEG files that cost as much to decode as photographs do, where there are none.
+
+They are smooth random fields with some noise, 500 by 333 pixels, about 60 KB each, in folders of
+classes that differ in colour.
+
+    python benchmarks/photographs.py FOLDER --count 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT, QUALITY = 500, 333, 90
+
+
+def photograph(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
+    """Blobs, edges and grain around a colour; [HEIGHT, WIDTH, 3]."""
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.float32) + color.astype(np.float32)
+    for cells, strength in ((4, 60), (16, 40), (64, 20), (200, 12)):
+        field = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return (picture + rng.normal(0, 4, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write(folder: Path, count: int, classes: int) -> None:
+    """`count` files, a fifth of them in valid/, the others in train/."""
+
+    def one(number: int) -> None:
+        rng = np.random.default_rng(number)
+        color = np.random.default_rng([number % classes, 7]).uniform(60, 200, 3)
+        part = "valid" if number // classes % 5 == 0 else "train"
+        file = folder / part / f"class_{number % classes:02d}" / f"{number:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), photograph(rng, color), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, range(count)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("folder", type=Path, help="where to, a new one")
+    parser.add_argument("--count", type=int, default=2000, help="(default: 2000)")
+    parser.add_argument("--classes", type=int, default=10, help="(default: 10)")
+    arguments = parser.parse_args()
+    write(arguments.folder, arguments.count, arguments.classes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What only a GPU can show: it trains as a CPU does, though other code is chosen for it.
+
+`benchmarks/gpu.sh tests` runs these on a machine that has one.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxch5.augmentation.policy import aug_transforms
+from jaxch5.batch import Batch
+from jaxch5.losses import cross_entropy
+from jaxch5.models.resnet import create_model
+from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.training.compiler import compiler_options
+from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.state import init_state
+from jaxch5.training.step import make_train_step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(jax.default_backend() != "gpu", reason="the default device is no GPU"),
+]
+
+
+def losses(device, precision, steps=4):
+    """Of some steps of a ResNet-18 on augmented noise, from one seed."""
+    rng = np.random.default_rng(0)
+    index = np.arange(16, dtype=np.int32)
+    image = rng.integers(0, 256, (16, 72, 108, 3), dtype=np.uint8)
+    frame = np.tile(np.diag([108.0, 72.0, 1.0]).astype(np.float32), (16, 1, 1))
+    with jax.default_device(device):
+        model = create_model("resnet18", 2, dtype=dtype_of(precision))
+        # So low a rate that roundings do not grow from step to step.
+        optimizer = make_optimizer(lr=1e-5)
+        key = jax.random.key(0)
+        state = init_state(model, optimizer, 64, key, scale=loss_scale(precision))
+        policy = aug_transforms(min_scale=0.75)
+        step = jax.jit(make_train_step(model, optimizer, cross_entropy, policy, 64))
+        batch = jax.device_put(Batch(image, frame, index % 2, index, index >= 0))
+        found = []
+        for _ in range(steps):
+            state, metrics = step(state, batch, key)
+            found.append(float(metrics["loss"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 0.02), ("bf16", 0.05), ("fp16", 0.05)]
+)
+def test_a_gpu_trains_as_a_cpu_does(precision, tolerance):
+    """Augmentation, convolutions and pooling have another form on each."""
+    (cpu, *_), (gpu, *_) = jax.devices("cpu"), jax.devices("gpu")
+    np.testing.assert_allclose(losses(gpu, precision), losses(cpu, "fp32"), atol=tolerance)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_options_for_the_compiler_are_known_to_it(deterministic):
+    options = compiler_options(deterministic)
+    assert options or not deterministic
+    compiled = jax.jit(lambda x: x + 1, compiler_options=options).lower(1.0).compile()
+    assert float(compiled(1.0)) == 2.0

@@ -146,6 +146,7 @@ def test_photographs_are_a_set_of_their_own(common, tmp_path):
     assert 30_000 < len(content) < 120_000
 
 
+@pytest.mark.slow
 def test_the_step_takes_options_of_the_compiler_and_prints_one_document():
     """Our side alone, as a sweep of options uses it."""
     options = ["--options", "xla_backend_optimization_level=1"]

@@ -95,6 +95,7 @@ def profiled(
                 passed += 1
                 done = event.number
             at_end = isinstance(event, Step) and done % steps_per_epoch == 0
+            starts = not first and passed >= WARM_UP and not at_end
             if first and not ended and (at_end or done - first >= STEPS):
                 jax.block_until_ready(event.state)
                 tracing.close()
@@ -102,12 +103,14 @@ def profiled(
                 shares = time_shares(read_trace(folder, scopes(program.as_text())))
                 for line in table(shares, done - first, folder):
                     say(line)
-            elif not first and passed >= WARM_UP and not at_end:
+            elif starts:
                 jax.block_until_ready(event.state)
+            yield event
+            if starts:
+                # Not before, because what is made of an event, a checkpoint say, is no part of it.
                 tracing.enter_context(_trace(folder))
                 tracing.enter_context(jax.profiler.TraceAnnotation(TRACED))
                 first = done
-            yield event
     if not ended:
         say(f"--profile: training ended before {WARM_UP + 1} steps, nothing was traced")
 
@@ -272,8 +275,8 @@ def table(shares: Mapping[str, float], steps: int, folder: Path) -> Iterator[str
         folder: where the trace is.
     """
     total = max(sum(shares.values()), 1e-9)
-    yield f"{steps} steps of {total / steps / 1e3:.2f} ms each; open {trace_file(folder)} at"
-    yield "https://ui.perfetto.dev to see them"
+    yield f"a step takes {total / steps / 1e3:.2f} ms, of {steps} traced, which are to be seen at"
+    yield f"https://ui.perfetto.dev in {trace_file(folder)}"
     for kind, time in sorted(shares.items(), key=lambda share: -share[1]):
         share = 100 * time / total
         yield f"{kind:<{len(NO_PICTURES)}}  {time / steps / 1e3:9.2f} ms  {share:5.1f} %"

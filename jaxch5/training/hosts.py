@@ -33,6 +33,7 @@ HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
 # Of an agreed check, from one exchange to the next, before which what the first gave is not read.
 CALLS_BETWEEN = 8
+NOBODY = f"--distributed: the other processes did not come within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; take the run up with --resume"
 
 # In the errors of the libraries that carry messages between devices.
@@ -77,7 +78,7 @@ def join(distributed: str) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
-    _on_abort()
+    _on_abort(NOBODY)
     try:
         jax.distributed.initialize(
             **given,
@@ -91,8 +92,8 @@ def join(distributed: str) -> None:
             "them as HOST:PORT,COUNT,ID"
         ) from None
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"--distributed: the others did not come: {reason}") from None
+        raise TrainingError(f"{NOBODY}: {str(error).splitlines()[0]}") from None
+    _on_abort(f"{_who()}: {LOST}")
     _keep_output()
 
 
@@ -105,33 +106,42 @@ def _keep_output() -> None:
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+# Python would forget what C holds on to.
+_handlers: list[Any] = []
 
 
-@_Handler
-def _aborted(number: int) -> None:
-    leave(LOST)
-
-
-def _on_abort() -> None:
+def _on_abort(line: str) -> None:
     """JAX aborts a process whose peers are lost, at length and with a status of its own.
 
     Python's own handlers run when the main thread next runs Python, which it may never do.
     """
+
+    @_Handler
+    def aborted(number: int) -> None:
+        _leave(f"{line}\n")
+
+    _handlers.append(aborted)
     library = ctypes.CDLL(None)
     library.signal.argtypes = [ctypes.c_int, _Handler]
-    library.signal(int(signal.SIGABRT), _aborted)
+    library.signal(int(signal.SIGABRT), aborted)
 
 
-def leave(line: str | None = None, status: int = 1) -> NoReturn:
+def leave(line: str = "", status: int = 1) -> NoReturn:
     """Ends this process at once, where in order it would first wait for the others."""
+    _leave(f"{_who()}: {line}\n" if line else "", status)
+
+
+def _leave(line: str, status: int = 1) -> NoReturn:
     if not _leaving.acquire(blocking=False):
         # Another thread is about to.
         threading.Event().wait()
-    if line:
-        where = f"process {jax.process_index()} of {jax.process_count()}" if joined() else "jaxch5"
-        os.write(2, f"{where}: {line}\n".encode())
+    os.write(2, line.encode())
     sys.stdout.flush()
     os._exit(status)
+
+
+def _who() -> str:
+    return f"process {jax.process_index()} of {jax.process_count()}"
 
 
 def joined() -> bool:

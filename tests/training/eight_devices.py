@@ -132,7 +132,7 @@ def shared_optimizer():
 
 
 def caches():
-    batches = {"batch_size": 8, "augment": aug_transforms()}
+    batches = {"batch_size": 8}
     on_device = learner(cache="device", **batches)
     return {
         "memory": losses(learner(devices=1, **batches), 2),

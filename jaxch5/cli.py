@@ -194,7 +194,8 @@ def run(
         else:
             result = command(parsed)
             failed = result.pop(FAILED, False)
-            if parsed.json_output:
+            # Of several processes that train together, one has it.
+            if parsed.json_output and result:
                 print(json.dumps(result))
         # What cannot be written should be found here, where it is still one line and a status.
         sys.stdout.flush()

@@ -431,6 +431,23 @@ def from_toml(path: Path) -> Config:
         raise ConfigError(f"{path}: {explain(error, known_keys())}") from None
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """All settings by their dotted names.
+
+    Example:
+        >>> flat(Config())["fit.epochs"]
+        5
+    """
+
+    def value(key: str) -> Any:
+        found: Any = config
+        for part in key.split("."):
+            found = getattr(found, part)
+        return found
+
+    return {key: value(key) for key in known_keys()}
+
+
 def differing(one: Config, other: Config) -> list[str]:
     """Dotted names of the settings in which two configurations differ.
 
@@ -438,13 +455,8 @@ def differing(one: Config, other: Config) -> list[str]:
         >>> differing(Config(), Config(seed=1))
         ['seed']
     """
-
-    def value(config: Config, key: str) -> Any:
-        for part in key.split("."):
-            config = getattr(config, part)
-        return config
-
-    return [key for key in known_keys() if value(one, key) != value(other, key)]
+    values = flat(other)
+    return [key for key, value in flat(one).items() if value != values[key]]
 
 
 def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

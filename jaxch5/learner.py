@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ from jaxch5.session import Saving, Session
 from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.compiler import compiler_options
+from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
 from jaxch5.training.loop import Plan, evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
@@ -339,6 +340,7 @@ class Learner:
         """Trains through plans, freezing before each as it is told; what is done is left out."""
         restored, self._restored = self._restored, False
         with Interrupts() as interrupts, self._session([plan for _, plan in phases]) as session:
+            check = agreed_check(interrupts)
             try:
                 begun = False
                 for frozen_to, plan in phases:
@@ -349,7 +351,7 @@ class Learner:
                         continue
                     if frozen_to is not None and done == 0:
                         self.freeze_to(frozen_to)
-                    self._fit_phase(plan, session, interrupts, begun, validate_first)
+                    self._fit_phase(plan, session, interrupts, check, begun, validate_first)
                     begun = True
             except StopAtOnce:
                 raise
@@ -361,15 +363,19 @@ class Learner:
                 if self.records:
                     session.stop(self.state)
                 raise
-            if best := session.best():
+            if self.saving.keep_best:
+                best = of_first(session.best() or self.state.variables)
                 self.state = with_variables(self.state, best)
                 self._place()
-            session.finish(
-                lambda report: finished_report(report, self.records, self.data, self.interpret())
-            )
+            if self.run:
+                # All take part in this, and the first writes it.
+                interp = self.interpret()
+                session.finish(
+                    lambda report: finished_report(report, self.records, self.data, interp)
+                )
 
     def _session(self, plans: Sequence[Plan]) -> Session:
-        run, groups = self.run, self.groups.names
+        run, groups = self.run if is_first() else None, self.groups.names
         return Session(
             run,
             self.recorder,
@@ -390,13 +396,14 @@ class Learner:
         plan: Plan,
         session: Session,
         interrupts: Interrupts,
+        check: Callable[[], None],
         begun: bool,
         validate_first: bool,
     ) -> None:
         steps_per_epoch, recipe, data = len(self.data.train), self.recipe, self.data
         with interrupts.during("compiling"):
             steps = self._steps
-        interrupts.check()
+        check()
         session.begin(plan, self.state, steps_per_epoch)
         events = fit(
             self.state,
@@ -407,9 +414,9 @@ class Learner:
             self._key,
             recipe.metrics,
             validate_first,
-            interrupts.check,
+            check,
         )
-        if self.profile and self.run:
+        if self.profile and self.run and is_first():
             say = partial(print_line, self.console)
             folder = self.run.profile / plan.name
             events = profiled(events, folder, steps.many or steps.train, steps_per_epoch, say)
@@ -419,7 +426,7 @@ class Learner:
             for event in show_progress(events, self.console, steps_per_epoch, start, extra, begun):
                 self.state = event.state
                 session.watch(event)
-                interrupts.check()
+                check()
 
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
@@ -441,16 +448,19 @@ class Learner:
             CheckpointError: none of the checkpoints is whole, or they are of another architecture
                 or of other classes.
         """
-        with Checkpoints(run.checkpoints) as saves:
+        with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:
             found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
+            agree({f"a checkpoint in {run.path}": found is not None})
             if found is None:
                 return False
             self.state, records = found
             self._place()
-            saves.remove_after(int(self.state.step))
+            agree({"step of the last checkpoint": int(self.state.step)})
+            if is_first():
+                saves.remove_after(int(self.state.step))
+                write_metrics(run, records)
         self.recorder.records[:] = records
         self._restored = True
-        write_metrics(run, self.records)
         return True
 
     def _saved(self, saves: Checkpoints, step: int) -> Saved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from pydantic import Field
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.config import MAY_CHANGE, Config, differing
+from jaxch5.config import MAY_CHANGE, Config, differing, flat
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
@@ -38,6 +39,12 @@ class TrainOptions(Options):
     workdir: Path | None = Field(
         None, description="run directory, new or empty; without it, runs/DATE-NAME"
     )
+    distributed: str | None = Field(
+        None,
+        description="train together with other processes, on this host and on others: auto, under "
+        "Slurm, Kubernetes, MPI or on a TPU pod; or HOST:PORT,COUNT,ID, where the first process "
+        "listens, how many there are, and which this is, from 0",
+    )
     resume: Path | None = Field(
         None, description="run directory to take up where its last checkpoint was written"
     )
@@ -54,22 +61,46 @@ class TrainOptions(Options):
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Trains as the options say; returns the last epoch's record and the run directory."""
+    """Trains as the options say; returns the last epoch's record and the run directory.
+
+    Of several processes, the first alone prints and writes; the others return nothing.
+    """
+    from jaxch5.training import hosts
     from jaxch5.training.compiler import keep_compiled_programs
 
     keep_compiled_programs()
+    if not options.distributed:
+        return _train(options, first=True)
+    hosts.join(options.distributed)
+    try:
+        return _train(options, hosts.is_first())
+    except Exception as error:
+        if options.debug or not hosts.is_loss_of_another(error):
+            raise
+        hosts.leave(hosts.LOST)
+
+
+def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
+    from jaxch5.training import hosts
 
     # With --json, standard output belongs to the document; people read the table on the other.
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = Console(file=sys.stderr if options.json_output else sys.stdout, quiet=not first)
+    config = options.settings()
+    hosts.agree({name: str(value) for name, value in flat(config).items()})
     if options.resume:
-        existing, _ = open_run(options.resume)
-        with locked(existing):
-            return _resume(options, existing, console)
+        existing, recorded = open_run(options.resume)
+        with locked(existing) if first else nullcontext():
+            return _resume(config, recorded, existing, console)
 
-    data, skipped = _load(options.settings(), None, console)
-    config = options.settings_with_weights(partial(print_line, console))
+    data, skipped = _load(config, None, console)
+    config = hosts.first_then_others(
+        lambda: options.settings_with_weights(partial(print_line, console))
+    )
     learn = _learner(data, config, console)
+    if not first:
+        return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))
     directory = create_run(config, options.workdir)
+    hosts.gather(str(directory.path))
     with locked(directory):
         write_skipped(directory, skipped)
         try:
@@ -80,11 +111,10 @@ def train(options: TrainOptions) -> dict[str, Any]:
             raise
 
 
-def _resume(options: TrainOptions, run: RunDir, console: Console) -> dict[str, Any]:
+def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
     from jaxch5.configured import total_epochs
+    from jaxch5.training.hosts import is_first
 
-    _, recorded = open_run(run.path)
-    config = options.settings()
     if changed := [key for key in differing(config, recorded) if key not in MAY_CHANGE]:
         raise ConfigError(
             f"{changed[0]}: --resume takes what decides the result from {run.config_file}; "
@@ -100,7 +130,8 @@ def _resume(options: TrainOptions, run: RunDir, console: Console) -> dict[str, A
         print_line(console, "this run is finished" if done == epochs else going_on)
     else:
         learn = _learner(data, config, console)
-    write_config(run, config)
+    if is_first():
+        write_config(run, config)
     return _fit(learn, config, run)
 
 
@@ -109,8 +140,9 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     from jaxch5.data.from_config import load_data, load_source
     from jaxch5.data.source import select
     from jaxch5.data.verify import unreadable
+    from jaxch5.training.hosts import agree, first_then_others
 
-    source = load_source(config.data)
+    source = first_then_others(lambda: load_source(config.data))
     skipped: dict[str, str] = {}
     if config.data.on_bad == "skip":
         # Otherwise its split would change.
@@ -122,13 +154,22 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
         line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
         print_line(console, line)
     data = load_data(config, source)
+    # Where pictures are kept is each process's own choice, but decides what is compiled.
+    agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     print_line(console, data.describe())
     return data, skipped
 
 
 def _learner(data: Data, config: Config, console: Console) -> Learner:
     from jaxch5.configured import learner_of
+    from jaxch5.training.hosts import agree, first_then_others
+    from jaxch5.training.transfer import find_weights
 
+    model = config.model
+    if model.weights == "imagenet":
+        # Fetched once, and then read from the hub's cache.
+        first_then_others(lambda: find_weights(model.weights, model.arch))
+    agree({"model.weights": model.weights})
     learn = learner_of(data, config)
     learn.console = console
     return learn
@@ -137,25 +178,34 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
     from jaxch5.training.environment import environment
+    from jaxch5.training.hosts import is_first
     from jaxch5.training.progress import advice
 
-    add_environment(run, environment())
+    if is_first():
+        add_environment(run, environment())
     learn.run = run
     try:
         train_as_configured(learn, config.fit)
     except (KeyboardInterrupt, Terminated):
-        print(printable(f"go on with --resume {run.path}"), file=sys.stderr)
+        if is_first():
+            print(printable(f"go on with --resume {run.path}"), file=sys.stderr)
         raise
     record = learn.record
     if line := advice(learn.records):
         print_line(learn.console, line)
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
     print_line(learn.console, f"accuracy {100 * record['accuracy']:.2f} %{kept}  {run.path}")
-    return {**record, "run": str(run.path)}
+    return {**record, "run": str(run.path)} if is_first() else {}
 
 
 def main() -> int:
-    return run(train, TrainOptions, "python -m jaxch5.train")
+    status = run(train, TrainOptions, "python -m jaxch5.train")
+    if status == 1 and "jaxch5.training.hosts" in sys.modules:
+        from jaxch5.training import hosts
+
+        if hosts.joined():
+            hosts.leave()
+    return status
 
 
 if __name__ == "__main__":

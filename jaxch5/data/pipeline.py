@@ -327,7 +327,7 @@ def free_memory() -> int:
 
 def free_on_device() -> int | None:
     """Free memory of the default device, bytes; None on a CPU, which shares the host's."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return None
     return statistics["bytes_limit"] - statistics["bytes_in_use"]

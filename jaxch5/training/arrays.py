@@ -18,6 +18,8 @@ from jaxtyping import PyTree
 from safetensors.numpy import load
 from safetensors.numpy import save as dump
 
+from jaxch5.training.mesh import to_host
+
 if TYPE_CHECKING:
     from etils.epath import Path
 
@@ -34,7 +36,7 @@ def to_arrays(tree: PyTree) -> Arrays:
     >>> to_arrays({"conv": {"kernel": np.zeros(2)}})
     {'conv/kernel': array([0., 0.])}
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(to_host(tree))
     return {_name(path): np.array(leaf, order="C") for path, leaf in leaves}
 
 

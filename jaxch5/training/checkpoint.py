@@ -66,7 +66,9 @@ class Checkpoints:
                 best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=not read_only,
-                create=not read_only,
+                create=False,
+                # Each process has a manager of its own, and none waits for another's.
+                multiprocessing_options=_alone(),
                 # So that whoever writes finds the directory there.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
@@ -245,6 +247,15 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.directory}: the checkpoint could not be saved: {_reason(error)}"
             ) from error
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    number = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process{number}"
+    )
 
 
 def _without_variables(state: TrainState) -> TrainState:

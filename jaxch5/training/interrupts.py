@@ -57,10 +57,19 @@ class Interrupts:
             KeyboardInterrupt: SIGINT has come.
             Terminated: SIGTERM has come.
         """
-        if self._asked == signal.SIGTERM:
-            raise Terminated
         if self._asked is not None:
-            raise KeyboardInterrupt
+            self.obey(self._asked)
+
+    @property
+    def asked(self) -> int | None:
+        """The signal that has come."""
+        return self._asked
+
+    def obey(self, number: int) -> None:
+        """Raises what a signal asks for; see `check`."""
+        if number == signal.SIGTERM:
+            raise Terminated
+        raise KeyboardInterrupt
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:

@@ -47,7 +47,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 def memory_limit() -> int:
     """Bytes that the default device has in all; on a CPU, those of the machine."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
     return statistics["bytes_limit"]

@@ -169,8 +169,8 @@ def _put(leaf: Any, sharding: Sharding | None) -> jax.Array:
 def to_host(tree: PyTree) -> PyTree:
     """Arrays that may be shared out among the devices of this process, as NumPy arrays."""
 
-    def whole(leaf: jax.Array) -> np.ndarray:
-        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+    def whole(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(jax.device_get(leaf))
         array = np.empty(leaf.shape, leaf.dtype)
         for shard in leaf.addressable_shards:

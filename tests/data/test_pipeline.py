@@ -266,3 +266,22 @@ def test_a_batch_of_the_device_cache_has_the_announced_shapes():
     batch = next(made.steps(0))
     announced = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made.shapes())
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == announced
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_the_parts_of_a_batch_are_the_batch(count, rows, processes, training):
+    """Each process reads its rows of every batch, and the last, padded one has as many of each."""
+    batch_size = min(rows * processes, count // processes * processes)
+    whole = loader(count, batch_size, seed=0 if training else None)
+    parts = [whole.shared(lambda array: array, (part, processes)) for part in range(processes)]
+    of_parts = zip(*(part.epoch(1) for part in parts), strict=True)
+    batches = list(whole.epoch(1))
+    for batch, rows_of in zip(batches, of_parts, strict=True):
+        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows_of)
+        np.testing.assert_array_equal(together.mask, batch.mask)
+        real = batch.mask
+        for name in ("image", "frame", "label", "index"):
+            np.testing.assert_array_equal(getattr(together, name)[real], getattr(batch, name)[real])
+        assert np.all(np.isfinite(np.linalg.inv(together.frame)))
+        assert not np.any(together.label[~real])

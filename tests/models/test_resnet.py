@@ -123,6 +123,32 @@ def test_half_precision_keeps_weights_statistics_and_logits_in_float32(random_va
     np.testing.assert_allclose(half, full, rtol=0.02, atol=0.02 * float(jnp.std(full)))
 
 
+@pytest.mark.slow
+def test_what_is_computed_again_is_not_kept(monkeypatch):
+    """The gradient is the same, of half of the numbers. What the compiler makes of it is not ours:
+    that of a CPU takes no less memory."""
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", (resnet.BasicBlock, (2, 1, 0, 0)))
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = create_model("resnet18", 3).init(jax.random.key(1), x, train=False)
+
+    def gradient(remat):
+        model = create_model("resnet18", 3, remat=remat)
+
+        def total(params):
+            whole = {"params": params, "batch_stats": variables["batch_stats"]}
+            return jnp.sum(model.apply(whole, x, train=True, mutable=["batch_stats"])[0] ** 2)
+
+        kept = jax.eval_shape(lambda params: jax.vjp(total, params)[1], variables["params"])
+        return jax.jit(jax.grad(total))(variables["params"]), sum(
+            leaf.size for leaf in jax.tree.leaves(kept)
+        )
+
+    (plain, kept), (again, kept_less) = gradient(False), gradient(True)
+    assert kept_less < 0.8 * kept
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_a_module_of_ones_own_is_used_as_it_is():
     module = nn.Dense(3)
     assert create_model(module, 3) is module

@@ -1,0 +1,236 @@
+"""Several processes that train one network: how they find, agree with and lose one another.
+
+Each process runs the same program on its own devices (of its host, or of a part of it) and reads
+its own rows of every batch; the first alone prints and writes. Whatever makes the processes do
+different things would leave each waiting for the others, so that it is compared before they begin,
+and requests to stop are agreed upon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from jaxch5.errors import ConfigError, TrainingError
+from jaxch5.training.interrupts import Interrupts
+from jaxch5.training.mesh import to_host
+
+# A process that has not been heard of for so long has ended, and with it the run.
+HEARTBEAT_SECONDS = 20
+START_SECONDS = 300
+# Of an agreed check, from one exchange to the next, before which what the first gave is not read.
+CALLS_BETWEEN = 8
+NOBODY = f"--distributed: the other processes did not come within {START_SECONDS} seconds"
+LOST = "another process has ended or cannot be reached; take the run up with --resume"
+
+# In the errors of the libraries that carry messages between devices.
+UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"
+
+T = TypeVar("T")
+_leaving = threading.Lock()
+
+
+def join(distributed: str) -> None:
+    """Waits for the other processes; to be called before JAX has done anything.
+
+    Where another one ends later, this one does so too, with status 1 and one line.
+
+    Args:
+        distributed: "auto", where Slurm, Kubernetes, MPI or a TPU pod says who the others are; or
+            HOST:PORT,COUNT,ID: where the first process listens, how many there are, and which this
+            is, from 0.
+
+    Raises:
+        ConfigError: it is neither, or nobody says who the others are.
+        TrainingError: the others did not come.
+    """
+    given: dict[str, Any] = {}
+    if distributed != "auto":
+        match = re.fullmatch(r"(.+:\d+),(\d+),(\d+)", distributed)
+        if not match or int(match[3]) >= int(match[2]):
+            raise ConfigError(
+                f"--distributed {distributed}: should be auto or HOST:PORT,COUNT,ID, with ID from "
+                "0 to COUNT - 1"
+            )
+        address = match[1]
+        given = {
+            "coordinator_address": address,
+            "num_processes": int(match[2]),
+            "process_id": int(match[3]),
+            "cluster_detection_method": "deactivate",
+        }
+        if address.startswith("127."):
+            # By default it listens to the whole network.
+            given["coordinator_bind_address"] = address
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its handler of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    _on_abort(NOBODY)
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--distributed auto: nothing here says who the other processes are ({error}); name "
+            "them as HOST:PORT,COUNT,ID"
+        ) from None
+    except RuntimeError as error:
+        raise TrainingError(f"{NOBODY}: {str(error).splitlines()[0]}") from None
+    _on_abort(f"{_who()}: {LOST}")
+    _keep_output()
+
+
+def _keep_output() -> None:
+    """The CPU's messages between processes are announced on standard output, which is ours."""
+    if jax.default_backend() == "cpu":
+        sys.stdout.flush()
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        os.dup2(2, 1)
+
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+# Python would forget what C holds on to.
+_handlers: list[Any] = []
+
+
+def _on_abort(line: str) -> None:
+    """JAX aborts a process whose peers are lost, at length and with a status of its own.
+
+    Python's own handlers run when the main thread next runs Python, which it may never do.
+    """
+
+    @_Handler
+    def aborted(number: int) -> None:
+        _leave(f"{line}\n")
+
+    _handlers.append(aborted)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, _Handler]
+    library.signal(int(signal.SIGABRT), aborted)
+
+
+def leave(line: str = "", status: int = 1) -> NoReturn:
+    """Ends this process at once, where in order it would first wait for the others."""
+    _leave(f"{_who()}: {line}\n" if line else "", status)
+
+
+def _leave(line: str, status: int = 1) -> NoReturn:
+    if not _leaving.acquire(blocking=False):
+        # Another thread is about to.
+        threading.Event().wait()
+    os.write(2, line.encode())
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _who() -> str:
+    return f"process {jax.process_index()} of {jax.process_count()}"
+
+
+def joined() -> bool:
+    """Whether there are other processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes for all."""
+    return jax.process_index() == 0
+
+
+def is_loss_of_another(error: Exception) -> bool:
+    """Whether an error is what becomes of a message to a process that has ended."""
+    failed = isinstance(error, (ValueError, jax.errors.JaxRuntimeError))
+    return joined() and failed and bool(re.search(UNREACHABLE, str(error)))
+
+
+def gather(text: str) -> list[str]:
+    """A text of each process, in their order."""
+    if not joined():
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(own)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def agree(values: Mapping[str, Any]) -> None:
+    """Compares what has to be the same in all processes.
+
+    Args:
+        values: by name, as JSON has them.
+
+    Raises:
+        ConfigError: in every process, where one differs.
+    """
+    everywhere = [json.loads(text) for text in gather(json.dumps(values))]
+    for number, others in enumerate(everywhere):
+        for name, value in everywhere[0].items():
+            if others.get(name) != value:
+                raise ConfigError(
+                    f"{name}: is {value} in process 0 and {others.get(name)} in process {number}; "
+                    "start all processes alike"
+                )
+
+
+def first_then_others(function: Callable[[], T]) -> T:
+    """What a function gives, for which the others wait until the first has had it.
+
+    So a download is done once, where the processes share a cache.
+    """
+    if not joined():
+        return function()
+    result = function() if is_first() else None
+    multihost_utils.sync_global_devices("first")
+    return function() if result is None else result
+
+
+def of_first(tree: PyTree) -> PyTree:
+    """The arrays that the first process has, in all of them."""
+    return multihost_utils.broadcast_one_to_all(to_host(tree)) if joined() else tree
+
+
+def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
+    """The `check` of interrupts, which all processes obey at the same call.
+
+    What one was asked is told to the others every few calls, and read some calls later, so that
+    nobody waits for it.
+    """
+    if not joined():
+        return interrupts.check
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("device",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    largest = jax.jit(lambda asked: asked.max(), out_shardings=everywhere)
+    told: deque[jax.Array] = deque()
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % CALLS_BETWEEN:
+            return
+        own = np.full(jax.local_device_count(), interrupts.asked or 0, np.int32)
+        told.append(largest(jax.make_array_from_process_local_data(rows, own)))
+        if len(told) > 1 and (asked := int(told.popleft())):
+            interrupts.obey(asked)
+
+    return check

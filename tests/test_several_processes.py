@@ -1,0 +1,160 @@
+"""Several processes train as one does, end when one is lost, and can be taken up by fewer."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("tiny_train.py")
+SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Together:
+    """Processes that train together; what they say goes to files."""
+
+    def __init__(self, count, folder, *arguments, own=()):
+        """`own` is what each is told beside."""
+        folder.mkdir()
+        port, self.folder = free_port(), folder
+        environment = os.environ | {
+            "PYTHONPATH": str(CHILD.parents[1]),
+            "JAX_NUM_CPU_DEVICES": "2" if count == 2 else "1",
+        }
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, CHILD, *arguments, *(own[number] if own else ())]
+                + ["--distributed", f"127.0.0.1:{port},{count},{number}"] * (count > 1),
+                stdout=(folder / f"{number}.out").open("w"),
+                stderr=(folder / f"{number}.err").open("w"),
+                env=environment,
+            )
+            for number in range(count)
+        ]
+
+    def said(self, number, where="err"):
+        return (self.folder / f"{number}.{where}").read_text()
+
+    def statuses(self, seconds=120):
+        """Their exit statuses; in order of time none should be waited for in vain."""
+        end = time.monotonic() + seconds
+        try:
+            return [process.wait(end - time.monotonic()) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+    def after(self, run, epochs):
+        """Returns when so many epochs are recorded."""
+        end = time.monotonic() + 120
+        while len(records(run)) < epochs:
+            assert time.monotonic() < end
+            assert all(process.poll() is None for process in self.processes), self.said(0)
+            time.sleep(0.01)
+
+
+def records(run):
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def assert_same(run, other):
+    of_run, of_other = records(run), records(other)
+    assert len(of_run) == len(of_other)
+    for one, two in zip(of_run, of_other, strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+        assert one["valid_loss"] == pytest.approx(two["valid_loss"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def settings(pictures):
+    return ["--data.path", str(pictures), *SETTINGS, "--model.weights", "none"]
+
+
+@pytest.fixture(scope="module")
+def alone(settings, tmp_path_factory):
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    one = Together(1, folder / "said", *settings, "--fit.epochs", "30", "--workdir", folder / "run")
+    assert one.statuses() == [0], one.said(0)
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_train_as_one_does(settings, tmp_path, alone):
+    """With the moments shared out; the first alone prints, and its document is the only output."""
+    run, own = tmp_path / "run", ["--fit.epochs", "30", "--json", "--fit.shard-optimizer"]
+    two = Together(2, tmp_path / "said", *settings, *own, "--fit.keep-best", "--workdir", run)
+    assert two.statuses() == [0, 0], two.said(0) + two.said(1)
+    assert_same(run, alone)
+    assert json.loads(two.said(0, "out"))["run"] == str(run)
+    assert two.said(1, "out") == ""
+    assert "accuracy" not in two.said(1)
+    assert (run / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_taken_up_by_fewer_processes_when_one_is_lost(settings, tmp_path, alone):
+    """Of four one is killed, of two one is asked to end; the last goes on, as if nothing was."""
+    run = tmp_path / "run"
+    four = Together(4, tmp_path / "4", *settings, "--fit.epochs", "30", "--workdir", run)
+    four.after(run, 3)
+    four.processes[2].kill()
+    began = time.monotonic()
+    assert four.statuses() == [1, 1, -signal.SIGKILL, 1], four.said(0)
+    assert time.monotonic() - began < 60
+    for number in (0, 1, 3):
+        last = four.said(number).splitlines()[-1]
+        assert last.startswith(f"process {number} of 4: another process has ended"), last
+
+    two = Together(2, tmp_path / "2", "--resume", run)
+    two.after(run, len(records(run)) + 3)
+    two.processes[1].send_signal(signal.SIGTERM)
+    assert two.statuses() == [143, 143], two.said(0)
+    assert f"go on with --resume {run}" in two.said(0)
+
+    one = Together(1, tmp_path / "1", "--resume", run)
+    assert one.statuses() == [0], one.said(0)
+    assert_same(run, alone)
+
+
+@pytest.mark.slow
+def test_the_others_end_when_the_first_is_lost(settings, tmp_path):
+    run = tmp_path / "run"
+    two = Together(2, tmp_path / "2", *settings, "--fit.epochs", "500", "--workdir", run)
+    two.after(run, 2)
+    two.processes[0].kill()
+    assert two.statuses(60) == [-signal.SIGKILL, 1]
+    assert two.said(1).splitlines()[-1].startswith("process 1 of 2: another process has ended")
+
+
+@pytest.mark.slow
+def test_processes_that_are_told_different_things_say_which(settings, tmp_path):
+    own = [["--seed", "1"], ["--seed", "2"]]
+    two = Together(2, tmp_path / "2", *settings, "--workdir", tmp_path / "run", own=own)
+    assert two.statuses() == [2, 2], two.said(0)
+    for number in (0, 1):
+        line = "seed: is 1 in process 0 and 2 in process 1; start all processes alike"
+        assert line in two.said(number)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", ["here", "host:1,2", "host:1,2,2"])
+def test_what_names_no_processes_is_refused(wrong, tmp_path, capsys, monkeypatch):
+    from jaxch5.train import main
+
+    monkeypatch.setattr(sys, "argv", ["train", "--distributed", wrong])
+    assert main() == 2
+    assert "should be auto or HOST:PORT,COUNT,ID" in capsys.readouterr().err

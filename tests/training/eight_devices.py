@@ -1,0 +1,241 @@
+"""What eight devices of a CPU compute: `python eight_devices.py FOLDER` prints a JSON document.
+
+A process of its own, because the number of simulated devices is fixed when JAX starts.
+"""
+
+import io
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from jaxch5.augmentation.mixing import cutmix, mixup
+from jaxch5.augmentation.policy import aug_transforms
+from jaxch5.config import Config
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import digits, from_arrays
+from jaxch5.data.split import random_split
+from jaxch5.errors import ConfigError
+from jaxch5.learner import vision_learner
+from jaxch5.losses import cross_entropy
+from jaxch5.models.norm import BatchNorm
+from jaxch5.training.compiler import keep_compiled_programs
+from jaxch5.training.loop import Epoch, Plan, fit
+from jaxch5.training.mesh import placement_of
+from jaxch5.training.rundir import RunDir, create_run
+from jaxch5.training.steps import compile_steps
+
+
+class Tiny(nn.Module):
+    """With a batch norm, and with a kernel that is large enough to have its moments shared out."""
+
+    frozen_stages: int = 0
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(8, (3, 3), 2, name="conv1")(x)
+        x = nn.relu(BatchNorm(name="bn1")(x, train and not self.frozen_stages))
+        return nn.Dense(10, name="head")(nn.relu(nn.Dense(128, name="fc")(x.mean((1, 2)))))
+
+
+def data_of(batch_size=64, cache="memory", augment=None, count=300):
+    every = digits()
+    images = np.stack([every.read(item) for item in range(count)])
+    source = from_arrays(images, every.labels[:count], every.classes)
+    block = DataBlock(source, random_split(0.2), presize=20, size=16, augment=augment)
+    return block.load(batch_size, cache=cache)
+
+
+def learner(batch_size=64, cache="memory", augment=None, **settings):
+    learn = vision_learner(data_of(batch_size, cache, augment), Tiny(), **settings)
+    learn.console = Console(file=io.StringIO())
+    return learn
+
+
+def losses(learn, epochs=5, lr=0.01):
+    learn.fit(epochs, lr)
+    return learn.recorder.losses
+
+
+def messages(learn):
+    """How often each kind of message is in the compiled step of training."""
+    kinds = r" (all-[a-z]+|reduce-scatter|collective-permute)(?:-start)?\("
+    return Counter(re.findall(kinds, next(iter(learn._compiled.values())).train.as_text()))
+
+
+def error_of(function):
+    try:
+        function()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def in_both(**settings):
+    """Losses on one device and on eight."""
+    return [losses(learner(devices=devices, **settings)) for devices in (1, 8)]
+
+
+def norms():
+    augment = aug_transforms()
+    both = learner(augment=augment), learner(augment=augment, bn="local")
+    of_global, of_local = (losses(learn, 7) for learn in both)
+    return {
+        "one": losses(learner(augment=augment, devices=1), 7),
+        "global": of_global,
+        "local": of_local,
+        "local messages": messages(both[1]),
+        "global messages": messages(both[0]),
+        "programs": len(both[1]._compiled),
+    }
+
+
+def running_statistics():
+    """Of a local step: those after it, and the mean of what each eighth of the batch gives."""
+
+    def after(learn, batch):
+        state = jax.tree.map(jnp.copy, learn.state)
+        put = placement_of(state)
+        state, _ = learn._steps.train(state, put.put_batch(batch), put.put(learn._key))
+        return jax.device_get(state.batch_stats["bn1"])
+
+    local, alone = learner(bn="local"), learner(8, devices=1)
+    batch = next(iter(local.data.train))
+    leaves, structure = jax.tree.flatten(batch)
+    eighths = zip(*(np.split(leaf, 8) for leaf in leaves), strict=True)
+    of_eighths = [after(alone, jax.tree.unflatten(structure, rows)) for rows in eighths]
+    return {
+        "local": {name: values.tolist() for name, values in after(local, batch).items()},
+        "mean": {
+            name: np.mean([each[name] for each in of_eighths], axis=0).tolist()
+            for name in ("mean", "var")
+        },
+    }
+
+
+def shared_optimizer():
+    learn = learner(augment=aug_transforms(), shard_optimizer=True)
+    of_shared = losses(learn, 7)
+    kernels = [leaf for leaf in jax.tree.leaves(learn.state.opt_state) if leaf.shape == (8, 128)]
+    return {
+        "losses": of_shared,
+        "shards": [leaf.addressable_shards[0].data.shape for leaf in kernels],
+    }
+
+
+def caches():
+    # Without augmentation rounding grows within 60 steps, on one device as well.
+    batches = {"batch_size": 8, "augment": aug_transforms()}
+    on_device = learner(cache="device", **batches)
+    return {
+        "memory": losses(learner(devices=1, **batches), 2),
+        "device": losses(on_device, 2),
+        "local": losses(learner(cache="device", bn="local", **batches), 2),
+        "many": losses_of_many(learner(cache="device", bn="local", **batches)),
+        "everywhere": len(on_device.data.train.on_device[0].addressable_shards),
+    }
+
+
+def losses_of_many(learn, epochs=2, lr=0.01):
+    """By the scan over steps, which is for accelerators."""
+    both = learn._frozen.steps(learn.data, learn.normalization, learn.mesh)
+    steps = compile_steps(*both, learn.state, learn.data, learn._key, resident=True)
+    assert steps.a_call > 1
+    plan = Plan("plan", epochs, lambda step: [lr] * len(learn.groups.names), lambda step: 0.95)
+    events = list(fit(learn.state, learn.data, plan, steps, cross_entropy, learn._key))
+    assert sum(isinstance(event, Epoch) for event in events) == epochs
+    return [loss for event in events for loss in event.losses]
+
+
+def settings():
+    """Much at once: on one device and on eight, and on eight with local batch norms."""
+    much = {"precision": "fp16", "accumulate": 2, "average": 0.9, "clip": 0.1}
+    local = learner(bn="local", mix=cutmix, shard_optimizer=True, **much)
+    return {"global": in_both(mix=mixup, **much), "local": losses(local)}
+
+
+def freezing():
+    def fine_tuned(**settings):
+        learn = learner(**settings)
+        learn.fine_tune(1, base_lr=0.01)
+        return learn.recorder.losses
+
+    return [fine_tuned(devices=devices, train_bn=False) for devices in (1, 8)]
+
+
+def after_training():
+    """All that a trained learner can be asked, on one device and on eight."""
+    results = []
+    for devices in (1, 8):
+        learn = learner(devices=devices, shard_optimizer=devices > 1)
+        learn.fit(1, 0.01)
+        results.append(
+            {
+                "validate": learn.validate()["valid_loss"],
+                "preds": learn.get_preds()[0].tolist(),
+                "tta": learn.tta(2)[0].tolist(),
+                "predict": learn.predict(digits().read(0)).probabilities.tolist(),
+                "interpret": learn.interpret().losses.tolist(),
+                "lr_find": learn.lr_find(1e-4, 1e-2, num_it=20) and learn.sweep.losses,
+                "again": losses(learn.again(1), 1),
+            }
+        )
+    return results
+
+
+def taken_up(folder):
+    """A run begun on eight devices, with the moments shared out, and ended on 8, 2 and 1."""
+
+    def trained(path, devices, epochs, **settings):
+        learn = learner(devices=devices, **settings)
+        learn.run = RunDir(path)
+        if path.exists():
+            assert learn.restore(learn.run)
+        else:
+            create_run(Config(), path)
+        learn.fit(epochs, 0.01)
+        return learn.recorder.losses
+
+    whole = trained(folder / "whole", 1, 4)
+    trained(folder / "half", 8, 2, shard_optimizer=True)
+    results = {"whole": whole[len(whole) // 2 :]}
+    for devices, shared in ((8, True), (2, True), (1, False)):
+        path = folder / f"{devices}-{shared}"
+        shutil.copytree(folder / "half", path)
+        results[f"{devices}, {shared}"] = trained(path, devices, 4, shard_optimizer=shared)
+    return results
+
+
+def errors():
+    return {
+        "rows": error_of(lambda: learner(batch_size=60)),
+        "few rows": error_of(lambda: learner(batch_size=3)),
+        "devices": error_of(lambda: learner(devices=9)),
+        "bn": error_of(lambda: learner(bn="own")),
+    }
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    # Many of these learners have the same programs.
+    keep_compiled_programs()
+    results = {
+        "norms": norms(),
+        "statistics": running_statistics(),
+        "shared": shared_optimizer(),
+        "caches": caches(),
+        "settings": settings(),
+        "freezing": freezing(),
+        "after": after_training(),
+        "taken up": taken_up(Path(sys.argv[1])),
+        "errors": errors(),
+    }
+    print(json.dumps(results))

@@ -1,0 +1,50 @@
+"""One process alone is the first of one: what several agree upon costs it nothing.
+
+What several do is in tests/test_several_processes.py.
+"""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jaxch5.errors import ConfigError
+from jaxch5.training import hosts
+from jaxch5.training.interrupts import Interrupts, Terminated
+
+
+def test_a_process_alone_is_the_first_and_agrees_with_itself():
+    assert hosts.is_first()
+    assert not hosts.joined()
+    assert hosts.gather("text") == ["text"]
+    hosts.agree({"seed": 1})
+    tree = {"weights": np.ones(3)}
+    assert hosts.of_first(tree) is tree
+    assert hosts.first_then_others(lambda: 5) == 5
+
+
+def test_what_differs_is_named(monkeypatch):
+    monkeypatch.setattr(hosts, "gather", lambda text: [text, '{"size": 32, "seed": 2}'])
+    with pytest.raises(ConfigError, match="seed: is 1 in process 0 and 2 in process 1"):
+        hosts.agree({"size": 32, "seed": 1})
+
+
+def test_alone_a_signal_is_obeyed_at_the_next_check():
+    with Interrupts() as interrupts:
+        check = hosts.agreed_check(interrupts)
+        check()
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.asked == signal.SIGTERM
+        with pytest.raises(Terminated):
+            check()
+
+
+def test_only_what_messages_become_is_a_loss(monkeypatch):
+    """A defect of ours must not be taken for the end of another process."""
+    lost = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    assert not hosts.is_loss_of_another(lost)
+    monkeypatch.setattr(hosts, "joined", lambda: True)
+    assert hosts.is_loss_of_another(lost)
+    assert hosts.is_loss_of_another(jax.errors.JaxRuntimeError("INTERNAL: NCCL operation failed"))
+    assert not hosts.is_loss_of_another(ValueError("shapes do not fit"))

@@ -1,0 +1,104 @@
+"""On eight devices, which a CPU simulates, training computes what it computes on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CHILD = Path(__file__).with_name("eight_devices.py")
+# Compiling takes longer than all that is computed.
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+# Sums are added in another order; nothing else differs.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """What `eight_devices.py` says."""
+    ended = subprocess.run(
+        [sys.executable, CHILD, tmp_path_factory.mktemp("eight")],
+        env=os.environ | {"PYTHONPATH": str(CHILD.parents[2]), "XLA_FLAGS": QUICK},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def assert_close(losses, expected):
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(losses, expected, rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+class TestEightDevices:
+    def test_losses_are_those_of_one_device(self, eight):
+        """Of 21 steps with augmentation, in which the network learns."""
+        one = eight["norms"]["one"]
+        assert len(one) == 21
+        assert np.mean(one[-3:]) < np.mean(one[:3]) - 0.1
+        assert_close(eight["norms"]["global"], one)
+
+    def test_local_batch_norms_take_one_message_a_step(self, eight):
+        """The gradient, the loss and the statistics travel as one vector; each program is one."""
+        norms = eight["norms"]
+        assert norms["local messages"] == {"all-reduce": 1}
+        assert norms["global messages"]["all-reduce"] > 1
+        assert norms["programs"] == 1
+        assert np.isfinite(norms["local"]).all()
+        assert np.abs(np.divide(norms["local"], norms["one"]) - 1).max() > TOLERANCE
+
+    def test_local_running_statistics_are_the_mean_of_the_devices(self, eight):
+        local, mean = eight["statistics"]["local"], eight["statistics"]["mean"]
+        for name in ("mean", "var"):
+            np.testing.assert_allclose(local[name], mean[name], rtol=1e-5, atol=1e-7)
+
+    def test_moments_shared_out_change_no_loss(self, eight):
+        """Each device holds an eighth of the large ones, before a step and after it."""
+        shared = eight["shared"]
+        assert shared["shards"] == [[1, 128], [1, 128]]
+        assert_close(shared["losses"], eight["norms"]["one"])
+
+    def test_the_device_cache_lies_on_all_and_changes_nothing(self, eight):
+        caches = eight["caches"]
+        assert caches["everywhere"] == 8
+        assert_close(caches["device"], caches["memory"])
+
+    def test_many_steps_a_call_have_the_losses_of_single_ones(self, eight):
+        assert len(eight["caches"]["many"]) == 60
+        assert_close(eight["caches"]["many"], eight["caches"]["local"])
+
+    def test_what_a_step_may_do_gives_the_losses_of_one_device(self, eight):
+        """Mixing, float16, an average, clipped gradients, accumulated ones: all at once."""
+        one, many = eight["settings"]["global"]
+        assert_close(many, one)
+        assert np.isfinite(eight["settings"]["local"]).all()
+
+    def test_fine_tuning_freezes_as_on_one_device(self, eight):
+        one, many = eight["freezing"]
+        assert_close(many, one)
+
+    @pytest.mark.parametrize(
+        "asked", ["validate", "preds", "tta", "predict", "interpret", "lr_find", "again"]
+    )
+    def test_a_learner_answers_as_on_one_device(self, eight, asked):
+        one, many = (answers[asked] for answers in eight["after"])
+        np.testing.assert_allclose(many, one, rtol=TOLERANCE, atol=1e-5)
+
+    @pytest.mark.parametrize("on", ["8, True", "2, True", "1, False"])
+    def test_a_checkpoint_is_taken_up_on_any_number_of_devices(self, eight, on):
+        """Written on eight with the moments shared out; the losses after it are those of one."""
+        taken_up = eight["taken up"]
+        assert len(taken_up["whole"]) == 6
+        assert_close(taken_up[on], taken_up["whole"])
+
+    def test_rows_that_cannot_be_shared_equally_name_the_way_out(self, eight):
+        errors = eight["errors"]
+        assert "choose --data.batch-size 64, or --fit.devices 6" in errors["rows"]
+        assert "choose --data.batch-size 8, or --fit.devices 3" in errors["few rows"]
+        assert errors["devices"] == "fit.devices = 9: there are 8; 0 takes all"
+        assert errors["bn"] == "model.bn = own: should be one of global, local"

@@ -43,7 +43,7 @@ def known(options: dict[str, str]) -> dict[str, str]:
 def keep_compiled_programs() -> None:
     """Has JAX keep compiled programs in the user's cache folder, so that a second run starts fast.
 
-    For commands: it configures the whole process. A folder that is set already, by
+    For commands and notebooks: it configures the whole process. A folder that is set already, by
     `JAX_COMPILATION_CACHE_DIR` say, stays.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -1,0 +1,93 @@
+"""The notebooks run from top to bottom, and what is kept of their outputs is fit to be shown."""
+
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LARGEST = 1_500_000
+# Twice what they promise: tests share their cores.
+SECONDS = 360
+# What no reader can use: places on somebody's disk, codes for a terminal, warnings.
+MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|opt|work|usr|var|Users|private)/|[A-Z]:\\")
+ESCAPE = "\x1b"
+SHOWN = {"text/plain", "image/png"}
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(notebook):
+    """All that its outputs say."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield output.text if output.output_type == "stream" else output.data["text/plain"]
+
+
+def check(notebook):
+    """Every cell ran, in order, and left nothing that is an error, a warning or a machine's."""
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type in ("stream", "execute_result", "display_data"), output
+            if output.output_type == "stream":
+                assert output.name == "stdout", output.text
+            else:
+                assert set(output.data) <= SHOWN, set(output.data)
+                is_figure = output.data["text/plain"].startswith("<Figure")
+                assert is_figure == ("image/png" in output.data)
+    for text in texts(notebook):
+        assert ESCAPE not in text
+        assert not MACHINE.search(text), text
+        assert "Warning:" not in text
+
+
+def test_they_are_all_here():
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [file.name for file in NOTEBOOKS] == re.findall(r"\((\d\d_\w+\.ipynb)\)", readme)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_outputs_are_kept(path):
+    """A notebook can be read where it cannot be run: on a page, on a phone."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < LARGEST
+    check(notebook)
+    pictures = [
+        output
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) >= 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_between_them_hold(path):
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([\w./]+\.(?:ipynb|md))\)", text):
+        assert (FOLDER / name).exists(), name
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, monkeypatch):
+    """From top to bottom, without a network or a data set, in bounded time."""
+    monkeypatch.delenv("JAXCH5_PETS", raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    begin = time.monotonic()
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources).execute()
+    assert time.monotonic() - begin < SECONDS
+    check(notebook)

@@ -43,6 +43,11 @@ def plain_console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, force_jupyter=False, force_terminal=False)
 
 
+def has_bars(console: Console) -> bool:
+    """Whether a bar can be drawn there and wiped away again: not in a file, nor if `TERM=dumb`."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def print_line(console: Console, line: str) -> None:
     """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)

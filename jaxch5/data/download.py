@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from jaxch5.errors import DataError
 from jaxch5.network import CONNECT_SECONDS
-from jaxch5.text import plain_console
+from jaxch5.text import has_bars, plain_console
 
 READ_SECONDS = 10.0
 ATTEMPTS = 3
@@ -83,7 +83,7 @@ def fetch_links(
     failures: dict[str, str] = {}
     console = console or plain_console(stderr=True)
     with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
         ThreadPoolExecutor(PARALLEL) as pool,
     ):
         task = progress.add_task(f"fetching {len(missing)} pictures", total=len(missing))

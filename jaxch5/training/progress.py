@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.text import print_line
+from jaxch5.text import has_bars, print_line
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
@@ -51,6 +52,24 @@ def format_row(record: Record, extra: Sequence[str] = ()) -> str:
     )
 
 
+def fitting(line: str, head: str, width: int) -> str:
+    """The columns of a line of the table that a terminal has room for; the first always.
+
+    Args:
+        line: the header, or a row under it.
+        head: the header.
+        width: of the terminal, characters.
+
+    Example:
+        >>> fitting(HEADER, HEADER, 40)
+        'epoch  train_loss  valid_loss  accuracy'
+    """
+    ends = [column.end() for column in re.finditer(r"\S+", head)]
+    if ends[-1] <= width:
+        return line
+    return line[: max((end for end in ends if end <= width), default=ends[0])]
+
+
 def advice(records: Sequence[Record]) -> str | None:
     """A line where the best epoch lay far before the last, else None.
 
@@ -82,7 +101,8 @@ def show_progress(
 ) -> Iterator[Step | Epoch]:
     """Passes the loop's events on and draws them as they come.
 
-    Where the console is no terminal there is no bar and no escape code, only the table's lines.
+    Where the console is no terminal there is no bar and no escape code, only the table's lines. A
+    narrow terminal gets the columns that it has room for.
 
     Args:
         events: what `fit` yields.
@@ -92,16 +112,22 @@ def show_progress(
         extra: as in `header`.
         begun: whether the table has its first line already.
     """
+
+    def print_row(console: Console, row: str) -> None:
+        width = console.width if console.is_terminal else len(row)
+        print_line(console, fitting(row, header(extra), width))
+
     if not begun:
-        print_line(console, header(extra))
+        print_row(console, header(extra))
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        # On a narrow terminal the figures have its place.
+        *[BarColumn(bar_width=None)] * (console.width >= len(HEADER)),
         TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not has_bars(console),
     )
     with bar:
         epoch, place = divmod(start, steps_per_epoch)
@@ -112,6 +138,6 @@ def show_progress(
                 if event.losses:
                     bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
             else:
-                print_line(bar.console, format_row(event.record, extra))
+                print_row(bar.console, format_row(event.record, extra))
                 bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
             yield event

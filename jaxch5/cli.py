@@ -193,8 +193,10 @@ def _usage(message: str, options: type[Options]) -> str:
         return f"{word}: arguments are options, such as --data.path {word}; --help lists them"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"{name}: no such option; " + (f"did you mean {close[0]}?" if close else "see --help")
+    # Dashes alone make short names look alike.
+    bare = [key.lstrip("-") for key in known]
+    close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
+    return f"{name}: no such option; " + (f"did you mean --{close[0]}?" if close else "see --help")
 
 
 def as_path(argument: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -212,6 +214,9 @@ def drawable(out: Path) -> Path:
     """A pydantic validator: the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
+    # Found after minutes of training otherwise.
+    if not out.parent.is_dir():
+        raise ValueError(f"out = {out}: there is no folder {out.parent}")
     return out
 
 

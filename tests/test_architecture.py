@@ -23,7 +23,7 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 
 # From the top down. A name stands for a module or for a package. Commands are found by themselves.
 LAYERS = {
-    "commands": {"cli", "configured"},
+    "commands": {"__main__", "cli", "configured"},
     "learner": {"learner"},
     "session": {"artifacts", "interpretation", "predictor", "reporting", "session"},
     "training": {"training"},

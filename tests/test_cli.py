@@ -51,6 +51,8 @@ def test_the_environment_is_not_a_source_of_settings(monkeypatch):
         (["--data.presze", "3"], "--data.presze: no such option; did you mean --data.presize?"),
         (["--data.batch_size=3"], "--data.batch_size: no such option; did you mean --data.batch-"),
         (["--zzz"], "--zzz: no such option; see --help"),
+        (["--nonsense"], "--nonsense: no such option; see --help"),
+        (["--fit.moms", "0.9,0.8"], "fit.moms = 0.9,0.8: has 2 values, too few"),
         (["photos"], "photos: arguments are options, such as --data.path photos"),
         (["--fit.epochs"], "--fit.epochs: expected one argument"),
         (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),

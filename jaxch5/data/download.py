@@ -11,6 +11,7 @@ import lzma
 import os
 import re
 import shutil
+import socket
 import tarfile
 import tempfile
 import time
@@ -170,7 +171,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         )
     except requests.HTTPError as error:
         raise DataError(f"{url}: {error}") from None
-    except requests.RequestException as error:
+    except (requests.RequestException, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise DataError(
             f"{url}: no answer ({type(error).__name__}); without the network, fetch the file "
             "elsewhere, unpack it and name the folder with --data.path"

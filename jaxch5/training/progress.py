@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.text import has_bars, print_line
+from jaxch5.text import has_bars, print_row
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
@@ -50,24 +49,6 @@ def format_row(record: Record, extra: Sequence[str] = ()) -> str:
         f"{record['accuracy']:>8.4f}  {record['error_rate']:>10.4f}  "
         f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{others}"
     )
-
-
-def fitting(line: str, head: str, width: int) -> str:
-    """The columns of a line of the table that a terminal has room for; the first always.
-
-    Args:
-        line: the header, or a row under it.
-        head: the header.
-        width: of the terminal, characters.
-
-    Example:
-        >>> fitting(HEADER, HEADER, 40)
-        'epoch  train_loss  valid_loss  accuracy'
-    """
-    ends = [column.end() for column in re.finditer(r"\S+", head)]
-    if ends[-1] <= width:
-        return line
-    return line[: max((end for end in ends if end <= width), default=ends[0])]
 
 
 def advice(records: Sequence[Record]) -> str | None:
@@ -112,13 +93,9 @@ def show_progress(
         extra: as in `header`.
         begun: whether the table has its first line already.
     """
-
-    def print_row(console: Console, row: str) -> None:
-        width = console.width if console.is_terminal else len(row)
-        print_line(console, fitting(row, header(extra), width))
-
+    head = header(extra)
     if not begun:
-        print_row(console, header(extra))
+        print_row(console, head, head)
     bar = Progress(
         TextColumn("{task.description}"),
         # On a narrow terminal the figures have its place.
@@ -138,6 +115,6 @@ def show_progress(
                 if event.losses:
                     bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
             else:
-                print_row(bar.console, format_row(event.record, extra))
+                print_row(bar.console, format_row(event.record, extra), head)
                 bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
             yield event

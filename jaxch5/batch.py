@@ -18,6 +18,21 @@ class Batch:
     region) to a pixel of its canvas. Pixel centres are at half integers. `index` is the item's
     place in its split, from which every random draw for the item is derived. A padded row has
     `mask` False and counts nowhere.
+
+    Attributes:
+        image: canvases, 0 to 255.
+        frame: from the unit square to pixels of the canvas.
+        label: a place in the classes.
+        index: place of the item in its split.
+        mask: False for rows that fill up the last batch.
+
+    Example:
+        >>> import numpy as np
+        >>> index = np.arange(2, dtype=np.int32)
+        >>> frame = np.tile(np.diag([12.0, 8.0, 1.0]).astype(np.float32), (2, 1, 1))
+        >>> batch = Batch(np.zeros((2, 8, 12, 3), np.uint8), frame, index, index, index >= 0)
+        >>> batch.frame[0] @ [0.5, 0.5, 1.0]  # the middle of the picture, pixels x and y
+        array([6., 4., 1.])
     """
 
     image: UInt8[Any, "batch height width 3"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 import os
 import signal
 import sys
+import textwrap
 import traceback
-from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from argparse import Action, ArgumentParser, HelpFormatter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +32,9 @@ FAILED = "failed"
 class Options(Config):
     """The configuration, and what every command takes beside it."""
 
-    config: Path | None = Field(None, description="TOML file with settings; see configs/")
+    config: Path | None = Field(
+        None, description="TOML file with settings, or the name of one that comes with jaxch5"
+    )
     print_config: bool = Field(False, description="print the complete configuration and end")
     json_output: bool = Field(
         False, alias="json", description="print one JSON document on standard output, nothing else"
@@ -79,7 +83,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     """
     given = command_line(options, argv, prog)
     file = options.settings_file(given)
-    values = deep_update(read_toml(file), given) if file else given
+    values = deep_update(read_toml(shipped(file)), given) if file else given
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
@@ -91,11 +95,60 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     return parsed
 
 
+def shipped(file: Path) -> Path:
+    """The configuration file itself, or the one of this name that comes with jaxch5.
+
+    Raises:
+        ConfigError: there is neither.
+
+    Example:
+        >>> shipped(Path("digits")).name
+        'digits.toml'
+    """
+    if file.exists():
+        return file
+    package = Path(__file__).parent
+    # A wheel has them inside of the package, a working copy beside it.
+    inside = package / "configs"
+    known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
+    for one in known:
+        if str(file) in (one.stem, one.name):
+            return one
+    names = ", ".join(one.stem for one in known)
+    raise ConfigError(f"{file}: there is no such configuration file; with jaxch5 come {names}")
+
+
+class Help(HelpFormatter):
+    """`--help` without a usage of sixty options, with whole paragraphs, and no default of None."""
+
+    def add_usage(
+        self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
+    ) -> None:
+        # Arguments that are parsed in two passes have been put into a usage before.
+        if usage is None:
+            arguments = [
+                self._format_args(action, action.dest)
+                for action in actions
+                if not action.option_strings
+            ]
+            usage = " ".join(["%(prog)s [options]", *arguments])
+        super().add_usage(usage, actions, groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            textwrap.fill(" ".join(part.split()), width, initial_indent=indent)
+            for part in text.split("\n\n")
+        )
+
+    def _get_help_string(self, action: Action) -> str:
+        return (action.help or "").removesuffix(" (default: None)")
+
+
 def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict[str, Any]:
     """The values that the command line names, nested as in the configuration, as strings."""
 
     class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
-        __doc__ = options.__doc__
+        __doc__ = inspect.getdoc(options)
         model_config = SettingsConfigDict(
             cli_prog_name=prog,
             cli_kebab_case=True,
@@ -107,6 +160,10 @@ def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict
 
     class Words(CliSettingsSource):
         """Takes each word of a list as it is: in file names, commas and quotes mean nothing."""
+
+        def _metavar_format(self, obj: Any) -> str:
+            name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
+            return name.removeprefix("tuple[").removesuffix("]")
 
         def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
             field = options.model_fields.get(field_name)
@@ -120,6 +177,7 @@ def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict
             CommandLine,
             cli_parse_args=list(argv),
             parse_args_method=ArgumentParser.parse_intermixed_args,
+            formatter_class=Help,
         )()
     except SettingsError as error:
         raise ConfigError(_usage(str(error), options)) from None
@@ -135,8 +193,10 @@ def _usage(message: str, options: type[Options]) -> str:
         return f"{word}: arguments are options, such as --data.path {word}; --help lists them"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"{name}: no such option; " + (f"did you mean {close[0]}?" if close else "see --help")
+    # Dashes alone make short names look alike.
+    bare = [key.lstrip("-") for key in known]
+    close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
+    return f"{name}: no such option; " + (f"did you mean --{close[0]}?" if close else "see --help")
 
 
 def as_path(argument: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -154,6 +214,9 @@ def drawable(out: Path) -> Path:
     """A pydantic validator: the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
+    # Found after minutes of training otherwise.
+    if not out.parent.is_dir():
+        raise ValueError(f"out = {out}: there is no folder {out.parent}")
     return out
 
 

@@ -486,5 +486,8 @@ def explain(error: ValidationError, keys: list[str]) -> str:
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, keys, n=1)
         return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], int):
+        given = ",".join(map(str, first["input"]))
+        return f"{key.rpartition('.')[0]} = {given}: has {len(first['input'])} values, too few"
     allowed = first["msg"].replace("Input should", "should").split(", unable")[0]
     return f"{key} = {first['input']}: {allowed}"

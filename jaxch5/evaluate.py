@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError
-from jaxch5.text import print_line
+from jaxch5.text import print_line, print_row
 
 if TYPE_CHECKING:
     from jaxch5.data.source import Source
@@ -84,8 +84,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         figure.savefig(out / f"{name}.png", dpi=120)
     if source.file is not None:
         interp.write_suspects(unused(out / "suspects.csv"))
-    for line in str(report).splitlines():
-        print_line(console, line)
+    head, *lines = str(report).splitlines()
+    for line in (head, *lines):
+        print_row(console, line, head)
     for name, score in scores.items():
         print_line(console, f"{name:<18} {score:.4f}")
     for actual, predicted, count in confused[:CONFUSED_SHOWN]:

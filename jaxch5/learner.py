@@ -87,6 +87,34 @@ class Learner:
         saving: when checkpoints are written, and whether training ends with the best one.
         log: whether figures are written for TensorBoard, into the run.
         profile: whether some steps are traced, into the run.
+
+    Example:
+        Any linen module learns; here a tiny one tells dark pictures from bright ones.
+
+        >>> from jaxch5.data.block import DataBlock
+        >>> from jaxch5.data.source import from_arrays
+        >>> from jaxch5.data.split import random_split
+        >>> class Tiny(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         return nn.Dense(2, name="head")(x.mean((1, 2)))
+        >>> labels = np.arange(32) % 2
+        >>> pictures = np.uint8(255 * labels)[:, None, None] * np.ones((8, 8), np.uint8)
+        >>> source = from_arrays(pictures, labels, ["dark", "bright"])
+        >>> data = DataBlock(source, random_split(), presize=8, size=8, augment=None).load(8)
+        >>> learn = vision_learner(data, Tiny())
+        >>> 1e-7 < learn.lr_find(num_it=30).valley < 10
+        True
+        >>> learn.fit_one_cycle(4, lr_max=0.2)  # doctest: +ELLIPSIS
+        epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s
+        ...
+        >>> learn.validate()["accuracy"], learn.interpret().most_confused()
+        (1.0, [])
+        >>> len(learn.recorder.losses), learn.records[-1]["phase"]
+        (12, 'one_cycle')
+        >>> probabilities, labels = learn.get_preds()
+        >>> probabilities.shape, learn.predict(np.zeros((8, 8, 3), np.uint8)).label
+        ((6, 2), 'dark')
     """
 
     def __init__(
@@ -142,7 +170,11 @@ class Learner:
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Learner:
-        """A learner of the same data and model from another seed; nothing is compiled anew."""
+        """A learner of the same data and model from another seed; nothing is compiled anew.
+
+        Args:
+            seed: of the initial weights and of every draw in training.
+        """
         other = copy.copy(self)
         other.data = self.data.with_seed(seed)
         other._begin(seed)
@@ -444,6 +476,9 @@ class Learner:
         A damaged one is passed over, with a line that says so. The next call to train goes on with
         what the run did.
 
+        Args:
+            run: what `jaxch5.training.rundir.open_run` gives.
+
         Raises:
             CheckpointError: none of the checkpoints is whole, or they are of another architecture
                 or of other classes.
@@ -501,7 +536,14 @@ class Learner:
         return interpretation_of(self.data.source, self.data.valid.items, probabilities, labels)
 
     def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
-        """A figure of the first validation pictures, each with its prediction and its class."""
+        """A figure of the first validation pictures, each with its prediction and its class.
+
+        Args:
+            nrows, ncols: of the grid.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
         from jaxch5.insight.plots import plot_pictures
 
         interp, count = self.interpret(), min(nrows * ncols, len(self.data.valid.items))
@@ -529,6 +571,9 @@ class Learner:
     def predict(self, picture: Picture) -> Prediction:
         """The class of one picture; for many, `predictor` compiles once.
 
+        Args:
+            picture: a path, a file's content, or pixels: uint8 [height, width, 3].
+
         Raises:
             DataError: it cannot be read.
         """
@@ -552,7 +597,14 @@ class Learner:
         write_file(Path(path), FORMATS[format](self.predictor()))
 
     def save(self, path: str | Path) -> None:
-        """Writes the classifier as one file that `load_learner` reads: `export` as "learner"."""
+        """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
+
+        Args:
+            path: of the file.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
         self.export(path, "learner")
 
     def tta(
@@ -647,6 +699,18 @@ def vision_learner(
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
         WeightsError: the weights cannot be had, or do not fit.
+
+    Example:
+        >>> from jaxch5.data.block import DataBlock
+        >>> from jaxch5.data.source import digits
+        >>> from jaxch5.data.split import random_split
+        >>> class Tiny(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         return nn.Dense(10, name="head")(x.mean((1, 2)))
+        >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
+        >>> vision_learner(data, Tiny(), metrics=("top_5",)).groups.names
+        ('all',)
     """
     model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
     pretrained = None

@@ -17,6 +17,9 @@ def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch clas
 
     The exponential makes every value positive and the division makes them add to one.
 
+    Args:
+        logits: the model's activations, any real numbers; classes are the last axis.
+
     Example:
         >>> [round(float(p), 4) for p in softmax(jnp.array([0.6734, 0.2576]))]
         [0.6025, 0.3975]
@@ -26,6 +29,9 @@ def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch clas
 
 def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
     """Logarithms of the probabilities, computed without taking the logarithm of a small number.
+
+    Args:
+        logits: the model's activations, any real numbers; classes are the last axis.
 
     Example:
         >>> [round(float(p), 4) for p in log_softmax(jnp.array([0.6734, 0.2576]))]

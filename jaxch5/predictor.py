@@ -71,6 +71,18 @@ class Predictor:
         classes: names, in the order of the logits.
         normalization: mean and deviation of the colours.
         about: sizes, and how the model was made.
+
+    Example:
+        >>> class Bright(nn.Module):
+        ...     def __call__(self, x, train):
+        ...         return jax.numpy.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], axis=1)
+        >>> plain = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> about = About("Bright", "", "fp32", presize=8, size=8)
+        >>> predictor = Predictor(Bright(), {}, ("dark", "bright"), plain, about)
+        >>> predictor.predict(np.full((10, 12, 3), 250, np.uint8)).label
+        'bright'
+        >>> [found.label for found in predictor.predict_many([np.zeros((8, 8, 3), np.uint8)])]
+        ['dark']
     """
 
     def __init__(
@@ -88,7 +100,11 @@ class Predictor:
         self.about = about
 
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
-        """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled."""
+        """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
+
+        Args:
+            pictures: what `center` returns, or the like.
+        """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
     def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
@@ -119,6 +135,12 @@ class Predictor:
 
         Pictures are read by threads while the batch before is computed, all batches by one program;
         a picture that comes alone is computed alone, as `predict` does.
+
+        Args:
+            pictures: each as `predict` takes it.
+
+        Yields:
+            A prediction, or the error that `predict` would raise.
         """
         threads = min(os.cpu_count() or 1, MAX_THREADS)
         waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
@@ -137,6 +159,10 @@ class Predictor:
         self, source: Source, items: Int[np.ndarray, "items"]
     ) -> Float[np.ndarray, "items classes"]:
         """Probabilities of items of a source, in their order.
+
+        Args:
+            source: labelled pictures.
+            items: their numbers.
 
         Raises:
             DataError: a picture cannot be read.
@@ -205,6 +231,21 @@ def load_learner(path: str | Path) -> Predictor:
     Raises:
         ConfigError: there is no run.
         WeightsError: it has no checkpoint, or the file is no learner.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxch5.artifacts import as_learner
+        >>> model = create_model("resnet18", num_classes=2)
+        >>> init = partial(model.init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> plain = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> about = About("resnet18", "linear", "fp32", presize=40, size=32)
+        >>> trained = Predictor(model, variables, ("cat", "dog"), plain, about)
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     _ = file.write(as_learner(trained))
+        ...     load_learner(file.name).classes
+        ('cat', 'dog')
     """
     path = Path(path).expanduser()
     if path.is_dir():

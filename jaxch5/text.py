@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 
 
@@ -43,6 +45,26 @@ def plain_console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, force_jupyter=False, force_terminal=False)
 
 
+def has_bars(console: Console) -> bool:
+    """Whether a bar can be drawn there and wiped away again: not in a file, nor if `TERM=dumb`."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def print_line(console: Console, line: str) -> None:
     """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_row(console: Console, row: str, head: str) -> None:
+    """Prints a line of a table, without the columns that a narrow terminal has no room for.
+
+    Args:
+        console: what is no terminal gets all of them.
+        row: the line, aligned with the head.
+        head: the table's first line; the head itself is printed as a row too.
+    """
+    if console.is_terminal:
+        ends = [name.end() for name in re.finditer(r"\S+", head)]
+        if ends[-1] > console.width:
+            row = row[: max((end for end in ends if end <= console.width), default=ends[0])]
+    print_line(console, row)

@@ -23,7 +23,7 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 
 # From the top down. A name stands for a module or for a package. Commands are found by themselves.
 LAYERS = {
-    "commands": {"cli", "configured"},
+    "commands": {"__main__", "cli", "configured"},
     "learner": {"learner"},
     "session": {"artifacts", "interpretation", "predictor", "reporting", "session"},
     "training": {"training"},
@@ -46,7 +46,7 @@ LONG = {
     # All settings, with the text of --help: a list, which is looked up and not read.
     "config": 500,
     # The face for notebooks: half of it is docstrings, and each method calls one function or two.
-    "learner": 700,
+    "learner": 750,
 }
 
 

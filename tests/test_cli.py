@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, parse, run
 from jaxch5.errors import ConfigError, DataError
@@ -49,6 +51,8 @@ def test_the_environment_is_not_a_source_of_settings(monkeypatch):
         (["--data.presze", "3"], "--data.presze: no such option; did you mean --data.presize?"),
         (["--data.batch_size=3"], "--data.batch_size: no such option; did you mean --data.batch-"),
         (["--zzz"], "--zzz: no such option; see --help"),
+        (["--nonsense"], "--nonsense: no such option; see --help"),
+        (["--fit.moms", "0.9,0.8"], "fit.moms = 0.9,0.8: has 2 values, too few"),
         (["photos"], "photos: arguments are options, such as --data.path photos"),
         (["--fit.epochs"], "--fit.epochs: expected one argument"),
         (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),
@@ -81,6 +85,39 @@ def test_help_names_every_setting_with_its_default(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--data.batch-size int pictures a step; 32 for pictures of one's own (default:" in text
     assert "--augment.max-rotate float largest turn, degrees (default: 10.0)" in text
+
+
+class WithArguments(Options):
+    """Do something.
+
+    Which takes a second paragraph that is so long that a terminal of eighty columns has no room.
+    """
+
+    run: CliPositionalArg[Path] = Field(description="run directory")
+    others: CliPositionalArg[list[str]] = Field(description="others")
+
+
+def test_help_begins_with_a_usage_of_a_line(capsys, monkeypatch):
+    """Not with all sixty options; no paragraph is wider than the terminal; no default is None."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for kind, arguments in ((Options, ""), (WithArguments, " RUN OTHERS [OTHERS ...]")):
+        with pytest.raises(SystemExit):
+            parse(kind, ["--help"], PROG)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:2] == [f"usage: {PROG} [options]{arguments}", ""]
+        assert max(map(len, lines)) <= 80
+        assert not any("None" in line or "{Path,Address}" in line for line in lines)
+
+
+def test_a_configuration_that_comes_along_is_found_by_its_name(tmp_path, monkeypatch):
+    """A file of that name that is there wins."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pets_resnet50", "pets_resnet50.toml"):
+        assert options("--config", name).settings().data.tfds == "oxford_iiit_pet"
+    Path("pets_resnet50").write_text("[data]\ntfds = 'mine'\n")
+    assert options("--config", "pets_resnet50").settings().data.tfds == "mine"
+    with pytest.raises(ConfigError, match=r"^pets: .*with jaxch5 come digits, "):
+        options("--config", "pets")
 
 
 def test_print_config_prints_a_file_that_can_be_used(capsys, tmp_path):

@@ -14,6 +14,11 @@ import pytest
 import jaxch5 as jx
 
 DOCS = Path(jx.__file__).parent.parent / "docs"
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{page.name}" for page in sorted(DOCS.glob("*.md"))),
+]
 
 
 class Tiny(nn.Module):
@@ -68,17 +73,47 @@ def reached(node: ast.AST, objects):
     return None
 
 
-def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(objects):
-    """Each name exists, and each call binds to the signature of what it calls."""
+def used(code: list[ast.AST], objects) -> set[str]:
+    """The dotted names of ours in some code; each exists, and each call fits what it calls."""
     seen = set()
-    for tree in code_of_ours():
+    for tree in code:
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and reached(node, objects) is not None:
                 seen.add(ast.unparse(node))
             if isinstance(node, ast.Call) and (called := reached(node.func, objects)):
                 keywords = {word.arg: None for word in node.keywords}
                 inspect.signature(called).bind_partial(*node.args, **keywords)
-    assert len(seen) > 60, sorted(seen)
+    return seen
+
+
+def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(objects):
+    """Each name exists, and each call binds to the signature of what it calls."""
+    assert len(used(code_of_ours(), objects)) > 60
+
+
+def test_the_readmes_lines_name_what_there_is(objects):
+    """What a person copies first out of this repository."""
+    page = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    code = [ast.parse(code) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
+    assert {"jx.vision_learner", "learn.fine_tune", "data.show_batch"} <= used(code, objects)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_between_pages_lead_somewhere(page):
+    """To a file, and to a heading of it where they name one; the generator sees docs/ only."""
+    text = (DOCS.parent / page).read_text(encoding="utf-8")
+    for link in re.findall(
+        r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    ):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (DOCS.parent / page).parent / name if name else DOCS.parent / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in headings}
+            assert anchor in slugs, link
 
 
 def test_a_name_that_is_gone_is_found(objects):

@@ -38,6 +38,17 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
     assert "accuracy" in err
 
 
+def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatch):
+    # The one makes rich take what pytest captures for a terminal, the other says how wide it is.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    status, out, err = evaluated(capsys, trained[0], "--out", tmp_path / "seen")
+    assert status == 0, err
+    head, first, *_ = out.splitlines()
+    assert head.endswith("f1")
+    assert len(first) == len(head) <= 40
+
+
 def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     trained, pictures, tmp_path, capsys
 ):

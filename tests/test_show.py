@@ -33,10 +33,18 @@ def test_json_has_the_summary(tmp_path, capsys):
 
 
 def test_what_cannot_be_written_is_one_line(pictures, tmp_path, capsys):
-    assert (
-        started("--data.path", str(pictures), "--data.batch-size", "4", "--out", "/no/b.png") == 1
-    )
+    out = tmp_path / "folder.png"
+    out.mkdir()
+    assert started("--data.path", str(pictures), "--data.batch-size", "4", "--out", str(out)) == 1
     assert started("--out", str(tmp_path / "b.nothing")) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "/no" in lines[0]
+    assert "folder.png" in lines[0]
     assert "b.nothing" in lines[-1]
+
+
+def test_a_figure_without_a_folder_is_refused_before_anything_is_done(capsys, tmp_path):
+    out = tmp_path / "none" / "batch.png"
+    assert started("--out", str(out)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"out = {out}: there is no folder {out.parent}" in said.err

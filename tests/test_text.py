@@ -1,10 +1,12 @@
 """What is printed for people, in a terminal and in a notebook."""
 
 import builtins
+import io
 
 import pytest
+from rich.console import Console
 
-from jaxch5.text import plain_console, print_line
+from jaxch5.text import plain_console, print_line, print_row
 
 
 class ZMQInteractiveShell:
@@ -20,3 +22,17 @@ def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
     print_line(console, "epoch 0")
     assert not console.is_terminal
     assert capsys.readouterr()[stderr] == "epoch 0\n"
+
+
+def test_a_table_loses_columns_where_there_is_no_room_and_not_its_lines():
+    """As many columns as fit, whole, the first always; a file gets all of them."""
+    head, row = "name  first  second", "cat     0.5     0.7"
+    for width, columns in ((19, 19), (18, 11), (11, 11), (4, 4), (2, 4)):
+        output = io.StringIO()
+        terminal = Console(file=output, width=width, force_terminal=True, no_color=True)
+        print_row(terminal, head, head)
+        print_row(terminal, row, head)
+        assert output.getvalue() == f"{head[:columns]}\n{row[:columns]}\n"
+    output = io.StringIO()
+    print_row(Console(file=output, width=2), row, head)
+    assert output.getvalue() == f"{row}\n"

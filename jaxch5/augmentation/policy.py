@@ -140,7 +140,8 @@ def augment(
         >>> index = jnp.zeros(1, jnp.int32)
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
         >>> batch = Batch(jnp.ones((1, 8, 12, 3), jnp.uint8), frame, index, index, index == 0)
-        >>> augment(aug_transforms(), batch, jax.random.key(0), size=4).shape
+        >>> program = jax.jit(augment, static_argnames=("policy", "size"))
+        >>> program(aug_transforms(), batch, jax.random.key(0), size=4).shape
         (1, 4, 4, 3)
     """
     if policy is None:
@@ -167,11 +168,16 @@ def center(
 ) -> Float[Array, "batch {size} {size} 3"]:
     """The middle of each picture, all of its short side, in 0 to 1.
 
+    Args:
+        batch: presized pictures.
+        size: side of the output, pixels.
+        dtype: of the output.
+
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
         >>> index = jnp.zeros(1, jnp.int32)
         >>> batch = Batch(jnp.ones((1, 8, 12, 3), jnp.uint8), frame, index, index, index == 0)
-        >>> center(batch, size=4).shape
+        >>> jax.jit(center, static_argnames="size")(batch, size=4).shape
         (1, 4, 4, 3)
     """
     frame = jnp.asarray(batch.frame)

@@ -10,7 +10,7 @@ from jaxch5.data.source import Source, from_folder, from_regex
 
 
 def from_archive(url: str, sha256: str | None = None, pattern: str | None = None) -> Source:
-    """Pictures in a zip or tar file, fetched once into the user's cache folder.
+    r"""Pictures in a zip or tar file, fetched once into the user's cache folder.
 
     Folders around the pictures that hold nothing else are passed through.
 
@@ -23,6 +23,10 @@ def from_archive(url: str, sha256: str | None = None, pattern: str | None = None
     Raises:
         DataError: the file cannot be fetched, is not the one expected, or holds no pictures that
             can be told apart.
+
+    Example:
+        >>> url = "https://example.org/pets.tar.gz"  # any address of yours
+        >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
     """
     folder = fetch_archive(url, sha256)
     if pattern is not None:

@@ -33,6 +33,18 @@ class Data:
         cache: where presized pictures are kept: "off", "memory" or "device".
         cache_reason: why, in a few words.
         source: all pictures, of both parts.
+
+    Example:
+        >>> from jaxch5.data.source import digits
+        >>> from jaxch5.data.split import random_split
+        >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
+        >>> data.classes[:3], len(data.train), len(data.valid)
+        (('0', '1', '2'), 22, 6)
+        >>> fourth = data.train.epoch(3)  # a fresh iter(data.train) is the first
+        >>> next(iter(fourth)).label.shape
+        (64,)
+        >>> data.with_seed(1).describe().partition(";")[0]
+        '1,797 pictures of 10 classes: 1,438 for training, 359 for validation'
     """
 
     classes: tuple[str, ...]
@@ -55,7 +67,11 @@ class Data:
         )
 
     def with_seed(self, seed: int) -> Data:
-        """The same pictures, shuffled from another seed."""
+        """The same pictures, shuffled from another seed.
+
+        Args:
+            seed: of the shuffling.
+        """
         return replace(self, train=self.train.with_seed(seed))
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Data:

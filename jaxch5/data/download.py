@@ -11,6 +11,7 @@ import lzma
 import os
 import re
 import shutil
+import socket
 import tarfile
 import tempfile
 import time
@@ -27,7 +28,7 @@ from rich.progress import Progress
 
 from jaxch5.errors import DataError
 from jaxch5.network import CONNECT_SECONDS
-from jaxch5.text import plain_console
+from jaxch5.text import has_bars, plain_console
 
 READ_SECONDS = 10.0
 ATTEMPTS = 3
@@ -83,7 +84,7 @@ def fetch_links(
     failures: dict[str, str] = {}
     console = console or plain_console(stderr=True)
     with (
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
         ThreadPoolExecutor(PARALLEL) as pool,
     ):
         task = progress.add_task(f"fetching {len(missing)} pictures", total=len(missing))
@@ -170,7 +171,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         )
     except requests.HTTPError as error:
         raise DataError(f"{url}: {error}") from None
-    except requests.RequestException as error:
+    except (requests.RequestException, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise DataError(
             f"{url}: no answer ({type(error).__name__}); without the network, fetch the file "
             "elsewhere, unpack it and name the folder with --data.path"

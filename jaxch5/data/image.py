@@ -72,7 +72,8 @@ def decode(
         # Decoders raise whatever a broken file leads them to.
         reason = f"cannot be decoded ({printable(str(error)) or type(error).__name__})"
     raise DataError(
-        f"{reference}: {reason}; mend the file or remove it, or train with --data.on-bad skip"
+        f"{reference}: {reason}; mend the file or remove it; --data.on-bad skip leaves such files "
+        "out of a set"
     )
 
 

@@ -125,6 +125,18 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
 
     Raises:
         DataError: there is no such set, it is not finished, or it cannot be fetched.
+
+    Example:
+        >>> import io, tempfile
+        >>> from rich.console import Console
+        >>> from jaxch5.data.packing import pack
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), ["a", "b"])
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pack(source, folder, size=8, console=Console(file=io.StringIO()))
+        >>> packed = from_packed(folder)
+        >>> len(packed), packed.classes, packed.presized
+        (4, ('a', 'b'), 8)
     """
     store = Store(path)
     index = read_index(store)

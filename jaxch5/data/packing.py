@@ -30,7 +30,7 @@ from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, check_presize, read_pixels, select
 from jaxch5.data.store import Store, sha256_of
 from jaxch5.errors import DataError
-from jaxch5.text import plain_console
+from jaxch5.text import has_bars, plain_console
 
 QUALITY = 95
 # At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them:
@@ -104,7 +104,7 @@ def pack(
         return LABEL.pack(source.labels[item]) + content
 
     console = console or plain_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not has_bars(console)) as progress:
         task = progress.add_task("packing pictures", total=len(source))
         for number, items in enumerate(planned):
             if shards[number] is not None:

@@ -21,7 +21,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import plain_console
+from jaxch5.text import has_bars, plain_console
 
 # A batch is made by one thread. More threads than this have not been measured; each of them holds
 # a batch in memory.
@@ -88,7 +88,7 @@ class Canvases:
             images[item], frames[item] = self._make(item)
 
         with (
-            Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+            Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
             ThreadPoolExecutor(threads) as pool,
         ):
             made = pool.map(make, range(count))

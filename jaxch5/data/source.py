@@ -181,6 +181,17 @@ def from_folder(
 
     Raises:
         DataError: there is no such folder, or it holds no pictures in at least two classes.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (4, 4)).save(folder / name / "1.png")
+        >>> source = from_folder(folder)
+        >>> source.classes, list(source.references)
+        (('cat', 'dog'), ['cat/1.png', 'dog/1.png'])
     """
     root = existing_folder(path)
     tops = folders_in(root)
@@ -217,6 +228,15 @@ def from_regex(path: str | os.PathLike[str], pattern: str) -> Source:
     Raises:
         DataError: there is no such folder, no picture in at least two classes, or a name that the
             pattern does not match.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("Birman_1.png", "great_dane_7.png"):
+        ...     Image.new("RGB", (4, 4)).save(folder / name)
+        >>> from_regex(folder, r"(.+)_\d+\.png").classes
+        ('Birman', 'great_dane')
     """
     root = existing_folder(path)
     try:

@@ -81,6 +81,15 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
 
     Raises:
         DataError: from the split, where the source has no such folders.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from jaxch5.data.source import from_arrays
+        >>> pictures = np.zeros((3, 8, 8), np.uint8)
+        >>> source = from_arrays(pictures, np.array([0, 1, 0]), ["cat", "dog"])
+        >>> source = replace(source, columns={"folder": ["train", "train", "test"]})
+        >>> [part.tolist() for part in folder_split(valid="test")(source)]
+        [[0, 1], [2]]
     """
     names = {valid} if isinstance(valid, str) else set(valid)
 
@@ -97,9 +106,21 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
 def column_split(column: str = "is_valid") -> Split:
     """Holds out the items whose column is true: True, true, 1 or yes in a table.
 
+    Args:
+        column: its name.
+
     Raises:
         DataError: from the split, where the source has no such column, or a value in it is neither
             true nor false (False, false, 0, no, or empty).
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from jaxch5.data.source import from_arrays
+        >>> pictures = np.zeros((3, 8, 8), np.uint8)
+        >>> source = from_arrays(pictures, np.array([0, 1, 0]), ["cat", "dog"])
+        >>> source = replace(source, columns={"is_valid": ["no", "yes", ""]})
+        >>> [part.tolist() for part in column_split()(source)]
+        [[0, 2], [1]]
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +138,20 @@ def _truth(value: str | bool, column: str) -> bool:
 
 
 def given_split() -> Split:
-    """The source's own split: its training and validation folders, or its `is_valid` column."""
+    """The source's own split: its training and validation folders, or its `is_valid` column.
+
+    Raises:
+        DataError: from the split, where the source has neither.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from jaxch5.data.source import from_arrays
+        >>> pictures = np.zeros((3, 8, 8), np.uint8)
+        >>> source = from_arrays(pictures, np.array([0, 1, 0]), ["cat", "dog"])
+        >>> source = replace(source, columns={"folder": ["train", "valid", "train"]})
+        >>> [part.tolist() for part in given_split()(source)]
+        [[0, 2], [1]]
+    """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         chosen = folder_split() if FOLDER in source.columns else column_split()

@@ -35,6 +35,10 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     Raises:
         DataError: there is no such set, it is not prepared and cannot be, or it holds no pictures
             with a class.
+
+    Example:
+        >>> source = from_tfds("oxford_iiit_pet")  # doctest: +SKIP
+        >>> data = DataBlock(source, given_split(), 460, 224).load(64)  # doctest: +SKIP
     """
     # It announces every step of its own.
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, read_pixels, select
 from jaxch5.errors import DataError
-from jaxch5.text import plain_console
+from jaxch5.text import has_bars, plain_console
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,5 @@ def _with_progress(
     outcomes: Iterator[bytes | DataError], total: int, console: Console | None
 ) -> Iterator[bytes | DataError]:
     console = console or plain_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not has_bars(console)) as progress:
         yield from progress.track(outcomes, total=total, description="reading pictures")

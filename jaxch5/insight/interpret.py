@@ -169,6 +169,9 @@ class Interpretation:
 
         A probability on the edge of two bins falls into the lower one.
 
+        Args:
+            bins: of equal width, from 0 to 1.
+
         Raises:
             ConfigError: `bins` is less than 1.
 
@@ -181,6 +184,9 @@ class Interpretation:
 
     def expected_calibration_error(self, bins: int = 10) -> float:
         """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+
+        Args:
+            bins: as `calibration`.
 
         Raises:
             ConfigError: `bins` is less than 1.
@@ -262,6 +268,11 @@ class Interpretation:
 
         Args:
             normalize: shares of the row instead of counts.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
+            >>> interp.plot_confusion_matrix().axes[0].get_ylabel()
+            'actual'
         """
         unit = "share of the actual class" if normalize else "items"
         return mistakes.plot_confusion(self.confusion_matrix(normalize), self.classes, unit)
@@ -275,6 +286,12 @@ class Interpretation:
 
         Raises:
             ConfigError: `k` is less than 1, or there are no pictures.
+
+        Example:
+            >>> black = lambda item: np.zeros((8, 8, 3))
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"], pictures=black)
+            >>> len(interp.plot_top_losses(2).axes)
+            2
         """
         if self.pictures is None:
             raise ConfigError("pictures: are missing, so top losses cannot be shown")
@@ -292,8 +309,16 @@ class Interpretation:
     def plot_calibration(self, bins: int = 10) -> Figure:
         """`calibration` as a picture: accuracy against confidence.
 
+        Args:
+            bins: as `calibration`.
+
         Raises:
             ConfigError: `bins` is less than 1.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
+            >>> interp.plot_calibration().axes[0].get_ylabel()
+            'accuracy, %'
         """
         return mistakes.plot_calibration(self.calibration(bins))
 

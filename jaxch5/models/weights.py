@@ -78,8 +78,19 @@ def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, n
     With a linear head, torchvision's ResNet loads it with `strict=True`. With a `concat_pool` head
     its body does, and fastai's `create_head` loads what stands under `head.`.
 
+    Args:
+        variables: `{"params": ..., "batch_stats": ...}`.
+        arch: resnet18, 34, 50, 101 or 152.
+
     Raises:
         WeightsError: the variables are not those of `arch`.
+
+    Example:
+        >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> export_state_dict(variables, "resnet18")["fc.weight"].shape
+        (3, 512)
     """
     flat = flatten_dict(jax.device_get(dict(variables)))
     last = flat.get(("params", "head", "fc2", "kernel"))

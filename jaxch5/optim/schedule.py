@@ -175,7 +175,13 @@ def fine_tune_schedule(
 def fine_tune_momentum(
     epochs: int, steps_per_epoch: int, freeze_epochs: int = 1, pct_start: float = 0.3
 ) -> Float[np.ndarray, "steps"]:
-    """Momentum of `fine_tune`, step by step; the arguments are `fine_tune_schedule`'s.
+    """Momentum of `fine_tune`, step by step, beside the rates of `fine_tune_schedule`.
+
+    Args:
+        epochs: of the second phase.
+        steps_per_epoch: training batches.
+        freeze_epochs: of the first phase.
+        pct_start: of the second phase; see `one_cycle`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.text import print_line
+from jaxch5.text import has_bars, print_row
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
@@ -82,7 +82,8 @@ def show_progress(
 ) -> Iterator[Step | Epoch]:
     """Passes the loop's events on and draws them as they come.
 
-    Where the console is no terminal there is no bar and no escape code, only the table's lines.
+    Where the console is no terminal there is no bar and no escape code, only the table's lines. A
+    narrow terminal gets the columns that it has room for.
 
     Args:
         events: what `fit` yields.
@@ -92,16 +93,18 @@ def show_progress(
         extra: as in `header`.
         begun: whether the table has its first line already.
     """
+    head = header(extra)
     if not begun:
-        print_line(console, header(extra))
+        print_row(console, head, head)
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        # On a narrow terminal the figures have its place.
+        *[BarColumn(bar_width=None)] * (console.width >= len(HEADER)),
         TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not has_bars(console),
     )
     with bar:
         epoch, place = divmod(start, steps_per_epoch)
@@ -112,6 +115,6 @@ def show_progress(
                 if event.losses:
                     bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
             else:
-                print_line(bar.console, format_row(event.record, extra))
+                print_row(bar.console, format_row(event.record, extra), head)
                 bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
             yield event

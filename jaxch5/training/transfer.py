@@ -25,7 +25,23 @@ def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
         arch: resnet18, 34, 50, 101 or 152.
 
     Raises:
+        ConfigError: the folder is no run.
         WeightsError: they cannot be had, or do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from functools import partial
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> from jaxch5.models.resnet import create_model
+        >>> from jaxch5.models.weights import export_state_dict
+        >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     save_file(export_state_dict(variables, "resnet18"), file.name)
+        ...     load_weights(file.name, "resnet18")["params"]["head"]["kernel"].shape
+        (512, 3)
     """
     return find_weights(weights, arch).variables
 

@@ -115,6 +115,12 @@ def test_an_archive_taken_unchecked_does_not_pass_a_checksum(server, tmp_path):
         fetch_archive(link, sha256="0" * 64, folder=tmp_path)
 
 
+def test_a_server_that_is_not_there_is_not_taken_for_a_folder_that_cannot_be_written(tmp_path):
+    """Not over other protocols than HTTP either, whose errors are the system's own."""
+    with pytest.raises(DataError, match=r"ftp://127\.0\.0\.1/a\.zip: no answer"):
+        fetch_archive("ftp://127.0.0.1/a.zip", folder=tmp_path)
+
+
 def test_an_archive_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(DataError, match="404"):
         fetch_archive(server.link("gone.zip"), folder=tmp_path)

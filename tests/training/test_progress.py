@@ -1,6 +1,7 @@
 """A terminal sees a bar with batch, loss and time left; a pipe sees lines only."""
 
 import io
+import re
 
 from rich.console import Console
 
@@ -20,9 +21,9 @@ RECORD = {
 EVENTS = [Step(None, 1, []), Step(None, 2, [0.4321]), Epoch(None, RECORD, [])]
 
 
-def drawn(events, **kwargs):
+def drawn(events, width=100, **kwargs):
     output = io.StringIO()
-    console = Console(file=output, width=100, **kwargs)
+    console = Console(file=output, width=width, **kwargs)
     assert list(show_progress(iter(events), console, steps_per_epoch=2)) == events
     return output.getvalue()
 
@@ -37,6 +38,23 @@ def test_a_terminal_gets_a_bar_over_which_the_table_grows():
     assert format_row(RECORD) in text
     assert "epoch 1" in text
     assert "\x1b[" in text
+
+
+def test_no_line_is_wider_than_a_narrow_terminal():
+    """What does not fit would be broken into a second line, in the middle of a column's name."""
+    text = drawn(EVENTS, width=40, force_terminal=True, no_color=True)
+    lines = [line.split("\x1b[2K")[-1] for line in re.split("[\r\n]+", text)]
+    assert "epoch  train_loss  valid_loss  accuracy" in lines
+    assert "    0      1.2500      0.5000    0.7500" in lines
+    bar = drawn(EVENTS[:2], width=40, force_terminal=True, no_color=True)
+    assert re.search(r"epoch 0 batch 2/2  loss 0\.4321 \d:\d\d:\d\d\s", bar)
+    # In a file nothing is lost.
+    assert drawn(EVENTS, width=40) == drawn(EVENTS)
+
+
+def test_a_terminal_that_cannot_go_back_gets_the_tables_lines_only(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert drawn(EVENTS, force_terminal=True) == f"{HEADER}\n{format_row(RECORD)}\n"
 
 
 def test_a_row_is_as_wide_as_the_header_until_figures_outgrow_it():

@@ -1,0 +1,36 @@
+"""What `python -m jaxch5` says: which commands there are."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+
+def commands() -> dict[str, str]:
+    """How each command is called, and what it does: the first line of its module.
+
+    Example:
+        >>> commands()["python -m jaxch5.train"]
+        'trains a classifier of pictures and says how good it is'
+    """
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        # Read, not imported, which would take seconds.
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        if said := re.match(r"`(python -m jaxch5\.[^`]+)`: (.*?)\.?(?:\n|$)", text):
+            found[said[1]] = said[2]
+    return found
+
+
+def main() -> int:
+    """Prints the commands."""
+    for command, purpose in commands().items():
+        print(f"{command}\n    {purpose}")
+    print("\nEach takes --help.")
+    return 0 if sys.argv[1:] in ([], ["--help"], ["-h"]) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,6 +45,9 @@ def keep_compiled_programs() -> None:
 
     For commands and notebooks: it configures the whole process. A folder that is set already, by
     `JAX_COMPILATION_CACHE_DIR` say, stays.
+
+    Example:
+        >>> keep_compiled_programs()  # doctest: +SKIP
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = platformdirs.user_cache_path("jaxch5") / "compiled"

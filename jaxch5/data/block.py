@@ -57,6 +57,9 @@ class Data:
     cache_reason: str
     source: Source
 
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
     def describe(self) -> str:
         """One line about the data: how much, how many classes, which sizes, which cache."""
         train, valid = len(self.train.items), len(self.valid.items)

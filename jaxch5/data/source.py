@@ -46,6 +46,10 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        # What stands at the end of a notebook's cell is shown; not every name and label, then.
+        return f"<{len(self):,} pictures of {len(self.classes)} classes>"
+
 
 def read_pixels(
     source: Source, item: int, min_side: int | None = None

@@ -23,6 +23,12 @@ def test_digits_from_block_to_batch():
     np.testing.assert_array_equal(labels, digits().labels[random_split(0.2, seed=42)(digits())[1]])
 
 
+def test_data_are_shown_in_a_line():
+    """At the end of a notebook's cell."""
+    data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
+    assert repr(data) == f"<{data.describe()}>"
+
+
 def test_the_default_augmentation_keeps_three_quarters_of_the_area():
     from jaxch5.augmentation.policy import aug_transforms
 

@@ -46,6 +46,11 @@ def test_digits_are_those_of_scikit_learn():
             np.testing.assert_array_equal(source.read(item)[:, :, channel], wanted)
 
 
+def test_it_is_shown_in_a_line():
+    """At the end of a notebook's cell, where a name for each picture would fill pages."""
+    assert repr(digits()) == "<1,797 pictures of 10 classes>"
+
+
 def test_class_folders(tmp_path):
     """A class is a folder, in the order of names; the reference is the path with slashes."""
     put(tmp_path, "roses/b.png", "roses/a.png", "daisies/deep/er/c.png")

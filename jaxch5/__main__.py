@@ -26,9 +26,13 @@ def commands() -> dict[str, str]:
 
 def main() -> int:
     """Prints the commands."""
-    for command, purpose in commands().items():
-        print(f"{command}\n    {purpose}")
-    print("\nEach takes --help.")
+    lines = [f"{command}\n    {purpose}" for command, purpose in commands().items()]
+    try:
+        print(*lines, "\nEach takes --help.", sep="\n", flush=True)
+    except OSError as error:
+        from jaxch5.cli import lost_output
+
+        return lost_output(error, "python -m jaxch5")
     return 0 if sys.argv[1:] in ([], ["--help"], ["-h"]) else 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -66,13 +67,19 @@ FORMATS: dict[str, Callable[[Predictor], bytes]] = {
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file in one piece: a reader sees the old one or the new.
 
+    What is no file, such as a pipe or a device, is written to and stays what it is.
+
     Raises:
         CheckpointError: it cannot be written.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         scratch.write_bytes(content)
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import traceback
 from argparse import Action, ArgumentParser, HelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
@@ -24,7 +25,11 @@ from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.text import printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FIGURES = (".png", ".pdf", ".svg")
+FIGURE_DPI = 120
 # Key of a command's result that is true where it did its work and the answer is a failure.
 FAILED = "failed"
 
@@ -220,6 +225,19 @@ def drawable(out: Path) -> Path:
     return out
 
 
+def save_figure(figure: Figure, out: Path) -> None:
+    """Writes a figure in one piece: a disk that is full leaves no half of it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    from jaxch5.artifacts import write_file
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=out.suffix[1:].lower(), dpi=FIGURE_DPI)
+    write_file(out, drawn.getvalue())
+
+
 def _has(values: dict[str, Any], key: str) -> bool:
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
@@ -242,6 +260,9 @@ def run(
     debug = "--debug" in argv
     failed = False
     signal.signal(signal.SIGTERM, _terminate)
+    # None where they are closed: what would be said there is lost, and nothing else.
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     if not debug:
         # After a save has failed, which is reported once, threads of the storage library go on to
         # complain by the dozen, past every handler.
@@ -253,7 +274,9 @@ def run(
             for name in ("absl", "asyncio", "gcsfs"):
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if parsed.print_config:
-            print(to_toml(parsed.settings()), end="")
+            settings = parsed.settings()
+            as_json = json.dumps(settings.model_dump(mode="json", exclude_none=True)) + "\n"
+            print(as_json if parsed.json_output else to_toml(settings), end="")
         else:
             result = command(parsed)
             failed = result.pop(FAILED, False)
@@ -265,9 +288,6 @@ def run(
         return int(failed)
     except Jaxch5Error as error:
         return _fail(str(error), error.exit_code, prog, debug)
-    except BrokenPipeError:
-        _forget_output()
-        return 1
     except StopAtOnce:
         # Leaving in order would wait for threads that compile or save.
         os._exit(_fail("interrupted", 130, prog, debug))
@@ -276,20 +296,23 @@ def run(
     except Terminated:
         return _fail("terminated", 143, prog, debug)
     except OSError as error:
-        _forget_output()
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
+        return lost_output(error, prog, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{what} (a defect of jaxch5; --debug shows where)", 1, prog, debug)
 
 
-def _forget_output() -> None:
-    """Where output could not be written, the interpreter would try again, and complain, at exit."""
+def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
+    """Says what could not be written, or read, unless nobody listens any more; gives the status."""
     try:
         sys.stdout.flush()
     except OSError:
+        # The interpreter would try again, and complain, at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 1
+    where = f"{error.filename}: " if error.filename else ""
+    return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
 
 
 def _terminate(signum: int, frame: object) -> None:

@@ -44,6 +44,8 @@ MAY_CHANGE = (
     "log",
     "profile",
 )
+# More is a slip of the keyboard, and too much for a device's integers.
+MANY = 1_000_000
 # What differs where pretrained weights are fine-tuned.
 FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
 
@@ -243,7 +245,7 @@ class FitConfig(Section):
     """Training: how long, with which rates, and with which optimizer."""
 
     epochs: int = Field(
-        5, ge=1, description="passes over the training set; with fine_tune, of the second phase"
+        5, ge=1, le=MANY, description="passes over the set; with fine_tune, of the second phase"
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = Field(
         "one_cycle",
@@ -265,7 +267,7 @@ class FitConfig(Section):
         (0.95, 0.85, 0.95), description="momentum at the start, the highest rate and the end"
     )
     freeze_epochs: int = Field(
-        1, ge=0, description="with fine_tune: passes in which the head alone is trained"
+        1, ge=0, le=MANY, description="with fine_tune: passes in which the head alone is trained"
     )
     lr_mult: float = Field(
         100.0, ge=1, description="with fine_tune: the head's rate over the earliest layers'"
@@ -286,7 +288,9 @@ class FitConfig(Section):
     clip: float = Field(
         0.0, ge=0, description="largest norm of the gradients together; 0 does not clip"
     )
-    accumulate: int = Field(1, ge=1, description="batches whose mean gradient makes one update")
+    accumulate: int = Field(
+        1, ge=1, le=MANY, description="batches whose mean gradient makes one update"
+    )
     average: float = Field(
         0.0,
         ge=0,

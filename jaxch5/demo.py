@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError, DataError, Jaxch5Error
 from jaxch5.predict import most_likely
+from jaxch5.text import printable
 
 if TYPE_CHECKING:
     from jaxch5.predictor import Predictor
@@ -71,7 +72,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
             app, log_level="critical", timeout_graceful_shutdown=CLOSING_SECONDS, ws="none"
         )
         print(
-            f"{options.run}: http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C ends it)",
+            printable(f"{options.run}: http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C ends it)"),
             file=sys.stderr if options.json_output else sys.stdout,
             flush=True,
         )

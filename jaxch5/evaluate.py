@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import Options, run
+from jaxch5.cli import Options, run, save_figure
 from jaxch5.errors import ConfigError
 from jaxch5.text import print_line, print_row
 
@@ -81,7 +81,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "calibration": interp.plot_calibration(),
     }
     for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=120)
+        save_figure(figure, out / f"{name}.png")
     if source.file is not None:
         interp.write_suspects(unused(out / "suspects.csv"))
     head, *lines = str(report).splitlines()

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
+from jaxch5.text import printable
 
 
 class ExportOptions(Options):
@@ -47,7 +48,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     content = FORMATS[options.format](load_learner(options.run))
     write_file(out, content)
     if not options.json_output:
-        print(f"{options.format}  {len(content) / 1e6:.1f} MB  {out}")
+        print(printable(f"{options.format}  {len(content) / 1e6:.1f} MB  {out}"))
     return {"file": str(out), "format": options.format, "bytes": len(content)}
 
 

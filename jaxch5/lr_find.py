@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from jaxch5.cli import Options, drawable, run
+from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.text import print_line
 
 
@@ -54,7 +54,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         rates = [rates[name] for rates in suggested]
         spread = f"  ({min(rates):.1e} to {max(rates):.1e})" if len(rates) > 1 else ""
         say(f"{name:<14} {sorted(rates)[len(rates) // 2]:.1e}{spread}")
-    plot_lr_find(sweeps, suggested[0]).savefig(options.out, dpi=120)
+    save_figure(plot_lr_find(sweeps, suggested[0]), options.out)
     say(f"figure         {options.out}")
     return {"suggested": suggested, "figure": str(options.out)}
 

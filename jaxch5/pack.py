@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxch5.cli import Options, as_path, run
 from jaxch5.config import deep_update
+from jaxch5.text import print_line
 
 # --json has them all.
 SHOWN = 20
@@ -56,7 +57,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        print_line(console, line)
 
     config = options.settings()
     source = load_source(config.data)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from jaxch5.cli import Options, drawable, run
+from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.text import print_line
 
 
@@ -39,7 +39,7 @@ def show(options: ShowOptions) -> dict[str, Any]:
         print_line(console, line)
         lines.append(line)
     figure = data.show_batch(options.nrows, options.ncols, options.unique, seed=config.seed)
-    figure.savefig(options.out, dpi=120)
+    save_figure(figure, options.out)
     print_line(console, f"figure    {options.out}")
     return {"summary": lines, "figure": str(options.out)}
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from jaxch5.cli import Options, drawable, run
+from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.config import Config, differing
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.optim.groups import STAGES
 from jaxch5.text import print_line
 
@@ -49,21 +49,45 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     from jaxch5.data.from_config import load_data
     from jaxch5.insight.plots import plot_transfer_profile
     from jaxch5.training.compiler import keep_compiled_programs
-    from jaxch5.training.rundir import RunDir, create_run, open_run
+    from jaxch5.training.rundir import RunDir, create_run, discard_run, locked, open_run
 
     keep_compiled_programs()
     console = Console(file=sys.stderr if options.json_output else sys.stdout)
     config = settings_of_profile(options)
-    if options.workdir and RunDir(options.workdir).config_file.is_file():
-        directory, begun = open_run(options.workdir)
-        if changed := differing(config, begun):
+    workdir = options.workdir
+    begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
+    if begun:
+        directory, recorded = open_run(begun)
+        if changed := differing(config, recorded):
             raise ConfigError(
-                f"{changed[0]}: {options.workdir} was begun with another value; "
-                "name another --workdir"
+                f"{changed[0]}: {begun} was begun with another value; name another --workdir"
             )
-    else:
-        directory = create_run(config, options.workdir)
-    file = directory.path / RESULTS
+    data = load_data(config)
+    if not begun:
+        directory = create_run(config, workdir)
+    with locked(directory):
+        try:
+            by_kind = measure(config, data, options.repeats, directory.path / RESULTS, console)
+        except Jaxch5Error:
+            if not begun and not (directory.path / RESULTS).exists():
+                discard_run(directory)
+            raise
+    scratch = by_kind.pop(SCRATCH)
+    frozen = [by_kind[kind] for kind in range(len(STAGES))]
+    save_figure(plot_transfer_profile(frozen, scratch, STAGES), options.out)
+    print_line(console, f"figure {options.out}  results {directory.path}")
+    return {
+        "frozen": frozen,
+        SCRATCH: scratch,
+        "figure": str(options.out),
+        "run": str(directory.path),
+    }
+
+
+def measure(
+    config: Config, data: Data, repeats: int, file: Path, console: Console
+) -> dict[int | str, list[float]]:
+    """Accuracies of each kind; what the file does not have yet is trained, and added to it."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     results = {
         (point["frozen"], point["seed"]): point["accuracy"] for point in map(json.loads, lines)
@@ -71,32 +95,20 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     kinds: list[int | str] = [*range(len(STAGES)), SCRATCH]
     missing = [
         (kind, seed)
-        for seed in range(config.seed, config.seed + options.repeats)
+        for seed in range(config.seed, config.seed + repeats)
         for kind in kinds
         if (kind, seed) not in results
     ]
-    data = load_data(config)
-    with file.open("a", encoding="utf-8") as opened:
-        for (kind, seed), accuracy in accuracies(config, data, missing):
-            results[kind, seed] = accuracy
-            point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
+    for (kind, seed), accuracy in accuracies(config, data, missing):
+        results[kind, seed] = accuracy
+        point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
+        with file.open("a", encoding="utf-8") as opened:
             opened.write(json.dumps(point) + "\n")
-            opened.flush()
-            what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
-            print_line(console, f"{what:<24} seed {seed}  accuracy {100 * accuracy:.2f} %")
-    by_kind = {
+        what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
+        print_line(console, f"{what:<24} seed {seed}  accuracy {100 * accuracy:.2f} %")
+    return {
         kind: [accuracy for (of_kind, _), accuracy in results.items() if of_kind == kind]
         for kind in kinds
-    }
-    scratch = by_kind.pop(SCRATCH)
-    frozen = [by_kind[kind] for kind in range(len(STAGES))]
-    plot_transfer_profile(frozen, scratch, STAGES).savefig(options.out, dpi=120)
-    print_line(console, f"figure {options.out}  results {directory.path}")
-    return {
-        "frozen": frozen,
-        SCRATCH: scratch,
-        "figure": str(options.out),
-        "run": str(directory.path),
     }
 
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from jaxch5.cli import Options, parse, run
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.cli import Options, parse, run, save_figure
+from jaxch5.errors import CheckpointError, ConfigError, DataError
 
 PROG = "python -m jaxch5.test"
 
@@ -127,6 +130,27 @@ def test_print_config_prints_a_file_that_can_be_used(capsys, tmp_path):
     assert options("--config", str(file)).settings() == options("--seed", "5").settings()
 
 
+def test_print_config_is_a_document_where_one_is_asked_for(capsys):
+    assert run(lambda options: {}, Options, PROG, ["--print-config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fit"]["epochs"] == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_cannot_be_printed_is_one_line(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(lambda options: {}, Options, PROG, ["--print-config"]) == 1
+    assert capsys.readouterr().err == f"{PROG}: No space left on device\n"
+
+
+def test_a_command_runs_where_nobody_listens(monkeypatch):
+    """Output that whoever started it has closed is None to Python."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(lambda options: {"accuracy": 1.0}, Options, PROG, ["--json"]) == 0
+    assert run(fail(DataError("x")), Options, PROG, []) == 1
+
+
 def test_json_prints_the_result_and_nothing_else(capsys):
     assert run(lambda options: {"accuracy": 1.0}, Options, PROG, ["--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"accuracy": 1.0}
@@ -171,3 +195,20 @@ def test_sigterm_ends_with_status_143(capsys):
         assert run(command, Options, PROG, []) == 143
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_full_disk_leaves_the_old_figure_and_no_half_of_a_new_one(tmp_path):
+    """The file system refuses to let a file grow, as a full disk does."""
+    out = tmp_path / "figure.png"
+    out.write_text("old")
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited))
+        with pytest.raises(CheckpointError, match=r"figure\.png: cannot be written"):
+            save_figure(Figure(), out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert out.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]

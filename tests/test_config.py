@@ -60,6 +60,10 @@ def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
         ("[data]\npresise = 50", "data.presise: no such setting; did you mean data.presize?"),
         ("colour = 1", "colour: no such setting"),
         ("[fit]\nepochs = 0", "fit.epochs = 0: should be greater than or equal to 1"),
+        (
+            f"[fit]\nepochs = {10**20}",
+            f"fit.epochs = {10**20}: should be less than or equal to 1000000",
+        ),
         ("[fit]\nepochs = 'x'", "fit.epochs = x: should be a valid integer"),
         ("[fit]\nlr = nan", "fit.lr = nan: should be a finite number"),
         ("[model]\narch = 'resnet19'", "should be 'resnet18', 'resnet34', 'resnet50'"),

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 
 def called(*arguments):
@@ -21,3 +24,12 @@ def test_a_command_after_a_space_is_bad_usage():
     ended = called("train")
     assert ended.returncode == 2
     assert "python -m jaxch5.train\n" in ended.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_cannot_be_printed_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "jaxch5"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "python -m jaxch5: No space left on device\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jaxch5 import evaluate, predict, show, train, verify
+from jaxch5 import evaluate, pack, predict, show, train, verify
 from jaxch5.cli import run as run_command
 from jaxch5.data.folder import find_pictures
 from jaxch5.data.source import from_folder, from_regex
@@ -124,7 +124,7 @@ def test_a_table_lists_files_of_any_name(picture, tmp_path):
     assert source.read(len(rows) - 1) == picture.read_bytes()
 
 
-def test_verify_and_show_print_no_more_lines_than_their_own(worst, tmp_path, capfd):
+def test_verify_pack_and_show_print_no_more_lines_than_their_own(worst, tmp_path, capfd):
     broken = tmp_path / "broken"
     shutil.copytree(worst, broken)
     (broken / WORST[0] / f"{FORGED}.jpg").write_bytes(b"no picture")
@@ -133,6 +133,13 @@ def test_verify_and_show_print_no_more_lines_than_their_own(worst, tmp_path, cap
     assert "1 cannot be read" in out
     assert unforged(out), out
     assert unforged(err), err
+    status, out, err = called(
+        pack, "pack", pack.PackOptions, capfd,
+        broken, tmp_path / f"set{FORGED}", "--data.presize", 36, "--data.on-bad", "skip",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "1 left out" in out
+    assert unforged(out), out
     sizes = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
     figure = tmp_path / f"{WORST[0][:20]}.png"
     status, out, err = called(

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxch5.artifacts import write_file
 from jaxch5.cli import run as run_command
-from jaxch5.errors import ConfigError, DataError, WeightsError
+from jaxch5.errors import CheckpointError, ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.predictor import BATCH, load_learner
@@ -96,6 +99,7 @@ def test_a_stablehlo_file_runs_with_jax_alone(trained, exported):
     """Any number of pictures, on a CPU as on a GPU; nothing of jaxch5 is imported."""
     program = """
 import sys
+import threading
 from pathlib import Path
 import jax, numpy as np
 program = jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
@@ -188,3 +192,17 @@ def test_an_export_that_cannot_be_written_is_one_line(trained, tmp_path, capsys)
     assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 1
     err = capsys.readouterr().err
     assert "model.safetensors: cannot be written: No such file or directory" in err
+
+
+def test_an_export_into_a_pipe_or_a_device_leaves_it_what_it_is(tmp_path):
+    """As in `--out /dev/stdout | ...`; replaced, it would be gone for all who use it."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_file(pipe, b"content")
+    reader.join(10)
+    assert got == [b"content"]
+    assert pipe.is_fifo()
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        write_file(Path(__file__) / "x", b"content")

@@ -62,6 +62,16 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert "fit.lr: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])
+def test_what_cannot_begin_leaves_nothing(missing, pictures, tmp_path, capsys):
+    places = {"--data.path": pictures, "--model.weights": tmp_path / "gone.safetensors"}
+    places[missing] = tmp_path / "gone.safetensors"
+    argv = [word for pair in places.items() for word in pair]
+    assert started(*argv, "--workdir", tmp_path / "profile") == 1
+    assert "gone.safetensors" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("weights", ["none", "auto"])
 def test_it_needs_weights_to_transfer(pictures, weights, capsys):
     assert started("--data.path", pictures, "--model.weights", weights) == 2

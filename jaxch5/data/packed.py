@@ -103,13 +103,13 @@ def read_index(store: Store) -> Index | None:
     if content is None:
         return None
     try:
-        return Index.model_validate_json(content)
+        return Index.model_validate(json.loads(content))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DataError(
-            f"{store.where(INDEX)}: is not an index that this version reads: {key}: {first['msg']}"
-        ) from None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise DataError(f"{store.where(INDEX)}: is not an index that this version reads: {reason}")
 
 
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:

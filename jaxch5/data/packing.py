@@ -206,7 +206,8 @@ def _is_there(store: Store, shard: Shard) -> bool:
 
 
 def _json(index: Index) -> bytes:
-    return index.model_dump_json(indent=1, exclude_none=True).encode()
+    # By json, which writes names that are no UTF-8 as escapes; pydantic refuses them.
+    return json.dumps(index.model_dump(exclude_none=True), indent=1).encode()
 
 
 def _digest(source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int]) -> str:

@@ -163,7 +163,10 @@ def given_split() -> Split:
 def _column(source: Source, name: str) -> Sequence[str | bool]:
     if name not in source.columns:
         known = ", ".join(source.columns) or "none"
-        raise DataError(f"split: the source has no column {name} (it has {known})")
+        raise DataError(
+            f"split: the source has no column {name} (it has {known}); a table's column or train "
+            "and valid folders make one, and --data.split random needs none"
+        )
     return source.columns[name]
 
 

@@ -61,8 +61,13 @@ def advice(records: Sequence[Record]) -> str | None:
         >>> accuracies = [0.5, 0.9, 0.89, 0.88, 0.88, 0.87]
         >>> advice([{"accuracy": accuracy} for accuracy in accuracies])
         'the best of 6 epochs was epoch 1 (90.00 %): fewer epochs would have done'
+        >>> advice([{"accuracy": accuracy} for accuracy in [*accuracies, 0.9]]) is None
+        True
     """
-    best = max(range(len(records)), key=lambda epoch: records[epoch]["accuracy"], default=0)
+    # Of equals the last, which has the lower rate.
+    best = max(
+        range(len(records)), key=lambda epoch: (records[epoch]["accuracy"], epoch), default=0
+    )
     if len(records) - 1 - best < max(2, len(records) / 3):
         return None
     accuracy = 100 * records[best]["accuracy"]

@@ -108,8 +108,8 @@ def test_shards_that_were_exchanged_are_noticed(copy):
 
 
 def test_what_is_no_index_is_one_line(copy):
-    for content in ("", "{}", '{"version": 2}'):
-        (copy / INDEX).write_text(content)
+    for content in (b"", b"{}", b'{"version": 2}', b"[" * 100_000, b"\xff\xfe"):
+        (copy / INDEX).write_bytes(content)
         with pytest.raises(DataError, match=f"{INDEX}: is not an index") as error:
             from_packed(copy)
         assert "\n" not in str(error.value)

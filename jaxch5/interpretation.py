@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,6 +13,9 @@ from jaxch5.batch import Batch
 from jaxch5.data.image import presize
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.insight.interpret import Interpretation
+
+if TYPE_CHECKING:
+    from jaxch5.insight.figure import Figure
 
 SIDE = 192
 
@@ -50,3 +55,25 @@ def square(source: Source, item: int, side: int = SIDE) -> Float[np.ndarray, "{s
     index = np.zeros(1, np.int32)
     batch = Batch(canvas[None], frame[None], index, index, index == 0)
     return np.asarray(jax.jit(center, static_argnums=1)(batch, side))[0]
+
+
+def plot_results(interp: Interpretation, nrows: int, ncols: int) -> Figure:
+    """A figure of the first items, each with its prediction and its class.
+
+    Args:
+        interp: what `interpretation_of` returns.
+        nrows, ncols: of the grid.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    from jaxch5.insight.plots import plot_pictures
+
+    assert interp.pictures is not None
+    items = range(min(nrows * ncols, len(interp)))
+    titles = [
+        f"{interp.classes[interp.predictions[item]]} / {interp.classes[interp.targets[item]]}"
+        for item in items
+    ]
+    pictures = np.stack([interp.pictures(item) for item in items])
+    return plot_pictures(pictures, titles, nrows, ncols)

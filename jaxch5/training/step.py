@@ -31,6 +31,9 @@ TrainStep = Callable[
 Keys = tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
+DrawnEvalStep = Callable[
+    [TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]
+]
 
 
 class Weights(NamedTuple):
@@ -185,7 +188,7 @@ def make_drawn_eval_step(
     size: int,
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]]:
+) -> DrawnEvalStep:
     """A function `(state, batch, key) -> logits` of augmented pictures, for the mean of many."""
 
     def logits(

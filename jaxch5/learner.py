@@ -187,10 +187,10 @@ class Learner:
 
     @property
     def _steps(self) -> Steps:
-        data, frozen = self.data, self._frozen
-        key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
+        data, frozen, normalization = self.data, self._frozen, self.normalization
+        key = (frozen.frozen_to, normalization, data.size, data.augment, data.train.shapes())
         if key not in self._compiled:
-            steps = frozen.steps(data, self.normalization, self.mesh)
+            steps = frozen.steps(data, normalization, self.mesh)
             deterministic = self.recipe.deterministic
             self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
@@ -429,7 +429,8 @@ class Learner:
         for name in ("arch", "classes"):
             if about[name] != here[name]:
                 raise ConfigError(
-                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}"
+                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}; "
+                    "take a run up with the network and the classes that it began with"
                 )
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         self.freeze_to(about["frozen_to"])

@@ -18,13 +18,16 @@ from typing import Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from rich.console import Console
 
 from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.text import printable
+from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 
 FIGURES = (".png", ".pdf", ".svg")
+# Of a list for people.
+SHOWN = 20
 # Key of a command's result that is true where it did its work and the answer is a failure.
 FAILED = "failed"
 
@@ -41,13 +44,17 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
+    # What was said, without the defaults.
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
         """The TOML file under the values that the command line names, which win."""
         return Path(given["config"]) if "config" in given else None
 
-    # What was said, without the defaults.
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    def console(self, quiet: bool = False) -> Console:
+        """Where people read: standard output, which with `--json` belongs to the document."""
+        return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
         """The configuration alone."""
@@ -218,6 +225,17 @@ def drawable(out: Path) -> Path:
     if not out.parent.is_dir():
         raise ValueError(f"out = {out}: there is no folder {out.parent}")
     return out
+
+
+def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
+    """Prints how many entries there are and the first of them; without any, nothing."""
+    if not entries:
+        return
+    print_line(console, f"{len(entries):,} {headline}:")
+    for entry in entries[:SHOWN]:
+        print_line(console, f"  {entry}")
+    if len(entries) > SHOWN:
+        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
 
 
 def _has(values: dict[str, Any], key: str) -> bool:

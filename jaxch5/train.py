@@ -83,8 +83,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     from jaxch5.training import hosts
 
-    # With --json, standard output belongs to the document; people read the table on the other.
-    console = Console(file=sys.stderr if options.json_output else sys.stdout, quiet=not first)
+    console = options.console(quiet=not first)
     config = options.settings()
     hosts.agree({name: str(value) for name, value in flat(config).items()})
     if options.resume:

@@ -52,7 +52,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     from jaxch5.training.rundir import RunDir, create_run, open_run
 
     keep_compiled_programs()
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = options.console()
     config = settings_of_profile(options)
     if options.workdir and RunDir(options.workdir).config_file.is_file():
         directory, begun = open_run(options.workdir)

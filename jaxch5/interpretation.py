@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.augmentation.policy import center
-from jaxch5.batch import Batch
+from jaxch5.batch import without_labels
 from jaxch5.data.image import presize
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.insight.interpret import Interpretation
@@ -52,8 +52,7 @@ def square(source: Source, item: int, side: int = SIDE) -> Float[np.ndarray, "{s
         DataError: it cannot be read.
     """
     canvas, frame = presize(read_pixels(source, item, min_side=side), side)
-    index = np.zeros(1, np.int32)
-    batch = Batch(canvas[None], frame[None], index, index, index == 0)
+    batch = without_labels(canvas[None], frame[None])
     return np.asarray(jax.jit(center, static_argnums=1)(batch, side))[0]
 
 

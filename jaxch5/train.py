@@ -137,7 +137,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
 def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, dict[str, str]]:
     """The pictures, and why some are left out; of a run that is taken up, the same as before."""
     from jaxch5.data.from_config import load_data, load_source
-    from jaxch5.data.source import select
+    from jaxch5.data.source import leave_out
     from jaxch5.data.verify import unreadable
     from jaxch5.training.hosts import agree, first_then_others
 
@@ -146,9 +146,7 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     if config.data.on_bad == "skip":
         # Otherwise its split would change.
         skipped = read_skipped(run) if run else unreadable(source)
-        source = select(
-            source, [i for i, name in enumerate(source.references) if name not in skipped]
-        )
+        source = leave_out(source, skipped)
     if skipped:
         line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
         print_line(console, line)

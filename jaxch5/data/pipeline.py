@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,17 +14,14 @@ import numpy as np
 import psutil
 from jaxtyping import Float32, Int, UInt8
 from rich.console import Console
-from rich.progress import Progress
 
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.image import canvas_shape, presize
+from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import has_bars, plain_console
+from jaxch5.text import progress_bar
 
-# A batch is made by one thread. More threads than this have not been measured; each of them holds
-# a batch in memory.
-MAX_THREADS = 16
 # Name in a profile of the time in which the next batch is waited for.
 WAITING = "waiting for pictures"
 
@@ -78,8 +74,7 @@ class Canvases:
         Raises:
             DataError: a picture cannot be read.
         """
-        console = console or plain_console(stderr=True)
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        threads = threads_for_batches()
         count = len(self.source)
         images = np.empty((count, *canvas_shape(self.size)), np.uint8)
         frames = np.empty((count, 3, 3), np.float32)
@@ -87,10 +82,7 @@ class Canvases:
         def make(item: int) -> None:
             images[item], frames[item] = self._make(item)
 
-        with (
-            Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
-            ThreadPoolExecutor(threads) as pool,
-        ):
+        with progress_bar(console) as progress, ThreadPoolExecutor(threads) as pool:
             made = pool.map(make, range(count))
             for _ in progress.track(made, total=count, description="presizing pictures"):
                 pass
@@ -181,7 +173,7 @@ class Loader:
         # Not above, because whoever predicts a picture needs none of it: a tenth of a second.
         import grain
 
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        threads = threads_for_batches()
         # Two batches beyond those in the making hide a slow one; more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)

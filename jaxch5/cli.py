@@ -20,8 +20,9 @@ from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 from rich.console import Console
 
-from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
+from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.settings import deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 

@@ -508,7 +508,8 @@ class Learner:
             ConfigError: there is no such format.
             CheckpointError: the file cannot be written.
         """
-        from jaxch5.artifacts import FORMATS, write_file
+        from jaxch5.artifacts import FORMATS
+        from jaxch5.files import write_file
 
         if format not in FORMATS:
             raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")

@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import Options, as_path, print_list, run
-from jaxch5.config import deep_update
+from jaxch5.settings import deep_update
 from jaxch5.text import print_line
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
-from jaxch5.config import Config, explain, known_keys
+from jaxch5.config import Config
 from jaxch5.data.image import decode, presize
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.pipeline import Canvases, Loader
@@ -29,6 +29,7 @@ from jaxch5.errors import DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
 from jaxch5.models.pretrained import Pretrained, from_file
 from jaxch5.models.resnet import ARCHITECTURES, create_model
+from jaxch5.settings import explain, known_keys
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.rundir import open_run
@@ -284,7 +285,7 @@ def _about_of_file(path: Path) -> About:
         # What a file says has the bounds that the configuration has.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
-        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys())}") from None
+        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
     return _about(config)
 
 

@@ -12,8 +12,9 @@ from pydantic import Field
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.config import MAY_CHANGE, Config, differing, flat
+from jaxch5.config import MAY_CHANGE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.settings import differing, flat
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
@@ -111,7 +112,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
 
 
 def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
-    from jaxch5.configured import total_epochs
+    from jaxch5.configured import from_scratch, total_epochs
     from jaxch5.training.hosts import is_first
 
     if changed := [key for key in differing(config, recorded) if key not in MAY_CHANGE]:
@@ -121,8 +122,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
         )
     data, _ = _load(config, run, console)
     # A checkpoint has all: the weights that the run began with may be gone by now.
-    without_weights = config.model.model_copy(update={"weights": "none"})
-    learn = _learner(data, config.model_copy(update={"model": without_weights}), console)
+    learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)
         going_on = f"going on after {done} of {epochs} epochs"

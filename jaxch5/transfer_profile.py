@@ -12,9 +12,10 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run
-from jaxch5.config import Config, differing
+from jaxch5.config import Config
 from jaxch5.errors import ConfigError
 from jaxch5.optim.groups import STAGES
+from jaxch5.settings import differing
 from jaxch5.text import print_line
 
 if TYPE_CHECKING:
@@ -133,14 +134,11 @@ def accuracies(
     config: Config, data: Data, points: list[tuple[int | str, int]]
 ) -> Iterator[tuple[tuple[int | str, int], float]]:
     """Trains each kind from each seed, and gives the accuracies one after the other."""
-    from jaxch5.configured import learner_of, train_as_configured
+    from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
-    scratch = config.model_copy(
-        update={"model": config.model.model_copy(update={"weights": "none"})}
-    )
     learners = {
         which: learner_of(data, settings)
-        for which, settings in ((False, config), (True, scratch))
+        for which, settings in ((False, config), (True, from_scratch(config)))
         if any((kind == SCRATCH) == which for kind, _ in points)
     }
     for kind, seed in points:

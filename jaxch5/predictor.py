@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.config import Config
+from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import decode, presize
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.pipeline import Canvases, Loader
+from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize

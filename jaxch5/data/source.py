@@ -310,5 +310,5 @@ def _same_classes(root: Path, source: Source, train: str) -> None:
         if not np.any(source.labels[in_train] == number):
             raise DataError(
                 f"{root}: class {source.classes[number]} has pictures for validation "
-                f"but none in {train}/"
+                f"but none in {train}/; put some there, or remove the class"
             )

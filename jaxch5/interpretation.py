@@ -17,6 +17,7 @@ from jaxch5.insight.interpret import Interpretation
 if TYPE_CHECKING:
     from jaxch5.insight.figure import Figure
 
+# Of the pictures that are shown, pixels.
 SIDE = 192
 
 
@@ -45,15 +46,15 @@ def interpretation_of(
     return Interpretation(labels, probabilities, source.classes, references, picture)
 
 
-def square(source: Source, item: int, side: int = SIDE) -> Float[np.ndarray, "{side} {side} 3"]:
+def square(source: Source, item: int) -> Float[np.ndarray, "side side 3"]:
     """The middle of a picture, as the network sees it in validation.
 
     Raises:
         DataError: it cannot be read.
     """
-    canvas, frame = presize(read_pixels(source, item, min_side=side), side)
+    canvas, frame = presize(read_pixels(source, item, min_side=SIDE), SIDE)
     batch = without_labels(canvas[None], frame[None])
-    return np.asarray(jax.jit(center, static_argnums=1)(batch, side))[0]
+    return np.asarray(jax.jit(center, static_argnums=1)(batch, SIDE))[0]
 
 
 def plot_results(interp: Interpretation, nrows: int, ncols: int) -> Figure:

@@ -17,6 +17,8 @@ from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.errors import ConfigError, DataError
 
+# Batches that are copied to the device before they are asked for.
+AHEAD = 2
 # Name in a profile of the time in which the next batch is waited for.
 WAITING = "waiting for pictures"
 
@@ -171,20 +173,18 @@ class Loader:
 
 def to_device(
     batches: Iterator[Batch | CachedBatch],
-    ahead: int = 2,
     put: Callable[[Batch | CachedBatch], Batch | CachedBatch] = jax.device_put,
 ) -> Iterator[Batch | CachedBatch]:
     """The same batches on the device, copied while the ones before are worked on.
 
     Args:
         batches: of NumPy arrays.
-        ahead: how many are copied before they are asked for.
         put: begins to copy one; by default to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):
         waiting.append(put(batch))
-        if len(waiting) > ahead:
+        if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
 

@@ -18,7 +18,7 @@ from jaxch5.augmentation.mixing import Mixed, mixed_loss
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.models.normalization import IMAGENET, Normalization, normalize
-from jaxch5.optim.groups import Path, merge, partition
+from jaxch5.optim.groups import ParamPath, merge, partition
 from jaxch5.training.mesh import number_of_device, over_rows
 from jaxch5.training.precision import next_scale
 from jaxch5.training.state import TrainState
@@ -61,7 +61,7 @@ def make_train_step(
     size: int,
     normalization: Normalization = IMAGENET,
     mix: Mixer | None = None,
-    frozen: frozenset[Path] = frozenset(),
+    frozen: frozenset[ParamPath] = frozenset(),
     average: float = 0.0,
     mesh: Mesh | None = None,
     bn: str = "global",

@@ -52,7 +52,8 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float]:
-        from jaxch5.data.pipeline import Canvases, Loader, to_device
+        from jaxch5.data.canvases import Canvases
+        from jaxch5.data.pipeline import Loader, to_device
 
         canvases = Canvases(self.source, self.request["presize"], keep=True)
         loader = Loader(canvases, self.items, self.request["batch"], seed=0)

@@ -103,9 +103,8 @@ def first_step(settings: dict[str, Any]) -> float:
 
     keep_compiled_programs()
     learn = learner_of(settings)
-    step, _ = learn._steps
     batch = next(to_device(learn.data.train.steps(0, 1)))
-    _, metrics = step(learn.state, batch, epoch_key(jax.random.key(0), 0))
+    _, metrics = learn._steps.train(learn.state, batch, epoch_key(jax.random.key(0), 0))
     return float(metrics["loss"])
 
 

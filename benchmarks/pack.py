@@ -26,6 +26,7 @@ from common import arguments_of, find_files, in_turn, ratio, spread, tell
 from data import pictures_a_second
 from PIL import Image
 
+from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import decode
 from jaxch5.data.image import presize as lay
 from jaxch5.data.packed import (
@@ -38,7 +39,7 @@ from jaxch5.data.packed import (
     from_packed,
 )
 from jaxch5.data.packing import SHARD_SIZE, pack, without_filling
-from jaxch5.data.pipeline import Canvases, Loader
+from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.data.split import random_split
 from jaxch5.data.store import sha256_of

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from jaxch5.errors import CheckpointError
 from jaxch5.models.weights import export_state_dict
 from jaxch5.predictor import Predictor
 
@@ -62,24 +58,3 @@ FORMATS: dict[str, Callable[[Predictor], bytes]] = {
     "stablehlo": as_stablehlo,
     "learner": as_learner,
 }
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file in one piece: a reader sees the old one or the new.
-
-    What is no file, such as a pipe or a device, is written to and stays what it is.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 
@@ -44,6 +45,14 @@ class Batch:
     def open(self) -> Batch:
         """Itself: the pictures are in it."""
         return self
+
+
+def without_labels(
+    image: UInt8[Any, "batch height width 3"], frame: Float32[Any, "batch 3 3"]
+) -> Batch:
+    """A batch of pictures of which nothing else is known: to be looked at, or predicted."""
+    nothing = np.zeros(len(image), np.int32)
+    return Batch(image, frame, label=nothing, index=nothing, mask=nothing == 0)
 
 
 @jax.tree_util.register_dataclass

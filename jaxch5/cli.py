@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from rich.console import Console
 
-from jaxch5.config import Config, deep_update, explain, known_keys, read_toml, to_toml
+from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.text import printable
+from jaxch5.files import write_file
+from jaxch5.settings import deep_update, explain, known_keys, read_toml, to_toml
+from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
+# Of a list for people.
+SHOWN = 20
 # Key of a command's result that is true where it did its work and the answer is a failure.
 FAILED = "failed"
 
@@ -46,13 +51,17 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
+    # What was said, without the defaults.
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
         """The TOML file under the values that the command line names, which win."""
         return Path(given["config"]) if "config" in given else None
 
-    # What was said, without the defaults.
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    def console(self, quiet: bool = False) -> Console:
+        """Where people read: standard output, which with `--json` belongs to the document."""
+        return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
         """The configuration alone."""
@@ -231,11 +240,20 @@ def save_figure(figure: Figure, out: Path) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    from jaxch5.artifacts import write_file
-
     drawn = io.BytesIO()
     figure.savefig(drawn, format=out.suffix[1:].lower(), dpi=FIGURE_DPI)
     write_file(out, drawn.getvalue())
+
+
+def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
+    """Prints how many entries there are and the first of them; without any, nothing."""
+    if not entries:
+        return
+    print_line(console, f"{len(entries):,} {headline}:")
+    for entry in entries[:SHOWN]:
+        print_line(console, f"  {entry}")
+    if len(entries) > SHOWN:
+        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
 
 
 def _has(values: dict[str, Any], key: str) -> bool:

@@ -7,15 +7,17 @@ tiny, and mirrored or cut they are other signs; photographs are neither.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jaxch5.address import Address, is_address
 from jaxch5.errors import ConfigError
+from jaxch5.settings import deep_update, explain, known_keys, read_toml
+from jaxch5.settings import differing as differing
+from jaxch5.settings import flat as flat
+from jaxch5.settings import to_toml as to_toml
 from jaxch5.text import is_text, printable
 
 # Where pictures may come from; without any, they are the digits.
@@ -383,46 +385,6 @@ class Config(Section):
         return self
 
 
-def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested dictionaries in which the values of `changes` win.
-
-    Example:
-        >>> deep_update({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
-        {'a': {'b': 3, 'c': 2}}
-    """
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = deep_update(merged[key], value) if nested else value
-    return merged
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: the file does not exist, cannot be read or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from None
-
-
-def to_toml(config: Config) -> str:
-    """The whole configuration as TOML; what has no value is left out.
-
-    Example:
-        >>> print(to_toml(Config()).splitlines()[0])
-        seed = 0
-    """
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-
-
 def from_toml(path: Path) -> Config:
     """The configuration in a TOML file, with defaults for what it does not name.
 
@@ -432,66 +394,4 @@ def from_toml(path: Path) -> Config:
     try:
         return Config.model_validate(read_toml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, known_keys())}") from None
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """All settings by their dotted names.
-
-    Example:
-        >>> flat(Config())["fit.epochs"]
-        5
-    """
-
-    def value(key: str) -> Any:
-        found: Any = config
-        for part in key.split("."):
-            found = getattr(found, part)
-        return found
-
-    return {key: value(key) for key in known_keys()}
-
-
-def differing(one: Config, other: Config) -> list[str]:
-    """Dotted names of the settings in which two configurations differ.
-
-    Example:
-        >>> differing(Config(), Config(seed=1))
-        ['seed']
-    """
-    values = flat(other)
-    return [key for key, value in flat(one).items() if value != values[key]]
-
-
-def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Dotted names of all settings.
-
-    Example:
-        >>> known_keys()[0], known_keys()[-1]
-        ('data.path', 'profile')
-    """
-    keys = []
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += known_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            keys.append(f"{prefix}{name}")
-    return keys
-
-
-def explain(error: ValidationError, keys: list[str]) -> str:
-    """One line for the first thing that pydantic found: key, value, what is allowed."""
-    import difflib
-
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, keys, n=1)
-        return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
-    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], int):
-        given = ",".join(map(str, first["input"]))
-        return f"{key.rpartition('.')[0]} = {given}: has {len(first['input'])} values, too few"
-    allowed = first["msg"].replace("Input should", "should").split(", unable")[0]
-    return f"{key} = {first['input']}: {allowed}"
+        raise ConfigError(f"{path}: {explain(error, known_keys(Config))}") from None

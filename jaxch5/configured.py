@@ -55,6 +55,12 @@ def learner_of(data: Data, config: Config) -> Learner:
     return learn
 
 
+def from_scratch(config: Config) -> Config:
+    """The same without weights to begin from; what else depends on them stays as it is."""
+    without_weights = config.model.model_copy(update={"weights": "none"})
+    return config.model_copy(update={"model": without_weights})
+
+
 def loss_of(settings: FitConfig) -> Loss:
     """The loss that the settings name."""
     if settings.loss == "focal":

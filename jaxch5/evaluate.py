@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from rich.console import Console
 
 from jaxch5.cli import Options, run, save_figure
 from jaxch5.errors import ConfigError
@@ -54,7 +53,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.training.rundir import open_run
 
     keep_compiled_programs()
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = options.console()
     directory, recorded = open_run(options.run)
     predictor, config = load_learner(options.run), options.settings()
     if config.data == recorded.data:

@@ -41,7 +41,8 @@ FILES = {
 
 def export(options: ExportOptions) -> dict[str, Any]:
     """Writes the file; returns its name, size and format."""
-    from jaxch5.artifacts import FORMATS, write_file
+    from jaxch5.artifacts import FORMATS
+    from jaxch5.files import write_file
     from jaxch5.predictor import load_learner
 
     out = options.out or Path(FILES[options.format])

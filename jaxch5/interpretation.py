@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.augmentation.policy import center
-from jaxch5.batch import Batch
+from jaxch5.batch import without_labels
 from jaxch5.data.image import presize
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.insight.interpret import Interpretation
 
+if TYPE_CHECKING:
+    from jaxch5.insight.figure import Figure
+
+# Of the pictures that are shown, pixels.
 SIDE = 192
 
 
@@ -40,13 +46,34 @@ def interpretation_of(
     return Interpretation(labels, probabilities, source.classes, references, picture)
 
 
-def square(source: Source, item: int, side: int = SIDE) -> Float[np.ndarray, "{side} {side} 3"]:
+def square(source: Source, item: int) -> Float[np.ndarray, "side side 3"]:
     """The middle of a picture, as the network sees it in validation.
 
     Raises:
         DataError: it cannot be read.
     """
-    canvas, frame = presize(read_pixels(source, item, min_side=side), side)
-    index = np.zeros(1, np.int32)
-    batch = Batch(canvas[None], frame[None], index, index, index == 0)
-    return np.asarray(jax.jit(center, static_argnums=1)(batch, side))[0]
+    canvas, frame = presize(read_pixels(source, item, min_side=SIDE), SIDE)
+    batch = without_labels(canvas[None], frame[None])
+    return np.asarray(jax.jit(center, static_argnums=1)(batch, SIDE))[0]
+
+
+def plot_results(interp: Interpretation, nrows: int, ncols: int) -> Figure:
+    """A figure of the first items, each with its prediction and its class.
+
+    Args:
+        interp: what `interpretation_of` returns.
+        nrows, ncols: of the grid.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    from jaxch5.insight.plots import plot_pictures
+
+    assert interp.pictures is not None
+    items = range(min(nrows * ncols, len(interp)))
+    titles = [
+        f"{interp.classes[interp.predictions[item]]} / {interp.classes[interp.targets[item]]}"
+        for item in items
+    ]
+    pictures = np.stack([interp.pictures(item) for item in items])
+    return plot_pictures(pictures, titles, nrows, ncols)

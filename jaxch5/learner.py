@@ -19,40 +19,36 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.errors import ConfigError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
 from jaxch5.insight.recorder import Recorder
-from jaxch5.interpretation import interpretation_of
+from jaxch5.interpretation import interpretation_of, plot_results
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
 from jaxch5.optim.groups import groups_of
-from jaxch5.optim.schedule import (
-    Schedule,
-    fine_tune_momentum,
-    fine_tune_schedule,
-    group_rates,
-    one_cycle,
-    one_cycle_momentum,
-)
+from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Picture, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
 from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
-from jaxch5.training.compiler import compiler_options
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
-from jaxch5.training.interrupts import Interrupts, StopAtOnce, Terminated
-from jaxch5.training.loop import Plan, evaluate, fit, predict
+from jaxch5.training.interrupts import Interrupts
+from jaxch5.training.loop import evaluate, predict
 from jaxch5.training.lr_finder import Sweep, find_lr
-from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
+from jaxch5.training.plan import (
+    Plan,
+    left_to_do,
+    plan_at_rate,
+    plan_of_one_cycle,
+    plans_of_fine_tune,
+)
 from jaxch5.training.precision import dtype_of, loss_scale
-from jaxch5.training.profile import profiled
-from jaxch5.training.progress import show_progress
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
@@ -64,7 +60,8 @@ from jaxch5.training.state import (
 from jaxch5.training.step import Loss, Mixer, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.tensorboard import Log
-from jaxch5.training.transfer import available, find_weights, transfer
+from jaxch5.training.transfer import pretrained_of, transfer
+from jaxch5.training.tta import drawn_looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,10 +187,10 @@ class Learner:
 
     @property
     def _steps(self) -> Steps:
-        data, frozen = self.data, self._frozen
-        key = (frozen.frozen_to, data.size, data.augment, data.train.shapes())
+        data, frozen, normalization = self.data, self._frozen, self.normalization
+        key = (frozen.frozen_to, normalization, data.size, data.augment, data.train.shapes())
         if key not in self._compiled:
-            steps = frozen.steps(data, self.normalization, self.mesh)
+            steps = frozen.steps(data, normalization, self.mesh)
             deterministic = self.recipe.deterministic
             self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
@@ -238,16 +235,7 @@ class Learner:
                 of the step, such as `flat_cosine`, `triangular` or `sgdr` return.
             momentum: the same throughout, or a function of the step.
         """
-        groups = len(self.groups.names)
-        fixed = None if callable(lr) else group_rates(lr, groups)
-        plan = Plan(
-            "fit",
-            epochs,
-            rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
-            momentum=momentum if callable(momentum) else lambda step: momentum,
-            start=self._start(),
-        )
-        self._fit([(None, plan)])
+        self._fit([plan_at_rate(epochs, lr, momentum, len(self.groups.names))])
 
     def fit_one_cycle(
         self,
@@ -268,19 +256,9 @@ class Learner:
                 `group_rates` spreads it.
             div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
         """
-        steps = epochs * len(self.data.train)
-        cycles = [
-            one_cycle(rate, steps, pct_start, div, div_final)
-            for rate in group_rates(lr_max, len(self.groups.names))
-        ]
-        plan = Plan(
-            "one_cycle",
-            epochs,
-            rates=lambda step: [cycle(step) for cycle in cycles],
-            momentum=one_cycle_momentum(steps, pct_start, moms),
-            start=self._start(),
-        )
-        self._fit([(None, plan)])
+        steps, groups = len(self.data.train), len(self.groups.names)
+        plan = plan_of_one_cycle(epochs, steps, groups, lr_max, div, div_final, pct_start, moms)
+        self._fit([plan])
 
     def fine_tune(
         self,
@@ -307,23 +285,10 @@ class Learner:
             pct_start, div: of the second phase; see `one_cycle`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
-        rates = fine_tune_schedule(
-            epochs, steps, base_lr, freeze_epochs, groups, lr_mult, pct_start, div
+        plans = plans_of_fine_tune(
+            epochs, steps, groups, base_lr, freeze_epochs, lr_mult, pct_start, div
         )
-        momentum = fine_tune_momentum(epochs, steps, freeze_epochs, pct_start)
-        start, first = self._start(), freeze_epochs * steps
-
-        def phase(name: str, epochs: int, offset: int) -> Plan:
-            return Plan(
-                name,
-                epochs,
-                rates=lambda step: rates[offset + step].tolist(),
-                momentum=lambda step: float(momentum[offset + step]),
-                start=start + offset,
-            )
-
-        phases = [(-1, phase("frozen", freeze_epochs, 0)), (0, phase("unfrozen", epochs, first))]
-        self._fit(phases if freeze_epochs else phases[1:])
+        self._fit(plans)
 
     def lr_find(
         self,
@@ -358,43 +323,27 @@ class Learner:
         chosen = {name: rates[name] for name in suggest_funcs}
         return namedtuple("SuggestedRates", chosen)(**chosen)
 
-    def _start(self) -> int:
-        """The step at which a call to train begins: 0 where it goes on with a restored run."""
-        if self._restored:
-            return 0
-        # Epochs begin at multiples of their length, also after one that was interrupted.
+    def _fit(self, plans: Sequence[Plan]) -> None:
+        """Trains through plans that count from 0; a restored run, through what is left of them."""
         steps_per_epoch = len(self.data.train)
-        start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
-        self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
-        return start
-
-    def _fit(self, phases: Sequence[tuple[int | None, Plan]]) -> None:
-        """Trains through plans, freezing before each as it is told; what is done is left out."""
         restored, self._restored = self._restored, False
-        with Interrupts() as interrupts, self._session([plan for _, plan in phases]) as session:
+        if not restored:
+            # Epochs begin at multiples of their length, also after one that was interrupted.
+            start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
+            self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
+            plans = [plan._replace(start=start + plan.start) for plan in plans]
+        step = int(self.state.step)
+        epochs, place = divmod(step, steps_per_epoch)
+        unvalidated = restored and place == 0 and len(self.records) < epochs
+        left = left_to_do(plans, step, steps_per_epoch, unvalidated) if restored else plans
+        with Interrupts() as interrupts, self._session(plans) as session:
             check = agreed_check(interrupts)
-            try:
-                begun = False
-                for frozen_to, plan in phases:
-                    done = int(self.state.step) - plan.start
-                    steps = plan.epochs * len(self.data.train)
-                    validate_first = restored and not begun and self._unvalidated() and done > 0
-                    if restored and (done > steps or (done == steps and not validate_first)):
-                        continue
-                    if frozen_to is not None and done == 0:
-                        self.freeze_to(frozen_to)
-                    self._fit_phase(plan, session, interrupts, check, begun, validate_first)
-                    begun = True
-            except StopAtOnce:
-                raise
-            except (KeyboardInterrupt, Terminated):
-                session.stop(self.state)
-                raise
-            except DataError:
-                # In the first epoch, the picture is mended and all begins again.
-                if self.records:
-                    session.stop(self.state)
-                raise
+            with session.saved_if_stopped(lambda: self.state):
+                for plan in left:
+                    within = int(self.state.step) > plan.start
+                    if plan.frozen_to is not None and not within:
+                        self.freeze_to(plan.frozen_to)
+                    self._fit_phase(plan, session, interrupts, check, within and unvalidated)
             if self.saving.keep_best:
                 best = of_first(session.best() or self.state.variables)
                 self.state = with_variables(self.state, best)
@@ -406,6 +355,24 @@ class Learner:
                     lambda report: finished_report(report, self.records, self.data, interp)
                 )
 
+    def _fit_phase(
+        self,
+        plan: Plan,
+        session: Session,
+        interrupts: Interrupts,
+        check: Callable[[], None],
+        validate_first: bool,
+    ) -> None:
+        with interrupts.during("compiling"):
+            steps = self._steps
+        check()
+        states = session.train(
+            self.state, self.data, plan, steps, self.recipe, self._key, check, validate_first
+        )
+        # Held as soon as it is there, because the one before is consumed by then.
+        for self.state in states:
+            pass
+
     def _session(self, plans: Sequence[Plan]) -> Session:
         run, groups = self.run if is_first() else None, self.groups.names
         return Session(
@@ -415,50 +382,9 @@ class Learner:
             self._about,
             report_of_run(run, self.data, plans, groups) if run else None,
             Log(run.tensorboard, groups, int(self.state.step)) if run and self.log else None,
-            partial(print_line, self.console),
+            self.console,
+            self.profile,
         )
-
-    def _unvalidated(self) -> bool:
-        """Whether the state is of an epoch's end that has no record."""
-        epochs, place = divmod(int(self.state.step), len(self.data.train))
-        return place == 0 and len(self.records) < epochs
-
-    def _fit_phase(
-        self,
-        plan: Plan,
-        session: Session,
-        interrupts: Interrupts,
-        check: Callable[[], None],
-        begun: bool,
-        validate_first: bool,
-    ) -> None:
-        steps_per_epoch, recipe, data = len(self.data.train), self.recipe, self.data
-        with interrupts.during("compiling"):
-            steps = self._steps
-        check()
-        session.begin(plan, self.state, steps_per_epoch)
-        events = fit(
-            self.state,
-            data,
-            plan,
-            steps,
-            recipe.loss,
-            self._key,
-            recipe.metrics,
-            validate_first,
-            check,
-        )
-        if self.profile and self.run and is_first():
-            say = partial(print_line, self.console)
-            folder = self.run.profile / plan.name
-            events = profiled(events, folder, steps.many or steps.train, steps_per_epoch, say)
-        extra = [name for name, _ in recipe.metrics] + ["skipped_steps"] * bool(self.state.scale)
-        start, batch_size = int(self.state.step), data.train.batch_size
-        with out_of_memory(steps.need, batch_size, data.size):
-            for event in show_progress(events, self.console, steps_per_epoch, start, extra, begun):
-                self.state = event.state
-                session.watch(event)
-                check()
 
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
@@ -480,8 +406,8 @@ class Learner:
             run: what `jaxch5.training.rundir.open_run` gives.
 
         Raises:
-            CheckpointError: none of the checkpoints is whole, or they are of another architecture
-                or of other classes.
+            CheckpointError: none of the checkpoints is whole.
+            ConfigError: they are of another architecture or of other classes.
         """
         with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:
             found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
@@ -500,12 +426,13 @@ class Learner:
 
     def _saved(self, saves: Checkpoints, step: int) -> Saved:
         about, here = saves.about(step), self._about()
-        self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         for name in ("arch", "classes"):
             if about[name] != here[name]:
                 raise ConfigError(
-                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}"
+                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}; "
+                    "take a run up with the network and the classes that it began with"
                 )
+        self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         self.freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
 
@@ -544,16 +471,7 @@ class Learner:
         Raises:
             DataError: a picture cannot be read.
         """
-        from jaxch5.insight.plots import plot_pictures
-
-        interp, count = self.interpret(), min(nrows * ncols, len(self.data.valid.items))
-        titles = [
-            f"{interp.classes[prediction]} / {interp.classes[target]}"
-            for prediction, target in zip(interp.predictions, interp.targets, strict=True)
-        ]
-        assert interp.pictures is not None
-        pictures = np.stack([interp.pictures(item) for item in range(count)])
-        return plot_pictures(pictures, titles[:count], nrows, ncols)
+        return plot_results(self.interpret(), nrows, ncols)
 
     def predictor(self) -> Predictor:
         """The classifier as it is now, without its data."""
@@ -590,7 +508,8 @@ class Learner:
             ConfigError: there is no such format.
             CheckpointError: the file cannot be written.
         """
-        from jaxch5.artifacts import FORMATS, write_file
+        from jaxch5.artifacts import FORMATS
+        from jaxch5.files import write_file
 
         if format not in FORMATS:
             raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
@@ -625,17 +544,10 @@ class Learner:
         if n < 0:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
-        drawn = jax.jit(
-            make_drawn_eval_step(
-                self.model, self.data.augment, self.data.size, self.normalization, self.mesh
-            ),
-            out_shardings=placement_of(self.state).everywhere,
-            compiler_options=compiler_options(),
-        )
-        for key in jax.random.split(jax.random.fold_in(self._key, n), n):
-            key = placement_of(self.state).put(key)
-            logits, _ = predict(self.state, self.data.valid, partial(drawn, key=key))
-            total = total + jax.device_get(jax.nn.softmax(logits))
+        data, normalization = self.data, self.normalization
+        step = make_drawn_eval_step(self.model, data.augment, data.size, normalization, self.mesh)
+        for probabilities in drawn_looks(step, self.state, data.valid, self._key, n):
+            total = total + probabilities
         return total / (n + 1), labels
 
 
@@ -713,34 +625,22 @@ def vision_learner(
         ('all',)
     """
     model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
-    pretrained = None
-    if isinstance(arch, str):
-        if weights == "auto":
-            weights, reason = available(arch)
-            if reason:
-                print_line(plain_console(), reason)
-        if weights != "none":
-            pretrained = find_weights(weights, arch)
-    elif weights not in ("auto", "none"):
-        raise ConfigError(
-            f"weights = {weights}: a module of one's own begins from its own initialization; "
-            "say weights='none'"
-        )
+    pretrained = pretrained_of(weights, arch, partial(print_line, plain_console()))
     others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]
     recipe = Recipe(
-        loss,
-        optimizer,
-        wd,
-        clip,
-        accumulate,
-        average,
-        precision,
-        train_bn,
-        mix,
-        tuple(others),
-        deterministic,
-        devices,
-        bn,
-        shard_optimizer,
+        loss=loss,
+        optimizer=optimizer,
+        wd=wd,
+        clip=clip,
+        accumulate=accumulate,
+        average=average,
+        precision=precision,
+        train_bn=train_bn,
+        mix=mix,
+        metrics=tuple(others),
+        deterministic=deterministic,
+        devices=devices,
+        bn=bn,
+        shard_optimizer=shard_optimizer,
     )
     return Learner(data, model, recipe, groups, pretrained, seed)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
-from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.text import print_line
@@ -35,7 +34,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     from jaxch5.training.lr_finder import sweep_rates
 
     keep_compiled_programs()
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = options.console()
 
     def say(line: str) -> None:
         print_line(console, line)

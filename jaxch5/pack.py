@@ -11,12 +11,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import Options, as_path, run
-from jaxch5.config import deep_update
+from jaxch5.cli import Options, as_path, print_list, run
+from jaxch5.settings import deep_update
 from jaxch5.text import print_line
-
-# --json has them all.
-SHOWN = 20
 
 
 class PackOptions(Options):
@@ -54,11 +51,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
     from jaxch5.data import packing
     from jaxch5.data.from_config import load_source, own_split_of
 
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
-
-    def say(line: str) -> None:
-        print_line(console, line)
-
+    console = options.console()
     config = options.settings()
     source = load_source(config.data)
     in_valid = None
@@ -81,16 +74,12 @@ def pack(options: PackOptions) -> dict[str, Any]:
     shards = [shard for shard in index.shards if shard is not None]
     count, size = sum(shard.count for shard in shards), sum(shard.bytes for shard in shards)
     skipped = [reason for shard in shards for reason in shard.skipped.values()]
-    if skipped:
-        say(f"{len(skipped):,} left out:")
-        for reason in skipped[:SHOWN]:
-            say(f"  {reason}")
-        if len(skipped) > SHOWN:
-            say(f"  and {len(skipped) - SHOWN:,} more (--json lists all)")
-    say(
+    print_list(console, "left out", skipped)
+    print_line(
+        console,
         f"{count:,} pictures of {len(index.classes)} classes at presize {index.presize}, "
         f"{size / 1e6:,.1f} MB in {len(shards)} {'shard' if len(shards) == 1 else 'shards'}, "
-        f"in {seconds:.1f} s: --data.path {options.out}"
+        f"in {seconds:.1f} s: --data.path {options.out}",
     )
     return {
         "out": options.out,

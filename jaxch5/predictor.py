@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,22 +19,25 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from pydantic import ValidationError
 
 from jaxch5.augmentation.policy import center
-from jaxch5.batch import Batch
-from jaxch5.config import Config, explain, from_toml, known_keys
+from jaxch5.batch import Batch, without_labels
+from jaxch5.config import Config
+from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import decode, presize
-from jaxch5.data.pipeline import Canvases, Loader
+from jaxch5.data.parallel import threads_for_batches
+from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
-from jaxch5.errors import ConfigError, DataError, WeightsError
+from jaxch5.errors import DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
 from jaxch5.models.pretrained import Pretrained, from_file
 from jaxch5.models.resnet import ARCHITECTURES, create_model
+from jaxch5.settings import explain, known_keys
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
+from jaxch5.training.rundir import open_run
 from jaxch5.training.transfer import from_run
 
 Picture = str | Path | bytes | np.ndarray
 BATCH = 32
-MAX_THREADS = 16
 
 
 class About(NamedTuple):
@@ -142,9 +144,8 @@ class Predictor:
         Yields:
             A prediction, or the error that `predict` would raise.
         """
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
         waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads_for_batches()) as pool:
             for picture in pictures:
                 waiting.append(pool.submit(self._presized, picture))
                 if len(waiting) == 3 * BATCH:
@@ -213,9 +214,7 @@ class Predictor:
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
     ) -> list[Prediction]:
-        index = np.zeros(len(images), np.int32)
-        batch = Batch(images, frames, index, index, index == 0)
-        probabilities = np.asarray(self._compiled(self.variables, batch))
+        probabilities = np.asarray(self._compiled(self.variables, without_labels(images, frames)))
         return [
             Prediction(self.classes[best], int(best), row)
             for best, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
@@ -249,10 +248,7 @@ def load_learner(path: str | Path) -> Predictor:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        config = from_toml(path / "config.toml") if (path / "config.toml").is_file() else None
-        if config is None:
-            raise ConfigError(f"{path}: is no run directory: it holds no config.toml")
-        about = _about(config)
+        about = _about(open_run(path)[1])
         pretrained = from_run(path, about.arch)
     else:
         about = _about_of_file(path)
@@ -290,7 +286,7 @@ def _about_of_file(path: Path) -> About:
         # What a file says has the bounds that the configuration has.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
-        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys())}") from None
+        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
     return _about(config)
 
 

@@ -14,7 +14,7 @@ from jaxch5.insight.embed import Image, figure_image, picture_image
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.report import Report
 from jaxch5.training.environment import versions
-from jaxch5.training.loop import Plan
+from jaxch5.training.plan import Plan
 from jaxch5.training.rundir import RunDir
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4

@@ -1,26 +1,36 @@
-"""One call to train, around the loop: what it records, saves and says."""
+"""One call to train, around the loop: what it records, saves, shows and says."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
+from rich.console import Console
 
-from jaxch5.errors import CheckpointError, TrainingError
+from jaxch5.data.block import Data
+from jaxch5.errors import CheckpointError, DataError, TrainingError
 from jaxch5.insight.recorder import Recorder
 from jaxch5.insight.report import Report, write_report
+from jaxch5.text import print_line
 from jaxch5.training.checkpoint import Checkpoints
-from jaxch5.training.interrupts import StopAtOnce
-from jaxch5.training.loop import Epoch, Plan, Step
+from jaxch5.training.interrupts import StopAtOnce, Terminated
+from jaxch5.training.loop import Epoch, Step, fit
+from jaxch5.training.memory import out_of_memory
+from jaxch5.training.plan import Plan
+from jaxch5.training.profile import profiled
+from jaxch5.training.progress import show_progress
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.rundir import RunDir, write_metrics
 from jaxch5.training.state import TrainState, is_finite
+from jaxch5.training.steps import Steps
 from jaxch5.training.tensorboard import Log
 
 
@@ -39,7 +49,7 @@ class Saving(NamedTuple):
 
 
 class Session:
-    """Takes the loop's events; a context manager.
+    """Trains through plans, and takes the loop's events; a context manager.
 
     What cannot be written does not end training: it is said after each epoch, and `finish` raises
     it if the last attempt failed too.
@@ -51,7 +61,8 @@ class Session:
         about: gives what is said about each checkpoint.
         report: of the run, without its epochs; None where there is no run.
         log: TensorBoard's, or None.
-        say: takes a line for people.
+        console: where the table is drawn, and what goes wrong is said.
+        profile: whether some steps of each plan are traced, into the run.
     """
 
     def __init__(
@@ -62,7 +73,8 @@ class Session:
         about: Callable[[], dict[str, Any]],
         report: Report | None,
         log: Log | None,
-        say: Callable[[str], None],
+        console: Console,
+        profile: bool = False,
     ) -> None:
         self._run = run
         self._recorder = recorder
@@ -70,7 +82,10 @@ class Session:
         self._about = about
         self._report = report
         self._log = log
-        self._say = say
+        self._console = console
+        self._say = partial(print_line, console)
+        self._profile = profile
+        self._table_begun = False
         self._saves: Checkpoints | None = None
         self._saved_at = time.monotonic()
         self._unwritten: dict[str, CheckpointError] = {}
@@ -101,11 +116,45 @@ class Session:
             where = f"the last checkpoint is {self._saves.directory / str(last)}"
             raise TrainingError(f"{error}; {where}") from None
 
-    def begin(self, plan: Plan, state: TrainState, steps_per_epoch: int) -> None:
-        """Says which plan the next events are of, and the state that they begin at."""
-        self._plan = plan
-        self._unread = self._seen = int(state.step)
-        self._steps_per_epoch = steps_per_epoch
+    def train(
+        self,
+        state: TrainState,
+        data: Data,
+        plan: Plan,
+        steps: Steps,
+        recipe: Recipe,
+        key: Key[Array, ""],
+        check: Callable[[], None],
+        validate_first: bool = False,
+    ) -> Iterator[TrainState]:
+        """Trains as planned: see `fit`, which takes the same.
+
+        Yields:
+            the state after each step and each epoch, before that is saved; it is good until the
+            next one is asked for.
+
+        Raises:
+            TrainingError: the loss is no finite number, or the device's memory is too small.
+            DataError: a picture cannot be read.
+        """
+        start, steps_per_epoch = int(state.step), len(data.train)
+        self._plan, self._steps_per_epoch = plan, steps_per_epoch
+        self._unread = self._seen = start
+        metrics = recipe.metrics
+        events = fit(state, data, plan, steps, recipe.loss, key, metrics, validate_first, check)
+        if self._profile and self._run:
+            program, folder = steps.many or steps.train, self._run.profile / plan.name
+            events = profiled(events, folder, program, steps_per_epoch, self._say)
+        extra = [name for name, _ in metrics] + ["skipped_steps"] * bool(state.scale)
+        # The first step consumes it; what it held should not wait here for the last.
+        del state
+        begun, self._table_begun = self._table_begun, True
+        shown = show_progress(events, self._console, steps_per_epoch, start, extra, begun)
+        with out_of_memory(steps.need, data.train.batch_size, data.size):
+            for event in shown:
+                yield event.state
+                self.watch(event)
+                check()
 
     def watch(self, event: Step | Epoch) -> None:
         """Records an event, and saves where it is time to."""
@@ -120,11 +169,25 @@ class Session:
                 if due and event.number % self._steps_per_epoch:
                     self._save(event.state, epoch_done=False)
 
-    def stop(self, state: TrainState) -> None:
-        """Saves the state of a call that ends early, and waits until it is written."""
-        if self._saves and int(state.step) not in self._saves.steps():
-            self._save(state, epoch_done=False)
-            self._saves.wait()
+    @contextmanager
+    def saved_if_stopped(self, state: Callable[[], TrainState]) -> Iterator[None]:
+        """Saves the state that a call has come to where it ends early, and waits for that.
+
+        Args:
+            state: gives it.
+        """
+        try:
+            yield
+        except StopAtOnce:
+            raise
+        except (KeyboardInterrupt, Terminated):
+            self._save_and_wait(state())
+            raise
+        except DataError:
+            # In the first epoch, the picture is mended and all begins again.
+            if self._recorder.records:
+                self._save_and_wait(state())
+            raise
 
     def best(self) -> dict[str, PyTree] | None:
         """Weights and statistics of the most accurate epoch, where `keep_best` asks for them."""
@@ -191,6 +254,11 @@ class Session:
         self._saved_at = time.monotonic()
         records, about = self._recorder.records, self._about()
         self._attempt("checkpoint", self._saves.save, state, records, epoch_done, about)
+
+    def _save_and_wait(self, state: TrainState) -> None:
+        if self._saves and int(state.step) not in self._saves.steps():
+            self._save(state, epoch_done=False)
+            self._saves.wait()
 
     def _write_report(self, report: Report) -> None:
         assert self._run is not None

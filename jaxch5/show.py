@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
-from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.text import print_line
@@ -31,7 +30,7 @@ def show(options: ShowOptions) -> dict[str, Any]:
     from jaxch5.training.compiler import keep_compiled_programs
 
     keep_compiled_programs()
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = options.console()
     config = options.settings()
     data = load_data(config)
     lines = []

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def printable(text: str) -> str:
@@ -48,6 +52,18 @@ def plain_console(stderr: bool = False) -> Console:
 def has_bars(console: Console) -> bool:
     """Whether a bar can be drawn there and wiped away again: not in a file, nor if `TERM=dumb`."""
     return console.is_terminal and not console.is_dumb_terminal
+
+
+def progress_bar(console: Console | None = None) -> Progress:
+    """A bar that is wiped away at the end, and not drawn where none can be; a context manager.
+
+    Args:
+        console: where it is drawn; None is standard error.
+    """
+    from rich.progress import Progress
+
+    console = console or plain_console(stderr=True)
+    return Progress(console=console, transient=True, disable=not has_bars(console))
 
 
 def print_line(console: Console, line: str) -> None:

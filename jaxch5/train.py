@@ -12,8 +12,9 @@ from pydantic import Field
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.config import MAY_CHANGE, Config, differing, flat
+from jaxch5.config import MAY_CHANGE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.settings import differing, flat
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
@@ -83,8 +84,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     from jaxch5.training import hosts
 
-    # With --json, standard output belongs to the document; people read the table on the other.
-    console = Console(file=sys.stderr if options.json_output else sys.stdout, quiet=not first)
+    console = options.console(quiet=not first)
     config = options.settings()
     hosts.agree({name: str(value) for name, value in flat(config).items()})
     if options.resume:
@@ -112,7 +112,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
 
 
 def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
-    from jaxch5.configured import total_epochs
+    from jaxch5.configured import from_scratch, total_epochs
     from jaxch5.training.hosts import is_first
 
     if changed := [key for key in differing(config, recorded) if key not in MAY_CHANGE]:
@@ -122,8 +122,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
         )
     data, _ = _load(config, run, console)
     # A checkpoint has all: the weights that the run began with may be gone by now.
-    without_weights = config.model.model_copy(update={"weights": "none"})
-    learn = _learner(data, config.model_copy(update={"model": without_weights}), console)
+    learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)
         going_on = f"going on after {done} of {epochs} epochs"
@@ -138,7 +137,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
 def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, dict[str, str]]:
     """The pictures, and why some are left out; of a run that is taken up, the same as before."""
     from jaxch5.data.from_config import load_data, load_source
-    from jaxch5.data.source import select
+    from jaxch5.data.source import leave_out
     from jaxch5.data.verify import unreadable
     from jaxch5.training.hosts import agree, first_then_others
 
@@ -147,9 +146,7 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     if config.data.on_bad == "skip":
         # Otherwise its split would change.
         skipped = read_skipped(run) if run else unreadable(source)
-        source = select(
-            source, [i for i, name in enumerate(source.references) if name not in skipped]
-        )
+        source = leave_out(source, skipped)
     if skipped:
         line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
         print_line(console, line)

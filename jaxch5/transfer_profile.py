@@ -12,9 +12,10 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run, save_figure
-from jaxch5.config import Config, differing
+from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.optim.groups import STAGES
+from jaxch5.settings import differing
 from jaxch5.text import print_line
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     from jaxch5.training.rundir import RunDir, create_run, discard_run, locked, open_run
 
     keep_compiled_programs()
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
+    console = options.console()
     config = settings_of_profile(options)
     workdir = options.workdir
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
@@ -145,14 +146,11 @@ def accuracies(
     config: Config, data: Data, points: list[tuple[int | str, int]]
 ) -> Iterator[tuple[tuple[int | str, int], float]]:
     """Trains each kind from each seed, and gives the accuracies one after the other."""
-    from jaxch5.configured import learner_of, train_as_configured
+    from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
-    scratch = config.model_copy(
-        update={"model": config.model.model_copy(update={"weights": "none"})}
-    )
     learners = {
         which: learner_of(data, settings)
-        for which, settings in ((False, config), (True, scratch))
+        for which, settings in ((False, config), (True, from_scratch(config)))
         if any((kind == SCRATCH) == which for kind, _ in points)
     }
     for kind, seed in points:

@@ -9,12 +9,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import FAILED, Options, as_path, run
+from jaxch5.cli import FAILED, Options, as_path, print_list, run
 from jaxch5.errors import DataError
 from jaxch5.text import print_line
-
-# Of each kind of problem; --json has them all.
-SHOWN = 20
 
 
 class VerifyOptions(Options):
@@ -36,16 +33,12 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     from jaxch5.data.verify import find_problems
 
     settings = options.settings().data
-    console = Console(file=sys.stderr if options.json_output else sys.stdout)
-
-    def say(line: str) -> None:
-        print_line(console, line)
-
+    console = options.console()
     source = load_source(settings)
     try:
         train, valid = split_of(settings, source)(source)
     except DataError as error:
-        say(f"not split, so no leaks were looked for: {error}")
+        print_line(console, f"not split, so no leaks were looked for: {error}")
         train, valid = None, None
     found = find_problems(source, train, valid, Console(stderr=True))
 
@@ -69,13 +62,9 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         report[kind] = [[source.references[item] for item in items] for items in groups]
         lines[headline] = [" = ".join(map(described, items)) for items in groups]
     for headline, entries in lines.items():
-        if entries:
-            say(f"{len(entries):,} {headline}:")
-            for entry in entries[:SHOWN]:
-                say(f"  {entry}")
-            if len(entries) > SHOWN:
-                say(f"  and {len(entries) - SHOWN:,} more (--json lists all)")
-    say(f"{found.count:,} pictures read: " + ("no problems" if found.clean else "see above"))
+        print_list(console, headline, entries)
+    outcome = "no problems" if found.clean else "see above"
+    print_line(console, f"{found.count:,} pictures read: {outcome}")
     return report if found.clean else {**report, FAILED: True}
 
 

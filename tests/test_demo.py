@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from jaxch5.artifacts import FORMATS, write_file
+from jaxch5.artifacts import FORMATS
 from jaxch5.cli import run
 from jaxch5.demo import DemoOptions, answer, demo, listening
+from jaxch5.files import write_file
 from jaxch5.predictor import Predictor, load_learner
 
 EVIL = "<script>alert(1)</script>"

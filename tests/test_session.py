@@ -16,6 +16,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 from jaxch5.learner import vision_learner
+from jaxch5.models.normalization import Normalization
 from jaxch5.session import Saving, Session
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.loop import Step
@@ -188,6 +189,18 @@ def test_a_run_of_other_classes_or_another_network_says_what_differs(learn):
     other = vision_learner(data_of(), Another())
     with pytest.raises(ConfigError, match="is of arch Tiny, not Another"):
         other.restore(learn.run)
+
+
+def test_a_restored_run_is_evaluated_with_its_own_normalization(compiled, learn):
+    """Also where programs were compiled for another one before."""
+    learn.normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    learn.fit(1, 0.01)
+    other = compiled.again(0)
+    other.validate()
+    assert other.restore(learn.run)
+    source, items = other.data.source, other.data.valid.items
+    alone = other.predictor().probabilities_of(source, items)
+    np.testing.assert_allclose(other.get_preds()[0], alone, atol=1e-5)
 
 
 def test_a_damaged_checkpoint_is_passed_over_when_a_run_is_taken_up(compiled, learn):

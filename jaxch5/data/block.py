@@ -10,7 +10,8 @@ import jax
 from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
-from jaxch5.data.pipeline import Canvases, Loader, choose_cache, free_memory, free_on_device
+from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
+from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source, check_presize
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError

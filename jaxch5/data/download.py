@@ -24,11 +24,10 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from rich.console import Console
-from rich.progress import Progress
 
 from jaxch5.errors import DataError
 from jaxch5.network import CONNECT_SECONDS
-from jaxch5.text import has_bars, plain_console
+from jaxch5.text import progress_bar
 
 READ_SECONDS = 10.0
 ATTEMPTS = 3
@@ -82,11 +81,7 @@ def fetch_links(
         return files
     _make(folder)
     failures: dict[str, str] = {}
-    console = console or plain_console(stderr=True)
-    with (
-        Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
-        ThreadPoolExecutor(PARALLEL) as pool,
-    ):
+    with progress_bar(console) as progress, ThreadPoolExecutor(PARALLEL) as pool:
         task = progress.add_task(f"fetching {len(missing)} pictures", total=len(missing))
         running = {pool.submit(_fetch_link, link, files[link]): link for link in missing}
         for done in as_completed(running):

@@ -12,7 +12,6 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Bool, Float32, Int, UInt8
 from rich.console import Console
-from rich.progress import Progress
 
 from jaxch5.data.image import presize
 from jaxch5.data.packed import (
@@ -30,7 +29,7 @@ from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, check_presize, read_pixels, select
 from jaxch5.data.store import Store, sha256_of
 from jaxch5.errors import DataError
-from jaxch5.text import has_bars, plain_console
+from jaxch5.text import progress_bar
 
 QUALITY = 95
 # At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them:
@@ -103,8 +102,7 @@ def pack(
         content = simplejpeg.encode_jpeg(without_filling(canvas, frame), quality, "RGB", "444")
         return LABEL.pack(source.labels[item]) + content
 
-    console = console or plain_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not has_bars(console)) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("packing pictures", total=len(source))
         for number, items in enumerate(planned):
             if shards[number] is not None:

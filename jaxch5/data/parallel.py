@@ -14,6 +14,13 @@ ResultT = TypeVar("ResultT")
 
 # Items under way at a time, for each thread; the rest of a large set waits in no queue.
 AHEAD = 4
+# Of those that make batches: more have not been measured, and each of them holds one in memory.
+MAX_THREADS = 16
+
+
+def threads_for_batches() -> int:
+    """How many threads make batches, or what goes into them: one for each core, up to a limit."""
+    return min(os.cpu_count() or 1, MAX_THREADS)
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:

@@ -2,107 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from functools import lru_cache
 
 import jax
 import numpy as np
-import psutil
-from jaxtyping import Float32, Int, UInt8
-from rich.console import Console
-from rich.progress import Progress
+from jaxtyping import Int
 
 from jaxch5.batch import Batch, CachedBatch
-from jaxch5.data.image import canvas_shape, presize
-from jaxch5.data.source import Source, read_pixels
+from jaxch5.data.canvases import Canvases
+from jaxch5.data.image import canvas_shape
+from jaxch5.data.parallel import threads_for_batches
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import has_bars, plain_console
 
-# A batch is made by one thread. More threads than this have not been measured; each of them holds
-# a batch in memory.
-MAX_THREADS = 16
+# Batches that are copied to the device before they are asked for.
+AHEAD = 2
 # Name in a profile of the time in which the next batch is waited for.
 WAITING = "waiting for pictures"
-
-
-class Canvases:
-    """The presized pictures of a source, made when they are first asked for.
-
-    Args:
-        source: labelled pictures.
-        size: short side of the canvas, pixels.
-        keep: whether a picture, once made, stays in memory.
-    """
-
-    def __init__(self, source: Source, size: int, keep: bool) -> None:
-        self.source = source
-        self.size = size
-        # Memory that is never written to is never taken, so this costs nothing yet.
-        count = len(source) if keep else 0
-        self._images = np.empty((count, *canvas_shape(size)), np.uint8)
-        self._frames = np.empty((count, 3, 3), np.float32)
-        self._made = np.zeros(count, bool)
-        self.on_device: tuple[jax.Array, jax.Array] | None = None
-
-    def __call__(
-        self, items: Int[np.ndarray, "batch"]
-    ) -> tuple[UInt8[np.ndarray, "batch height width 3"], Float32[np.ndarray, "batch 3 3"]]:
-        """Canvases and frames of some items of the source.
-
-        Raises:
-            DataError: a picture cannot be read.
-        """
-        if not len(self._made):
-            images, frames = zip(*map(self._make, items), strict=True)
-            return np.stack(images), np.stack(frames)
-        for item in items[~self._made[items]]:
-            # Two threads may both make an item; they write the same bytes.
-            self._images[item], self._frames[item] = self._make(item)
-            self._made[item] = True
-        return self._images[items], self._frames[items]
-
-    def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        return presize(read_pixels(self.source, item, min_side=self.size), self.size)
-
-    def to_device(self, console: Console | None = None) -> None:
-        """Makes all pictures and keeps them on the default device, and no longer in memory.
-
-        Args:
-            console: where the progress bar is drawn; None is standard error.
-
-        Raises:
-            DataError: a picture cannot be read.
-        """
-        console = console or plain_console(stderr=True)
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
-        count = len(self.source)
-        images = np.empty((count, *canvas_shape(self.size)), np.uint8)
-        frames = np.empty((count, 3, 3), np.float32)
-
-        def make(item: int) -> None:
-            images[item], frames[item] = self._make(item)
-
-        with (
-            Progress(console=console, transient=True, disable=not has_bars(console)) as progress,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            made = pool.map(make, range(count))
-            for _ in progress.track(made, total=count, description="presizing pictures"):
-                pass
-        self.on_device = jax.device_put((images, frames))
-
-    def shared(self, put: Callable[[jax.Array], jax.Array]) -> Canvases:
-        """The same canvases; those that lie on the device lie where `put` puts them."""
-        other = copy(self)
-        if self.on_device is not None:
-            images, frames = self.on_device
-            other.on_device = put(images), put(frames)
-        return other
 
 
 class Loader:
@@ -181,7 +99,7 @@ class Loader:
         # Not above, because whoever predicts a picture needs none of it: a tenth of a second.
         import grain
 
-        threads = min(os.cpu_count() or 1, MAX_THREADS)
+        threads = threads_for_batches()
         # Two batches beyond those in the making hide a slow one; more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
@@ -255,20 +173,18 @@ class Loader:
 
 def to_device(
     batches: Iterator[Batch | CachedBatch],
-    ahead: int = 2,
     put: Callable[[Batch | CachedBatch], Batch | CachedBatch] = jax.device_put,
 ) -> Iterator[Batch | CachedBatch]:
     """The same batches on the device, copied while the ones before are worked on.
 
     Args:
         batches: of NumPy arrays.
-        ahead: how many are copied before they are asked for.
         put: begins to copy one; by default to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):
         waiting.append(put(batch))
-        if len(waiting) > ahead:
+        if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
 
@@ -281,53 +197,3 @@ def _waited_for(batches: Iterator[Batch | CachedBatch]) -> Iterator[Batch | Cach
         if batch is None:
             return
         yield batch
-
-
-def choose_cache(
-    cache: str,
-    count: int,
-    size: int,
-    free_memory: Callable[[], int],
-    free_on_device: Callable[[], int | None],
-) -> tuple[str, str]:
-    """Where presized pictures are kept between epochs, and why, in a few words.
-
-    Args:
-        cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
-            what is free there, else memory if it fits in a quarter of that, else off.
-        count: number of pictures.
-        size: short side of the canvas, pixels.
-        free_memory: gives the free memory of the host, bytes.
-        free_on_device: gives the free memory of the accelerator, bytes; None where it is not
-            known, as on a CPU.
-
-    Raises:
-        ConfigError: `cache` is none of the four.
-
-    Example:
-        >>> choose_cache("auto", 1000, 40, lambda: 10**9, lambda: None)
-        ('memory', '0.01 of 1.00 GB of free memory')
-    """
-    if cache not in ("auto", "off", "memory", "device"):
-        raise ConfigError(f"cache = {cache}: should be auto, off, memory or device")
-    if cache != "auto":
-        return cache, "as configured"
-    need, on_device = count * int(np.prod(canvas_shape(size))), free_on_device()
-    if on_device is not None and need <= on_device / 4:
-        return "device", f"{need / 1e9:.2f} of {on_device / 1e9:.2f} GB free on the device"
-    free = free_memory()
-    reason = f"{need / 1e9:.2f} of {free / 1e9:.2f} GB of free memory"
-    return ("memory" if need <= free / 4 else "off"), reason
-
-
-def free_memory() -> int:
-    """Memory of the host that can be had without taking it from others, bytes."""
-    return psutil.virtual_memory().available
-
-
-def free_on_device() -> int | None:
-    """Free memory of the default device, bytes; None on a CPU, which shares the host's."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
-        return None
-    return statistics["bytes_limit"] - statistics["bytes_in_use"]

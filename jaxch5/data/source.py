@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,6 +104,12 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
         read=lambda index: source.read(int(items[index])),
         columns={name: [column[item] for item in items] for name, column in source.columns.items()},
     )
+
+
+def leave_out(source: Source, references: Container[str]) -> Source:
+    """The source without some items, by their names; see `select`."""
+    names = enumerate(source.references)
+    return select(source, [item for item, name in names if name not in references])
 
 
 def from_arrays(
@@ -308,5 +314,5 @@ def _same_classes(root: Path, source: Source, train: str) -> None:
         if not np.any(source.labels[in_train] == number):
             raise DataError(
                 f"{root}: class {source.classes[number]} has pictures for validation "
-                f"but none in {train}/"
+                f"but none in {train}/; put some there, or remove the class"
             )

@@ -91,13 +91,16 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
         >>> [part.tolist() for part in folder_split(valid="test")(source)]
         [[0, 1], [2]]
     """
-    names = {valid} if isinstance(valid, str) else set(valid)
+    names = (valid,) if isinstance(valid, str) else tuple(valid)
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         folders = _column(source, FOLDER)
-        unknown = sorted(set(map(str, folders)) - names - {train})
+        unknown = sorted(set(map(str, folders)) - {train, *names})
         if unknown:
-            raise DataError(f"folder {unknown[0]}: is neither {train} nor {' or '.join(names)}")
+            raise DataError(
+                f"folder {unknown[0]}: is neither {train} nor {' or '.join(names)}; name it in "
+                "folder_split, or leave it out of the source"
+            )
         return _parts(np.array([folder in names for folder in folders]), "folder_split")
 
     return split
@@ -133,7 +136,10 @@ def column_split(column: str = "is_valid") -> Split:
 def _truth(value: str | bool, column: str) -> bool:
     word = str(value).strip().lower()
     if word not in TRUE + FALSE:
-        raise DataError(f"column {column}: {value} is neither true nor false")
+        raise DataError(
+            f"column {column}: {value} is neither true ({', '.join(TRUE)}) nor false "
+            f"({', '.join(filter(None, FALSE))}, or empty)"
+        )
     return word in TRUE
 
 

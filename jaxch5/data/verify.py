@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 from rich.console import Console
-from rich.progress import Progress
 
 from jaxch5.data.parallel import in_order
-from jaxch5.data.source import Source, read_pixels, select
+from jaxch5.data.source import Source, leave_out, read_pixels
 from jaxch5.errors import DataError
-from jaxch5.text import has_bars, plain_console
+from jaxch5.text import progress_bar
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ def readable(source: Source, console: Console | None = None) -> Source:
         >>> len(readable(digits()))
         1797
     """
-    bad = unreadable(source, console)
-    return select(source, [item for item, name in enumerate(source.references) if name not in bad])
+    return leave_out(source, unreadable(source, console))
 
 
 def _fingerprints(source: Source) -> Iterator[bytes | DataError]:
@@ -137,6 +135,5 @@ def _fingerprints(source: Source) -> Iterator[bytes | DataError]:
 def _with_progress(
     outcomes: Iterator[bytes | DataError], total: int, console: Console | None
 ) -> Iterator[bytes | DataError]:
-    console = console or plain_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not has_bars(console)) as progress:
+    with progress_bar(console) as progress:
         yield from progress.track(outcomes, total=total, description="reading pictures")

@@ -7,7 +7,6 @@ classes and files as text that anyone may have written.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import math
 import re
@@ -22,7 +21,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Int
 
-from jaxch5.errors import CheckpointError
+from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
 from jaxch5.text import printable
@@ -96,15 +95,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    page = render(report).encode("utf-8")
-    scratch = path.with_suffix(".tmp")
-    try:
-        scratch.write_bytes(page)
-        scratch.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+    write_file(path, render(report).encode("utf-8"))
 
 
 def render(report: Report) -> str:

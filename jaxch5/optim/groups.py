@@ -14,7 +14,8 @@ from jaxtyping import PyTree
 
 from jaxch5.errors import ConfigError
 
-Path = tuple[str, ...]
+# A parameter's way through the tree, as `flatten_dict` has it.
+ParamPath = tuple[str, ...]
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 
 
@@ -76,7 +77,7 @@ def labels(params: PyTree, groups: Groups) -> PyTree:
 
 def frozen_paths(
     params: PyTree, groups: Groups, frozen_to: int, train_bn: bool = True
-) -> frozenset[Path]:
+) -> frozenset[ParamPath]:
     """The parameters that are not trained.
 
     Args:
@@ -94,7 +95,7 @@ def frozen_paths(
     """
     flat = flatten_dict(params)
 
-    def of_batch_norm(path: Path) -> bool:
+    def of_batch_norm(path: ParamPath) -> bool:
         return (*path[:-1], "scale") in flat
 
     return frozenset(
@@ -104,7 +105,7 @@ def frozen_paths(
     )
 
 
-def partition(params: PyTree, frozen: frozenset[Path]) -> tuple[PyTree, PyTree]:
+def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyTree]:
     """The trained parameters and the frozen ones, each a tree of its own; `merge` is the way back.
 
     Example:

@@ -16,8 +16,8 @@ from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.optim.optimizer import with_hyperparams
-from jaxch5.optim.schedule import Schedule
 from jaxch5.training.mesh import placement_of
+from jaxch5.training.plan import Plan
 from jaxch5.training.resident import calls, steps_of
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
@@ -29,26 +29,6 @@ STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
 # One bad batch may do it; after this many in a row nothing will come of the run.
 NOT_FINITE_IN_A_ROW = 3
-
-Rates = Callable[[int], Sequence[float]]
-
-
-class Plan(NamedTuple):
-    """How many epochs to train, and with what.
-
-    Attributes:
-        name: of this phase of training, for the records.
-        epochs: how many.
-        rates: from a step of this phase to the rate of each group.
-        momentum: from a step of this phase.
-        start: steps that were done before this phase.
-    """
-
-    name: str
-    epochs: int
-    rates: Rates
-    momentum: Schedule
-    start: int = 0
 
 
 class Step(NamedTuple):
@@ -131,8 +111,7 @@ def fit(
 
     if validate_first:
         yield validated(state, start // steps_per_epoch - 1, start)
-    stop = plan.start + plan.epochs * steps_per_epoch
-    batches = data.train.steps(start, stop)
+    batches = data.train.steps(start, plan.stop(steps_per_epoch))
     step = start
     of_calls = calls(batches, start, steps_per_epoch, steps.a_call)
     for batch in to_device(of_calls, put=placement.put_batch):

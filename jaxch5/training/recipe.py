@@ -17,7 +17,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import cross_entropy
 from jaxch5.models.normalization import Normalization
-from jaxch5.optim.groups import STAGES, Groups, Path, frozen_paths, labels
+from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
@@ -92,7 +92,9 @@ class Frozen:
             )
         self.frozen_to = frozen_to % count
         self.recipe = recipe
-        self.paths: frozenset[Path] = frozen_paths(params, groups, self.frozen_to, recipe.train_bn)
+        self.paths: frozenset[ParamPath] = frozen_paths(
+            params, groups, self.frozen_to, recipe.train_bn
+        )
         self.optimizer: optax.GradientTransformation = make_optimizer(
             recipe.optimizer,
             [0.0] * count,
@@ -132,7 +134,7 @@ class Frozen:
         return train_step, make_eval_step(self.model, data.size, normalization, mesh)
 
 
-def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[Path]) -> Iterator[str]:
+def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
     """Lines about a network: of each group and in all, how many parameters, and how many train."""
     from flax.traverse_util import flatten_dict
 

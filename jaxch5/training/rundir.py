@@ -24,8 +24,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxch5.config import Config, from_toml, to_toml
+from jaxch5.config import Config, from_toml
 from jaxch5.errors import CheckpointError, ConfigError
+from jaxch5.files import write_file
+from jaxch5.settings import to_toml
 
 # Of an epoch: a number, or the name of its phase, for each key.
 Record = dict[str, Any]
@@ -143,7 +145,7 @@ def write_config(run: RunDir, config: Config) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    _write(run.config_file, to_toml(config))
+    write_file(run.config_file, to_toml(config).encode("utf-8"))
 
 
 def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
@@ -154,7 +156,7 @@ def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
     """
     file = run.environment_file
     before = file.read_text(encoding="utf-8") if file.exists() else ""
-    _write(file, before + json.dumps(environment) + "\n")
+    write_file(file, f"{before}{json.dumps(environment)}\n".encode())
 
 
 def discard_run(run: RunDir) -> None:
@@ -194,17 +196,7 @@ def read_skipped(run: RunDir) -> dict[str, str]:
 
 
 def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
-    _write(file, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _write(file: Path, text: str) -> None:
-    scratch = file.with_suffix(".tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(file)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise CheckpointError(f"{file}: cannot be written: {error.strerror}") from None
+    write_file(file, "".join(json.dumps(line) + "\n" for line in lines).encode("utf-8"))
 
 
 def _name(config: Config) -> str:

@@ -13,7 +13,7 @@ import optax
 from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, Float, Int32, Key, PyTree
 
-from jaxch5.optim.groups import Path, partition
+from jaxch5.optim.groups import ParamPath, partition
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -48,7 +48,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     size: int,
     key: Key[Array, ""],
-    frozen: frozenset[Path] = frozenset(),
+    frozen: frozenset[ParamPath] = frozenset(),
     scale: DynamicScale | None = None,
     average: bool = False,
 ) -> TrainState:
@@ -96,7 +96,7 @@ def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainStat
 
 
 def with_fresh_optimizer(
-    state: TrainState, optimizer: optax.GradientTransformation, frozen: frozenset[Path]
+    state: TrainState, optimizer: optax.GradientTransformation, frozen: frozenset[ParamPath]
 ) -> TrainState:
     """The state with the moments cleared, and kept for the parameters that are not frozen alone."""
     trained, _ = partition(state.params, frozen)

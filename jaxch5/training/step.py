@@ -18,7 +18,7 @@ from jaxch5.augmentation.mixing import Mixed, mixed_loss
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.models.normalization import IMAGENET, Normalization, normalize
-from jaxch5.optim.groups import Path, merge, partition
+from jaxch5.optim.groups import ParamPath, merge, partition
 from jaxch5.training.mesh import number_of_device, over_rows
 from jaxch5.training.precision import next_scale
 from jaxch5.training.state import TrainState
@@ -31,6 +31,9 @@ TrainStep = Callable[
 Keys = tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
+DrawnEvalStep = Callable[
+    [TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]
+]
 
 
 class Weights(NamedTuple):
@@ -58,7 +61,7 @@ def make_train_step(
     size: int,
     normalization: Normalization = IMAGENET,
     mix: Mixer | None = None,
-    frozen: frozenset[Path] = frozenset(),
+    frozen: frozenset[ParamPath] = frozenset(),
     average: float = 0.0,
     mesh: Mesh | None = None,
     bn: str = "global",
@@ -185,7 +188,7 @@ def make_drawn_eval_step(
     size: int,
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]]:
+) -> DrawnEvalStep:
     """A function `(state, batch, key) -> logits` of augmented pictures, for the mean of many."""
 
     def logits(

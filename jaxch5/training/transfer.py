@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from jaxch5.errors import CheckpointError, WeightsError
+from jaxch5.errors import CheckpointError, ConfigError, WeightsError
 from jaxch5.models.normalization import Normalization
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
 from jaxch5.training.checkpoint import Checkpoints
@@ -65,6 +67,36 @@ def available(arch: str) -> tuple[str, str]:
     except WeightsError as error:
         return "none", f"no ImageNet weights, training from scratch: {error}"
     return "imagenet", ""
+
+
+def pretrained_of(
+    weights: str | Path, arch: str | nn.Module, say: Callable[[str], None]
+) -> Pretrained | None:
+    """What `vision_learner` begins from; None where that is the network's own initialization.
+
+    Args:
+        weights, arch: as `vision_learner` takes them.
+        say: takes a line where "auto" finds none.
+
+    Raises:
+        ConfigError: weights are named for a module of one's own, or the folder is no run.
+        WeightsError: they cannot be had, or do not fit.
+
+    Example:
+        >>> pretrained_of("none", "resnet18", print)
+    """
+    if not isinstance(arch, str):
+        if weights in ("auto", "none"):
+            return None
+        raise ConfigError(
+            f"weights = {weights}: a module of one's own begins from its own initialization; "
+            "say weights='none'"
+        )
+    if weights == "auto":
+        weights, reason = available(arch)
+        if reason:
+            say(reason)
+    return None if weights == "none" else find_weights(weights, arch)
 
 
 def from_run(path: Path, arch: str) -> Pretrained:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import canvas_shape, presize
-from jaxch5.data.pipeline import Canvases, Loader, choose_cache, free_on_device, to_device
+from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.data.source import Source, from_arrays, from_folder
 from jaxch5.errors import Jaxch5Error
 
@@ -218,34 +219,6 @@ def test_device_gets_the_same_batches_and_nothing_implicitly():
         arrived = list(to_device(made.steps(0, 12)))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arrived))
     assert_same(jax.device_get(arrived), made.steps(0, 12))
-
-
-def test_auto_takes_a_quarter_of_the_free_memory_and_says_so():
-    need = 100 * int(np.prod(canvas_shape(40)))
-    plenty, little = (lambda: 4 * need + 1000), (lambda: 4 * need - 1000)
-
-    def chosen(cache, memory, device):
-        return choose_cache(cache, 100, 40, memory, device)[0]
-
-    assert "free memory" in choose_cache("auto", 100, 40, plenty, lambda: None)[1]
-    assert "free on the device" in choose_cache("auto", 100, 40, plenty, plenty)[1]
-    assert chosen("auto", plenty, lambda: None) == "memory"
-    assert chosen("auto", little, lambda: None) == "off"
-    assert chosen("auto", little, plenty) == "device"
-    assert chosen("auto", plenty, little) == "memory"
-    assert chosen("memory", little, plenty) == "memory"
-    assert chosen("off", plenty, plenty) == "off"
-    assert chosen("device", little, lambda: None) == "device"
-
-
-def test_a_cpu_has_no_memory_of_its_own():
-    """There the device's cache would only compete with the host's for the same memory."""
-    assert free_on_device() is None
-
-
-def test_an_unknown_cache_is_named():
-    with pytest.raises(Jaxch5Error, match="memroy"):
-        choose_cache("memroy", 100, 40, lambda: 10**12, lambda: None)
 
 
 def test_the_caches_give_the_same_batches():

@@ -1,0 +1,36 @@
+"""Files that are written in one piece."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from jaxch5.errors import CheckpointError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file in one piece: a reader sees the old one or the new one.
+
+    What is no file, such as a pipe or a device, is written to and stays what it is.
+
+    Raises:
+        CheckpointError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "model"
+        >>> write_file(file, b"old"), write_file(file, b"new"), file.read_bytes()
+        (None, None, b'new')
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,156 @@
+"""Plans: how many epochs to train, at which rates, and which plans of a run are left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxch5.optim.schedule import (
+    Schedule,
+    fine_tune_momentum,
+    fine_tune_schedule,
+    group_rates,
+    one_cycle,
+    one_cycle_momentum,
+)
+
+Rates = Callable[[int], Sequence[float]]
+
+
+class Plan(NamedTuple):
+    """How many epochs to train, and with what.
+
+    Attributes:
+        name: of this phase of training, for the records.
+        epochs: how many.
+        rates: from a step of this phase to the rate of each group.
+        momentum: from a step of this phase.
+        start: steps that were done before this phase.
+        frozen_to: the group of layers that whoever begins this phase freezes to; None leaves what
+            is frozen as it is.
+    """
+
+    name: str
+    epochs: int
+    rates: Rates
+    momentum: Schedule
+    start: int = 0
+    frozen_to: int | None = None
+
+    def stop(self, steps_per_epoch: int) -> int:
+        """Steps that are done after this phase.
+
+        Example:
+            >>> plan_at_rate(2, 0.1, 0.9, groups=1)._replace(start=5).stop(steps_per_epoch=10)
+            25
+        """
+        return self.start + self.epochs * steps_per_epoch
+
+
+def plan_at_rate(
+    epochs: int, lr: float | slice | Schedule, momentum: float | Schedule, groups: int
+) -> Plan:
+    """A plan with a rate and a momentum that stay, or with any schedule of them; see `Learner.fit`.
+
+    Example:
+        >>> plan_at_rate(1, slice(0.1), lambda step: 0.9, groups=2).rates(0)
+        [0.01, 0.1]
+    """
+    fixed = None if callable(lr) else group_rates(lr, groups)
+    return Plan(
+        "fit",
+        epochs,
+        rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
+        momentum=momentum if callable(momentum) else lambda step: momentum,
+    )
+
+
+def plan_of_one_cycle(
+    epochs: int,
+    steps_per_epoch: int,
+    groups: int,
+    lr_max: float | slice,
+    div: float,
+    div_final: float,
+    pct_start: float,
+    moms: tuple[float, float, float],
+) -> Plan:
+    """A plan with one cycle of rate and momentum; see `Learner.fit_one_cycle`.
+
+    Example:
+        >>> plan = plan_of_one_cycle(1, 4, 1, 1.0, 25.0, 1e5, 0.25, (0.95, 0.85, 0.95))
+        >>> [plan.rates(step)[0] for step in (0, 1)]
+        [0.04, 1.0]
+    """
+    steps = epochs * steps_per_epoch
+    cycles = [
+        one_cycle(rate, steps, pct_start, div, div_final) for rate in group_rates(lr_max, groups)
+    ]
+    return Plan(
+        "one_cycle",
+        epochs,
+        rates=lambda step: [cycle(step) for cycle in cycles],
+        momentum=one_cycle_momentum(steps, pct_start, moms),
+    )
+
+
+def plans_of_fine_tune(
+    epochs: int,
+    steps_per_epoch: int,
+    groups: int,
+    base_lr: float,
+    freeze_epochs: int,
+    lr_mult: float,
+    pct_start: float,
+    div: float,
+) -> list[Plan]:
+    """The two phases of `Learner.fine_tune`; without epochs of the first, the second alone.
+
+    Example:
+        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0)
+        >>> [(plan.name, plan.start, plan.frozen_to) for plan in plans]
+        [('frozen', 0, -1), ('unfrozen', 10, 0)]
+    """
+    rates = fine_tune_schedule(
+        epochs, steps_per_epoch, base_lr, freeze_epochs, groups, lr_mult, pct_start, div
+    )
+    momentum = fine_tune_momentum(epochs, steps_per_epoch, freeze_epochs, pct_start)
+
+    def phase(name: str, epochs: int, start: int, frozen_to: int) -> Plan:
+        return Plan(
+            name,
+            epochs,
+            rates=lambda step: rates[start + step].tolist(),
+            momentum=lambda step: float(momentum[start + step]),
+            start=start,
+            frozen_to=frozen_to,
+        )
+
+    unfrozen = phase("unfrozen", epochs, freeze_epochs * steps_per_epoch, frozen_to=0)
+    return [phase("frozen", freeze_epochs, 0, frozen_to=-1), unfrozen][not freeze_epochs :]
+
+
+def left_to_do(
+    plans: Sequence[Plan], step: int, steps_per_epoch: int, unvalidated: bool
+) -> list[Plan]:
+    """The plans, one following the other, of which something is left after so many steps.
+
+    Args:
+        plans: what a run does.
+        step: how many steps of it are done.
+        steps_per_epoch: training batches.
+        unvalidated: these steps end an epoch that is still to be validated, by its own plan.
+
+    Example:
+        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0)
+        >>> [plan.name for plan in left_to_do(plans, 10, 10, unvalidated=False)]
+        ['unfrozen']
+        >>> [plan.name for plan in left_to_do(plans, 10, 10, unvalidated=True)]
+        ['frozen', 'unfrozen']
+    """
+    return [
+        plan
+        for plan in plans
+        if step < plan.stop(steps_per_epoch)
+        or (unvalidated and plan.start < step == plan.stop(steps_per_epoch))
+    ]

@@ -1,0 +1,38 @@
+"""Test-time augmentation: what a model makes of augmented pictures, for the mean of many looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxch5.data.pipeline import Loader
+from jaxch5.training.compiler import compiler_options
+from jaxch5.training.loop import predict
+from jaxch5.training.mesh import placement_of
+from jaxch5.training.state import TrainState
+from jaxch5.training.step import DrawnEvalStep
+
+
+def drawn_looks(
+    drawn_step: DrawnEvalStep, state: TrainState, loader: Loader, key: Key[Array, ""], n: int
+) -> Iterator[Float[np.ndarray, "items classes"]]:
+    """Probabilities of all items of a validation loader, `n` times, each time by other draws.
+
+    Args:
+        drawn_step: what `make_drawn_eval_step` returns.
+        state: of the network; it is not consumed.
+        loader: of validation pictures.
+        key: root of the draws.
+        n: how many times.
+    """
+    placement = placement_of(state)
+    step = jax.jit(
+        drawn_step, out_shardings=placement.everywhere, compiler_options=compiler_options()
+    )
+    for draw in jax.random.split(jax.random.fold_in(key, n), n):
+        logits, _ = predict(state, loader, partial(step, key=placement.put(draw)))
+        yield jax.device_get(jax.nn.softmax(logits))

@@ -199,6 +199,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         read=read,
         columns=columns,
         presized=index.presize,
+        sharded=True,
     )
 
 

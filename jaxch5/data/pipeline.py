@@ -66,15 +66,8 @@ class Loader:
         self._part = part
         self._length = len(items) // batch_size if training else -(-len(items) // batch_size)
 
-        # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
-        # below 12,000 pictures a second; a NumPy permutation a whole epoch is next to nothing.
-        @lru_cache(maxsize=2)
-        def order(epoch: int) -> Int[np.ndarray, "items"]:
-            if seed is None:
-                return np.arange(len(items))
-            return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(items))
-
-        self._order = order
+        # Each thread that makes a batch asks for it.
+        self.order = lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -142,16 +135,39 @@ class Loader:
         image = array(np.uint8, *canvas_shape(self._canvases.size))
         return Batch(image, array(np.float32, 3, 3), label, index, mask)
 
+    def _order(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
+        """Which places of `items` the batches of an epoch have, by rows; -1 where there is none.
+
+        Where the items lie in a few large files, each process keeps to a range of them, so that it
+        needs its own files only; else all draw from one order of the whole set.
+        """
+        processes = self._part[1] if self._canvases.source.sharded else 1
+        places = np.argsort(self.items) if processes > 1 else np.arange(len(self.items))
+        if self._seed is not None:
+            # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
+            # below 12,000 pictures a second; a NumPy permutation a whole epoch is next to nothing.
+            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        rows = np.full((len(self), self.batch_size), -1)
+        count = self.batch_size // processes
+        for process, own in enumerate(np.array_split(places, processes)):
+            if self._seed is not None:
+                own = own[generator.permutation(len(own))][: len(self) * count]
+            column = np.full(len(self) * count, -1)
+            column[: len(own)] = own
+            rows[:, process * count : (process + 1) * count] = column.reshape(-1, count)
+        return rows
+
     def _batch(self, step: int) -> Batch | CachedBatch:
         epoch, number = divmod(step, len(self))
         process, processes = self._part
         count = self.batch_size // processes
-        start = number * self.batch_size + process * count
-        stop = min(start + count, (number + 1) * self.batch_size)
-        places = self._order(epoch)[start:stop]
+        own = slice(process * count, (process + 1) * count)
+        row = self.order(epoch)[number, own]
+        places = row[row >= 0]
         # The last rows of a last, short batch may be of another process alone.
-        real = len(places)
-        places = places if real else self._order(epoch)[:1]
+        known = np.ones(len(places), bool)
+        if not len(places):
+            places, known = self.order(epoch)[0, own][:1].clip(0), np.zeros(1, bool)
         items = self.items[places]
         short = count - len(places)
 
@@ -161,9 +177,9 @@ class Loader:
             filling = rows[:1] if with_first else np.zeros_like(rows[:1])
             return np.concatenate([rows, np.repeat(filling, short, axis=0)])
 
-        label = fill(self._canvases.source.labels[items], with_first=False)
-        index = fill(places.astype(np.int32), with_first=False)
-        mask = fill(np.full(len(places), real > 0), with_first=False)
+        label = fill(self._canvases.source.labels[items] * known, with_first=False)
+        index = fill(places.astype(np.int32) * known, with_first=False)
+        mask = fill(known, with_first=False)
         if self._canvases.on_device is not None:
             item = fill(items.astype(np.int32), with_first=True)
             return CachedBatch(*self._canvases.on_device, item, label, index, mask)

@@ -33,6 +33,8 @@ class Source:
         file: from an item's number to its file; None where items are no files.
         presized: short side to which the pictures were brought beforehand, pixels; None where they
             were not.
+        sharded: whether items whose numbers are near lie in the same of a few large files, so that
+            each of several processes had better keep to a range of them.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +44,7 @@ class Source:
     columns: Mapping[str, Sequence[str | bool]] = field(default_factory=dict)
     file: Callable[[int], Path] | None = None
     presized: int | None = None
+    sharded: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -207,8 +207,11 @@ def predict(
         waiting = output
     if waiting is not None:
         logits.append(jax.device_get(waiting))
-    # The last batch is filled up with rows that are no item's.
-    return np.concatenate(logits)[: len(loader.items)], loader.labels
+    # Batches are filled up with rows that are no item's.
+    places, rows = loader.order(0).reshape(-1), np.concatenate(logits)
+    in_order = np.empty((len(loader.items), rows.shape[1]), rows.dtype)
+    in_order[places[places >= 0]] = rows[places >= 0]
+    return in_order, loader.labels
 
 
 def evaluate(

@@ -60,6 +60,22 @@ def test_a_share_opens_no_other_shard(copy):
     assert all(len(share.read(item)) for item in range(len(share)))
 
 
+def test_of_two_processes_that_train_each_opens_its_own_shards(copy):
+    """Of five, the first and the last two lie in one half; the middle one is shared."""
+    shards = sorted(copy.glob("pictures-*"))
+    for part, others in enumerate((shards[3:], shards[:2])):
+        for shard in others:
+            shard.rename(f"{shard}.away")
+        data = jx.DataBlock(from_packed(copy), jx.random_split(), 24, 16).load(8, cache="off")
+        own = data.shared(lambda array: array, (part, 2))
+        assert len(own.train) == len([*own.train.epoch(0)]) == len([*own.train.epoch(1)])
+        assert len(own.valid) == len([*own.valid])
+        with pytest.raises(DataError, match="missing"):
+            [*data.shared(lambda array: array, (1 - part, 2)).train]
+        for shard in others:
+            shard.with_name(f"{shard.name}.away").rename(shard)
+
+
 def read_all(folder):
     source = from_packed(folder)
     for item in range(len(source)):

@@ -1,5 +1,6 @@
 """Batches: each epoch what it should be, from any step, whatever is kept in memory."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -258,3 +259,31 @@ def test_the_parts_of_a_batch_are_the_batch(count, rows, processes, training):
             np.testing.assert_array_equal(getattr(together, name)[real], getattr(batch, name)[real])
         assert np.all(np.isfinite(np.linalg.inv(together.frame)))
         assert not np.any(together.label[~real])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, training):
+    """Each item comes to one process only, always the same, and in validation each once."""
+    batch_size = min(rows * processes, count // processes * processes)
+    items = np.random.default_rng(0).permutation(count)
+    source = dataclasses.replace(pictures(count), sharded=True)
+    whole = Loader(Canvases(source, SIZE, True), items, batch_size, seed=0 if training else None)
+    own = []
+    for part in range(processes):
+        loader = whole.shared(lambda array: array, (part, processes))
+        seen = [
+            batch.index[row]
+            for number in range(2)
+            for batch in loader.epoch(number)
+            for row in np.flatnonzero(batch.mask)
+        ]
+        assert len(seen) % 2 == 0
+        assert len({*seen[: len(seen) // 2]}) == len(seen) // 2
+        own.append(items[seen])
+    for before, after in itertools.pairwise(part for part in own if len(part)):
+        assert before.max() < after.min()
+    if training:
+        assert {len(part) for part in own} == {2 * (count // batch_size) * batch_size // processes}
+    else:
+        assert {*np.concatenate(own)} == {*range(count)}

@@ -14,6 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker is left with one when the others are done."""
+    with_slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in with_slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
     """Tests and the commands they start compile each program once a session, and leave nothing."""

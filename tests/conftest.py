@@ -14,6 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker is left with one when the others are done."""
+    with_slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in with_slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
     """Tests and the commands they start compile each program once a session, and leave nothing."""
@@ -28,6 +34,17 @@ def compiled_programs(tmp_path_factory):
     reset_cache()
 
 
+# Compiling takes longer than all that is computed, so XLA compiles with little care, in these tests
+# and the commands that they start; it reads this when it is first used. The same arithmetic, a
+# quarter of the time. Where what a user gets is measured, `usual_compiler` has it back.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+)
+# A worker finds what was set in the process that started it.
+GIVEN = os.environ.get("XLA_FLAGS", "").removeprefix(QUICK)
+os.environ["XLA_FLAGS"] = QUICK + GIVEN
+
 # Tests are the same with a network and without. The library reads these when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jaxch5-tests-")
@@ -38,6 +55,12 @@ def few_programs_in_memory():
     """Compiled programs are kept for as long as they may be used, and a whole suite has many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def usual_compiler():
+    """The environment of a command whose programs are compiled as a user's are."""
+    return os.environ | {"XLA_FLAGS": GIVEN}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Trains runs in processes that a test may kill: `python killed.py CACHE`, a run on each line.
+"""Trains runs in processes that a test may kill: on each line a cache and a run's path.
 
 One process imports everything and forks for each run, so that a run begins in a fraction of a
 second. It prints the number of the process, and its status when it has ended.
@@ -57,7 +57,8 @@ if __name__ == "__main__":
     keep_compiled_programs()
     for line in sys.stdin:
         if not (child := os.fork()):
-            train(Path(line.rstrip("\n")), sys.argv[1])
+            cache, path = line.rstrip("\n").split(" ", 1)
+            train(Path(path), cache)
             os._exit(0)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

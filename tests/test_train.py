@@ -20,13 +20,14 @@ SMALL = (*SIZES, "--model.weights", "none", "--fit.epochs", "2")
 COLUMNS = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "time", "images/s"]
 
 
-def train(*arguments):
+def train(*arguments, env=None):
     """The command in a process of its own, with pipes for a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "jaxch5.train", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env=env,
     )
 
 
@@ -54,10 +55,10 @@ def finished(pictures, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch):
+def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch, usual_compiler):
     """One command, nothing downloaded; half a point below the mean that the benchmarks state."""
     monkeypatch.chdir(tmp_path)
-    ended = train()
+    ended = train(env=usual_compiler)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     data, header, *rows, last = ended.stdout.splitlines()
@@ -223,11 +224,12 @@ def test_json_is_one_document(pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_from_photographs(flowers, tmp_path):
+def test_it_learns_from_photographs(flowers, tmp_path, usual_compiler):
     """Five flowers, chance 20 %; the folder brings its own validation pictures."""
     ended = train(
         "--data.path", flowers, "--workdir", tmp_path / "run", "--json",
         "--data.presize", 80, "--data.size", 64, "--fit.epochs", 4, "--model.weights", "none",
+        env=usual_compiler,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "650 pictures of 5 classes: 500 for training, 150 for validation" in ended.stderr

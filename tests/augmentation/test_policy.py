@@ -54,7 +54,7 @@ assert len(jax.devices()) == 4
 np.testing.assert_array_equal(run(jax.device_put(batch, spread)), run(batch))
 """
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
     }
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)

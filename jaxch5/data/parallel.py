@@ -18,9 +18,16 @@ AHEAD = 4
 MAX_THREADS = 16
 
 
+def cores() -> int:
+    """How many cores this process may use: a scheduler may keep some from it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads_for_batches() -> int:
     """How many threads make batches, or what goes into them: one for each core, up to a limit."""
-    return min(os.cpu_count() or 1, MAX_THREADS)
+    return min(cores(), MAX_THREADS)
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
@@ -32,7 +39,7 @@ def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> It
         >>> list(in_order(abs, [-1, 2, -3]))
         [1, 2, 3]
     """
-    threads = os.cpu_count() or 1
+    threads = cores()
     remaining = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         running = deque(pool.submit(function, item) for item in islice(remaining, AHEAD * threads))

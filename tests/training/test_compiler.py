@@ -1,5 +1,9 @@
 """Options for the compiler are known to it: an unknown one would be an error on a GPU alone."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -15,3 +19,25 @@ def test_the_options_of_a_gpu_have_names_that_the_compiler_knows():
 def test_a_cpu_gives_the_same_bits_in_any_case():
     assert compiler_options(deterministic=True) == compiler_options()
     assert compiler_options() in ({}, OPTIONS["cpu"])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_programs_for_one_core_are_not_kept_with_those_for_all():
+    """They leave the others idle, and JAX's cache does not tell them apart."""
+    program = """
+import os, sys, jax
+from jaxch5.training.compiler import keep_compiled_programs
+if sys.argv[1] == "one":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+keep_compiled_programs()
+print(jax.config.jax_compilation_cache_dir)
+"""
+    environment = {name: value for name, value in os.environ.items() if "CACHE_DIR" not in name}
+    one, every = (
+        subprocess.check_output(
+            [sys.executable, "-c", program, which], env=environment, text=True
+        ).strip()
+        for which in ("one", "all")
+    )
+    assert one.endswith("1-cores")
+    assert every.endswith(f"{len(os.sched_getaffinity(0))}-cores")

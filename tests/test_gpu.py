@@ -23,8 +23,8 @@ pytestmark = [
 ]
 
 
-def losses(device, precision, steps=4):
-    """Of some steps of a ResNet-18 on augmented noise, from one seed."""
+def trained(device, precision, steps=4, options=None):
+    """Losses of some steps of a ResNet-18 on augmented noise, from one seed, and its weights."""
     rng = np.random.default_rng(0)
     index = np.arange(16, dtype=np.int32)
     image = rng.integers(0, 256, (16, 72, 108, 3), dtype=np.uint8)
@@ -36,13 +36,14 @@ def losses(device, precision, steps=4):
         key = jax.random.key(0)
         state = init_state(model, optimizer, 64, key, scale=loss_scale(precision))
         policy = aug_transforms(min_scale=0.75)
-        step = jax.jit(make_train_step(model, optimizer, cross_entropy, policy, 64))
+        step = make_train_step(model, optimizer, cross_entropy, policy, 64)
+        step = jax.jit(step, compiler_options=options)
         batch = jax.device_put(Batch(image, frame, index % 2, index, index >= 0))
         found = []
         for _ in range(steps):
             state, metrics = step(state, batch, key)
             found.append(float(metrics["loss"]))
-    return found
+        return found, jax.device_get(state.variables)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,17 @@ def losses(device, precision, steps=4):
 def test_a_gpu_trains_as_a_cpu_does(precision, tolerance):
     """Augmentation, convolutions and pooling have another form on each."""
     (cpu, *_), (gpu, *_) = jax.devices("cpu"), jax.devices("gpu")
-    np.testing.assert_allclose(losses(gpu, precision), losses(cpu, "fp32"), atol=tolerance)
+    of_gpu, of_cpu = trained(gpu, precision)[0], trained(cpu, "fp32")[0]
+    np.testing.assert_allclose(of_gpu, of_cpu, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_deterministic_training_gives_the_same_bits_twice(precision):
+    """As `--deterministic` asks; other kernels add in an order of their own each time."""
+    gpu, options = jax.devices("gpu")[0], compiler_options(deterministic=True)
+    (losses, weights), (again, same) = (trained(gpu, precision, options=options) for _ in range(2))
+    assert losses == again
+    jax.tree.map(np.testing.assert_array_equal, weights, same)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

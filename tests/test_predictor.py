@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxch5.artifacts import write_file
 from jaxch5.cli import run as run_command
 from jaxch5.errors import CheckpointError, ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
+from jaxch5.files import write_file
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.predictor import BATCH, load_learner
 

@@ -80,8 +80,9 @@ def test_links_between_them_hold(path):
 @pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, monkeypatch):
+def test_it_runs(path, monkeypatch, usual_compiler):
     """From top to bottom, without a network or a data set, in bounded time."""
+    monkeypatch.setenv("XLA_FLAGS", usual_compiler["XLA_FLAGS"])
     monkeypatch.delenv("JAXCH5_PETS", raising=False)
     notebook = nbformat.read(path, as_version=4)
     for cell in code_cells(notebook):

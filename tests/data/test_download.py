@@ -264,7 +264,12 @@ def test_links_through_other_links_are_refused(link, tmp_path):
         fetch_links([link], tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", zipped({"a": b"b" * 99})[:60]])
+# Named, because an archive's bytes hold the time: two workers would collect tests of two names.
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", zipped({"a": b"b" * 99})[:60]],
+    ids=["empty", "text", "cut short"],
+)
 def test_a_damaged_archive_leaves_nothing(content, tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(content)

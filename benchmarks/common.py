@@ -59,7 +59,11 @@ def use_device(device: str) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
     import jax
 
+    from jaxch5.training.process import keep_freed_memory
+
     jax.config.update("jax_platforms", PLATFORMS[device])
+    # As the commands do.
+    keep_freed_memory()
 
 
 def find_files(path: Path | None, repeat: int = 1) -> list[str]:

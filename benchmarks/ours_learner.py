@@ -98,10 +98,10 @@ def first_step(settings: dict[str, Any]) -> float:
     import jax
 
     from jaxch5.data.pipeline import to_device
-    from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.loop import epoch_key
+    from jaxch5.training.process import prepare_process
 
-    keep_compiled_programs()
+    prepare_process()
     learn = learner_of(settings)
     batch = next(to_device(learn.data.train.steps(0, 1)))
     _, metrics = learn._steps.train(learn.state, batch, epoch_key(jax.random.key(0), 0))

@@ -61,9 +61,9 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         except ImportError:
             raise Jaxch5Error("the page needs Gradio: pip install 'jaxch5[demo]'") from None
         from jaxch5.predictor import load_learner
-        from jaxch5.training.compiler import keep_compiled_programs
+        from jaxch5.training.process import prepare_process
 
-        keep_compiled_programs()
+        prepare_process()
         predictor = load_learner(options.run)
         # Compiled now, so that the first dropped picture need not wait for it.
         predictor.predict(np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8))

@@ -49,10 +49,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.insight.metrics import metric_of
     from jaxch5.interpretation import interpretation_of
     from jaxch5.predictor import load_learner
-    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.process import prepare_process
     from jaxch5.training.rundir import open_run
 
-    keep_compiled_programs()
+    prepare_process()
     console = options.console()
     directory, recorded = open_run(options.run)
     predictor, config = load_learner(options.run), options.settings()

@@ -30,10 +30,10 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     from jaxch5.data.from_config import load_data
     from jaxch5.insight.plots import plot_lr_find
     from jaxch5.optim.suggest import RULES
-    from jaxch5.training.compiler import keep_compiled_programs
     from jaxch5.training.lr_finder import sweep_rates
+    from jaxch5.training.process import prepare_process
 
-    keep_compiled_programs()
+    prepare_process()
     console = options.console()
 
     def say(line: str) -> None:

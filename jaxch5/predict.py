@@ -38,9 +38,9 @@ class PredictOptions(Options):
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Prints a line a picture; returns what it printed."""
     from jaxch5.predictor import load_learner
-    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.process import prepare_process
 
-    keep_compiled_programs()
+    prepare_process()
     predictor = load_learner(options.run)
     found = list(pictures_of(options.pictures))
     names = [name for name, _ in found]

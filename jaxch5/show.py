@@ -27,9 +27,9 @@ def show(options: ShowOptions) -> dict[str, Any]:
     """Prints the summary and writes the figure; returns both."""
     from jaxch5.data.from_config import load_data
     from jaxch5.data.summary import summarize
-    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.process import prepare_process
 
-    keep_compiled_programs()
+    prepare_process()
     console = options.console()
     config = options.settings()
     data = load_data(config)

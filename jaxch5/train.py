@@ -67,9 +67,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
     Of several processes, the first alone prints and writes; the others return nothing.
     """
     from jaxch5.training import hosts
-    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.process import prepare_process
 
-    keep_compiled_programs()
+    prepare_process()
     if not options.distributed:
         return _train(options, first=True)
     hosts.join(options.distributed)

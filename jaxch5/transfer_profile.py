@@ -49,10 +49,10 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     """
     from jaxch5.data.from_config import load_data
     from jaxch5.insight.plots import plot_transfer_profile
-    from jaxch5.training.compiler import keep_compiled_programs
+    from jaxch5.training.process import prepare_process
     from jaxch5.training.rundir import RunDir, create_run, discard_run, locked, open_run
 
-    keep_compiled_programs()
+    prepare_process()
     console = options.console()
     config = settings_of_profile(options)
     workdir = options.workdir

@@ -22,7 +22,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
 from jaxch5.session import Saving
-from jaxch5.training.compiler import keep_compiled_programs
+from jaxch5.training.process import prepare_process
 from jaxch5.training.rundir import RunDir, create_run
 
 
@@ -54,7 +54,7 @@ def train(path, cache):
 
 
 if __name__ == "__main__":
-    keep_compiled_programs()
+    prepare_process()
     for line in sys.stdin:
         if not (child := os.fork()):
             cache, path = line.rstrip("\n").split(" ", 1)

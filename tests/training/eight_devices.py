@@ -27,9 +27,9 @@ from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.models.norm import BatchNorm
-from jaxch5.training.compiler import keep_compiled_programs
 from jaxch5.training.loop import Epoch, Plan, fit
 from jaxch5.training.mesh import placement_of
+from jaxch5.training.process import prepare_process
 from jaxch5.training.rundir import RunDir, create_run
 from jaxch5.training.steps import compile_steps
 
@@ -226,7 +226,7 @@ def errors():
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     # Many of these learners have the same programs.
-    keep_compiled_programs()
+    prepare_process()
     results = {
         "norms": norms(),
         "statistics": running_statistics(),

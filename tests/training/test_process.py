@@ -1,0 +1,45 @@
+"""What a process keeps: a step on a CPU finds the memory of the step before, and writes into it."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Pages that the system fills with zeros when they are first touched, in ten steps.
+PROGRAM = """
+import resource, sys, threading
+import jax, jax.numpy as jnp
+from jaxch5.training.process import give_back_freed_memory, keep_freed_memory
+
+# A notebook has threads, which have heaps of their own.
+stop = threading.Event()
+for _ in range(4):
+    threading.Thread(target=lambda: (bytes(100_000), stop.wait()), daemon=True).start()
+if "keep" in sys.argv[1]:
+    assert keep_freed_memory()
+if "give back" in sys.argv[1]:
+    give_back_freed_memory()
+
+@jax.jit
+def step(x):  # some 100 MB of its own
+    return jnp.sort(x, axis=0).sum() + jnp.sort(x, axis=1).sum()
+
+x = jnp.zeros((5000, 5000))
+for turn in range(13):
+    if turn == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    float(step(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages(how):
+    return int(subprocess.check_output([sys.executable, "-c", PROGRAM, how], text=True))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives it back")
+def test_a_step_writes_into_the_memory_of_the_step_before():
+    usual = pages("nothing")
+    assert pages("keep") < usual / 20
+    assert pages("keep, give back") > usual / 2

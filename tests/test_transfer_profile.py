@@ -10,7 +10,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_folder
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.training.rundir import create_run
+from jaxch5.training.rundir import RunDir, create_run, locked
 from jaxch5.transfer_profile import (
     RESULTS,
     ProfileOptions,
@@ -60,6 +60,9 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert captured.err.count("\n") == 1
     assert started(*argv, "--fit.lr", "0.1") == 2
     assert "fit.lr: " in capsys.readouterr().err
+    with locked(RunDir(results)):
+        assert started(*argv) == 1
+    assert "is being written by process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 # On maps up to this side, gathering patches for one matrix product beats the native convolution.
-SMALL_MAP = 4
+SMALL_MAP = 2
 
 
 def convolve(

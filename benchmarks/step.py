@@ -30,6 +30,7 @@ from peer import Peer, peer_python
 from jaxch5.models.resnet import ARCHITECTURES, create_model
 from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
+from jaxch5.training.process import give_back_freed_memory
 
 NUM_CLASSES = 1000
 ADAM = {"lr": 1e-4, "eps": 1e-8}
@@ -128,8 +129,13 @@ def main() -> None:
         "--options", nargs="+", default=[], metavar="NAME=VALUE", help="of XLA, for our side"
     )
     parser.add_argument("--alone", action="store_true", help="our side only")
+    parser.add_argument(
+        "--give-back", action="store_true", help="our side has new memory for each step"
+    )
     arguments = parser.parse_args()
     use_device(arguments.device)
+    if arguments.give_back:
+        give_back_freed_memory()
     tell(measure(arguments), arguments.json)
 
 

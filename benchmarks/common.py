@@ -51,10 +51,11 @@ def arguments_of(
     return parser
 
 
-def use_device(device: str) -> None:
+def use_device(device: str, keep_memory: bool = True) -> None:
     """Has JAX compute there; to be called before it computes anything.
 
-    By default JAX takes three quarters of a GPU's memory at once; here two sides share it.
+    By default JAX takes three quarters of a GPU's memory at once; here two sides share it. A step's
+    memory is kept for the next one, as commands have it.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
     import jax
@@ -62,8 +63,8 @@ def use_device(device: str) -> None:
     from jaxch5.training.process import keep_freed_memory
 
     jax.config.update("jax_platforms", PLATFORMS[device])
-    # As the commands do.
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
 
 
 def find_files(path: Path | None, repeat: int = 1) -> list[str]:

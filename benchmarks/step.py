@@ -30,7 +30,6 @@ from peer import Peer, peer_python
 from jaxch5.models.resnet import ARCHITECTURES, create_model
 from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
-from jaxch5.training.process import give_back_freed_memory
 
 NUM_CLASSES = 1000
 ADAM = {"lr": 1e-4, "eps": 1e-8}
@@ -133,9 +132,7 @@ def main() -> None:
         "--give-back", action="store_true", help="our side has new memory for each step"
     )
     arguments = parser.parse_args()
-    use_device(arguments.device)
-    if arguments.give_back:
-        give_back_freed_memory()
+    use_device(arguments.device, keep_memory=not arguments.give_back)
     tell(measure(arguments), arguments.json)
 
 

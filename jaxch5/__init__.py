@@ -25,7 +25,7 @@ _EXPORTS = {
     "jaxch5.models.resnet": ("create_model",),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
     "jaxch5.training.compiler": ("keep_compiled_programs",),
-    "jaxch5.training.process": ("keep_freed_memory", "prepare_process"),
+    "jaxch5.training.process": ("prepare_process",),
     "jaxch5.training.transfer": ("load_weights",),
     "jaxch5.optim.schedule": (
         "even_mults",

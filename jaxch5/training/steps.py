@@ -16,14 +16,9 @@ from jaxch5.optim.optimizer import number_of_rates
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.memory import Need, check_memory, memory_limit, need_of, out_of_memory
 from jaxch5.training.mesh import placement_of
-from jaxch5.training.process import give_back_freed_memory
 from jaxch5.training.resident import ManySteps, make_many_steps, stacked, steps_a_call
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep, TrainStep
-
-# The memory of a step is kept for the next one where so many of it would fit: what lies between
-# the pieces is kept with them.
-KEPT = 4
 
 
 class Steps(NamedTuple):
@@ -99,8 +94,6 @@ def compile_steps(
             compiled_train = pool.submit(train.lower(state, of_step, key).compile).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
-            if need and need.of(batch_size) > memory_limit() // KEPT:
-                give_back_freed_memory()
             return Steps(
                 compiled_train, compiled_evaluate.result(), need, compiled_many.result(), a_call
             )

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+# Seconds before each turn, in which what the side before left running comes to rest: threads that
+# spin while they wait for work, worker processes that end.
+REST = 1.0
 # As JAX and PyTorch call them.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
@@ -85,7 +88,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1
+    sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1, rest: float = REST
 ) -> dict[str, list[float]]:
     """Figures of each side, taken in turn, A B A B, so that a slow minute meets all of them.
 
@@ -93,15 +96,17 @@ def in_turn(
         sides: give a figure a call, by name.
         turns: how many of each are kept.
         uncounted: turns before, in which compilers, caches and clocks settle.
+        rest: seconds before each turn.
 
     Example:
         >>> numbers = iter(range(6))
-        >>> in_turn({"a": lambda: next(numbers), "b": lambda: next(numbers)}, turns=2)
+        >>> in_turn({"a": lambda: next(numbers), "b": lambda: next(numbers)}, turns=2, rest=0)
         {'a': [2, 4], 'b': [3, 5]}
     """
     figures: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(uncounted + turns):
         for name, side in sides.items():
+            time.sleep(rest)
             figure = side()
             if turn >= uncounted:
                 figures[name].append(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -66,8 +66,14 @@ class Loader:
         self._part = part
         self._length = len(items) // batch_size if training else -(-len(items) // batch_size)
 
-        # Each thread that makes a batch asks for it.
-        self.order = lru_cache(maxsize=2)(self._order)
+        # Where the items lie in a few large files, each process keeps to a range of them, so that
+        # it needs its own files only; else all draw from one order of the whole set.
+        ranges = part[1] if canvases.source.sharded else 1
+        # Each thread that makes a batch asks for it. It knows nothing of the loader, which would
+        # otherwise keep itself alive, and the canvases with it.
+        self.order = lru_cache(maxsize=2)(
+            partial(_order, items, len(self), batch_size, seed, ranges)
+        )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -135,28 +141,6 @@ class Loader:
         image = array(np.uint8, *canvas_shape(self._canvases.size))
         return Batch(image, array(np.float32, 3, 3), label, index, mask)
 
-    def _order(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
-        """Which places of `items` the batches of an epoch have, by rows; -1 where there is none.
-
-        Where the items lie in a few large files, each process keeps to a range of them, so that it
-        needs its own files only; else all draw from one order of the whole set.
-        """
-        processes = self._part[1] if self._canvases.source.sharded else 1
-        places = np.argsort(self.items) if processes > 1 else np.arange(len(self.items))
-        if self._seed is not None:
-            # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
-            # below 12,000 pictures a second; a NumPy permutation a whole epoch is next to nothing.
-            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        rows = np.full((len(self), self.batch_size), -1)
-        count = self.batch_size // processes
-        for process, own in enumerate(np.array_split(places, processes)):
-            if self._seed is not None:
-                own = own[generator.permutation(len(own))][: len(self) * count]
-            column = np.full(len(self) * count, -1)
-            column[: len(own)] = own
-            rows[:, process * count : (process + 1) * count] = column.reshape(-1, count)
-        return rows
-
     def _batch(self, step: int) -> Batch | CachedBatch:
         epoch, number = divmod(step, len(self))
         process, processes = self._part
@@ -185,6 +169,34 @@ class Loader:
             return CachedBatch(*self._canvases.on_device, item, label, index, mask)
         image, frame = self._canvases(items)
         return Batch(fill(image, with_first=True), fill(frame, with_first=True), label, index, mask)
+
+
+def _order(
+    items: Int[np.ndarray, "items"],
+    batches: int,
+    batch_size: int,
+    seed: int | None,
+    ranges: int,
+    epoch: int,
+) -> Int[np.ndarray, "batches batch_size"]:
+    """Which places of `items` the batches of an epoch have, by rows; -1 where there is none.
+
+    The columns are of `ranges` processes, each of which has a range of the items.
+    """
+    places = np.argsort(items) if ranges > 1 else np.arange(len(items))
+    if seed is not None:
+        # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
+        # below 12,000 pictures a second; a NumPy permutation a whole epoch is next to nothing.
+        generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    rows = np.full((batches, batch_size), -1)
+    count = batch_size // ranges
+    for number, own in enumerate(np.array_split(places, ranges)):
+        if seed is not None:
+            own = own[generator.permutation(len(own))][: batches * count]
+        column = np.full(batches * count, -1)
+        column[: len(own)] = own
+        rows[:, number * count : (number + 1) * count] = column.reshape(-1, count)
+    return rows
 
 
 def to_device(

@@ -231,6 +231,15 @@ def jpeg_of_scans(count: int) -> bytes:
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
+def jpeg_of_components(count: int) -> bytes:
+    """A JPEG whose first scan has one of three components only, and many scans of it."""
+    data = encoded(quarters(), "JPEG")
+    begin = data.rindex(b"\xff\xda")
+    # Of the component, its tables; then the spectrum: all 64 coefficients.
+    one = b"\xff\xda\x00\x08\x01" + data[begin + 5 : begin + 7] + b"\x00\x3f\x00"
+    return data[:begin] + (one + data[begin + 14 : -2]) * count + data[-2:]
+
+
 def webp_of_size(width: int, height: int) -> bytes:
     """An animation's first part, which says how large the canvas is."""
     data = bytearray(animation("WEBP"))
@@ -269,6 +278,7 @@ BOMBS = {
     "JPEG": jpeg_of_size(65000, 65000),
     "JPEG below Pillow's limit": jpeg_of_size(8000, 8000),
     "JPEG of a thousand scans": jpeg_of_scans(1000),
+    "JPEG of a component a scan": jpeg_of_components(1000),
 }
 CHUNKS = {
     "iCCP": png_with(b"iCCP", b"name\0\0" + MANY_ZEROS),
@@ -285,6 +295,14 @@ def test_bombs_are_refused_before_they_take_memory(kind):
     with pytest.raises(DataError, match="is refused") as caught:
         decode(BOMBS[kind], "bomb")
     assert "\n" not in str(caught.value)
+
+
+def test_scans_behind_a_whole_one_are_not_decoded():
+    """They are not counted where the first holds all; the decoder ends at the second of them."""
+    data = encoded(quarters(), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode(data[:-2] + scan * 1000 + data[-2:])
 
 
 @pytest.mark.parametrize("kind", CHUNKS)

@@ -1,9 +1,11 @@
 """Batches: each epoch what it should be, from any step, whatever is kept in memory."""
 
 import dataclasses
+import gc
 import itertools
 import threading
 import time
+import weakref
 
 import jax
 import numpy as np
@@ -287,3 +289,16 @@ def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, tr
         assert {len(part) for part in own} == {2 * (count // batch_size) * batch_size // processes}
     else:
         assert {*np.concatenate(own)} == {*range(count)}
+
+
+def test_pictures_go_when_their_loader_goes():
+    """Kept pictures are gigabytes; they do not wait for Python to look for cycles."""
+    training = loader(20, 4, seed=0, keep=True)
+    list(training)
+    canvases = weakref.ref(training._canvases)
+    gc.disable()
+    try:
+        del training
+        assert canvases() is None
+    finally:
+        gc.enable()

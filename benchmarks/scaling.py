@@ -7,6 +7,7 @@ program that is compiled for eight devices, which a CPU simulates.
 """
 
 import re
+import sys
 from functools import partial
 
 import jax
@@ -18,6 +19,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
+from jaxch5.models import convolution
 from jaxch5.models.resnet import create_model
 
 SIZE, CLASSES = 224, 1000
@@ -94,6 +96,8 @@ def messages(arch, bn):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
+    # What accelerators do is counted, not the fewer products and larger messages of a CPU's form.
+    convolution.MANY_PICTURES = sys.maxsize
     for arch in ("resnet18", "resnet50"):
         forward, both, values, weights, statistics = formula(arch)
         print(

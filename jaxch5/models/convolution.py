@@ -90,10 +90,12 @@ def in_fewer_products(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _is_large(x: Array, kernel: Array) -> bool:
-    sides, channels = x.shape[1:3], kernel.shape[2:]
+    pictures, sides, channels = x.shape[0], x.shape[1:3], kernel.shape[2:]
     return (
         x.dtype == jnp.float32
-        and len(x) >= MANY_PICTURES
+        # A program that is exported for any number of them has a symbol there.
+        and isinstance(pictures, int)
+        and pictures >= MANY_PICTURES
         and min(sides) >= LARGE_MAP
         and min(channels) >= MANY_CHANNELS
     )

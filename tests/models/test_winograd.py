@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from jaxch5.models.convolution import convolve, native
 from jaxch5.models.winograd import winograd
@@ -75,6 +75,15 @@ def test_other_devices_have_the_native_form():
     program = jax.jit(convolve).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert "convolution" in program
     assert "dot_general" not in program
+
+
+def test_a_program_for_any_number_of_pictures_can_be_exported():
+    (batch,) = export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, 8, 8, 64), jnp.float32)
+    kernel = normal(1, 3, 3, 64, 64)
+    program = export.export(jax.jit(lambda x: convolve(x, kernel)))(x)
+    pictures = normal(0, 9, 8, 8, 64)
+    assert relative_error(program.call(pictures), winograd(pictures, kernel)) < 2e-5
 
 
 def test_batches_of_batches_work():

@@ -76,7 +76,11 @@ def demo(options: DemoOptions) -> dict[str, Any]:
             file=sys.stderr if options.json_output else sys.stdout,
             flush=True,
         )
-        uvicorn.Server(config).run(sockets=[server])
+        page_server = uvicorn.Server(config)
+        page_server.run(sockets=[server])
+        # Once it runs it ends by a signal alone, which under load it has failed to pass on.
+        if page_server.started:
+            raise KeyboardInterrupt
     return {}
 
 

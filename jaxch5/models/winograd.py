@@ -74,6 +74,7 @@ def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Arra
 winograd.defvjp(_forward, _backward)
 
 
+@jax.jit
 def _convolve(x: Array, kernel: Array) -> Array:
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
     kernels = (KERNEL @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
@@ -83,6 +84,7 @@ def _convolve(x: Array, kernel: Array) -> Array:
     return tiles.reshape(batch, TILE * rows, TILE * columns, -1)[:, :height, :width]
 
 
+@jax.jit
 def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     (_, height, width, channels), (rows, columns) = x.shape, _tiles(x)
     below, right = TILE * rows - height, TILE * columns - width

@@ -58,7 +58,7 @@ def test_a_side_has_its_turn_after_the_other(common):
     def side(name):
         return lambda: order.append(name) or len(order)
 
-    figures = common.in_turn({"ours": side("ours"), "peer": side("peer")}, turns=3)
+    figures = common.in_turn({"ours": side("ours"), "peer": side("peer")}, turns=3, rest=0)
     assert order == ["ours", "peer"] * 4
     assert figures == {"ours": [3, 5, 7], "peer": [4, 6, 8]}
 

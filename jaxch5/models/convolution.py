@@ -9,6 +9,9 @@ the figures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,21 +37,17 @@ def convolve(
         >>> convolve(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), stride=2).shape
         (1, 4, 4, 5)
     """
+    cpu: Callable[[Array, Array], Array]
     size = kernel.shape[0]
     if size == 1:
-        cpu = as_matrix_product
+        cpu = partial(as_matrix_product, stride=stride)
     elif size == 3 and max(x.shape[1:3]) <= SMALL_MAP * stride:
-        cpu = as_patches
-    elif size == 3 and stride == 1 and _is_large(x, kernel):
-        cpu = in_fewer_products
+        cpu = partial(as_patches, stride=stride)
+    elif size == 3 and stride == 1 and _fewer_products_pay(x, kernel):
+        cpu = winograd
     else:
         return native(x, kernel, stride)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: cpu(x, kernel, stride),
-        default=lambda x, kernel: native(x, kernel, stride),
-    )
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=partial(native, stride=stride))
 
 
 def native(x: Array, kernel: Array, stride: int) -> Array:
@@ -83,13 +82,7 @@ def as_patches(x: Array, kernel: Array, stride: int) -> Array:
     return _matrix_product(patches, inside.reshape(-1, kernel.shape[-1]))
 
 
-def in_fewer_products(x: Array, kernel: Array, stride: int) -> Array:
-    """A 3x3 convolution by Winograd's way; only stride 1."""
-    assert stride == 1
-    return winograd(x, kernel)
-
-
-def _is_large(x: Array, kernel: Array) -> bool:
+def _fewer_products_pay(x: Array, kernel: Array) -> bool:
     pictures, sides, channels = x.shape[0], x.shape[1:3], kernel.shape[2:]
     return (
         x.dtype == jnp.float32

@@ -27,7 +27,8 @@ from rich.console import Console
 from jaxch5.config import Config
 from jaxch5.configured import learner_of
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import Source, from_folder
+from jaxch5.data.folder import from_folder
+from jaxch5.data.source import Source
 from jaxch5.insight.report import write_report
 from jaxch5.interpretation import interpretation_of
 from jaxch5.learner import Learner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -31,6 +32,11 @@ def printable(text: str) -> str:
 def is_text(name: str) -> bool:
     """Whether a name is more than bytes: those of a path that are no UTF-8 become surrogates."""
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
+def sort_key(name: str) -> str:
+    """Names compare by code points, composed: file systems differ in how they store an umlaut."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def plain_console(stderr: bool = False) -> Console:

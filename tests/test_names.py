@@ -11,8 +11,7 @@ from rich.console import Console
 
 from jaxch5 import evaluate, pack, predict, show, train, verify
 from jaxch5.cli import run as run_command
-from jaxch5.data.folder import find_pictures
-from jaxch5.data.source import from_folder, from_regex
+from jaxch5.data.folder import find_pictures, from_folder, from_regex
 from jaxch5.data.table import from_csv
 from jaxch5.text import print_line, printable
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from jaxch5.cli import parse, run
 from jaxch5.data.block import DataBlock
-from jaxch5.data.source import from_folder
+from jaxch5.data.folder import from_folder
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
 from jaxch5.training.rundir import RunDir, create_run, locked

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxch5.data.download import fetch_archive
-from jaxch5.data.folder import find_pictures
-from jaxch5.data.source import Source, from_folder, from_regex
+from jaxch5.data.folder import find_pictures, from_folder, from_regex
+from jaxch5.data.source import Source
 
 
 def from_archive(url: str, sha256: str | None = None, pattern: str | None = None) -> Source:

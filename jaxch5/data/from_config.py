@@ -9,7 +9,8 @@ from jaxch5.address import Address
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.source import FOLDER, Source, digits, from_folder, from_regex
+from jaxch5.data.folder import from_folder, from_regex
+from jaxch5.data.source import FOLDER, Source, digits
 from jaxch5.data.split import Split, column_split, folder_split, random_split
 from jaxch5.data.verify import readable
 from jaxch5.errors import ConfigError

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxch5.data.folder import sort_key
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
+from jaxch5.text import sort_key
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 

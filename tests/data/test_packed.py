@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import jaxch5 as jx
+from jaxch5.data.folder import from_folder
 from jaxch5.data.packed import INDEX, from_packed
 from jaxch5.data.packing import pack
-from jaxch5.data.source import from_folder, read_pixels
+from jaxch5.data.source import read_pixels
 from jaxch5.errors import ConfigError, DataError
 
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 import jaxch5.data.store as module
+from jaxch5.data.folder import from_folder
 from jaxch5.data.packed import INDEX, from_packed
 from jaxch5.data.packing import pack
-from jaxch5.data.source import from_folder
 from jaxch5.data.store import Store
 from jaxch5.errors import DataError
 

@@ -6,6 +6,7 @@ Every item is in exactly one of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,7 +18,32 @@ from jaxch5.text import sort_key
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
+# What people call the parts of a set, for folders and for words in a table.
+TRAIN, VALID, TEST = "train", "valid", "test"
+PART_NAMES = {
+    TRAIN: ("train", "training", "trn"),
+    VALID: ("valid", "val", "validation", "validate", "dev", "eval", "evaluation"),
+    TEST: ("test", "testing", "tst"),
+}
+
 Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]
+
+
+def part_of(name: str) -> str | None:
+    """The part of a set that a name stands for: train, valid or test; None where it is no such.
+
+    Case does not matter, and neither does what people add: a set, images, a year.
+
+    Args:
+        name: of a folder, or a word in a table.
+
+    Example:
+        >>> part_of("Training_Set"), part_of("val2017"), part_of("test images"), part_of("trains")
+        ('train', 'valid', 'test', None)
+    """
+    word = re.sub(r"[\s_.-]+|(19|20)\d\d$", "", name.casefold())
+    word = re.sub(r"(sets?|data|split|images?|imgs?)$", "", word) or word
+    return next((part for part, names in PART_NAMES.items() if word in names), None)
 
 
 def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = False) -> Split:

@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.source import Source, check_presize
+from jaxch5.data.source import Source, check_presize, remarks
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError
 
@@ -62,13 +62,15 @@ class Data:
         return f"<{self.describe()}>"
 
     def describe(self) -> str:
-        """One line about the data: how much, how many classes, which sizes, which cache."""
+        """One line about the data: how much, which classes, sizes and cache; what was guessed."""
         train, valid = len(self.train.items), len(self.valid.items)
-        return (
+        parts = [
             f"{train + valid:,} pictures of {len(self.classes)} classes: {train:,} for training, "
-            f"{valid:,} for validation; presized to {self.presize}, network input {self.size}; "
-            f"cache {self.cache} ({self.cache_reason})"
-        )
+            f"{valid:,} for validation",
+            f"presized to {self.presize}, network input {self.size}",
+            f"cache {self.cache} ({self.cache_reason})",
+        ]
+        return "; ".join([*parts, *remarks(self.source)])
 
     def with_seed(self, seed: int) -> Data:
         """The same pictures, shuffled from another seed.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -15,6 +16,18 @@ from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import sort_key
 
 FOLDER = "folder"
+
+
+class Reason(NamedTuple):
+    """Why files below a folder are no items.
+
+    Attributes:
+        text: a few words, which follow a number of files.
+        suspect: whether such files look like pictures that somebody will miss.
+    """
+
+    text: str
+    suspect: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,10 @@ class Source:
             were not.
         sharded: whether items whose numbers are near lie in the same of a few large files, so that
             each of several processes had better keep to a range of them.
+        passed_over: files below the folder that are no items, by reason; a folder counts as one
+            where nothing in it was looked at, and ends with a slash.
+        notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
+            line about the data.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +60,8 @@ class Source:
     file: Callable[[int], Path] | None = None
     presized: int | None = None
     sharded: bool = False
+    passed_over: Mapping[Reason, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,6 +69,18 @@ class Source:
     def __repr__(self) -> str:
         # What stands at the end of a notebook's cell is shown; not every name and label, then.
         return f"<{len(self):,} pictures of {len(self.classes)} classes>"
+
+
+def remarks(source: Source) -> list[str]:
+    """What a line about a source has to say beside numbers: its notes, and what is passed over.
+
+    Example:
+        >>> source = replace(digits(), passed_over={Reason("hidden"): [".a", ".b"]})
+        >>> remarks(source)
+        ['passed over: 2 hidden']
+    """
+    counts = [f"{len(paths):,} {reason.text}" for reason, paths in source.passed_over.items()]
+    return [*source.notes, *(["passed over: " + ", ".join(counts)] if counts else [])]
 
 
 def read_pixels(

@@ -22,8 +22,18 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 TRAIN, VALID, TEST = "train", "valid", "test"
 PART_NAMES = {
     TRAIN: ("train", "training", "trn"),
-    VALID: ("valid", "val", "validation", "validate", "dev", "eval", "evaluation"),
-    TEST: ("test", "testing", "tst"),
+    VALID: (
+        "valid",
+        "val",
+        "validation",
+        "validate",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+    ),
+    TEST: ("test", "testing", "tst", "holdout"),
 }
 
 Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "valid"]]]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
 from jaxch5.data.image import canvas_shape, decode, presize, read_header
-from jaxch5.data.source import Source
+from jaxch5.data.source import Source, remarks
 from jaxch5.errors import DataError
 from jaxch5.text import printable
 
@@ -38,6 +38,8 @@ def summarize(data: Data) -> Iterator[str]:
     source = data.source
     train, valid = (np.asarray(part.items) for part in (data.train, data.valid))
     yield f"source    {len(source):,} pictures of {len(source.classes)} classes"
+    for remark in remarks(source):
+        yield f"source    {remark}"
     yield f"split     {len(train):,} for training, {len(valid):,} for validation"
     yield from _classes(source, train, valid)
     with stage("sizes"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 
 import cv2
 import numpy as np
@@ -10,14 +9,15 @@ import simplejpeg
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from jaxch5.data.formats import SUFFIXES as SUFFIXES
+from jaxch5.data.formats import read_header as read_header
 from jaxch5.errors import DataError
 from jaxch5.text import printable
 
-# No others are tried, whatever a file is named: Pillow would start Ghostscript for PostScript.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Decoding takes 12 bytes a pixel at most, and a WebP's 22, so that no picture takes a gigabyte.
-MAX_PIXELS, MAX_WEBP_PIXELS = 80_000_000, 40_000_000
+# Decoding takes 12 bytes a pixel at most, and in some formats 24, so that no picture takes a
+# gigabyte.
+MAX_PIXELS = 80_000_000
+TWICE_THE_MEMORY = ("WEBP", "AVIF", "JPEG2000", "HEIF")
 # A JPEG file spends a bit on each block of 8 by 8 of each component, of which subsampling makes 10
 # for 512 pixels: 410 pixels a byte. A file that promises more is cut short, or was made to harm.
 MAX_JPEG_PIXELS_A_BYTE = 512
@@ -44,7 +44,7 @@ def decode(
     transparent lies on white, and of an animation the first frame is taken.
 
     Args:
-        data: the file's content: JPEG, PNG, WebP, BMP, GIF or TIFF.
+        data: the file's content, in one of the formats of docs/training.md#pictures.
         reference: what errors call the picture.
         min_side: a JPEG may be decoded at a fraction of its size, as long as no side falls below
             this many pixels; None decodes all of it.
@@ -53,6 +53,7 @@ def decode(
         DataError: the picture cannot be read; the line says why.
 
     Example:
+        >>> import io
         >>> file = io.BytesIO()
         >>> Image.new("L", (4, 3), color=7).save(file, "PNG")
         >>> decode(file.getvalue())[0, 0].tolist()
@@ -66,6 +67,8 @@ def decode(
         return _pixels(image)
     except Image.UnidentifiedImageError:
         reason = "is no picture in a known format" if data else "is an empty file"
+    except DataError as error:
+        reason = f"is {error}"
     except Image.DecompressionBombError as error:
         reason = f"is refused: {error}"
     except Exception as error:
@@ -77,24 +80,15 @@ def decode(
     )
 
 
-def read_header(data: bytes) -> Image.Image:
-    """What a picture says of itself (`size`, `mode`, `format`), before anything is decoded.
-
-    Raises:
-        Exception: of many kinds; Pillow raises whatever a broken file leads it to.
-    """
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
 def _refuse_bombs(header: Image.Image, data: bytes) -> None:
     """Refuses a small file that would take much memory or time, before it does."""
     pixels = header.width * header.height
-    limit = MAX_WEBP_PIXELS if header.format == "WEBP" else MAX_PIXELS
+    limit = MAX_PIXELS // 2 if header.format in TWICE_THE_MEMORY else MAX_PIXELS
     if pixels > limit:
         raise Image.DecompressionBombError(
             f"{header.width} x {header.height} are more than {limit:,} pixels"
         )
-    if header.format in ("JPEG", "MPO"):
+    if header.format == "JPEG":
         if pixels > MAX_JPEG_PIXELS_A_BYTE * len(data):
             raise Image.DecompressionBombError(
                 f"{header.width} x {header.height} pixels cannot be in {len(data):,} bytes; "

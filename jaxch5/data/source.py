@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32, Shaped, UInt8
 
 from jaxch5.data.image import decode
+from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import sort_key
 
@@ -50,6 +51,9 @@ class Source:
             where nothing in it was looked at, and ends with a slash.
         notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
             line about the data.
+
+    Raises:
+        DataError: a label is none of the classes, or a class has no name of its own.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +66,11 @@ class Source:
     sharded: bool = False
     passed_over: Mapping[Reason, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Whatever made it: a wrong label trains to the end of an epoch, or for ever.
+        labels = check_labels(self.labels, self.classes, self.references)
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -146,7 +155,7 @@ def leave_out(source: Source, references: Container[str]) -> Source:
 
 def from_arrays(
     images: Sequence[np.ndarray] | np.ndarray,
-    labels: Int[np.ndarray, "items"],
+    labels: Sequence[int] | Sequence[str] | Shaped[np.ndarray, "items ..."],
     classes: Sequence[str],
 ) -> Source:
     """Pictures in memory.
@@ -154,7 +163,8 @@ def from_arrays(
     Args:
         images: of each item, uint8 [height, width] or [height, width, 3]; one array of them will
             do.
-        labels: of each item, a place in `classes`.
+        labels: of each item, a place in `classes` or a name of one; columns [items, 1] and one-hot
+            rows [items, classes] are taken too.
         classes: names.
 
     Raises:
@@ -165,14 +175,9 @@ def from_arrays(
         >>> len(source), source.read(3).shape
         (4, (8, 8, 3))
     """
-    labels = np.asarray(labels)
-    if len(images) != len(labels):
-        raise DataError(f"from_arrays: {len(images)} images but {len(labels)} labels")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise DataError(
-            f"from_arrays: labels run from {labels.min()} to {labels.max()}, "
-            f"but there are {len(classes)} classes"
-        )
+    numbers = numbers_of(labels, classes)
+    if len(images) != len(numbers):
+        raise DataError(f"from_arrays: {len(images)} images but {len(numbers)} labels")
 
     def read(index: int) -> np.ndarray:
         image = np.asarray(images[index])
@@ -183,8 +188,8 @@ def from_arrays(
             )
         return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
-    references = [f"image {index:09d}" for index in range(len(labels))]
-    return Source(tuple(classes), labels.astype(np.int32), references, read)
+    references = [f"image {index:09d}" for index in range(len(numbers))]
+    return Source(tuple(classes), numbers, references, read)
 
 
 def digits() -> Source:

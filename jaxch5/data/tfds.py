@@ -76,13 +76,20 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     folders = ["train" if split == "train" else "valid" for split in splits]
     column = [one for one, part in zip(folders, parts, strict=True) for _ in range(len(part))]
 
+    every_label = np.concatenate(labels)
+
     def read(index: int) -> bytes:
         part, item = places[index]
-        return part[item][image]
+        record = part[item]
+        if record[label] != every_label[index]:
+            raise DataError(
+                f"{references[index]}: its label has become another; load the set again"
+            )
+        return record[image]
 
     return Source(
         classes=tuple(builder.info.features[label].names),
-        labels=np.concatenate(labels),
+        labels=every_label,
         references=references,
         read=read,
         columns={FOLDER: column} if len(splits) > 1 else {},
@@ -147,7 +154,7 @@ def _labels(
     builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
 ) -> Int32[np.ndarray, "records"]:
     """Labels of a split; reading them means reading all of it, so they are kept."""
-    name = f"{builder.data_path}/{split}/{label}/{len(records)}"
+    name = f"{label} of {_files(builder, split)}"
     file = cache_folder() / "labels" / f"{file_name_for(name)}.npy"
     try:
         return np.load(file, allow_pickle=False)
@@ -167,3 +174,13 @@ def _labels(
         # It only saves time.
         pass
     return result
+
+
+def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
+    """A split's files with size and times: a set that is prepared again has others.
+
+    The time of change counts as well, since a copy keeps the other one, and an archive may set it.
+    """
+    files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
+    stats = [(file, os.stat(file)) for file in files]
+    return [(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in stats]

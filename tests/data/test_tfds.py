@@ -1,10 +1,14 @@
 """tensorflow-datasets: written to array_record and read back with no TensorFlow."""
 
 import io
+import os
+import shutil
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.image import decode
@@ -66,6 +70,64 @@ def test_labels_are_read_once(prepared, own_cache):
     kept = list(own_cache.rglob("*.npy"))
     assert len(kept) == 2
     np.testing.assert_array_equal(from_tfds("tiny_shapes", prepared).labels, first.labels)
+
+
+class Relabelled(TinyShapes):
+    """The same pictures, each time it is prepared with the labels that the test says."""
+
+    labels: tuple[int, ...] = ()
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(len(self.labels))}
+
+    def _generate_examples(self, count):
+        for number, example in super()._generate_examples(count):
+            yield number, example | {"label": self.labels[number]}
+
+
+def prepare(folder, labels):
+    Relabelled.labels = tuple(labels)
+    Relabelled(data_dir=folder, file_format="array_record").download_and_prepare()
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        # As an archive or a copy sets them: sizes and these times are alike each time.
+        os.utime(file, (1e9, 1e9))
+
+
+labels_of_twelve = st.lists(st.integers(0, 1), min_size=12, max_size=12)
+
+
+@settings(max_examples=6, deadline=None)
+@given(first=labels_of_twelve, then=labels_of_twelve)
+def test_a_set_that_was_prepared_again_has_its_new_labels(first, then, tmp_path_factory):
+    """Files of the same names, sizes and times of modification are others all the same."""
+    folder = tmp_path_factory.mktemp("prepared-twice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for labels in (first, then):
+            shutil.rmtree(folder / "sets", ignore_errors=True)
+            prepare(folder / "sets", labels)
+            for _ in range(2):
+                source = from_tfds("relabelled", folder / "sets")
+                shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(12)]
+                assert [labels[shade] for shade in shades] == source.labels.tolist()
+
+
+def test_a_set_that_is_overwritten_while_it_is_read_gives_no_picture_of_another_class(
+    own_cache, tmp_path
+):
+    for name, label in (("old", 0), ("new", 1)):
+        prepare(tmp_path / name, [label] * 12)
+    stale = from_tfds("relabelled", tmp_path / "old")
+    for file in (tmp_path / "new").rglob("*.array_record*"):
+        shutil.copyfile(file, tmp_path / "old" / file.relative_to(tmp_path / "new"))
+    with pytest.raises(DataError, match=r"relabelled/train/0000000: its label has become another"):
+        stale.read(0)
+
+
+def test_a_label_that_is_none_of_the_classes_is_refused_before_training(own_cache, tmp_path):
+    prepare(tmp_path, [0, 1, -1, 0, -1, 1, 0, 1, 0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"relabelled/train/\d+ \(and 1 others\): label -1 is none"):
+        from_tfds("relabelled", tmp_path)
 
 
 def test_the_set_trains_through_the_block(prepared, own_cache):

@@ -1,0 +1,138 @@
+"""Labels, checked where they enter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxch5.errors import DataError
+from jaxch5.text import printable
+
+
+def check_labels(
+    labels: Any, classes: Sequence[str], references: Sequence[str]
+) -> Int32[np.ndarray, "items"]:
+    """The labels as numbers of classes, each of which there is.
+
+    Args:
+        labels: of each item, a place in `classes`: integers [items].
+        classes: names, each once.
+        references: of each item, what errors call it.
+
+    Raises:
+        DataError: they are no such numbers, or a class has no name of its own.
+
+    Example:
+        >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
+        array([1, 0], dtype=int32)
+    """
+    check_classes(classes)
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or len(labels) != len(references):
+        raise DataError(
+            f"labels: have shape {list(labels.shape)}, but there are {len(references)} items; give "
+            "one label for each"
+        )
+    if len(labels) and labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels: are {labels.dtype}; should be integers, each a place in the classes"
+        )
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        first = int(wrong[0])
+        others = f" (and {len(wrong) - 1:,} others)" if len(wrong) > 1 else ""
+        unlabelled = "; -1 often stands for none: leave such items out" * int(labels[first] == -1)
+        raise DataError(
+            f"{printable(references[first])}{others}: label {labels[first]} is none of the "
+            f"{len(classes)} classes, 0 to {len(classes) - 1}{unlabelled}"
+        )
+    return labels.astype(np.int32, copy=False)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Makes sure that each class has a name, and one that no other has.
+
+    Raises:
+        DataError: one has not.
+    """
+    if isinstance(classes, str):
+        raise DataError(f"classes: {classes!r} is one name; give a list of names")
+    for name in classes:
+        if not isinstance(name, str):
+            raise DataError(
+                f"classes: {name!r} is {type(name).__name__}; should be a name, such as "
+                f"{str(name)!r}"
+            )
+    if len(set(classes)) < len(classes):
+        ((name, count),) = Counter(classes).most_common(1)
+        raise DataError(f"classes: {printable(name)} stands there {count} times; give each once")
+
+
+def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
+    """Labels in any form that has one meaning, as numbers of classes.
+
+    These are integers, floats without a fraction, booleans where there are two classes, names of
+    classes, each of these [items] or [items, 1], and rows [items, classes] of one 1 and zeros.
+
+    Args:
+        labels: an array, or what NumPy makes one of.
+        classes: names.
+
+    Returns:
+        Integers [items], which may be none of a class; see `check_labels`.
+
+    Raises:
+        DataError: they have no meaning, or more than one.
+
+    Example:
+        >>> numbers_of(["dog", "cat"], ["cat", "dog"]), numbers_of([[0, 1], [1, 0]], ["cat", "dog"])
+        (array([1, 0]), array([1, 0]))
+    """
+    check_classes(classes)
+    try:
+        array = np.asarray(labels)
+        if array.dtype == object:
+            # As pandas keeps words.
+            array = np.array(array.tolist())
+    except Exception as error:
+        # An array of another library may say no in any way.
+        raise DataError(f"labels: are no array ({printable(str(error))})") from None
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if not array.size:
+        return np.zeros(len(array) if array.ndim else 0, int)
+    if array.ndim == 1 and array.dtype.kind == "U":
+        return _numbers_of_names(array, classes)
+    if array.dtype.kind not in "iufb" or array.ndim not in (1, 2):
+        raise DataError(
+            f"labels: are {array.dtype} {list(array.shape)}; should be one number or one name of a "
+            "class for each item"
+        )
+    if array.ndim == 2:
+        one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
+        if not one_hot or array.shape[1] != len(classes):
+            raise DataError(
+                f"labels: have shape {list(array.shape)}; rows are taken where each is a 1 and "
+                f"zeros, one for each of the {len(classes)} classes; else give one class an item"
+            )
+        return array.argmax(axis=1)
+    if array.dtype.kind == "b" and len(classes) != 2:
+        raise DataError(f"labels: are booleans, but there are {len(classes)} classes, not 2")
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
+        first = int(np.flatnonzero(~(np.isfinite(array) & (array == np.round(array))))[0])
+        raise DataError(f"labels: item {first} has {array[first]}; should be whole numbers")
+    return array if array.dtype.kind in "iu" else array.astype(int)
+
+
+def _numbers_of_names(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    numbers = {name: number for number, name in enumerate(classes)}
+    names, which = np.unique(labels, return_inverse=True)
+    for name in map(str, names):
+        if name not in numbers:
+            known = ", ".join(map(printable, [*classes[:5], *["..."] * (len(classes) > 5)]))
+            raise DataError(f"labels: {printable(name)} is none of the classes ({known})")
+    return np.array([numbers[str(name)] for name in names])[which]

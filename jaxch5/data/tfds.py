@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.data.download import cache_folder, file_name_for
-from jaxch5.data.source import FOLDER, Source
+from jaxch5.data.source import FOLDER, Reason, Source
 from jaxch5.errors import DataError
 from jaxch5.network import reachable
 
 RECORDS_AT_A_TIME = 512
+# What tensorflow-datasets gives to items of which no class is known, such as a contest's test set.
+NO_LABEL = -1
 
 
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
@@ -26,7 +28,8 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 
     A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
     `tfds`). Its split "train" and its split "validation", or "test" where there is no such, become
-    the folders train and valid of `folder_split`; with both, "test" is left alone.
+    the folders train and valid of `folder_split`; with both, "test" is left alone. Items without a
+    label are passed over; the line about the data counts these, and names the splits not used.
 
     Args:
         name: of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
@@ -55,6 +58,11 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if len(splits) == 3:
         splits.remove("test")
+    if not splits:
+        raise DataError(
+            f"data.tfds = {name}: has no split train, validation or test (its splits: "
+            f"{', '.join(builder.info.splits)})"
+        )
     decoders = {image: tfds.decode.SkipDecoding()}
     try:
         parts = [builder.as_data_source(split=split, decoders=decoders) for split in splits]
@@ -64,35 +72,40 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
             'it with tfds.builder(name, file_format="array_record").download_and_prepare()'
         ) from None
 
-    labels = [
+    of_splits = [
         _labels(builder, split, part, label) for split, part in zip(splits, parts, strict=True)
     ]
-    places = [(part, item) for part in parts for item in range(len(part))]
-    references = [
-        f"{name}/{split}/{item:07d}"
+    every = [
+        (part, item, f"{name}/{split}/{item:07d}", split)
         for split, part in zip(splits, parts, strict=True)
         for item in range(len(part))
     ]
-    folders = ["train" if split == "train" else "valid" for split in splits]
-    column = [one for one, part in zip(folders, parts, strict=True) for _ in range(len(part))]
-
-    every_label = np.concatenate(labels)
+    every_label = np.concatenate(of_splits)
+    unlabelled = [every[place][2] for place in np.flatnonzero(every_label == NO_LABEL)]
+    kept = np.flatnonzero(every_label != NO_LABEL)
+    items, labels = [every[place] for place in kept], every_label[kept]
+    column = ["train" if split == "train" else "valid" for *_, split in items]
+    unused = [
+        f"{split} ({info.num_examples:,})"
+        for split, info in builder.info.splits.items()
+        if split not in splits
+    ]
 
     def read(index: int) -> bytes:
-        part, item = places[index]
+        part, item, reference, _ = items[index]
         record = part[item]
-        if record[label] != every_label[index]:
-            raise DataError(
-                f"{references[index]}: its label has become another; load the set again"
-            )
+        if record[label] != labels[index]:
+            raise DataError(f"{reference}: its label has become another; load the set again")
         return record[image]
 
     return Source(
         classes=tuple(builder.info.features[label].names),
-        labels=every_label,
-        references=references,
+        labels=labels,
+        references=[reference for _, _, reference, _ in items],
         read=read,
-        columns={FOLDER: column} if len(splits) > 1 else {},
+        columns={FOLDER: column} if len(set(column)) > 1 else {},
+        passed_over={Reason("without a label"): unlabelled} if unlabelled else {},
+        notes=(f"splits not used: {', '.join(unused)}",) if unused else (),
     )
 
 

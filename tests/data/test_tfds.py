@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.image import decode
+from jaxch5.data.source import remarks
 from jaxch5.data.split import given_split
 from jaxch5.data.tfds import from_tfds
 from jaxch5.errors import DataError
@@ -124,10 +125,49 @@ def test_a_set_that_is_overwritten_while_it_is_read_gives_no_picture_of_another_
         stale.read(0)
 
 
-def test_a_label_that_is_none_of_the_classes_is_refused_before_training(own_cache, tmp_path):
-    prepare(tmp_path, [0, 1, -1, 0, -1, 1, 0, 1, 0, 1, 0, 1])
-    with pytest.raises(DataError, match=r"relabelled/train/\d+ \(and 1 others\): label -1 is none"):
-        from_tfds("relabelled", tmp_path)
+@settings(max_examples=6, deadline=None)
+@given(labels=st.lists(st.integers(-1, 1), min_size=1, max_size=12))
+def test_every_item_is_labelled_or_counted(labels, tmp_path_factory):
+    """-1 is tensorflow-datasets' word for no label, as in a contest's test set."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        prepare(folder / "sets", labels)
+        source = from_tfds("relabelled", folder / "sets")
+    shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(len(source))]
+    assert [labels[shade] for shade in shades] == source.labels.tolist()
+    missing = labels.count(-1)
+    assert len(source) == len(labels) - missing
+    assert remarks(source) == [f"passed over: {missing} without a label"] * bool(missing)
+
+
+def test_a_split_without_labels_is_no_split(own_cache, tmp_path):
+    class Contest(TinyShapes):
+        def _generate_examples(self, count):
+            for number, example in super()._generate_examples(count):
+                yield number, example | {"label": number % 2 if count == 20 else -1}
+
+    Contest(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("contest", tmp_path)
+    assert len(source) == 20
+    assert source.columns == {}
+    assert remarks(source) == ["passed over: 6 without a label"]
+
+
+def test_splits_that_are_not_used_are_named(own_cache, tmp_path):
+    class Parts(TinyShapes):
+        COUNTS = {"train": 4, "validation": 4, "test": 6, "extra": 2}  # noqa: RUF012
+
+    class Odd(TinyShapes):
+        COUNTS = {"first": 4, "second": 4}  # noqa: RUF012
+
+    for builder in (Parts, Odd):
+        builder(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("parts", tmp_path)
+    assert len(source) == 8
+    assert remarks(source) == ["splits not used: test (6), extra (2)"]
+    with pytest.raises(DataError, match=r"its splits: first, second"):
+        from_tfds("odd", tmp_path)
 
 
 def test_the_set_trains_through_the_block(prepared, own_cache):

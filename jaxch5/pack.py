@@ -50,14 +50,21 @@ def pack(options: PackOptions) -> dict[str, Any]:
     """Prints what was written and what was left out; returns it."""
     from jaxch5.data import packing
     from jaxch5.data.from_config import load_source, own_split_of
+    from jaxch5.data.source import select
+    from jaxch5.data.split import divide
 
     console = options.console()
     config = options.settings()
     source = load_source(config.data)
     in_valid = None
     if (split := own_split_of(config.data, source)) is not None:
+        train, valid = divide(source, split)
         in_valid = np.zeros(len(source), bool)
-        in_valid[split(source)[1]] = True
+        in_valid[valid] = True
+        used = np.sort(np.concatenate([train, valid]))
+        if unused := len(source) - len(used):
+            print_line(console, f"{unused:,} pictures of neither part (for testing) are left out")
+            source, in_valid = select(source, used), in_valid[used]
     begin = time.perf_counter()
     index = packing.pack(
         source,

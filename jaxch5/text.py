@@ -34,9 +34,18 @@ def is_text(name: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
-def sort_key(name: str) -> str:
-    """Names compare by code points, composed: file systems differ in how they store an umlaut."""
+def composed(name: str) -> str:
+    """A name as it compares: file systems differ in whether an umlaut is one sign or two.
+
+    Example:
+        >>> composed("u\u0308ber") == "über"
+        True
+    """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+# Names are sorted by the code points of that.
+sort_key = composed
 
 
 def plain_console(stderr: bool = False) -> Console:

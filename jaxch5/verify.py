@@ -17,7 +17,7 @@ from jaxch5.text import print_line
 class VerifyOptions(Options):
     """Read every picture: which cannot be read, are there twice, or are in training and validation.
 
-    Exit status 1 if there are any.
+    Exit status 1 if there are any, or if training would refuse the split.
     """
 
     pictures: CliPositionalArg[str | None] = Field(
@@ -30,15 +30,18 @@ class VerifyOptions(Options):
 def verify(options: VerifyOptions) -> dict[str, Any]:
     """Prints what is wrong with the pictures; returns it by reference."""
     from jaxch5.data.from_config import load_source, split_of
+    from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
 
     settings = options.settings().data
     console = options.console()
     source = load_source(settings)
+    refused = None
     try:
-        train, valid = split_of(settings, source)(source)
+        train, valid = divide(source, split_of(settings, source))
     except DataError as error:
-        print_line(console, f"not split, so no leaks were looked for: {error}")
+        refused = str(error)
+        print_line(console, f"not split, so no leaks were looked for: {refused}")
         train, valid = None, None
     found = find_problems(source, train, valid, Console(stderr=True))
 
@@ -47,6 +50,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
 
     report: dict[str, Any] = {
         "pictures": found.count,
+        "not_split": refused,
         "unreadable": [
             {"reference": source.references[item], "reason": reason}
             for item, reason in found.unreadable.items()
@@ -63,9 +67,10 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         lines[headline] = [" = ".join(map(described, items)) for items in groups]
     for headline, entries in lines.items():
         print_list(console, headline, entries)
-    outcome = "no problems" if found.clean else "see above"
+    clean = found.clean and refused is None
+    outcome = "no problems" if clean else "see above"
     print_line(console, f"{found.count:,} pictures read: {outcome}")
-    return report if found.clean else {**report, FAILED: True}
+    return report if clean else {**report, FAILED: True}
 
 
 def main() -> int:

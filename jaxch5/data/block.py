@@ -13,7 +13,7 @@ from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source, check_presize, remarks
-from jaxch5.data.split import Split
+from jaxch5.data.split import Split, divide
 from jaxch5.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,12 +64,18 @@ class Data:
     def describe(self) -> str:
         """One line about the data: how much, which classes, sizes and cache; what was guessed."""
         train, valid = len(self.train.items), len(self.valid.items)
+        unused = len(self.source) - train - valid
         parts = [
             f"{train + valid:,} pictures of {len(self.classes)} classes: {train:,} for training, "
-            f"{valid:,} for validation",
+            f"{valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
             f"presized to {self.presize}, network input {self.size}",
             f"cache {self.cache} ({self.cache_reason})",
         ]
+        validated = set(self.source.labels[self.valid.items])
+        absent = [name for k, name in enumerate(self.classes) if k not in validated]
+        if absent:
+            others = f" and {len(absent) - 1:,} others" if len(absent) > 1 else ""
+            parts.append(f"no validation picture of {absent[0]}{others}")
         return "; ".join([*parts, *remarks(self.source)])
 
     def with_seed(self, seed: int) -> Data:
@@ -177,11 +183,12 @@ class DataBlock:
             seed: of the shuffling.
 
         Raises:
-            DataError: the split leaves a part empty, or a batch is larger than the training set.
+            DataError: the split leaves a part empty, a class without training pictures, or a
+                reference in both parts; or a batch is larger than the training set.
             ConfigError: the pictures were packed at a shorter side than `presize`.
         """
         check_presize(self.source, self.presize)
-        train, valid = self.split(self.source)
+        train, valid = divide(self.source, self.split)
         kept, reason = choose_cache(
             cache, len(self.source), self.presize, free_memory, free_on_device
         )

@@ -11,7 +11,16 @@ from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.folder import from_folder, from_regex
 from jaxch5.data.source import FOLDER, Source, digits
-from jaxch5.data.split import Split, column_split, folder_split, random_split
+from jaxch5.data.split import (
+    IS_VALID,
+    Split,
+    column_split,
+    find_column,
+    folder_split,
+    own_column,
+    random_split,
+)
+from jaxch5.data.table import from_csv, is_table
 from jaxch5.data.verify import readable
 from jaxch5.errors import ConfigError
 
@@ -41,9 +50,7 @@ def load_source(settings: DataConfig) -> Source:
             )
         return from_packed(settings.path)
     assert isinstance(settings.path, Path)
-    if settings.path.suffix.lower() == ".csv":
-        from jaxch5.data.table import from_csv
-
+    if is_table(settings.path):
         return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
     if settings.pattern is not None:
         return from_regex(settings.path, settings.pattern)
@@ -59,10 +66,23 @@ def is_packed(path: Path | Address) -> bool:
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
     """The source's own split; None where it has none, or the settings ask for a random one."""
-    own = FOLDER in source.columns or settings.split_column in source.columns
-    if settings.split == "random" or (settings.split == "auto" and not own):
+    if settings.split == "random":
         return None
-    return folder_split() if FOLDER in source.columns else column_split(settings.split_column)
+    if FOLDER in source.columns:
+        return folder_split()
+    column = column_of(settings, source)
+    if column is None and settings.split == "auto":
+        return None
+    return column_split(column or settings.split_column)
+
+
+def column_of(settings: DataConfig, source: Source) -> str | None:
+    """The column that splits a source: the one that is named, or its own; None without any."""
+    if FOLDER in source.columns:
+        return None
+    return find_column(source, settings.split_column) or (
+        own_column(source) if settings.split_column == IS_VALID else None
+    )
 
 
 def split_of(settings: DataConfig, source: Source) -> Split:
@@ -93,6 +113,9 @@ def load_data(config: Config, source: Source | None = None) -> Data:
         source = load_source(settings)
         if settings.on_bad == "skip":
             source = readable(source)
+    column = None if settings.split == "random" else column_of(settings, source)
+    if column is not None and column != settings.split_column:
+        source = replace(source, notes=(*source.notes, f"split by its column {column}"))
     block = DataBlock(
         source,
         split_of(settings, source),

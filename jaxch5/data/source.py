@@ -14,7 +14,7 @@ from jaxtyping import Int, Int32, Shaped, UInt8
 from jaxch5.data.image import decode
 from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import sort_key
+from jaxch5.text import composed
 
 FOLDER = "folder"
 
@@ -218,20 +218,23 @@ def labelled_files(
     class_names: Sequence[str],
     columns: Mapping[str, Sequence[str | bool]] | None = None,
     elsewhere: Mapping[str, Path] | None = None,
+    notes: Sequence[str] = (),
 ) -> Source:
     """A source of files below a folder.
 
     Args:
         root: the folder.
         references: of each item, the path from `root`.
-        class_names: of each item.
+        class_names: of each item; an umlaut is the same whether stored as one sign or as two.
         columns: what else is known of each item.
         elsewhere: of references that are no paths, the file.
+        notes: what had to be guessed.
 
     Raises:
         DataError: there is only one class.
     """
-    classes = tuple(sorted(set(class_names), key=sort_key))
+    class_names = [*map(composed, class_names)]
+    classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
         raise DataError(f"{root}: holds one class only, {classes[0]}; a classifier needs two")
     numbers = {name: number for number, name in enumerate(classes)}
@@ -248,4 +251,4 @@ def labelled_files(
         except OSError as error:
             raise DataError(f"{file(index)}: cannot be read: {error.strerror}") from None
 
-    return Source(classes, labels, references, read, columns or {}, file)
+    return Source(classes, labels, references, read, columns or {}, file, notes=tuple(notes))

@@ -1,7 +1,8 @@
 """Splits: which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
-Every item is in exactly one of them.
+No item is in both, nor is any reference; what is in neither, such as a set's test pictures, is left
+alone.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
-from jaxch5.text import sort_key
+from jaxch5.text import composed, sort_key
 
+IS_VALID = "is_valid"
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 # What people call the parts of a set, for folders and for words in a table.
@@ -78,19 +80,23 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
         raise DataError(f"valid_fraction = {valid_fraction}: should be between 0 and 1")
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        counts = np.bincount(source.labels, minlength=len(source.classes))
+        # What stands in a source twice is drawn once, so that it is in one part.
+        first: dict[str, int] = {}
+        same = [first.setdefault(name, item) for item, name in enumerate(source.references)]
+        distinct = list(first.values())
+        counts = np.bincount(source.labels[distinct], minlength=len(source.classes))
         if np.any(counts < 2):
             number = int(np.argmin(counts))
+            pictures = "1 picture" if counts[number] else "no picture"
             raise DataError(
-                f"class {source.classes[number]} has {counts[number]} picture: it cannot be both "
+                f"class {source.classes[number]} has {pictures}: it cannot be both "
                 "trained on and validated; add one or remove the class"
             )
         # The draw goes by the names, so that the order in which a source lists them is no matter.
-        references = source.references
-        by_name = np.array(sorted(range(len(source)), key=lambda i: sort_key(references[i])))
-        shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(source))]
+        by_name = np.array(sorted(distinct, key=lambda item: sort_key(source.references[item])))
+        shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(by_name))]
         if not stratify:
-            held_out = shuffled[: int(valid_fraction * len(source))]
+            held_out = shuffled[: int(valid_fraction * len(shuffled))]
         else:
             labels = source.labels[shuffled]
             held_out = np.concatenate(
@@ -103,7 +109,10 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
             )
         in_valid = np.zeros(len(source), bool)
         in_valid[held_out] = True
-        return _parts(in_valid, f"valid_fraction = {valid_fraction}")
+        train, valid = _parts(in_valid[same], f"valid_fraction = {valid_fraction}")
+        way_out = "--data.stratify (stratify=True) holds out the same share of each class"
+        check_classes(source, train, way_out)
+        return train, valid
 
     return split
 
@@ -142,15 +151,18 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
     return split
 
 
-def column_split(column: str = "is_valid") -> Split:
+def column_split(column: str = IS_VALID) -> Split:
     """Holds out the items whose column is true: True, true, 1 or yes in a table.
 
+    The column may also name parts, as in train, valid and test; then those for testing are left
+    alone, or held out where none is for validation.
+
     Args:
-        column: its name.
+        column: name of the column.
 
     Raises:
         DataError: from the split, where the source has no such column, or a value in it is neither
-            true nor false (False, false, 0, no, or empty).
+            true nor false (False, false, 0, no, or empty), nor the name of a part.
 
     Example:
         >>> from dataclasses import replace
@@ -163,24 +175,71 @@ def column_split(column: str = "is_valid") -> Split:
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        in_valid = [_truth(value, column) for value in _column(source, column)]
-        return _parts(np.array(in_valid, bool), f"column {column}")
+        parts = np.array(_parts_in(_column(source, column), column))
+        # As with folders: what is called test is for validation where nothing else is.
+        valid = parts == (VALID if VALID in parts else TEST)
+        return _checked(np.flatnonzero(parts == TRAIN), np.flatnonzero(valid), f"column {column}")
 
     return split
 
 
-def _truth(value: str | bool, column: str) -> bool:
-    word = str(value).strip().lower()
-    if word not in TRUE + FALSE:
+def _parts_in(values: Sequence[str | bool], column: str) -> list[str]:
+    """The part that each value of a column stands for: it is true for validation, or a name."""
+    words = [str(value).strip().casefold() for value in values]
+    known = {word: part for word in set(words) if (part := _part(word))}
+    if unknown := [word for word in dict.fromkeys(words) if word not in known]:
         raise DataError(
-            f"column {column}: {value} is neither true ({', '.join(TRUE)}) nor false "
-            f"({', '.join(filter(None, FALSE))}, or empty)"
+            f"column {column}: {unknown[0]} is neither true ({', '.join(TRUE)}) nor false "
+            f"({', '.join(filter(None, FALSE))}, or empty), nor train, valid or test"
         )
-    return word in TRUE
+    if "" in known and any(map(part_of, known)):
+        raise DataError(f"column {column}: is empty in a row, and elsewhere names a part")
+    return [known[word] for word in words]
+
+
+def _part(word: str) -> str | None:
+    return VALID if word in TRUE else TRAIN if word in FALSE else part_of(word)
+
+
+def find_column(source: Source, column: str) -> str | None:
+    """The column of this name, which may differ by case and spaces; None where there is none."""
+
+    def folded(name: str) -> str:
+        return composed(name).strip().casefold()
+
+    close = [name for name in source.columns if folded(name) == folded(column)]
+    return column if column in close else next(iter(close), None)
+
+
+def own_column(source: Source) -> str | None:
+    """The column that splits a source: `is_valid`, or one of nothing but names of parts.
+
+    Raises:
+        DataError: there are several of them.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from jaxch5.data.source import digits
+        >>> parts = ["train", "valid", "test"] * 599
+        >>> own_column(replace(digits(), columns={"Subset": parts, "by": ["me"] * 1797}))
+        'Subset'
+    """
+    if (column := find_column(source, IS_VALID)) is not None:
+        return column
+    found = [name for name, values in source.columns.items() if _names_parts(values)]
+    if len(found) > 1:
+        known = " and ".join(found)
+        raise DataError(f"columns {known} name parts; say which one with --data.split-column")
+    return found[0] if found else None
+
+
+def _names_parts(values: Sequence[str | bool]) -> bool:
+    parts = {part_of(str(word)) for word in set(values)}
+    return TRAIN in parts and len(parts) > 1 and None not in parts
 
 
 def given_split() -> Split:
-    """The source's own split: its training and validation folders, or its `is_valid` column.
+    """The source's own split: its folders, its `is_valid` column, or one that names parts.
 
     Raises:
         DataError: from the split, where the source has neither.
@@ -196,8 +255,9 @@ def given_split() -> Split:
     """
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        chosen = folder_split() if FOLDER in source.columns else column_split()
-        return chosen(source)
+        if FOLDER in source.columns:
+            return folder_split()(source)
+        return column_split(own_column(source) or IS_VALID)(source)
 
     return split
 
@@ -212,8 +272,42 @@ def _column(source: Source, name: str) -> Sequence[str | bool]:
     return source.columns[name]
 
 
+def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Items for training and for validation, as a split has them, fit to be trained on.
+
+    Raises:
+        DataError: from the split; or a reference is in both parts, or a class in validation alone.
+    """
+    train, valid = split(source)
+    names = source.references
+    if shared := {names[item] for item in train} & {names[item] for item in valid}:
+        raise DataError(
+            f"{min(shared)}: is both for training and for validation (and {len(shared) - 1} "
+            "others); put all its rows into one part, or split by --data.split random"
+        )
+    check_classes(source, train, "put some into training, or remove the class")
+    return train, valid
+
+
+def check_classes(source: Source, train: Int[np.ndarray, "train"], way_out: str) -> None:
+    """Makes sure that every class is trained.
+
+    Raises:
+        DataError: a class has no picture in training.
+    """
+    counts = np.bincount(source.labels[train], minlength=len(source.classes))
+    if missing := [source.classes[number] for number in np.flatnonzero(counts == 0)]:
+        others = f" (nor have {len(missing) - 1} others)" if len(missing) > 1 else ""
+        raise DataError(f"class {missing[0]} has no picture for training{others}: {way_out}")
+
+
 def _parts(in_valid: Bool[np.ndarray, "items"], what: str) -> tuple[np.ndarray, np.ndarray]:
-    train, valid = np.flatnonzero(~in_valid), np.flatnonzero(in_valid)
+    return _checked(np.flatnonzero(~in_valid), np.flatnonzero(in_valid), what)
+
+
+def _checked(
+    train: Int[np.ndarray, "train"], valid: Int[np.ndarray, "valid"], what: str
+) -> tuple[np.ndarray, np.ndarray]:
     if not len(train) or not len(valid):
         raise DataError(
             f"{what}: leaves {len(train)} pictures for training and {len(valid)} for validation; "

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxch5.data.download import fetch_links, is_link
+from jaxch5.data.lookup import Lookup
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
-from jaxch5.text import is_text
+from jaxch5.text import composed, is_text, printable
+
+# Endings of tables, and what separates the columns of each.
+ENDINGS = (".csv", ".tsv", ".tab", ".txt")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# Begins a file in UTF-16, in which Excel writes "Unicode text".
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def from_csv(
@@ -19,20 +28,23 @@ def from_csv(
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Pictures listed in a CSV file with a header line.
+    """Pictures listed in a table with a header line: CSV, or separated by semicolons or tabs.
 
     The other columns go along, for `column_split`. Links (`https://...`) are fetched now, once,
-    into the user's cache folder.
+    into the user's cache folder. A file that is not there under its name is looked for with
+    slashes for backslashes, in another case, and with the ending of a picture; it is taken where
+    exactly one fits, and `notes` of the source say so.
 
     Args:
-        path: of the CSV file, in UTF-8; only paths of pictures may hold other bytes.
+        path: file of the table, in UTF-8; only paths of pictures may hold other bytes.
         image: name of the column of paths or links.
         label: name of the column of class names.
         root: folder in which relative paths begin; None is the file's own.
 
     Raises:
-        DataError: the file cannot be read, has no such columns, leaves a cell empty, lists a
-            picture that is not there, or a link cannot be fetched.
+        DataError: the file cannot be read, has no such columns or two of one name, has a row of
+            more or fewer cells than columns, leaves a cell empty, lists a picture that is not
+            there, or a link cannot be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -44,57 +56,187 @@ def from_csv(
         ('cat', 'dog')
     """
     file = Path(path).expanduser()
-    try:
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            header = list(reader.fieldnames or [])
-            rows = list(reader)
-    except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file") from None
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as CSV: {error}") from None
-    if not all(map(is_text, header)):
-        raise DataError(f"{file}: cannot be read as CSV: its header is not in UTF-8")
-    for column in (image, label):
-        if column not in header:
-            known = ", ".join(header) or "none"
-            raise DataError(f"{file}: has no column {column} (its columns: {known})")
+    text, notes = _read(file)
+    separator = _separator(file, text, (image, label))
+    if separator != ("\t" if file.suffix.lower() in (".tsv", ".tab") else ","):
+        notes.append(f"columns separated by {SEPARATORS[separator]}")
+    header, rows = _rows(file, text, separator)
+    image, label = (_find_column(file, header, name) for name in (image, label))
     if not rows:
         raise DataError(f"{file}: lists no pictures")
-    for number, row in enumerate(rows, start=2):
-        for column in (image, label):
-            if not (row[column] or "").strip():
-                raise DataError(f"{file}, row {number}: {column} is empty")
-        if not is_text(row[label]):
-            raise DataError(f"{file}, row {number}: {label} is not in UTF-8")
+    cells = {name: [row[header.index(name)] for _, row in rows] for name in header if name}
+    lines = [line for line, _ in rows]
+    for column in (image, label):
+        empty = next((k for k, cell in enumerate(cells[column]) if not cell.strip()), None)
+        if empty is not None:
+            raise DataError(f"{file}, line {lines[empty]}: {column} is empty")
+    for line, name in zip(lines, cells[label], strict=True):
+        if not is_text(name):
+            raise DataError(f"{file}, line {line}: {label} is not in UTF-8")
 
-    references = [row[image].strip() for row in rows]
     folder = file.parent if root is None else Path(root).expanduser()
-    _all_there(file, folder, references)
+    references, found_otherwise = _references(file, folder, lines, cells[image])
+    class_names = [cell.strip() for cell in cells[label]]
+    notes += found_otherwise + _repeated(references, class_names)
     fetched = fetch_links(dict.fromkeys(filter(is_link, references)))
-    others = [column for column in header if column not in (image, label)]
-    return labelled_files(
-        folder,
-        references,
-        [row[label].strip() for row in rows],
-        {column: [row[column] or "" for row in rows] for column in others},
-        fetched,
+    others = {name: column for name, column in cells.items() if name not in (image, label)}
+    return labelled_files(folder, references, class_names, others, fetched, notes)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is one of a table, by its ending.
+
+    Example:
+        >>> is_table(Path("pets.CSV")), is_table(Path("photos"))
+        (True, False)
+    """
+    return path.suffix.lower() in ENDINGS and not path.is_dir()
+
+
+def _read(file: Path) -> tuple[str, list[str]]:
+    """The text of a table, and what had to be found out to read it."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read as CSV: {error}") from None
+    if content.startswith(UTF_16):
+        try:
+            return content.decode("utf-16"), ["read as UTF-16"]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: cannot be read as CSV: {error}; save it as UTF-8") from None
+    if b"\0" in content:
+        raise DataError(
+            f"{file}: cannot be read as CSV: it is no text in UTF-8 (it holds zero bytes); "
+            "save it as CSV in UTF-8"
+        )
+    return content.decode("utf-8-sig", errors="surrogateescape"), []
+
+
+def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
+    """The sign that separates the columns: the one by which the header has those wanted."""
+
+    def columns(separator: str) -> list[str]:
+        try:
+            return next(_records(file, text, separator), (0, []))[1]
+        except DataError:
+            return []
+
+    def fits(separator: str) -> tuple[int, int]:
+        header = columns(separator)
+        folded = set(map(_folded, header))
+        return sum(_folded(name) in folded for name in wanted), len(header)
+
+    # Of several that fit as well, the first.
+    return max(SEPARATORS, key=fits)
+
+
+def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that hold anything, each with the line of the file that it begins in."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    begin = 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield begin, row
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{file}, line {begin}: cannot be read as CSV: {error}") from None
+
+
+def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows with their lines."""
+    records = _records(file, text, separator)
+    _, first = next(records, (1, []))
+    if not all(map(is_text, first)):
+        raise DataError(f"{file}: cannot be read as CSV: its header is not in UTF-8")
+    header = [name.strip() for name in first]
+    for name, count in Counter(filter(None, header)).items():
+        if count > 1:
+            raise DataError(
+                f"{file}: has {count} columns of the name {name}; rename or remove all but one"
+            )
+    rows = list(records)
+    for line, row in rows:
+        if len(row) != len(header):
+            cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+            way_out = f"a cell with {SEPARATORS[separator]} in it needs quotes"
+            if len(row) < len(header):
+                way_out = "a cell may be empty, but not left out"
+            raise DataError(
+                f"{file}, line {line}: has {cells} where the header has {len(header)}; {way_out}"
+            )
+    return header, rows
+
+
+def _folded(name: str) -> str:
+    return composed(name).strip().casefold()
+
+
+def _find_column(file: Path, header: Sequence[str], name: str) -> str:
+    """The column of a name: the very one, or the only one that differs by case and spaces."""
+    close = [column for column in header if _folded(column) == _folded(name)]
+    if name in close or len(close) == 1:
+        return name if name in close else close[0]
+    known = ", ".join(filter(None, header)) or "none"
+    raise DataError(
+        f"{file}: has no column {name} (its columns: {known}); the first line names the columns, "
+        "and --data.image-column and --data.label-column say which two are meant"
     )
 
 
-def _all_there(file: Path, folder: Path, references: Iterable[str]) -> None:
-    """One look at each path now is better than an error in the middle of an epoch."""
-    missing = [
-        (number, reference)
-        for number, reference in enumerate(references, start=2)
-        if not is_link(reference) and not (folder / reference).is_file()
-    ]
-    if missing:
-        number, reference = missing[0]
-        if not is_text(reference):
-            raise DataError(f"{file}, row {number}: cannot be read as CSV: is not in UTF-8")
-        others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
-        raise DataError(
-            f"{file}, row {number}: there is no picture {folder / reference}{others}; relative "
-            "paths begin at the table's folder, or at --data.root"
+def _references(
+    file: Path, folder: Path, lines: Sequence[int], cells: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Of each row the reference of its picture, and what had to be guessed to find them.
+
+    One look at each path now is better than an error in the middle of an epoch. Rows that name the
+    same file, however they do, get the same reference: a split must not part them.
+    """
+    lookup = Lookup(folder)
+    first: dict[object, str] = {}
+    references, missing = [], []
+    for line, cell in zip(lines, cells, strict=True):
+        name = cell.strip()
+        if is_link(name):
+            references.append(name)
+            continue
+        found = lookup.find(name)
+        if len(found) != 1:
+            missing.append((line, name, found))
+            continue
+        reference, identity = found[0]
+        references.append(first.setdefault(identity, reference))
+    if not missing:
+        return references, lookup.notes()
+    line, name, found = missing[0]
+    where = f"{file}, line {line}"
+    if found:
+        candidates = ", ".join(reference for reference, _ in found)
+        raise DataError(f"{where}: {name} may be {candidates}; name the one that is meant")
+    if not is_text(name):
+        raise DataError(f"{where}: cannot be read as CSV: is not in UTF-8")
+    others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
+    raise DataError(
+        f"{where}: there is no picture {folder / name}{others}; relative "
+        "paths begin at the table's folder, or at --data.root"
+    )
+
+
+def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """What is to be said of pictures that stand in several rows."""
+    classes: dict[str, set[str]] = {}
+    for reference, name in zip(references, class_names, strict=True):
+        classes.setdefault(reference, set()).add(composed(name))
+    notes = []
+    if repeats := len(references) - len(classes):
+        notes.append(f"{repeats:,} {'row repeats' if repeats == 1 else 'rows repeat'} a picture")
+    torn = [reference for reference, names in classes.items() if len(names) > 1]
+    if torn:
+        names = ", ".join(sorted(classes[torn[0]]))
+        notes.append(
+            f"{len(torn):,} {'picture has' if len(torn) == 1 else 'pictures have'} more than one "
+            f"class ({printable(torn[0])}: {printable(names)})"
         )
+    return notes

@@ -1,12 +1,15 @@
 """Splits: every item in exactly one part, the same part everywhere."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxch5.data.block import DataBlock
 from jaxch5.data.source import Source, digits
-from jaxch5.data.split import column_split, folder_split, given_split, random_split
+from jaxch5.data.split import column_split, divide, folder_split, given_split, random_split
 from jaxch5.errors import DataError
 
 
@@ -27,7 +30,15 @@ label_lists = (
 
 @given(label_lists, st.floats(0.1, 0.9), st.integers(0, 2**32 - 1), st.booleans())
 def test_every_item_is_in_exactly_one_part(labels, fraction, seed, stratify):
-    train, valid = random_split(fraction, seed, stratify)(source_of(labels))
+    """And every class is trained, or the line that refuses says how it would be."""
+    refusal = "" if stratify else "no picture for training.*--data.stratify"
+    try:
+        train, valid = random_split(fraction, seed, stratify)(source_of(labels))
+    except DataError as error:
+        if refusal and re.search(refusal, str(error)):
+            return
+        raise
+    assert len(np.unique(labels[train])) == len(np.unique(labels))
     both = np.concatenate([train, valid])
     np.testing.assert_array_equal(np.sort(both), np.arange(len(labels)))
     assert len(train)
@@ -43,9 +54,34 @@ def test_the_order_of_the_items_is_no_matter(labels, seed, stratify, random):
     shuffled = source_of(labels[order], [source.references[item] for item in order])
 
     def held_out(source: Source) -> set[str]:
-        return {source.references[i] for i in random_split(0.3, seed, stratify)(source)[1]}
+        try:
+            return {source.references[i] for i in random_split(0.3, seed, stratify)(source)[1]}
+        except DataError as error:
+            return {str(error)}
 
     assert held_out(source) == held_out(shuffled)
+
+
+@given(label_lists, st.floats(0.1, 0.9), st.integers(0, 9), st.booleans(), st.data())
+def test_a_reference_is_in_one_part_and_drawn_as_if_it_stood_there_once(
+    labels, fraction, seed, stratify, data
+):
+    """Repeated rows move no other picture."""
+    source = source_of(labels)
+    items = st.integers(0, len(labels) - 1)
+    again = np.array(data.draw(st.lists(items, max_size=2 * len(labels))), int)
+    order = data.draw(st.permutations([*range(len(labels)), *again]))
+    repeated = source_of(labels[order], [source.references[item] for item in order])
+    split = random_split(fraction, seed, stratify)
+    try:
+        once = [{source.references[item] for item in part} for part in divide(source, split)]
+    except DataError:
+        with pytest.raises(DataError):
+            divide(repeated, split)
+        return
+    train, valid = divide(repeated, split)
+    assert [{repeated.references[item] for item in part} for part in (train, valid)] == once
+    assert len(train) + len(valid) == len(repeated)
 
 
 def test_the_split_of_the_digits_stays_what_it_is():
@@ -77,8 +113,34 @@ def test_a_fraction_outside_is_named(fraction):
 
 
 def test_a_class_with_one_picture_is_named():
-    with pytest.raises(DataError, match="class 1 has 1 picture"):
+    with pytest.raises(DataError, match="class 1 has 1 picture:"):
         random_split()(source_of([0, 0, 0, 1]))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=4, max_size=20),
+    st.sampled_from(["folder", "is_valid", "own"]),
+)
+def test_a_class_without_training_pictures_is_refused_whatever_the_split(items, kind):
+    labels = np.array([*(label for label, _ in items), *range(4)])
+    in_valid = np.array([*(held_out for _, held_out in items), True, True, True, True])
+    if in_valid.all():
+        return
+    columns = {
+        "folder": {"folder": ["valid" if held_out else "train" for held_out in in_valid]},
+        "is_valid": {"is_valid": in_valid.tolist()},
+        "own": {},
+    }[kind]
+    split = given_split()
+    if kind == "own":
+        split = lambda source: (np.flatnonzero(~in_valid), np.flatnonzero(in_valid))  # noqa: E731
+    block = DataBlock(source_of(labels, columns=columns), split, 8, 8)
+    missing = sorted(set(range(4)) - set(labels[~in_valid]))
+    if missing:
+        with pytest.raises(DataError, match=f"class {missing[0]} has no picture for training"):
+            block.load(1)
+    else:
+        assert len(block.load(1).train.items) == (~in_valid).sum()
 
 
 def test_an_empty_part_is_an_error():

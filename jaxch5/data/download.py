@@ -7,17 +7,12 @@ is there is whole. Nobody waits long for an address that does not answer.
 from __future__ import annotations
 
 import hashlib
-import lzma
 import os
 import re
-import shutil
 import socket
-import tarfile
 import tempfile
 import time
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -25,6 +20,7 @@ from urllib.parse import urlsplit
 import platformdirs
 from rich.console import Console
 
+from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.network import CONNECT_SECONDS
 from jaxch5.text import progress_bar
@@ -32,12 +28,6 @@ from jaxch5.text import progress_bar
 READ_SECONDS = 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
-# many times its own size, and a gigabyte that small ones need not account for; but no more than
-# this share of the disk's free room.
-GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
-# What the smallest file takes on a disk.
-BLOCK = 4096
 # Enough to see what is wrong with a list; a list whose server is gone would take hours.
 FAILURES_SHOWN = 5
 
@@ -183,93 +173,6 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         # The pictures take its place; kept, it would double the room.
         Path(file).unlink(missing_ok=True)
     return unpacked
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a zip or tar file into a new folder, in one piece.
-
-    Symbolic links and devices are refused: nothing may be written through the one or to the other.
-
-    Raises:
-        DataError: it is neither, it is damaged, a member would be written elsewhere, or all of
-            them would take too much room.
-    """
-    scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                # A member that is longer than it says fails its checksum.
-                room = _room_for(archive)
-                for entry in packed.infolist():
-                    path = PurePosixPath(entry.filename.replace("\\", "/"))
-                    if path.is_absolute() or ".." in path.parts:
-                        raise DataError(
-                            f"{archive.name}: holds {entry.filename}, which leads out of it"
-                        )
-                    room = _taken(archive, room, entry.file_size)
-                packed.extractall(scratch)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as members:
-                # Python 3.11 has filters from its fourth release on.
-                more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                members.extractall(scratch, _harmless(members, archive), **more)  # type: ignore[arg-type]
-        else:
-            raise DataError(f"{archive.name}: is neither a zip nor a tar file")
-        scratch.replace(folder)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        ValueError,
-        RuntimeError,  # A password, or a method of packing that is not known.
-        lzma.LZMAError,
-        zlib.error,
-    ) as error:
-        raise DataError(f"{archive.name}: cannot be unpacked: {error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _harmless(members: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file, each looked at before it is unpacked."""
-    room = _room_for(archive)
-    for member in members:
-        # Some versions of tarfile follow a chain of long links out of the folder.
-        if not (member.isfile() or member.isdir() or member.islnk()):
-            raise DataError(f"{archive.name}: holds {member.name}, which is no file and no folder")
-        for name in (member.name, member.linkname):
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise DataError(f"{archive.name}: holds {name}, which leads out of it")
-        member.mode = 0o755 if member.isdir() else 0o644
-        member.uid, member.gid = os.getuid(), os.getgid()
-        member.uname = member.gname = ""
-        room = _taken(archive, room, member.size)
-        yield member
-
-
-def _room_for(archive: Path) -> int:
-    """Bytes that the members of an archive may take together."""
-    free = int(SHARE_OF_DISK * shutil.disk_usage(archive.parent).free)
-    return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
-
-
-def _taken(archive: Path, room: int, size: int) -> int:
-    """What is left of the room after one more member.
-
-    Raises:
-        DataError: it does not fit.
-    """
-    left = room - max(size, BLOCK)
-    if left < 0:
-        raise DataError(
-            f"{archive.name}: unpacked it would take more than {_room_for(archive) / 1e9:.1f} GB "
-            f"({GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
-            f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
-            "folder with --data.path"
-        )
-    return left
 
 
 def file_name_for(address: str) -> str:

@@ -1,7 +1,10 @@
-"""A server on the loopback address whose files behave in many ways."""
+"""A server on the loopback address whose files behave in many ways; archives; a cache folder."""
 
+import io
+import tarfile
 import threading
 import time
+import zipfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -71,3 +74,39 @@ def own_cache(tmp_path, monkeypatch):
     """The user's cache folder, empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def zip_of(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def tar_gz_of(files):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    return content.getvalue()
+
+
+@pytest.fixture
+def zipped():
+    """From names and contents to the bytes of a zip file."""
+    return zip_of
+
+
+@pytest.fixture
+def tarred():
+    """From names and contents to the bytes of a compressed tar file."""
+    return tar_gz_of
+
+
+@pytest.fixture(params=[zip_of, tar_gz_of], ids=["zip", "tar"])
+def packed(request):
+    """One after the other."""
+    return request.param

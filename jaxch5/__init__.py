@@ -43,6 +43,7 @@ _EXPORTS = {
     "jaxch5.insight.plots": ("plot_lr_find",),
     "jaxch5.optim.optimizer": ("make_optimizer",),
     "jaxch5.losses": (
+        "ItemLosses",
         "binary_cross_entropy",
         "cross_entropy",
         "explain_loss",

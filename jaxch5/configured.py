@@ -8,10 +8,9 @@ from jaxch5.augmentation.mixing import MIXERS
 from jaxch5.config import Config, FitConfig
 from jaxch5.data.block import Data
 from jaxch5.learner import Learner, vision_learner
-from jaxch5.losses import cross_entropy, focal_loss
+from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.session import Saving
-from jaxch5.training.step import Loss
 
 
 def learner_of(data: Data, config: Config) -> Learner:

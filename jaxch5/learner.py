@@ -24,7 +24,7 @@ from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
 from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import interpretation_of, plot_results
-from jaxch5.losses import cross_entropy
+from jaxch5.losses import Loss, cross_entropy
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
@@ -50,6 +50,7 @@ from jaxch5.training.plan import (
 )
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
+from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
     TrainState,
@@ -57,7 +58,7 @@ from jaxch5.training.state import (
     with_fresh_optimizer,
     with_variables,
 )
-from jaxch5.training.step import Loss, Mixer, make_drawn_eval_step
+from jaxch5.training.step import Mixer, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.tensorboard import Log
 from jaxch5.training.transfer import pretrained_of, transfer
@@ -124,6 +125,8 @@ class Learner:
         seed: int = 0,
     ) -> None:
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
+        if recipe.mix or (self.mesh and recipe.bn == "local"):
+            check_is_mean(recipe.loss, len(data.classes))
         self.data = share(data, self.mesh)
         self.model = model
         self.recipe = recipe
@@ -145,6 +148,7 @@ class Learner:
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
         self.recorder = Recorder()
+        self._kept: Record | None = None
         self._restored = False
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
         self.state: TrainState = init_state(
@@ -345,8 +349,8 @@ class Learner:
                         self.freeze_to(plan.frozen_to)
                     self._fit_phase(plan, session, interrupts, check, within and unvalidated)
             if self.saving.keep_best:
-                best = of_first(session.best() or self.state.variables)
-                self.state = with_variables(self.state, best)
+                self._kept, variables = session.best() or (None, self.state.variables)
+                self.state = with_variables(self.state, of_first(variables))
                 self._place()
             if self.run:
                 # All take part in this, and the first writes it.
@@ -375,6 +379,11 @@ class Learner:
 
     def _session(self, plans: Sequence[Plan]) -> Session:
         run, groups = self.run if is_first() else None, self.groups.names
+        best = None
+        if self._kept:
+            # A copy, because the first step consumes the state.
+            best = self._kept, jax.tree.map(jnp.copy, self.state.variables)
+        self._kept = None
         return Session(
             run,
             self.recorder,
@@ -384,6 +393,7 @@ class Learner:
             Log(run.tensorboard, groups, int(self.state.step)) if run and self.log else None,
             self.console,
             self.profile,
+            best,
         )
 
     def _about(self) -> dict[str, Any]:
@@ -421,6 +431,7 @@ class Learner:
                 saves.remove_after(int(self.state.step))
                 write_metrics(run, records)
         self.recorder.records[:] = records
+        self._kept = None
         self._restored = True
         return True
 
@@ -439,9 +450,7 @@ class Learner:
     @property
     def record(self) -> Record:
         """Of the epoch whose weights the learner has: the last, or the best if it keeps that."""
-        if not self.saving.keep_best:
-            return self.records[-1]
-        return max(self.records, key=lambda record: record["accuracy"])
+        return self._kept or self.records[-1]
 
     def validate(self) -> dict[str, float]:
         """Over the validation set: `valid_loss`, `accuracy`, `error_rate` and the metrics."""
@@ -591,7 +600,9 @@ def vision_learner(
         train_bn: batch norms of frozen groups are trained, as fastai does; if not, they use their
             running statistics, and a frozen body costs a forward pass only.
         wd: decoupled weight decay, a share of the rate.
-        loss: mean over the items of logits [B, classes] and labels [B].
+        loss: mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
+            `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
+            `ItemLosses` where it has weights.
         metrics: what is recorded of each epoch beside accuracy and error rate: "top_5",
             "precision", "recall", "f1", or functions of probabilities and labels.
         seed: root of the initial weights and of every draw in training.

@@ -1,8 +1,9 @@
-"""Losses for classification: pure functions of logits and labels, each the mean over items."""
+"""Losses for classification: pure functions of logits and labels, and the mean over items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +41,52 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
     return jax.nn.log_softmax(logits)
 
 
+class ItemLosses(NamedTuple):
+    """Losses of the items of a batch, of which the mean is still to be taken.
+
+    A loss of one's own that has weights returns these, not a mean: their mean over a batch that is
+    mixed, or shared by several devices, cannot be taken of means.
+
+    Attributes:
+        value: Loss of each item, multiplied by its weight.
+        weight: Weight of each item; None is 1 each.
+
+    Example:
+        >>> def doubted(logits, labels):
+        ...     of_each = cross_entropy(logits, labels, reduction="none")
+        ...     weight = jnp.where(labels == 0, 0.5, 1.0)  # half of what is said of class 0
+        ...     return ItemLosses(weight * of_each, weight)
+        >>> round(float(doubted(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1])).mean()), 4)
+        0.6931
+    """
+
+    value: Float[Array, "batch"]
+    weight: Float[Array, "batch"] | None = None
+
+    def mean(self, over_devices: Callable[[Array], Array] = lambda x: x) -> Float[Array, ""]:
+        """Divides the sum of the values by the sum of the weights, as PyTorch does; 0 by 0 is 0.
+
+        Args:
+            over_devices: Mean over the devices that share a batch, of which each has some items.
+        """
+        if self.weight is None:
+            return jnp.mean(self.value)
+        total = over_devices(jnp.sum(self.weight))
+        return jnp.sum(self.value) / jnp.where(total == 0, 1.0, total)
+
+
+Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""] | ItemLosses]
+Reduction = Literal["mean", "sum", "none"]
+# Said in no signature: all that is known, for `loss_of_batch`, which takes the mean.
+ITEMS = "items"
+
+
 def nll_loss(
     log_probabilities: Float[Array, "batch classes"],
     labels: Int[Array, "batch"],
-    weight: Float[Array, "classes"] | None = None,
-) -> Float[Array, ""]:
+    weight: Float[ArrayLike, "classes"] | None = None,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*batch"]:
     """Negative log-likelihood: minus the log-probability that each item gives to its label.
 
     Args:
@@ -52,24 +94,28 @@ def nll_loss(
         labels: class numbers.
         weight: importance of each class; the mean then divides by the sum of the weights of the
             labels, as PyTorch's `nll_loss` does.
+        reduction: "mean"; "sum"; or "none" for an array with the loss of each item, multiplied by
+            its weight.
+
+    Raises:
+        ConfigError: there is not a weight for each class, or no such reduction.
 
     Example:
         >>> float(nll_loss(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])), jnp.array([0, 0])))
         1.0397207736968994
     """
-    likelihood = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    if weight is None:
-        return -jnp.mean(likelihood)
-    item_weight = weight[labels]
-    return -jnp.sum(item_weight * likelihood) / jnp.sum(item_weight)
+    class_weight = _class_weight(log_probabilities, weight)
+    items = _weighted(-_of_labels(log_probabilities, labels), class_weight, labels)
+    return _reduced(items, reduction)
 
 
 def cross_entropy(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, "batch"],
-    weight: Float[Array, "classes"] | None = None,
+    weight: Float[ArrayLike, "classes"] | None = None,
     label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
+    reduction: Reduction = "mean",
+) -> Float[Array, "*batch"]:
     """Cross-entropy: `nll_loss` of `log_softmax`.
 
     Args:
@@ -78,42 +124,61 @@ def cross_entropy(
         weight: importance of each class, as in `nll_loss`.
         label_smoothing: share of each target, 0 to 1, that is spread evenly over all classes
             (Szegedy et al., 1512.00567; with `weight`, PyTorch's way).
+        reduction: as in `nll_loss`.
+
+    Raises:
+        ConfigError: there is not a weight for each class, or no such reduction.
 
     Example:
         >>> round(float(cross_entropy(jnp.array([[0.6734, 0.2576]]), jnp.array([0]))), 4)
         0.5067
     """
     log_probabilities = log_softmax(logits)
-    loss = nll_loss(log_probabilities, labels, weight)
-    if label_smoothing == 0.0:
-        return loss
-    class_weight = jnp.ones(logits.shape[-1]) if weight is None else weight
-    spread = -jnp.mean(class_weight * log_probabilities, axis=-1)
-    uniform = jnp.sum(spread) / jnp.sum(class_weight[labels])
-    return (1.0 - label_smoothing) * loss + label_smoothing * uniform
+    class_weight = _class_weight(logits, weight)
+    items = _weighted(-_of_labels(log_probabilities, labels), class_weight, labels)
+    if label_smoothing != 0.0:
+        weighted = log_probabilities if class_weight is None else class_weight * log_probabilities
+        spread = -jnp.mean(weighted, axis=-1)
+        value = (1.0 - label_smoothing) * items.value + label_smoothing * spread
+        items = ItemLosses(value, items.weight)
+    return _reduced(items, reduction)
 
 
 def focal_loss(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], gamma: float = 2.0
-) -> Float[Array, ""]:
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    gamma: float = 2.0,
+    weight: Float[ArrayLike, "classes"] | None = None,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*batch"]:
     """Cross-entropy in which items that are already right count less (Lin et al., 1708.02002).
 
     Args:
         logits: the model's activations.
         labels: class numbers.
         gamma: how fast an item's share falls as its probability rises; 0 is `cross_entropy`.
+        weight: importance of each class, the paper's alpha; the mean is then taken as in
+            `nll_loss`. (fastai's `FocalLoss` raises the weight to a power as well, and divides by
+            the number of items.)
+        reduction: as in `nll_loss`.
+
+    Raises:
+        ConfigError: there is not a weight for each class, or no such reduction.
 
     Example:
         >>> round(float(focal_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))), 5)
         0.0018
     """
-    likelihood = jnp.take_along_axis(log_softmax(logits), labels[:, None], axis=1)[:, 0]
-    return -jnp.mean((1.0 - jnp.exp(likelihood)) ** gamma * likelihood)
+    likelihood = _of_labels(log_softmax(logits), labels)
+    # Below 1, a power of nothing has a gradient without end.
+    wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)
+    items = _weighted(-(wrong**gamma) * likelihood, _class_weight(logits, weight), labels)
+    return _reduced(items, reduction)
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "batch"], labels: Int[Array, "batch"]
-) -> Float[Array, ""]:
+    logits: Float[Array, "batch"], labels: Int[Array, "batch"], reduction: Reduction = "mean"
+) -> Float[Array, "*batch"]:
     """Cross-entropy of two classes with one activation an item, whose sigmoid is class 1's share.
 
     The same as `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends on
@@ -122,13 +187,58 @@ def binary_cross_entropy(
     Args:
         logits: one activation an item, any real number.
         labels: 0 or 1.
+        reduction: as in `nll_loss`.
+
+    Raises:
+        ConfigError: there is no such reduction.
 
     Example:
         >>> round(float(binary_cross_entropy(jnp.array([0.0, 2.0]), jnp.array([0, 1]))), 4)
         0.41
     """
     sign = 2.0 * labels - 1.0
-    return jnp.mean(-jax.nn.log_sigmoid(sign * logits))
+    return _reduced(ItemLosses(-jax.nn.log_sigmoid(sign * logits)), reduction)
+
+
+def _of_labels(values: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Array:
+    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+
+
+def _class_weight(
+    logits: Float[Array, "batch classes"], weight: Float[ArrayLike, "classes"] | None
+) -> Float[Array, "classes"] | None:
+    if weight is None:
+        return None
+    weight = jnp.asarray(weight, logits.dtype)
+    if weight.shape != logits.shape[-1:]:
+        raise ConfigError(
+            f"weight: has the shape {weight.shape}, where each of {logits.shape[-1]} classes "
+            "should have one"
+        )
+    return weight
+
+
+def _weighted(
+    value: Float[Array, "batch"],
+    class_weight: Float[Array, "classes"] | None,
+    labels: Int[Array, "batch"],
+) -> ItemLosses:
+    if class_weight is None:
+        return ItemLosses(value)
+    weight = class_weight[labels]
+    return ItemLosses(weight * value, weight)
+
+
+def _reduced(items: ItemLosses, reduction: str) -> Any:
+    ways = {
+        "mean": ItemLosses.mean,
+        "sum": lambda items: jnp.sum(items.value),
+        "none": lambda items: items.value,
+        ITEMS: lambda items: items,
+    }
+    if reduction not in ways:
+        raise ConfigError(f"reduction = {reduction}: should be mean, sum or none")
+    return ways[reduction](items)
 
 
 def explain_loss(

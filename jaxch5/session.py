@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jaxch5.data.block import Data
 from jaxch5.errors import CheckpointError, DataError, TrainingError
-from jaxch5.insight.recorder import Recorder
+from jaxch5.insight.recorder import Recorder, best_of
 from jaxch5.insight.report import Report, write_report
 from jaxch5.text import print_line
 from jaxch5.training.checkpoint import Checkpoints
@@ -28,10 +28,13 @@ from jaxch5.training.plan import Plan
 from jaxch5.training.profile import profiled
 from jaxch5.training.progress import show_progress
 from jaxch5.training.recipe import Recipe
-from jaxch5.training.rundir import RunDir, write_metrics
+from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, is_finite
 from jaxch5.training.steps import Steps
 from jaxch5.training.tensorboard import Log
+
+# The record of an epoch, and its weights and statistics.
+Kept = tuple[Record, dict[str, PyTree]]
 
 
 class Saving(NamedTuple):
@@ -40,7 +43,8 @@ class Saving(NamedTuple):
     Attributes:
         every_steps: steps between two; 0 does not count them.
         every_minutes: minutes between two; 0 does not look at the clock.
-        keep_best: training ends with the weights of the most accurate epoch, not of the last.
+        keep_best: training ends with the weights of the best epoch, as `best_of` has it, not of the
+            last.
     """
 
     every_steps: int = 0
@@ -63,6 +67,7 @@ class Session:
         log: TensorBoard's, or None.
         console: where the table is drawn, and what goes wrong is said.
         profile: whether some steps of each plan are traced, into the run.
+        best: the best epoch so far, where the weights are still its own; see `best`.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Session:
         log: Log | None,
         console: Console,
         profile: bool = False,
+        best: Kept | None = None,
     ) -> None:
         self._run = run
         self._recorder = recorder
@@ -89,7 +95,7 @@ class Session:
         self._saves: Checkpoints | None = None
         self._saved_at = time.monotonic()
         self._unwritten: dict[str, CheckpointError] = {}
-        self._best: tuple[float, PyTree] | None = None
+        self._best = best
         self._open = ExitStack()
 
     def __enter__(self) -> Session:
@@ -189,14 +195,12 @@ class Session:
                 self._save_and_wait(state())
             raise
 
-    def best(self) -> dict[str, PyTree] | None:
-        """Weights and statistics of the most accurate epoch, where `keep_best` asks for them."""
-        if not self._saving.keep_best:
-            return None
+    def best(self) -> Kept | None:
+        """The record of the best epoch, and its weights and statistics; None where none is kept."""
         if self._saves and (step := self._saves.best_step()) is not None:
             self._saves.wait()
-            return self._saves.variables(step)
-        return self._best[1] if self._best else None
+            return self._saves.about(step)["records"][-1], self._saves.variables(step)
+        return self._best
 
     def finish(self, finished: Callable[[Report], Report]) -> None:
         """Writes the last report.
@@ -235,10 +239,10 @@ class Session:
             self._attempt("report", self._write_report, unfinished)
         self._save(event.state, epoch_done=True)
         if self._saving.keep_best and not self._saves:
-            accuracy = record["accuracy"]
-            if not self._best or accuracy > self._best[0]:
+            before = [self._best[0]] if self._best else []
+            if best_of([*before, record]) == len(before):
                 # A copy, because the next step consumes the state.
-                self._best = accuracy, jax.tree.map(jnp.copy, event.state.variables)
+                self._best = record, jax.tree.map(jnp.copy, event.state.variables)
 
     def _is_due(self, step: int) -> bool:
         every_steps, every_minutes, _ = self._saving

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -27,6 +28,18 @@ def printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def name_of(function: Any) -> str:
+    """The name of a function, or of the one that a `partial` calls.
+
+    Example:
+        >>> name_of(partial(max, 1))
+        'max'
+    """
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def is_text(name: str) -> bool:

@@ -46,7 +46,7 @@ LONG = {
     # All settings, with the text of --help: a list, which is looked up and not read.
     "config": 420,
     # The face for notebooks: half of it is docstrings, and each method calls one function or two.
-    "learner": 650,
+    "learner": 700,
 }
 
 

@@ -15,6 +15,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import CheckpointError, ConfigError, DataError
+from jaxch5.insight.recorder import best_of
 from jaxch5.learner import vision_learner
 from jaxch5.models.normalization import Normalization
 from jaxch5.session import Saving, Session
@@ -233,3 +234,29 @@ def test_tensorboard_gets_the_run_where_it_is_asked_for(learn):
     learn.log = True
     learn.fit(1, 0.01)
     assert sum(file.stat().st_size for file in learn.run.tensorboard.iterdir()) > 500
+
+
+def assert_is_of_its_record(learn):
+    """What is printed is of the weights that there are, and those are of the best epoch."""
+    assert learn.record == learn.records[best_of(learn.records)]
+    again = learn.validate()
+    assert {name: learn.record[name] for name in again} == again
+
+
+@pytest.mark.parametrize("with_run", [True, False])
+def test_the_weights_kept_are_of_the_record_that_is_said(compiled, learn, with_run):
+    """Of noise, on which many epochs are equally accurate; in two calls, and when resumed."""
+    learn.saving = Saving(keep_best=True)
+    if not with_run:
+        learn.run = None
+    for rate in (0.05, 1e-3):
+        learn.fit(5, rate)
+        assert_is_of_its_record(learn)
+    assert len({record["accuracy"] for record in learn.records}) < len(learn.records)
+    if with_run:
+        again = compiled.again(0)
+        assert again.restore(learn.run)
+        again.run, again.saving = learn.run, learn.saving
+        again.fit(11, 1e-3)
+        assert len(again.records) == 11
+        assert_is_of_its_record(again)

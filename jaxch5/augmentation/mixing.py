@@ -1,7 +1,8 @@
 """Mixing: new examples from pairs of a batch's pictures.
 
 Both ways work on augmented pictures; each picture draws its own share, and its partner is another
-item of the batch. The loss is then the same mixture of the losses to both labels: `mixed_loss`.
+item of the batch. The loss is then the same mixture of the losses to both labels:
+`jaxch5.training.reduction.loss_of_batch`.
 """
 
 from __future__ import annotations
@@ -72,25 +73,6 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
     inside = inside_y[:, :, None] & inside_x[:, None, :]
     mixed = jnp.where(inside[..., None], pictures[partner], pictures)
     return Mixed(mixed, partner, 1 - inside.mean((1, 2)))
-
-
-def mixed_loss(
-    loss: Callable[[Float[Array, "1 classes"], Int[Array, "1"]], Float[Array, ""]],
-    logits: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
-    mixed: Mixed,
-) -> Float[Array, ""]:
-    """Mean of each item's losses to its own label and its partner's, weighted by the share.
-
-    Args:
-        loss: of logits and labels; it is called for one item at a time.
-        logits: of the mixed pictures.
-        labels: of the pictures before they were mixed.
-        mixed: how they were mixed.
-    """
-    of_each = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
-    own, other = of_each(logits, labels), of_each(logits, labels[mixed.partner])
-    return jnp.mean(mixed.share * own + (1 - mixed.share) * other)
 
 
 def _within(size: int, middle: Float[Array, "batch"], side: Float[Array, "batch"]) -> Array:

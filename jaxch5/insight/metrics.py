@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.errors import ConfigError
+from jaxch5.text import name_of
 
 Probabilities = Float[np.ndarray, "items classes"]
 Labels = Int[np.ndarray, "items"]
@@ -120,7 +120,7 @@ def metric_of(metric: str | Metric) -> tuple[str, Metric]:
         ('top_2', 1.0)
     """
     if callable(metric):
-        return _name_of(metric), metric
+        return name_of(metric), metric
     if metric in METRICS:
         return metric, METRICS[metric]
     top = re.fullmatch(r"top_([1-9][0-9]*)", str(metric))
@@ -130,9 +130,3 @@ def metric_of(metric: str | Metric) -> tuple[str, Metric]:
         f"metric = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
         "function of probabilities and labels"
     )
-
-
-def _name_of(function: Any) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)

@@ -24,6 +24,7 @@ from jaxtyping import Int
 from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
+from jaxch5.insight.recorder import best_of
 from jaxch5.text import printable
 
 # Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
@@ -131,7 +132,8 @@ def _loss_image(loss: Mapping[str, Any]) -> Image:
 
 
 def _best(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return min(records, key=lambda record: record["error_rate"], default=None)
+    best = best_of(records)
+    return None if best is None else records[best]
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[Chart]:

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
+from jaxch5.insight.recorder import rank
 from jaxch5.training.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
@@ -44,7 +45,7 @@ class Checkpoints:
 
     A save returns as soon as the state has been copied and goes on in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the one whose epoch had the highest accuracy. Checksums of all that a
+    last two are kept, and the best by `best_of`. Checksums of all that a
     checkpoint holds lie in it and are compared when it is read: a disk, or a copy, may have changed
     a bit or lost a file.
 
@@ -59,11 +60,11 @@ class Checkpoints:
     def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
         # Only saves at the end of an epoch have metrics; the others cannot be the best.
-        best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=_accuracy,
+                best_fn=rank,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=not read_only,
                 create=False,
@@ -147,7 +148,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the checkpoint with the highest accuracy; None where there is none."""
+        """The step of the best of the checkpoints that end an epoch; None where there is none."""
         return self._manager.best_step()
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
@@ -276,7 +277,3 @@ def _reason(error: Exception) -> str:
         if known in line:
             return known
     return line
-
-
-def _accuracy(metrics: Record) -> float:
-    return metrics["accuracy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,15 @@ from jaxch5.data.block import Data
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
+from jaxch5.losses import Loss
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.plan import Plan
+from jaxch5.training.reduction import loss_of_batch
 from jaxch5.training.resident import calls, steps_of
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
-from jaxch5.training.step import EvalStep, Loss
+from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
 # Reading a loss back waits for its step; those that lie some steps back have long been computed.
@@ -65,7 +68,7 @@ def fit(
         data: what to train on and to validate with.
         plan: what to do.
         steps: what `compile_steps` returns.
-        loss: mean over the items of logits and labels, for validation.
+        loss: of the recipe, for validation.
         key: root of all random draws.
         metrics: more of them, by name.
         validate_first: the state is that of the end of an epoch, which was not validated yet.
@@ -226,7 +229,7 @@ def evaluate(
     logits, labels = predict(state, loader, eval_step, check)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
     probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
-    value = jax.jit(loss)(*jax.device_put((logits, labels)))
+    value = jax.jit(partial(loss_of_batch, loss))(*jax.device_put((logits, labels)))
     return {
         "valid_loss": float(jax.device_get(value)),
         "accuracy": accuracy,

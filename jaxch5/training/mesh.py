@@ -224,6 +224,17 @@ def over_rows(
     return mapped
 
 
+def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
+    """Within a function of `over_rows`: the mean of a number that each device has, no gradient.
+
+    Args:
+        mesh: what `over_rows` was given; None is no such function.
+    """
+    if mesh is None:
+        return lambda x: x
+    return lambda x: jax.lax.pmean(jax.lax.stop_gradient(x), mesh.axis_names)
+
+
 def number_of_device(mesh: Mesh) -> Int[Array, ""]:
     """Within a function of `over_rows`: which of the devices computes it, from 0."""
     return jax.lax.axis_index(mesh.axis_names)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxch5.insight.recorder import best_of
 from jaxch5.text import has_bars, print_row
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
@@ -64,11 +65,8 @@ def advice(records: Sequence[Record]) -> str | None:
         >>> advice([{"accuracy": accuracy} for accuracy in [*accuracies, 0.9]]) is None
         True
     """
-    # Of equals the last, which has the lower rate.
-    best = max(
-        range(len(records)), key=lambda epoch: (records[epoch]["accuracy"], epoch), default=0
-    )
-    if len(records) - 1 - best < max(2, len(records) / 3):
+    best = best_of(records)
+    if best is None or len(records) - 1 - best < max(2, len(records) / 3):
         return None
     accuracy = 100 * records[best]["accuracy"]
     return (

@@ -15,14 +15,13 @@ from jaxtyping import PyTree
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.insight.metrics import Metric
-from jaxch5.losses import cross_entropy
+from jaxch5.losses import Loss, cross_entropy
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
     EvalStep,
-    Loss,
     Mixer,
     TrainStep,
     make_eval_step,
@@ -35,7 +34,7 @@ class Recipe:
     """What does not change while a network is trained.
 
     Attributes:
-        loss: mean over the items of logits [B, classes] and labels [B].
+        loss: mean over the items, or `ItemLosses`, of logits [B, classes] and labels [B].
         optimizer, wd, clip, accumulate: see `make_optimizer`.
         average: decay of an exponential average of the variables, which is then what is evaluated;
             0 keeps none.

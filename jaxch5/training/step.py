@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import optax
 from flax.training.dynamic_scale import DynamicScale
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxch5.augmentation.mixing import Mixed, mixed_loss
+from jaxch5.augmentation.mixing import Mixed
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
+from jaxch5.losses import Loss
 from jaxch5.models.normalization import IMAGENET, Normalization, normalize
 from jaxch5.optim.groups import ParamPath, merge, partition
-from jaxch5.training.mesh import number_of_device, over_rows
+from jaxch5.training.mesh import mean_over_devices, number_of_device, over_rows
 from jaxch5.training.precision import next_scale
+from jaxch5.training.reduction import loss_of_batch
 from jaxch5.training.state import TrainState
 
-Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""]]
 TrainStep = Callable[
     [TrainState, Batch | CachedBatch, Key[Array, ""]],
     tuple[TrainState, dict[str, Float[Array, ""]]],
@@ -75,7 +76,7 @@ def make_train_step(
     Args:
         model: called as `model.apply(variables, x, train=True)` on normalized pictures.
         optimizer: its state is the state's `opt_state`.
-        loss: mean over the items of logits and labels.
+        loss: mean over the items of logits and labels, or `ItemLosses`.
         policy: what `aug_transforms` returns; None takes the centre crop.
         size: side of the network's input, pixels.
         normalization: applied to the augmented pictures.
@@ -100,11 +101,10 @@ def make_train_step(
         mix_key, dropout_key = others
         with jax.named_scope("augment"):
             pictures = over_rows(prepare, None if local else mesh)(batch, augment_key)
-        if mix is None:
-            loss_of_batch = loss
-        else:
+        pairs = None
+        if mix is not None:
             mixed = mix(pictures, mix_key)
-            pictures, loss_of_batch = mixed.pictures, partial(mixed_loss, loss, mixed=mixed)
+            pictures, pairs = mixed.pictures, (mixed.partner, mixed.share)
         pictures = normalize(pictures, normalization)
 
         def loss_of(trained: PyTree) -> tuple[Float[Array, ""], PyTree]:
@@ -115,7 +115,8 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            return loss_of_batch(logits, batch.label), updated.get("batch_stats", {})
+            value = loss_of_batch(loss, logits, batch.label, pairs, mean_over_devices(local))
+            return value, updated.get("batch_stats", {})
 
         take = jax.value_and_grad if scale is None else scale.value_and_grad
         *_, (value, updated), grads = take(loss_of, has_aux=True)(trained)

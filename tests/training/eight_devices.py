@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -44,6 +45,12 @@ class Tiny(nn.Module):
         x = nn.Conv(8, (3, 3), 2, name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1")(x, train and not self.frozen_stages))
         return nn.Dense(10, name="head")(nn.relu(nn.Dense(128, name="fc")(x.mean((1, 2)))))
+
+
+class WithoutNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
 
 
 def data_of(batch_size=64, cache="memory", augment=None, count=300):
@@ -162,6 +169,25 @@ def settings():
     return {"global": in_both(mix=mixup, **much), "local": losses(local)}
 
 
+def weights():
+    """Losses with weights, of which each device's rows have another sum: on one, and on eight."""
+    data, loss = data_of(), partial(cross_entropy, weight=np.linspace(0, 9, 10))
+
+    def trained(**settings):
+        learn = vision_learner(data, WithoutNorm(), **{"loss": loss} | settings)
+        learn.console = Console(file=io.StringIO())
+        return losses(learn, 2)
+
+    def hidden(logits, labels):
+        return loss(logits, labels)
+
+    return {
+        "losses": [trained(devices=1), trained(), trained(bn="local")],
+        "hidden": error_of(lambda: trained(bn="local", loss=hidden)),
+        "seen by all": trained(loss=hidden),
+    }
+
+
 def freezing():
     def fine_tuned(**settings):
         learn = learner(**settings)
@@ -233,6 +259,7 @@ if __name__ == "__main__":
         "shared": shared_optimizer(),
         "caches": caches(),
         "settings": settings(),
+        "weights": weights(),
         "freezing": freezing(),
         "after": after_training(),
         "taken up": taken_up(Path(sys.argv[1])),

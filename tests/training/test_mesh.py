@@ -79,6 +79,13 @@ class TestEightDevices:
         assert_close(many, one)
         assert np.isfinite(eight["settings"]["local"]).all()
 
+    def test_a_weighted_mean_is_of_the_whole_batch(self, eight):
+        """Also where each device takes its own rows' losses, whose weights have another sum."""
+        one, *many = eight["weights"]["losses"]
+        for of_many in [*many, eight["weights"]["seen by all"]]:
+            assert_close(of_many, one)
+        assert "hidden is not the mean of the losses of single items" in eight["weights"]["hidden"]
+
     def test_fine_tuning_freezes_as_on_one_device(self, eight):
         one, many = eight["freezing"]
         assert_close(many, one)

@@ -1,0 +1,138 @@
+"""The loss of a batch: the one place where the mean of its items' losses is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxch5.errors import ConfigError
+from jaxch5.losses import (
+    ITEMS,
+    ItemLosses,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    focal_loss,
+    nll_loss,
+)
+from jaxch5.text import name_of
+
+# Of one batch the weighted mean may be the plain one by accident.
+CHANCES = 3
+
+
+def loss_of_batch(
+    loss: Loss,
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    pairs: tuple[Int[Array, "batch"], Float[Array, "batch"]] | None = None,
+    over_devices: Callable[[Array], Array] = lambda x: x,
+) -> Float[Array, ""]:
+    """Takes the mean of the losses of a batch: the one place where that is done.
+
+    With class weights it is the sum of the weighted losses over the sum of the weights. A mixed
+    item has both labels, each with its share of the loss and of the weight: where all shares of a
+    batch are one number, that is PyTorch's `share * loss(logits, labels) + (1 - share) *
+    loss(logits, labels[partner])`, and where they are 1, the loss without mixing. (fastai's
+    `MixHandler`, and PyTorch's `cross_entropy` of probabilities, divide by the number of items
+    instead: the same gradient, multiplied by the mean weight of the batch.)
+
+    Args:
+        loss: Mean, or `ItemLosses`, of logits and labels. A mean is asked for one item at a time
+            where items are mixed; see `check_is_mean`.
+        logits: Activations.
+        labels: Class numbers.
+        pairs: Place of each item's partner in the batch, and the share, 0 to 1, that is its own;
+            None where nothing is mixed.
+        over_devices: As in `ItemLosses.mean`.
+
+    Raises:
+        ConfigError: the loss returns neither a scalar nor `ItemLosses`.
+
+    Example:
+        >>> logits, labels = jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 1])
+        >>> loss = partial(cross_entropy, weight=jnp.array([1.0, 3.0]))
+        >>> pairs = jnp.array([1, 0]), jnp.array([1.0, 1.0])
+        >>> bool(jnp.isclose(loss_of_batch(loss, logits, labels, pairs), loss(logits, labels)))
+        True
+    """
+    taken = _of_items(loss)(logits, labels)
+    if not isinstance(taken, ItemLosses) and jnp.ndim(taken):
+        raise ConfigError(
+            f"loss: {name_of(loss)} returns an array of shape {jnp.shape(taken)}; it should "
+            "return the mean over the items, or jaxch5.ItemLosses"
+        )
+    if pairs is None:
+        return taken.mean(over_devices) if isinstance(taken, ItemLosses) else taken
+    partner, share = pairs
+    own, other = (_losses_of_each(loss, logits, of) for of in (labels, labels[partner]))
+    value = share * own.value + (1 - share) * other.value
+    if own.weight is None or other.weight is None:
+        return ItemLosses(value).mean()
+    weight = share * own.weight + (1 - share) * other.weight
+    return ItemLosses(value, weight).mean(over_devices)
+
+
+def check_is_mean(loss: Loss, classes: int) -> None:
+    """Refuses a loss of which the parts of a batch do not tell the whole.
+
+    Mixed items, and those of several devices that take their losses apart, are each given to the
+    loss alone. Weights, of which a mean is all that is known, would cancel.
+
+    Args:
+        loss: Mean, or `ItemLosses`, of logits and labels.
+        classes: How many there are.
+
+    Raises:
+        ConfigError: it is not the mean of the losses of single items.
+
+    Example:
+        >>> check_is_mean(partial(cross_entropy, weight=[1, 2, 3]), 3)
+        >>> check_is_mean(lambda logits, labels: cross_entropy(logits, labels, [1, 2, 3]), 3)
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: loss: <lambda> is not the mean of the losses of single items, \
+which mixing and batch norms of each device need; return jaxch5.ItemLosses, which has weights, or \
+give partial(cross_entropy, weight=...)
+    """
+    count = classes + 3
+    labels = jnp.arange(count) % classes
+    for seed in range(CHANCES):
+        logits = 3 * jax.random.normal(jax.random.key(seed), (count, classes))
+        taken = _of_items(loss)(logits, labels)
+        if isinstance(taken, ItemLosses) or jnp.ndim(taken):
+            return
+        if not jnp.allclose(taken, _losses_of_each(loss, logits, labels).mean(), rtol=1e-4):
+            raise ConfigError(
+                f"loss: {name_of(loss)} is not the mean of the losses of single items, which "
+                "mixing and batch norms of each device need; return jaxch5.ItemLosses, which has "
+                "weights, or give partial(cross_entropy, weight=...)"
+            )
+
+
+def _losses_of_each(
+    loss: Loss, logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> ItemLosses:
+    taken = _of_items(loss)(logits, labels)
+    if isinstance(taken, ItemLosses):
+        return taken
+
+    def of_one(row: Array, label: Array) -> Any:
+        return loss(row[None], label[None])
+
+    return ItemLosses(jax.vmap(of_one)(logits, labels))
+
+
+def _of_items(loss: Loss) -> Loss:
+    """The loss, asked for what it knows of each item where it is one of ours."""
+    function: Any = loss
+    settings: dict[str, Any] = {}
+    while isinstance(function, partial):
+        function, settings = function.func, function.keywords | settings
+    ours = function in (cross_entropy, nll_loss, focal_loss, binary_cross_entropy)
+    asked = ours and settings.get("reduction", "mean") == "mean"
+    return partial(loss, reduction=ITEMS) if asked else loss  # type: ignore[call-arg]

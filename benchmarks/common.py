@@ -39,7 +39,7 @@ def arguments_of(
         parser.add_argument(
             "--path",
             type=Path,
-            default=os.environ.get("JAXCH5_FLOWERS"),
+            default=os.environ.get("JAXCH5_FLOWERS") or None,
             help="folder of class folders of photographs (default: JAXCH5_FLOWERS)",
         )
     if turns is not None:
@@ -60,7 +60,8 @@ def use_device(device: str, keep_memory: bool = True) -> None:
     By default JAX takes three quarters of a GPU's memory at once; here two sides share it. A step's
     memory is kept for the next one, as commands have it.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
+    share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    os.environ[share] = os.environ.get(share) or ".45"
     import jax
 
     from jaxch5.training.process import keep_freed_memory

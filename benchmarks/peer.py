@@ -20,7 +20,7 @@ from typing import Any
 
 def peer_python(required: bool = False) -> str | None:
     """The peer's interpreter; None, or the end of the program, where none is named."""
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
+    python = os.environ.get("JAXCH5_PEER_PYTHON") or None
     if required and not python:
         sys.exit("JAXCH5_PEER_PYTHON should name the interpreter of the peer (requirements.txt)")
     return python

@@ -6,14 +6,13 @@ import difflib
 import inspect
 import io
 import json
-import logging
 import os
-import signal
 import sys
 import textwrap
 import traceback
 from argparse import Action, ArgumentParser, HelpFormatter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +23,10 @@ from rich.console import Console
 from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.files import write_file
+from jaxch5.libraries import empty_is_unset, silent
 from jaxch5.settings import deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.text import print_line, printable
-from jaxch5.training.interrupts import StopAtOnce, Terminated
+from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -272,25 +272,32 @@ def run(
 ) -> int:
     """Runs a command: parses, calls, prints its result as JSON where asked, gives its exit status.
 
-    0 is done; 1 failed; 2 bad usage or configuration; 130 interrupted, 143 terminated.
+    0 is done; 1 failed; 2 bad usage or configuration; 130 interrupted, 143 terminated. What it
+    changes in its process is put back: a notebook that calls it keeps its handlers and logs.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    with (
+        termination_raised(),
+        empty_is_unset(),
+        nullcontext() if debug else silent(),
+        # None where they are closed: what would be said there is lost, and nothing else.
+        redirect_stdout(sys.stdout or io.StringIO()),
+        redirect_stderr(sys.stderr or io.StringIO()),
+    ):
+        return _run(command, options, prog, argv, debug)
+
+
+def _run(
+    command: Callable[[OptionsT], dict[str, Any]],
+    options: type[OptionsT],
+    prog: str,
+    argv: Sequence[str],
+    debug: bool,
+) -> int:
     failed = False
-    signal.signal(signal.SIGTERM, _terminate)
-    # None where they are closed: what would be said there is lost, and nothing else.
-    sys.stdout = sys.stdout or io.StringIO()
-    sys.stderr = sys.stderr or io.StringIO()
-    if not debug:
-        # After a save has failed, which is reported once, threads of the storage library go on to
-        # complain by the dozen, past every handler.
-        sys.unraisablehook = lambda unraisable: None
     try:
         parsed = parse(options, argv, prog)
-        if not debug:
-            # The libraries of checkpoints and of addresses log what they also raise, at length.
-            for name in ("absl", "asyncio", "gcsfs"):
-                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if parsed.print_config:
             settings = parsed.settings()
             as_json = json.dumps(settings.model_dump(mode="json", exclude_none=True)) + "\n"
@@ -331,10 +338,6 @@ def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
         return 1
     where = f"{error.filename}: " if error.filename else ""
     return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise Terminated
 
 
 def _fail(message: str, status: int, prog: str, debug: bool) -> int:

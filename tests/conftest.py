@@ -1,17 +1,112 @@
-"""What tests share: where programs are cached, and pictures to train on."""
+"""What tests share: how a run ends, where programs are cached, and pictures to train on."""
 
+import contextlib
 import io
 import os
+import select
 import shutil
+import signal
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 from rich.console import Console
+
+from jaxch5.libraries import variable
+
+
+class Termination:
+    """Ends the run when it is sent SIGTERM, whatever handler a test has for that.
+
+    Python writes the number of a signal that has a handler to a file, too. A test that sends itself
+    the signal does so by the fixture `raise_signal`, so that it is not taken for the run's.
+    """
+
+    STATUS = 128 + signal.SIGTERM
+    # How long a test that goes on is waited for.
+    SECONDS = 5.0
+
+    def __init__(self):
+        self.own = 0
+        self.asked = False
+        self.controls_workers = False
+        self.reading = threading.Lock()
+        self.reader, self.writer = os.pipe()
+        for end in (self.reader, self.writer):
+            os.set_blocking(end, False)
+
+    def has_come(self):
+        with self.reading, contextlib.suppress(BlockingIOError):
+            for number in os.read(self.reader, 64):
+                if number == signal.SIGTERM and self.own:
+                    self.own -= 1
+                elif number == signal.SIGTERM:
+                    self.asked = True
+        return self.asked
+
+    def watch(self):
+        while not self.has_come():
+            select.select([self.reader], [], [])
+        if self.controls_workers:
+            for worker in psutil.Process().children():
+                worker.terminate()
+        time.sleep(self.SECONDS)
+        self.clear()
+        os._exit(self.STATUS)
+
+    def clear(self):
+        """Ends what tests have started, and leaves nothing."""
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+termination = Termination()
+
+
+def pytest_configure(config):
+    def end(number, frame):
+        raise pytest.exit.Exception("terminated", Termination.STATUS)
+
+    signal.signal(signal.SIGTERM, end)
+    termination.controls_workers = config.pluginmanager.hasplugin("dsession")
+    threading.Thread(target=termination.watch, daemon=True).start()
+
+
+def pytest_runtest_logstart():
+    # Before each test, for a loop of asyncio has the numbers written elsewhere, and then nowhere.
+    signal.set_wakeup_fd(termination.writer, warn_on_full_buffer=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport():
+    """A test that was to end the run and had a handler that ended the test."""
+    if termination.has_come():
+        pytest.exit("terminated", Termination.STATUS)
+
+
+def pytest_unconfigure():
+    if termination.asked:
+        termination.clear()
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture
+def raise_signal():
+    """A function: sends this process a signal that is the test's own."""
+
+    def send(number):
+        termination.own += number == signal.SIGTERM
+        signal.raise_signal(number)
+
+    return send
 
 
 def pytest_collection_modifyitems(items):
@@ -26,7 +121,8 @@ def compiled_programs(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     # Of several workers, each has a folder of its own in the session's.
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    kept = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
+    kept = variable("JAX_COMPILATION_CACHE_DIR") or str(shared / "compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = kept
     jax.config.update("jax_compilation_cache_dir", kept)
     # A file takes milliseconds. By default what compiles in less than a second is not kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -50,7 +146,11 @@ os.environ["XLA_FLAGS"] = QUICK + GIVEN
 
 # Tests are the same with a network and without. The library reads these when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jaxch5-tests-")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Within the folder of the process that started the worker, which removes it.
+    os.environ["HF_HOME"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+else:
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jaxch5-tests-")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,8 +169,8 @@ def usual_compiler():
 @pytest.fixture(scope="session")
 def flowers():
     """A folder of real photographs, with train/ and valid/."""
-    folder = os.environ.get("JAXCH5_FLOWERS")
-    if not folder:
+    folder = variable("JAXCH5_FLOWERS")
+    if folder is None:
         pytest.skip("JAXCH5_FLOWERS does not name a folder of photographs")
     return Path(folder)
 

@@ -30,7 +30,17 @@ LAYERS = {
     "data": {"data"},
     "insight": {"insight"},
     "pure": {"augmentation", "losses", "models", "optim"},
-    "base": {"address", "batch", "config", "errors", "files", "network", "settings", "text"},
+    "base": {
+        "address",
+        "batch",
+        "config",
+        "errors",
+        "files",
+        "libraries",
+        "network",
+        "settings",
+        "text",
+    },
 }
 
 # Imports that would close a circle if they were followed, and why they may stay.

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxch5.libraries import variable
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 # Those that a person starts: they take arguments. The others are parts of them.
 SCRIPTS = sorted(
@@ -156,7 +158,7 @@ def test_the_step_takes_options_of_the_compiler_and_prints_one_document():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("JAXCH5_PEER_PYTHON" not in os.environ, reason="there is no peer")
+@pytest.mark.skipif(not variable("JAXCH5_PEER_PYTHON"), reason="there is no peer")
 def test_the_step_prints_both_sides_and_their_ratio():
     # Batch norm of very few pixels would magnify roundings until the losses disagree.
     document = step("--modes", "eager", "--size", "32", "--batch", "8")

@@ -1,10 +1,12 @@
 """Options come from a file and the command line; a command ends with a status and one line."""
 
 import json
+import logging
 import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -185,16 +187,39 @@ def test_debug_shows_the_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_sigterm_ends_with_status_143(capsys):
-    def command(options):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+def test_sigterm_ends_with_status_143(capsys, raise_signal):
+    assert run(lambda options: raise_signal(signal.SIGTERM), Options, PROG, []) == 143
 
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run(command, Options, PROG, []) == 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+def surroundings():
+    """What a process may have set for itself."""
+    return (
+        *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)),
+        *(logging.getLogger(name).level for name in ("absl", "asyncio", "gcsfs", "pooch")),
+        sys.unraisablehook, sys.excepthook, sys.stdout, sys.stderr, Path.cwd(), dict(os.environ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda options: {},
+        *(fail(one) for one in (DataError("x"), ValueError("x"), KeyboardInterrupt())),
+    ],
+)
+def test_a_command_leaves_its_process_as_it_was(command, debug, capsys, monkeypatch):
+    """One that is called in a notebook must not take its handlers and logs."""
+    monkeypatch.setenv("HF_HOME", "")
+    before = surroundings()
+    run(command, Options, PROG, debug)
+    assert surroundings() == before
+
+
+def test_a_command_runs_in_any_thread(capsys):
+    """Where Python gives it no signals."""
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(run, lambda options: {}, Options, PROG, []).result() == 0
 
 
 def test_a_full_disk_leaves_the_old_figure_and_no_half_of_a_new_one(tmp_path):

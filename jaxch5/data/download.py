@@ -7,6 +7,7 @@ is there is whole. Nobody waits long for an address that does not answer.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
+from jaxch5.libraries import logging_from
 from jaxch5.network import CONNECT_SECONDS
 from jaxch5.text import progress_bar
 
@@ -121,6 +123,7 @@ def _fetch_link(link: str, file: Path) -> None:
         time.sleep(0.5 * attempt)
 
 
+@logging_from(logging.ERROR, "pooch")
 def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
     """Fetches an archive of pictures and unpacks it; returns the folder.
 
@@ -143,7 +146,6 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     if unpacked.is_dir():
         return unpacked
     _make(folder)
-    pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
     scheme = urlsplit(url).scheme
     try:

@@ -16,6 +16,7 @@ from jaxtyping import Int32
 from jaxch5.data.download import cache_folder, file_name_for
 from jaxch5.data.source import FOLDER, Reason, Source
 from jaxch5.errors import DataError
+from jaxch5.libraries import empty_is_unset, logging_from
 from jaxch5.network import reachable
 
 RECORDS_AT_A_TIME = 512
@@ -23,6 +24,9 @@ RECORDS_AT_A_TIME = 512
 NO_LABEL = -1
 
 
+# It announces every step of its own.
+@logging_from(logging.ERROR, "absl")
+@empty_is_unset()
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Pictures of a tensorflow-datasets set, read by place from its array_record files.
 
@@ -43,8 +47,6 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         >>> source = from_tfds("oxford_iiit_pet")  # doctest: +SKIP
         >>> data = DataBlock(source, given_split(), 460, 224).load(64)  # doctest: +SKIP
     """
-    # It announces every step of its own.
-    logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
 
     folder = None if data_dir is None else str(Path(data_dir).expanduser())

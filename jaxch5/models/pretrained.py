@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
 from jaxch5.errors import WeightsError
+from jaxch5.libraries import empty_is_unset
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.weights import architecture_of, import_state_dict
 
@@ -73,6 +74,7 @@ class Pretrained(NamedTuple):
     origin: str
 
 
+@empty_is_unset()
 def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) -> Pretrained:
     """ImageNet's weights of an architecture; once fetched, they are read from the hub's cache.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import jax
 import platformdirs
 
@@ -51,7 +49,7 @@ def keep_compiled_programs() -> None:
     Example:
         >>> keep_compiled_programs()  # doctest: +SKIP
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         # What is compiled for one core leaves the others idle, and the cache does not tell them
         # apart: a step of ResNet-18 took 1.13 times as long on two.
         folder = platformdirs.user_cache_path("jaxch5") / "compiled" / f"{cores()}-cores"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,6 +23,30 @@ class StopAtOnce(KeyboardInterrupt):
     """SIGINT has come again: nothing is to be waited for any more."""
 
 
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """Has signals handled, in the main thread; afterwards those who handled them before do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            # None is a handler that is not Python's, which Python cannot install.
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+def termination_raised() -> AbstractContextManager[None]:
+    """Has SIGTERM raise `Terminated` within it."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    return handled(terminate, signal.SIGTERM)
+
+
 class Interrupts:
     """Holds SIGINT and SIGTERM back until `check`; a context manager.
 
@@ -34,11 +57,10 @@ class Interrupts:
     def __init__(self) -> None:
         self._asked: int | None = None
         self._doing: str | None = None
-        self._before: dict[int, Any] = {}
+        self._handled = ExitStack()
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hold) for number in SIGNALS}
+        self._handled.enter_context(handled(self._hold, *SIGNALS))
         return self
 
     def __exit__(
@@ -47,8 +69,7 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.close()
 
     def check(self) -> None:
         """Raises what a signal that has come asks for.

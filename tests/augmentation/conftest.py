@@ -1,6 +1,5 @@
 """Pictures on canvases, built without the input pipeline."""
 
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,12 +8,13 @@ import pytest
 from PIL import Image
 
 from jaxch5.batch import Batch
+from jaxch5.libraries import variable
 
 
 @pytest.fixture(scope="session")
 def photographs():
     """Six pictures whose short side is 64; real ones where JAXCH5_FLOWERS names them."""
-    folder = os.environ.get("JAXCH5_FLOWERS")
+    folder = variable("JAXCH5_FLOWERS")
     if folder:
         files = sorted(Path(folder).glob("train/*/*.jpg"))[::90][:6]
         pictures = [Image.open(file).convert("RGB") for file in files]

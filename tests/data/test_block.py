@@ -1,7 +1,5 @@
 """The data block: parts put together, and told apart when they do not fit."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -77,9 +75,8 @@ def test_too_few_pictures_for_a_batch():
         DataBlock(source, random_split(), presize=16, size=8).load(64)
 
 
-@pytest.mark.skipif("JAXCH5_FLOWERS" not in os.environ, reason="JAXCH5_FLOWERS is not set")
-def test_photographs_from_folder_to_batch():
-    source = from_folder(os.environ["JAXCH5_FLOWERS"])
+def test_photographs_from_folder_to_batch(flowers):
+    source = from_folder(flowers)
     assert source.classes == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
     data = DataBlock(source, folder_split(), presize=64, size=48).load(32, cache="off")
     seen = 0

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -364,14 +363,13 @@ def test_any_bytes_are_a_picture_or_an_error(start, rest, min_side):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("real", [False, True], ids=["drawn", "photographs"])
-def test_ten_thousand_damaged_pictures(real, tmp_path):
+def test_ten_thousand_damaged_pictures(real, tmp_path, request):
     """Each is read or refused in one line: no crash, 2 s at most, and a gigabyte at most."""
     sources = tmp_path / "sources"
     sources.mkdir()
     if real:
-        if "JAXCH5_FLOWERS" not in os.environ:
-            pytest.skip("JAXCH5_FLOWERS is not set")
-        files = sorted(Path(os.environ["JAXCH5_FLOWERS"]).glob("valid/*/*.jpg"))[::20]
+        folder = request.getfixturevalue("flowers")
+        files = sorted(folder.glob("valid/*/*.jpg"))[::20]
         for file in files:
             with Image.open(file) as image:
                 image.thumbnail((96, 96))
@@ -559,13 +557,12 @@ def seen_through(frame: np.ndarray, canvas: np.ndarray, shift: float = 0.0) -> n
     return upper * (1 - bottom) + lower * bottom
 
 
-@pytest.mark.skipif("JAXCH5_FLOWERS" not in os.environ, reason="JAXCH5_FLOWERS is not set")
-def test_photographs_at_a_fraction_look_like_the_whole():
+def test_photographs_at_a_fraction_look_like_the_whole(flowers):
     """JPEG's scaled decoding changes a photograph by less than a shift by half a pixel would.
 
     The decoder makes whole pixels only: half of 333 is 166.5, of which it makes 167.
     """
-    files = sorted(Path(os.environ["JAXCH5_FLOWERS"]).glob("valid/*/*.jpg"))[::6]
+    files = sorted(flowers.glob("valid/*/*.jpg"))[::6]
     assert files
     for file in files:
         data = file.read_bytes()

@@ -1,7 +1,6 @@
 """What tests of networks share: numbers for their weights, and PyTorch in an interpreter apart."""
 
 import math
-import os
 import subprocess
 from functools import partial
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxch5.libraries import variable
 from jaxch5.models.resnet import create_model
 
 
@@ -39,8 +39,8 @@ def random_variables():
 @pytest.fixture(scope="session")
 def peer():
     """A function: runs a program in the interpreter that JAXCH5_PEER_PYTHON names."""
-    python = os.environ.get("JAXCH5_PEER_PYTHON")
-    if not python:
+    python = variable("JAXCH5_PEER_PYTHON")
+    if python is None:
         pytest.skip("JAXCH5_PEER_PYTHON does not name an interpreter with torchvision and fastai")
     specs = "map(importlib.util.find_spec, ('torch', 'torchvision', 'fastai'))"
     has_all = f"import importlib.util, sys; sys.exit(not all({specs}))"

@@ -30,11 +30,11 @@ def test_what_differs_is_named(monkeypatch):
         hosts.agree({"size": 32, "seed": 1})
 
 
-def test_alone_a_signal_is_obeyed_at_the_next_check():
+def test_alone_a_signal_is_obeyed_at_the_next_check(raise_signal):
     with Interrupts() as interrupts:
         check = hosts.agreed_check(interrupts)
         check()
-        signal.raise_signal(signal.SIGTERM)
+        raise_signal(signal.SIGTERM)
         assert interrupts.asked == signal.SIGTERM
         with pytest.raises(Terminated):
             check()

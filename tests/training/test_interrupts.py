@@ -16,9 +16,9 @@ def test_a_signal_waits_for_the_check():
             interrupts.check()
 
 
-def test_termination_ends_a_process_with_the_status_of_its_signal():
+def test_termination_ends_a_process_with_the_status_of_its_signal(raise_signal):
     with Interrupts() as interrupts:
-        signal.raise_signal(signal.SIGTERM)
+        raise_signal(signal.SIGTERM)
         with pytest.raises(Terminated) as ended:
             interrupts.check()
     assert ended.value.code == 143

@@ -1,0 +1,78 @@
+"""What other libraries find around them, the environment's variables, and what they log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Of the variables that they read. CUDA_VISIBLE_DEVICES is none of them: empty, it hides all GPUs.
+PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
+# Those of checkpoints and of addresses log what they also raise, at length.
+LOUD = ("absl", "asyncio", "gcsfs")
+
+
+def variable(name: str) -> str | None:
+    """The value of an environment variable; None where it is not set, or is set but empty.
+
+    Example:
+        >>> variable("JAXCH5_NO_SUCH_VARIABLE")
+    """
+    return os.environ.get(name) or None
+
+
+@contextmanager
+def empty_is_unset() -> Iterator[None]:
+    """Has the libraries that are imported within it take a variable that is empty for unset.
+
+    Some take it for a value: huggingface-hub then keeps its files in the current folder.
+
+    Example:
+        >>> with empty_is_unset():
+        ...     import huggingface_hub
+    """
+    empty = [name for name in os.environ if name.startswith(PREFIXES) and not variable(name)]
+    for name in empty:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dict.fromkeys(empty, ""))
+
+
+@contextmanager
+def logging_from(level: int, *names: str) -> Iterator[None]:
+    """Has these loggers be silent below a level; afterwards they are as they were.
+
+    Example:
+        >>> with logging_from(logging.ERROR, "absl"):
+        ...     logging.getLogger("absl").isEnabledFor(logging.WARNING)
+        False
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Has libraries say nothing beside the errors that they raise; afterwards all is as it was.
+
+    After a save has failed, which is reported once, threads of the storage library go on to
+    complain by the dozen, past every handler.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        with logging_from(logging.CRITICAL + 1, *LOUD):
+            yield
+    finally:
+        sys.unraisablehook = hook

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxch5.data.download import fetch_archive
 from jaxch5.data.folder import find_pictures, from_folder, from_regex
 from jaxch5.data.source import Source
+from jaxch5.errors import DataError
 
 
 def from_archive(url: str, sha256: str | None = None, pattern: str | None = None) -> Source:
@@ -29,9 +30,10 @@ def from_archive(url: str, sha256: str | None = None, pattern: str | None = None
         >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
     """
     folder = fetch_archive(url, sha256)
-    if pattern is not None:
-        return from_regex(folder, pattern)
-    return from_folder(_inner(folder))
+    try:
+        return from_folder(_inner(folder)) if pattern is None else from_regex(folder, pattern)
+    except DataError as error:
+        raise DataError(f"{url}: {error}; it is fetched again once {folder} is removed") from None
 
 
 def _inner(folder: Path) -> Path:

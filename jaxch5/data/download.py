@@ -1,7 +1,8 @@
 """What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
 
-Everything goes into the user's cache folder under a name made from its address, in one piece: what
-is there is whole. Nobody waits long for an address that does not answer.
+Everything goes into the user's cache folder under a name made from its address, in one piece and
+once it was looked at: what is there is whole, and is what was asked for. Nobody waits long for an
+address that does not answer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from urllib.parse import urlsplit
 import platformdirs
 from rich.console import Console
 
+from jaxch5.data.content import FIRST_BYTES, kind_of
+from jaxch5.data.formats import format_of
+from jaxch5.data.image import decode
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.libraries import logging_from
@@ -52,7 +56,9 @@ def is_link(reference: str) -> bool:
 def fetch_links(
     links: Iterable[str], folder: Path | None = None, console: Console | None = None
 ) -> Mapping[str, Path]:
-    """Fetches files in parallel; those that are there already are not asked for again.
+    """Fetches pictures in parallel; those that are there already are not asked for again.
+
+    What comes is looked at before it is kept: a server may answer a page, or only a part.
 
     Args:
         links: addresses that fsspec understands, `http(s)://` among them.
@@ -63,12 +69,12 @@ def fetch_links(
         Of each link, its file.
 
     Raises:
-        DataError: some cannot be fetched, after three attempts where an answer may yet come; it
-            names them. What was fetched stays for the next time.
+        DataError: some cannot be fetched, after three attempts where an answer may yet come, or
+            are no pictures; it names them. What was fetched stays for the next time.
     """
     folder = cache_folder() / "links" if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
-    missing = [link for link, file in files.items() if not file.exists()]
+    missing = [link for link, file in files.items() if not _is_kept(file)]
     if not missing:
         return files
     _make(folder)
@@ -106,8 +112,7 @@ def _fetch_link(link: str, file: Path) -> None:
     filesystem, path = fsspec.url_to_fs(link, **options)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _write(file, filesystem.cat_file(path))
-            return
+            content = filesystem.cat_file(path)
         except FileNotFoundError:
             raise DataError("there is no such file") from None
         except aiohttp.ClientResponseError as error:
@@ -120,7 +125,31 @@ def _fetch_link(link: str, file: Path) -> None:
         except Exception:
             if attempt == ATTEMPTS:
                 raise
+        else:
+            if format_of(content) is None:
+                raise DataError(f"what came is {kind_of(content)}, not a picture")
+            # One that stays damaged is so where it comes from, and a set may leave it out.
+            if attempt == ATTEMPTS or not _is_damaged(content):
+                _write(file, content)
+                return
         time.sleep(0.5 * attempt)
+
+
+def _is_kept(file: Path) -> bool:
+    """Whether a picture was fetched; earlier versions kept whatever came."""
+    try:
+        with file.open("rb") as opened:
+            return format_of(opened.read(FIRST_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def _is_damaged(content: bytes) -> bool:
+    try:
+        decode(content, min_side=1)
+    except DataError:
+        return True
+    return False
 
 
 @logging_from(logging.ERROR, "pooch")
@@ -135,7 +164,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         folder: where it is kept; None is the user's cache folder.
 
     Raises:
-        DataError: it cannot be fetched, has another checksum, or cannot be unpacked.
+        DataError: it cannot be fetched, is no archive, has another checksum, or cannot be unpacked.
     """
     import pooch
     import requests
@@ -158,6 +187,8 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         )
     except requests.HTTPError as error:
         raise DataError(f"{url}: {error}") from None
+    except requests.exceptions.ChunkedEncodingError:
+        raise DataError(f"{url}: was cut short on its way; give the same command again") from None
     except (requests.RequestException, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise DataError(
             f"{url}: no answer ({type(error).__name__}); without the network, fetch the file "
@@ -170,7 +201,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     except OSError as error:
         raise DataError(f"{url}: cannot be kept in {folder}: {error}") from None
     try:
-        unpack(Path(file), unpacked)
+        unpack(Path(file), unpacked, url)
     finally:
         # The pictures take its place; kept, it would double the room.
         Path(file).unlink(missing_ok=True)

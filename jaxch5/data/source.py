@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
+from jaxch5.address import is_address
 from jaxch5.data.image import decode
 from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.errors import ConfigError, DataError
@@ -92,6 +93,19 @@ def remarks(source: Source) -> list[str]:
     return [*source.notes, *(["passed over: " + ", ".join(counts)] if counts else [])]
 
 
+def name_of(source: Source, item: int) -> str:
+    """What errors call an item: its reference, and of one that was fetched its file as well.
+
+    Example:
+        >>> name_of(digits(), 7)
+        'image 000000007'
+    """
+    reference = source.references[item]
+    if source.file is None or not is_address(reference):
+        return reference
+    return f"{reference} (kept as {source.file(item)})"
+
+
 def read_pixels(
     source: Source, item: int, min_side: int | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -102,7 +116,7 @@ def read_pixels(
     """
     content = source.read(item)
     if isinstance(content, bytes):
-        return decode(content, source.references[item], min_side)
+        return decode(content, name_of(source, item), min_side)
     return content
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
 from jaxch5.data.image import canvas_shape, decode, presize, read_header
-from jaxch5.data.source import Source, remarks
+from jaxch5.data.source import Source, name_of, remarks
 from jaxch5.errors import DataError
 from jaxch5.text import printable
 
@@ -54,7 +54,7 @@ def summarize(data: Data) -> Iterator[str]:
     if isinstance(content, bytes):
         yield f"read      {len(content):,} bytes"
         with stage("decode"):
-            picture = decode(content, source.references[item])
+            picture = decode(content, name_of(source, item))
             header = read_header(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
     else:

@@ -78,7 +78,10 @@ def from_csv(
     references, found_otherwise = _references(file, folder, lines, cells[image])
     class_names = [cell.strip() for cell in cells[label]]
     notes += found_otherwise + _repeated(references, class_names)
-    fetched = fetch_links(dict.fromkeys(filter(is_link, references)))
+    try:
+        fetched = fetch_links(dict.fromkeys(filter(is_link, references)))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
     others = {name: column for name, column in cells.items() if name not in (image, label)}
     return labelled_files(folder, references, class_names, others, fetched, notes)
 

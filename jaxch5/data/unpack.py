@@ -11,7 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
+from jaxch5.data.content import FIRST_BYTES, kind_of
 from jaxch5.errors import DataError
 
 # Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
@@ -22,15 +24,35 @@ GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
 BLOCK = 4096
 
 
-def unpack(archive: Path, folder: Path) -> None:
+class _Member(tarfile.TarInfo):
+    """A member of a tar file; tarfile itself takes a damaged header for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            # A block of zeros is the end.
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError("it is cut short, or damaged") from None
+
+
+def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     """Unpacks a zip or tar file into a new folder, in one piece.
 
     Symbolic links and devices are refused: nothing may be written through the one or to the other.
+
+    Args:
+        archive: the file.
+        folder: to be made.
+        name: what errors call the archive; None is its file's name.
 
     Raises:
         DataError: it is neither, it is damaged, a member would be written elsewhere, or all of
             them would take too much room.
     """
+    name = archive.name if name is None else name
     scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
         if zipfile.is_zipfile(archive):
@@ -40,18 +62,20 @@ def unpack(archive: Path, folder: Path) -> None:
                 for entry in packed.infolist():
                     path = PurePosixPath(entry.filename.replace("\\", "/"))
                     if path.is_absolute() or ".." in path.parts:
-                        raise DataError(
-                            f"{archive.name}: holds {entry.filename}, which leads out of it"
-                        )
-                    room = _taken(archive, room, entry.file_size)
+                        raise DataError(f"{name}: holds {entry.filename}, which leads out of it")
+                    room = _taken(archive, name, room, entry.file_size)
                 packed.extractall(scratch)
         elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as members:
+            with tarfile.open(archive, tarinfo=_Member) as members:
                 # Python 3.11 has filters from its fourth release on.
                 more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                members.extractall(scratch, _harmless(members, archive), **more)  # type: ignore[arg-type]
+                members.extractall(scratch, _harmless(members, archive, name), **more)  # type: ignore[arg-type]
         else:
-            raise DataError(f"{archive.name}: is neither a zip nor a tar file")
+            with archive.open("rb") as opened:
+                kind = kind_of(opened.read(FIRST_BYTES))
+            # A zip file is known by its end.
+            what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
+            raise DataError(f"{name}: is {what}")
         scratch.replace(folder)
     except (
         tarfile.TarError,
@@ -63,26 +87,26 @@ def unpack(archive: Path, folder: Path) -> None:
         lzma.LZMAError,
         zlib.error,
     ) as error:
-        raise DataError(f"{archive.name}: cannot be unpacked: {error}") from None
+        raise DataError(f"{name}: cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _harmless(members: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+def _harmless(members: tarfile.TarFile, archive: Path, name: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file, each looked at before it is unpacked."""
     room = _room_for(archive)
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
-            raise DataError(f"{archive.name}: holds {member.name}, which is no file and no folder")
-        for name in (member.name, member.linkname):
-            path = PurePosixPath(name)
+            raise DataError(f"{name}: holds {member.name}, which is no file and no folder")
+        for place in (member.name, member.linkname):
+            path = PurePosixPath(place)
             if path.is_absolute() or ".." in path.parts:
-                raise DataError(f"{archive.name}: holds {name}, which leads out of it")
+                raise DataError(f"{name}: holds {place}, which leads out of it")
         member.mode = 0o755 if member.isdir() else 0o644
         member.uid, member.gid = os.getuid(), os.getgid()
         member.uname = member.gname = ""
-        room = _taken(archive, room, member.size)
+        room = _taken(archive, name, room, member.size)
         yield member
 
 
@@ -92,7 +116,7 @@ def _room_for(archive: Path) -> int:
     return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
 
 
-def _taken(archive: Path, room: int, size: int) -> int:
+def _taken(archive: Path, name: str, room: int, size: int) -> int:
     """What is left of the room after one more member.
 
     Raises:
@@ -101,7 +125,7 @@ def _taken(archive: Path, room: int, size: int) -> int:
     left = room - max(size, BLOCK)
     if left < 0:
         raise DataError(
-            f"{archive.name}: unpacked it would take more than {_room_for(archive) / 1e9:.1f} GB "
+            f"{name}: unpacked it would take more than {_room_for(archive) / 1e9:.1f} GB "
             f"({GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
             f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
             "folder with --data.path"

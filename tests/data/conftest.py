@@ -9,6 +9,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from PIL import Image
 
 
 class Served:
@@ -28,7 +29,7 @@ class Served:
 @pytest.fixture
 def server():
     """Paths: a file's own; /moved/X leads to X; /slow/X takes a second; /shaky/X fails once;
-    /broken/X always fails; anything else is not there."""
+    /cut/X is cut short once; /broken/X always fails; anything else is not there."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -48,6 +49,8 @@ def server():
             if content is None:
                 self.send_error(404)
                 return
+            if first == "cut" and served.asked[self.path] == 1:
+                content = content[: len(content) // 2]
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -74,6 +77,18 @@ def own_cache(tmp_path, monkeypatch):
     """The user's cache folder, empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def png():
+    """From a shade to the bytes of a picture of it."""
+
+    def png_of(shade):
+        content = io.BytesIO()
+        Image.new("L", (20, 20), shade).save(content, "PNG")
+        return content.getvalue()
+
+    return png_of
 
 
 def zip_of(files):

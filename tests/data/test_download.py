@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from jaxch5.data.archive import from_archive
 from jaxch5.data.download import fetch_archive, fetch_links, file_name_for
+from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import DataError
 from jaxch5.network import reachable
 
@@ -20,35 +22,79 @@ def nobody():
     return f"http://127.0.0.1:{port}"
 
 
-def test_links_are_fetched_once(server, tmp_path):
-    links = [server.link(f"{number}.jpg", b"%d" % number) for number in range(40)]
+def test_links_are_fetched_once(server, tmp_path, png):
+    links = [server.link(f"{number}.jpg", png(number)) for number in range(40)]
     for _ in range(2):
         files = fetch_links(links, tmp_path)
-    assert [files[link].read_bytes() for link in links] == [b"%d" % number for number in range(40)]
+    assert [files[link].read_bytes() for link in links] == [png(number) for number in range(40)]
     assert set(server.asked.values()) == {1}
 
 
-def test_links_are_fetched_at_the_same_time(server, tmp_path):
+def test_links_are_fetched_at_the_same_time(server, tmp_path, png):
     links = [server.link(f"slow/{number}.jpg") for number in range(8)]
     for number in range(8):
-        server.link(f"{number}.jpg", b"late")
+        server.link(f"{number}.jpg", png(0))
     began = time.perf_counter()
     fetch_links(links, tmp_path)
     assert time.perf_counter() - began < 5
 
 
-def test_moved_and_shaky_links_arrive(server, tmp_path):
-    server.link("a.jpg", b"here")
-    links = [server.link("moved/a.jpg"), server.link("shaky/a.jpg")]
-    assert {file.read_bytes() for file in fetch_links(links, tmp_path).values()} == {b"here"}
+def test_moved_shaky_and_cut_links_arrive(server, tmp_path, png):
+    server.link("a.jpg", png(7))
+    links = [server.link("moved/a.jpg"), server.link("shaky/a.jpg"), server.link("cut/a.jpg")]
+    assert {file.read_bytes() for file in fetch_links(links, tmp_path).values()} == {png(7)}
     assert server.asked["/shaky/a.jpg"] == 2
+    assert server.asked["/cut/a.jpg"] == 2
 
 
-def test_a_dead_link_is_named_and_the_others_are_kept(server, tmp_path):
-    alive, dead = server.link("a.jpg", b"here"), server.link("gone.jpg")
+def test_a_picture_that_is_damaged_where_it_comes_from_is_kept(server, tmp_path, png):
+    """A set may leave it out, and `verify` names it with its file."""
+    link = server.link("a.png", png(7)[:40])
+    (file,) = fetch_links([link], tmp_path).values()
+    assert file.read_bytes() == png(7)[:40]
+    source = Source(("a",), [0], [link], lambda item: file.read_bytes(), file=lambda item: file)
+    with pytest.raises(DataError, match=f"{link} .kept as {file}.: cannot be decoded"):
+        read_pixels(source, 0)
+
+
+# What servers answer with status 200 where a picture was asked for.
+ANSWERS = {
+    "an HTML page": b"\xef\xbb\xbf\n <!DOCTYPE html><html><title>Sign in</title></html>",
+    "an HTML page once more": b"<?xml version='1.0'?><!-- --><html xmlns='x'></html>",
+    "an XML document": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "JSON": b'{"error": "rate limit"}',
+    "an empty file": b"",
+    "text that begins with 'version": b"version https://git-lfs.github.com/spec/v1\noid",
+    "a zip file": b"PK\x03\x04" + bytes(40),
+    "in no known format": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_what_is_no_picture_is_not_kept_and_said(kind, server, tmp_path, png):
+    """It is asked for once, and again the next time; also where an earlier version kept it."""
+    link = server.link("a.jpg", ANSWERS[kind])
+    file = tmp_path / file_name_for(link)
+    for times, kept in enumerate((None, ANSWERS[kind], None), start=1):
+        if kept is not None:
+            file.write_bytes(kept)
+        with pytest.raises(DataError) as error:
+            fetch_links([link], tmp_path)
+        said = kind.removesuffix(" once more")
+        assert str(error.value).startswith(f"{link}: what came is {said}")
+        assert "\n" not in str(error.value)
+        assert server.asked["/a.jpg"] == times
+        file.unlink(missing_ok=True)
+    server.link("a.jpg", png(3))
+    file.write_bytes(ANSWERS[kind])
+    assert fetch_links([link], tmp_path)[link].read_bytes() == png(3)
+
+
+def test_a_dead_link_is_named_and_the_others_are_kept(server, tmp_path, png):
+    alive, dead = server.link("a.jpg", png(1)), server.link("gone.jpg")
     with pytest.raises(DataError, match=r"gone\.jpg: there is no such file"):
         fetch_links([alive, dead], tmp_path)
-    assert fetch_links([alive], tmp_path)[alive].read_bytes() == b"here"
+    assert fetch_links([alive], tmp_path)[alive].read_bytes() == png(1)
     assert server.asked["/a.jpg"] == 1
     assert server.asked["/gone.jpg"] == 1
 
@@ -82,6 +128,30 @@ def test_an_archive_with_another_checksum_is_refused(server, tmp_path, zipped):
     with pytest.raises(DataError, match="SHA-256"):
         fetch_archive(link, sha256="0" * 64, folder=tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_what_is_no_archive_is_not_kept_and_said(kind, server, tmp_path, zipped):
+    link = server.link("pets.zip", ANSWERS[kind])
+    said = "cut short" if kind == "a zip file" else kind.removesuffix(" once more")
+    for _ in range(2):
+        with pytest.raises(DataError) as error:
+            fetch_archive(link, folder=tmp_path)
+        assert str(error.value).startswith(f"{link}: is {said}")
+    assert not [*tmp_path.iterdir()]
+    server.link("pets.zip", zipped({"a.txt": b"miau"}))
+    assert (fetch_archive(link, folder=tmp_path) / "a.txt").read_bytes() == b"miau"
+
+
+def test_an_archive_without_pictures_names_its_address_and_what_to_remove(
+    server, own_cache, zipped
+):
+    link = server.link("pets.zip", zipped({"a.txt": b"miau"}))
+    with pytest.raises(DataError) as error:
+        from_archive(link)
+    assert str(error.value).startswith(f"{link}: ")
+    (folder,) = (own_cache / "jaxch5" / "fetched" / "archives").iterdir()
+    assert f"fetched again once {folder} is removed" in str(error.value)
 
 
 def test_an_archive_taken_unchecked_does_not_pass_a_checksum(server, tmp_path, zipped):

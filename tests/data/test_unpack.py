@@ -3,10 +3,14 @@
 import io
 import shutil
 import tarfile
+import tempfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
@@ -141,3 +145,47 @@ def test_a_damaged_archive_leaves_nothing(kind, tmp_path, zipped):
     with pytest.raises(DataError, match=r"a\.zip"):
         unpack(archive, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+@given(st.data())
+def test_an_archive_that_is_cut_anywhere_is_refused_or_whole(data):
+    """Never unpacked in part; tarfile takes a header that is cut, or damaged, for the end."""
+    form = data.draw(st.sampled_from(["w", "w:gz", "zip"]))
+    files = {f"{number}.txt": bytes([number]) * 700 for number in range(4)}
+    content = io.BytesIO()
+    if form == "zip":
+        with zipfile.ZipFile(content, "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+    else:
+        with tarfile.open(fileobj=content, mode=form) as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text))
+    whole = content.getvalue()
+    cut = whole[: data.draw(st.integers(0, min(len(whole), 7000)))]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        file, out = folder / "a", folder / "out"
+        file.write_bytes(cut)
+        refused = ""
+        try:
+            unpack(file, out, "https://example.org/a")
+        except DataError as error:
+            refused = str(error)
+        unpacked = {path.name: path.read_bytes() for path in folder.glob("out/*")}
+    assert unpacked == ({} if refused else files)
+    assert refused.startswith("https://example.org/a: " if refused else "")
+
+
+def test_a_tar_file_with_a_damaged_header_in_the_middle_is_refused(tmp_path):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in "abc":
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    damaged = bytearray(content.getvalue())
+    damaged[512 + 100] ^= 1
+    (tmp_path / "a.tar").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"a\.tar: cannot be unpacked: it is cut short, or damaged"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jaxch5.address import Address, is_address
 from jaxch5.errors import ConfigError
+from jaxch5.ranges import parse_range
 from jaxch5.settings import deep_update, explain, known_keys, read_toml
 from jaxch5.settings import differing as differing
 from jaxch5.settings import flat as flat
@@ -46,6 +47,8 @@ MAY_CHANGE = (
     "log",
     "profile",
 )
+# Decoding one of so many takes a gigabyte at most.
+MAX_PIXELS = 80_000_000
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
 # What differs where pretrained weights are fine-tuned.
@@ -106,6 +109,18 @@ class DataConfig(Section):
         "stop",
         description="skip: read every picture first, and leave out those that cannot be read",
     )
+    range: str = Field(
+        "auto",
+        description="of pictures of more than 8 bits, the value that is white (4095), or those "
+        "that are black and white (-1024,3071); auto: as the file says, or else guessed once for "
+        "the whole set",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1_000_000,
+        description="largest picture that is decoded, pixels; a larger JPEG is decoded at a half, "
+        "a quarter or an eighth of its size",
+    )
     split_seed: int = Field(42, ge=0, description="seed of the split")
     presize: int = Field(
         40,
@@ -130,6 +145,15 @@ class DataConfig(Section):
         if not isinstance(path, str):
             return path
         return Address(path) if is_address(path) else Path(path)
+
+    @field_validator("range")
+    @classmethod
+    def _known_range(cls, text: str) -> str:
+        try:
+            parse_range(text)
+        except ValueError as error:
+            raise ValueError(f"data.range = {error}") from None
+        return text
 
     @field_validator("path", "root", "tfds_dir")
     @classmethod

@@ -490,6 +490,7 @@ class Learner:
             self.recipe.precision,
             self.data.presize,
             self.data.size,
+            *self.data.source.reading,
         )
         # Copies, because the next step of training consumes the state.
         variables = on_one_device(self.state.variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
@@ -22,7 +22,8 @@ from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.config import Config
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.image import decode, presize
+from jaxch5.data.decode import AS_FILES_SAY, Reading, decode
+from jaxch5.data.image import presize
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
@@ -46,6 +47,7 @@ class About(NamedTuple):
     Attributes:
         arch, head, precision: of the network; see `create_model`.
         presize, size: short side on the CPU, and side of the network's input, pixels.
+        range, max_pixels: how pictures are decoded; see `Reading`.
     """
 
     arch: str
@@ -53,6 +55,8 @@ class About(NamedTuple):
     precision: str
     presize: int
     size: int
+    range: str = AS_FILES_SAY.range
+    max_pixels: int = AS_FILES_SAY.max_pixels
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,10 @@ class Predictor:
         Raises:
             DataError: a picture cannot be read.
         """
+        if source.reading.range == "auto":
+            # Not decided, as of a source that nobody trained with: as in training.
+            reading = source.reading._replace(range=self.about.range)
+            source = replace(source, reading=reading)
         loader = Loader(Canvases(source, self.about.presize, keep=False), items, BATCH)
         rows = []
         for batch in loader.steps(0, len(loader)):
@@ -209,7 +217,9 @@ class Predictor:
                 picture = Path(picture).read_bytes()
             except OSError as error:
                 raise DataError(f"{reference}: {error.strerror}") from None
-        return presize(decode(picture, reference, self.about.presize), self.about.presize)
+        about = self.about
+        reading = Reading(about.range, about.max_pixels)
+        return presize(decode(picture, reference, about.presize, reading), about.presize)
 
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
@@ -274,13 +284,16 @@ def _about_of_file(path: Path) -> About:
         raise WeightsError(f"{path}: there is no such run or file") from None
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
-    missing = [name for name in About._fields if name not in said]
+    # What files lack that were written before it was known has a default.
+    missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing or said["arch"] not in ARCHITECTURES:
         raise WeightsError(
             f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
             "export one with --format learner"
         )
-    sizes = {name: said[name] for name in ("presize", "size")}
+    sizes = {
+        name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
+    }
     network = {name: said[name] for name in ("arch", "head", "precision")}
     try:
         # What a file says has the bounds that the configuration has.
@@ -292,7 +305,8 @@ def _about_of_file(path: Path) -> About:
 
 def _about(config: Config) -> About:
     model, data = config.model, config.data
-    return About(model.arch, model.head, model.precision, data.presize, data.size)
+    sizes = data.presize, data.size, data.range, data.max_pixels
+    return About(model.arch, model.head, model.precision, *sizes)
 
 
 def _check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> None:

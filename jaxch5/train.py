@@ -82,6 +82,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
+    from jaxch5.data.from_config import as_decided
     from jaxch5.training import hosts
 
     console = options.console(quiet=not first)
@@ -96,6 +97,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     config = hosts.first_then_others(
         lambda: options.settings_with_weights(partial(print_line, console))
     )
+    config = as_decided(config, data.source)
     learn = _learner(data, config, console)
     if not first:
         return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))

@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.source import Source, check_presize, remarks
+from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.errors import ConfigError
 
@@ -187,16 +187,15 @@ class DataBlock:
                 reference in both parts; or a batch is larger than the training set.
             ConfigError: the pictures were packed at a shorter side than `presize`.
         """
-        check_presize(self.source, self.presize)
-        train, valid = divide(self.source, self.split)
-        kept, reason = choose_cache(
-            cache, len(self.source), self.presize, free_memory, free_on_device
-        )
-        canvases = Canvases(self.source, self.presize, keep=kept == "memory")
+        source = with_range(self.source)
+        check_presize(source, self.presize)
+        train, valid = divide(source, self.split)
+        kept, reason = choose_cache(cache, len(source), self.presize, free_memory, free_on_device)
+        canvases = Canvases(source, self.presize, keep=kept == "memory")
         if kept == "device":
             canvases.to_device()
         return Data(
-            classes=self.source.classes,
+            classes=source.classes,
             train=Loader(canvases, train, batch_size, seed),
             valid=Loader(canvases, valid, batch_size),
             presize=self.presize,
@@ -204,5 +203,5 @@ class DataBlock:
             augment=self.augment,
             cache=kept,
             cache_reason=reason,
-            source=self.source,
+            source=source,
         )

@@ -20,6 +20,18 @@ from PIL import (
 
 from jaxch5.errors import DataError
 
+SAMPLES, PLANAR = 277, 284
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF; where one sample is said to be in planes, Pillow forgets how it is stored."""
+
+    def _setup(self) -> None:
+        if self.tag_v2.get(SAMPLES, 1) == 1:
+            self.tag_v2[PLANAR] = 1
+        super()._setup()
+
+
 # No others are tried, whatever a file is named. Left out is what starts another program (PostScript
 # and its kin), what has no first bytes to know it by (TGA), and icons, whose header does not say
 # how many pixels are inside. A class each, since Pillow's table of formats is global, holds what
@@ -31,7 +43,7 @@ OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": _Tiff,
     "BMP": BmpImagePlugin.BmpImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
@@ -58,6 +70,8 @@ SUFFIXES_OF: dict[str, tuple[str, ...]] = {
     "HEIF": (".heic", ".heif", ".hif"),
 }
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+# Decoders take 12 bytes a pixel at most, but for these, which take up to 24.
+TWICE_THE_MEMORY = ("WEBP", "AVIF", "JPEG2000", "HEIF")
 HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
 
@@ -81,6 +95,18 @@ def read_header(data: bytes) -> Image.Image:
     if form is None:
         raise Image.UnidentifiedImageError
     return (_heif if form == "HEIF" else OPENERS[form])(io.BytesIO(data))
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuses a picture that would take much memory, before it does.
+
+    Raises:
+        PIL.Image.DecompressionBombError: it has more pixels.
+    """
+    if width * height > max_pixels:
+        raise Image.DecompressionBombError(
+            f"{width} x {height} are more than {max_pixels:,} pixels (--data.max-pixels)"
+        )
 
 
 def format_of(data: bytes) -> str | None:

@@ -9,8 +9,9 @@ from jaxch5.address import Address
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
+from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
-from jaxch5.data.source import FOLDER, Source, digits
+from jaxch5.data.source import FOLDER, Source, digits, with_range
 from jaxch5.data.split import (
     IS_VALID,
     Split,
@@ -26,11 +27,32 @@ from jaxch5.errors import ConfigError
 
 
 def load_source(settings: DataConfig) -> Source:
-    """The labelled pictures that the settings name.
+    """The labelled pictures that the settings name, and how they are decoded.
 
     Raises:
         DataError: they cannot be found or told apart.
+        ConfigError: settings do not fit the place.
     """
+    source = _found(settings)
+    if source.presized is None:
+        source = replace(source, reading=Reading(settings.range, settings.max_pixels))
+        return with_range(source, read_all=settings.tfds is not None)
+    packed = source.reading.range
+    if settings.range not in ("auto", packed):
+        raise ConfigError(
+            f"data.range = {settings.range}: the pictures of {settings.path} were packed with "
+            f"{packed}; pack them again to change it"
+        )
+    return replace(source, reading=Reading(packed, settings.max_pixels))
+
+
+def as_decided(config: Config, source: Source) -> Config:
+    """The configuration with what was guessed of a source, so that it means the same tomorrow."""
+    data = config.data.model_copy(update={"range": source.reading.range})
+    return config.model_copy(update={"data": data})
+
+
+def _found(settings: DataConfig) -> Source:
     if settings.tfds is not None:
         from jaxch5.data.tfds import from_tfds
 

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jaxch5.data.decode import Reading
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.data.store import Store
 from jaxch5.errors import DataError
@@ -68,6 +69,8 @@ class Index(BaseModel):
     presize: int
     quality: int
     classes: tuple[str, ...]
+    # Of pictures that had more than 8 bits; a later picture for prediction is taken like them.
+    range: str = "auto"
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
     references: Stored | None = None
@@ -199,6 +202,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         read=read,
         columns=columns,
         presized=index.presize,
+        reading=Reading(index.range),
         sharded=True,
     )
 

@@ -26,7 +26,7 @@ from jaxch5.data.packed import (
     read_index,
 )
 from jaxch5.data.parallel import in_order
-from jaxch5.data.source import Source, check_presize, read_pixels, select
+from jaxch5.data.source import Source, check_presize, read_pixels, select, with_range
 from jaxch5.data.store import Store, sha256_of
 from jaxch5.errors import DataError
 from jaxch5.text import progress_bar
@@ -72,15 +72,20 @@ def pack(
         DataError: a picture cannot be read, a class is left without pictures, the place cannot be
             written to, or it holds another set.
     """
+    source = with_range(source)
     check_presize(source, size)
     store = Store(out)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
+    settings: list[int | str] = [size, quality, shard_size, seed]
+    # Left out where it changes nothing, so that what was begun before goes on.
+    settings += [source.reading.range] if source.reading.range != "auto" else []
     planned = np.split(order, range(shard_size, len(order), shard_size))
     empty = Index(
-        plan=_digest(source, in_valid, [size, quality, shard_size, seed]),
+        plan=_digest(source, in_valid, settings),
         presize=size,
         quality=quality,
         classes=source.classes,
+        range=source.reading.range,
         shards=(None,) * len(planned),
     )
     index = read_index(store) or empty
@@ -208,7 +213,9 @@ def _json(index: Index) -> bytes:
     return json.dumps(index.model_dump(exclude_none=True), indent=1).encode()
 
 
-def _digest(source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int]) -> str:
+def _digest(
+    source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int | str]
+) -> str:
     """Of all that decides what is packed, but the pictures' content."""
     digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
     digest.update(np.ascontiguousarray(source.labels).data)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from jaxch5.address import is_address
-from jaxch5.data.image import decode
+from jaxch5.data.decode import AS_FILES_SAY, Reading, decode
+from jaxch5.data.depth import SUFFIXES as DEEP
+from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed
@@ -52,6 +54,7 @@ class Source:
             where nothing in it was looked at, and ends with a slash.
         notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
             line about the data.
+        reading: how the files are decoded, where more than one way is right.
 
     Raises:
         DataError: a label is none of the classes, or a class has no name of its own.
@@ -67,6 +70,7 @@ class Source:
     sharded: bool = False
     passed_over: Mapping[Reason, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reading: Reading = AS_FILES_SAY
 
     def __post_init__(self) -> None:
         # Whatever made it: a wrong label trains to the end of an epoch, or for ever.
@@ -116,8 +120,47 @@ def read_pixels(
     """
     content = source.read(item)
     if isinstance(content, bytes):
-        return decode(content, name_of(source, item), min_side)
+        return decode(content, name_of(source, item), min_side, source.reading)
     return content
+
+
+def with_range(source: Source, read_all: bool = False) -> Source:
+    """The source with what its pictures of more than 8 bits are taken for, if it has any.
+
+    Some of them are read for it, unless that is decided already; where the names of all files say
+    that there are none, nothing is.
+
+    Args:
+        source: labelled pictures.
+        read_all: whether they are looked at that are no files.
+    """
+    if source.reading.range != "auto" or source.presized is not None:
+        return source
+    file = source.file
+    deep = any(name.lower().endswith(DEEP) for name in source.references) if file else read_all
+    if not deep:
+        return source
+
+    def read(item: int) -> bytes:
+        try:
+            content = source.read(item)
+        except DataError:
+            return b""
+        return content if isinstance(content, bytes) else b""
+
+    def peek(item: int) -> bytes:
+        assert file is not None
+        try:
+            with file(item).open("rb") as opened:
+                return opened.read(64)
+        except OSError:
+            return b""
+
+    text, words = guess_range(len(source), read, peek if file else None)
+    if text == "auto":
+        return source
+    reading = source.reading._replace(range=text)
+    return replace(source, reading=reading, notes=(*source.notes, words))
 
 
 def check_presize(source: Source, presize: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,7 +15,9 @@ from jaxtyping import Float
 
 from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
-from jaxch5.data.image import canvas_shape, decode, presize, read_header
+from jaxch5.data.decode import decode, look_at
+from jaxch5.data.image import canvas_shape, presize
+from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks
 from jaxch5.errors import DataError
 from jaxch5.text import printable
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 # Reading the sizes of some pictures tells enough, and takes no longer for a million.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
+PROFILES_SHOWN = 3
 # A class with this many times the pictures of another one weighs as much more in the loss.
 IMBALANCE = 3.0
 
@@ -54,8 +58,8 @@ def summarize(data: Data) -> Iterator[str]:
     if isinstance(content, bytes):
         yield f"read      {len(content):,} bytes"
         with stage("decode"):
-            picture = decode(content, name_of(source, item))
-            header = read_header(content)
+            picture = decode(content, name_of(source, item), reading=source.reading)
+            header = look_at(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
     else:
         picture = content
@@ -132,17 +136,19 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
 
 def _sizes(source: Source, presize: int) -> Iterator[str]:
     items = np.unique(np.linspace(0, len(source) - 1, min(SIZES_READ, len(source))).astype(int))
-    sizes = []
+    sizes, profiles = [], []
     for item in items:
         content = source.read(int(item))
         if isinstance(content, bytes):
             try:
-                sizes.append(read_header(content).size)
+                header = look_at(content)
             except Exception as error:
                 raise DataError(
                     f"{source.references[item]}: cannot be opened ({error}); "
                     "python -m jaxch5.verify lists all such files"
                 ) from None
+            sizes.append(header.size)
+            profiles.append(header.profile)
         else:
             sizes.append(content.shape[1::-1])
     short = np.min(sizes, axis=1)
@@ -154,6 +160,18 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
     )
     if smaller := float(np.mean(short < presize)):
         yield f"warning   {smaller:.0%} are smaller than presize {presize} and will be enlarged"
+    if profiles:
+        yield f"profiles  {_profiles(profiles)} ({len(profiles)} pictures looked at)"
+
+
+def _profiles(found: list[bytes | None]) -> str:
+    """How many pictures have which colour profile, and what becomes of it."""
+    names = Counter("none" if content is None else profile_name(content) for content in found)
+    words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
+    if len(names) > PROFILES_SHOWN:
+        words += f" and {len(names) - PROFILES_SHOWN} others"
+    converted = sum(content is not None and load_profile(content) is not None for content in found)
+    return words + (f"; {converted:,} converted to sRGB" if converted else "")
 
 
 def _shape(array: np.ndarray) -> str:

@@ -1,0 +1,331 @@
+"""Pictures of more than 8 bits: which values are black and white, and how they become bytes.
+
+A file may say so (12 bits that are packed, or a largest value that is a power of two less one), or
+it has to be guessed: for a whole set at once (`guess_range`), so that its pictures stay comparable.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import TiffImagePlugin
+
+from jaxch5.config import MAX_PIXELS
+from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, read_header
+from jaxch5.ranges import Limits, Ranges
+
+# Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
+SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
+# What cameras and scanners make.
+BITS = (8, 10, 12, 14, 16)
+FLOATS = (1.0, 255.0, 65535.0)
+# Headers looked at for a guess, and pictures and pixels read.
+HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
+# Values that become bytes at a time.
+STRIP = 1_000_000
+TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
+TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT = 273, 338, 339
+TAGS_LARGEST = (281, 341)
+MIN_IS_WHITE, RGB, YCBCR = 0, 2, 6
+
+
+class Deep(NamedTuple):
+    """A picture as it is stored.
+
+    Attributes:
+        values: grey, colours, or colours and alpha.
+        said: the values that are black and white, if the file says so.
+        inverted: whether the lowest value is white.
+        premultiplied: whether the colours have been multiplied by alpha.
+    """
+
+    values: Num[np.ndarray, "height width channels"]
+    said: Limits | None
+    inverted: bool = False
+    premultiplied: bool = False
+
+
+def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
+    """A picture's values as they are stored; None where 8 bits, or Pillow, do it justice.
+
+    Args:
+        data: the file's content.
+        max_pixels: largest number of pixels that is decoded, of 8 bytes each.
+
+    Raises:
+        PIL.Image.DecompressionBombError: it has more.
+
+    Example:
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.full((2, 3), 4095, np.uint16)).save(file, "PNG")
+        >>> int(deep_of(file.getvalue()).values.max())
+        4095
+    """
+    form = format_of(data)
+    if form == "PNG" and data[24:25] == b"\x10":
+        width, height = struct.unpack(">II", data[16:24])
+        check_size(width, height, max_pixels)
+        return _png(data)
+    if form == "TIFF" and (tags := _tags(data)) is not None and _is_deep(tags):
+        bits = _numbers(tags, TAG_BITS, 1)
+        check_size(int(tags[256]), int(tags[257]), max_pixels * 8 // max(8, sum(bits) // 8))
+        return _tiff(data, tags)
+    if form == "PPM" and data[1:2] in (b"F", b"f"):
+        header = read_header(data)
+        check_size(*header.size, max_pixels)
+        return Deep(np.asarray(header)[..., None], None)
+    return None
+
+
+def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture in bytes: black to white as the file or the ranges say, what lies outside cut.
+
+    Example:
+        >>> from jaxch5.ranges import parse_range
+        >>> deep = Deep(np.array([[[0.0], [2047.5], [9999.0]]]), None)
+        >>> pixels_of(deep, parse_range("4095"))[0, :, 0].tolist()
+        [0, 128, 255]
+    """
+    low, high = _limits(deep, ranges)
+    height, width, channels = deep.values.shape
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = deep.values[top : top + rows].astype(np.float64)
+        share = (strip[..., : 3 if channels > 2 else 1] - low) / (high - low)
+        share = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+        share = 1 - share if deep.inverted else share
+        if channels in (2, 4):
+            alpha = np.clip(strip[..., -1:] / full_scale(deep.values.dtype)[1], 0, 1)
+            share = share * (1 if deep.premultiplied else alpha) + (1 - alpha)
+        pixels[top : top + rows] = np.clip(share * 255 + 0.5, 0, 255)
+    return pixels
+
+
+def full_scale(dtype: np.dtype) -> Limits:
+    """Black and white where nothing else is known: 0 and the largest of 8 or 16 bits, or 1."""
+    if dtype.kind == "f":
+        return 0.0, 1.0
+    # Integers are 16 bits deep, also where they are stored in 32.
+    return 0.0, float(min(np.iinfo(dtype).max, 65535))
+
+
+def guess_range(
+    count: int, read: Callable[[int], bytes], peek: Callable[[int], bytes] | None = None
+) -> tuple[str, str]:
+    """What a set's deep pictures are taken for, from some of them.
+
+    Args:
+        count: number of pictures in the set.
+        read: from a picture's number to its content.
+        peek: the same for the first 64 bytes alone; None where that is no faster.
+
+    Returns:
+        The range, for `parse_range`, and a few words on how it came about; "auto" and none where
+        no picture needs a guess.
+
+    Example:
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.fromarray(np.full((2, 3), 3900, np.uint16)).save(file, "PNG")
+        >>> guess_range(10, lambda number: file.getvalue())[0]
+        'auto integers 0,4095'
+    """
+    spread = _spread(range(count), HEADERS)
+    suspects = [item for item in spread if _may_be_deep((peek or read)(item))]
+    seen: dict[str, list[Limits]] = {}
+    largest: dict[str, float] = {}
+    pixels = 0
+    for item in _spread(suspects, PICTURES):
+        try:
+            deep = deep_of(read(item))
+        except Exception:
+            # What cannot be read is said where it is needed.
+            continue
+        if deep is None or deep.said or deep.values.dtype == np.uint8:
+            continue
+        finite = deep.values[..., : 3 if deep.values.shape[2] > 2 else 1]
+        finite = finite[np.isfinite(finite)] if finite.dtype.kind == "f" else finite
+        if not finite.size:
+            continue
+        floats = deep.values.dtype.kind == "f"
+        kind = "floats" if floats else "integers"
+        seen.setdefault(kind, []).append((float(finite.min()), float(finite.max())))
+        top = np.inf if floats else float(np.iinfo(deep.values.dtype).max)
+        largest[kind] = max(top, largest.get(kind, 0))
+        pixels += finite.size
+        if pixels > PIXELS:
+            break
+    ranges, words = [], []
+    for kind in sorted(seen, reverse=True):
+        low, high = min(low for low, _ in seen[kind]), max(high for _, high in seen[kind])
+        black, white = _guess(kind, low, high, largest[kind])
+        ranges.append(f"{kind} {black:.15g},{white:.15g}")
+        words.append(
+            f"{kind} from {black:,.15g} to {white:,.15g} taken for black to white, as {low:,.6g} "
+            f"to {high:,.6g} were found in {len(seen[kind])} pictures of more than 8 bits"
+        )
+    if not ranges:
+        return "auto", ""
+    return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)"
+
+
+def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
+    if kind == "floats" and -1 <= low < 0 and high <= 1:
+        return -1.0, 1.0
+    whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
+    # A filter's overshoot makes no other scale of floats.
+    slack = 1.01 if kind == "floats" else 1.0
+    white = next((white for white in whites if high <= white * slack), None)
+    white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
+    # Below zero are signed numbers, of computed tomography for one.
+    black = 0.0 if low >= -0.01 * white else -(2.0 ** np.ceil(np.log2(-low)))
+    return float(black), float(min(white, largest))
+
+
+def _limits(deep: Deep, ranges: Ranges) -> Limits:
+    dtype = deep.values.dtype
+    if dtype == np.uint8:
+        return full_scale(dtype)
+    known = ranges.floats if dtype.kind == "f" else ranges.integers
+    if deep.said and (ranges.file_first or known is None):
+        return deep.said
+    return known or full_scale(dtype)
+
+
+def _spread(items: Sequence[int], most: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))
+    return [items[place] for place in places]
+
+
+def _may_be_deep(begin: bytes) -> bool:
+    form = format_of(begin)
+    return (form == "PNG" and begin[24:25] == b"\x10") or form in ("TIFF", "PPM")
+
+
+def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+    """The first directory of a TIFF, also where Pillow does not know such pictures."""
+    try:
+        header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return tags
+    except Exception:
+        # Whatever a broken file leads Pillow to; its own reader will say it.
+        return None
+
+
+def tiff_header(data: bytes) -> tuple[tuple[int, int], int] | None:
+    """Width and height of a deep TIFF, and its bits, also where Pillow does not know its kind."""
+    tags = _tags(data) if format_of(data) == "TIFF" else None
+    if tags is None or not _is_deep(tags):
+        return None
+    return (int(tags[256]), int(tags[257])), max(_numbers(tags, TAG_BITS, 1))
+
+
+def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    photometric = tags.get(TAG_PHOTOMETRIC, 0)
+    bits, formats = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_FORMAT, 1)
+    if photometric == YCBCR:
+        # Pillow takes the bytes of an uncompressed one for colours.
+        return max(bits) == 8 and tags.get(TAG_COMPRESSION, 1) == 1
+    return photometric in (0, 1, RGB) and (max(bits) > 8 or any(kind != 1 for kind in formats))
+
+
+def _numbers(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> list[int]:
+    value = tags.get(tag, default)
+    numbers = value if isinstance(value, tuple) else (value,)
+    return [int(number) for number in numbers] or [default]
+
+
+def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | None:
+    bits, photometric = _numbers(tags, TAG_BITS, 1), tags.get(TAG_PHOTOMETRIC, 0)
+    planes = len(bits) > 1 and tags.get(TAG_PLANAR, 1) == 2
+    values = _planes(data, tags) if planes else _opencv(data)
+    if values is None:
+        return None
+    extra = _numbers(tags, TAG_EXTRA, 0)[0]
+    if values.shape[2] == 4 and extra not in (1, 2, 999):
+        values = values[..., :3]
+    said = None
+    if values.dtype == np.uint16 and max(bits) < 16:
+        # OpenCV moves the bits of packed numbers up.
+        said = 0.0, float((2 ** max(bits) - 1) << (16 - max(bits)))
+    elif values.dtype == np.int8:
+        said = -128.0, 127.0
+    else:
+        largest = {float(number) for tag in TAGS_LARGEST for number in _floats(tags, tag)}
+        # By the standard it is a figure of the picture's; these say what the numbers can be.
+        if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
+            said = 0.0, white
+    return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
+
+
+def _whites(dtype: np.dtype) -> tuple[float, ...]:
+    return FLOATS if dtype.kind == "f" else tuple(2.0**bits - 1 for bits in range(8, 33))
+
+
+def _floats(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int) -> Iterator[float]:
+    value = tags.get(tag, ())
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int | float):
+            yield float(number)
+
+
+def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndarray | None:
+    """Colours that are stored one after the other, which neither Pillow nor OpenCV puts together.
+
+    Raises:
+        ValueError: they are compressed or in tiles.
+    """
+    bits, offsets = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_OFFSETS, 0)
+    kind = {1: "u", 2: "i", 3: "f"}.get(_numbers(tags, TAG_FORMAT, 1)[0])
+    if tags.get(TAG_COMPRESSION, 1) != 1 or offsets == [0] or kind is None or bits[0] % 8:
+        raise ValueError("its colours are stored one after the other, compressed or in tiles")
+    width, height = int(tags[256]), int(tags[257])
+    dtype = np.dtype(f"{'<' if data[:2] == b'II' else '>'}{kind}{bits[0] // 8}")
+    strips = zip(offsets, _numbers(tags, 279, 0), strict=True)
+    content = b"".join(data[begin : begin + size] for begin, size in strips)
+    planes = np.frombuffer(content, dtype).reshape(len(bits), height, width)
+    return planes.transpose(1, 2, 0).astype(dtype.newbyteorder("="))
+
+
+def _png(data: bytes) -> Deep | None:
+    if data[25:26] == b"\0":
+        # Grey, as Pillow reads it too.
+        return Deep(np.asarray(read_header(data))[..., None], None)
+    values = _opencv(data)
+    return None if values is None else Deep(values, None)
+
+
+def _opencv(data: bytes) -> np.ndarray | None:
+    """What OpenCV reads, in the order red, green, blue, alpha; a TIFF upright already."""
+    with _quiet():
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        return None
+    if values.ndim == 2:
+        return values[..., None]
+    order = [2, 1, 0, 3][: values.shape[2]] if values.shape[2] > 2 else [0, 1]
+    return values[..., order]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps OpenCV from complaining on standard error: that it returns nothing says it all."""
+    logging = cv2.utils.logging
+    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)

@@ -1,0 +1,62 @@
+"""Which values of a picture are black and white, as a person writes it."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from math import isfinite
+from typing import NamedTuple
+
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+PAIR = rf"({NUMBER})(?:,({NUMBER}))?"
+RANGE = re.compile(rf"{PAIR}|(auto)?(?: ?integers {PAIR})?(?: ?floats {PAIR})?")
+
+# Black and white.
+Limits = tuple[float, float]
+
+
+class Ranges(NamedTuple):
+    """Which values are black and white, of integers and of floats; None where it is not known.
+
+    Attributes:
+        file_first: whether a file that says so itself is believed.
+    """
+
+    file_first: bool
+    integers: Limits | None
+    floats: Limits | None
+
+
+@lru_cache
+def parse_range(text: str) -> Ranges:
+    """What `--data.range` says.
+
+    Args:
+        text: "auto", the value that is white, or those that are black and white, as in "0,4095";
+            or, for each kind, as in "auto integers 0,4095 floats 0,1": "auto" believes what a file
+            says itself, before the numbers.
+
+    Raises:
+        ValueError: it says nothing of the kind.
+
+    Example:
+        >>> parse_range("4095").integers, parse_range("auto floats -1,1").floats
+        ((0.0, 4095.0), (-1.0, 1.0))
+    """
+    match = RANGE.fullmatch(text.strip())
+    if not match or not text.strip():
+        raise ValueError(
+            f"{text}: should be auto, the value that is white (4095), or those that are black and "
+            "white (0,4095)"
+        )
+
+    def limits(first: str | None, second: str | None) -> Limits | None:
+        if first is None:
+            return None
+        low, high = (0.0, float(first)) if second is None else (float(first), float(second))
+        if low == high or not (isfinite(low) and isfinite(high)):
+            raise ValueError(f"{text}: black and white should be two different numbers")
+        return low, high
+
+    both, auto = limits(match[1], match[2]), match[3] is not None
+    return Ranges(auto, both or limits(match[4], match[5]), both or limits(match[6], match[7]))

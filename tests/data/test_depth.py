@@ -1,0 +1,257 @@
+"""Pictures of more than 8 bits: white is white, black is black, and grey is as grey as it was."""
+
+import io
+import struct
+import zlib
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxch5.data.decode import Reading, decode
+from jaxch5.data.depth import deep_of, guess_range
+from jaxch5.errors import DataError
+from jaxch5.ranges import parse_range
+
+FIELDS = {"H": 3, "I": 4}
+RAMP = np.linspace(0, 1, 24).reshape(4, 6)
+SHADES = RAMP * 255
+
+
+def tiff(values: np.ndarray, photometric: int, order: str = "<", planar: int = 1, tags=()) -> bytes:
+    """A TIFF by hand, of what Pillow cannot write: a strip, or one for each colour."""
+    stored = values.transpose(2, 0, 1) if planar == 2 else values
+    rows = stored.astype(values.dtype.newbyteorder(order)).tobytes()
+    height, width, samples = values.shape
+    strips = samples if planar == 2 else 1
+    size = len(rows) // strips
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    entries = {
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [8 * values.dtype.itemsize] * samples),
+        259: ("H", [1]),
+        262: ("H", [photometric]),
+        273: ("I", [8 + size * strip for strip in range(strips)]),
+        277: ("H", [samples]),
+        278: ("I", [height]),
+        279: ("I", [size] * strips),
+        284: ("H", [planar]),
+        339: ("H", [kind] * samples),
+        **dict(tags),
+    }
+    data = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4) + rows)
+    data += bytes(len(data) % 2)
+    table = b""
+    for tag, (form, numbers) in sorted(entries.items()):
+        body = struct.pack(f"{order}{len(numbers)}{form}", *numbers)
+        field = body.ljust(4, b"\0")
+        if len(body) > 4:
+            field = struct.pack(order + "I", len(data))
+            data += body
+        table += struct.pack(order + "HHI", tag, FIELDS[form], len(numbers)) + field
+    struct.pack_into(order + "I", data, 4, len(data))
+    return bytes(data) + struct.pack(order + "H", len(entries)) + table + bytes(4)
+
+
+def png(values: np.ndarray, chunks: bytes = b"") -> bytes:
+    """A PNG of 16 bits by hand."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
+
+    height, width, samples = values.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunks
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def stored(dtype: str, white: float, samples: int = 1) -> np.ndarray:
+    """The ramp as numbers from 0 to white."""
+    values = RAMP[..., None] * np.ones(samples) * white
+    return (np.round(values) if np.dtype(dtype).kind in "ui" else values).astype(dtype)
+
+
+FULL = {"u1": 255, "u2": 65535, "i2": 32767, "f4": 1, "f8": 1}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("dtype", "photometric"), list(product(FULL, [0, 1, 2])))
+@pytest.mark.parametrize("planar", [1, 2])
+def test_white_is_white_in_every_tiff(order, dtype, photometric, planar):
+    """Whichever end the numbers begin at, and whichever of them is said to be white."""
+    values = stored(dtype, FULL[dtype], 3 if photometric == 2 else 1)
+    pixels = decode(tiff(values, photometric, order, planar))
+    wanted = 255 - SHADES if photometric == 0 else SHADES
+    assert np.abs(pixels - wanted[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_white_is_white_in_every_deep_png(samples):
+    values = stored("u2", 65535, samples)
+    if samples in (2, 4):
+        values[..., -1] = 65535
+    assert np.abs(decode(png(values)) - SHADES[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_colours_and_their_order(samples):
+    values = np.zeros((2, 3, 3), np.uint16)
+    values[:, 0] = (65535, 0, 0)
+    values[:, 1] = (0, 32768, 0)
+    wanted = [[255, 0, 0], [0, 128, 0], [0, 0, 0]]
+    for data in (png(values), tiff(values, 2), tiff(values, 2, ">", planar=2)):
+        assert decode(data)[1].tolist() == wanted
+
+
+def test_transparent_lies_on_white():
+    values = np.zeros((2, 2, 4), np.uint16)
+    values[0, 0, 3] = 65535
+    for data in (png(values), tiff(values, 2, tags={338: ("H", [2])})):
+        assert decode(data)[..., 0].tolist() == [[0, 255], [255, 255]]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_bits_that_are_used_are_guessed_for_the_set(bits, form, samples):
+    """One picture that reaches white among dark ones tells how many bits there are."""
+    white = 2**bits - 1
+    files = [stored("u2", white / 20, samples)] * 9 + [stored("u2", white, samples)]
+    contents = [
+        png(file) if form == "PNG" else tiff(file, 2 if samples == 3 else 1) for file in files
+    ]
+    text, words = guess_range(len(files), contents.__getitem__)
+    assert text == f"auto integers 0,{white}"
+    assert "10 pictures" in words
+    assert "--data.range" in words
+    assert np.abs(decode(contents[9], reading=Reading(text)) - SHADES[..., None]).max() <= 1
+    assert np.abs(decode(contents[0], reading=Reading(text)) - SHADES[..., None] / 20).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "wanted"),
+    [
+        ("f4", 0, 1, "floats 0,1"),
+        ("f4", 0, 254.7, "floats 0,255"),
+        ("f4", 0, 60000, "floats 0,65535"),
+        ("f8", -0.9, 1, "floats -1,1"),
+        ("i2", 0, 32767, "integers 0,32767"),
+        ("i2", -1024, 3071, "integers -1024,4095"),
+        ("i4", 0, 3900, "integers 0,4095"),
+        ("u4", 0, 2**32 - 1, "integers 0,4294967295"),
+    ],
+)
+def test_other_numbers_are_guessed_too(dtype, low, high, wanted):
+    values = (low + (high - low) * RAMP[..., None]).astype(dtype)
+    data = tiff(values, 1)
+    text, _ = guess_range(3, lambda item: data)
+    assert text == f"auto {wanted}"
+    black, white = map(float, wanted.split()[1].split(","))
+    shades = (values - black) / (white - black) * 255
+    assert np.abs(decode(data, reading=Reading(text)) - shades).max() <= 1
+
+
+def test_both_kinds_of_numbers_are_guessed_and_both_are_said():
+    contents = [tiff(stored("u2", 4095), 1), tiff(stored("f4", 255), 1)]
+    text, words = guess_range(2, contents.__getitem__)
+    assert text == "auto integers 0,4095 floats 0,255"
+    assert "4,095" in words
+    assert "255" in words
+    for data in contents:
+        assert np.abs(decode(data, reading=Reading(text)) - SHADES[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("largest", [4095, 1023])
+def test_a_file_that_says_its_bits_is_believed(largest):
+    """But not one that says what its largest value happens to be, which is no scale."""
+    data = tiff(stored("u2", largest), 1, tags={281: ("H", [largest])})
+    assert np.abs(decode(data) - SHADES[..., None]).max() <= 1
+    assert guess_range(1, lambda item: data) == ("auto", "")
+    assert decode(tiff(stored("u2", 3900), 1, tags={281: ("H", [3900])})).max() == 15
+
+
+def test_what_is_set_wins_over_what_the_file_says():
+    data = tiff(stored("u2", 4095), 1, tags={281: ("H", [4095])})
+    assert decode(data, reading=Reading("8190")).max() == 128
+    assert decode(data, reading=Reading("auto integers 0,8190")).max() == 255
+
+
+def test_packed_bits_are_what_they_are():
+    """Twelve bits, two numbers in three bytes."""
+    numbers = [0, 2048, 4095, 1024]
+    rows = int("".join(f"{number:012b}" for number in numbers), 2).to_bytes(6, "big")
+    entry = {258: ("H", [12]), 256: ("I", [4]), 257: ("I", [1]), 278: ("I", [1])}
+    for order in "<>":
+        whole = np.frombuffer(rows, np.uint8).reshape(1, 6, 1)
+        data = tiff(whole, 1, order, tags=entry)
+        assert decode(data)[0, :, 0].tolist() == [0, 128, 255, 64]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 1))
+def test_a_range_is_obeyed_and_what_lies_outside_is_cut(low, high, share):
+    if abs(high - low) < 1e-3:
+        return
+    value = low + share * (high - low)
+    data = tiff(np.array([value, 3 * low - 2 * high, 3 * high - 2 * low]).reshape(1, 3, 1), 1)
+    shades = decode(data, reading=Reading(f"{low!r},{high!r}"))[0, :, 0]
+    assert abs(shades[0] - 255 * share) <= 1
+    assert shades[1:].tolist() == [0, 255]
+
+
+def test_numbers_that_are_none_are_black():
+    data = tiff(np.array([np.nan, np.inf, -np.inf, 1.0]).reshape(1, 4, 1), 1)
+    assert decode(data)[0, :, 0].tolist() == [0, 255, 0, 255]
+
+
+@pytest.mark.parametrize("text", ["", "white", "1,2,3", "5,5", "auto 4095 1", "nan", "integers"])
+def test_a_range_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="should be"):
+        parse_range(text)
+
+
+def test_pictures_of_8_bits_cost_nothing():
+    """They are not decoded for a guess, and no range changes them."""
+    file = io.BytesIO()
+    Image.fromarray(np.round(SHADES).astype(np.uint8)).save(file, "PNG")
+    assert deep_of(file.getvalue()) is None
+    read = []
+    guess_range(5, read.append, lambda item: file.getvalue()[:64])
+    assert not read
+    assert np.abs(decode(file.getvalue(), reading=Reading("4095")) - SHADES[..., None]).max() <= 1
+
+
+def test_uncompressed_ycbcr_is_colours():
+    """Pillow takes its bytes for red, green and blue, or runs over."""
+    values = np.full((2, 2, 3), (255, 128, 128), np.uint8)
+    assert decode(tiff(values, 6, tags={530: ("H", [1, 1])})).min() >= 254
+
+
+def test_lab_is_colours():
+    values = np.zeros((1, 3, 3), np.uint8)
+    values[0, :, 0] = 0, 136, 255
+    shades = decode(tiff(values, 8))[0]
+    assert shades[0].max() <= 1
+    assert np.abs(shades[1].astype(int) - 127).max() <= 3
+    assert shades[2].min() >= 254
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_what_would_take_too_much_memory_is_refused(bits):
+    data = tiff(
+        np.zeros((1, 1, 3), f"u{bits // 8}"), 2, tags={256: ("I", [9000]), 257: ("I", [9000])}
+    )
+    with pytest.raises(DataError, match=r"is refused: 9000 x 9000 .*--data.max-pixels"):
+        decode(data)

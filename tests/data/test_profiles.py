@@ -1,0 +1,152 @@
+"""Colour profiles: what a screen would show is what the network gets."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from jaxch5.data.decode import decode
+from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profile_name
+
+# Of red, green and blue: x and y; then the gamma. ITU-R BT.709, SMPTE EG 432-1, Adobe RGB (1998).
+SRGB = [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)]
+SPACES = {
+    "Adobe RGB": ([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)], 563 / 256),
+    "Display P3, plain gamma": ([(0.68, 0.32), (0.265, 0.69), (0.15, 0.06)], 2.2),
+    "sRGB's primaries, gamma 1.8": (SRGB, 1.8),
+}
+D65, D50 = np.array([0.3127, 0.3290]), np.array([0.9642, 1.0, 0.8249])
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+
+
+def to_xyz(primaries: list[tuple[float, float]]) -> np.ndarray:
+    """From linear red, green and blue to XYZ adapted to D50."""
+    columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in primaries]).T
+    white = np.array([D65[0] / D65[1], 1, (1 - D65.sum()) / D65[1]])
+    adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD
+    return adapted @ columns * np.linalg.solve(columns, white)
+
+
+def by_arithmetic(pixels: np.ndarray, primaries: list, gamma: float) -> np.ndarray:
+    """What sRGB's numbers are for these, in float64."""
+    linear = (pixels / 255) ** gamma
+    linear = linear @ (np.linalg.inv(to_xyz(SRGB)) @ to_xyz(primaries)).T
+    linear = np.clip(linear, 0, 1)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return 255 * curved
+
+
+def profile_of(name: str) -> bytes:
+    primaries, gamma = SPACES[name]
+    return matrix_profile(name, [tuple(column) for column in to_xyz(primaries).T], gamma)
+
+
+def colours() -> np.ndarray:
+    """Eight by eight pixels of a colour each, so that JPEG keeps them."""
+    shades = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
+    return shades.repeat(8, 0).repeat(8, 1)
+
+
+def encoded(pixels: np.ndarray, form: str, profile: bytes | None, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, icc_profile=profile, **options)
+    return file.getvalue()
+
+
+LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("form", LOSSLESS)
+def test_a_profile_is_obeyed_as_arithmetic_has_it(name, form):
+    wanted = by_arithmetic(colours(), *SPACES[name])
+    made = decode(encoded(colours(), form, profile_of(name), **LOSSLESS[form]))
+    # Where a curve is steep, in the dark, eight bits are few.
+    assert np.abs(made - wanted).max() <= 2
+    assert np.abs(made - wanted).mean() < 0.5
+    assert np.abs(wanted - colours()).max() > 10
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("min_side", [None, 24])
+@pytest.mark.parametrize("form", ["JPEG", "AVIF"])
+def test_a_profile_of_a_photograph_is_obeyed(name, min_side, form):
+    """As without the profile, and converted then: at a fraction of the size as well."""
+    options = {"quality": 98, "subsampling": "4:4:4"}
+    plain = decode(encoded(colours(), form, None, **options), min_side=min_side)
+    made = decode(encoded(colours(), form, profile_of(name), **options), min_side=min_side)
+    assert np.abs(made - by_arithmetic(plain, *SPACES[name])).max() <= 2
+
+
+def srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def test_what_is_srgb_is_not_touched():
+    """By its colours, not by its name: there are many files of that profile."""
+    primaries = [tuple(column) for column in to_xyz(SRGB).T]
+    assert load_profile(srgb()) is None
+    assert load_profile(matrix_profile("my screen", primaries, 1.8)) is not None
+    assert np.array_equal(decode(encoded(colours(), "PNG", srgb())), colours())
+
+
+@pytest.mark.parametrize("profile", [b"", b"no profile", b"\0" * 200, adobe_rgb()[:200]])
+def test_a_broken_profile_costs_the_profile(profile):
+    for form in LOSSLESS:
+        content = encoded(colours(), form, profile, **LOSSLESS[form])
+        assert np.array_equal(decode(content), colours())
+
+
+def grey_profile(gamma: float) -> bytes:
+    """A profile of greys: the same curve, and no primaries."""
+    colour = matrix_profile("greys", [(0.4, 0.2, 0.0), (0.4, 0.7, 0.1), (0.1, 0.1, 0.7)], gamma)
+    return colour.replace(b"RGB ", b"GRAY", 1).replace(b"rTRC", b"kTRC", 1)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_greys_have_profiles_of_their_own(form):
+    shades = np.arange(0, 256, 5, np.uint8).repeat(8)[None].repeat(8, 0)
+    options = {"quality": 98} if form == "JPEG" else {}
+    made = decode(encoded(shades, form, grey_profile(1.8), **options))
+    wanted = by_arithmetic(shades[..., None].repeat(3, 2), SRGB, 1.8)
+    assert np.abs(made - wanted)[shades > 20].max() <= 3
+    # A colour picture's numbers are none of a grey profile's.
+    assert np.array_equal(decode(encoded(colours(), "PNG", grey_profile(1.8))), colours())
+    # A grey one's are also those of a colour profile.
+    made = decode(encoded(shades, "PNG", profile_of("Adobe RGB")))
+    assert (
+        np.abs(made - by_arithmetic(shades[..., None].repeat(3, 2), *SPACES["Adobe RGB"])).max()
+        <= 2
+    )
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_camera_that_only_names_adobe_rgb_is_believed(order):
+    """EXIF's directory of interoperability says R03."""
+    exif = Image.Exif()
+    exif.endian = "<" if order == "little" else ">"
+    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    plain = decode(encoded(colours(), "JPEG", None, quality=98))
+    made = decode(encoded(colours(), "JPEG", None, quality=98, exif=exif))
+    assert np.abs(made - by_arithmetic(plain, *SPACES["Adobe RGB"])).max() <= 2
+    exif[0x8769] = {0xA001: 1, 0xA005: {1: "R98"}}
+    assert np.array_equal(decode(encoded(colours(), "JPEG", None, quality=98, exif=exif)), plain)
+
+
+def test_threads_share_a_transform():
+    contents = [
+        encoded(np.roll(colours(), step), "PNG", profile_of("Adobe RGB")) for step in range(24)
+    ]
+    alone = [decode(content) for content in contents]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(pool.map(decode, contents * 20), alone * 20, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_a_profile_names_itself():
+    assert profile_name(profile_of("Adobe RGB")) == "Adobe RGB"
+    assert profile_name(b"none") == "damaged"

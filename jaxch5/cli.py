@@ -22,7 +22,7 @@ from rich.console import Console
 
 from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.files import write_file
+from jaxch5.files import DRAWN_BY, write_file
 from jaxch5.libraries import empty_is_unset, silent
 from jaxch5.settings import deep_update, explain, known_keys, read_toml, to_toml
 from jaxch5.text import print_line, printable
@@ -235,13 +235,17 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure in one piece: a disk that is full leaves no half of it.
+    """Writes a figure in one piece, which says of itself that it is one and no data.
+
+    A disk that is full leaves no half of it.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=out.suffix[1:].lower(), dpi=FIGURE_DPI)
+    form = out.suffix[1:].lower()
+    metadata = {"Software" if form == "png" else "Creator": DRAWN_BY}
+    figure.savefig(drawn, format=form, dpi=FIGURE_DPI, metadata=metadata)
     write_file(out, drawn.getvalue())
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from jaxch5.errors import CheckpointError
 
+# What figures that commands save say of themselves, so that they are not taken for data.
+DRAWN_BY = "jaxch5"
+
 
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file in one piece: a reader sees the old one or the new one.

@@ -1,36 +1,65 @@
-"""Labelled pictures in folders: which there are, and how their place or name tells their class."""
+"""Labelled pictures in folders, whose place or name tells their class."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxch5.data.image import SUFFIXES
-from jaxch5.data.source import FOLDER, Source, labelled_files
+from jaxch5.data.layout import (
+    ARCHIVES,
+    TABLES,
+    Parts,
+    check_classes,
+    ending_in,
+    not_used,
+    parts_of,
+    where_classes_are,
+)
+from jaxch5.data.listing import (
+    EMPTY,
+    HIDDEN,
+    Listing,
+    PassedOver,
+    Reason,
+    described,
+    folders_in,
+    joined,
+    list_folder,
+)
+from jaxch5.data.source import FOLDER, IS_VALID, Source, labelled_files
+from jaxch5.data.split import TEST, TRAIN, VALID, part_of
 from jaxch5.errors import DataError
 from jaxch5.text import sort_key
 
 
 def from_folder(
-    path: str | os.PathLike[str], train: str = "train", valid: Sequence[str] = ("valid", "val")
+    path: str | os.PathLike[str],
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
 ) -> Source:
     """Pictures in class folders, or in train and valid folders of class folders.
 
-    A picture's class is the first folder on its way. Hidden files are passed over, and so are
-    files that do not end like a picture. Where there is a valid folder beside the train folder,
-    the column "folder" says which of them an item lies in, for `folder_split`.
+    A picture's class is the first folder on its way. What is no item is in `passed_over`, with the
+    reason. Where there is a valid folder, the column "folder" says which of them an item lies in,
+    for `folder_split`, and "is_valid" whether it is held out. Folders are known as parts of a set
+    by what people call them, in any case: train and training; valid, validation, val and dev.
 
     Args:
-        path: of the folder.
-        train: name of the folder of training pictures.
-        valid: possible names of the folder of validation pictures.
+        path: the set's folder.
+        train: folder of the training pictures, from `path`; "." takes all that are in no other
+            part, whatever their folders are called. None looks for one.
+        valid: folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:
-        DataError: there is no such folder, or it holds no pictures in at least two classes.
+        DataError: there is no such folder, it holds no pictures in at least two classes, or its
+            folders are called like parts of a set and hold no class folders.
 
     Example:
         >>> import tempfile
@@ -44,40 +73,49 @@ def from_folder(
         (('cat', 'dog'), ['cat/1.png', 'dog/1.png'])
     """
     root = existing_folder(path)
-    tops = folders_in(root)
-    held_out = [name for name in valid if name in tops]
-    # A folder called train that holds pictures itself is a class: trains, beside buses.
-    has_parts = train in tops and (held_out or folders_in(root / train))
-    parts = [train, *held_out] if has_parts else [""]
-    files = [(part, name) for part in parts for name in find_pictures(root / part)]
-    if not files:
-        raise DataError(f"{root}: holds no pictures ({', '.join(SUFFIXES)})")
-    loose = next((name for _, name in files if "/" not in name), None)
+    parts = parts_of(root, train, valid)
+    found = _find(root, parts)
+    classes = [name.partition("/")[0] for name in found.names]
+    loose = next((item for item, name in enumerate(found.names) if name == classes[item]), None)
+    if not parts.train and train is None and not (parts.valid and loose is not None):
+        found = found._replace(notes=check_classes(root, found.names, set(classes)))
     if loose is not None:
+        folders = [part for part in parts.all if part]
         raise DataError(
-            f"{root}: {loose} lies in no class folder; put each class into a folder of its own, "
-            "or take the class from the file names with from_regex"
+            f"{root}: {found.references[loose]} is in no class folder; "
+            f"{where_classes_are(root, folders)}{_above(root)}"
         )
-    references = [f"{part}/{name}" if part else name for part, name in files]
-    names = [name.partition("/")[0] for _, name in files]
-    columns = {FOLDER: [part for part, _ in files]} if len(parts) > 1 else {}
-    source = labelled_files(root, references, names, columns)
-    if columns:
-        _same_classes(root, source, train)
+    if len(set(classes)) == 1 and any(name.count("/") > 1 for name in found.names):
+        raise DataError(
+            f"{root}: holds one class only, {classes[0]}; a classifier needs two; if the folders "
+            f"in it are the classes, name it: --data.path {root / found.parts[0] / classes[0]}"
+        )
+    passed_over = joined(("", found.passed_over), ("", {EMPTY: found.empty}))
+    found = found._replace(passed_over=passed_over)
+    source = _source(root, parts, found, classes)
+    if parts.valid:
+        _same_classes(root, source, parts.train or TRAIN)
     return source
 
 
-def from_regex(path: str | os.PathLike[str], pattern: str) -> Source:
+def from_regex(
+    path: str | os.PathLike[str],
+    pattern: str,
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
+) -> Source:
     r"""Pictures whose file names tell their class.
 
     Args:
-        path: of the folder; folders in it are searched too.
+        path: the set's folder; folders in it are searched too.
         pattern: regular expression for the whole file name; its first group is the class, as in
-            `r"(.+)_\d+\.jpg"`.
+            `r"(.+)_\d+\.jpg"`. How a file system stores an umlaut does not matter.
+        train, valid: folders of the training and of the validation pictures, as of `from_folder`;
+            None for both takes all pictures, whatever folder they are in.
 
     Raises:
-        DataError: there is no such folder, no picture in at least two classes, or a name that the
-            pattern does not match.
+        DataError: there is no such folder, no picture in at least two classes, or a name in which
+            the pattern finds no class.
 
     Example:
         >>> import tempfile
@@ -89,24 +127,82 @@ def from_regex(path: str | os.PathLike[str], pattern: str) -> Source:
         ('Birman', 'great_dane')
     """
     root = existing_folder(path)
+    option = f"--data.pattern {pattern}"
     try:
-        expression = re.compile(pattern)
+        expression = re.compile(unicodedata.normalize("NFC", pattern))
     except re.error as error:
-        raise DataError(f"pattern {pattern}: is no regular expression: {error}") from None
+        raise DataError(f"{option}: is no regular expression: {error}") from None
     if expression.groups < 1:
-        raise DataError(f"pattern {pattern}: has no group for the class, as in (.+)_\\d+\\.jpg")
-    references = list(find_pictures(root))
-    if not references:
-        raise DataError(f"{root}: holds no pictures ({', '.join(SUFFIXES)})")
-    matches = [expression.fullmatch(name.rpartition("/")[2]) for name in references]
-    missed = [name for name, match in zip(references, matches, strict=True) if match is None]
-    if missed:
-        shown = ", ".join(missed[:3]) + (", ..." if len(missed) > 3 else "")
-        raise DataError(
-            f"pattern {pattern}: does not match {len(missed)} of {len(references)} file names "
-            f"in {root}: {shown}"
-        )
-    return labelled_files(root, references, [match[1] for match in matches if match])
+        raise DataError(f"{option}: has no group for the class, as in (.+)_\\d+\\.jpg")
+    whole = train is None and valid is None
+    parts = Parts() if whole else parts_of(root, train, valid)
+    found = _find(root, parts)
+    names = [name.rpartition("/")[2] for name in found.names]
+    matches = [expression.fullmatch(sort_key(name)) for name in names]
+    _check_all(option, root, names, [match is not None for match in matches], "does not match")
+    classes = [(match[1] or "").strip() for match in matches if match]
+    reason = "finds no class (its first group is empty) in"
+    _check_all(option, root, names, [name != "" for name in classes], reason)
+    if whole:
+        found = found._replace(notes=_mixed(found.names))
+    return _source(root, parts, found, classes)
+
+
+class _Found(NamedTuple):
+    """What is below a set's folder.
+
+    Attributes:
+        references: of each picture, its path from the set's folder.
+        names: of each picture, its path from the folder of its part.
+        parts: of each picture, the part that it is in.
+        passed_over: everything else.
+        empty: folders that would be classes, and hold no pictures.
+        notes: for the line about the data.
+    """
+
+    references: list[str]
+    names: list[str]
+    parts: list[str]
+    passed_over: dict[Reason, list[str]]
+    empty: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def _find(root: Path, parts: Parts) -> _Found:
+    """All pictures of a set's parts.
+
+    Raises:
+        DataError: there are none.
+    """
+    folders = {os.path.join(root, part) for part in parts.all if part}
+    found = _Found([], [], [], {}, [])
+    passed_over: list[tuple[str, PassedOver]] = []
+    for part in parts.all:
+        listing = list_folder(existing_folder(root / part), folders)
+        prefix = f"{part}/" if part else ""
+        names = listing.pictures
+        found.references.extend([prefix + name for name in names] if prefix else names)
+        found.names.extend(names)
+        found.parts.extend([part] * len(names))
+        found.empty.extend(prefix + name for name in _without_pictures(listing))
+        passed_over.append((prefix, listing.passed_over))
+    if parts.train:
+        rest = list_folder(root, folders)
+        passed_over += [("", not_used(parts, rest.pictures)), ("", rest.passed_over)]
+    found.passed_over.update(joined(*passed_over))
+    if not found.names:
+        raise DataError(_no_pictures(root, found.passed_over))
+    return found
+
+
+def _source(root: Path, parts: Parts, found: _Found, classes: Sequence[str]) -> Source:
+    columns: dict[str, list[str | bool]] = {}
+    if parts.valid:
+        columns[FOLDER] = [part or TRAIN for part in found.parts]
+        columns[IS_VALID] = [part in parts.valid for part in found.parts]
+    source = labelled_files(root, found.references, classes, columns)
+    notes = (*source.notes, *found.notes, *_left_beside(root))
+    return replace(source, passed_over=found.passed_over, notes=notes)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
@@ -128,52 +224,84 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def find_pictures(root: Path) -> Iterator[str]:
-    """Relative paths of the pictures below a folder, with slashes, in the order of their names.
-
-    Links are followed, but never into the folder itself, and within each folder in it (a class)
-    to no folder twice: links that lead in circles end, and show no picture again. What is hidden
-    (a name that begins with a dot) is left out.
-    """
-
-    def walk(folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            return
-        seen.add(identity)
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: sort_key(entry.name))
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower().endswith(SUFFIXES):
-                if _leads_to(entry.is_file):
-                    yield prefix + entry.name
-            elif _leads_to(entry.is_dir):
-                within = seen if prefix else set(seen)
-                yield from walk(entry.path, f"{prefix}{entry.name}/", within)
-
-    return walk(os.fspath(root), "", set())
+    """Relative paths of the pictures below a folder, as `list_folder` finds them."""
+    return iter(list_folder(root).pictures)
 
 
-def _leads_to(kind: Callable[[], bool]) -> bool:
+def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:
+    """What to say of a folder without pictures."""
+    line = f"{root}: holds no pictures"
+    if passed_over:
+        line += f"; passed over: {described(passed_over)}"
+    if inside := [*ending_in(root, TABLES), *ending_in(root, ARCHIVES)]:
+        line += f"; {os.path.basename(inside[0])} is there: --data.path {inside[0]}"
+    return line
+
+
+def _check_all(
+    option: str, root: Path, names: Sequence[str], good: Sequence[bool], reason: str
+) -> None:
+    bad = [name for name, is_good in zip(names, good, strict=True) if not is_good]
+    if bad:
+        shown = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+        raise DataError(
+            f"{option}: {reason} {len(bad)} of {len(names)} file names in {root}: {shown}"
+        )
+
+
+def _without_pictures(listing: Listing) -> list[str]:
+    """Folders that would be classes, had they pictures that are read; others hold other things."""
+    # The folder of runs stays where the runs were removed.
+    taken = {"runs"}
+    for reason, paths in listing.passed_over.items():
+        for path in paths:
+            top, _, below = path.partition("/")
+            if not below or (reason is not HIDDEN and not reason.suspect):
+                taken.add(top)
+    return [f"{name}/" for name in listing.barren if name not in taken]
+
+
+def _mixed(names: Iterable[str]) -> tuple[str, ...]:
+    """A note where a pattern takes folders of several parts for one set."""
+    tops = sorted({name.partition("/")[0] for name in names if "/" in name})
+    parts = {part_of(top): top for top in tops if part_of(top)}
+    if len(parts) < 2:
+        return ()
+    train, valid = parts.get(TRAIN), parts.get(VALID) or parts.get(TEST)
+    way = f"; --data.train {train} --data.valid {valid} does" if train and valid else ""
+    folders = " and ".join(f"{top}/" for top in parts.values())
+    return (f"--data.pattern does not tell {folders} apart{way}",)
+
+
+def _above(root: Path) -> str:
+    """A way out where a class folder is named instead of the folder that it is in."""
+    root = root.absolute()
     try:
-        return kind()
+        alone = len(folders_in(root.parent)) < 2
     except OSError:
-        # A link to itself.
-        return False
+        return ""
+    return "" if alone else f"; or --data.path {root.parent} if {root.name} is a class"
 
 
-def folders_in(folder: Path) -> set[str]:
-    """Names of the folders in a folder, links to folders among them."""
-    with os.scandir(folder) as listing:
-        return {entry.name for entry in listing if _leads_to(entry.is_dir)}
+def _left_beside(root: Path) -> tuple[str, ...]:
+    """A note where a set's training folder is named, and its validation folder is beside it."""
+    root = root.absolute()
+    if part_of(root.name) != TRAIN:
+        return ()
+    try:
+        beside = [name for name in folders_in(root.parent) if part_of(name) == VALID]
+    except OSError:
+        return ()
+    return tuple(
+        f"{name}/ beside {root.name}/ is not used; --data.path {root.parent} validates on it"
+        for name in beside
+    )
 
 
 def _same_classes(root: Path, source: Source, train: str) -> None:
-    in_train = np.array([folder == train for folder in source.columns[FOLDER]])
-    for number in np.unique(source.labels[~in_train]):
-        if not np.any(source.labels[in_train] == number):
+    in_valid = np.array(source.columns[IS_VALID], bool)
+    for number in np.unique(source.labels[in_valid]):
+        if not np.any(source.labels[~in_valid] == number):
             raise DataError(
                 f"{root}: class {source.classes[number]} has pictures for validation "
                 f"but none in {train}/; put some there, or remove the class"

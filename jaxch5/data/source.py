@@ -6,7 +6,6 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
@@ -16,22 +15,12 @@ from jaxch5.data.decode import AS_FILES_SAY, Reading, decode
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, numbers_of
+from jaxch5.data.listing import PassedOver, described
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed
 
-FOLDER = "folder"
-
-
-class Reason(NamedTuple):
-    """Why files below a folder are no items.
-
-    Attributes:
-        text: a few words, which follow a number of files.
-        suspect: whether such files look like pictures that somebody will miss.
-    """
-
-    text: str
-    suspect: bool = False
+# Columns of what lies in folders of training and of validation pictures.
+FOLDER, IS_VALID = "folder", "is_valid"
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class Source:
     file: Callable[[int], Path] | None = None
     presized: int | None = None
     sharded: bool = False
-    passed_over: Mapping[Reason, Sequence[str]] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reading: Reading = AS_FILES_SAY
 
@@ -89,12 +78,12 @@ def remarks(source: Source) -> list[str]:
     """What a line about a source has to say beside numbers: its notes, and what is passed over.
 
     Example:
-        >>> source = replace(digits(), passed_over={Reason("hidden"): [".a", ".b"]})
-        >>> remarks(source)
-        ['passed over: 2 hidden']
+        >>> from jaxch5.data.listing import HIDDEN
+        >>> remarks(replace(digits(), passed_over={HIDDEN: [".a", ".b"]}))
+        ['passed over: 2 hidden files']
     """
-    counts = [f"{len(paths):,} {reason.text}" for reason, paths in source.passed_over.items()]
-    return [*source.notes, *(["passed over: " + ", ".join(counts)] if counts else [])]
+    passed_over = described(source.passed_over)
+    return [*source.notes, *([f"passed over: {passed_over}"] if passed_over else [])]
 
 
 def name_of(source: Source, item: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxch5.data.source import FOLDER, Source
+from jaxch5.data.source import FOLDER, IS_VALID, Source
 from jaxch5.errors import DataError
 from jaxch5.text import composed, sort_key
 
@@ -117,12 +117,13 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     return split
 
 
-def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "val")) -> Split:
+def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
     """Splits by the folders that `from_folder` found.
 
     Args:
         train: name of the folder of training pictures.
-        valid: name, or possible names, of the folder of validation pictures.
+        valid: name, or possible names, of the folder of validation pictures. None for both takes
+            the parts that `from_folder` told apart; for one, what people call such a folder.
 
     Raises:
         DataError: from the split, where the source has no such folders.
@@ -136,17 +137,30 @@ def folder_split(train: str = "train", valid: str | Sequence[str] = ("valid", "v
         >>> [part.tolist() for part in folder_split(valid="test")(source)]
         [[0, 1], [2]]
     """
-    names = (valid,) if isinstance(valid, str) else tuple(valid)
+    names = (valid,) if isinstance(valid, str) else valid
+
+    def part(folder: str) -> str | None:
+        if names is not None and folder in names:
+            return VALID
+        if train is not None and folder == train:
+            return TRAIN
+        called = part_of(folder)
+        asked = {TRAIN: train, VALID: names}
+        return called if called in asked and asked[called] is None else None
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        folders = _column(source, FOLDER)
-        unknown = sorted(set(map(str, folders)) - {train, *names})
+        folders = list(map(str, _column(source, FOLDER)))
+        if train is None and names is None and IS_VALID in source.columns:
+            return _parts(np.array(source.columns[IS_VALID], bool), "folder_split")
+        parts = {folder: part(folder) for folder in set(folders)}
+        unknown = sorted(folder for folder, known in parts.items() if known is None)
         if unknown:
+            asked = f"{train or TRAIN} nor {' or '.join(names or PART_NAMES[VALID])}"
             raise DataError(
-                f"folder {unknown[0]}: is neither {train} nor {' or '.join(names)}; name it in "
-                "folder_split, or leave it out of the source"
+                f"folder {unknown[0]}: is neither {asked}; name it in folder_split, or leave it "
+                "out of the source"
             )
-        return _parts(np.array([folder in names for folder in folders]), "folder_split")
+        return _parts(np.array([parts[folder] == VALID for folder in folders]), "folder_split")
 
     return split
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.data.download import cache_folder, file_name_for
-from jaxch5.data.source import FOLDER, Reason, Source
+from jaxch5.data.listing import Reason
+from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
 from jaxch5.libraries import empty_is_unset, logging_from
 from jaxch5.network import reachable

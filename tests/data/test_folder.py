@@ -146,7 +146,7 @@ def test_unusable_folders_are_named(tmp_path):
     assert "no pictures" in complaint(from_folder, empty)
     message = complaint(from_folder, put(tmp_path / "loose", "1.png", "2.png"))
     assert "1.png" in message
-    assert "from_regex" in message
+    assert "--data.pattern" in message
     assert "one class" in complaint(from_folder, put(tmp_path / "single", "a/1.png", "a/2.png"))
 
 

@@ -235,9 +235,7 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure in one piece, which says of itself that it is one and no data.
-
-    A disk that is full leaves no half of it.
+    """Writes a figure, which says of itself that it is no data, in one piece.
 
     Raises:
         CheckpointError: it cannot be written.

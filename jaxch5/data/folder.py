@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from jaxch5.data.listing import (
 from jaxch5.data.source import FOLDER, IS_VALID, Source, labelled_files
 from jaxch5.data.split import TEST, TRAIN, VALID, part_of
 from jaxch5.errors import DataError
-from jaxch5.text import sort_key
+from jaxch5.text import composed
 
 
 def from_folder(
@@ -129,7 +128,7 @@ def from_regex(
     root = existing_folder(path)
     option = f"--data.pattern {pattern}"
     try:
-        expression = re.compile(unicodedata.normalize("NFC", pattern))
+        expression = re.compile(composed(pattern))
     except re.error as error:
         raise DataError(f"{option}: is no regular expression: {error}") from None
     if expression.groups < 1:
@@ -138,11 +137,11 @@ def from_regex(
     parts = Parts() if whole else parts_of(root, train, valid)
     found = _find(root, parts)
     names = [name.rpartition("/")[2] for name in found.names]
-    matches = [expression.fullmatch(sort_key(name)) for name in names]
+    matches = [expression.fullmatch(composed(name)) for name in names]
     _check_all(option, root, names, [match is not None for match in matches], "does not match")
-    classes = [(match[1] or "").strip() for match in matches if match]
+    classes = [match[1] or "" for match in matches if match]
     reason = "finds no class (its first group is empty) in"
-    _check_all(option, root, names, [name != "" for name in classes], reason)
+    _check_all(option, root, names, [name.strip() != "" for name in classes], reason)
     if whole:
         found = found._replace(notes=_mixed(found.names))
     return _source(root, parts, found, classes)

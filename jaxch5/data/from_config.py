@@ -11,9 +11,8 @@ from jaxch5.config import AugmentConfig, Config, DataConfig
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
-from jaxch5.data.source import FOLDER, Source, digits, with_range
+from jaxch5.data.source import FOLDER, IS_VALID, Source, digits, with_range
 from jaxch5.data.split import (
-    IS_VALID,
     Split,
     column_split,
     find_column,

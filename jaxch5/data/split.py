@@ -17,7 +17,6 @@ from jaxch5.data.source import FOLDER, IS_VALID, Source
 from jaxch5.errors import DataError
 from jaxch5.text import composed, sort_key
 
-IS_VALID = "is_valid"
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 # What people call the parts of a set, for folders and for words in a table.

@@ -84,7 +84,7 @@ def plant(root: Path, tree) -> None:
                 target.mkdir()
             else:
                 target.write_bytes(DRAWN)
-        except (FileExistsError, NotADirectoryError):
+        except OSError:
             pass
 
 

@@ -8,6 +8,11 @@ On a GPU both copy each batch there. Ours alone is measured besides: epochs from
 takes to build a source.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
+
+With `--before`, another working copy of jaxch5 takes its turn too, so that what a change costs is
+measured in the same run:
+
+    git worktree add ../before HEAD~1 && python benchmarks/data.py --before ../before ...
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +91,20 @@ def serve() -> None:
         if not loaders:
             loaders.append(fastai_loader(request))
         return pictures_a_second(batch[0] for batch in loaders[0])
+
+    answer_requests(answer)
+
+
+def serve_ours(folder: str) -> None:
+    """The side of another working copy of jaxch5, in a process of its own."""
+    sys.path.insert(0, str(Path(folder).resolve()))
+    use_device("cpu")
+    sides: list[Ours] = []
+
+    def answer(request: dict[str, Any]) -> tuple[tuple[float, float], int]:
+        if not sides:
+            sides.append(Ours(request))
+        return sides[0].rates(), sides[0].pictures
 
     answer_requests(answer)
 
@@ -161,16 +181,39 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         later.append(from_memory)
         return first
 
-    with Peer(python, __file__, "--serve") as peer:
+    earlier_later: list[float] = []
+    with ExitStack() as opened:
+        peer = opened.enter_context(Peer(python, __file__, "--serve"))
 
         def fastais() -> float:
             rate, count = peer.ask(**request)
             same("the number of pictures", ours.pictures, count)
             return rate
 
+        sides = {"ours": mine, "peer": fastais}
+        if arguments.before:
+            earlier = opened.enter_context(
+                Peer(sys.executable, __file__, "--serve-ours", str(arguments.before))
+            )
+
+            def earlier_rate() -> float:
+                (first, from_memory), count = earlier.ask(**request)
+                same("the number of pictures", ours.pictures, count)
+                earlier_later.append(from_memory)
+                return first
+
+            sides["before"] = earlier_rate
         # The first turn, which is not counted, reads the files from the disk.
-        rates = in_turn({"ours": mine, "peer": fastais}, arguments.turns)
+        rates = in_turn(sides, arguments.turns)
+    compared = {}
+    if arguments.before:
+        compared = {
+            "before": spread(rates["before"]),
+            "ratio_to_before": ratio(rates["ours"], rates["before"]),
+            "ratio_to_before_of_later_epochs": ratio(later[1:], earlier_later[1:]),
+        }
     return {
+        **compared,
         "unit": "pictures a second",
         "ours": spread(rates["ours"]),
         "peer": spread(rates["peer"]),
@@ -185,6 +228,9 @@ def main() -> None:
     if sys.argv[1:] == ["--serve"]:
         serve()
         return
+    if sys.argv[1:2] == ["--serve-ours"]:
+        serve_ours(sys.argv[2])
+        return
     parser = arguments_of(__doc__, path=True)
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
@@ -197,6 +243,9 @@ def main() -> None:
         default=1,
         help="times that each picture comes in an epoch: the more, the less the start of fastai's "
         "workers weighs, which is a second or so an epoch",
+    )
+    parser.add_argument(
+        "--before", type=Path, help="another working copy of jaxch5, measured in turn; on a CPU"
     )
     arguments = parser.parse_args()
     use_device(arguments.device)

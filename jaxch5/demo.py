@@ -59,7 +59,9 @@ def demo(options: DemoOptions) -> dict[str, Any]:
             import gradio  # noqa: F401
             import uvicorn
         except ImportError:
-            raise Jaxch5Error("the page needs Gradio: pip install 'jaxch5[demo]'") from None
+            raise Jaxch5Error(
+                "the page needs Gradio: python -m pip install -e '.[demo]' in jaxch5's folder"
+            ) from None
         from jaxch5.predictor import load_learner
         from jaxch5.training.process import prepare_process
 

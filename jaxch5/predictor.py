@@ -39,6 +39,7 @@ from jaxch5.training.transfer import from_run
 
 Picture = str | Path | bytes | np.ndarray
 BATCH = 32
+EXPORT = "export one with python -m jaxch5.export RUN --format learner"
 
 
 class About(NamedTuple):
@@ -264,7 +265,7 @@ def load_learner(path: str | Path) -> Predictor:
         about = _about_of_file(path)
         pretrained = from_file(path, about.arch)
     if pretrained.classes is None:
-        raise WeightsError(f"{path}: names no classes; export it with --format learner")
+        raise WeightsError(f"{path}: names no classes; {EXPORT}")
     network = create_model(
         about.arch, len(pretrained.classes), about.head, dtype_of(about.precision)
     )
@@ -289,7 +290,7 @@ def _about_of_file(path: Path) -> About:
     if missing or said["arch"] not in ARCHITECTURES:
         raise WeightsError(
             f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
-            "export one with --format learner"
+            f"{EXPORT}"
         )
     sizes = {
         name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said

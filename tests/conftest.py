@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import psutil
@@ -143,6 +144,10 @@ if jax.__version_info__ < (0, 11):
 # A worker finds what was set in the process that started it.
 GIVEN = os.environ.get("XLA_FLAGS", "").removeprefix(QUICK)
 os.environ["XLA_FLAGS"] = QUICK + GIVEN
+
+# How long an example takes is the machine's affair, and no property of what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # Tests are the same with a network and without. The library reads these when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -123,7 +123,8 @@ def test_without_gradio_one_line_says_what_to_install(trained, capsys, monkeypat
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(demo, DemoOptions, "python -m jaxch5.demo", [str(trained[0])]) == 1
     err = capsys.readouterr().err
-    assert err == "python -m jaxch5.demo: the page needs Gradio: pip install 'jaxch5[demo]'\n"
+    needs = "the page needs Gradio: python -m pip install -e '.[demo]' in jaxch5's folder"
+    assert err == f"python -m jaxch5.demo: {needs}\n"
 
 
 def test_a_taken_port_is_one_line(trained, capsys):

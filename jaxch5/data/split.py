@@ -156,8 +156,8 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
         if unknown:
             asked = f"{train or TRAIN} nor {' or '.join(names or PART_NAMES[VALID])}"
             raise DataError(
-                f"folder {unknown[0]}: is neither {asked}; name it in folder_split, or leave it "
-                "out of the source"
+                f"folder {unknown[0]}: is neither {asked}; choose --data.split random, or "
+                "move the folder elsewhere"
             )
         return _parts(np.array([parts[folder] == VALID for folder in folders]), "folder_split")
 

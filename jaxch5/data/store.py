@@ -161,11 +161,11 @@ class Store:
             }
         try:
             return fsspec.url_to_fs(self.where(name), **options)
-        except ImportError:
-            raise DataError(
-                f"{self.name}: needs a library for such addresses: "
-                "python -m pip install 'jaxch5[remote]'"
-            ) from None
+        except ImportError as error:
+            # The extra brings two of the libraries there are; fsspec names the others.
+            known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
+            needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
+            raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
 
 
 def sha256_of(file: Path) -> str:

@@ -71,8 +71,8 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         parts = [builder.as_data_source(split=split, decoders=decoders) for split in splits]
     except NotImplementedError as error:
         raise DataError(
-            f"data.tfds = {name}: {builder.data_path} cannot be read by place ({error}); prepare "
-            'it with tfds.builder(name, file_format="array_record").download_and_prepare()'
+            f"data.tfds = {name}: {builder.data_path} cannot be read by place ({error}); with "
+            "another --data.tfds-dir it is prepared there in a form that can"
         ) from None
 
     of_splits = [
@@ -132,7 +132,7 @@ def _prepare(builder: Any, name: str) -> None:
     except ImportError as error:
         raise DataError(
             f"data.tfds = {name}: needs {error.name or 'TensorFlow'} to be prepared, once: "
-            "python -m pip install 'jaxch5[tfds]'"
+            "python -m pip install -e '.[tfds]' in jaxch5's folder"
         ) from None
     except Exception as error:
         # A builder is anybody's code and raises what it likes.

@@ -174,7 +174,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         import torch
     except ImportError:
         raise WeightsError(
-            f"{path}: reading it needs PyTorch: pip install 'jaxch5[torch]', or take .safetensors"
+            f"{path}: reading it needs PyTorch (python -m pip install -e '.[torch]' in jaxch5's "
+            "folder), or take .safetensors"
         ) from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

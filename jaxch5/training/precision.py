@@ -6,8 +6,10 @@ al., 1710.03740).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, Bool
@@ -24,7 +26,7 @@ def dtype_of(precision: str) -> Any:
         precision: "fp32", "bf16" or "fp16".
 
     Raises:
-        ConfigError: it is none of the three.
+        ConfigError: it is none of the three, or the processor cannot compute in it.
 
     Example:
         >>> dtype_of("bf16").__name__
@@ -32,7 +34,22 @@ def dtype_of(precision: str) -> Any:
     """
     if precision not in DTYPES:
         raise ConfigError(f"model.precision = {precision}: should be one of {', '.join(DTYPES)}")
+    if precision == "fp16" and not has_float16():
+        raise ConfigError(
+            "model.precision = fp16: programs of this processor cannot compute in float16; choose "
+            "--model.precision bf16 or fp32"
+        )
     return DTYPES[precision]
+
+
+@cache
+def has_float16() -> bool:
+    """Whether float16 can be computed here: XLA lacks its conversions on CPUs without F16C."""
+    try:
+        jax.jit(lambda x: x.astype(jnp.float16) * 2)(jnp.ones(())).block_until_ready()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def loss_scale(precision: str) -> DynamicScale | None:

@@ -91,7 +91,8 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
     run = RunDir(path.expanduser().absolute())
     if run.config_file.exists():
         raise ConfigError(
-            f"{path}: holds a run already; go on with --resume {path} or name another"
+            f"{path}: holds a run already; python -m jaxch5.train --resume {path} goes on with it, "
+            "or name another directory"
         )
     try:
         if run.path.is_dir() and any(run.path.iterdir()):

@@ -298,7 +298,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
     file.write_bytes(b"anything")
     line = refusal(from_file, file, "resnet18")
     assert line.startswith(f"{file}: ")
-    assert "jaxch5[torch]" in line
+    assert "pip install -e '.[torch]'" in line
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Half precision trains, keeps float32 where it should, and skips what overflows."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import flax.linen as nn
@@ -12,7 +15,7 @@ from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
 from jaxch5.optim.optimizer import make_optimizer
-from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.precision import dtype_of, has_float16, loss_scale
 from jaxch5.training.state import init_state
 from jaxch5.training.step import make_train_step
 
@@ -37,6 +40,8 @@ def batch():
 
 
 def trained(precision, loss=cross_entropy, steps=1):
+    if precision == "fp16" and not has_float16():
+        pytest.skip("float16 cannot be computed here")
     optimizer = make_optimizer(lr=0.01)
     model = Small(dtype_of(precision))
     state = init_state(model, optimizer, 8, jax.random.key(0), scale=loss_scale(precision))
@@ -83,3 +88,27 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale():
 def test_an_unknown_precision_is_named():
     with pytest.raises(ConfigError, match=r"model\.precision = fp8: should be one of fp32, bf16"):
         dtype_of("fp8")
+
+
+def test_a_processor_without_float16_is_told_what_to_choose():
+    """Old ones lack its conversions; bfloat16 has them everywhere."""
+    program = """
+import jax, jax.numpy as jnp
+from jaxch5.errors import ConfigError
+from jaxch5.training.precision import dtype_of, has_float16
+try:
+    dtype_of("fp16")
+except ConfigError as error:
+    print(error)
+assert float(jax.jit(lambda x: x.astype(dtype_of("bf16")) * 2)(jnp.ones(()))) == 2
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if not done.stdout:
+        pytest.skip("float16 is computed here whatever the instructions")
+    assert "choose --model.precision bf16" in done.stdout

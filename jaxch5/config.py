@@ -25,6 +25,8 @@ from jaxch5.text import is_text, printable
 SOURCES = ("path", "tfds", "archive")
 GOES_WITH = {
     "pattern": ("path", "archive"),
+    "train": ("path", "archive"),
+    "valid": ("path", "archive"),
     "root": ("path",),
     "tfds_dir": ("tfds",),
     "sha256": ("archive",),
@@ -64,14 +66,24 @@ class DataConfig(Section):
 
     path: Path | Address | None = Field(
         None,
-        description="folder of class folders, or of train/ and valid/ (or val/) folders of them, "
-        "or a CSV file, or a packed folder, which may be at an address (s3://...); without path, "
-        "tfds or archive, scikit-learn's 1,797 digits",
+        description="folder of class folders, or of train/ and valid/ folders of them, or a zip or "
+        "tar file of such, or a CSV file, or a packed folder, which may be at an address "
+        "(s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
     )
     pattern: str | None = Field(
         None,
         description="regular expression for whole file names, whose first group is the class, as "
         r"in (.+)_\d+\.jpg; without it, folders are classes",
+    )
+    train: str | None = Field(
+        None,
+        description="folder of the training pictures, from path; . takes all that are not in "
+        "valid, whatever their folders are called; without it, one called train or the like",
+    )
+    valid: str | None = Field(
+        None,
+        description="folder of the validation pictures, from path; without it, one called valid, "
+        "validation, val, dev or the like",
     )
     image_column: str = Field("image", description="column of paths or links in a CSV file")
     label_column: str = Field("label", description="column of class names in a CSV file")

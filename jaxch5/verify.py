@@ -17,11 +17,12 @@ from jaxch5.text import print_line
 class VerifyOptions(Options):
     """Read every picture: which cannot be read, are there twice, or are in training and validation.
 
-    Exit status 1 if there are any, or if training would refuse the split.
+    What is below the folder and is no item is counted, by reason. Exit status 1 if there are any of
+    the former, if training would refuse the split, or if what is passed over looks like pictures.
     """
 
     pictures: CliPositionalArg[str | None] = Field(
-        None, description="folder or CSV file of pictures; the same as --data.path"
+        None, description="folder, archive or CSV file of pictures; the same as --data.path"
     )
 
     _as_path = model_validator(mode="before")(as_path("pictures"))
@@ -65,9 +66,16 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         groups = getattr(found, kind)
         report[kind] = [[source.references[item] for item in items] for items in groups]
         lines[headline] = [" = ".join(map(described, items)) for items in groups]
+    passed_over = source.passed_over
+    report["passed_over"] = {reason.text(): list(paths) for reason, paths in passed_over.items()}
+    for reason, paths in passed_over.items():
+        lines[f"{reason.text(len(paths))}, passed over"] = list(paths)
+    for note in source.notes:
+        print_line(console, note)
     for headline, entries in lines.items():
         print_list(console, headline, entries)
-    clean = found.clean and refused is None
+    missed = any(reason.suspect for reason in passed_over)
+    clean = found.clean and refused is None and not missed
     outcome = "no problems" if clean else "see above"
     print_line(console, f"{found.count:,} pictures read: {outcome}")
     return report if clean else {**report, FAILED: True}

@@ -58,3 +58,20 @@ def test_a_wrong_path_is_one_line(capsys):
 
 def test_the_flowers_have_no_problem(flowers, capsys):
     assert started(str(flowers)) == 0
+
+
+def test_what_is_passed_over_is_listed_and_what_looks_like_pictures_is_a_problem(
+    pictures, tmp_path, capsys
+):
+    folder = tmp_path / "set"
+    shutil.copytree(pictures, folder)
+    (folder / "README").write_text("about them")
+    assert started(str(folder), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed_over"] == {
+        "files of other kinds": ["README"]
+    }
+    (folder / "red" / "9.jpg").rename(folder / "red" / "9.jpg.orig")
+    assert started(str(folder)) == 1
+    text = capsys.readouterr().out
+    assert "1 picture without a picture's ending, passed over:\n  red/9.jpg.orig\n" in text
+    assert "39 pictures read: see above" in text

@@ -1,45 +1,113 @@
-"""Labelled pictures in an archive at an address."""
+"""Labelled pictures in an archive, here or at an address."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from jaxch5.data.download import fetch_archive
-from jaxch5.data.folder import find_pictures, from_folder, from_regex
+from jaxch5.data.content import FIRST_BYTES, kind_of
+from jaxch5.data.download import cache_folder, fetch_archive, is_link
+from jaxch5.data.folder import from_folder, from_regex
+from jaxch5.data.layout import ARCHIVES
+from jaxch5.data.listing import joined, list_folder
 from jaxch5.data.source import Source
+from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 
 
-def from_archive(url: str, sha256: str | None = None, pattern: str | None = None) -> Source:
-    r"""Pictures in a zip or tar file, fetched once into the user's cache folder.
+def from_archive(
+    url: str | os.PathLike[str],
+    sha256: str | None = None,
+    pattern: str | None = None,
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
+) -> Source:
+    r"""Pictures in a zip or tar file, unpacked once into the user's cache folder.
 
-    Folders around the pictures that hold nothing else are passed through.
+    Folders around the pictures that hold no others are passed through.
 
     Args:
-        url: the file's address.
-        sha256: of the file, in hexadecimal; None takes it unchecked.
+        url: the file's address, from where it is fetched once, or its path.
+        sha256: checksum of the file, in hexadecimal; None takes it unchecked.
         pattern: tells the class from the file name, as `from_regex` does; None takes the class
             from the folder, as `from_folder` does.
+        train, valid: folders of the training and of the validation pictures, as of `from_folder`.
 
     Raises:
-        DataError: the file cannot be fetched, is not the one expected, or holds no pictures that
-            can be told apart.
+        DataError: the file cannot be fetched or read, is not the one expected, or holds no
+            pictures that can be told apart.
 
     Example:
         >>> url = "https://example.org/pets.tar.gz"  # any address of yours
         >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
     """
-    folder = fetch_archive(url, sha256)
+    place = os.fspath(url)
+    linked = is_link(place)
+    folder = fetch_archive(place, sha256) if linked else _unpacked(Path(place), sha256)
+    inner = _inner(folder, [train, *([valid] if isinstance(valid, str) else valid or ())])
     try:
-        return from_folder(_inner(folder)) if pattern is None else from_regex(folder, pattern)
+        if pattern is None:
+            source = from_folder(inner, train, valid)
+        else:
+            source = from_regex(inner, pattern, train, valid)
     except DataError as error:
-        raise DataError(f"{url}: {error}; it is fetched again once {folder} is removed") from None
+        again = f"; it is fetched again once {folder} is removed" if linked else ""
+        raise DataError(f"{place}: {error}{again}") from None
+    if inner == folder:
+        return source
+    around = list_folder(folder, {os.fspath(inner)}).passed_over
+    back = os.path.relpath(folder, inner) + "/"
+    return replace(source, passed_over=joined(("", source.passed_over), (back, around)))
 
 
-def _inner(folder: Path) -> Path:
-    """The folder itself, or the only folder in it as long as all pictures lie in there."""
-    while True:
-        inner = {name.partition("/")[0] for name in find_pictures(folder)}
+def is_archive(file: Path) -> bool:
+    """Whether a file is a zip or tar file, by its content, or is called like one."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as opened:
+            # A zip file that is cut short has no end, by which zipfile knows it.
+            is_zip = kind_of(opened.read(FIRST_BYTES)) == "a zip file"
+        return is_zip or zipfile.is_zipfile(file) or _is_tar(file)
+    except OSError:
+        return False
+
+
+def _is_tar(file: Path) -> bool:
+    return tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
+
+
+def _unpacked(file: Path, sha256: str | None) -> Path:
+    """The folder of an archive's content, which other content never takes the place of."""
+    file = file.expanduser()
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    if sha256 is not None and digest != sha256:
+        raise DataError(f"{file}: its content does not have the SHA-256 given, but {digest}")
+    folder = cache_folder() / "archives" / digest
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder.parent}: cannot be made: {error.strerror}") from None
+        unpack(file, folder, os.fspath(file))
+    return folder
+
+
+def _inner(folder: Path, parts: Sequence[str | None]) -> Path:
+    """The folder itself, or the only folder in it as long as all pictures are in there."""
+    named = [part for part in parts if part not in (None, ".")]
+    while not any((folder / str(part)).is_dir() for part in named):
+        inner = {name.partition("/")[0] for name in list_folder(folder).pictures}
         if len(inner) != 1 or not (folder / next(iter(inner))).is_dir():
             return folder
         folder = folder / inner.pop()
+    return folder

@@ -59,7 +59,9 @@ def _found(settings: DataConfig) -> Source:
     if settings.archive is not None:
         from jaxch5.data.archive import from_archive
 
-        return from_archive(settings.archive, settings.sha256, settings.pattern)
+        return from_archive(
+            settings.archive, settings.sha256, settings.pattern, settings.train, settings.valid
+        )
     if settings.path is None:
         return digits()
     if is_packed(settings.path):
@@ -69,13 +71,28 @@ def _found(settings: DataConfig) -> Source:
             raise ConfigError(
                 f"data.pattern = {settings.pattern}: {settings.path} is packed and has its classes"
             )
+        _no_folders(settings, "is packed and has its split")
         return from_packed(settings.path)
     assert isinstance(settings.path, Path)
     if is_table(settings.path):
+        _no_folders(settings, "is a table, whose columns split it")
         return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
+    if settings.path.is_file():
+        from jaxch5.data.archive import from_archive, is_archive
+
+        if is_archive(settings.path):
+            return from_archive(
+                settings.path, None, settings.pattern, settings.train, settings.valid
+            )
     if settings.pattern is not None:
-        return from_regex(settings.path, settings.pattern)
-    return from_folder(settings.path)
+        return from_regex(settings.path, settings.pattern, settings.train, settings.valid)
+    return from_folder(settings.path, settings.train, settings.valid)
+
+
+def _no_folders(settings: DataConfig, why: str) -> None:
+    for name in ("train", "valid"):
+        if (folder := getattr(settings, name)) is not None:
+            raise ConfigError(f"data.{name} = {folder}: {settings.path} {why}")
 
 
 def is_packed(path: Path | Address) -> bool:

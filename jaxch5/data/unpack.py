@@ -58,25 +58,31 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
                 # A member that is longer than it says fails its checksum.
-                room = _room_for(archive)
+                room = _room_for(archive, scratch)
                 for entry in packed.infolist():
                     path = PurePosixPath(entry.filename.replace("\\", "/"))
                     if path.is_absolute() or ".." in path.parts:
                         raise DataError(f"{name}: holds {entry.filename}, which leads out of it")
-                    room = _taken(archive, name, room, entry.file_size)
+                    room = _taken(name, room, entry.file_size)
                 packed.extractall(scratch)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive, tarinfo=_Member) as members:
                 # Python 3.11 has filters from its fourth release on.
                 more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                members.extractall(scratch, _harmless(members, archive, name), **more)  # type: ignore[arg-type]
+                checked = _harmless(members, _room_for(archive, scratch), name)
+                members.extractall(scratch, checked, **more)  # type: ignore[arg-type]
         else:
             with archive.open("rb") as opened:
                 kind = kind_of(opened.read(FIRST_BYTES))
             # A zip file is known by its end.
             what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
             raise DataError(f"{name}: is {what}")
-        scratch.replace(folder)
+        try:
+            scratch.replace(folder)
+        except OSError:
+            # Another process may have unpacked it in the meantime.
+            if not folder.is_dir():
+                raise
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -92,9 +98,8 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _harmless(members: tarfile.TarFile, archive: Path, name: str) -> Iterator[tarfile.TarInfo]:
+def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file, each looked at before it is unpacked."""
-    room = _room_for(archive)
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
@@ -106,17 +111,17 @@ def _harmless(members: tarfile.TarFile, archive: Path, name: str) -> Iterator[ta
         member.mode = 0o755 if member.isdir() else 0o644
         member.uid, member.gid = os.getuid(), os.getgid()
         member.uname = member.gname = ""
-        room = _taken(archive, name, room, member.size)
+        room = _taken(name, room, member.size)
         yield member
 
 
-def _room_for(archive: Path) -> int:
-    """Bytes that the members of an archive may take together."""
-    free = int(SHARE_OF_DISK * shutil.disk_usage(archive.parent).free)
+def _room_for(archive: Path, folder: Path) -> int:
+    """Bytes that the members of an archive may take together where they are unpacked."""
+    free = int(SHARE_OF_DISK * shutil.disk_usage(folder).free)
     return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
 
 
-def _taken(archive: Path, name: str, room: int, size: int) -> int:
+def _taken(name: str, room: int, size: int) -> int:
     """What is left of the room after one more member.
 
     Raises:
@@ -125,8 +130,8 @@ def _taken(archive: Path, name: str, room: int, size: int) -> int:
     left = room - max(size, BLOCK)
     if left < 0:
         raise DataError(
-            f"{name}: unpacked it would take more than {_room_for(archive) / 1e9:.1f} GB "
-            f"({GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
+            f"{name}: unpacked it would take more than it may ("
+            f"{GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
             f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
             "folder with --data.path"
         )

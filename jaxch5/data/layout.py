@@ -82,7 +82,8 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
     """Folders that are called like a part of a set."""
     names = [name for name in folders_in(root / below) if part_of(name) == part]
     usual = [name for name in names if name in USUAL]
-    if len(names) > 1 and not usual:
+    # Without class folders in them, which of them is meant is not the question.
+    if len(names) > 1 and not usual and any(folders_in(root / below / name) for name in names):
         raise DataError(
             f"{root}: {names[0]} and {names[1]} are both called like folders of "
             f"{'training' if part == TRAIN else 'validation'} pictures; name one with --data.{part}"

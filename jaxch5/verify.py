@@ -19,6 +19,8 @@ class VerifyOptions(Options):
 
     What is below the folder and is no item is counted, by reason. Exit status 1 if there are any of
     the former, if training would refuse the split, or if what is passed over looks like pictures.
+    Pictures that come out black, white or in one colour are listed too, since their values may be
+    taken for others (--data.range); they may be meant, and leave the status as it is.
     """
 
     pictures: CliPositionalArg[str | None] = Field(
@@ -66,6 +68,10 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         groups = getattr(found, kind)
         report[kind] = [[source.references[item] for item in items] for items in groups]
         lines[headline] = [" = ".join(map(described, items)) for items in groups]
+    report["blank"] = {source.references[item]: kind for item, kind in found.blank.items()}
+    lines["come out black, white or in one colour (--data.range says which values are which)"] = [
+        f"{described(item)}: {kind}" for item, kind in found.blank.items()
+    ]
     passed_over = source.passed_over
     report["passed_over"] = {reason.text(): list(paths) for reason, paths in passed_over.items()}
     for reason, paths in passed_over.items():
@@ -76,7 +82,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         print_list(console, headline, entries)
     missed = any(reason.suspect for reason in passed_over)
     clean = found.clean and refused is None and not missed
-    outcome = "no problems" if clean else "see above"
+    outcome = "no problems" if clean and not found.blank else "see above"
     print_line(console, f"{found.count:,} pictures read: {outcome}")
     return report if clean else {**report, FAILED: True}
 

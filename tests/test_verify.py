@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from jaxch5.cli import run
 from jaxch5.verify import VerifyOptions, verify
@@ -75,3 +76,16 @@ def test_what_is_passed_over_is_listed_and_what_looks_like_pictures_is_a_problem
     text = capsys.readouterr().out
     assert "1 picture without a picture's ending, passed over:\n  red/9.jpg.orig\n" in text
     assert "39 pictures read: see above" in text
+
+
+def test_pictures_that_come_out_black_are_listed(pictures, tmp_path, capsys):
+    """They may be meant: the status stays 0."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    Image.new("RGB", (30, 20), (3, 4, 5)).save(folder / "red" / "night.png")
+    assert started(str(folder)) == 0
+    text = capsys.readouterr().out
+    assert "1 come out black, white or in one colour (--data.range" in text
+    assert "red/night.png (red): black" in text
+    assert started(str(folder), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["blank"] == {"red/night.png": "black"}

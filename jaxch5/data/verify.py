@@ -1,20 +1,26 @@
-"""Reading every picture once: which are broken, which are there twice, which leak."""
+"""Reading every picture once: which are broken, blank, there twice, or leak."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from rich.console import Console
 
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, leave_out, read_pixels
 from jaxch5.errors import DataError
 from jaxch5.text import progress_bar
+
+# Levels below which all is black, as of 12 bits that are taken for 16: a sixteenth.
+DARK = 16
+# Levels that JPEG adds to one colour.
+SAME_COLOUR = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Findings:
         duplicates: items that show the same picture, all of one class and in one part.
         conflicts: items that show the same picture under two or more classes.
         leaks: items that show the same picture, in training and in validation.
+        blank: item to "black", "white" or "one colour", as it comes out; that may be meant, so that
+            a set with such items is clean.
     """
 
     count: int
@@ -34,6 +42,7 @@ class Findings:
     duplicates: list[list[int]]
     conflicts: list[list[int]]
     leaks: list[list[int]]
+    blank: dict[int, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -63,15 +72,16 @@ def find_problems(
     in_valid = np.zeros(len(source), bool)
     if valid is not None:
         in_valid[valid] = True
-    unreadable: dict[int, str] = {}
+    findings = Findings(len(source), {}, [], [], [])
     same: dict[bytes, list[int]] = defaultdict(list)
-    for item, outcome in enumerate(_with_progress(_fingerprints(source), len(source), console)):
-        if isinstance(outcome, bytes):
-            same[outcome].append(item)
-        else:
-            unreadable[item] = str(outcome)
+    for item, outcome in enumerate(_with_progress(_seen(source), len(source), console)):
+        if isinstance(outcome, DataError):
+            findings.unreadable[item] = str(outcome)
+            continue
+        same[outcome.digest].append(item)
+        if outcome.blank:
+            findings.blank[item] = outcome.blank
 
-    findings = Findings(len(source), unreadable, [], [], [])
     for items in same.values():
         conflict = len(set(source.labels[items])) > 1
         leak = train is not None and len(set(in_valid[items])) > 1
@@ -91,7 +101,7 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
         source: labelled pictures; every one of them is read.
         console: where the progress bar is drawn; None is standard error.
     """
-    outcomes = _with_progress(_fingerprints(source), len(source), console)
+    outcomes = _with_progress(_seen(source), len(source), console)
     return {
         source.references[item]: str(outcome)
         for item, outcome in enumerate(outcomes)
@@ -117,23 +127,52 @@ def readable(source: Source, console: Console | None = None) -> Source:
     return leave_out(source, unreadable(source, console))
 
 
-def _fingerprints(source: Source) -> Iterator[bytes | DataError]:
-    """Of each item in order, a digest of its size and pixels, or why it cannot be read."""
+class _Seen(NamedTuple):
+    """What is kept of a picture: a digest of its size and pixels, and what it is if it is blank."""
 
-    def fingerprint(item: int) -> bytes | DataError:
+    digest: bytes
+    blank: str | None
+
+
+def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
+    """What a picture is that shows nothing: "black", "white" or "one colour"; else None.
+
+    Example:
+        >>> blank(np.full((8, 8, 3), 15, np.uint8)), blank(np.eye(3, dtype=np.uint8)[None] * 99)
+        ('black', None)
+    """
+    kind = None
+    # Of most pictures a few of the pixels tell.
+    for part in (pixels[::16, ::16], pixels):
+        low, high = (edge(part, axis=(0, 1)).astype(int) for edge in (np.min, np.max))
+        if high.max() < DARK:
+            kind = "black"
+        elif low.min() > 255 - DARK:
+            kind = "white"
+        elif (high - low).max() <= SAME_COLOUR:
+            kind = "one colour"
+        else:
+            return None
+    return kind
+
+
+def _seen(source: Source) -> Iterator[_Seen | DataError]:
+    """Of each item in order, what its picture is, or why it cannot be read."""
+
+    def seen(item: int) -> _Seen | DataError:
         try:
             content = read_pixels(source, item)
         except DataError as error:
             return error
         digest = hashlib.sha256(str(content.shape).encode())
         digest.update(np.ascontiguousarray(content).data)
-        return digest.digest()
+        return _Seen(digest.digest(), blank(content))
 
-    return in_order(fingerprint, range(len(source)))
+    return in_order(seen, range(len(source)))
 
 
 def _with_progress(
-    outcomes: Iterator[bytes | DataError], total: int, console: Console | None
-) -> Iterator[bytes | DataError]:
+    outcomes: Iterator[_Seen | DataError], total: int, console: Console | None
+) -> Iterator[_Seen | DataError]:
     with progress_bar(console) as progress:
         yield from progress.track(outcomes, total=total, description="reading pictures")

@@ -67,3 +67,18 @@ def test_what_cannot_be_read_is_left_out():
     assert kept.labels.tolist() == [0, 1]
     with pytest.raises(DataError, match="class b"):
         readable(Source(("a", "b"), labels[:2], ["1.png", "bad.png"], contents.__getitem__))
+
+
+def test_pictures_that_show_nothing_are_named():
+    """Black and white are what comes out, not what was stored: 12 bits of 16 are nearly black."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    shown = [
+        noise,
+        noise // 16,
+        255 - noise // 16,
+        np.full_like(noise, (90, 120, 30)) + noise // 86,
+    ]
+    source = from_arrays(shown, np.array([0, 1, 0, 1]), ["a", "b"])
+    found = find_problems(source)
+    assert found.blank == {1: "black", 2: "white", 3: "one colour"}
+    assert found.clean

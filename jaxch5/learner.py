@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
+from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
@@ -31,7 +32,7 @@ from jaxch5.models.resnet import create_model
 from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, suggest_lr
-from jaxch5.predictor import About, Picture, Prediction, Predictor
+from jaxch5.predictor import About, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
 from jaxch5.text import plain_console, print_line

@@ -43,11 +43,12 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     prepare_process()
     predictor = load_learner(options.run)
     found = list(pictures_of(options.pictures))
-    names = [name for name, _ in found]
     results: list[dict[str, Any]] = []
     failed = False
-    predictions = predictor.predict_many(content for _, content in found)
-    for name, prediction in zip(names, predictions, strict=True):
+    readable = (content for _, content in found if not isinstance(content, DataError))
+    predictions = iter(predictor.predict_many(readable))
+    for name, content in found:
+        prediction = content if isinstance(content, DataError) else next(predictions)
         if isinstance(prediction, DataError):
             failed = True
             print(f"python -m jaxch5.predict: {printable(str(prediction))}", file=sys.stderr)
@@ -69,36 +70,54 @@ def most_likely(
     return [(classes[number], float(prediction.probabilities[number])) for number in order]
 
 
-def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
+def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes | DataError]]:
     """The pictures that names stand for: what to call each, and its path or its content.
 
-    Raises:
-        DataError: a folder or a pattern has none.
+    A name that stands for none has the reason in place of a path.
     """
-    from jaxch5.data.folder import find_pictures
-    from jaxch5.data.image import SUFFIXES
-
     for name in names:
-        if name == "-":
-            content = sys.stdin.buffer.read()
-            # A picture is no text: every format has bytes that are none within its first few.
-            if b"\0" in content[:512]:
-                yield "-", content
-            else:
-                # Of the signs that end a line elsewhere, all but the first may be in a name.
-                yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
-            continue
-        if Path(name).is_dir():
-            files = [os.path.join(name, file) for file in find_pictures(Path(name))]
-            if not files:
-                raise DataError(f"{name}: holds no pictures ({', '.join(SUFFIXES)})")
-        elif not Path(name).exists() and glob.has_magic(name):
-            files = sorted(glob.glob(name, recursive=True))
-            if not files:
-                raise DataError(f"{name}: no file matches")
-        else:
-            files = [name]
-        yield from ((file, file) for file in files)
+        try:
+            yield from _named(name)
+        except DataError as error:
+            yield name, error
+
+
+def _named(name: str) -> Iterator[tuple[str, str | bytes]]:
+    from jaxch5.data.folder import find_pictures
+    from jaxch5.data.formats import SUFFIXES
+
+    if name == "-":
+        yield from _of_standard_input(sys.stdin.buffer.read())
+        return
+    if Path(name).is_dir():
+        files = [os.path.join(name, file) for file in find_pictures(Path(name))]
+        if not files:
+            raise DataError(f"{name}: holds no pictures ({', '.join(SUFFIXES)})")
+    elif not Path(name).exists() and glob.has_magic(name):
+        files = sorted(glob.glob(name, recursive=True))
+        if not files:
+            raise DataError(f"{name}: no file matches")
+    else:
+        files = [name]
+    yield from ((file, file) for file in files)
+
+
+def _of_standard_input(content: bytes) -> Iterator[tuple[str, str | bytes]]:
+    from jaxch5.data.formats import read_header
+
+    if not content.strip():
+        raise DataError("-: standard input is empty")
+    try:
+        read_header(content)
+        is_picture = True
+    except Exception:
+        # A list of paths is text; what else there is goes to the decoder, which says why not.
+        is_picture = b"\0" in content
+    if is_picture:
+        yield "-", content
+    else:
+        # Of the signs that end a line elsewhere, all but the first may be in a name.
+        yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
 
 
 def main() -> int:

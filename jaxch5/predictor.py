@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import isfinite
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,9 +23,10 @@ from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.config import Config
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.decode import AS_FILES_SAY, Reading, decode
+from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.data.image import presize
 from jaxch5.data.parallel import threads_for_batches
+from jaxch5.data.picture import Picture, content_of, is_encoded, many, read_picture
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
@@ -37,7 +39,6 @@ from jaxch5.training.precision import dtype_of
 from jaxch5.training.rundir import open_run
 from jaxch5.training.transfer import from_run
 
-Picture = str | Path | bytes | np.ndarray
 BATCH = 32
 EXPORT = "export one with python -m jaxch5.export RUN --format learner"
 
@@ -129,7 +130,8 @@ class Predictor:
         """The class of one picture.
 
         Args:
-            picture: a path, a file's content, or pixels: uint8 [height, width, 3].
+            picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;
+                see `read_picture`.
 
         Raises:
             DataError: it cannot be read.
@@ -137,22 +139,35 @@ class Predictor:
         canvas, frame = self._presized(picture)
         return self._predictions(canvas[None], frame[None])[0]
 
-    def predict_many(self, pictures: Iterable[Picture]) -> Iterator[Prediction | DataError]:
+    def predict_many(
+        self, pictures: Iterable[Picture] | Picture
+    ) -> Iterator[Prediction | DataError]:
         """The class of each of many pictures, in their order; an error in place of a bad one.
 
         Pictures are read by threads while the batch before is computed, all batches by one program;
         a picture that comes alone is computed alone, as `predict` does.
 
         Args:
-            pictures: each as `predict` takes it.
+            pictures: each as `predict` takes it; one alone is taken as such. Where they end in an
+                error, those that came before it are predicted first.
 
-        Yields:
-            A prediction, or the error that `predict` would raise.
+        Returns:
+            Of each a prediction, or the error that `predict` would raise.
+
+        Raises:
+            DataError: they cannot be taken one by one.
         """
+        return self._predict_each(iter(many(pictures)))
+
+    def _predict_each(self, pictures: Iterator[Picture]) -> Iterator[Prediction | DataError]:
         waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        ended: Exception | None = None
         with ThreadPoolExecutor(threads_for_batches()) as pool:
-            for picture in pictures:
-                waiting.append(pool.submit(self._presized, picture))
+            while ended is None:
+                try:
+                    waiting.append(pool.submit(self._presized, _kept(next(pictures))))
+                except Exception as error:
+                    ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
             # One that is left here has come alone: of more, more are left.
@@ -160,6 +175,9 @@ class Predictor:
             while waiting:
                 count = min(rows, len(waiting))
                 yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
+        if not isinstance(ended, StopIteration):
+            # The caller's own; those that came before have been predicted.
+            raise ended
 
     def probabilities_of(
         self, source: Source, items: Int[np.ndarray, "items"]
@@ -203,24 +221,12 @@ class Predictor:
         for pair in read:
             yield pair if isinstance(pair, DataError) else next(predictions)
 
-    def _presized(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise DataError(
-                    f"picture: is {picture.dtype} {list(picture.shape)}; should be uint8 "
-                    "[height, width, 3]"
-                )
-            return presize(picture, self.about.presize)
-        reference = "picture"
-        if not isinstance(picture, bytes):
-            reference = str(picture)
-            try:
-                picture = Path(picture).read_bytes()
-            except OSError as error:
-                raise DataError(f"{reference}: {error.strerror}") from None
+    def _presized(self, picture: Picture | DataError) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(picture, DataError):
+            raise picture
         about = self.about
         reading = Reading(about.range, about.max_pixels)
-        return presize(decode(picture, reference, about.presize, reading), about.presize)
+        return presize(read_picture(picture, "picture", about.presize, reading), about.presize)
 
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
@@ -230,6 +236,19 @@ class Predictor:
             Prediction(self.classes[best], int(best), row)
             for best, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
         ]
+
+
+def _kept(picture: Picture) -> Picture | DataError:
+    """The picture, or its pixels where these may be gone once the next one is asked for.
+
+    A camera's buffer is filled again, and a file is closed.
+    """
+    if isinstance(picture, str | PathLike | bytes):
+        return picture
+    try:
+        return content_of(picture) if is_encoded(picture) else read_picture(picture).copy()
+    except DataError as error:
+        return error
 
 
 def load_learner(path: str | Path) -> Predictor:

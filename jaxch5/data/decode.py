@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxch5.config import MAX_PIXELS
 from jaxch5.data.depth import Deep, deep_of, full_scale, pixels_of, tiff_header
@@ -83,6 +83,33 @@ def decode(
         f"{reference}: {reason}; mend the file or remove it; --data.on-bad skip leaves such files "
         "out of a set"
     )
+
+
+def decode_opened(
+    image: Image.Image, reference: str = "picture", reading: Reading = AS_FILES_SAY
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What `decode` makes of a picture that Pillow has opened, or made.
+
+    Args:
+        image: the picture; EXIF's orientation is obeyed where it still has one.
+        reference: what errors call it.
+        reading: see `decode`.
+
+    Raises:
+        DataError: the picture cannot be read; the line says why.
+
+    Example:
+        >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).tolist()
+        [[[255, 255, 255]]]
+    """
+    # Damaged metadata costs the metadata.
+    with suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    try:
+        return _pixels(image, reading)
+    except Exception as error:
+        reason = printable(str(error)) or type(error).__name__
+    raise DataError(f"{reference}: cannot be decoded ({reason})")
 
 
 class Header(NamedTuple):

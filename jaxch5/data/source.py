@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from jaxch5.address import is_address
-from jaxch5.data.decode import AS_FILES_SAY, Reading, decode
+from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.data.listing import PassedOver, described
+from jaxch5.data.picture import Picture, as_images, read_picture
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed
 
@@ -107,10 +108,7 @@ def read_pixels(
     Raises:
         DataError: it cannot be read.
     """
-    content = source.read(item)
-    if isinstance(content, bytes):
-        return decode(content, name_of(source, item), min_side, source.reading)
-    return content
+    return read_picture(source.read(item), name_of(source, item), min_side, source.reading)
 
 
 def with_range(source: Source, read_all: bool = False) -> Source:
@@ -200,15 +198,16 @@ def leave_out(source: Source, references: Container[str]) -> Source:
 
 
 def from_arrays(
-    images: Sequence[np.ndarray] | np.ndarray,
+    images: Sequence[Picture] | Shaped[np.ndarray, "items ..."],
     labels: Sequence[int] | Sequence[str] | Shaped[np.ndarray, "items ..."],
     classes: Sequence[str],
 ) -> Source:
     """Pictures in memory.
 
     Args:
-        images: of each item, uint8 [height, width] or [height, width, 3]; one array of them will
-            do.
+        images: of each item, pixels from 0 to 255, [height, width] or [height, width, channels], a
+            PIL picture, or a file's content or path; one array of pixels will do. See
+            `read_picture`.
         labels: of each item, a place in `classes` or a name of one; columns [items, 1] and one-hot
             rows [items, classes] are taken too.
         classes: names.
@@ -222,17 +221,12 @@ def from_arrays(
         (4, (8, 8, 3))
     """
     numbers = numbers_of(labels, classes)
-    if len(images) != len(numbers):
-        raise DataError(f"from_arrays: {len(images)} images but {len(numbers)} labels")
+    pictures = as_images(images)
+    if len(pictures) != len(numbers):
+        raise DataError(f"from_arrays: {len(pictures)} images but {len(numbers)} labels")
 
-    def read(index: int) -> np.ndarray:
-        image = np.asarray(images[index])
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
-            raise DataError(
-                f"image {index}: is {image.dtype} of shape {image.shape}, "
-                "not uint8 [height, width] or [height, width, 3]"
-            )
-        return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+    def read(index: int) -> UInt8[np.ndarray, "height width 3"]:
+        return read_picture(pictures[index], references[index])
 
     references = [f"image {index:09d}" for index in range(len(numbers))]
     return Source(tuple(classes), numbers, references, read)

@@ -1,0 +1,261 @@
+"""A picture in any form in which somebody has one: a path, a file's content, pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from jaxch5.address import is_address
+from jaxch5.data.decode import AS_FILES_SAY, Reading, decode, decode_opened
+from jaxch5.errors import DataError
+from jaxch5.text import printable
+
+Picture = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | np.ndarray
+    | ArrayLike
+)
+# Of pixels: grey, grey with alpha, RGB, RGBA.
+CHANNELS = (1, 2, 3, 4)
+FORMS = "a path, a file's content, a PIL picture, or pixels"
+# Of a path that somebody else's error repeats.
+SHOWN = 200
+
+
+def read_picture(
+    picture: Picture,
+    reference: str = "picture",
+    min_side: int | None = None,
+    reading: Reading = AS_FILES_SAY,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture as a person would see it, whatever form it is given in.
+
+    Args:
+        picture: a path; a file's content, or a file open for it; a PIL picture; or pixels from 0 to
+            255, [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
+            alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. What is transparent
+            lies on white.
+        reference: what errors call it where it has no path.
+        min_side, reading: see `decode`.
+
+    Raises:
+        DataError: it cannot be read; the line says why.
+
+    Example:
+        >>> read_picture([[0, 255]]).tolist()
+        [[[0, 0, 0], [255, 255, 255]]]
+    """
+    if isinstance(picture, Image.Image):
+        return decode_opened(picture, reference, reading)
+    if isinstance(picture, str | os.PathLike):
+        reference = os.fsdecode(picture)
+    if is_encoded(picture):
+        return decode(content_of(picture, reference), reference, min_side, reading)
+    return _in_color(check_pixels(picture, reference), reference)
+
+
+def is_encoded(picture: Any) -> bool:
+    """Whether a picture is given as a file: its path, its content, or open."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(picture, kinds) or hasattr(picture, "read")
+
+
+def is_one(pictures: Any) -> bool:
+    """Whether what should be many pictures is one: a path, say, whose letters are no pictures.
+
+    Three axes are one picture if the last is as short as channels are, else many grey ones.
+
+    Example:
+        >>> is_one("cat.jpg"), is_one(["cat.jpg"]), is_one(np.zeros((28, 28, 3)))
+        (True, False, True)
+    """
+    if isinstance(pictures, Image.Image) or is_encoded(pictures):
+        return True
+    if isinstance(pictures, list | tuple):
+        # Rows of numbers.
+        if not pictures or not isinstance(pictures[0], list | tuple):
+            return False
+        try:
+            pictures = np.asarray(pictures)
+        except Exception:
+            return False
+    shape = tuple(getattr(pictures, "shape", ()))
+    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in CHANNELS)
+
+
+def many(pictures: Any) -> Iterable[Any]:
+    """Pictures, of which one alone is one of one.
+
+    Raises:
+        DataError: they cannot be taken one by one.
+    """
+    if is_one(pictures):
+        return [pictures]
+    try:
+        iter(pictures)
+    except TypeError as error:
+        raise DataError(f"pictures: {printable(str(error))}; give a list of them") from None
+    return pictures
+
+
+def as_images(images: Any) -> Sequence[Picture]:
+    """Many pictures, which can be read more than once, as far as they can be looked at now.
+
+    Args:
+        images: a list, of which each is as `read_picture` takes it; or an array of them all, which
+            may lie on a disk (`np.memmap`, h5py) and is not read.
+
+    Raises:
+        DataError: they are no such pictures.
+    """
+    if isinstance(images, Image.Image) or is_encoded(images):
+        raise DataError("from_arrays: images are one picture; give a list of them")
+    try:
+        # Of another library: there, taking one of them is an operation.
+        images = np.asarray(images) if hasattr(images, "__dlpack__") else images
+    except Exception as error:
+        raise DataError(f"from_arrays: images: {printable(str(error))[:SHOWN]}") from None
+    if getattr(getattr(images, "dtype", None), "kind", "O") in "biuf":
+        check_shape(images.shape[1:], "images")
+        if isinstance(images, np.ndarray):
+            return cast(Sequence[Picture], _as_bytes(images, "images"))
+        # On a disk; the first tells of which kind all are.
+        _as_bytes(np.asarray(images[:1]), "images")
+        return cast(Sequence[Picture], images)
+    if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        raise DataError(
+            f"from_arrays: images are a {type(images).__name__}, which cannot be read more than "
+            "once; give a list of them"
+        )
+    if not isinstance(images, list | tuple) and not hasattr(images, "dtype"):
+        return images
+    return [_held(image, f"image {index:09d}") for index, image in enumerate(images)]
+
+
+def _held(picture: Picture, reference: str) -> Picture:
+    """A picture that can be read again, of which pixels have been looked at."""
+    if isinstance(picture, Image.Image):
+        try:
+            picture.load()
+        except Exception as error:
+            raise DataError(f"{reference}: cannot be decoded ({printable(str(error))})") from None
+        return picture
+    if isinstance(picture, str | os.PathLike):
+        return picture
+    return (
+        content_of(picture, reference) if is_encoded(picture) else check_pixels(picture, reference)
+    )
+
+
+def check_pixels(
+    picture: Any, reference: str
+) -> UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width channels"]:
+    """A picture's pixels as bytes, with the channels that it is given with.
+
+    Raises:
+        DataError: they are no pixels from 0 to 255.
+    """
+    try:
+        # On an accelerator, say, an array of another library may say no in any way.
+        pixels = np.asarray(picture)
+    except Exception as error:
+        reason = (printable(str(error)) or type(error).__name__)[:SHOWN]
+        raise DataError(
+            f"{reference}: {type(picture).__name__} cannot be read as pixels ({reason})"
+        ) from None
+    if pixels.dtype.kind not in "biuf":
+        raise DataError(f"{reference}: {type(picture).__name__} is no picture; give {FORMS}")
+    check_shape(pixels.shape, reference)
+    return _as_bytes(pixels, reference)
+
+
+def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
+    """Pixels of any number of pictures as bytes, where they mean 0 to 255 beyond doubt."""
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if not pixels.size:
+        return pixels.astype(np.uint8)
+    low, high = pixels.min(), pixels.max()
+    # Numbers that a list, or another library, has widened; 16 bits are deeper pixels.
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
+        return pixels.astype(np.uint8)
+    way_out = (
+        "; np.uint8(255 * pixels + 0.5) makes it of 0 to 1" if pixels.dtype.kind == "f" else ""
+    )
+    raise DataError(
+        f"{reference}: is {pixels.dtype} {list(pixels.shape)}; should be uint8 from 0 to 255, and "
+        f"this runs from {low:g} to {high:g}{way_out}"
+    )
+
+
+def check_shape(shape: Sequence[int], reference: str) -> None:
+    """Makes sure that a shape is one of a picture's pixels.
+
+    Raises:
+        DataError: it is not.
+    """
+    if len(shape) == 3 and shape[2] not in CHANNELS and shape[0] in CHANNELS:
+        raise DataError(
+            f"{reference}: has shape {list(shape)}; move its channels to the end: "
+            "np.moveaxis(pixels, 0, -1)"
+        )
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
+        raise DataError(
+            f"{reference}: has shape {list(shape)}; should be [height, width] or "
+            "[height, width, channels], of 1 to 4 channels"
+        )
+    if 0 in shape:
+        raise DataError(f"{reference}: has shape {list(shape)}, so that it has no pixels")
+
+
+def content_of(picture: Any, reference: str = "picture") -> bytes:
+    """The content of a picture that `is_encoded`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        if isinstance(picture, str | os.PathLike):
+            if is_address(reference):
+                raise DataError(f"{reference}: is an address; fetch it, and give the file's path")
+            return Path(reference).expanduser().read_bytes()
+        if hasattr(picture, "seekable") and picture.seekable():
+            # As Pillow does, so that the same file may be read twice.
+            picture.seek(0)
+        content = picture.read() if hasattr(picture, "read") else bytes(picture)
+    except DataError:
+        raise
+    except Exception as error:
+        # A zero byte in a path, a home that nobody has, a file that is closed.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{reference[:SHOWN]}: {printable(reason)[:SHOWN]}") from None
+    if not isinstance(content, bytes):
+        raise DataError(f"{reference}: is open as text; open it with mode 'rb'")
+    return content
+
+
+def _in_color(
+    pixels: Shaped[np.ndarray, "height width *channels"], reference: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if channels in (2, 4):
+        # As from a file: what is transparent lies on white.
+        return decode_opened(Image.fromarray(np.ascontiguousarray(pixels)), reference)
+    if channels == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels)

@@ -59,11 +59,11 @@ from jaxch5.training.state import (
     with_fresh_optimizer,
     with_variables,
 )
-from jaxch5.training.step import Mixer, make_drawn_eval_step
+from jaxch5.training.step import DrawnEvalStep, Mixer, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.tensorboard import Log
 from jaxch5.training.transfer import pretrained_of, transfer
-from jaxch5.training.tta import drawn_looks
+from jaxch5.training.tta import compile_looks, drawn_looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,6 +140,8 @@ class Learner:
         self.log = False
         self.profile = False
         self._compiled: dict[Any, Steps] = {}
+        self._looks: dict[Any, DrawnEvalStep] = {}
+        self._predictor: tuple[Any, Predictor] | None = None
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
         self._shapes = jax.eval_shape(init, jax.random.key(0), picture)["params"]
@@ -485,6 +487,12 @@ class Learner:
 
     def predictor(self) -> Predictor:
         """The classifier as it is now, without its data."""
+        # Copies, because the next step of training consumes the state.
+        return self._classifier.with_variables(on_one_device(self.state.variables, copies=True))
+
+    @property
+    def _classifier(self) -> Predictor:
+        """One for all states, so that a prediction compiles nothing that an earlier one has."""
         about = About(
             self._about()["arch"],
             getattr(self.model, "head", ""),
@@ -493,20 +501,24 @@ class Learner:
             self.data.size,
             *self.data.source.reading,
         )
-        # Copies, because the next step of training consumes the state.
-        variables = on_one_device(self.state.variables)
-        return Predictor(self.model, variables, self.data.classes, self.normalization, about)
+        of: tuple[Any, ...] = (self.model, {}, self.data.classes, self.normalization, about)
+        if self._predictor is None or self._predictor[0] != of:
+            self._predictor = of, Predictor(*of)
+        return self._predictor[1]
 
     def predict(self, picture: Picture) -> Prediction:
-        """The class of one picture; for many, `predictor` compiles once.
+        """The class of one picture; of many, `learn.predictor().predict_many` is faster.
 
         Args:
-            picture: a path, a file's content, or pixels: uint8 [height, width, 3].
+            picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;
+                see `read_picture`.
 
         Raises:
             DataError: it cannot be read.
         """
-        return self.predictor().predict(picture)
+        # Not copied: the state stays for as long as this takes.
+        variables = on_one_device(self.state.variables)
+        return self._classifier.with_variables(variables).predict(picture)
 
     def export(self, path: str | Path, format: str = "safetensors") -> None:
         """Writes the classifier as one file.
@@ -556,8 +568,11 @@ class Learner:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
         data, normalization = self.data, self.normalization
-        step = make_drawn_eval_step(self.model, data.augment, data.size, normalization, self.mesh)
-        for probabilities in drawn_looks(step, self.state, data.valid, self._key, n):
+        how = (data.augment, data.size, normalization)
+        if how not in self._looks:
+            step = make_drawn_eval_step(self.model, *how, self.mesh)
+            self._looks[how] = compile_looks(step, self.state)
+        for probabilities in drawn_looks(self._looks[how], self.state, data.valid, self._key, n):
             total = total + probabilities
         return total / (n + 1), labels
 

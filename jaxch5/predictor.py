@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import isfinite
-from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +26,7 @@ from jaxch5.data.canvases import Canvases
 from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.data.image import presize
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.picture import Picture, content_of, is_encoded, many, read_picture
+from jaxch5.data.picture import Picture, held, many, read_picture
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
@@ -107,6 +107,20 @@ class Predictor:
         self.normalization = normalization
         self.about = about
 
+    def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
+        """The same classifier with other weights, such as those of a later step.
+
+        What is compiled is shared, since weights are an argument of it.
+
+        Args:
+            variables: of the same shapes.
+        """
+        # Made before it is shared.
+        program = self._compiled
+        other = copy(self)
+        other.variables, other._compiled = variables, program
+        return other
+
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
         """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
 
@@ -165,7 +179,7 @@ class Predictor:
         with ThreadPoolExecutor(threads_for_batches()) as pool:
             while ended is None:
                 try:
-                    waiting.append(pool.submit(self._presized, _kept(next(pictures))))
+                    waiting.append(pool.submit(self._presized, held(next(pictures), self._reading)))
                 except Exception as error:
                     ended = error
                 if len(waiting) == 3 * BATCH:
@@ -224,9 +238,12 @@ class Predictor:
     def _presized(self, picture: Picture | DataError) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(picture, DataError):
             raise picture
-        about = self.about
-        reading = Reading(about.range, about.max_pixels)
-        return presize(read_picture(picture, "picture", about.presize, reading), about.presize)
+        size = self.about.presize
+        return presize(read_picture(picture, "picture", size, self._reading), size)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.about.range, self.about.max_pixels)
 
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
@@ -236,19 +253,6 @@ class Predictor:
             Prediction(self.classes[best], int(best), row)
             for best, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
         ]
-
-
-def _kept(picture: Picture) -> Picture | DataError:
-    """The picture, or its pixels where these may be gone once the next one is asked for.
-
-    A camera's buffer is filled again, and a file is closed.
-    """
-    if isinstance(picture, str | PathLike | bytes):
-        return picture
-    try:
-        return content_of(picture) if is_encoded(picture) else read_picture(picture).copy()
-    except DataError as error:
-        return error
 
 
 def load_learner(path: str | Path) -> Predictor:

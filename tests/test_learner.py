@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from jaxch5.augmentation.mixing import cutmix, mixup
 from jaxch5.augmentation.policy import aug_transforms
+from jaxch5.batch import without_labels
 from jaxch5.data.block import DataBlock
+from jaxch5.data.image import presize
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, TrainingError
@@ -177,6 +180,66 @@ def test_tta_is_the_mean_of_the_centre_and_of_the_draws(compiled):
 
 def test_tta_without_augmentation_is_the_centre_crop(plain):
     np.testing.assert_allclose(plain.tta(2)[0], plain.get_preds()[0], atol=1e-6)
+
+
+@pytest.fixture
+def compilations():
+    """What is compiled from now on, an entry each."""
+    made = []
+
+    def listen(event, seconds, **others):
+        if event == "/jax/core/compile/backend_compile_duration":
+            made.append(others.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield made
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_predictions_in_a_loop_compile_once_whatever_is_trained_between_them(
+    compiled, compilations
+):
+    """And are those of the weights as they are."""
+    learn = compiled.again(0)
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    batch = without_labels(*(part[None] for part in presize(picture, 12)))
+
+    def expected():
+        logits = learn._steps.evaluate(learn.state, enlarged(batch, 16))
+        return jax.nn.softmax(logits)[0]
+
+    def as_it_is():
+        given = learn.predict(picture).probabilities
+        np.testing.assert_allclose(given, expected(), atol=1e-5)
+        np.testing.assert_allclose(learn.predictor().predict(picture).probabilities, given)
+        return given
+
+    def enlarged(batch, count):
+        return jax.tree.map(lambda leaf: np.repeat(leaf, count, axis=0), batch)
+
+    before = as_it_is()
+    learn.freeze()
+    train(learn, epochs=1)
+    learn.unfreeze()
+    train(learn, epochs=1)
+    after = as_it_is()
+    assert np.abs(after - before).max() > 1e-3
+    compilations.clear()
+    for number in range(5):
+        learn.predict(picture[number:])
+        learn.predict(Image.fromarray(picture))
+        learn.predictor().predict(picture)
+    train(learn, epochs=1)
+    learn.predict(picture)
+    assert not compilations
+
+
+def test_looks_at_the_validation_set_compile_once(compiled, compilations):
+    learn = compiled.again(0)
+    for _ in range(2):
+        compilations.clear()
+        learn.tta(1), learn.get_preds(), learn.interpret(), learn.validate()
+    assert not compilations
 
 
 @pytest.mark.parametrize("mix", [mixup, cutmix])

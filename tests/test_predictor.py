@@ -8,17 +8,22 @@ import sys
 import threading
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.cli import run as run_command
 from jaxch5.errors import CheckpointError, ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
 from jaxch5.files import write_file
+from jaxch5.models.normalization import Normalization
 from jaxch5.predict import PredictOptions, predict
-from jaxch5.predictor import BATCH, load_learner
+from jaxch5.predictor import BATCH, About, Predictor, load_learner
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,108 @@ def test_a_path_its_content_and_its_pixels_are_the_same_picture(trained, held_ou
         np.testing.assert_array_equal(prediction.probabilities, given[0].probabilities)
     with pytest.raises(DataError, match=r"is float64 \[2, 2\]; should be uint8"):
         predictor.predict(np.zeros((2, 2)))
+
+
+class Shades(nn.Module):
+    """A class for each shade of red: small, so that many predictions take no time."""
+
+    def __call__(self, x, train):
+        return -jnp.abs(x.mean((1, 2))[:, :1] - jnp.linspace(0, 1, 5))
+
+
+@pytest.fixture(scope="module")
+def shades():
+    plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    about = About("Shades", "", "fp32", presize=12, size=8)
+    return Predictor(Shades(), {}, tuple("abcde"), plain, about)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def in_a_buffer(pixels):
+    """As a camera gives pictures: the next one is written over it."""
+    in_a_buffer.buffer[:] = pixels
+    return in_a_buffer.buffer
+
+
+in_a_buffer.buffer = np.zeros((9, 11, 3), np.uint8)
+
+
+GOOD = {
+    "pixels": lambda pixels: pixels,
+    "a JAX array": jnp.asarray,
+    "lists": lambda pixels: pixels.tolist(),
+    "content": png,
+    "a view of it": lambda pixels: memoryview(png(pixels)),
+    "an open file": lambda pixels: io.BytesIO(png(pixels)),
+    "Pillow's": Image.fromarray,
+    "Pillow's, opened": lambda pixels: Image.open(io.BytesIO(png(pixels))),
+    "grey": lambda pixels: pixels[..., 0],
+    "a buffer": in_a_buffer,
+}
+BAD = (None, 7, "", "no/such.jpg", "a\0b", "https://host/a.jpg", b"", b"GIF89a", [], {}, 0.5)
+BAD += (np.zeros((0, 5, 3), np.uint8), np.full((4, 4), np.nan), io.StringIO("text"), Path("/"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(sorted(GOOD)), st.integers(0, 255)),
+            st.sampled_from(range(len(BAD))),
+        ),
+        max_size=3 * BATCH + 5,
+    )
+)
+def test_each_of_many_has_its_place_whatever_is_beside_it(shades, chosen):
+    """Good ones are what `predict` says of each, and bad ones the error that it raises."""
+
+    def form_of(one):
+        if not isinstance(one, tuple):
+            return BAD[one]
+        return GOOD[one[0]](np.full((9, 11, 3), one[1], np.uint8))
+
+    predictions = list(shades.predict_many(map(form_of, chosen)))
+    assert len(predictions) == len(chosen)
+    for one, prediction in zip(chosen, predictions, strict=True):
+        if isinstance(one, tuple):
+            alone = shades.predict(form_of(one))
+            np.testing.assert_allclose(prediction.probabilities, alone.probabilities, atol=1e-6)
+        else:
+            with pytest.raises(DataError) as error:
+                shades.predict(form_of(one))
+            assert str(prediction) == str(error.value)
+
+
+def test_one_picture_given_as_many_is_one(shades, tmp_path):
+    pixels = np.full((9, 11, 3), 128, np.uint8)
+    file = tmp_path / "a.png"
+    file.write_bytes(png(pixels))
+    for one in (str(file), file, png(pixels), pixels, Image.fromarray(pixels), pixels.tolist()):
+        (prediction,) = shades.predict_many(one)
+        assert prediction.label == "c"
+    assert len(list(shades.predict_many(np.stack([pixels] * 3)))) == 3
+    assert list(shades.predict_many([])) == []
+    with pytest.raises(DataError, match="give a list of them"):
+        shades.predict_many(None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, BATCH, 3 * BATCH, 3 * BATCH + 1])
+def test_pictures_that_end_in_an_error_are_predicted_before_it(shades, count):
+    def pictures():
+        for _ in range(count):
+            yield np.zeros((9, 11, 3), np.uint8)
+        raise OSError("the camera is gone")
+
+    predictions = []
+    with pytest.raises(OSError, match="the camera is gone"):
+        # All that comes before the error is kept.
+        predictions.extend(shades.predict_many(pictures()))
+    assert len(predictions) == count
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +276,39 @@ def test_a_bad_picture_is_one_error_line_and_the_rest_go_on(trained, held_out, t
     assert len(good["classes"]) == 1
 
 
+def test_every_name_has_its_line_whatever_the_others_are(
+    trained, held_out, tmp_path, capsys, monkeypatch
+):
+    """A folder without pictures, say, ends nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "page.jpg").write_text("<!doctype html>")
+    (tmp_path / "folder.jpg").mkdir()
+    bad = ["empty", "empty.jpg", "none.jpg", "*.none", "page.jpg", "folder.jpg", "http://h/a.jpg"]
+    names = [held_out[0], *bad, held_out[1]]
+    status, out, err = predicted(capsys, trained[0], *names)
+    assert status == 1
+    assert [line.split("\t")[0] for line in out.splitlines()] == [held_out[0], held_out[1]]
+    lines = err.splitlines()
+    assert len(lines) == len(bad)
+    for name, line in zip(bad, lines, strict=True):
+        assert line.startswith(f"python -m jaxch5.predict: {name}: ")
+    status, out, _ = predicted(capsys, trained[0], *names, "--json")
+    assert [row["path"] for row in json.loads(out)["predictions"]] == names
+
+
+def test_nothing_on_standard_input_is_said(trained, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    status, _, err = predicted(capsys, trained[0], "-")
+    assert status == 1
+    assert err == "python -m jaxch5.predict: -: standard input is empty\n"
+
+
 def test_standard_input_is_a_picture_or_a_list_of_them(trained, held_out, capsys, monkeypatch):
     content = Path(held_out[0]).read_bytes()
-    for given, count in ((content, 1), ("\n".join(held_out[:3]).encode(), 3)):
-        stdin = io.TextIOWrapper(io.BytesIO(given))
+    for piped, count in ((content, 1), ("\n".join(held_out[:3]).encode(), 3)):
+        stdin = io.TextIOWrapper(io.BytesIO(piped))
         monkeypatch.setattr(sys, "stdin", stdin)
         status, out, _ = predicted(capsys, trained[0], "-")
         assert status == 0

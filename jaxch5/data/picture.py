@@ -96,6 +96,22 @@ def is_one(pictures: Any) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[-1] in CHANNELS)
 
 
+def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
+    """The picture, or what it holds where that may be gone once the next one is asked for.
+
+    A camera's buffer is filled again, and a file is closed. An error is given in its place, to be
+    raised where the picture is read.
+    """
+    if isinstance(picture, str | os.PathLike | bytes):
+        return picture
+    try:
+        if is_encoded(picture):
+            return content_of(picture)
+        return read_picture(picture, reading=reading).copy()
+    except DataError as error:
+        return error
+
+
 def many(pictures: Any) -> Iterable[Any]:
     """Pictures, of which one alone is one of one.
 

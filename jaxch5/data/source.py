@@ -16,7 +16,7 @@ from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, numbers_of
 from jaxch5.data.listing import PassedOver, described
-from jaxch5.data.picture import Picture, as_images, read_picture
+from jaxch5.data.picture import Picture, as_images, content_of, is_encoded, read_picture
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed
 
@@ -225,8 +225,11 @@ def from_arrays(
     if len(pictures) != len(numbers):
         raise DataError(f"from_arrays: {len(pictures)} images but {len(numbers)} labels")
 
-    def read(index: int) -> UInt8[np.ndarray, "height width 3"]:
-        return read_picture(pictures[index], references[index])
+    def read(index: int) -> bytes | UInt8[np.ndarray, "height width 3"]:
+        picture = pictures[index]
+        if is_encoded(picture):
+            return content_of(picture, references[index])
+        return read_picture(picture, references[index])
 
     references = [f"image {index:09d}" for index in range(len(numbers))]
     return Source(tuple(classes), numbers, references, read)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -229,7 +228,11 @@ def evaluate(
     logits, labels = predict(state, loader, eval_step, check)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
     probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
-    value = jax.jit(partial(loss_of_batch, loss))(*jax.device_put((logits, labels)))
+    # Of the function itself, whose programs JAX keeps: a function made here is compiled each time.
+    reduce = jax.jit(loss_of_batch, static_argnums=0)
+    value = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
+        loss, *jax.device_put((logits, labels))
+    )
     return {
         "valid_loss": float(jax.device_get(value)),
         "accuracy": accuracy,

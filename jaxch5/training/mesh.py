@@ -180,9 +180,10 @@ def to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(whole, tree)
 
 
-def on_one_device(tree: PyTree) -> PyTree:
-    """Copies, on one device, of arrays of which every device has all."""
-    return jax.tree.map(lambda leaf: jnp.copy(leaf.addressable_data(0)), tree)
+def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
+    """What one device has of arrays of which every device has all, or copies of that."""
+    take = jnp.copy if copies else jnp.asarray
+    return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
 
 def over_rows(

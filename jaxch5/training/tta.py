@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -17,22 +17,30 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import DrawnEvalStep
 
 
+def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep:
+    """What `drawn_looks` takes: a step that is compiled for each shape that it meets, once.
+
+    Args:
+        drawn_step: what `make_drawn_eval_step` returns.
+        state: one that lies where others will.
+    """
+    everywhere = placement_of(state).everywhere
+    return jax.jit(drawn_step, out_shardings=everywhere, compiler_options=compiler_options())
+
+
 def drawn_looks(
-    drawn_step: DrawnEvalStep, state: TrainState, loader: Loader, key: Key[Array, ""], n: int
+    step: Callable[..., Array], state: TrainState, loader: Loader, key: Key[Array, ""], n: int
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
     """Probabilities of all items of a validation loader, `n` times, each time by other draws.
 
     Args:
-        drawn_step: what `make_drawn_eval_step` returns.
+        step: what `compile_looks` returns.
         state: of the network; it is not consumed.
         loader: of validation pictures.
         key: root of the draws.
         n: how many times.
     """
     placement = placement_of(state)
-    step = jax.jit(
-        drawn_step, out_shardings=placement.everywhere, compiler_options=compiler_options()
-    )
     for draw in jax.random.split(jax.random.fold_in(key, n), n):
         logits, _ = predict(state, loader, partial(step, key=placement.put(draw)))
         yield jax.device_get(jax.nn.softmax(logits))

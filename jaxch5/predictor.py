@@ -7,23 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from math import isfinite
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, PyTree, UInt8
-from pydantic import ValidationError
 
+from jaxch5.about import EXPORT, About, about_of, about_of_file, check_weights
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
-from jaxch5.config import Config
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.decode import AS_FILES_SAY, Reading
+from jaxch5.data.decode import Reading
 from jaxch5.data.image import presize
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.picture import Picture, held, many, read_picture
@@ -31,34 +28,14 @@ from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
-from jaxch5.models.pretrained import Pretrained, from_file
-from jaxch5.models.resnet import ARCHITECTURES, create_model
-from jaxch5.settings import explain, known_keys
+from jaxch5.models.pretrained import from_file
+from jaxch5.models.resnet import create_model
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.rundir import open_run
 from jaxch5.training.transfer import from_run
 
 BATCH = 32
-EXPORT = "export one with python -m jaxch5.export RUN --format learner"
-
-
-class About(NamedTuple):
-    """What has to be known of a classifier beside its weights.
-
-    Attributes:
-        arch, head, precision: of the network; see `create_model`.
-        presize, size: short side on the CPU, and side of the network's input, pixels.
-        range, max_pixels: how pictures are decoded; see `Reading`.
-    """
-
-    arch: str
-    head: str
-    precision: str
-    presize: int
-    size: int
-    range: str = AS_FILES_SAY.range
-    max_pixels: int = AS_FILES_SAY.max_pixels
 
 
 @dataclass(frozen=True)
@@ -267,6 +244,7 @@ def load_learner(path: str | Path) -> Predictor:
 
     Example:
         >>> import tempfile
+        >>> from functools import partial
         >>> from jaxch5.artifacts import as_learner
         >>> model = create_model("resnet18", num_classes=2)
         >>> init = partial(model.init, train=False)
@@ -282,81 +260,17 @@ def load_learner(path: str | Path) -> Predictor:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        about = _about(open_run(path)[1])
+        about = about_of(open_run(path)[1])
         pretrained = from_run(path, about.arch)
     else:
-        about = _about_of_file(path)
+        about = about_of_file(path)
         pretrained = from_file(path, about.arch)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
     network = create_model(
         about.arch, len(pretrained.classes), about.head, dtype_of(about.precision)
     )
-    _check_weights(path, network, pretrained)
+    check_weights(path, network, pretrained)
     return Predictor(
         network, pretrained.variables, pretrained.classes, pretrained.normalization, about
     )
-
-
-def _about_of_file(path: Path) -> About:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            said = file.metadata() or {}
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such run or file") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
-    # What files lack that were written before it was known has a default.
-    missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
-    if missing or said["arch"] not in ARCHITECTURES:
-        raise WeightsError(
-            f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
-            f"{EXPORT}"
-        )
-    sizes = {
-        name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
-    }
-    network = {name: said[name] for name in ("arch", "head", "precision")}
-    try:
-        # What a file says has the bounds that the configuration has.
-        config = Config.model_validate({"data": sizes, "model": network})
-    except ValidationError as error:
-        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
-    return _about(config)
-
-
-def _about(config: Config) -> About:
-    model, data = config.model, config.data
-    sizes = data.presize, data.size, data.range, data.max_pixels
-    return About(model.arch, model.head, model.precision, *sizes)
-
-
-def _check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> None:
-    """Whether what a file or a run says of itself is so; anyone may have written it.
-
-    Raises:
-        WeightsError: it is not.
-    """
-    classes, (mean, std) = pretrained.classes or (), pretrained.normalization
-    if not all(isinstance(name, str) for name in classes):
-        raise WeightsError(f"{path}: its classes are no names")
-    numbers = [*mean, *std]
-    if len(numbers) != 6 or not all(
-        isinstance(number, int | float) and isfinite(number) for number in numbers
-    ):
-        raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
-    if min(std) <= 0:
-        raise WeightsError(f"{path}: its deviation is not above zero")
-    init = partial(network.init, train=False)
-    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
-    found = flatten_dict(pretrained.variables)
-    for name in sorted(wanted.keys() | found.keys()):
-        has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))
-        if has != needs:
-            raise WeightsError(
-                f"{path}: {'.'.join(name)} has shape {has}, where its architecture, its head and "
-                f"{len(classes)} classes have {needs}"
-            )

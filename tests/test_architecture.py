@@ -25,7 +25,7 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 LAYERS = {
     "commands": {"__main__", "cli", "configured"},
     "learner": {"learner"},
-    "session": {"artifacts", "interpretation", "predictor", "reporting", "session"},
+    "session": {"about", "artifacts", "interpretation", "predictor", "reporting", "session"},
     "training": {"training"},
     "data": {"data"},
     "insight": {"insight"},

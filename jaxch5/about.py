@@ -1,0 +1,111 @@
+"""What has to be known of a classifier beside its weights, and whether both fit each other."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from pydantic import ValidationError
+
+from jaxch5.config import Config
+from jaxch5.data.decode import AS_FILES_SAY
+from jaxch5.errors import WeightsError
+from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.resnet import ARCHITECTURES
+from jaxch5.settings import explain, known_keys
+
+EXPORT = "export one with python -m jaxch5.export RUN --format learner"
+
+
+class About(NamedTuple):
+    """What has to be known of a classifier beside its weights.
+
+    Attributes:
+        arch, head, precision: of the network; see `create_model`.
+        presize, size: short side on the CPU, and side of the network's input, pixels.
+        range, max_pixels: how pictures are decoded; see `Reading`.
+    """
+
+    arch: str
+    head: str
+    precision: str
+    presize: int
+    size: int
+    range: str = AS_FILES_SAY.range
+    max_pixels: int = AS_FILES_SAY.max_pixels
+
+
+def about_of_file(path: Path) -> About:
+    """What a learner's file says of itself.
+
+    Raises:
+        WeightsError: there is no such file, or it is no learner's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such run or file") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
+    # What files lack that were written before it was known has a default.
+    missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
+    if missing or said["arch"] not in ARCHITECTURES:
+        raise WeightsError(
+            f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
+            f"{EXPORT}"
+        )
+    sizes = {
+        name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
+    }
+    network = {name: said[name] for name in ("arch", "head", "precision")}
+    try:
+        # What a file says has the bounds that the configuration has.
+        config = Config.model_validate({"data": sizes, "model": network})
+    except ValidationError as error:
+        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
+    return about_of(config)
+
+
+def about_of(config: Config) -> About:
+    """What a run's configuration says of the classifier that it trains."""
+    model, data = config.model, config.data
+    sizes = data.presize, data.size, data.range, data.max_pixels
+    return About(model.arch, model.head, model.precision, *sizes)
+
+
+def check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> None:
+    """Whether what a file or a run says of itself is so; anyone may have written it.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    classes, (mean, std) = pretrained.classes or (), pretrained.normalization
+    if not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: its classes are no names")
+    numbers = [*mean, *std]
+    if len(numbers) != 6 or not all(
+        isinstance(number, int | float) and isfinite(number) for number in numbers
+    ):
+        raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
+    if min(std) <= 0:
+        raise WeightsError(f"{path}: its deviation is not above zero")
+    init = partial(network.init, train=False)
+    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
+    found = flatten_dict(pretrained.variables)
+    for name in sorted(wanted.keys() | found.keys()):
+        has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))
+        if has != needs:
+            raise WeightsError(
+                f"{path}: {'.'.join(name)} has shape {has}, where its architecture, its head and "
+                f"{len(classes)} classes have {needs}"
+            )

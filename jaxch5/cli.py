@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import io
 import json
 import os
 import sys
-import textwrap
 import traceback
-from argparse import Action, ArgumentParser, HelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.command_line import command_line
+from jaxch5.config import LENIENT, SOURCES, Config, check_applies, idle_in, idle_settings
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.files import DRAWN_BY, write_file
 from jaxch5.libraries import empty_is_unset, silent
-from jaxch5.settings import deep_update, explain, known_keys, read_toml, to_toml
+from jaxch5.settings import deep_update, dotted, explain, known_keys, read_toml, to_toml, without
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raised
 
@@ -65,12 +61,34 @@ class Options(Config):
 
     def settings(self) -> Config:
         """The configuration alone."""
-        return Config.model_validate({name: getattr(self, name) for name in Config.model_fields})
+        values = {name: getattr(self, name) for name in Config.model_fields}
+        config = Config.model_validate(values)
+        config._named = self._named
+        return config
 
-    def settings_with(self, **changes: Any) -> Config:
-        """The configuration with changes, on which the defaults of other settings may depend."""
+    def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
+        """The configuration with changes, on which the defaults of other settings may depend.
+
+        Args:
+            say: takes a line for each setting of the command line that does nothing with them;
+                None is for changes that the command line must not contradict.
+            changes: nested as in the configuration.
+
+        Raises:
+            ConfigError: without `say`, there is such a setting.
+        """
         given = {name: self._given[name] for name in Config.model_fields if name in self._given}
-        return Config.model_validate(deep_update(given, changes))
+        values = deep_update(given, changes)
+        config = Config.model_validate(values, context={LENIENT: True})
+        config._named = self._named
+        left_out = idle_settings(config)
+        for key in sorted(left_out.keys() & self._named):
+            if say is None:
+                raise ConfigError(left_out[key])
+            say(f"{left_out[key]}; it is left out")
+        config = Config.model_validate(without(values, left_out))
+        config._named = self._named - left_out.keys()
+        return config
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
         """The configuration with "auto" weights decided, so that it means the same tomorrow."""
@@ -82,7 +100,7 @@ class Options(Config):
         weights, reason = available(config.model.arch)
         if reason:
             say(reason)
-        return self.settings_with(model={"weights": weights})
+        return self.settings_with(say, model={"weights": weights})
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -97,16 +115,37 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     """
     given = command_line(options, argv, prog)
     file = options.settings_file(given)
-    values = deep_update(read_toml(shipped(file)), given) if file else given
+    on_file = read_toml(shipped(file)) if file else {}
+    values = deep_update(_not_overruled(on_file, given, recorded="config" not in given), given)
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        from_file = file and not _has(given, key)
+        # What is said of several settings begins with the one that is wrong.
+        keys = {".".join(map(str, error.errors()[0]["loc"])), explain(error, []).split()[0]}
+        from_file = file and not keys & set(dotted(given))
         line = explain(error, known_keys(Config if from_file else options))
         raise ConfigError(f"{file}: {line}" if from_file else line) from None
-    parsed._given = values
+    parsed._given, parsed._named = values, frozenset(dotted(given))
+    check_applies(parsed)
     return parsed
+
+
+def _not_overruled(
+    on_file: dict[str, Any], given: dict[str, Any], recorded: bool
+) -> dict[str, Any]:
+    """What a file says, without what the command line takes the ground from.
+
+    Another source replaces the file's; what goes with a schedule is of no account under another.
+
+    Args:
+        on_file: its values.
+        given: the command line's.
+        recorded: whether it is a run's own file, which may be older than the rules of today.
+    """
+    if any(name in given.get("data", {}) for name in SOURCES):
+        on_file = without(on_file, [f"data.{name}" for name in SOURCES])
+    overruled = idle_in(deep_update(on_file, given)).keys() - dotted(given)
+    return without(on_file, overruled if recorded else overruled - idle_in(on_file).keys())
 
 
 def shipped(file: Path) -> Path:
@@ -130,87 +169,6 @@ def shipped(file: Path) -> Path:
             return one
     names = ", ".join(one.stem for one in known)
     raise ConfigError(f"{file}: there is no such configuration file; with jaxch5 come {names}")
-
-
-class Help(HelpFormatter):
-    """`--help` without a usage of sixty options, with whole paragraphs, and no default of None."""
-
-    def add_usage(
-        self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
-    ) -> None:
-        # Arguments that are parsed in two passes have been put into a usage before.
-        if usage is None:
-            arguments = [
-                self._format_args(action, action.dest)
-                for action in actions
-                if not action.option_strings
-            ]
-            usage = " ".join(["%(prog)s [options]", *arguments])
-        super().add_usage(usage, actions, groups, prefix)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(
-            textwrap.fill(" ".join(part.split()), width, initial_indent=indent)
-            for part in text.split("\n\n")
-        )
-
-    def _get_help_string(self, action: Action) -> str:
-        return (action.help or "").removesuffix(" (default: None)")
-
-
-def command_line(options: type[Options], argv: Sequence[str], prog: str) -> dict[str, Any]:
-    """The values that the command line names, nested as in the configuration, as strings."""
-
-    class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
-        __doc__ = inspect.getdoc(options)
-        model_config = SettingsConfigDict(
-            cli_prog_name=prog,
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_avoid_json=True,
-            cli_hide_none_type=True,
-            cli_exit_on_error=False,
-        )
-
-    class Words(CliSettingsSource):
-        """Takes each word of a list as it is: in file names, commas and quotes mean nothing."""
-
-        def _metavar_format(self, obj: Any) -> str:
-            name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
-            return name.removeprefix("tuple[").removesuffix("]")
-
-        def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
-            field = options.model_fields.get(field_name)
-            if field is not None and field.annotation == list[str]:
-                return json.dumps(parsed_list)
-            return super()._merge_parsed_list(parsed_list, field_name)
-
-    try:
-        # Options may stand between arguments, as everywhere.
-        return Words(
-            CommandLine,
-            cli_parse_args=list(argv),
-            parse_args_method=ArgumentParser.parse_intermixed_args,
-            formatter_class=Help,
-        )()
-    except SettingsError as error:
-        raise ConfigError(_usage(str(error), options)) from None
-
-
-def _usage(message: str, options: type[Options]) -> str:
-    message = message.removeprefix("error parsing CLI: ")
-    prefix = "unrecognized arguments: "
-    if not message.startswith(prefix):
-        return message
-    word = message.removeprefix(prefix).split()[0]
-    if not word.startswith("-"):
-        return f"{word}: arguments are options, such as --data.path {word}; --help lists them"
-    name = word.split("=")[0]
-    known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    # Dashes alone make short names look alike.
-    bare = [key.lstrip("-") for key in known]
-    close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
-    return f"{name}: no such option; " + (f"did you mean --{close[0]}?" if close else "see --help")
 
 
 def as_path(argument: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -256,14 +214,6 @@ def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
         print_line(console, f"  {entry}")
     if len(entries) > SHOWN:
         print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
-
-
-def _has(values: dict[str, Any], key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return False
-        values = values[part]
-    return True
 
 
 def run(

@@ -8,14 +8,24 @@ tiny, and mirrored or cut they are other signs; photographs are neither.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from jaxch5.address import Address, is_address
+from jaxch5.applies import Pictures, Situation, idle
 from jaxch5.errors import ConfigError
 from jaxch5.ranges import parse_range
-from jaxch5.settings import deep_update, explain, known_keys, read_toml
+from jaxch5.settings import deep_update, explain, known_keys, read_toml, without
 from jaxch5.settings import differing as differing
 from jaxch5.settings import flat as flat
 from jaxch5.settings import to_toml as to_toml
@@ -23,14 +33,6 @@ from jaxch5.text import is_text, printable
 
 # Where pictures may come from; without any, they are the digits.
 SOURCES = ("path", "tfds", "archive")
-GOES_WITH = {
-    "pattern": ("path", "archive"),
-    "train": ("path", "archive"),
-    "valid": ("path", "archive"),
-    "root": ("path",),
-    "tfds_dir": ("tfds",),
-    "sha256": ("archive",),
-}
 # What differs for pictures of one's own; the fields' own defaults are those of the digits.
 PICTURES: dict[str, dict[str, Any]] = {
     "data": {"presize": 192, "size": 128, "batch_size": 32},
@@ -55,14 +57,64 @@ MAX_PIXELS = 80_000_000
 MANY = 1_000_000
 # What differs where pretrained weights are fine-tuned.
 FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
+# Of a validation's context: settings that do nothing are let pass.
+LENIENT = "lenient"
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    # Begins the dotted names of its settings.
+    section: ClassVar[str] = ""
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Dotted names of the settings that stand on the command line."""
+        return frozenset()
+
+    @model_validator(mode="after")
+    def _all_does_something(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get(LENIENT):
+            for line in idle_settings(self).values():
+                raise ValueError(line)
+        return self
+
+
+def idle_settings(
+    settings: Section,
+    pictures: Pictures | None = None,
+    devices: tuple[int, int] | None = None,
+) -> dict[str, str]:
+    """The settings that were given and do nothing, each with a line that says why; see `idle`.
+
+    Args:
+        settings: a configuration, or a section of it.
+        pictures, devices: what is known beside it; see `Situation`.
+
+    Example:
+        >>> config = Config.model_validate({"fit": {"gamma": 3.0}}, context={LENIENT: True})
+        >>> idle_settings(config)
+        {'fit.gamma': 'fit.gamma = 3.0: goes with fit.loss = focal, not with cross_entropy'}
+    """
+    values = {f"{settings.section}{key}": value for key, value in flat(settings).items()}
+
+    def defaults_of(key: str) -> list[Any]:
+        """The values that a setting has, in one situation or another, without being given."""
+        model: Any = type(settings)
+        for part in key.removeprefix(settings.section).split("."):
+            field = model.model_fields[part]
+            model = field.annotation
+        section, name = key.split(".")
+        others = (PICTURES.get(section, {}), FINE_TUNE if section == "fit" else {})
+        return [field.default, *(other[name] for other in others if name in other)]
+
+    return idle(Situation(values, pictures, devices), defaults_of, settings.named)
+
 
 class DataConfig(Section):
     """The pictures, and how they become batches."""
+
+    section: ClassVar[str] = "data."
 
     path: Path | Address | None = Field(
         None,
@@ -184,15 +236,13 @@ class DataConfig(Section):
                 f"data.{given[0]} = {getattr(self, given[0])}: does not go together with "
                 f"data.{given[1]}; name one place"
             )
-        for name, places in GOES_WITH.items():
-            if getattr(self, name) is not None and not set(given) & set(places):
-                wanted = " or ".join(f"data.{place}" for place in places)
-                raise ValueError(f"data.{name} = {getattr(self, name)}: goes with {wanted} only")
         return self
 
 
 class AugmentConfig(Section):
     """Random changes to training pictures; names and meanings are fastai's `aug_transforms`."""
+
+    section: ClassVar[str] = "augment."
 
     do_flip: bool = Field(
         False, description="mirror half of the pictures; on for pictures of one's own"
@@ -240,6 +290,8 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
+    section: ClassVar[str] = "model."
+
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
         "resnet18", description="architecture"
     )
@@ -281,6 +333,8 @@ class ModelConfig(Section):
 
 class FitConfig(Section):
     """Training: how long, with which rates, and with which optimizer."""
+
+    section: ClassVar[str] = "fit."
 
     epochs: int = Field(
         5, ge=1, le=MANY, description="passes over the set; with fine_tune, of the second phase"
@@ -347,15 +401,6 @@ class FitConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _smoothing_is_of_cross_entropy(self) -> FitConfig:
-        if self.label_smoothing and self.loss != "cross_entropy":
-            raise ValueError(
-                f"fit.label_smoothing = {self.label_smoothing}: goes with fit.loss = "
-                f"cross_entropy, not with {self.loss}"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:
         if not all(0 <= momentum < 1 for momentum in self.moms):
             raise ValueError(f"fit.moms = {list(self.moms)}: each must be at least 0 and below 1")
@@ -364,6 +409,8 @@ class FitConfig(Section):
 
 class CheckpointConfig(Section):
     """Saving. The last two states and the best are kept; one is saved after every epoch."""
+
+    section: ClassVar[str] = "checkpoint."
 
     every_steps: int = Field(
         0, ge=0, description="steps between saves within an epoch; 0 does not count steps"
@@ -391,6 +438,17 @@ class Config(Section):
     profile: bool = Field(
         False, description="trace some steps into the run directory and say where their time goes"
     )
+
+    # Dotted names of what stands on the command line: it was meant, whatever its value.
+    _named: frozenset[str] = PrivateAttr(frozenset())
+
+    def __eq__(self, other: object) -> bool:
+        """Two configurations are equal where all settings are, whoever named them."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    @property
+    def named(self) -> frozenset[str]:
+        return self._named
 
     @model_validator(mode="before")
     @classmethod
@@ -421,13 +479,44 @@ class Config(Section):
         return self
 
 
-def from_toml(path: Path) -> Config:
+def check_applies(
+    config: Config, pictures: Pictures | None = None, devices: tuple[int, int] | None = None
+) -> None:
+    """Makes sure that everything that was given does something.
+
+    Args:
+        config: all settings.
+        pictures, devices: what is known beside them; see `Situation`.
+
+    Raises:
+        ConfigError: one line for the first setting that does nothing.
+    """
+    for line in idle_settings(config, pictures, devices).values():
+        raise ConfigError(line)
+
+
+def idle_in(values: dict[str, Any]) -> dict[str, str]:
+    """Of nested values, as a file has them, those that do nothing; none where they are no good."""
+    values = {name: value for name, value in values.items() if name in Config.model_fields}
+    try:
+        return idle_settings(Config.model_validate(values, context={LENIENT: True}))
+    except ValidationError:
+        return {}
+
+
+def from_toml(path: Path, recorded: bool = False) -> Config:
     """The configuration in a TOML file, with defaults for what it does not name.
+
+    Args:
+        path: the file.
+        recorded: whether it is a run's own, which may be older than the rules of today: what does
+            nothing is left out then, not refused.
 
     Raises:
         ConfigError: one line for the first key that is unknown or has a value that is not allowed.
     """
+    values = read_toml(path)
     try:
-        return Config.model_validate(read_toml(path))
+        return Config.model_validate(without(values, idle_in(values)) if recorded else values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, known_keys(Config))}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from jaxch5.augmentation.mixing import MIXERS
-from jaxch5.config import Config, FitConfig
+from jaxch5.config import Config, FitConfig, check_applies
 from jaxch5.data.block import Data
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
@@ -44,6 +44,7 @@ def learner_of(data: Data, config: Config) -> Learner:
         remat=model.remat,
         shard_optimizer=settings.shard_optimizer,
     )
+    check_applies(config, devices=learn.mesh.devices.shape if learn.mesh else (1, 1))
     if settings.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.
         learn.unfreeze()

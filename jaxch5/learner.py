@@ -35,7 +35,7 @@ from jaxch5.optim.suggest import RULES, suggest_lr
 from jaxch5.predictor import About, Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
-from jaxch5.text import plain_console, print_line
+from jaxch5.text import plain_console, print_line, same_names
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
@@ -440,8 +440,12 @@ class Learner:
 
     def _saved(self, saves: Checkpoints, step: int) -> Saved:
         about, here = saves.about(step), self._about()
-        for name in ("arch", "classes"):
-            if about[name] != here[name]:
+        same = {
+            "arch": about["arch"] == here["arch"],
+            "classes": same_names(about["classes"], here["classes"]),
+        }
+        for name, fits in same.items():
+            if not fits:
                 raise ConfigError(
                     f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}; "
                     "take a run up with the network and the classes that it began with"

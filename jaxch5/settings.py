@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,34 @@ def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = deep_update(merged[key], value) if nested else value
     return merged
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the values in nested dictionaries.
+
+    Example:
+        >>> dotted({"a": {"b": 1, "c": 2}, "d": 3})
+        ['a.b', 'a.c', 'd']
+    """
+    names = []
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        names += dotted(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return names
+
+
+def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> dict[str, Any]:
+    """A copy of nested dictionaries without the values of some dotted names.
+
+    Example:
+        >>> without({"a": {"b": 1, "c": 2}}, ["a.b"])
+        {'a': {'c': 2}}
+    """
+    return {
+        key: without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:

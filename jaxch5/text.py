@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ def composed(name: str) -> str:
         True
     """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether names are the same, one after the other, however their umlauts are stored."""
+    return [*map(composed, ones)] == [*map(composed, others)]
 
 
 # Names are sorted by the code points of that.

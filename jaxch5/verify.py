@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import FAILED, Options, as_path, print_list, run
+from jaxch5.config import check_applies
 from jaxch5.errors import DataError
 from jaxch5.text import print_line
 
@@ -32,13 +33,15 @@ class VerifyOptions(Options):
 
 def verify(options: VerifyOptions) -> dict[str, Any]:
     """Prints what is wrong with the pictures; returns it by reference."""
-    from jaxch5.data.from_config import load_source, split_of
+    from jaxch5.data.from_config import facts_of, load_source, split_of
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
 
-    settings = options.settings().data
+    config = options.settings()
+    settings = config.data
     console = options.console()
     source = load_source(settings)
+    check_applies(config, facts_of(settings, source))
     refused = None
     try:
         train, valid = divide(source, split_of(settings, source))

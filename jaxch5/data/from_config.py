@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxch5.address import Address
+from jaxch5.applies import Pictures
 from jaxch5.augmentation.policy import Policy, aug_transforms
-from jaxch5.config import AugmentConfig, Config, DataConfig
+from jaxch5.config import AugmentConfig, Config, DataConfig, check_applies
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
@@ -67,15 +68,9 @@ def _found(settings: DataConfig) -> Source:
     if is_packed(settings.path):
         from jaxch5.data.packed import from_packed
 
-        if settings.pattern is not None:
-            raise ConfigError(
-                f"data.pattern = {settings.pattern}: {settings.path} is packed and has its classes"
-            )
-        _no_folders(settings, "is packed and has its split")
         return from_packed(settings.path)
     assert isinstance(settings.path, Path)
     if is_table(settings.path):
-        _no_folders(settings, "is a table, whose columns split it")
         return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
     if settings.path.is_file():
         from jaxch5.data.archive import from_archive, is_archive
@@ -89,17 +84,33 @@ def _found(settings: DataConfig) -> Source:
     return from_folder(settings.path, settings.train, settings.valid)
 
 
-def _no_folders(settings: DataConfig, why: str) -> None:
-    for name in ("train", "valid"):
-        if (folder := getattr(settings, name)) is not None:
-            raise ConfigError(f"data.{name} = {folder}: {settings.path} {why}")
-
-
 def is_packed(path: Path | Address) -> bool:
     """Whether the pictures are a packed set; those at an address can be nothing else."""
     from jaxch5.data.packed import INDEX
 
     return isinstance(path, Address) or (path / INDEX).is_file()
+
+
+def facts_of(settings: DataConfig, source: Source) -> Pictures:
+    """What is known of the pictures that the settings name, for `check_applies`."""
+    if settings.tfds is not None or settings.archive is not None:
+        kind = "archive" if settings.tfds is None else "tfds"
+    elif settings.path is None:
+        kind = "digits"
+    elif is_packed(settings.path):
+        kind = "packed"
+    else:
+        kind = "table" if is_table(Path(settings.path)) else "folder"
+    column = None if FOLDER in source.columns else column_of(settings, source)
+    own = "" if column is None else f"their column {column}"
+    if FOLDER in source.columns:
+        own = "their folders" if kind == "folder" else "their own parts"
+    return Pictures(
+        kind,
+        tuple(source.columns),
+        column is not None,
+        "" if settings.split == "random" else own,
+    )
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
@@ -145,12 +156,14 @@ def load_data(config: Config, source: Source | None = None) -> Data:
 
     Raises:
         DataError: the pictures cannot be found, told apart or split.
+        ConfigError: a setting that was given does nothing for these pictures.
     """
     settings = config.data
     if source is None:
         source = load_source(settings)
         if settings.on_bad == "skip":
             source = readable(source)
+    check_applies(config, facts_of(settings, source))
     column = None if settings.split == "random" else column_of(settings, source)
     if column is not None and column != settings.split_column:
         source = replace(source, notes=(*source.notes, f"split by its column {column}"))

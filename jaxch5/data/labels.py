@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +53,25 @@ def check_labels(
             f"{len(classes)} classes, 0 to {len(classes) - 1}{unlabelled}"
         )
     return labels.astype(np.int32, copy=False)
+
+
+def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of classes that a person may have taken for one, as they look nearly the same.
+
+    Example:
+        >>> look_alikes(["Cat", "cat", "dog", "great dane", "great_dane "])
+        [('Cat', 'cat'), ('great dane', 'great_dane ')]
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for name in classes:
+        # What is not seen (a joiner, a mark of direction) tells nothing apart.
+        seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
+        look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
+        if look in first:
+            pairs.append((first[look], name))
+        first.setdefault(look, name)
+    return pairs
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from jaxch5.address import is_address
 from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
-from jaxch5.data.labels import check_labels, numbers_of
+from jaxch5.data.labels import check_labels, look_alikes, numbers_of
 from jaxch5.data.listing import PassedOver, described
 from jaxch5.data.picture import Picture, as_images, content_of, is_encoded, read_picture
 from jaxch5.errors import ConfigError, DataError
@@ -294,4 +294,9 @@ def labelled_files(
         except OSError as error:
             raise DataError(f"{file(index)}: cannot be read: {error.strerror}") from None
 
-    return Source(classes, labels, references, read, columns or {}, file, notes=tuple(notes))
+    alike = [
+        f"classes {one!r} and {other!r} look alike, but are two"
+        for one, other in look_alikes(classes)
+    ]
+    notes = (*notes, *alike)
+    return Source(classes, labels, references, read, columns or {}, file, notes=notes)

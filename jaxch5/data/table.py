@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jaxch5.applies import TABLES
 from jaxch5.data.download import fetch_links, is_link
 from jaxch5.data.lookup import Lookup
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
 from jaxch5.text import composed, is_text, printable
 
-# Endings of tables, and what separates the columns of each.
-ENDINGS = (".csv", ".tsv", ".tab", ".txt")
+# What separates the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Begins a file in UTF-16, in which Excel writes "Unicode text".
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -93,7 +93,7 @@ def is_table(path: Path) -> bool:
         >>> is_table(Path("pets.CSV")), is_table(Path("photos"))
         (True, False)
     """
-    return path.suffix.lower() in ENDINGS and not path.is_dir()
+    return path.suffix.lower() in TABLES and not path.is_dir()
 
 
 def _read(file: Path) -> tuple[str, list[str]]:

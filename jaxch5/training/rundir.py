@@ -115,7 +115,7 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
     run = RunDir(path.expanduser().absolute())
     if not run.config_file.is_file():
         raise ConfigError(f"{path}: is no run directory: it holds no {run.config_file.name}")
-    return run, from_toml(run.config_file)
+    return run, from_toml(run.config_file, recorded=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
 from jaxch5.models.normalization import Normalization
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
+from jaxch5.text import same_names
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.rundir import open_run
 
@@ -149,7 +150,7 @@ def transfer(
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
         fits = _shapes(new) == _shapes(old)
         if name == "head":
-            return old if fits and classes == pretrained.classes else new
+            return old if fits and same_names(classes, pretrained.classes or ()) else new
         if not fits:
             what = f"has no {name}" if old is None else f"its {name} has other shapes"
             raise WeightsError(f"{pretrained.origin}: {what}")

@@ -1,0 +1,297 @@
+"""When a setting does anything: one table for all of them, so that what is given is not dropped.
+
+A setting that is not in the table always does something. What is known grows: first the settings
+alone, then the pictures, then the devices; a rule that asks for what is not known yet holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Endings of tables.
+TABLES = (".csv", ".tsv", ".tab", ".txt")
+# What pictures are read from, as messages call it.
+KINDS = {
+    "digits": "the digits",
+    "folder": "a folder",
+    "table": "a table, which has columns for that",
+    "packed": "packed and has its classes and its split",
+    "archive": "an archive",
+    "tfds": "a prepared set",
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is known of pictures once they are found.
+
+    Attributes:
+        kind: what they are read from, of `KINDS`.
+        columns: names of the columns that a split can go by.
+        split_column: whether the column that the settings name is among them.
+        own_split: what splits them, in words; empty where a random split does.
+    """
+
+    kind: str
+    columns: tuple[str, ...] = ()
+    split_column: bool = True
+    own_split: str = ""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What decides whether a setting does anything.
+
+    Attributes:
+        values: settings by their dotted names: all, or those of a section.
+        pictures: None until they are found.
+        devices: processes, and devices of each, that share a batch; None until they are known.
+    """
+
+    values: Mapping[str, Any]
+    pictures: Pictures | None = None
+    devices: tuple[int, int] | None = None
+
+    def kinds(self) -> set[str]:
+        """What the pictures may be read from."""
+        if self.pictures is not None:
+            return {self.pictures.kind}
+        for kind in ("tfds", "archive"):
+            if self.values[f"data.{kind}"] is not None:
+                return {kind}
+        path = self.values["data.path"]
+        if path is None:
+            return {"digits"}
+        table = isinstance(path, Path) and path.suffix.lower() in TABLES
+        # Whether a folder is packed, or is called like a table, only a look at it can tell.
+        return {"folder", "packed"} | ({"table"} if table else set())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting goes with.
+
+    Attributes:
+        holds: whether the setting does anything.
+        goes_with: what it needs, and where that helps what there is instead.
+        told: whether only the command line can break it; values in files and in Python are as
+            often for another place or another hand.
+    """
+
+    holds: Callable[[Situation], bool]
+    goes_with: Callable[[Situation], str]
+    told: bool = False
+
+
+def _one_of(key: str, *allowed: Any, told: bool = False) -> Rule:
+    wanted = " or ".join(map(str, allowed))
+    return Rule(
+        lambda situation: situation.values[key] in allowed,
+        lambda situation: f"goes with {key} = {wanted}, not with {situation.values[key]}",
+        told,
+    )
+
+
+def _above(least: float, *keys: str) -> Rule:
+    """A setting that needs one of others to be large enough to change anything."""
+    wanted = " or ".join(keys)
+    return Rule(
+        lambda situation: any(situation.values[key] > least for key in keys),
+        lambda situation: f"goes with {wanted} above {least:g}",
+    )
+
+
+def _from(words: str, *kinds: str) -> Rule:
+    def there(situation: Situation) -> str:
+        (kind, *others) = sorted(situation.kinds())
+        path = situation.values["data.path"]
+        return f"; {path} is {KINDS[kind]}" if path is not None and not others else ""
+
+    return Rule(
+        lambda situation: bool(situation.kinds() & set(kinds)),
+        lambda situation: f"goes with {words} only{there(situation)}",
+    )
+
+
+def _random_split() -> tuple[Rule, ...]:
+    return (
+        Rule(
+            lambda situation: situation.values["data.split"] != "given",
+            lambda situation: "goes with data.split = random, not with given",
+        ),
+        Rule(
+            lambda situation: not (situation.pictures and situation.pictures.own_split),
+            lambda situation: (
+                "goes with a random split, and these pictures are split by "
+                f"{situation.pictures and situation.pictures.own_split}; --data.split random "
+                "draws one"
+            ),
+        ),
+    )
+
+
+def _columns(situation: Situation) -> str:
+    columns = situation.pictures.columns if situation.pictures else ()
+    return (
+        f"is no column of the table that could split it (it has {', '.join(columns) or 'none'}); "
+        "name one of these, or draw the split by --data.split random"
+    )
+
+
+_CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
+_FOLDERS = _from("data.path or data.archive", "folder", "archive")
+_TABLE = _from("data.path of a table", "table")
+_AFFINE = _above(0, "augment.p_affine")
+_LIGHTING = _above(0, "augment.p_lighting")
+_FREEZES = _one_of("fit.schedule", "fine_tune", told=True)
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "data.pattern": (_FOLDERS,),
+    "data.train": (_FOLDERS,),
+    "data.valid": (_FOLDERS,),
+    "data.image_column": (_TABLE,),
+    "data.label_column": (_TABLE,),
+    "data.root": (_from("data.path", "table"),),
+    "data.tfds_dir": (_from("data.tfds", "tfds"),),
+    "data.sha256": (_from("data.archive", "archive"),),
+    "data.split_column": (
+        _TABLE,
+        _one_of("data.split", "auto", "given"),
+        Rule(lambda situation: not situation.pictures or situation.pictures.split_column, _columns),
+    ),
+    "data.valid_fraction": _random_split(),
+    "data.stratify": _random_split(),
+    "data.split_seed": _random_split(),
+    "augment.flip_vert": (_one_of("augment.do_flip", True),),
+    "augment.max_rotate": (_AFFINE,),
+    "augment.min_zoom": (_AFFINE,),
+    "augment.max_zoom": (_AFFINE,),
+    "augment.max_warp": (_AFFINE,),
+    "augment.max_lighting": (_LIGHTING,),
+    "augment.max_saturation": (_LIGHTING,),
+    "augment.max_hue": (_LIGHTING,),
+    "augment.p_affine": (
+        Rule(
+            lambda situation: (
+                situation.values["augment.max_rotate"] > 0
+                or situation.values["augment.max_warp"] > 0
+                or situation.values["augment.min_zoom"] != 1
+                or situation.values["augment.max_zoom"] != 1
+            ),
+            lambda situation: "goes with a turn, a warp or a zoom, as of augment.max_rotate",
+        ),
+    ),
+    "augment.p_lighting": (
+        _above(0, "augment.max_lighting", "augment.max_saturation", "augment.max_hue"),
+    ),
+    "augment.mix_alpha": (_one_of("augment.mix", "mixup", "cutmix"),),
+    "model.groups": (_FREEZES,),
+    "model.train_bn": (
+        _FREEZES,
+        Rule(
+            lambda situation: situation.values["fit.freeze_epochs"] > 0,
+            lambda situation: "goes with fit.freeze_epochs above 0",
+            told=True,
+        ),
+    ),
+    "model.bn": (
+        Rule(
+            lambda situation: not situation.devices or situation.devices != (1, 1),
+            lambda situation: "goes with several devices, and here is one",
+            told=True,
+        ),
+    ),
+    "fit.pct_start": (_CYCLES,),
+    "fit.div": (_one_of("fit.schedule", "one_cycle", "fine_tune", "triangular"),),
+    "fit.div_final": (_one_of("fit.schedule", "one_cycle", "flat_cosine"),),
+    "fit.moms": (
+        Rule(
+            lambda situation: (
+                situation.values["fit.schedule"] == "one_cycle"
+                or len(set(situation.values["fit.moms"])) == 1
+            ),
+            lambda situation: (
+                "goes with fit.schedule = one_cycle; the momentum of "
+                f"{situation.values['fit.schedule']} stays, so that its three values are one"
+            ),
+        ),
+    ),
+    "fit.freeze_epochs": (_one_of("fit.schedule", "fine_tune"),),
+    "fit.lr_mult": (_one_of("fit.schedule", "fine_tune"),),
+    "fit.cycle_epochs": (_one_of("fit.schedule", "triangular", "sgdr"),),
+    "fit.label_smoothing": (_one_of("fit.loss", "cross_entropy"),),
+    "fit.gamma": (_one_of("fit.loss", "focal"),),
+    "fit.shard_optimizer": (
+        Rule(
+            lambda situation: not situation.devices or situation.devices[1] > 1,
+            lambda situation: "goes with several devices of a process, and here is one",
+            told=True,
+        ),
+    ),
+}
+
+
+# What asks for nothing, and so is obeyed wherever it is given.
+NEUTRAL = {
+    "data.stratify": False,
+    "augment.flip_vert": False,
+    "augment.max_rotate": 0,
+    "augment.min_zoom": 1,
+    "augment.max_zoom": 1,
+    "augment.max_warp": 0,
+    "augment.max_lighting": 0,
+    "augment.max_saturation": 0,
+    "augment.max_hue": 0,
+    "augment.p_affine": 0,
+    "augment.p_lighting": 0,
+    "model.train_bn": True,
+    "model.bn": "global",
+    "fit.freeze_epochs": 0,
+    "fit.label_smoothing": 0,
+    "fit.shard_optimizer": False,
+}
+
+
+def idle(
+    situation: Situation,
+    defaults_of: Callable[[str], Container[Any]],
+    named: Container[str] = (),
+) -> dict[str, str]:
+    """The settings that were given and do nothing, each with a line that says why.
+
+    Given is what stands on the command line, and what has another value than a default.
+
+    Args:
+        situation: what is known.
+        defaults_of: of a setting, the values that it may have without having been given.
+        named: settings that stand on the command line.
+
+    Example:
+        >>> values = {"fit.loss": "focal", "fit.gamma": 3.0, "fit.label_smoothing": 0.1}
+        >>> idle(Situation(values), lambda key: [0.0])  # doctest: +ELLIPSIS
+        {'fit.label_smoothing': 'fit.label_smoothing = 0.1: goes with ..., not with focal'}
+    """
+    found = {}
+    for key in RULES.keys() & situation.values.keys():
+        value = situation.values[key]
+        if key in NEUTRAL and value == NEUTRAL[key]:
+            continue
+        changed = value not in defaults_of(key)
+        for rule in RULES[key]:
+            given = key in named or (changed and not rule.told)
+            if given and not _holds(rule, situation):
+                shown = list(value) if isinstance(value, tuple) else value
+                found[key] = f"{key} = {shown}: {rule.goes_with(situation)}"
+                break
+    return dict(sorted(found.items()))
+
+
+def _holds(rule: Rule, situation: Situation) -> bool:
+    try:
+        return rule.holds(situation)
+    except KeyError:
+        # Of a section alone, what it depends on may be elsewhere.
+        return True

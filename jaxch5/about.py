@@ -41,11 +41,20 @@ class About(NamedTuple):
     max_pixels: int = AS_FILES_SAY.max_pixels
 
 
-def about_of_file(path: Path) -> About:
-    """What a learner's file says of itself.
+def is_own(arch: str) -> bool:
+    """Whether a network is a module of one's own, whose class has this name."""
+    return arch not in ARCHITECTURES
+
+
+def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, dict[str, str]]:
+    """What a learner's file says of itself, and all of its metadata.
+
+    Args:
+        path: of the file.
+        model: the module that it should be of, where that is one's own.
 
     Raises:
-        WeightsError: there is no such file, or it is no learner's.
+        WeightsError: there is no such file, or it is no learner's, or of another module.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -58,21 +67,40 @@ def about_of_file(path: Path) -> About:
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
     # What files lack that were written before it was known has a default.
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
-    if missing or said["arch"] not in ARCHITECTURES:
-        raise WeightsError(
-            f"{path}: does not say its {missing[0] if missing else 'arch'}: it is no learner; "
-            f"{EXPORT}"
-        )
+    if missing:
+        raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
+    check_arch(path, said["arch"], model)
     sizes = {
         name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
     }
-    network = {name: said[name] for name in ("arch", "head", "precision")}
+    named = ("precision",) if model else ("arch", "head", "precision")
+    network = {name: said[name] for name in named}
     try:
         # What a file says has the bounds that the configuration has.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
-    return about_of(config)
+    return about_of(config)._replace(arch=said["arch"], head=said["head"]), said
+
+
+def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
+    """Makes sure that a module is handed in where it is one's own, and no other.
+
+    Raises:
+        WeightsError: it is not so.
+    """
+    if model is None and is_own(arch):
+        raise WeightsError(
+            f"{path}: is of {arch}, which is none of {', '.join(ARCHITECTURES)}; a module of one's "
+            "own is loaded in Python: load_learner(path, model=...)"
+        )
+    if model is not None and arch != name_of(model):
+        raise WeightsError(f"{path}: is of {arch}, not of {name_of(model)}")
+
+
+def name_of(model: nn.Module) -> str:
+    """What a run and a learner's file call a network."""
+    return getattr(model, "arch", type(model).__name__)
 
 
 def about_of(config: Config) -> About:
@@ -82,8 +110,14 @@ def about_of(config: Config) -> About:
     return About(model.arch, model.head, model.precision, *sizes)
 
 
-def check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> None:
+def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: int) -> None:
     """Whether what a file or a run says of itself is so; anyone may have written it.
+
+    Args:
+        path: of the file or the run.
+        network: that it should be of.
+        pretrained: what it holds.
+        size: side of the pictures that the network takes, pixels.
 
     Raises:
         WeightsError: it is not.
@@ -99,7 +133,7 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained) -> Non
     if min(std) <= 0:
         raise WeightsError(f"{path}: its deviation is not above zero")
     init = partial(network.init, train=False)
-    picture = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    picture = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
     found = flatten_dict(pretrained.variables)
     for name in sorted(wanted.keys() | found.keys()):

@@ -7,24 +7,45 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from jaxch5.about import is_own
+from jaxch5.errors import ConfigError
+from jaxch5.models.own import own_names
 from jaxch5.models.weights import export_state_dict
 from jaxch5.predictor import Predictor
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Weights by torchvision's names, with mean, deviation and classes as metadata."""
-    return _safetensors(predictor, {})
+    """Weights by torchvision's names, with mean, deviation and classes as metadata.
+
+    Raises:
+        ConfigError: the network is a module of one's own, which has no such names.
+    """
+    arch = predictor.about.arch
+    if is_own(arch):
+        raise ConfigError(
+            f"format = safetensors: has torchvision's names, and {arch} is a module of one's own; "
+            "choose learner, for load_learner(path, model=...), or stablehlo"
+        )
+    return _safetensors(export_state_dict(predictor.variables, arch), predictor, {})
 
 
 def as_learner(predictor: Predictor) -> bytes:
-    """The same with what `load_learner` needs: architecture, head, precision and sizes."""
+    """The same with what `load_learner` needs: architecture, head, precision and sizes.
+
+    The weights of a module of one's own have flax's names.
+    """
     about = {name: str(value) for name, value in predictor.about._asdict().items()}
-    return _safetensors(predictor, about)
+    arch, variables = predictor.about.arch, predictor.variables
+    weights = own_names(variables) if is_own(arch) else export_state_dict(variables, arch)
+    return _safetensors(weights, predictor, about)
 
 
-def _safetensors(predictor: Predictor, metadata: dict[str, str]) -> bytes:
+def _safetensors(
+    weights: dict[str, np.ndarray], predictor: Predictor, metadata: dict[str, str]
+) -> bytes:
     from safetensors.numpy import save
 
     travelling = {
@@ -33,7 +54,7 @@ def _safetensors(predictor: Predictor, metadata: dict[str, str]) -> bytes:
         "classes": predictor.classes,
     }
     metadata = metadata | {name: json.dumps(value) for name, value in travelling.items()}
-    return save(export_state_dict(predictor.variables, predictor.about.arch), metadata)
+    return save(weights, metadata)
 
 
 def as_stablehlo(predictor: Predictor) -> bytes:

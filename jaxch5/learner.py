@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxch5.about import About, name_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
@@ -32,7 +33,7 @@ from jaxch5.models.resnet import create_model
 from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, suggest_lr
-from jaxch5.predictor import About, Prediction, Predictor
+from jaxch5.predictor import Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
 from jaxch5.text import plain_console, print_line, same_names
@@ -402,7 +403,7 @@ class Learner:
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
         return {
-            "arch": getattr(self.model, "arch", type(self.model).__name__),
+            "arch": name_of(self.model),
             "classes": list(self.data.classes),
             "frozen_to": self._frozen.frozen_to,
             "mean": list(self.normalization.mean),
@@ -545,6 +546,8 @@ class Learner:
     def save(self, path: str | Path) -> None:
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
 
+        To load a module of one's own, `load_learner` is given the module too.
+
         Args:
             path: of the file.
 
@@ -610,7 +613,8 @@ def vision_learner(
         data: what `DataBlock.load` returns.
         arch: resnet18, 34, 50, 101 or 152, or a linen module of one's own, called as
             `module.apply(variables, x, train=bool)` on normalized pictures [B, H, W, 3]; it begins
-            from its own initialization.
+            from its own initialization. A learner's file of it is read by
+            `load_learner(path, model=...)`; torchvision's names it has none.
         weights: "imagenet"; "auto", the same where they can be had, else none, in one line; "none";
             a file (.safetensors, .pth); or a run directory. The head is taken along only from
             weights of the same classes.

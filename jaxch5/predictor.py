@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from jaxch5.about import EXPORT, About, about_of, about_of_file, check_weights
+from jaxch5.about import EXPORT, About, about_of, about_of_file, check_weights, name_of
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
@@ -28,6 +28,7 @@ from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
 from jaxch5.models.normalization import Normalization, normalize
+from jaxch5.models.own import own_from_file
 from jaxch5.models.pretrained import from_file
 from jaxch5.models.resnet import create_model
 from jaxch5.training.compiler import compiler_options
@@ -232,11 +233,12 @@ class Predictor:
         ]
 
 
-def load_learner(path: str | Path) -> Predictor:
+def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
     """A trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
         path: of a run, or a `.safetensors` file of format `learner`.
+        model: the module that was trained, where it is one's own.
 
     Raises:
         ConfigError: there is no run.
@@ -261,16 +263,17 @@ def load_learner(path: str | Path) -> Predictor:
     path = Path(path).expanduser()
     if path.is_dir():
         about = about_of(open_run(path)[1])
+        if model is not None:
+            about = about._replace(arch=name_of(model), head="")
         pretrained = from_run(path, about.arch)
     else:
-        about = about_of_file(path)
-        pretrained = from_file(path, about.arch)
+        about, said = about_of_file(path, model)
+        pretrained = from_file(path, about.arch) if model is None else own_from_file(path, said)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
-    network = create_model(
-        about.arch, len(pretrained.classes), about.head, dtype_of(about.precision)
-    )
-    check_weights(path, network, pretrained)
+    dtype = dtype_of(about.precision)
+    network = model or create_model(about.arch, len(pretrained.classes), about.head, dtype)
+    check_weights(path, network, pretrained, about.size)
     return Predictor(
         network, pretrained.variables, pretrained.classes, pretrained.normalization, about
     )

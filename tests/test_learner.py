@@ -17,9 +17,11 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.image import presize
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
-from jaxch5.errors import ConfigError, TrainingError
+from jaxch5.errors import ConfigError, TrainingError, WeightsError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
+from jaxch5.models.resnet import create_model
+from jaxch5.predictor import load_learner
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
 
 AUGMENT = aug_transforms(max_lighting=0.05)
@@ -283,3 +285,53 @@ def test_training_after_lr_find_is_as_without_it(compiled):
     train(plain)
     train(swept)
     assert bits(plain.state) == bits(swept.state)
+
+
+def test_a_module_of_ones_own_is_saved_and_loaded_as_ours_are(compiled, tmp_path):
+    """Given the module, since a file holds no code."""
+    learn = compiled.again(0)
+    train(learn, epochs=1)
+    file = tmp_path / "tiny.safetensors"
+    learn.save(file)
+    loaded = load_learner(file, model=Tiny())
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    expected = learn.predict(picture)
+    given = loaded.predict(picture)
+    assert (given.label, loaded.classes) == (expected.label, ("dark", "bright"))
+    np.testing.assert_allclose(given.probabilities, expected.probabilities, atol=1e-6)
+    learn.export(tmp_path / "tiny.stablehlo", "stablehlo")
+    program = jax.export.deserialize(bytearray((tmp_path / "tiny.stablehlo").read_bytes()))
+    np.testing.assert_allclose(
+        program.call(picture[None, :8, :8]),
+        loaded.probabilities(picture[None, :8, :8] / np.float32(255)),
+        atol=1e-5,
+    )
+
+
+def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(compiled, tmp_path):
+    class Other(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(2)(x.mean((1, 2)))
+
+    class Wider(Tiny):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(2)(x.reshape(len(x), -1))
+
+    Wider.__name__ = "Tiny"
+    learn = compiled.again(0)
+    file = tmp_path / "tiny.safetensors"
+    with pytest.raises(ConfigError, match="Tiny is a module of one's own; choose learner"):
+        learn.export(file)
+    assert not file.exists()
+    learn.save(file)
+    for model, reason in (
+        (None, r"is of Tiny, which is none of resnet18.*load_learner\(path, model=\.\.\.\)"),
+        (Other(), "is of Tiny, not of Other"),
+        (Wider(), "has shape"),
+        (create_model("resnet18", 2), "is of Tiny, not of resnet18"),
+    ):
+        with pytest.raises(WeightsError, match=reason) as error:
+            load_learner(file, model=model)
+        assert "\n" not in str(error.value)

@@ -381,7 +381,11 @@ class FitConfig(Section):
         0.0, ge=0, description="largest norm of the gradients together; 0 does not clip"
     )
     accumulate: int = Field(
-        1, ge=1, le=MANY, description="batches whose mean gradient makes one update"
+        1,
+        ge=1,
+        le=MANY,
+        description="batches whose mean gradient makes one update; those left at an epoch's end "
+        "make one too",
     )
     average: float = Field(
         0.0,

@@ -83,6 +83,8 @@ def train_as_configured(learn: Learner, settings: FitConfig) -> None:
             settings.lr_mult,
             settings.pct_start,
             settings.div,
+            settings.div_final,
+            settings.moms,
         )
     else:
         learn.fit(epochs, schedule_of(settings, len(learn.data.train)), settings.moms[0])

@@ -32,7 +32,7 @@ from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
 from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
-from jaxch5.optim.suggest import RULES, suggest_lr
+from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
 from jaxch5.predictor import Prediction, Predictor
 from jaxch5.reporting import finished_report, report_of_run
 from jaxch5.session import Saving, Session
@@ -41,10 +41,11 @@ from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import evaluate, predict
-from jaxch5.training.lr_finder import Sweep, find_lr
+from jaxch5.training.lr_finder import Sweep, find_lr, sweep_rates
 from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
 from jaxch5.training.plan import (
     Plan,
+    check_rates,
     left_to_do,
     plan_at_rate,
     plan_of_one_cycle,
@@ -145,7 +146,7 @@ class Learner:
         self._predictor: tuple[Any, Predictor] | None = None
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
-        self._shapes = jax.eval_shape(init, jax.random.key(0), picture)["params"]
+        self._shapes = jax.eval_shape(init, jax.random.key(0), picture).get("params", {})
         self.groups = groups_of(groups, self._shapes)
         self._begin(seed)
 
@@ -196,7 +197,10 @@ class Learner:
     @property
     def _steps(self) -> Steps:
         data, frozen, normalization = self.data, self._frozen, self.normalization
-        key = (frozen.frozen_to, normalization, data.size, data.augment, data.train.shapes())
+        # An epoch's length decides when what was accumulated makes an update.
+        length = len(data.train) if self.recipe.accumulate > 1 else 0
+        shapes = data.train.shapes()
+        key = (frozen.frozen_to, normalization, data.size, data.augment, shapes, length)
         if key not in self._compiled:
             steps = frozen.steps(data, normalization, self.mesh)
             deterministic = self.recipe.deterministic
@@ -276,6 +280,8 @@ class Learner:
         lr_mult: float = 100.0,
         pct_start: float = 0.3,
         div: float = 5.0,
+        div_final: float = 1e5,
+        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
     ) -> None:
         """Trains in exactly the chapter's two phases, as fastai's `fine_tune` does.
 
@@ -291,10 +297,11 @@ class Learner:
             freeze_epochs: passes in the first phase; 0 leaves it out.
             lr_mult: the head's rate over the earliest group's, in the second phase.
             pct_start, div: of the second phase; see `one_cycle`.
+            div_final, moms: of both phases; see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
         plans = plans_of_fine_tune(
-            epochs, steps, groups, base_lr, freeze_epochs, lr_mult, pct_start, div
+            epochs, steps, groups, base_lr, freeze_epochs, lr_mult, pct_start, div, div_final, moms
         )
         self._fit(plans)
 
@@ -319,12 +326,14 @@ class Learner:
             A named tuple of the suggested rates: `learn.lr_find().valley`.
 
         Raises:
-            ConfigError: there is no such rule, or the rates do not rise.
-            TrainingError: the loss exploded before anything could be said.
+            ConfigError: there is no such rule, the rates do not rise, or the steps are too few.
+            TrainingError: the loss exploded before anything could be said, or was never a number.
         """
         for name in suggest_funcs:
             if name not in RULES:
                 raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
+        check_steps(num_it)
+        sweep_rates(start_lr, end_lr, num_it)
         train_step = self._steps.train
         self.sweep = find_lr(self.state, self.data, train_step, self._key, start_lr, end_lr, num_it)
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
@@ -334,6 +343,8 @@ class Learner:
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Trains through plans that count from 0; a restored run, through what is left of them."""
         steps_per_epoch = len(self.data.train)
+        for plan in plans:
+            check_rates(plan, steps_per_epoch)
         restored, self._restored = self._restored, False
         if not restored:
             # Epochs begin at multiples of their length, also after one that was interrupted.
@@ -358,7 +369,8 @@ class Learner:
                 self._place()
             if self.run:
                 # All take part in this, and the first writes it.
-                interp = self.interpret()
+                preds = self.get_preds()
+                interp = self._interpretation(*preds) if np.isfinite(preds[0]).all() else None
                 session.finish(
                     lambda report: finished_report(report, self.records, self.data, interp)
                 )
@@ -476,7 +488,9 @@ class Learner:
         Raises:
             DataError: a picture cannot be read.
         """
-        probabilities, labels = self.get_preds()
+        return self._interpretation(*self.get_preds())
+
+    def _interpretation(self, probabilities: np.ndarray, labels: np.ndarray) -> Interpretation:
         return interpretation_of(self.data.source, self.data.valid.items, probabilities, labels)
 
     def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
@@ -635,7 +649,8 @@ def vision_learner(
             `functools.partial`.
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd".
         clip: largest norm of all gradients together; 0 does not clip.
-        accumulate: batches whose mean gradient makes one update.
+        accumulate: batches whose mean gradient makes one update; those left at the end of an epoch
+            make one too. Each batch counts the same, whatever the weights of its items.
         average: decay of an exponential average of the weights, to evaluate with; 0 keeps none.
         deterministic: the same seed gives the same bits on a GPU too, where that may be slower.
         devices: of each process that share a batch; 0 takes all.

@@ -38,9 +38,12 @@ def report_of_run(run: RunDir, data: Data, plans: Sequence[Plan], groups: Sequen
 
 
 def finished_report(
-    report: Report, records: Sequence[dict[str, Any]], data: Data, interp: Interpretation
+    report: Report, records: Sequence[dict[str, Any]], data: Data, interp: Interpretation | None
 ) -> Report:
-    """The report with what the trained model makes of the validation set."""
+    """The report with what the trained model makes of the validation set; None is not known."""
+    report = replace(report, records=records, sample=sample_of(data), finished=True)
+    if interp is None:
+        return report
     assert interp.pictures is not None
     losses, items = interp.top_losses(min(TOP_LOSSES, len(interp)))
     top_losses = [
@@ -57,14 +60,11 @@ def finished_report(
     table = interp.classification_report().classes
     return replace(
         report,
-        records=records,
-        sample=sample_of(data),
         confusion=interp.confusion_matrix(),
         most_confused=interp.most_confused()[:CONFUSED_SHOWN],
         class_table=[{"class": scores.name, **asdict(scores)} for scores in table],
         top_losses=top_losses,
         calibration=figure_image(interp.plot_calibration(), "How far to trust the probabilities"),
-        finished=True,
     )
 
 

@@ -26,7 +26,7 @@ from jaxch5.training.loop import Epoch, Step, fit
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.plan import Plan
 from jaxch5.training.profile import profiled
-from jaxch5.training.progress import show_progress
+from jaxch5.training.progress import show_progress, without_numbers
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, is_finite
@@ -231,6 +231,8 @@ class Session:
         recorder, record = self._recorder, event.record
         recorder.records.append(record)
         recorder.ends.append(len(recorder.losses))
+        for line in without_numbers(record):
+            self._say(line)
         if self._log:
             self._log.epoch(self._unread, record)
         if self._run and self._report:

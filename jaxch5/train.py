@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, Config
-from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
@@ -176,9 +176,10 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
+    from jaxch5.insight.recorder import is_number
     from jaxch5.training.environment import environment
     from jaxch5.training.hosts import is_first
-    from jaxch5.training.progress import advice
+    from jaxch5.training.progress import NO_NUMBER, advice
 
     if is_first():
         add_environment(run, environment())
@@ -193,7 +194,14 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     if line := advice(learn.records):
         print_line(learn.console, line)
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
-    print_line(learn.console, f"accuracy {100 * record['accuracy']:.2f} %{kept}  {run.path}")
+    accuracy = record["accuracy"]
+    shown = f"{100 * accuracy:.2f} %" if is_number(accuracy) else NO_NUMBER
+    print_line(learn.console, f"accuracy {shown}{kept}  {run.path}")
+    if not is_number(accuracy):
+        raise TrainingError(
+            f"{run.path}: the trained network gives no number for {record['unanswered']:,} of the "
+            "validation pictures, so that it has no accuracy; lower the learning rate (--fit.lr)"
+        )
     return {**record, "run": str(run.path)} if is_first() else {}
 
 

@@ -66,7 +66,7 @@ class Listener:
         ),
         (
             {"epochs": 2, "schedule": "fine_tune", "freeze_epochs": 3, "lr_mult": 10},
-            ("fine_tune", (2, 2e-3, 3, 10.0, 0.3, 5.0)),
+            ("fine_tune", (2, 2e-3, 3, 10.0, 0.3, 5.0, 1e5, (0.95, 0.85, 0.95))),
         ),
     ],
 )

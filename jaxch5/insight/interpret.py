@@ -338,5 +338,10 @@ def _check(targets: np.ndarray, probabilities: np.ndarray, classes: int) -> None
         raise ConfigError(
             f"targets: run from {targets.min()} to {targets.max()}, but there are {classes} classes"
         )
+    if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
+        raise ConfigError(
+            f"probabilities: those of {unknown} of the items are no numbers; the network that gave "
+            "them learned at too high a rate, or has damaged weights"
+        )
     if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
         raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")

@@ -90,7 +90,8 @@ class Recorder:
         axes = figure.subplots()
         axes.plot(range(skip_start, len(self.losses)), self.losses[skip_start:], label="training")
         validated = self.records[len(self.records) - len(self.ends) :]
-        losses = [record["valid_loss"] for record in validated]
+        values = [record["valid_loss"] for record in validated]
+        losses = [value if is_number(value) else math.nan for value in values]
         axes.plot(self.ends, losses, marker="o", label="validation")
         axes.set(xlabel="step", ylabel="loss")
         axes.legend()

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
-from jaxch5.insight.recorder import best_of
+from jaxch5.insight.recorder import best_of, is_number
 from jaxch5.text import printable
 
 # Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
@@ -144,7 +144,8 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     dividers = [b["epoch"] - 0.5 for a, b in pairwise(records) if a["phase"] != b["phase"]]
 
     def of(key: str, times: float = 1.0) -> list[float]:
-        return [times * record[key] for record in records]
+        values = [record[key] for record in records]
+        return [times * value if is_number(value) else math.nan for value in values]
 
     losses = {"training": of("train_loss"), "validation": of("valid_loss")}
     errors = {"validation": of("error_rate", 100)}
@@ -216,18 +217,18 @@ def _source(environment: jinja2.Environment, name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def _fixed(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
+def _fixed(value: float | None, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if is_number(value) else "n/a"
 
 
-def _percent(value: float, digits: int = 1) -> str:
+def _percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage.
 
     Example:
         >>> _percent(0.0625).split(), _percent(float("nan"))
         (['6.2', '%'], 'n/a')
     """
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if math.isfinite(value) else "n/a"
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else "n/a"
 
 
 def _clock(seconds: float) -> str:

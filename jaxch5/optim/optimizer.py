@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import ArrayLike, PyTree
@@ -96,6 +97,47 @@ def make_optimizer(
     if accumulate == 1:
         return optimizer
     return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
+
+
+def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer that sums up gradients, whose mean makes an update when one is due.
+
+    It is `optax.MultiSteps`, of which the steps until an update are set before each step: see
+    `with_update_due`.
+    """
+    return optax.MultiSteps(optimizer, lambda steps: steps).gradient_transformation()
+
+
+def with_update_due(
+    opt_state: optax.OptState, step: int | jax.Array, accumulate: int, steps_per_epoch: int
+) -> optax.OptState:
+    """The state of an `accumulated` optimizer, told whether the next gradient makes an update.
+
+    Every so many steps of an epoch make one, and so do those that are left at its end.
+
+    Args:
+        opt_state: What is told.
+        step: Steps done before.
+        accumulate: Steps whose mean gradient makes an update.
+        steps_per_epoch: Training batches.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = accumulated(optax.sgd(1.0))
+        >>> w, state, values = jnp.zeros(()), optimizer.init(jnp.zeros(())), []
+        >>> for step in range(5):
+        ...     state = with_update_due(state, step, accumulate=2, steps_per_epoch=5)
+        ...     updates, state = optimizer.update(jnp.ones(()), state, w)
+        ...     w = optax.apply_updates(w, updates)
+        ...     values.append(float(w))
+        >>> values
+        [0.0, -1.0, -1.0, -2.0, -3.0]
+    """
+    place = step % steps_per_epoch
+    due = ((place + 1) % accumulate == 0) | (place + 1 == steps_per_epoch)
+    # A step that float16 had to skip has left one gradient less.
+    summed = optax.tree_utils.tree_get(opt_state, "mini_step")
+    return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 
 
 def is_matrix(params: PyTree) -> PyTree:

@@ -139,6 +139,7 @@ def fine_tune_schedule(
     lr_mult: float = 100.0,
     pct_start: float = 0.3,
     div: float = 5.0,
+    div_final: float = 1e5,
 ) -> Float[np.ndarray, "steps groups"]:
     """Rates of the chapter's `fine_tune`, step by step.
 
@@ -155,6 +156,7 @@ def fine_tune_schedule(
         groups: of layers.
         lr_mult: the head's rate over the earliest group's, in the second phase.
         pct_start, div: of the second phase; see `one_cycle`.
+        div_final: of both phases; see `one_cycle`.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -162,10 +164,11 @@ def fine_tune_schedule(
         ((15, 3), 8e-05)
     """
     head, every = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, div)
-    frozen = [one_cycle(rate, *head) for rate in group_rates(slice(base_lr), groups)]
+    frozen = [one_cycle(rate, *head, div_final) for rate in group_rates(slice(base_lr), groups)]
     base_lr /= 2
     thawed = [
-        one_cycle(rate, *every) for rate in group_rates(slice(base_lr / lr_mult, base_lr), groups)
+        one_cycle(rate, *every, div_final)
+        for rate in group_rates(slice(base_lr / lr_mult, base_lr), groups)
     ]
     rows = [[rate(step) for rate in frozen] for step in range(head.steps)]
     rows += [[rate(step) for rate in thawed] for step in range(every.steps)]
@@ -173,7 +176,11 @@ def fine_tune_schedule(
 
 
 def fine_tune_momentum(
-    epochs: int, steps_per_epoch: int, freeze_epochs: int = 1, pct_start: float = 0.3
+    epochs: int,
+    steps_per_epoch: int,
+    freeze_epochs: int = 1,
+    pct_start: float = 0.3,
+    moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
 ) -> Float[np.ndarray, "steps"]:
     """Momentum of `fine_tune`, step by step, beside the rates of `fine_tune_schedule`.
 
@@ -182,6 +189,7 @@ def fine_tune_momentum(
         steps_per_epoch: training batches.
         freeze_epochs: of the first phase.
         pct_start: of the second phase; see `one_cycle`.
+        moms: of both phases; see `one_cycle_momentum`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
@@ -189,7 +197,7 @@ def fine_tune_momentum(
     """
     phases = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start)
     values = [
-        one_cycle_momentum(phase.steps, phase.pct_start)(step)
+        one_cycle_momentum(phase.steps, phase.pct_start, moms)(step)
         for phase in phases
         for step in range(phase.steps)
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from jaxch5.errors import TrainingError
+from jaxch5.errors import ConfigError, TrainingError
 
 Rates = Float[np.ndarray, "steps"]
 Losses = Float[np.ndarray, "steps"]
@@ -81,6 +81,41 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
 }
 
 
+def check_steps(num_it: int) -> None:
+    """Refuses a sweep of which too little would be left, wherever the loss goes.
+
+    Raises:
+        ConfigError: it has too few steps.
+
+    Example:
+        >>> check_steps(5)
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: num_it = 5: should be at least 14, of which the first tenth and \
+the last 5 are not looked at
+    """
+    fewest = FEWEST_STEPS + STEPS_LEFT_OUT
+    fewest += fewest // 10
+    if num_it < fewest:
+        raise ConfigError(
+            f"num_it = {num_it}: should be at least {fewest}, of which the first tenth and the "
+            f"last {STEPS_LEFT_OUT} are not looked at"
+        )
+
+
+def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
+    if not np.isfinite(losses[:1]).all():
+        return (
+            f"the loss is {losses[0]} before anything was learned, which no rate helps: look at "
+            "the weights, the pictures and the loss"
+        )
+    if len(lrs) < num_it:
+        return (
+            f"the loss exploded after {len(lrs)} of {num_it} steps, at a rate of {lrs[-1]:.1e}: "
+            f"too soon to judge by; begin below {lrs[0]:.1e} (start_lr) or take more steps (num_it)"
+        )
+    return f"a sweep of {num_it} steps leaves too few to judge by: take more (num_it)"
+
+
 def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> dict[str, float]:
     """Learning rates by every rule: valley, slide, minimum, steep and last_decrease.
 
@@ -104,8 +139,5 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     finite = np.isfinite(smooth)
     rates, smooth = rates[finite], smooth[finite]
     if len(rates) < FEWEST_STEPS:
-        raise TrainingError(
-            f"the sweep of {num_it} steps left {len(rates)} to judge by: the loss exploded too "
-            "soon; start at a lower rate or take more steps"
-        )
+        raise TrainingError(_too_few(lrs, losses, num_it))
     return {name: rule(rates, smooth) for name, rule in RULES.items()}

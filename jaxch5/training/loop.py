@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
@@ -78,27 +79,33 @@ def fit(
         them is good until the next event is asked for.
 
     Raises:
-        TrainingError: three losses in a row, or the mean of an epoch's, are no finite number.
+        TrainingError: three losses in a row, or the mean of an epoch's, are no finite number; or
+            float16 had every step skipped.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
-    losses = _Losses(plan, start)
+    losses = _Losses(plan, start, half=state.scale is not None)
     placement = placement_of(state)
     put = placement.put
     began = time.perf_counter()
     first = start
+    learned = False
 
     def validated(state: TrainState, epoch: int, stop: int) -> Epoch:
+        nonlocal learned
         unread = losses.read()
         trained = time.perf_counter() - began
-        skipped = int(jax.device_get(state.epoch_skipped))
-        total = float(jax.device_get(state.epoch_loss))
-        train_loss = total / max(1, steps_per_epoch - skipped)
-        if not np.isfinite(train_loss):
+        made = steps_per_epoch - int(jax.device_get(state.epoch_skipped))
+        learned |= made > 0
+        # A mean of nothing is no number.
+        train_loss = float(jax.device_get(state.epoch_loss)) / made if made else math.nan
+        if made and not np.isfinite(train_loss):
             raise TrainingError(
-                f"the training loss of epoch {epoch} is {train_loss}: "
-                "lower the learning rate (--fit.lr)"
+                f"the training loss of epoch {epoch} is {train_loss}{losses.way_out(stop - 1)}"
             )
+        # While the factor of the loss falls, it may still become one that serves.
+        if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
+            raise TrainingError(_nothing_learned(epoch))
         record: Record = {
             "epoch": epoch,
             "phase": plan.name,
@@ -108,7 +115,7 @@ def fit(
             "images_per_second": (stop - first) * data.train.batch_size / trained,
         }
         if state.scale is not None:
-            record["skipped_steps"] = skipped
+            record["skipped_steps"] = steps_per_epoch - made
         return Epoch(state, record, unread)
 
     if validate_first:
@@ -151,16 +158,27 @@ def fit(
 
         if step % steps_per_epoch == 0:
             yield validated(state, epoch, step)
+    if step > start and not learned:
+        raise TrainingError(_nothing_learned(epoch))
+
+
+def _nothing_learned(epoch: int) -> str:
+    return (
+        f"up to epoch {epoch} every step was skipped, because its gradients are too large for "
+        "float16: nothing was learned; try --model.precision bf16 or fp32"
+    )
 
 
 class _Losses:
     """Losses of steps, read back from the device a few at a time, and watched."""
 
-    def __init__(self, plan: Plan, start: int) -> None:
+    def __init__(self, plan: Plan, start: int, half: bool) -> None:
         self._plan = plan
+        self._half = half
         self._read = start
         self._unread: list[Float[Array, "*steps"]] = []
         self._not_finite = 0
+        self._finite = start > 0
 
     def add(self, losses: Float[Array, "*steps"]) -> None:
         """Of a step, or of a call of many."""
@@ -176,14 +194,28 @@ class _Losses:
         for loss in losses:
             self._not_finite = 0 if np.isfinite(loss) else self._not_finite + 1
             if self._not_finite == NOT_FINITE_IN_A_ROW:
-                rate = max(self._plan.rates(self._read - self._plan.start))
                 raise TrainingError(
                     f"the loss of steps {self._read + 2 - NOT_FINITE_IN_A_ROW} to "
-                    f"{self._read + 1} is {loss}, at a learning rate of {rate:.1e}: lower it "
-                    "(--fit.lr), or clip the gradients (--fit.clip 1)"
+                    f"{self._read + 1} is {loss}{self.way_out(self._read)}"
                 )
+            self._finite |= bool(np.isfinite(loss))
             self._read += 1
         return losses
+
+    def way_out(self, step: int) -> str:
+        """What to do about a loss that is no number."""
+        if not self._finite:
+            return (
+                " and never was a number, which no learning rate helps: look at the weights "
+                "(--model.weights), the pictures and the loss"
+                + ", or try --model.precision bf16"
+                * self._half
+            )
+        rate = max(self._plan.rates(step - self._plan.start))
+        return (
+            f", at a learning rate of {rate:.1e}: lower it (--fit.lr), or clip the gradients "
+            "(--fit.clip 1)"
+        )
 
 
 def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:
@@ -224,18 +256,28 @@ def evaluate(
     metrics: Sequence[tuple[str, Metric]] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss and metrics over all pictures of a loader; each picture counts once."""
+    """Loss and metrics over all pictures of a loader; each picture counts once.
+
+    Where the network gives no number for some, all are NaN, and `unanswered` counts those pictures:
+    what could be said of the rest would be of other pictures.
+    """
     logits, labels = predict(state, loader, eval_step, check)
+    names = "valid_loss", "accuracy", "error_rate", *(name for name, _ in metrics)
+    # NaN is the greatest; argmax would take its place for the answer.
+    unanswered = int(np.sum(~np.isfinite(logits.max(axis=1))))
+    if unanswered:
+        return {**dict.fromkeys(names, math.nan), "unanswered": unanswered}
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
     probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
     # Of the function itself, whose programs JAX keeps: a function made here is compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
-    value = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
+    loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))
     )
-    return {
-        "valid_loss": float(jax.device_get(value)),
-        "accuracy": accuracy,
-        "error_rate": 1.0 - accuracy,
-        **{name: metric(probabilities, labels) for name, metric in metrics},
-    }
+    values = (
+        float(jax.device_get(loss_of_all)),
+        accuracy,
+        1.0 - accuracy,
+        *(metric(probabilities, labels) for _, metric in metrics),
+    )
+    return dict(zip(names, values, strict=True))

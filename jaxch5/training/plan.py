@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
+
+from jaxch5.errors import ConfigError
 from jaxch5.optim.schedule import (
     Schedule,
     fine_tune_momentum,
@@ -15,6 +19,32 @@ from jaxch5.optim.schedule import (
 )
 
 Rates = Callable[[int], Sequence[float]]
+
+
+def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
+    """Refuses to train for less than one epoch, or for a part of one.
+
+    Raises:
+        ConfigError: it is no whole number, or too small.
+
+    Example:
+        >>> check_epochs(0)
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: epochs = 0: should be a whole number, at least 1
+    """
+    if not isinstance(epochs, Integral) or epochs < least:
+        raise ConfigError(f"{name} = {epochs}: should be a whole number, at least {least}")
+
+
+def check_momentum(*values: float) -> None:
+    """Refuses momentum that would forget nothing.
+
+    Raises:
+        ConfigError: one of the values is below 0, or not below 1.
+    """
+    for value in values:
+        if not 0 <= value < 1:
+            raise ConfigError(f"momentum = {value}: should be at least 0 and below 1")
 
 
 class Plan(NamedTuple):
@@ -56,11 +86,23 @@ def plan_at_rate(
         >>> plan_at_rate(1, slice(0.1), lambda step: 0.9, groups=2).rates(0)
         [0.01, 0.1]
     """
+    check_epochs(epochs)
     fixed = None if callable(lr) else group_rates(lr, groups)
+    if not callable(momentum):
+        check_momentum(momentum)
+
+    def scheduled(step: int) -> list[float]:
+        rate = lr(step)  # type: ignore[operator]
+        if not 0 <= rate < np.inf:
+            raise ConfigError(
+                f"lr: the schedule gives {rate} for step {step}; should be at least 0"
+            )
+        return [rate] * groups
+
     return Plan(
         "fit",
         epochs,
-        rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
+        rates=lambda step: fixed or scheduled(step),
         momentum=momentum if callable(momentum) else lambda step: momentum,
     )
 
@@ -82,6 +124,8 @@ def plan_of_one_cycle(
         >>> [plan.rates(step)[0] for step in (0, 1)]
         [0.04, 1.0]
     """
+    check_epochs(epochs)
+    check_momentum(*moms)
     steps = epochs * steps_per_epoch
     cycles = [
         one_cycle(rate, steps, pct_start, div, div_final) for rate in group_rates(lr_max, groups)
@@ -103,6 +147,8 @@ def plans_of_fine_tune(
     lr_mult: float,
     pct_start: float,
     div: float,
+    div_final: float = 1e5,
+    moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
 ) -> list[Plan]:
     """The two phases of `Learner.fine_tune`; without epochs of the first, the second alone.
 
@@ -111,10 +157,13 @@ def plans_of_fine_tune(
         >>> [(plan.name, plan.start, plan.frozen_to) for plan in plans]
         [('frozen', 0, -1), ('unfrozen', 10, 0)]
     """
+    check_epochs(epochs)
+    check_epochs(freeze_epochs, "freeze_epochs", least=0)
+    check_momentum(*moms)
     rates = fine_tune_schedule(
-        epochs, steps_per_epoch, base_lr, freeze_epochs, groups, lr_mult, pct_start, div
+        epochs, steps_per_epoch, base_lr, freeze_epochs, groups, lr_mult, pct_start, div, div_final
     )
-    momentum = fine_tune_momentum(epochs, steps_per_epoch, freeze_epochs, pct_start)
+    momentum = fine_tune_momentum(epochs, steps_per_epoch, freeze_epochs, pct_start, moms)
 
     def phase(name: str, epochs: int, start: int, frozen_to: int) -> Plan:
         return Plan(
@@ -128,6 +177,17 @@ def plans_of_fine_tune(
 
     unfrozen = phase("unfrozen", epochs, freeze_epochs * steps_per_epoch, frozen_to=0)
     return [phase("frozen", freeze_epochs, 0, frozen_to=-1), unfrozen][not freeze_epochs :]
+
+
+def check_rates(plan: Plan, steps_per_epoch: int) -> None:
+    """Refuses a plan of which no step would change anything.
+
+    Raises:
+        ConfigError: it has no rate above 0.
+    """
+    steps = plan.epochs * steps_per_epoch
+    if not any(max(plan.rates(step)) > 0 for step in range(steps)):
+        raise ConfigError(f"lr: none of the {steps} steps has a rate above 0")
 
 
 def left_to_do(

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.insight.recorder import best_of
+from jaxch5.insight.recorder import best_of, is_number
 from jaxch5.text import has_bars, print_row
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
 HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
+# What stands for what is no number.
+NO_NUMBER = "\N{EN DASH}"
 # Width of a column that not every table has.
 EXTRA = 9
 
@@ -31,7 +33,7 @@ def header(extra: Sequence[str] = ()) -> str:
 
 
 def format_row(record: Record, extra: Sequence[str] = ()) -> str:
-    """A line of the table; `extra` as in `header`.
+    """A line of the table, with a dash for what is no number; `extra` as in `header`.
 
     Example:
         >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
@@ -40,16 +42,38 @@ def format_row(record: Record, extra: Sequence[str] = ()) -> str:
             0      0.5000      0.2500    0.9000      0.1000  01:04       410
     """
     minutes, seconds = divmod(round(record["seconds"]), 60)
-    others = ""
-    for name in extra:
+
+    def shown(name: str, width: int) -> str:
         value = record[name]
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        others += f"  {text:>{max(EXTRA - 2, len(name))}}"
+        if not is_number(value):
+            return f"{NO_NUMBER:>{width}}"
+        return f"{value:>{width}.4f}" if isinstance(value, float) else f"{value:>{width}}"
+
+    others = "".join(f"  {shown(name, max(EXTRA - 2, len(name)))}" for name in extra)
     return (
-        f"{record['epoch']:>5}  {record['train_loss']:>10.4f}  {record['valid_loss']:>10.4f}  "
-        f"{record['accuracy']:>8.4f}  {record['error_rate']:>10.4f}  "
+        f"{record['epoch']:>5}  {shown('train_loss', 10)}  {shown('valid_loss', 10)}  "
+        f"{shown('accuracy', 8)}  {shown('error_rate', 10)}  "
         f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{others}"
     )
+
+
+def without_numbers(record: Record) -> Iterator[str]:
+    """Lines about what has no number in a record, and why.
+
+    Example:
+        >>> list(without_numbers({"epoch": 2, "train_loss": 0.5, "unanswered": 3}))
+        ['epoch 2 has no scores: the network gives no number for 3 of the validation pictures']
+    """
+    if not is_number(record["train_loss"]):
+        yield (
+            f"epoch {record['epoch']} has taught nothing: every step was skipped, because its "
+            "gradients are too large for float16 (--model.precision bf16 has room)"
+        )
+    if record.get("unanswered"):
+        yield (
+            f"epoch {record['epoch']} has no scores: the network gives no number for "
+            f"{record['unanswered']:,} of the validation pictures"
+        )
 
 
 def advice(records: Sequence[Record]) -> str | None:

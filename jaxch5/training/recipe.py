@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import optax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -18,7 +19,7 @@ from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss, cross_entropy
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
-from jaxch5.optim.optimizer import make_optimizer
+from jaxch5.optim.optimizer import accumulated, make_optimizer, with_update_due
 from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
     EvalStep,
@@ -35,7 +36,9 @@ class Recipe:
 
     Attributes:
         loss: mean over the items, or `ItemLosses`, of logits [B, classes] and labels [B].
-        optimizer, wd, clip, accumulate: see `make_optimizer`.
+        optimizer, wd, clip: see `make_optimizer`.
+        accumulate: batches whose mean gradient makes one update; what is left of them at the end of
+            an epoch makes one too.
         average: decay of an exponential average of the variables, which is then what is evaluated;
             0 keeps none.
         precision: "fp32", "bf16" or "fp16".
@@ -76,7 +79,8 @@ class Frozen:
         recipe: how it is trained.
 
     Raises:
-        ConfigError: there is no such group, or the module cannot do without `train_bn`.
+        ConfigError: there is no such group, none of its parameters would be trained, or the module
+            cannot do without `train_bn`.
     """
 
     def __init__(
@@ -100,8 +104,13 @@ class Frozen:
             wd=recipe.wd,
             labels=partial(labels, groups=groups),
             clip=recipe.clip,
-            accumulate=recipe.accumulate,
         )
+        if recipe.accumulate > 1:
+            self.optimizer = accumulated(self.optimizer)
+        if len(self.paths) == len(flatten_dict(params)):
+            raise ConfigError(
+                f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
+            )
         self.model = model
         if self.frozen_to and not recipe.train_bn:
             if not hasattr(model, "frozen_stages"):
@@ -116,7 +125,11 @@ class Frozen:
         self, data: Data, normalization: Normalization, mesh: Mesh | None = None
     ) -> tuple[TrainStep, EvalStep]:
         """The two steps on pictures of `data`, not compiled yet, on the devices of a mesh."""
-        recipe = self.recipe
+        recipe, prepared = self.recipe, {}
+        if recipe.accumulate > 1:
+            prepared["prepared"] = partial(
+                with_update_due, accumulate=recipe.accumulate, steps_per_epoch=len(data.train)
+            )
         train_step = make_train_step(
             self.model,
             self.optimizer,
@@ -129,14 +142,13 @@ class Frozen:
             recipe.average,
             mesh,
             recipe.bn,
+            **prepared,
         )
         return train_step, make_eval_step(self.model, data.size, normalization, mesh)
 
 
 def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
     """Lines about a network: of each group and in all, how many parameters, and how many train."""
-    from flax.traverse_util import flatten_dict
-
     rows: list[Any] = []
     flat = flatten_dict(params)
     for number, name in enumerate(groups.names):

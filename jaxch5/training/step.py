@@ -66,6 +66,7 @@ def make_train_step(
     average: float = 0.0,
     mesh: Mesh | None = None,
     bn: str = "global",
+    prepared: Callable[[optax.OptState, Array], optax.OptState] = lambda opt_state, step: opt_state,
 ) -> TrainStep:
     """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
 
@@ -86,6 +87,7 @@ def make_train_step(
         mesh: the devices that share a batch; None is one.
         bn: batch norms take their statistics of the whole batch ("global"), or of the rows of each
             device ("local"), which then draws what to mix, and what to drop, for itself.
+        prepared: what the optimizer's state is made into before an update, of the steps done.
     """
     # In the one case each device prepares its pictures, in the other it takes its gradient as well.
     local = mesh if bn == "local" else None
@@ -137,7 +139,9 @@ def make_train_step(
 
         @jax.named_scope("update")
         def advance(grads: PyTree, batch_stats: PyTree) -> TrainState:
-            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+            updates, opt_state = optimizer.update(
+                grads, prepared(state.opt_state, state.step), trained
+            )
             params = merge(optax.apply_updates(trained, updates), fixed)
             after = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
             if state.average is None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxch5.insight.recorder import is_number
+
 
 class Log:
     """Event files of one run.
@@ -32,7 +34,7 @@ class Log:
     def epoch(self, step: int, record: Mapping[str, Any]) -> None:
         """Writes an epoch's losses, metrics and speed at the step at which it ended."""
         for name, value in record.items():
-            if isinstance(value, float):
+            if isinstance(value, float) and is_number(value):
                 self._writer.add_scalar(f"epoch/{name}", value, step)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ def test_a_phase_is_left_out_when_its_last_epoch_is_validated():
 
 
 def test_a_phase_without_epochs_has_nothing_to_validate():
-    empty = plan_at_rate(0, 0.1, 0.9, groups=1)._replace(start=10)
+    empty = plan_at_rate(1, 0.1, 0.9, groups=1)._replace(epochs=0, start=10)
     assert left_to_do([empty], 10, 10, unvalidated=True) == []
 
 

@@ -17,14 +17,15 @@ class Batch:
 
     `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
     region) to a pixel of its canvas. Pixel centres are at half integers. `index` is the item's
-    place in its split, from which every random draw for the item is derived. A padded row has
-    `mask` False and counts nowhere.
+    place in its split, from which every random draw for the item is derived; where an epoch has the
+    item again, the size of the split is added for each time that it was there before. A padded row
+    has `mask` False and counts nowhere.
 
     Attributes:
         image: canvases, 0 to 255.
         frame: from the unit square to pixels of the canvas.
         label: a place in the classes.
-        index: place of the item in its split.
+        index: place of the item in its split, and which draw of it this is.
         mask: False for rows that fill up the last batch.
 
     Example:

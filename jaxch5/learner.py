@@ -146,8 +146,8 @@ class Learner:
         self._predictor: tuple[Any, Predictor] | None = None
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
-        self._shapes = jax.eval_shape(init, jax.random.key(0), picture).get("params", {})
-        self.groups = groups_of(groups, self._shapes)
+        self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
+        self.groups = groups_of(groups, self._shapes["params"])
         self._begin(seed)
 
     def _begin(self, seed: int) -> None:
@@ -233,7 +233,7 @@ class Learner:
 
     def summary(self) -> None:
         """Prints how many parameters each group of layers has, and how many of them train."""
-        for line in summarize_model(self._shapes, self.groups, self._frozen.paths):
+        for line in summarize_model(self._shapes["params"], self.groups, self._frozen.paths):
             print_line(self.console, line)
 
     def fit(

@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
         return cross_entropy(logits, labels) * jnp.nan
 
     learn = learner(source, augment=None, loss=no_number)
-    with pytest.raises(TrainingError, match=r"loss of steps 1 to 3 is nan, at a learning rate of"):
+    with pytest.raises(TrainingError, match="loss of steps 1 to 3 is nan and never was a number"):
         train(learn)
 
 

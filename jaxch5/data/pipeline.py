@@ -64,6 +64,8 @@ class Loader:
         self._canvases = canvases
         self._seed = seed
         self._part = part
+        # An epoch's order, and what `earlier_draws` says of it.
+        self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
         self._length = len(items) // batch_size if training else -(-len(items) // batch_size)
 
         # Where the items lie in a few large files, each process keeps to a range of them, so that
@@ -141,6 +143,13 @@ class Loader:
         image = array(np.uint8, *canvas_shape(self._canvases.size))
         return Batch(image, array(np.float32, 3, 3), label, index, mask)
 
+    def _earlier_draws(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
+        order = self.order(epoch)
+        counted = self._counted
+        if counted[0] is not order:
+            counted = self._counted = order, earlier_draws(order)
+        return counted[1]
+
     def _batch(self, step: int) -> Batch | CachedBatch:
         epoch, number = divmod(step, len(self))
         process, processes = self._part
@@ -162,13 +171,34 @@ class Loader:
             return np.concatenate([rows, np.repeat(filling, short, axis=0)])
 
         label = fill(self._canvases.source.labels[items] * known, with_first=False)
-        index = fill(places.astype(np.int32) * known, with_first=False)
+        draws = self._earlier_draws(epoch)[number, own][: len(places)]
+        index = places + draws * len(self.items)
+        index = fill(index.astype(np.int32) * known, with_first=False)
         mask = fill(known, with_first=False)
         if self._canvases.on_device is not None:
             item = fill(items.astype(np.int32), with_first=True)
             return CachedBatch(*self._canvases.on_device, item, label, index, mask)
         image, frame = self._canvases(items)
         return Batch(fill(image, with_first=True), fill(frame, with_first=True), label, index, mask)
+
+
+def earlier_draws(
+    order: Int[np.ndarray, "batches batch_size"],
+) -> Int[np.ndarray, "batches batch_size"]:
+    """How often each place of an epoch's order was drawn before in that epoch.
+
+    Example:
+        >>> earlier_draws(np.array([[3, 1], [3, 3], [1, -1]]))
+        array([[0, 0],
+               [1, 2],
+               [1, 0]])
+    """
+    flat = order.reshape(-1)
+    by_place = np.argsort(flat, kind="stable")
+    first = np.searchsorted(flat[by_place], flat[by_place])
+    draws = np.empty_like(flat)
+    draws[by_place] = np.arange(len(flat)) - first
+    return np.where(flat < 0, 0, draws).reshape(order.shape)
 
 
 def _order(

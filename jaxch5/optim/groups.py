@@ -76,32 +76,30 @@ def labels(params: PyTree, groups: Groups) -> PyTree:
 
 
 def frozen_paths(
-    params: PyTree, groups: Groups, frozen_to: int, train_bn: bool = True
+    variables: PyTree, groups: Groups, frozen_to: int, train_bn: bool = True
 ) -> frozenset[ParamPath]:
     """The parameters that are not trained.
 
     Args:
-        params: of the network.
+        variables: of the network: `params`, and the running statistics in `batch_stats`, by which
+            a batch norm is known. Other norms have none, and are as frozen as what is around them.
         groups: of its layers.
         frozen_to: the groups before this one are frozen; 0 freezes none.
         train_bn: batch norms in frozen groups are trained all the same, as fastai does.
 
     Example:
         >>> params = {"bn1": {"scale": 0, "bias": 0}, "conv1": {"kernel": 0}, "head": {"bias": 0}}
-        >>> sorted(frozen_paths(params, GROUPS["fastai"], 2))
+        >>> variables = {"params": params, "batch_stats": {"bn1": {"mean": 0, "var": 1}}}
+        >>> sorted(frozen_paths(variables, GROUPS["fastai"], 2))
         [('conv1', 'kernel')]
-        >>> len(frozen_paths(params, GROUPS["fastai"], 2, train_bn=False))
+        >>> len(frozen_paths(variables, GROUPS["fastai"], 2, train_bn=False))
         3
     """
-    flat = flatten_dict(params)
-
-    def of_batch_norm(path: ParamPath) -> bool:
-        return (*path[:-1], "scale") in flat
-
+    batch_norms = {path[:-1] for path in flatten_dict(variables.get("batch_stats", {}))}
     return frozenset(
         path
-        for path in flat
-        if groups.of(path[0]) < frozen_to and not (train_bn and of_batch_norm(path))
+        for path in flatten_dict(variables["params"])
+        if groups.of(path[0]) < frozen_to and not (train_bn and path[:-1] in batch_norms)
     )
 
 

@@ -56,8 +56,8 @@ def make_optimizer(
     """An optimizer with decoupled weight decay and a rate for each group of parameters.
 
     Rates and momentum live in the optimizer's state, so that a schedule changes them without a
-    new compilation: see `with_hyperparams`. Biases and the scales and offsets of batch norms, all
-    of them vectors, do not decay.
+    new compilation: see `with_hyperparams`. Biases and the scales and offsets of norms do not decay:
+    see `is_matrix`.
 
     Args:
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
@@ -141,8 +141,16 @@ def with_update_due(
 
 
 def is_matrix(params: PyTree) -> PyTree:
-    """True for the parameters that decay: all but vectors."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """True for the parameters that decay: all but vectors, and biases of any shape.
+
+    Example:
+        >>> is_matrix({"kernel": np.ones((2, 2)), "bias": np.ones((2, 2)), "scale": np.ones(2)})
+        {'bias': False, 'kernel': True, 'scale': False}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) != "bias",
+        params,
+    )
 
 
 def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) -> optax.OptState:

@@ -43,6 +43,7 @@ class Recipe:
             0 keeps none.
         precision: "fp32", "bf16" or "fp16".
         train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
+            Layers that normalize without running statistics are no batch norms.
         mix: mixes each training batch; None mixes nothing.
         metrics: names and functions of probabilities and labels, beside accuracy and error rate.
         deterministic: see `compiler_options`.
@@ -73,7 +74,7 @@ class Frozen:
 
     Args:
         model: a linen module.
-        params: of the model, or their shapes.
+        variables: of the model, or their shapes.
         groups: of its layers.
         frozen_to: the groups before this one are frozen; negative counts from the end.
         recipe: how it is trained.
@@ -84,7 +85,7 @@ class Frozen:
     """
 
     def __init__(
-        self, model: nn.Module, params: PyTree, groups: Groups, frozen_to: int, recipe: Recipe
+        self, model: nn.Module, variables: PyTree, groups: Groups, frozen_to: int, recipe: Recipe
     ) -> None:
         if recipe.bn not in NORMS:
             raise ConfigError(f"model.bn = {recipe.bn}: should be one of {', '.join(NORMS)}")
@@ -96,7 +97,7 @@ class Frozen:
         self.frozen_to = frozen_to % count
         self.recipe = recipe
         self.paths: frozenset[ParamPath] = frozen_paths(
-            params, groups, self.frozen_to, recipe.train_bn
+            variables, groups, self.frozen_to, recipe.train_bn
         )
         self.optimizer: optax.GradientTransformation = make_optimizer(
             recipe.optimizer,
@@ -107,7 +108,7 @@ class Frozen:
         )
         if recipe.accumulate > 1:
             self.optimizer = accumulated(self.optimizer)
-        if len(self.paths) == len(flatten_dict(params)):
+        if len(self.paths) == len(flatten_dict(variables["params"])):
             raise ConfigError(
                 f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
             )

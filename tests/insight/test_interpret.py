@@ -371,7 +371,7 @@ def test_calibration_is_drawn_where_there_are_items():
         ([], np.zeros((0, 2)), "targets"),
         ([[0, 1]], np.eye(2), "of shape"),
         ([0, 1], np.array([[3.0, -2.0], [0.0, 1.0]]), "softmax"),
-        ([0, 1], np.full((2, 2), np.nan), "softmax"),
+        ([0, 1], np.full((2, 2), np.nan), "those of 2 of the items are no numbers"),
     ],
 )
 def test_answers_that_do_not_fit_are_refused_in_one_line(targets, probabilities, said):

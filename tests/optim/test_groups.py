@@ -13,9 +13,14 @@ from jaxch5.optim.groups import STAGES, frozen_paths, groups_of, labels, merge, 
 
 
 @pytest.fixture(scope="module")
-def params():
+def variables():
     init = partial(create_model("resnet18", 3, "concat_pool").init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def params(variables):
+    return variables["params"]
 
 
 def test_fastais_groups_split_a_resnet_before_layer3_and_before_the_head(params):
@@ -42,18 +47,18 @@ def test_any_other_network_has_its_body_and_its_head():
         groups_of("halves", {"head": {}})
 
 
-def test_batch_norms_of_frozen_groups_train_only_where_asked(params):
+def test_batch_norms_of_frozen_groups_train_only_where_asked(variables, params):
     groups = groups_of("fastai", params)
     body = {path for path in flatten_dict(params) if path[0] != "head"}
     norms = {path for path in body if path[-2].startswith(("bn", "downsample_1"))}
-    assert frozen_paths(params, groups, 2, train_bn=False) == body
-    assert frozen_paths(params, groups, 2, train_bn=True) == body - norms
-    assert frozen_paths(params, groups, 0) == frozenset()
+    assert frozen_paths(variables, groups, 2, train_bn=False) == body
+    assert frozen_paths(variables, groups, 2, train_bn=True) == body - norms
+    assert frozen_paths(variables, groups, 0) == frozenset()
     assert len(norms) == 2 * 20
 
 
-def test_parting_and_merging_give_the_tree_back(params):
-    frozen = frozen_paths(params, groups_of("fastai", params), 1)
+def test_parting_and_merging_give_the_tree_back(variables, params):
+    frozen = frozen_paths(variables, groups_of("fastai", params), 1)
     trained, fixed = partition(params, frozen)
     assert set(flatten_dict(fixed)) == frozen
     assert not frozen & set(flatten_dict(trained))

@@ -18,7 +18,7 @@ from jaxch5.models.head import LinearHead
 from jaxch5.models.norm import BatchNorm
 from jaxch5.models.normalization import IMAGENET
 from jaxch5.models.resnet import Conv, ResNet
-from jaxch5.optim.groups import groups_of
+from jaxch5.optim.groups import frozen_paths, groups_of
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.state import init_state, with_fresh_optimizer
@@ -61,12 +61,12 @@ def data():
 
 def shapes_of(model):
     init = partial(model.init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
 def frozen_at(frozen_to, train_bn, model=NARROW):
     shapes = shapes_of(model)
-    groups = groups_of("fastai", shapes)
+    groups = groups_of("fastai", shapes["params"])
     frozen = Frozen(model, shapes, groups, frozen_to, Recipe(train_bn=train_bn))
     return frozen, init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
 
@@ -102,6 +102,53 @@ def test_batch_norms_learn_in_a_frozen_body_as_fastais_do(data):
     assert ("bn1", "scale") in moved
     assert ("layer4_0", "bn1", "bias") in moved
     assert ("bn1", "mean") in changed(before.batch_stats, after.batch_stats)
+
+
+NORMS = {
+    "batch": nn.BatchNorm,
+    "layer": nn.LayerNorm,
+    "group": partial(nn.GroupNorm, num_groups=2),
+    "instance": nn.InstanceNorm,
+    "rms": nn.RMSNorm,
+}
+
+
+class Normed(nn.Module):
+    """A module of one's own with a norm of any kind in its body."""
+
+    norm: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        settings = {"use_running_average": not train} if self.norm == "batch" else {}
+        x = NORMS[self.norm](name="norm", **settings)(nn.Conv(4, (3, 3), name="conv")(x))
+        # A parameter that is called as those of norms are, and is of none.
+        x = x * self.param("scale", nn.initializers.ones, (4,))
+        return nn.Dense(2, name="head")(nn.relu(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize("train_bn", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_is_frozen_stays_to_the_bit_but_for_batch_norms(norm, train_bn):
+    """Whatever norms a module of one's own has: those without running statistics are frozen."""
+    variables = shapes_of(Normed(norm))
+    groups = groups_of("fastai", variables["params"])
+    frozen = frozen_paths(variables, groups, 1, train_bn)
+    body = {path for path in flatten_dict(variables["params"]) if path[0] != "head"}
+    of_norm = {path for path in body if path[0] == "norm"}
+    assert frozen == (body - of_norm if train_bn and norm == "batch" else body)
+
+
+def test_a_frozen_layer_norm_stays_in_training(data):
+    model = Normed("layer")
+    shapes = shapes_of(model)
+    frozen = Frozen(model, shapes, groups_of("fastai", shapes["params"]), -1, Recipe())
+    state = init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
+    state = state.replace(opt_state=with_hyperparams(state.opt_state, lr=jnp.full(2, 0.1)))
+    train_step, _ = frozen.steps(data, IMAGENET)
+    batch = jax.tree.map(jnp.asarray, next(iter(data.train)))
+    after = jax.jit(train_step)(state, batch, jax.random.key(1))[0]
+    assert {path[0] for path in changed(state.params, after.params)} == {"head"}
 
 
 def test_the_optimizer_keeps_moments_of_what_trains_alone():
@@ -145,17 +192,17 @@ def test_a_network_without_frozen_stages_cannot_do_without_train_bn():
             return nn.Dense(2, name="head")(nn.Dense(3)(x.mean((1, 2))))
 
     params = {"Dense_0": {"kernel": 0}, "head": {"kernel": 0}}
-    groups = groups_of("fastai", params)
+    groups, variables = groups_of("fastai", params), {"params": params}
     with pytest.raises(ConfigError, match="Own has no attribute frozen_stages"):
-        Frozen(Own(), params, groups, -1, Recipe(train_bn=False))
+        Frozen(Own(), variables, groups, -1, Recipe(train_bn=False))
     with pytest.raises(ConfigError, match="2 is no group; there are 2: body, head"):
-        Frozen(Own(), params, groups, 2, Recipe())
+        Frozen(Own(), variables, groups, 2, Recipe())
 
 
 def test_the_summary_counts_what_trains():
     shapes = shapes_of(RESNET)
-    groups = groups_of("fastai", shapes)
+    groups = groups_of("fastai", shapes["params"])
     frozen = Frozen(RESNET, shapes, groups, -1, Recipe(train_bn=False))
-    lines = list(summarize_model(shapes, groups, frozen.paths))
+    lines = list(summarize_model(shapes["params"], groups, frozen.paths))
     assert [line.split()[-1] for line in lines[1:]] == ["0", "0", "528,384", "528,384"]
     assert lines[-1].split()[1] == "11,704,896"

@@ -56,8 +56,8 @@ def make_optimizer(
     """An optimizer with decoupled weight decay and a rate for each group of parameters.
 
     Rates and momentum live in the optimizer's state, so that a schedule changes them without a
-    new compilation: see `with_hyperparams`. Biases and the scales and offsets of norms do not decay:
-    see `is_matrix`.
+    new compilation: see `with_hyperparams`. Biases and the scales and offsets of norms do not
+    decay: see `is_matrix`.
 
     Args:
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;

@@ -111,8 +111,8 @@ def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
     if len(lrs) < num_it:
         return (
             f"the loss exploded after {len(lrs)} of {num_it} steps, at a rate of {lrs[-1]:.1e}: "
-            f"too soon to judge by; start at a lower rate than {lrs[0]:.1e} (start_lr) or take more "
-            "steps (num_it)"
+            f"too soon to judge by; start at a lower rate than {lrs[0]:.1e} (start_lr) or take "
+            "more steps (num_it)"
         )
     return f"a sweep of {num_it} steps leaves too few to judge by: take more (num_it)"
 

@@ -90,6 +90,11 @@ class Options(Config):
         config._named = self._named - left_out.keys()
         return config
 
+    def reading(self) -> dict[str, Any]:
+        """What was said of how pictures are decoded, for classifiers that bring their own ways."""
+        said = self._given.get("data", {})
+        return {name: getattr(self.data, name) for name in ("range", "max_pixels") if name in said}
+
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
         """The configuration with "auto" weights decided, so that it means the same tomorrow."""
         config = self.settings()

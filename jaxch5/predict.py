@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,13 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     from jaxch5.training.process import prepare_process
 
     prepare_process()
-    predictor = load_learner(options.run)
     found = list(pictures_of(options.pictures))
+    predictor = load_learner(options.run).reading(**options.reading())
+    if predictor.about.range == "auto":
+        text, words = range_of(found)
+        predictor = predictor.reading(range=text)
+        if words:
+            print(f"python -m jaxch5.predict: {words}", file=sys.stderr)
     results: list[dict[str, Any]] = []
     failed = False
     readable = (content for _, content in found if not isinstance(content, DataError))
@@ -60,6 +65,22 @@ def predict(options: PredictOptions) -> dict[str, Any]:
             cells = [name, *(f"{label} {share:.4f}" for label, share in likely)]
             print("\t".join(map(printable, cells)))
     return {"predictions": results, FAILED: failed}
+
+
+def range_of(found: Sequence[tuple[str, str | bytes | DataError]]) -> tuple[str, str]:
+    """What deep pictures are taken for where training saw none; see `guess_range`."""
+    from jaxch5.data.depth import SUFFIXES, guess_range
+
+    files = [content for name, content in found if name.lower().endswith(SUFFIXES)]
+
+    def read(number: int) -> bytes:
+        content = files[number]
+        try:
+            return Path(content).read_bytes() if isinstance(content, str) else b""
+        except OSError:
+            return b""
+
+    return guess_range(len(files), read)
 
 
 def most_likely(

@@ -99,6 +99,15 @@ class Predictor:
         other.variables, other._compiled = variables, program
         return other
 
+    def reading(self, **changes: str | int) -> Predictor:
+        """The same classifier, which decodes pictures otherwise.
+
+        Args:
+            changes: `range` or `max_pixels`; see `Reading`.
+        """
+        about = self.about._replace(**changes)  # type: ignore[arg-type]
+        return Predictor(self.model, self.variables, self.classes, self.normalization, about)
+
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
         """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
 

@@ -17,8 +17,8 @@ from jaxch5.data.source import Source, leave_out, read_pixels
 from jaxch5.errors import DataError
 from jaxch5.text import progress_bar
 
-# Levels below which all is black, as of 12 bits that are taken for 16: a sixteenth.
-DARK = 16
+# Levels below which all is black: 12 bits that are taken for 16 reach a level of 16.
+DARK = 17
 # Levels that JPEG adds to one colour.
 SAME_COLOUR = 2
 

@@ -152,7 +152,6 @@ def _is_damaged(content: bytes) -> bool:
     return False
 
 
-@logging_from(logging.ERROR, "pooch")
 def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
     """Fetches an archive of pictures and unpacks it; returns the folder.
 
@@ -178,13 +177,14 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
     scheme = urlsplit(url).scheme
     try:
-        file = pooch.retrieve(
-            url,
-            known_hash=f"sha256:{sha256}" if sha256 else None,
-            fname=file_name_for(url),
-            path=folder,
-            downloader=downloader if scheme in ("http", "https") else None,
-        )
+        with logging_from(logging.ERROR, pooch.get_logger()):
+            file = pooch.retrieve(
+                url,
+                known_hash=f"sha256:{sha256}" if sha256 else None,
+                fname=file_name_for(url),
+                path=folder,
+                downloader=downloader if scheme in ("http", "https") else None,
+            )
     except requests.HTTPError as error:
         raise DataError(f"{url}: {error}") from None
     except requests.exceptions.ChunkedEncodingError:

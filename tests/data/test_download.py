@@ -1,5 +1,6 @@
 """Fetching: once, whole or not at all, and never a long wait for nobody."""
 
+import logging
 import re
 import socket
 import time
@@ -121,6 +122,21 @@ def test_an_archive_is_fetched_and_unpacked_once(packed, server, tmp_path):
         folder = fetch_archive(link, folder=tmp_path)
     assert (folder / "cats" / "a.txt").read_bytes() == b"miau"
     assert server.asked["/pets.bin"] == 1
+
+
+def test_fetching_says_nothing_of_its_own(server, tmp_path, zipped):
+    """pooch's logger is known to no registry of loggers."""
+    import pooch
+
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    pooch.get_logger().addHandler(handler)
+    try:
+        fetch_archive(server.link("pets.zip", zipped({"a.txt": b"miau"})), folder=tmp_path)
+    finally:
+        pooch.get_logger().removeHandler(handler)
+    assert not said
 
 
 def test_an_archive_with_another_checksum_is_refused(server, tmp_path, zipped):

@@ -75,9 +75,12 @@ class Options(Config):
             changes: nested as in the configuration.
 
         Raises:
-            ConfigError: without `say`, there is such a setting.
+            ConfigError: without `say`, there is such a setting, or one of the changes is another
+                on the command line.
         """
         given = {name: self._given[name] for name in Config.model_fields if name in self._given}
+        if say is None and (fixed := self._named.intersection(dotted(changes))):
+            raise ConfigError(f"{min(fixed)}: this command sets it by itself; leave it out")
         values = deep_update(given, changes)
         config = Config.model_validate(values, context={LENIENT: True})
         config._named = self._named

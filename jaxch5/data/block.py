@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
@@ -71,7 +72,7 @@ class Data:
             f"presized to {self.presize}, network input {self.size}",
             f"cache {self.cache} ({self.cache_reason})",
         ]
-        validated = set(self.source.labels[self.valid.items])
+        validated = set(np.unique(self.source.labels[self.valid.items]).tolist())
         absent = [name for k, name in enumerate(self.classes) if k not in validated]
         if absent:
             others = f" and {len(absent) - 1:,} others" if len(absent) > 1 else ""

@@ -18,6 +18,7 @@ from jaxch5.data.split import (
     column_split,
     find_column,
     folder_split,
+    names_parts,
     own_column,
     random_split,
 )
@@ -147,6 +148,17 @@ def policy_of(settings: AugmentConfig) -> Policy:
     return replace(aug_transforms(**values), **beyond)
 
 
+def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
+    column = None if settings.split == "random" else column_of(settings, source)
+    if column is None:
+        return []
+    others = [
+        name for name, values in source.columns.items() if name != column and names_parts(values)
+    ]
+    guessed = [f"split by its column {column}"] if column != settings.split_column else []
+    return guessed + [f"its column {name} splits nothing" for name in others]
+
+
 def load_data(config: Config, source: Source | None = None) -> Data:
     """Source, split, sizes and augmentation as the configuration says, ready to iterate.
 
@@ -164,9 +176,7 @@ def load_data(config: Config, source: Source | None = None) -> Data:
         if settings.on_bad == "skip":
             source = readable(source)
     check_applies(config, facts_of(settings, source))
-    column = None if settings.split == "random" else column_of(settings, source)
-    if column is not None and column != settings.split_column:
-        source = replace(source, notes=(*source.notes, f"split by its column {column}"))
+    source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
     block = DataBlock(
         source,
         split_of(settings, source),

@@ -239,14 +239,15 @@ def own_column(source: Source) -> str | None:
     """
     if (column := find_column(source, IS_VALID)) is not None:
         return column
-    found = [name for name, values in source.columns.items() if _names_parts(values)]
+    found = [name for name, values in source.columns.items() if names_parts(values)]
     if len(found) > 1:
         known = " and ".join(found)
         raise DataError(f"columns {known} name parts; say which one with --data.split-column")
     return found[0] if found else None
 
 
-def _names_parts(values: Sequence[str | bool]) -> bool:
+def names_parts(values: Sequence[str | bool]) -> bool:
+    """Whether all values are names of parts, of train and of another."""
     parts = {part_of(str(word)) for word in set(values)}
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
@@ -293,7 +294,10 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """
     train, valid = split(source)
     names = source.references
-    if shared := {names[item] for item in train} & {names[item] for item in valid}:
+    # A folder is part of its pictures' references.
+    apart = FOLDER in source.columns
+    shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
+    if shared:
         raise DataError(
             f"{min(shared)}: is both for training and for validation (and {len(shared) - 1} "
             "others); put all its rows into one part, or split by --data.split random"

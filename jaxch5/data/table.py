@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,7 +142,9 @@ def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[
     begin = 1
     try:
         for row in reader:
-            if any(cell.strip() for cell in row):
+            # Tells Excel the separator, in a line before the header.
+            told = begin == 1 and re.fullmatch("sep=.", separator.join(row))
+            if not told and any(cell.strip() for cell in row):
                 yield begin, row
             begin = reader.line_num + 1
     except csv.Error as error:

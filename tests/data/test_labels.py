@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxch5.data.labels import check_labels, numbers_of
+from jaxch5.data.labels import check_labels, look_alikes, numbers_of
 from jaxch5.data.source import Source, from_arrays
 from jaxch5.errors import DataError
 
@@ -113,3 +113,17 @@ def test_classes_have_a_name_each(classes, reason):
     if not isinstance(classes, str):
         with pytest.raises(DataError, match=reason):
             Source(tuple(classes), np.array([0, 1]), ["a.jpg", "b.jpg"], bytes)
+
+
+@given(
+    st.sampled_from(["great dane", "Bär", "Café au lait"]),
+    st.sampled_from([str.upper, lambda name: name + " ", lambda name: name.replace(" ", "_")]),
+    st.booleans(),
+)
+def test_classes_that_only_look_alike_are_named_once_as_a_pair(name, change, unseen):
+    """They stay two; a pair that differs by a letter is none."""
+    other = change(name) + "\u200b" * unseen
+    if other == name:
+        return
+    assert look_alikes([name, "cat", other]) == [(name, other)]
+    assert look_alikes([name, name + "s"]) == []

@@ -1,8 +1,16 @@
 """Sources: what one is, and the ones that need no files."""
 
+import tempfile
+import unicodedata
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jaxch5.config import Config
+from jaxch5.data.from_config import load_source
 from jaxch5.data.source import digits, from_arrays
 from jaxch5.errors import DataError
 
@@ -35,3 +43,34 @@ def test_arrays_must_fit_each_other():
         from_arrays(pictures, np.array([0, 1, 2]), ["a", "b"])
     with pytest.raises(DataError, match=r"images: is float32 \[3, 8, 8\]; should be uint8"):
         from_arrays(pictures.astype(np.float32), np.array([0, 1, 1]), ["a", "b"])
+
+
+@given(
+    forms=st.lists(st.sampled_from(["NFC", "NFD"]), min_size=4, max_size=8),
+    kind=st.sampled_from(["folder", "parts", "names", "table"]),
+)
+def test_a_class_is_one_however_its_umlaut_is_stored(forms, kind):
+    """In folders, in file names and in tables: what one system wrote, another lists otherwise."""
+    named = [unicodedata.normalize(form, "Bär") for form in forms]
+    with tempfile.TemporaryDirectory() as name:
+        root, setting = Path(name), {}
+        for number, label in enumerate([*named, "cat", "cat"]):
+            part = ("train", "valid")[number % 2]
+            file = {
+                "folder": f"{label}/{number}.png",
+                "parts": f"{part}/{label}/{number}.png",
+                "names": f"{label}_{number}.png",
+                "table": f"{number}.png",
+            }[kind]
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        if kind == "names":
+            setting = {"pattern": r"(.+)_\d+\.png"}
+        path = root
+        if kind == "table":
+            rows = [f"{number}.png,{label}\n" for number, label in enumerate([*named, "cat"])]
+            path = root / "t.csv"
+            path.write_text("image,label\n" + "".join(rows), encoding="utf-8")
+        source = load_source(Config.model_validate({"data": {"path": path, **setting}}).data)
+    assert source.classes == ("Bär", "cat")
+    assert np.bincount(source.labels)[0] == len(named)

@@ -200,6 +200,13 @@ def test_a_picture_is_found_where_exactly_one_file_fits(name, found, tmp_path):
         assert candidate in str(caught.value)
 
 
+def test_the_line_that_tells_excel_the_separator_is_no_header(table):
+    source = from_csv(table('sep=;\nimage;label\na.png;red\n"sub/b, c.png";blue\n'))
+    assert source.classes == ("blue", "red")
+    with pytest.raises(DataError, match="line 3: has 1 cell"):
+        from_csv(table("sep=;\nimage;label\na.png\n"))
+
+
 def test_a_table_that_is_no_text_is_named(tmp_path):
     file = tmp_path / "t.csv"
     file.write_bytes("image,label\na.png,red\n".encode("utf-16-le"))

@@ -58,6 +58,7 @@ def origins(variables):
     [
         ({}, {}, 1),
         ({"classes": ("cat", "dog", "bird")}, {}, 0),
+        ({"classes": ("Bär", "Kuh")}, {"classes": ("Ba\u0308r", "Kuh")}, 1),
         ({"classes": ("dog", "cat", "fish")}, {}, 0),
         ({"classes": ("cat", "dog")}, {}, 0),
         ({}, {"classes": None}, 0),

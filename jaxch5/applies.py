@@ -206,15 +206,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "fit.pct_start": (_CYCLES,),
     "fit.div": (_one_of("fit.schedule", "one_cycle", "fine_tune", "triangular"),),
-    "fit.div_final": (_one_of("fit.schedule", "one_cycle", "flat_cosine"),),
+    "fit.div_final": (_CYCLES,),
     "fit.moms": (
         Rule(
             lambda situation: (
-                situation.values["fit.schedule"] == "one_cycle"
+                situation.values["fit.schedule"] in ("one_cycle", "fine_tune")
                 or len(set(situation.values["fit.moms"])) == 1
             ),
             lambda situation: (
-                "goes with fit.schedule = one_cycle; the momentum of "
+                "goes with fit.schedule = one_cycle or fine_tune; the momentum of "
                 f"{situation.values['fit.schedule']} stays, so that its three values are one"
             ),
         ),

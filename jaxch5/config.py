@@ -55,8 +55,12 @@ MAY_CHANGE = (
 MAX_PIXELS = 80_000_000
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
-# What differs where pretrained weights are fine-tuned.
-FINE_TUNE: dict[str, Any] = {"pct_start": 0.3, "div": 5.0}
+# What differs under some schedules, and for some ways to mix: the defaults of their functions.
+OF_SCHEDULE: dict[str, dict[str, Any]] = {
+    "fine_tune": {"pct_start": 0.3, "div": 5.0},
+    "flat_cosine": {"pct_start": 0.75},
+}
+OF_MIX: dict[str, dict[str, Any]] = {"cutmix": {"mix_alpha": 1.0}}
 # Of a validation's context: settings that do nothing are let pass.
 LENIENT = "lenient"
 
@@ -105,10 +109,18 @@ def idle_settings(
             field = model.model_fields[part]
             model = field.annotation
         section, name = key.split(".")
-        others = (PICTURES.get(section, {}), FINE_TUNE if section == "fit" else {})
+        by_choice = {"fit": OF_SCHEDULE, "augment": OF_MIX}.get(section, {})
+        others = (PICTURES.get(section, {}), *by_choice.values())
         return [field.default, *(other[name] for other in others if name in other)]
 
     return idle(Situation(values, pictures, devices), defaults_of, settings.named)
+
+
+def _with_defaults(values: Any, choice: str, defaults: dict[str, dict[str, Any]]) -> Any:
+    """What was given for a section, over the defaults that go with a choice in it."""
+    if not isinstance(values, dict):
+        return values
+    return defaults.get(str(values.get(choice)), {}) | values
 
 
 class DataConfig(Section):
@@ -283,8 +295,16 @@ class AugmentConfig(Section):
         "none", description="pairs of a batch's pictures become one, and so do their labels"
     )
     mix_alpha: float = Field(
-        0.4, gt=0, le=10, description="of the Beta distribution of a pair's shares"
+        0.4,
+        gt=0,
+        le=10,
+        description="of the Beta distribution of a pair's shares; 1 with cutmix",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_mix(cls, values: Any) -> Any:
+        return _with_defaults(values, "mix", OF_MIX)
 
 
 class ModelConfig(Section):
@@ -350,8 +370,8 @@ class FitConfig(Section):
         0.25,
         gt=0,
         lt=1,
-        description="share of the steps in which the rate rises; 0.3 with "
-        "fine_tune; with flat_cosine, in which it stays",
+        description="share of the steps in which the rate rises; 0.3 with fine_tune; with "
+        "flat_cosine 0.75, in which it stays",
     )
     div: float = Field(25.0, ge=1, description="the first rate is lr / div; 5 with fine_tune")
     div_final: float = Field(1e5, ge=1, description="the last rate is lr / div_final")
@@ -401,8 +421,15 @@ class FitConfig(Section):
         False, description="share the optimizer's moments out among the devices of a process"
     )
     keep_best: bool = Field(
-        False, description="end with the weights of the most accurate epoch, not of the last"
+        False,
+        description="end with the weights of the best epoch (the highest accuracy, then the lowest "
+        "validation loss), not of the last",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schedule(cls, values: Any) -> Any:
+        return _with_defaults(values, "schedule", OF_SCHEDULE)
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:
@@ -456,8 +483,15 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _defaults(cls, values: Any) -> Any:
         """What depends on where the pictures and the weights come from."""
+        if not isinstance(values, dict):
+            return values
+        values = {
+            # Of a section that was made before, what was given for it.
+            name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+            for name, value in values.items()
+        }
         data, model, fit = (values.get(name, {}) for name in ("data", "model", "fit"))
         if not all(isinstance(section, dict) for section in (data, model, fit)):
             return values
@@ -465,8 +499,7 @@ class Config(Section):
             values = deep_update(PICTURES, values)
         pretrained = values.get("model", {}).get("weights", "none") != "none"
         schedule = fit.get("schedule", "fine_tune" if pretrained else "one_cycle")
-        defaults = {"schedule": schedule} | (FINE_TUNE if schedule == "fine_tune" else {})
-        return deep_update({"fit": defaults}, values)
+        return deep_update({"fit": {"schedule": schedule}}, values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

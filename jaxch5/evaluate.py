@@ -46,6 +46,7 @@ class EvaluateOptions(Options):
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Prints tables, writes figures and a list of suspect labels; returns the figures' numbers."""
     from jaxch5.data.from_config import load_data, load_source
+    from jaxch5.data.source import remarks
     from jaxch5.insight.metrics import metric_of
     from jaxch5.interpretation import interpretation_of
     from jaxch5.predictor import load_learner
@@ -90,6 +91,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         print_line(console, f"{name:<18} {score:.4f}")
     for actual, predicted, count in confused[:CONFUSED_SHOWN]:
         print_line(console, f"{count:>5}  {actual} taken for {predicted}")
+    for remark in remarks(source):
+        print_line(console, remark)
     print_line(console, f"figures  {out}")
     return {
         **scores,

@@ -6,6 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,15 @@ from jaxch5.errors import DataError
 from jaxch5.text import printable
 
 if TYPE_CHECKING:
+    from jaxch5.data.listing import PassedOver
     from jaxch5.predictor import Prediction
 
 
 class PredictOptions(Options):
     """Say what is on pictures: path, class, probability and runner-up, a line for each.
 
-    Exit status 1 if a picture could not be read; the others are predicted all the same.
+    Exit status 1 if a picture could not be read; the others are predicted all the same. What a
+    folder holds beside pictures is counted on standard error.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
@@ -37,6 +40,7 @@ class PredictOptions(Options):
 
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Prints a line a picture; returns what it printed."""
+    from jaxch5.data.listing import described
     from jaxch5.predictor import load_learner
     from jaxch5.training.process import prepare_process
 
@@ -64,7 +68,15 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         if not options.json_output:
             cells = [name, *(f"{label} {share:.4f}" for label, share in likely)]
             print("\t".join(map(printable, cells)))
-    return {"predictions": results, FAILED: failed}
+    passed_over = dict(passed_over_in(options.pictures))
+    for folder, reasons in passed_over.items():
+        line = printable(f"{folder}: passed over: {described(reasons)}")
+        print(f"python -m jaxch5.predict: {line}", file=sys.stderr)
+    named = {
+        folder: {reason.text(): paths for reason, paths in reasons.items()}
+        for folder, reasons in passed_over.items()
+    }
+    return {"predictions": results, "passed_over": named, FAILED: failed}
 
 
 def range_of(found: Sequence[tuple[str, str | bytes | DataError]]) -> tuple[str, str]:
@@ -103,17 +115,29 @@ def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes | DataE
             yield name, error
 
 
+def passed_over_in(names: Iterable[str]) -> Iterator[tuple[str, PassedOver]]:
+    """What in each folder is no picture, by reason."""
+    from jaxch5.data.listing import list_folder
+
+    for name in dict.fromkeys(names):
+        with suppress(OSError):
+            if passed_over := list_folder(Path(name)).passed_over:
+                yield name, passed_over
+
+
 def _named(name: str) -> Iterator[tuple[str, str | bytes]]:
-    from jaxch5.data.folder import find_pictures
-    from jaxch5.data.formats import SUFFIXES
+    from jaxch5.data.listing import list_folder
 
     if name == "-":
         yield from _of_standard_input(sys.stdin.buffer.read())
         return
     if Path(name).is_dir():
-        files = [os.path.join(name, file) for file in find_pictures(Path(name))]
+        try:
+            files = [os.path.join(name, file) for file in list_folder(Path(name)).pictures]
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from None
         if not files:
-            raise DataError(f"{name}: holds no pictures ({', '.join(SUFFIXES)})")
+            raise DataError(f"{name}: holds no pictures that can be read")
     elif not Path(name).exists() and glob.has_magic(name):
         files = sorted(glob.glob(name, recursive=True))
         if not files:

@@ -262,6 +262,20 @@ def test_the_command_has_a_line_a_picture(trained, pictures, held_out, capsys):
         assert float(first.split()[1]) >= float(second.split()[1])
 
 
+def test_what_a_folder_holds_beside_pictures_is_counted(trained, pictures, tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes((pictures / "red" / "0.jpg").read_bytes())
+    (tmp_path / "2.jpg.part").write_bytes((pictures / "red" / "1.jpg").read_bytes())
+    (tmp_path / "notes.txt").write_text("about it")
+    status, out, err = predicted(capsys, trained[0], tmp_path)
+    assert (status, len(out.splitlines())) == (0, 1)
+    (line,) = err.splitlines()
+    for part in (str(tmp_path), "1 file of another kind", "1 picture without", "2.jpg.part"):
+        assert part in line
+    _, out, _ = predicted(capsys, trained[0], tmp_path, "--json")
+    listed = json.loads(out)["passed_over"][str(tmp_path)]
+    assert sorted(sum(listed.values(), [])) == ["2.jpg.part", "notes.txt"]
+
+
 def test_a_bad_picture_is_one_error_line_and_the_rest_go_on(trained, held_out, tmp_path, capsys):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"")

@@ -17,7 +17,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.image import presize
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
-from jaxch5.errors import ConfigError, TrainingError, WeightsError
+from jaxch5.errors import ConfigError, DataError, TrainingError, WeightsError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.models.resnet import create_model
@@ -335,3 +335,10 @@ def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(com
         with pytest.raises(WeightsError, match=reason) as error:
             load_learner(file, model=model)
         assert "\n" not in str(error.value)
+
+
+def test_one_class_is_nothing_to_learn():
+    """All of it would be right, from the first epoch on."""
+    alike = from_arrays(np.zeros((40, 8, 8), np.uint8), np.zeros(40, int), ["dark"])
+    with pytest.raises(DataError, match="has one class, dark; a classifier needs two"):
+        learner(alike)

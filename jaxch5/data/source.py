@@ -222,6 +222,8 @@ def from_arrays(
     """
     numbers = numbers_of(labels, classes)
     pictures = as_images(images)
+    if not len(pictures):
+        raise DataError("from_arrays: there are no images")
     if len(pictures) != len(numbers):
         raise DataError(f"from_arrays: {len(pictures)} images but {len(numbers)} labels")
 

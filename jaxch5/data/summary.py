@@ -17,6 +17,7 @@ from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
 from jaxch5.data.decode import decode, look_at
 from jaxch5.data.image import canvas_shape, presize
+from jaxch5.data.picture import read_picture
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks
 from jaxch5.errors import DataError
@@ -62,7 +63,8 @@ def summarize(data: Data) -> Iterator[str]:
             header = look_at(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
     else:
-        picture = content
+        with stage("decode"):
+            picture = read_picture(content, name_of(source, item), reading=source.reading)
         yield f"read      {_shape(picture)}"
     with stage("presize"):
         canvas, frame = presize(picture, data.presize)
@@ -150,7 +152,8 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
             sizes.append(header.size)
             profiles.append(header.profile)
         else:
-            sizes.append(content.shape[1::-1])
+            pixels = read_picture(content, source.references[item], reading=source.reading)
+            sizes.append(pixels.shape[1::-1])
     short = np.min(sizes, axis=1)
     aspect = np.max(sizes, axis=1) / short
     yield (

@@ -74,3 +74,5 @@ def test_a_class_is_one_however_its_umlaut_is_stored(forms, kind):
         source = load_source(Config.model_validate({"data": {"path": path, **setting}}).data)
     assert source.classes == ("Bär", "cat")
     assert np.bincount(source.labels)[0] == len(named)
+    with pytest.raises(DataError, match="there are no images"):
+        from_arrays([], [], ["a", "b"])

@@ -512,14 +512,9 @@ class Learner:
     @property
     def _classifier(self) -> Predictor:
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
-        about = About(
-            self._about()["arch"],
-            getattr(self.model, "head", ""),
-            self.recipe.precision,
-            self.data.presize,
-            self.data.size,
-            *self.data.source.reading,
-        )
+        network = name_of(self.model), getattr(self.model, "head", ""), self.recipe.precision
+        data = self.data
+        about = About(*network, data.presize, data.size, *data.source.reading)
         of: tuple[Any, ...] = (self.model, {}, self.data.classes, self.normalization, about)
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)
@@ -536,8 +531,7 @@ class Learner:
             DataError: it cannot be read.
         """
         # Not copied: the state stays for as long as this takes.
-        variables = on_one_device(self.state.variables)
-        return self._classifier.with_variables(variables).predict(picture)
+        return self._classifier.with_variables(on_one_device(self.state.variables)).predict(picture)
 
     def export(self, path: str | Path, format: str = "safetensors") -> None:
         """Writes the classifier as one file.
@@ -559,8 +553,6 @@ class Learner:
 
     def save(self, path: str | Path) -> None:
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
-
-        To load a module of one's own, `load_learner` is given the module too.
 
         Args:
             path: of the file.

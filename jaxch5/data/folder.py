@@ -84,10 +84,13 @@ def from_folder(
             f"{root}: {found.references[loose]} is in no class folder; "
             f"{where_classes_are(root, folders)}{_above(root)}"
         )
-    if len(set(classes)) == 1 and any(name.count("/") > 1 for name in found.names):
+    if len(set(classes)) == 1:
+        inner = found.parts[0] and f"{found.parts[0]}/"
+        ways = where_classes_are(root, [], [f"{inner}{classes[0]}"])
+        if any(name.count("/") > 1 for name in found.names):
+            ways = f"if its folders are the classes, use --data.path {root / inner / classes[0]}"
         raise DataError(
-            f"{root}: holds one class only, {classes[0]}; a classifier needs two; if the folders "
-            f"in it are the classes, name it: --data.path {root / found.parts[0] / classes[0]}"
+            f"{root}: holds one class only, {classes[0]}; a classifier needs two; {ways}"
         )
     passed_over = joined(("", found.passed_over), ("", {EMPTY: found.empty}))
     found = found._replace(passed_over=passed_over)

@@ -141,15 +141,22 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     return (f"{shown} {are} taken for {'a class' if len(parts) == 1 else 'classes'}",)
 
 
-def where_classes_are(root: Path, folders: Sequence[str] = ()) -> str:
-    """The ways out where no folder tells a class: a table that is there, names, class folders."""
-    tables = [place for folder in ("", *folders) for place in ending_in(root / folder, TABLES)]
+def where_classes_are(root: Path, parts: Sequence[str], others: Sequence[str] = ()) -> str:
+    """The ways out where no folder tells a class: a table that is there, names, class folders.
+
+    Args:
+        root: the set's folder.
+        parts: folders in it that are called like parts of a set.
+        others: folders in it that may hold tables as well.
+    """
+    folders = ("", *parts, *others)
+    tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]
     ways = ["--data.pattern, where file names tell the class", "a folder for each class"]
     if tables:
         more = f" (or {', '.join(tables[1:3])})" if tables[1:] else ""
         ways.insert(0, f"--data.path {tables[0]}{more}, with --data.root for where its paths begin")
-    if folders:
-        ways.append(f"--data.train . if {' and '.join(folders)} are classes")
+    if len(parts) > 1:
+        ways.append(f"--data.train . if {' and '.join(parts)} are classes")
     return "use " + "; or ".join(ways)
 
 

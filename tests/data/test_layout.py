@@ -154,6 +154,12 @@ def test_one_level_too_high_or_too_low(tmp_path):
     assert f"--data.path {tmp_path / 'photos'}" in message
 
 
+@pytest.mark.parametrize("table", ["labels.csv", "images/labels.csv"])
+def test_a_table_beside_one_folder_of_pictures_is_named(tmp_path, table):
+    put(tmp_path, "images/1.png", "images/2.png", table)
+    assert f"--data.path {tmp_path / table}" in complaint(from_folder, tmp_path)
+
+
 def test_the_validation_folder_beside_is_said(tmp_path):
     put(tmp_path, *(f"{part}/{name}/1.png" for part in ("train", "val") for name in "ab"))
     (note,) = from_folder(tmp_path / "train").notes

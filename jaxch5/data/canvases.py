@@ -14,8 +14,8 @@ from rich.console import Console
 
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.source import Source, read_pixels
-from jaxch5.errors import ConfigError
+from jaxch5.data.source import Source, read_pixels, without_bad
+from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import progress_bar
 
 
@@ -56,7 +56,11 @@ class Canvases:
         return self._images[items], self._frames[items]
 
     def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        return presize(read_pixels(self.source, item, min_side=self.size), self.size)
+        try:
+            picture = read_pixels(self.source, item, min_side=self.size)
+        except DataError as error:
+            raise without_bad(error) from None
+        return presize(picture, self.size)
 
     def to_device(self, console: Console | None = None) -> None:
         """Makes all pictures and keeps them on the default device, and no longer in memory.

@@ -79,10 +79,7 @@ def decode(
     except Exception as error:
         # Decoders raise whatever a broken file leads them to.
         reason = f"cannot be decoded ({printable(str(error)) or type(error).__name__})"
-    raise DataError(
-        f"{reference}: {reason}; mend the file or remove it; --data.on-bad skip leaves such files "
-        "out of a set"
-    )
+    raise DataError(f"{reference}: {reason}; fix the file or remove it")
 
 
 def decode_opened(

@@ -93,7 +93,7 @@ def fetch_links(
         shown = "; ".join(f"{link}: {reason}" for link, reason in failures.items())
         raise DataError(
             f"{shown} (of {len(missing)} links to fetch; what was fetched is kept; "
-            "mend the links or remove their rows)"
+            "fix the links or remove their rows)"
         )
     return files
 

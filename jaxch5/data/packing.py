@@ -26,7 +26,14 @@ from jaxch5.data.packed import (
     read_index,
 )
 from jaxch5.data.parallel import in_order
-from jaxch5.data.source import Source, check_presize, read_pixels, select, with_range
+from jaxch5.data.source import (
+    Source,
+    check_presize,
+    read_pixels,
+    select,
+    with_range,
+    without_bad,
+)
 from jaxch5.data.store import Store, sha256_of
 from jaxch5.errors import DataError
 from jaxch5.text import progress_bar
@@ -162,7 +169,7 @@ def _write_shard(
                 elif skip_bad:
                     skipped[place] = str(content)
                 else:
-                    raise content
+                    raise without_bad(content)
                 advance()
             writer.close()
         except RuntimeError as error:

@@ -111,6 +111,11 @@ def read_pixels(
     return read_picture(source.read(item), name_of(source, item), min_side, source.reading)
 
 
+def without_bad(error: DataError) -> DataError:
+    """What is wrong with an item, and how the others of its set are used without it."""
+    return DataError(f"{error}; --data.on-bad skip leaves such pictures out of the set")
+
+
 def with_range(source: Source, read_all: bool = False) -> Source:
     """The source with what its pictures of more than 8 bits are taken for, if it has any.
 
@@ -179,7 +184,7 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
     counts = np.bincount(labels, minlength=len(source.classes))
     if not counts.all():
         name = source.classes[int(np.argmin(counts))]
-        raise DataError(f"class {name} has no picture left; remove the class or mend its pictures")
+        raise DataError(f"class {name} has no picture left; remove the class or fix its pictures")
     file = source.file
     return replace(
         source,

@@ -19,7 +19,7 @@ from jaxch5.data.decode import decode, look_at
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.picture import read_picture
 from jaxch5.data.profiles import load_profile, profile_name
-from jaxch5.data.source import Source, name_of, remarks
+from jaxch5.data.source import Source, name_of, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.text import printable
 
@@ -145,9 +145,10 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
             try:
                 header = look_at(content)
             except Exception as error:
-                raise DataError(
-                    f"{source.references[item]}: cannot be opened ({error}); "
-                    "python -m jaxch5.verify lists all such files"
+                reason = printable(str(error)) or "no picture in a known format"
+                line = f"{source.references[item]}: cannot be opened ({reason})"
+                raise without_bad(
+                    DataError(f"{line}; python -m jaxch5.verify lists all such files")
                 ) from None
             sizes.append(header.size)
             profiles.append(header.profile)

@@ -1,0 +1,224 @@
+"""What messages and pages tell somebody to do is there to be done."""
+
+import ast
+import importlib
+import io
+import json
+import re
+import tomllib
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import jaxch5
+from jaxch5.__main__ import commands
+from jaxch5.cli import Options, parse
+
+PACKAGE = Path(jaxch5.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += [*sorted((ROOT / "configs").glob("*.toml")), *sorted((ROOT / "notebooks").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COMMANDS = [name.removeprefix("python -m jaxch5.").split()[0] for name in commands()]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)?(?<!-)(?!\w|-|\.\{)")
+ERRORS = {name for name in vars(importlib.import_module("jaxch5.errors")) if "Error" in name}
+# Of a message, what stands for a value.
+VALUE = "{}"
+
+
+def text_of(node):
+    """The text of a string, with `{}` for what is put into it; None where it is none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
+        return "".join(map(str, parts))
+    return None
+
+
+@cache
+def strings(file):
+    """Every string of a module: docstrings, messages and whatever else is text."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    within = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if part is not node
+    }
+    nodes = (node for node in ast.walk(tree) if id(node) not in within)
+    return [text for node in nodes if (text := text_of(node)) is not None]
+
+
+@cache
+def texts():
+    """Everything that a person is told, by the file that tells it."""
+    found = {str(file.relative_to(ROOT)): strings(file) for file in MODULES}
+    found |= {str(page.relative_to(ROOT)): [page.read_text(encoding="utf-8")] for page in PAGES}
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        found[str(notebook.relative_to(ROOT))] = ["".join(cell["source"]) for cell in cells]
+    return found
+
+
+def options_of(command):
+    """The class of a command's options."""
+    module = importlib.import_module(f"jaxch5.{command}")
+    (found,) = {
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, Options) and one.__module__ == module.__name__
+    } or {Options}
+    return found
+
+
+@cache
+def options(command):
+    """The options of a command, as they are given."""
+    said = io.StringIO()
+    with redirect_stdout(said), suppress(SystemExit):
+        parse(options_of(command), ["--help"], command)
+    return set(OPTION.findall(said.getvalue()))
+
+
+@cache
+def imports(file):
+    """A module with those of ours that it imports, within functions too."""
+    named = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    paths = {ROOT / Path(*name.split(".")).with_suffix(".py") for name in named}
+    return {file} | paths & set(MODULES)
+
+
+def names_in(node):
+    """Names, and attributes: of a module as they are, of what may be an object with a dot."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Name):
+            yield one.id
+        elif isinstance(one, ast.Attribute):
+            yield f".{one.attr}"
+            if isinstance(one.value, ast.Name):
+                yield f"{one.value.id}.{one.attr}"
+
+
+@cache
+def parts():
+    """Functions, classes and constants by where they stand: what they name, and are called."""
+    found = {}
+    for file in MODULES:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+            names = [getattr(node, "name", None), *(getattr(one, "id", None) for one in targets)]
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            called = {f".{one.name}" for one in methods if isinstance(one, ast.FunctionDef)}
+            for name in filter(None, names):
+                called |= {name, f"{file.stem}.{name}"}
+                found[file, name] = (set(names_in(node)), called, node)
+    return found
+
+
+@cache
+def reached_by(command):
+    """The parts that a command reaches, by the names that it names."""
+    found, left = set(), {part for part in parts() if part[0] == PACKAGE / f"{command}.py"}
+    while left:
+        found |= left
+        left = {
+            part
+            for origin in left
+            for part, (_, names, _) in parts().items()
+            if part[0] in imports(origin[0]) and names & parts()[origin][0]
+        } - found
+    return found
+
+
+def messages_of(tree):
+    """What the errors of some code say to a person."""
+    return [
+        text
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS
+        for argument in node.args
+        for part in ast.walk(argument)
+        if (text := text_of(part)) is not None
+    ]
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_an_option_that_is_named_is_there(file):
+    known = set().union(*map(options, COMMANDS))
+    assert {option for text in strings(file) for option in OPTION.findall(text)} <= known
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_message_names_options_of_the_command_that_prints_it(command):
+    """Or the command whose they are."""
+    for part in sorted(reached_by(command)):
+        for message in messages_of(parts()[part][2]):
+            named = re.sub(r"python -m jaxch5\.\w+[^;:]*", "", message)
+            assert set(OPTION.findall(named)) <= options(command), (part[1], message)
+
+
+def command_lines(text):
+    """The commands of a page: what is called, and its arguments."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"python -m jaxch5\.(\w+)([^`\n#|;&]*)", joined)
+    # Where a page says how one is written, or called.
+    return [line for line in found if line[0] not in ("command", "NAME")]
+
+
+@pytest.mark.parametrize("file", sorted(texts()))
+def test_a_command_that_is_named_is_there_and_has_its_options(file):
+    for text in texts()[file]:
+        for command, arguments in command_lines(text):
+            assert command in COMMANDS, command
+            assert set(OPTION.findall(arguments)) <= options(command), (command, arguments)
+
+
+@pytest.mark.parametrize("file", sorted(texts()))
+def test_an_option_that_a_page_names_is_there(file):
+    """Those with a dot are settings, of every command; a setting that is on has a --no-."""
+    for text in texts()[file]:
+        dotted = {option for option in OPTION.findall(text) if "." in option}
+        assert {option.replace("--no-", "--", 1) for option in dotted} <= options("train")
+
+
+@pytest.mark.parametrize("file", sorted(texts()))
+def test_an_extra_that_is_to_be_installed_can_be(file):
+    """From a clone; no index has a package of this name."""
+    for text in texts()[file]:
+        assert "jaxch5[" not in text
+        for extra in re.findall(r"'\.\[([\w,-]+)\]'", text):
+            assert set(extra.split(",")) <= set(EXTRAS)
+
+
+@pytest.mark.parametrize("file", sorted(texts()))
+def test_a_name_of_ours_is_exported(file):
+    for text in texts()[file]:
+        assert set(re.findall(r"\bjx\.(\w+)", text)) <= set(jaxch5.__all__)
+
+
+# Only Python's callers meet these: arrays, losses and modules of one's own are given there.
+PYTHON_ALONE = {"data/labels.py", "learner.py", "losses.py", "training/reduction.py"}
+# A call, or a public name that is no word of the language.
+CODE = re.compile(
+    r"\bjx\.|\bjaxch5\.[A-Z]|\w\(\)|\.\w+\("
+    + "".join(rf"|\b{name}\b" for name in sorted(jaxch5.__all__) if "_" in name)
+)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_message_that_a_command_prints_names_no_function(file):
+    if str(file.relative_to(PACKAGE)) in PYTHON_ALONE:
+        return
+    for message in messages_of(ast.parse(file.read_text(encoding="utf-8"))):
+        # The place itself, which is Python's alone; the value of a setting.
+        message = message.removeprefix("from_arrays: ").replace("fit.loss = cross_entropy", "")
+        assert not CODE.search(message), message

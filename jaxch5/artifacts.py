@@ -27,7 +27,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
     if is_own(arch):
         raise ConfigError(
             f"format = safetensors: has torchvision's names, and {arch} is a module of one's own; "
-            "choose learner, for load_learner(path, model=...), or stablehlo"
+            "choose stablehlo, or learner, which load_learner(path, model=...) loads in Python"
         )
     return _safetensors(export_state_dict(predictor.variables, arch), predictor, {})
 

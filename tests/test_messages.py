@@ -40,10 +40,8 @@ def text_of(node):
     return None
 
 
-@cache
-def strings(file):
-    """Every string of a module: docstrings, messages and whatever else is text."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def strings_in(tree):
+    """Every string of some code, each once."""
     within = {
         id(part)
         for node in ast.walk(tree)
@@ -53,6 +51,12 @@ def strings(file):
     }
     nodes = (node for node in ast.walk(tree) if id(node) not in within)
     return [text for node in nodes if (text := text_of(node)) is not None]
+
+
+@cache
+def strings(file):
+    """Every string of a module: docstrings, messages and whatever else is text."""
+    return strings_in(ast.parse(file.read_text(encoding="utf-8")))
 
 
 @cache
@@ -146,8 +150,7 @@ def messages_of(tree):
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS
         for argument in node.args
-        for part in ast.walk(argument)
-        if (text := text_of(part)) is not None
+        for text in strings_in(argument)
     ]
 
 
@@ -206,7 +209,13 @@ def test_a_name_of_ours_is_exported(file):
 
 
 # Only Python's callers meet these: arrays, losses and modules of one's own are given there.
-PYTHON_ALONE = {"data/labels.py", "learner.py", "losses.py", "training/reduction.py"}
+PYTHON_ALONE = {
+    "data/labels.py",
+    "data/picture.py",
+    "learner.py",
+    "losses.py",
+    "training/reduction.py",
+}
 # A call, or a public name that is no word of the language.
 CODE = re.compile(
     r"\bjx\.|\bjaxch5\.[A-Z]|\w\(\)|\.\w+\("
@@ -221,4 +230,4 @@ def test_a_message_that_a_command_prints_names_no_function(file):
     for message in messages_of(ast.parse(file.read_text(encoding="utf-8"))):
         # The place itself, which is Python's alone; the value of a setting.
         message = message.removeprefix("from_arrays: ").replace("fit.loss = cross_entropy", "")
-        assert not CODE.search(message), message
+        assert "in Python" in message or not CODE.search(message), message

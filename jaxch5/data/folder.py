@@ -82,7 +82,7 @@ def from_folder(
         folders = [part for part in parts.all if part]
         raise DataError(
             f"{root}: {found.references[loose]} is in no class folder; "
-            f"{where_classes_are(root, folders)}{_above(root)}"
+            f"{where_classes_are(root, folders)}{'' if folders else _above(root)}"
         )
     if len(set(classes)) == 1:
         inner = found.parts[0] and f"{found.parts[0]}/"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import traceback
@@ -18,7 +17,7 @@ from rich.console import Console
 from jaxch5.command_line import command_line
 from jaxch5.config import LENIENT, SOURCES, Config, check_applies, idle_in, idle_settings
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.files import DRAWN_BY, write_file
+from jaxch5.files import DRAWN_BY, to_json, write_file
 from jaxch5.libraries import empty_is_unset, silent
 from jaxch5.settings import deep_update, dotted, explain, known_keys, read_toml, to_toml, without
 from jaxch5.text import print_line, printable
@@ -260,14 +259,14 @@ def _run(
         parsed = parse(options, argv, prog)
         if parsed.print_config:
             settings = parsed.settings()
-            as_json = json.dumps(settings.model_dump(mode="json", exclude_none=True)) + "\n"
+            as_json = to_json(settings.model_dump(mode="json", exclude_none=True)) + "\n"
             print(as_json if parsed.json_output else to_toml(settings), end="")
         else:
             result = command(parsed)
             failed = result.pop(FAILED, False)
             # Of several processes that train together, one has it.
             if parsed.json_output and result:
-                print(json.dumps(result))
+                print(to_json(result))
         # What cannot be written should be found here, where it is still one line and a status.
         sys.stdout.flush()
         return int(failed)

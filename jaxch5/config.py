@@ -53,6 +53,8 @@ MAY_CHANGE = (
 )
 # Decoding one of so many takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
+# Where the pictures are, which a run with a record of them knows again by their names.
+MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
 # What differs under some schedules, and for some ways to mix: the defaults of their functions.

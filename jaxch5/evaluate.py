@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run, save_figure
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, DataError
+from jaxch5.settings import differing
 from jaxch5.text import print_line, print_row
 
 if TYPE_CHECKING:
+    from jaxch5.config import Config
+    from jaxch5.data.scoring import Scored
     from jaxch5.data.source import Source
 
 METRICS = ("accuracy", "error_rate", "top_5", "precision", "recall", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
+# Settings of the data that decide neither which pictures are scored nor how.
+OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
+# Those by which the run's pictures were split and its network reads them.
+OF_THE_RUN = (
+    *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
+    *("presize", "size"),
+)
 
 
 class EvaluateOptions(Options):
     """Say how good a trained classifier is, and where it is wrong.
 
-    On the run's validation pictures; or, with --data.path, on all pictures that it names, whose
-    classes are the run's.
+    On the pictures that the run validated, as it recorded them; --data.path names where they are
+    now. A set that is another one, and not the run's in another place, is scored as a whole.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
     out: Path | None = Field(
         None, description="folder for the figures and for suspects.csv; without it, RUN/evaluation"
+    )
+    pictures: Literal["validated", "all"] | None = Field(
+        None,
+        description="validated: those that the run validated and that are still there; all: those "
+        "that it was trained on too; without it, validated where the set is the run's own",
     )
     min_val: int = Field(1, ge=1, description="smallest count of a confusion that is listed")
 
@@ -40,13 +55,16 @@ class EvaluateOptions(Options):
         """The run brings its settings."""
         from jaxch5.training.rundir import open_run
 
+        if "config" in given:
+            raise ConfigError("--config: does not go together with a run, which brings its own")
         return open_run(Path(given["run"]))[0].config_file
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Prints tables, writes figures and a list of suspect labels; returns the figures' numbers."""
-    from jaxch5.data.from_config import load_data, load_source
-    from jaxch5.data.source import remarks
+    from jaxch5.data.pictures import with_classes
+    from jaxch5.data.source import remarks, take
+    from jaxch5.data.verify import unreadable
     from jaxch5.insight.metrics import metric_of
     from jaxch5.interpretation import interpretation_of
     from jaxch5.predictor import load_learner
@@ -56,14 +74,24 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     prepare_process()
     console = options.console()
     directory, recorded = open_run(options.run)
-    predictor, config = load_learner(options.run), options.settings()
-    if config.data == recorded.data:
-        data = load_data(config)
-        source, items = data.source, data.valid.items
-    else:
-        source = with_classes(load_source(config.data), predictor.classes)
-        items = np.arange(len(source))
-    probabilities = predictor.probabilities_of(source, items)
+    config = options.settings()
+    check_settings(config, recorded, directory.config_file)
+    predictor = load_learner(options.run)
+    source, scored = chosen(options, config, recorded)
+    source, counts, line = take(source, scored.items), scored.counts, scored.line
+    if config.data.on_bad == "skip" and (bad := unreadable(source)):
+        readable = [item for item, name in enumerate(source.references) if name not in bad]
+        counts = {**counts, "unreadable": len(source) - len(readable)}
+        line += f"; {counts['unreadable']:,} cannot be read and are left out"
+        source = take(source, readable)
+    print_line(console, line)
+    if not len(source):
+        raise DataError(f"{options.run}: there is no picture to score")
+    source = with_classes(source, predictor.classes)
+    items = np.arange(len(source))
+    given = config.data.batch_size != recorded.data.batch_size
+    rows = {"batch_size": config.data.batch_size} if given else {}
+    probabilities = predictor.probabilities_of(source, items, **rows)
     interp = interpretation_of(source, items, probabilities, source.labels[items])
 
     scores = {
@@ -87,6 +115,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     head, *lines = str(report).splitlines()
     for line in (head, *lines):
         print_row(console, line, head)
+    if report.absent:
+        print_line(console, f"no pictures of: {', '.join(report.absent)}")
     for name, score in scores.items():
         print_line(console, f"{name:<18} {score:.4f}")
     for actual, predicted, count in confused[:CONFUSED_SHOWN]:
@@ -97,7 +127,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     return {
         **scores,
         "pictures": len(interp),
+        "scored": {"part": scored.part, **counts},
         "classes": list(interp.classes),
+        "absent": list(report.absent),
         "confusion_matrix": interp.confusion_matrix().tolist(),
         "most_confused": confused,
         "figures": str(out),
@@ -112,21 +144,57 @@ def unused(path: Path) -> Path:
     return candidate
 
 
-def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
-    """The source with its labels as places in other class names.
+def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[Source, Scored]:
+    """The pictures that the options name, and which of them are scored.
 
     Raises:
-        ConfigError: a class of the source is not among them.
+        ConfigError: the run has no record of the pictures that it validated, and they are asked
+            for.
+        DataError: there are no pictures to score.
     """
-    from dataclasses import replace
+    from jaxch5.data.from_config import load_source, split_of
+    from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.data.scoring import holds_own, score_all, score_drawn_again, score_validated
+    from jaxch5.data.source import leave_out
+    from jaxch5.training.rundir import RunDir, read_skipped
 
-    unknown = [name for name in source.classes if name not in classes]
-    if unknown:
-        raise ConfigError(
-            f"data: class {unknown[0]} is none that the run knows ({', '.join(classes)})"
-        )
-    places = np.array([classes.index(name) for name in source.classes], np.int32)
-    return replace(source, classes=classes, labels=places[source.labels])
+    run, source = RunDir(options.run), load_source(config.data)
+    pictures, data = read_pictures(run.pictures_file), config.data
+    where = str(data.path or data.tfds or data.archive or "the digits")
+    elsewhere = any(key not in OF_READING for key in differing(data, recorded.data))
+    if pictures is None:
+        if options.pictures == "validated":
+            raise ConfigError(
+                f"{options.run}: has no {run.pictures_file.name}, which says what it validated; "
+                "name --pictures all, or train again"
+            )
+        if elsewhere or options.pictures == "all":
+            return source, score_all(len(source), None, None, where)
+        if skipped := read_skipped(run):
+            source = leave_out(source, skipped)
+        return source, score_drawn_again(split_of(data, source)(source)[1])
+    found = find(pictures, pictures_of(source))
+    which = options.pictures
+    if which is None:
+        which = "validated" if not elsewhere or holds_own(pictures, found) else "all"
+    if which == "all":
+        return source, score_all(len(source), pictures, found, where)
+    return source, score_validated(pictures, found, where)
+
+
+def check_settings(config: Config, recorded: Config, file: Path) -> None:
+    """Makes sure that nothing is asked for that is the run's own.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for key in differing(config, recorded):
+        section, _, name = key.partition(".")
+        if section != "data" or name in OF_THE_RUN:
+            raise ConfigError(
+                f"{key}: a run is evaluated as {file} says; what names pictures (--data.path and "
+                "the like), --data.on-bad, --data.batch-size and --pictures may be chosen"
+            )
 
 
 def main() -> int:

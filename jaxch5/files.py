@@ -1,10 +1,13 @@
-"""Files that are written in one piece."""
+"""Files that are written in one piece, and JSON that every reader takes."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxch5.errors import CheckpointError
 
@@ -37,3 +40,27 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def json_value(value: Any) -> Any:
+    """The value with null in the place of what is no finite number, which JSON does not have.
+
+    Example:
+        >>> json_value({"losses": [0.5, float("nan")], "accuracy": 1})
+        {'losses': [0.5, None], 'accuracy': 1}
+    """
+    if isinstance(value, dict):
+        return {key: json_value(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any) -> str:
+    """`json_value` as one line of text.
+
+    Example:
+        >>> to_json({"loss": float("inf")})
+        '{"loss": null}'
+    """
+    return json.dumps(json_value(value), allow_nan=False)

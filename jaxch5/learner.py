@@ -53,6 +53,7 @@ from jaxch5.training.plan import (
 )
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
+from jaxch5.training.recorded import check_pictures, known_by, record_pictures
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
@@ -357,6 +358,10 @@ class Learner:
         left = left_to_do(plans, step, steps_per_epoch, unvalidated) if restored else plans
         with Interrupts() as interrupts, self._session(plans) as session:
             check = agreed_check(interrupts)
+            session.remember(
+                partial(record_pictures, data=self.data, restored=restored),
+                None if restored or step else known_by(self.pretrained, self.data),
+            )
             with session.saved_if_stopped(lambda: self.state):
                 for plan in left:
                     within = int(self.state.step) > plan.start
@@ -440,6 +445,7 @@ class Learner:
             agree({f"a checkpoint in {run.path}": found is not None})
             if found is None:
                 return False
+            check_pictures(run, self.data)
             self.state, records = found
             self._place()
             agree({"step of the last checkpoint": int(self.state.step)})

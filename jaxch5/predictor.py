@@ -181,13 +181,14 @@ class Predictor:
             raise ended
 
     def probabilities_of(
-        self, source: Source, items: Int[np.ndarray, "items"]
+        self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
     ) -> Float[np.ndarray, "items classes"]:
         """Probabilities of items of a source, in their order.
 
         Args:
             source: labelled pictures.
             items: their numbers.
+            batch_size: how many are computed at a time.
 
         Raises:
             DataError: a picture cannot be read.
@@ -196,7 +197,7 @@ class Predictor:
             # Not decided, as of a source that nobody trained with: as in training.
             reading = source.reading._replace(range=self.about.range)
             source = replace(source, reading=reading)
-        loader = Loader(Canvases(source, self.about.presize, keep=False), items, BATCH)
+        loader = Loader(Canvases(source, self.about.presize, keep=False), items, batch_size)
         rows = []
         for batch in loader.steps(0, len(loader)):
             opened = batch.open()

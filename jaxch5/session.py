@@ -96,6 +96,7 @@ class Session:
         self._saved_at = time.monotonic()
         self._unwritten: dict[str, CheckpointError] = {}
         self._best = best
+        self._remember: Callable[[RunDir], None] | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> Session:
@@ -121,6 +122,19 @@ class Session:
         if isinstance(error, TrainingError) and last is not None:
             where = f"the last checkpoint is {self._saves.directory / str(last)}"
             raise TrainingError(f"{error}; {where}") from None
+
+    def remember(self, pictures: Callable[[RunDir], None], line: str | None) -> None:
+        """Writes down what the run is trained on; where that fails, after an epoch again.
+
+        Args:
+            pictures: writes it into a run.
+            line: what is to be said of them, if anything.
+        """
+        if line:
+            self._say(line)
+        if self._run:
+            self._remember = pictures
+            self._attempt("pictures", pictures, self._run)
 
     def train(
         self,
@@ -235,6 +249,8 @@ class Session:
             self._say(line)
         if self._log:
             self._log.epoch(self._unread, record)
+        if self._run and self._remember and "pictures" in self._unwritten:
+            self._attempt("pictures", self._remember, self._run)
         if self._run and self._report:
             self._attempt("metrics", write_metrics, self._run, recorder.records)
             unfinished = replace(self._report, records=recorder.records)

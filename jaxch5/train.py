@@ -12,7 +12,7 @@ from pydantic import Field
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.config import MAY_CHANGE, Config
+from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
 from jaxch5.text import print_line, printable
@@ -117,7 +117,8 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
     from jaxch5.configured import from_scratch, total_epochs
     from jaxch5.training.hosts import is_first
 
-    if changed := [key for key in differing(config, recorded) if key not in MAY_CHANGE]:
+    may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()
+    if changed := [key for key in differing(config, recorded) if key not in may_change]:
         raise ConfigError(
             f"{changed[0]}: --resume takes what decides the result from {run.config_file}; "
             "start a new run to change it"
@@ -142,19 +143,22 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     from jaxch5.data.source import leave_out
     from jaxch5.data.verify import unreadable
     from jaxch5.training.hosts import agree, first_then_others
+    from jaxch5.training.recorded import going_on
 
     source = first_then_others(lambda: load_source(config.data))
-    skipped: dict[str, str] = {}
-    if config.data.on_bad == "skip":
-        # Otherwise its split would change.
-        skipped = read_skipped(run) if run else unreadable(source)
-        source = leave_out(source, skipped)
+    # Of a run that goes on, those that were left out before: others would change its split.
+    skipped = read_skipped(run) if run else {}
+    if config.data.on_bad == "skip" and not run:
+        skipped = unreadable(source)
+    found = going_on(run, source, partial(print_line, console)) if run else None
+    source, split = found or (leave_out(source, skipped) if skipped else source, None)
     if skipped:
         line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
         print_line(console, line)
-    data = load_data(config, source)
+    data = load_data(config, source, split)
     # Where pictures are kept is each process's own choice, but decides what is compiled.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
+    agree({"pictures and their parts": data.pictures.digest})
     print_line(console, data.describe())
     return data, skipped
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.config import Config
 from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.files import to_json
 from jaxch5.optim.groups import STAGES
 from jaxch5.settings import differing
 from jaxch5.text import print_line
@@ -104,7 +105,7 @@ def measure(
         results[kind, seed] = accuracy
         point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
         with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(point) + "\n")
+            opened.write(to_json(point) + "\n")
         what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
         print_line(console, f"{what:<24} seed {seed}  accuracy {100 * accuracy:.2f} %")
     return {

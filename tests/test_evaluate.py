@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from jaxch5.cli import run as run_command
+from jaxch5.config import DataConfig, from_toml
 from jaxch5.data.table import from_csv
-from jaxch5.evaluate import EvaluateOptions, evaluate, unused
+from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate, unused
 from jaxch5.predictor import load_learner
+from jaxch5.settings import flat
 
 
 def evaluated(capsys, *argv):
@@ -44,7 +46,7 @@ def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "40")
     status, out, err = evaluated(capsys, trained[0], "--out", tmp_path / "seen")
     assert status == 0, err
-    head, first, *_ = out.splitlines()
+    _, head, first, *_ = out.splitlines()
     assert head.endswith("f1")
     assert len(first) == len(head) <= 40
 
@@ -52,16 +54,28 @@ def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatc
 def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     trained, pictures, tmp_path, capsys
 ):
-    """A folder with its own order and number of classes: red alone would be class 0."""
+    """Also where they have the names of the run's; what --pictures says is done."""
     path, _ = trained
     other = tmp_path / "other"
     shutil.copytree(pictures, other)
+    for file in other.rglob("*.jpg"):
+        file.write_bytes(file.read_bytes() + b" ")
     status, out, err = evaluated(
         capsys, path, "--data.path", other, "--json", "--out", tmp_path / "out"
     )
     assert status == 0, err
+    assert err.startswith(
+        f"all 40 pictures of {other}: 40 other files than the run's of the same names\n"
+    )
     document = json.loads(out)
     assert document["pictures"] == 40
+    assert document["scored"] == {
+        "part": "all",
+        "validated": 0,
+        "trained": 0,
+        "changed": 40,
+        "new": 0,
+    }
     names = sorted(str(file) for file in (other / "red").glob("*.jpg"))
     predictions = list(load_learner(path).predict_many(names))
     right = sum(prediction.label == "red" for prediction in predictions)
@@ -72,6 +86,109 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     assert status == 2
     assert "class green is none that the run knows (blue, red)" in err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def changed(trained, pictures, tmp_path):
+    """A run, and a copy of its pictures from which one that it validated is gone."""
+    path, learn = trained
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    gone, broken = learn.data.valid.items[:2]
+    (folder / learn.data.source.references[gone]).unlink()
+    (folder / learn.data.source.references[broken]).write_bytes(b"no picture")
+    (folder / "red" / "new.jpg").write_bytes((folder / "red" / "0.jpg").read_bytes())
+    return path, learn, folder
+
+
+def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path, capsys):
+    path, learn, folder = changed
+    argv = (path, "--data.path", folder, "--json", "--out", tmp_path / "out")
+    status, out, err = evaluated(capsys, *argv)
+    assert status == 0, err
+    assert err.splitlines()[0] == (
+        "6 of the 8 pictures that the run validated; 1 not there; 1 another file now and left out; "
+        "1 new to the run and left out (--pictures all scores all)"
+    )
+    document = json.loads(out)
+    counts = {"validated": 8, "missing": 1, "changed": 1, "relabelled": 0, "new": 1}
+    assert document["scored"] == {"part": "validated", **counts}
+    interp = learn.interpret()
+    matrix = np.zeros((2, 2), int)
+    np.add.at(matrix, (interp.targets[2:], interp.predictions[2:]), 1)
+    assert document["confusion_matrix"] == matrix.tolist()
+
+    status, out, err = evaluated(capsys, *argv, "--pictures", "all")
+    assert status == 1
+    assert "is no picture in a known format" in err
+    assert "--data.on-bad skip" in err
+    status, out, err = evaluated(capsys, *argv, "--pictures", "all", "--data.on-bad", "skip")
+    assert status == 0, err
+    assert "32 trained on by it, which makes the scores too good" in err
+    assert "; 1 cannot be read and are left out" in err
+    document = json.loads(out)
+    assert document["scored"]["unreadable"] == 1
+    assert document["pictures"] == 39
+
+
+@pytest.mark.parametrize(
+    "given", [("cache", "off"), ("cache", "device"), ("batch-size", "3"), ("on-bad", "skip")]
+)
+def test_what_names_no_pictures_changes_none_that_are_scored(given, trained, tmp_path, capsys):
+    name, value = given
+    path, learn = trained
+    argv = (path, f"--data.{name}", value, "--json", "--out", tmp_path / "out")
+    status, out, err = evaluated(capsys, *argv)
+    assert status == 0, err
+    assert err.splitlines()[0] == "8 pictures that the run validated"
+    matrix = learn.interpret().confusion_matrix()
+    assert json.loads(out)["confusion_matrix"] == matrix.tolist()
+
+
+def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
+    """What is the run's own is refused by its name, each of them."""
+    path, _ = trained
+    config = from_toml(path / "config.toml")
+    taken = {f"data.{name}" for name in DataConfig.model_fields.keys() - set(OF_THE_RUN)}
+    others = {
+        "data.split": "random", "augment.mix": "mixup", "model.arch": "resnet34",
+        "model.weights": "imagenet", "model.head": "linear", "model.precision": "bf16",
+        "model.groups": "stages", "model.bn": "local", "fit.schedule": "sgdr", "fit.loss": "focal",
+        "fit.optimizer": "sgd", "fit.moms": "0.9,0.8,0.9", "log": "tensorboard",
+        "data.split_column": "is_val",
+    }  # fmt: skip
+    for key, value in flat(config).items():
+        if key in taken:
+            continue
+        option = "--" + key.replace("_", "-")
+        if isinstance(value, bool):
+            argv = [option.replace("--", "--no-") if value else option]
+        elif key in others:
+            argv = [option, others[key]]
+        else:
+            argv = [option, str(value - 0.01 if isinstance(value, float) and value else value + 1)]
+            if value == 0:
+                argv[1] = "1" if isinstance(value, int) else "0.5"
+        status, _, err = evaluated(capsys, path, *argv)
+        assert status == 2, (argv, err)
+        assert key in err, (argv, err)
+
+
+def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, tmp_path, capsys):
+    path, learn = trained
+    old = shutil.copytree(path, tmp_path / "run")
+    (old / "pictures.jsonl.gz").unlink()
+    status, out, err = evaluated(capsys, old, "--json")
+    assert status == 0, err
+    assert err.startswith("8 pictures, the validation part of the run's split drawn again: ")
+    document = json.loads(out)
+    assert document["scored"] == {"part": "drawn again"}
+    assert document["confusion_matrix"] == learn.interpret().confusion_matrix().tolist()
+    status, _, err = evaluated(capsys, old, "--pictures", "validated")
+    assert status == 2
+    assert "has no pictures.jsonl.gz, which says what it validated; name --pictures all" in err
+    status, _, err = evaluated(capsys, old, "--pictures", "all")
+    assert status == 0
+    assert not err
 
 
 def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):

@@ -412,3 +412,86 @@ def test_bad_pictures_are_left_out_where_asked(pictures, tmp_path, capsys, monke
     status, output, _ = run_in_process(capsys, monkeypatch, "--resume", run)
     assert status == 0
     assert "2 pictures cannot be read and are left out" in output
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """A run that was stopped after its first epoch, and a copy of its pictures, which it reads."""
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "8")
+    config = from_toml(run / "config.toml")
+    folder = shutil.copytree(config.data.path, tmp_path / "pictures")
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace(str(config.data.path), str(folder)))
+    return run, folder
+
+
+def test_a_run_goes_on_with_the_pictures_that_it_began_with(
+    stopped, finished, pictures, capsys, monkeypatch
+):
+    """Others came, with a class of their own; the bits are those of a run that never stopped."""
+    run, folder = stopped
+    shutil.copytree(pictures / "red", folder / "amber")
+    for number in range(9):
+        shutil.copy(pictures / "blue" / "0.jpg", folder / "red" / f"new{number}.jpg")
+    status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0, err
+    assert out.startswith("29 pictures came since the run began and are left out\n40 pictures of 2")
+    assert records(run) == records(finished[0])
+
+
+def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monkeypatch):
+    run, folder = stopped
+    moved = folder.rename(folder.with_name("moved"))
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 1
+    assert "there is no such folder (--data.path)" in err
+    status, _, err = run_in_process(capsys, monkeypatch, "--resume", run, "--data.path", moved)
+    assert status == 0, err
+    assert records(run) == records(finished[0])
+    assert from_toml(run / "config.toml").data.path == moved
+
+
+@pytest.mark.parametrize(
+    ("to", "line"), [(None, "is not there any more"), ("red", "(and 1 others)")]
+)
+def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
+    """Not one that is gone, nor one whose class, which is its folder, is another now."""
+    run, folder = stopped
+    (folder / "blue" / "3.jpg").unlink()
+    if to:
+        (folder / "blue" / "4.jpg").rename(folder / to / "blue4.jpg")
+    before = (run / "metrics.jsonl").read_text()
+    status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 1
+    assert "blue/3.jpg" in err
+    assert line in err
+    assert f"begin another with --model.weights {run}" in err
+    assert err.count("\n") == 1
+    assert "epoch" not in out
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_weights_that_know_the_validation_set_are_named(
+    finished, pictures, tmp_path, capsys, monkeypatch
+):
+    """Another split of the same pictures holds out what the other run was trained on."""
+    for seed, known in ((1, True), (42, False)):
+        arguments = ["--data.path", pictures, "--workdir", tmp_path / f"run{seed}", *SIZES]
+        arguments += ["--model.weights", finished[0], "--fit.epochs", 1]
+        status, out, err = run_in_process(
+            capsys, monkeypatch, *arguments, "--data.split-seed", seed
+        )
+        assert status == 0, err
+        assert ("run was trained on " in out) == known
+        assert ("the accuracy will be too good" in out) == known
+
+
+def test_a_run_without_a_record_goes_on_and_says_so(stopped, finished, capsys, monkeypatch):
+    run, _ = stopped
+    (run / "pictures.jsonl.gz").unlink()
+    status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
+    assert status == 0, err
+    assert "this run has no record of its pictures" in out
+    assert records(run) == records(finished[0])
+    assert not (run / "pictures.jsonl.gz").exists()

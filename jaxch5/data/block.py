@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import jax
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
+from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
@@ -78,6 +80,11 @@ class Data:
             others = f" and {len(absent) - 1:,} others" if len(absent) > 1 else ""
             parts.append(f"no validation picture of {absent[0]}{others}")
         return "; ".join([*parts, *remarks(self.source)])
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The names of the pictures, and in which part each is."""
+        return pictures_of(self.source, self.train.items, self.valid.items)
 
     def with_seed(self, seed: int) -> Data:
         """The same pictures, shuffled from another seed.

@@ -159,12 +159,13 @@ def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
     return guessed + [f"its column {name} splits nothing" for name in others]
 
 
-def load_data(config: Config, source: Source | None = None) -> Data:
+def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:
     """Source, split, sizes and augmentation as the configuration says, ready to iterate.
 
     Args:
         config: what the run does.
         source: its pictures, where they are loaded already.
+        split: theirs, where it is not the one that the configuration asks for.
 
     Raises:
         DataError: the pictures cannot be found, told apart or split.
@@ -176,10 +177,11 @@ def load_data(config: Config, source: Source | None = None) -> Data:
         if settings.on_bad == "skip":
             source = readable(source)
     check_applies(config, facts_of(settings, source))
-    source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
+    if split is None:
+        source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
     block = DataBlock(
         source,
-        split_of(settings, source),
+        split or split_of(settings, source),
         settings.presize,
         settings.size,
         augment=policy_of(config.augment),

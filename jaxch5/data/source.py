@@ -168,8 +168,27 @@ def check_presize(source: Source, presize: int) -> None:
         )
 
 
+def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
+    """A source of some of the items, in the order given, with all classes.
+
+    Example:
+        >>> len(take(digits(), [3, 1]))
+        2
+    """
+    items = np.asarray(items, int)
+    file = source.file
+    return replace(
+        source,
+        labels=source.labels[items],
+        file=file and (lambda index: file(int(items[index]))),
+        references=[source.references[item] for item in items],
+        read=lambda index: source.read(int(items[index])),
+        columns={name: [column[item] for item in items] for name, column in source.columns.items()},
+    )
+
+
 def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
-    """A source of some of the items, in the order given.
+    """A source of some of the items, in the order given, none of whose classes is without any.
 
     Raises:
         DataError: a class is left without pictures.
@@ -179,21 +198,12 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
         >>> len(select(source, np.flatnonzero(source.labels >= 0)[:100]))
         100
     """
-    items = np.asarray(items, int)
-    labels = source.labels[items]
-    counts = np.bincount(labels, minlength=len(source.classes))
+    selected = take(source, items)
+    counts = np.bincount(selected.labels, minlength=len(source.classes))
     if not counts.all():
         name = source.classes[int(np.argmin(counts))]
         raise DataError(f"class {name} has no picture left; remove the class or fix its pictures")
-    file = source.file
-    return replace(
-        source,
-        labels=labels,
-        file=file and (lambda index: file(int(items[index]))),
-        references=[source.references[item] for item in items],
-        read=lambda index: source.read(int(items[index])),
-        columns={name: [column[item] for item in items] for name, column in source.columns.items()},
-    )
+    return selected
 
 
 def leave_out(source: Source, references: Container[str]) -> Source:

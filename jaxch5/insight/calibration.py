@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,12 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599)."""
+        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+
+        NaN where there are none.
+        """
+        if not self.count.any():
+            return math.nan
         distance = np.abs(self.confidence - self.accuracy)
         return float(np.nansum(distance * self.count) / self.count.sum())
 

@@ -10,16 +10,27 @@ from jaxtyping import Int
 
 from jaxch5.text import printable
 
+NONE = "\N{EN DASH}"
+
 
 @dataclass(frozen=True)
 class Scores:
-    """A line of a report; `support` is the number of items, the scores are fractions of 1."""
+    """A line of a report; `support` is the number of items, the scores are fractions of 1.
+
+    The scores are None where a class has no items and is never predicted.
+    """
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
+
+    @property
+    def cells(self) -> list[str]:
+        """The scores as text."""
+        scores = (self.precision, self.recall, self.f1)
+        return [NONE if score is None else f"{score:.4f}" for score in scores]
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Report:
     Attributes:
         classes: a line for each class.
         accuracy: share of right items.
-        macro: the mean over classes.
+        macro: the mean over the classes that have items or are predicted.
         weighted: the mean over classes, weighted by their support.
     """
 
@@ -38,6 +49,11 @@ class Report:
     macro: Scores
     weighted: Scores
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes that have no items."""
+        return tuple(line.name for line in self.classes if not line.support)
+
     def __str__(self) -> str:
         # A line end in a class's name would break the table.
         names = {line: printable(" ".join(line.name.split())) for line in self.classes}
@@ -45,9 +61,9 @@ class Report:
         width = max(map(len, names.values()))
         classes, means = (
             [
-                f"{names[line]:<{width}}  {line.precision:>9.4f}  {line.recall:>6.4f}  "
-                f"{line.f1:>6.4f}  {line.support:>7}"
+                f"{names[line]:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {line.support:>7}"
                 for line in lines
+                for precision, recall, f1 in [line.cells]
             ]
             for lines in (self.classes, (self.macro, self.weighted))
         )
@@ -61,15 +77,20 @@ def classification_report(
     predictions: Int[np.ndarray, "items"],
     classes: Sequence[str],
 ) -> Report:
-    """Precision, recall and F1; 0 where a class has no items or is never predicted.
+    """Precision, recall and F1, as scikit-learn has them by default.
+
+    Precision is 0 where a class is never predicted, recall where it has no items. A class of
+    neither has no scores, and the means leave it out.
 
     Args:
         targets, predictions: actual and predicted class of each item, places in `classes`.
         classes: names; two may be the same.
 
     Example:
-        >>> report = classification_report(np.array([0, 1, 1]), np.array([0, 0, 1]), ["cat", "dog"])
-        >>> print(report)
+        >>> targets, predictions = np.array([0, 1, 1]), np.array([0, 0, 1])
+        >>> classification_report(targets, predictions, ["cat", "dog", "emu"]).absent
+        ('emu',)
+        >>> print(classification_report(targets, predictions, ["cat", "dog"]))
                       precision  recall      f1  support
         cat              0.5000  1.0000  0.6667        1
         dog              1.0000  0.5000  0.6667        2
@@ -82,11 +103,7 @@ def classification_report(
 
     def scores(average: str | None) -> list[np.ndarray]:
         values = precision_recall_fscore_support(
-            targets,
-            predictions,
-            labels=np.arange(len(classes)),
-            average=average,
-            zero_division=0.0,
+            targets, predictions, average=average, zero_division=0.0
         )
         return list(values)
 
@@ -94,9 +111,15 @@ def classification_report(
         precision, recall, f1 = map(float, scores(average)[:3])
         return Scores(name, precision, recall, f1, len(targets))
 
-    rows = zip(classes, *(values.tolist() for values in scores(None)), strict=True)
+    there = np.union1d(targets, predictions).tolist()
+    rows = dict(
+        zip(there, zip(*(values.tolist() for values in scores(None)), strict=True), strict=True)
+    )
+    nothing = (None, None, None, 0)
     return Report(
-        classes=tuple(Scores(*row) for row in rows),
+        classes=tuple(
+            Scores(name, *rows.get(number, nothing)) for number, name in enumerate(classes)
+        ),
         accuracy=float(np.mean(predictions == targets)),
         macro=mean("macro avg", "macro"),
         weighted=mean("weighted avg", "weighted"),

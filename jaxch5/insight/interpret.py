@@ -155,7 +155,7 @@ class Interpretation:
         return self.losses[items], items
 
     def classification_report(self) -> Report:
-        """Precision, recall and F1; 0 where a class has no items or is never predicted.
+        """Precision, recall and F1 of each class, and their means over the classes there are.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["cat", "dog"])

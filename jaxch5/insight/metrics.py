@@ -1,7 +1,11 @@
-"""Metrics: pure functions of probabilities and labels, fractions of 1 over all items."""
+"""Metrics: pure functions of probabilities and labels, fractions of 1 over all items.
+
+They are NaN where there are no items, or where a probability is no finite number.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +28,8 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
         0.5
     """
+    if not _are_numbers(probabilities):
+        return math.nan
     return float(np.mean(np.argmax(probabilities, axis=1) == labels))
 
 
@@ -46,6 +52,8 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
         >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
         0.5
     """
+    if not _are_numbers(probabilities):
+        return math.nan
     probabilities = np.asarray(probabilities)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     return float(np.mean((order[:, :k] == np.asarray(labels)[:, None]).any(axis=1)))
@@ -54,8 +62,8 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
 def precision(probabilities: Probabilities, labels: Labels) -> float:
     """Of the items predicted to be of a class, the share that are; the mean over classes.
 
-    As in `Interpretation.classification_report`, the mean is over all classes, those without items
-    too, and a class that is never predicted counts 0.
+    As scikit-learn has it by default, and `Interpretation.classification_report`, the mean is over
+    the classes that have items or are predicted; one that is never predicted counts 0.
 
     Example:
         >>> precision(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -88,11 +96,16 @@ def _macro(score: str, probabilities: Probabilities, labels: Labels) -> float:
     # Importing scikit-learn takes two seconds, which a run without these metrics need not wait.
     from sklearn import metrics
 
-    probabilities = np.asarray(probabilities)
-    classes = np.arange(probabilities.shape[1])
+    if not _are_numbers(probabilities):
+        return math.nan
     predictions = np.argmax(probabilities, axis=1)
     function = getattr(metrics, f"{score}_score")
-    return float(function(labels, predictions, labels=classes, average="macro", zero_division=0.0))
+    return float(function(labels, predictions, average="macro", zero_division=0.0))
+
+
+def _are_numbers(probabilities: Probabilities) -> bool:
+    """Whether there is something to score: of nothing, and of NaN, there is no share."""
+    return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
 METRICS: dict[str, Metric] = {

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
+from jaxch5.files import json_value
 from jaxch5.insight.recorder import rank
 from jaxch5.training.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
 from jaxch5.training.rundir import Record
@@ -120,7 +121,7 @@ class Checkpoints:
         # Copies, because on a CPU the save would read the very buffers that the next step writes
         # into.
         variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
-        said = {**(about or {}), "records": list(records)}
+        said = json_value({**(about or {}), "records": list(records)})
         with self._unsaved():
             self._manager.save(
                 step,
@@ -131,7 +132,7 @@ class Checkpoints:
                         ABOUT: ocp.args.JsonSave({**said, DIGEST: _digest(said)}),
                     }
                 ),
-                metrics=dict(records[-1]) if epoch_done else None,
+                metrics=said["records"][-1] if epoch_done else None,
             )
 
     def wait(self) -> None:

@@ -2,6 +2,7 @@
 
 config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line an epoch
+pictures.jsonl.gz  which pictures it was trained on and which it validated
 skipped.jsonl      pictures left out because they cannot be read, where there are any
 environment.jsonl  versions, machine and device, a line each time it was begun or taken up
 report.html        what was trained on what, and how it went, for people
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 
 from jaxch5.config import Config, from_toml
 from jaxch5.errors import CheckpointError, ConfigError
-from jaxch5.files import write_file
+from jaxch5.files import to_json, write_file
 from jaxch5.settings import to_toml
 
 # Of an epoch: a number, or the name of its phase, for each key.
@@ -45,6 +46,10 @@ class RunDir(NamedTuple):
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def pictures_file(self) -> Path:
+        return self.path / "pictures.jsonl.gz"
 
     @property
     def skipped_file(self) -> Path:
@@ -157,7 +162,7 @@ def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
     """
     file = run.environment_file
     before = file.read_text(encoding="utf-8") if file.exists() else ""
-    write_file(file, f"{before}{json.dumps(environment)}\n".encode())
+    write_file(file, f"{before}{to_json(environment)}\n".encode())
 
 
 def discard_run(run: RunDir) -> None:
@@ -197,7 +202,7 @@ def read_skipped(run: RunDir) -> dict[str, str]:
 
 
 def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
-    write_file(file, "".join(json.dumps(line) + "\n" for line in lines).encode("utf-8"))
+    write_file(file, "".join(to_json(line) + "\n" for line in lines).encode("utf-8"))
 
 
 def _name(config: Config) -> str:

@@ -1,0 +1,323 @@
+"""Which pictures a run was trained on and which it validated, and where these are now.
+
+A set of pictures changes while its runs stay: some come, some go, labels are put right, the whole
+set moves. Its split, drawn again, is then another one, so that a run keeps what it began with: a
+line of JSON for each picture, compressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxch5.data.parallel import in_order
+from jaxch5.data.source import Source, take
+from jaxch5.errors import CheckpointError, ConfigError
+from jaxch5.files import to_json, write_file
+from jaxch5.text import sort_key
+
+FORMAT = "jaxch5 pictures of a run, 1"
+TRAIN, VALID = "train", "valid"
+# What is no file has no size.
+UNKNOWN = -1
+# Sizes that a thread asks for at a time.
+CHUNK = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The names of pictures, and in which part of a split each is; in the order of their source.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        references: of each picture, its name in the source, the same on every machine.
+        labels: of each, a place in `classes`.
+        sizes: of each, bytes of its file; -1 where that is not known.
+        held_out: of each, whether it is validated; the others are trained on.
+    """
+
+    classes: tuple[str, ...]
+    references: Sequence[str]
+    labels: Int[np.ndarray, "pictures"]
+    sizes: Int[np.ndarray, "pictures"]
+    held_out: Bool[np.ndarray, "pictures"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for the same names, classes and parts, whatever the files hold."""
+        names = [list(map(sort_key, texts)) for texts in (self.classes, self.references)]
+        said = json.dumps([*names, self.labels.tolist(), self.held_out.tolist()])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
+        """The parts of the source that `restricted` gives: a split, as `random_split` returns."""
+        return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
+
+
+class Found(NamedTuple):
+    """Which pictures of a run are among others.
+
+    Attributes:
+        places: of each picture of the run, its place among the others; -1 where it is not there.
+        changed: of each, whether its file has another size there, so that it is another picture.
+        relabelled: of each, whether its class is another one there.
+        known: of each of the others, the picture of the run that it is; -1 where it is none.
+    """
+
+    places: Int[np.ndarray, "pictures"]
+    changed: Bool[np.ndarray, "pictures"]
+    relabelled: Bool[np.ndarray, "pictures"]
+    known: Int[np.ndarray, "others"]
+
+    @property
+    def same(self) -> Bool[np.ndarray, "pictures"]:
+        """Of each picture of the run, whether it is there, and not another one of its name."""
+        return (self.places >= 0) & ~self.changed
+
+
+def pictures_of(
+    source: Source,
+    train: Int[np.ndarray, "train"] | None = None,
+    valid: Int[np.ndarray, "valid"] | None = None,
+) -> Pictures:
+    """The pictures of a source and its split; without a split, all of them as if to train on.
+
+    An item of both parts counts as trained on.
+
+    Example:
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> pictures_of(source, np.array([0, 2]), np.array([1])).held_out.tolist()
+        [False, True, False]
+    """
+    train = np.arange(len(source)) if train is None else train
+    items = train if valid is None else np.union1d(train, valid)
+    return Pictures(
+        source.classes,
+        [source.references[item] for item in items.tolist()],
+        source.labels[items].astype(int),
+        _sizes(source, items),
+        ~np.isin(items, train),
+    )
+
+
+def find(pictures: Pictures, others: Pictures) -> Found:
+    """Looks for a run's pictures among others, by their names.
+
+    Names are compared composed, since file systems differ in how they store an umlaut. Where a name
+    is there more than once, the first is the first, and so on.
+
+    Example:
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> found = find(pictures_of(source, np.array([0, 2])), pictures_of(source))
+        >>> found.places.tolist(), found.known.tolist()
+        ([0, 2], [0, -1, 1])
+    """
+    there = {name: place for place, name in enumerate(_names(others.references))}
+    places = np.array([there.get(name, -1) for name in _names(pictures.references)], int)
+    found = np.flatnonzero(places >= 0)
+    at = places[found]
+    known = np.full(len(others), -1)
+    known[at] = found
+
+    mine, theirs = pictures.sizes[found], others.sizes[at]
+    changed, relabelled = np.zeros((2, len(pictures)), bool)
+    changed[found] = (mine != theirs) & (mine != UNKNOWN) & (theirs != UNKNOWN)
+    classes = _places(others.classes, pictures.classes)
+    relabelled[found] = classes[others.labels[at]] != pictures.labels[found]
+    return Found(places, changed, relabelled, known)
+
+
+def trained_on(pictures: Pictures, earlier: Pictures) -> int:
+    """How many of those that are validated an earlier run was trained on.
+
+    Example:
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> earlier = pictures_of(source, np.array([0, 1]), np.array([2]))
+        >>> trained_on(pictures_of(source, np.array([1, 2]), np.array([0])), earlier)
+        1
+    """
+    found = find(earlier, pictures)
+    return int(pictures.held_out[found.places[found.same & ~earlier.held_out]].sum())
+
+
+def merged(before: Pictures, now: Pictures) -> Pictures:
+    """The pictures of two calls to train one network; what either trained on counts as that.
+
+    Args:
+        before, now: of the same classes.
+
+    Example:
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> before = pictures_of(source, np.array([0]), np.array([2]))
+        >>> merged(before, pictures_of(source, np.array([2]), np.array([1]))).held_out.tolist()
+        [False, True, False]
+    """
+    found = find(before, now)
+    there = np.flatnonzero(found.places >= 0)
+    held_out = now.held_out.copy()
+    held_out[found.places[there]] &= before.held_out[there]
+    gone = np.flatnonzero(found.places < 0)
+    return Pictures(
+        now.classes,
+        [*(before.references[place] for place in gone.tolist()), *now.references],
+        np.concatenate([before.labels[gone], now.labels]),
+        np.concatenate([before.sizes[gone], now.sizes]),
+        np.concatenate([before.held_out[gone], held_out]),
+    )
+
+
+def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
+    """The source with the run's pictures alone, in their order, and with the run's classes.
+
+    Args:
+        source: may hold others too.
+        pictures: all of them are in it.
+        found: where; what `find` gives for `pictures_of(source)`.
+    """
+    same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
+    if same and source.classes == pictures.classes:
+        return source
+    return with_classes(take(source, found.places), pictures.classes)
+
+
+def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
+    """The source with its labels as places in other class names.
+
+    Args:
+        source: labelled pictures.
+        classes: names; a class of the source that has no pictures need not be among them.
+
+    Raises:
+        ConfigError: a picture's class is not among them.
+    """
+    labels = _places(source.classes, classes)[source.labels]
+    if np.any(labels < 0):
+        unknown = source.classes[source.labels[int(np.argmin(labels))]]
+        raise ConfigError(
+            f"data: class {unknown} is none that the run knows ({', '.join(classes)})"
+        )
+    return replace(source, classes=classes, labels=labels)
+
+
+def write_pictures(path: Path, pictures: Pictures) -> None:
+    """Writes the pictures of a run, in one piece and the same bytes for the same pictures.
+
+    The first line says what the file is, with the classes in their order; each other line is a
+    picture: its name, its class, its part ("train" or "valid") and its size.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    held_out = int(pictures.held_out.sum())
+    lines: list[dict[str, object]] = [
+        {
+            "format": FORMAT,
+            "classes": pictures.classes,
+            TRAIN: len(pictures) - held_out,
+            VALID: held_out,
+        }
+    ]
+    rows = zip(
+        pictures.references,
+        pictures.labels.tolist(),
+        pictures.held_out.tolist(),
+        pictures.sizes.tolist(),
+        strict=True,
+    )
+    for reference, label, valid, size in rows:
+        line = {
+            "picture": reference,
+            "class": pictures.classes[label],
+            "part": VALID if valid else TRAIN,
+        }
+        lines.append(line if size == UNKNOWN else {**line, "bytes": size})
+    content = "".join(to_json(line) + "\n" for line in lines)
+    # A fast level, and no time of day in it.
+    write_file(path, gzip.compress(content.encode(), compresslevel=3, mtime=0))
+
+
+def read_pictures(path: Path) -> Pictures | None:
+    """What `write_pictures` wrote; None where there is no such file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxch5.data.source import from_arrays
+        >>> source = from_arrays(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), ["a", "b"])
+        >>> pictures = pictures_of(source, np.array([0, 2]), np.array([1]))
+        >>> file = Path(tempfile.mkdtemp()) / "pictures.jsonl.gz"
+        >>> write_pictures(file, pictures)
+        >>> read_pictures(file).digest == pictures.digest
+        True
+    """
+    try:
+        head, *lines = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+        if head["format"] != FORMAT or len(lines) != head[TRAIN] + head[VALID]:
+            raise ValueError("it is of another kind, or lines are missing")
+        classes = tuple(map(str, head["classes"]))
+        numbers = {name: number for number, name in enumerate(classes)}
+        return Pictures(
+            classes,
+            [str(line["picture"]) for line in lines],
+            np.array([numbers[line["class"]] for line in lines], int),
+            np.array([line.get("bytes", UNKNOWN) for line in lines], int),
+            np.array([line["part"] == VALID for line in lines], bool),
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # What is damaged in a compressed file comes to light as almost anything.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: is damaged ({error}); put back a copy, or remove it: the split is then drawn "
+            "again"
+        ) from None
+
+
+def _names(references: Iterable[str]) -> Iterator[Hashable]:
+    """Composed, and each different: of one that is there again, with how often before."""
+    before: Counter[str] = Counter()
+    for reference in references:
+        name = sort_key(reference)
+        yield (name, before[name]) if name in before else name
+        before[name] += 1
+
+
+def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:
+    """Where each of the names is among the classes; -1 where it is not."""
+    numbers = {sort_key(name): number for number, name in enumerate(classes)}
+    return np.array([numbers.get(sort_key(name), -1) for name in names], np.int32)
+
+
+def _sizes(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarray, "items"]:
+    if source.file is None:
+        return np.full(len(items), UNKNOWN)
+    file = source.file
+
+    def size(item: int) -> int:
+        try:
+            return file(item).stat().st_size
+        except OSError:
+            return UNKNOWN
+
+    chunks = (items[start : start + CHUNK].tolist() for start in range(0, len(items), CHUNK))
+    sizes = in_order(lambda chunk: [size(item) for item in chunk], chunks)
+    return np.array([one for chunk in sizes for one in chunk], int)

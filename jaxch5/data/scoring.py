@@ -1,0 +1,129 @@
+"""Which pictures a run is scored with: those that it validated, and what is said of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxch5.data.pictures import Found, Pictures
+from jaxch5.errors import DataError
+
+VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
+# Of the pictures that a run validated, so many that a set is taken for the run's own.
+OWN_SHARE = 0.5
+
+
+class Scored(NamedTuple):
+    """The pictures that are scored.
+
+    Attributes:
+        part: "validated", "all", or "drawn again" where a run has no record of its pictures.
+        items: their numbers in the source.
+        counts: of pictures, by what is to be known of them.
+        line: what is said about them.
+    """
+
+    part: str
+    items: Int[np.ndarray, "scored"]
+    counts: dict[str, int]
+    line: str
+
+
+def holds_own(pictures: Pictures, found: Found) -> bool:
+    """Whether at least half of the pictures that a run validated are in another set.
+
+    They are, where the set has moved; and where it holds other files of the same names, they are
+    not.
+    """
+    return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
+
+
+def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
+    """The pictures that a run validated, as far as they are still there.
+
+    What has another size under the name of such a picture is another picture, maybe one that the
+    run was trained on, and is left out. One of another class is scored by the class that it has.
+
+    Args:
+        pictures: of the run.
+        found: where they are in the source.
+        where: the source, for people.
+
+    Raises:
+        DataError: none of them is there.
+    """
+    held_out, there = pictures.held_out, found.places >= 0
+    scored = held_out & found.same
+    counts = {
+        "validated": int(held_out.sum()),
+        "missing": int((held_out & ~there).sum()),
+        "changed": int((held_out & found.changed).sum()),
+        "relabelled": int((scored & found.relabelled).sum()),
+        "new": int((found.known < 0).sum()),
+    }
+    if not scored.any():
+        raise DataError(
+            f"{where}: holds none of the {counts['validated']:,} pictures that the run validated; "
+            "name where they are now (--data.path), or score all that are there (--pictures all)"
+        )
+    left_out = _listed(
+        (counts["missing"], "not there"), (counts["changed"], "another file now and left out")
+    )
+    count = f"{int(scored.sum()):,}"
+    if left_out:
+        count += f" of the {counts['validated']:,}"
+    notes = [
+        f"{count} pictures that the run validated",
+        *left_out,
+        *_listed(
+            (counts["relabelled"], "of another class now, which is taken"),
+            (counts["new"], "new to the run and left out (--pictures all scores all)"),
+        ),
+    ]
+    return Scored(VALIDATED, found.places[scored], counts, "; ".join(notes))
+
+
+def score_all(count: int, pictures: Pictures | None, found: Found | None, where: str) -> Scored:
+    """All pictures of a source, and how many of them the run knows.
+
+    Args:
+        count: of the source's pictures.
+        pictures: of the run; None where it has no record of them.
+        found: where they are in the source.
+        where: the source, for people.
+    """
+    line = f"all {count:,} pictures of {where}"
+    if pictures is None or found is None:
+        line += (
+            "; whether the run was trained on any is not known: it has no record of its pictures"
+        )
+        return Scored(ALL, np.arange(count), {}, line)
+    known, held_out = found.same, pictures.held_out
+    counts = {
+        "validated": int((known & held_out).sum()),
+        "trained": int((known & ~held_out).sum()),
+        "changed": int(found.changed.sum()),
+        "new": int((found.known < 0).sum()),
+    }
+    notes = _listed(
+        (counts["validated"], "validated by the run"),
+        (counts["trained"], "trained on by it, which makes the scores too good"),
+        (counts["changed"], "other files than the run's of the same names"),
+        (counts["new"], "new to it"),
+    )
+    return Scored(ALL, np.arange(count), counts, f"{line}: {', '.join(notes)}")
+
+
+def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
+    """What a run without a record is taken to have validated."""
+    line = (
+        f"{len(items):,} pictures, the validation part of the run's split drawn again: it has no "
+        "record of its pictures, and if any came or went since, it was trained on some of these"
+    )
+    return Scored(DRAWN_AGAIN, items, {}, line)
+
+
+def _listed(*counted: tuple[int, str]) -> list[str]:
+    return [f"{count:,} {what}" for count, what in counted if count]

@@ -162,3 +162,11 @@ def test_predict_guesses_where_training_saw_none_and_says_so(trained, deep, caps
     _, _, error = predicted(capsys, trained[0], deep)
     assert "0 to 4,095" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", [None, "pictures"])
+def test_a_range_that_changes_nothing_is_said(place, pictures):
+    """Of digits, and of JPEG files."""
+    source = load_source(DataConfig(path=place and pictures, range="4095"))
+    assert source.notes == ("data.range = 4095 changes nothing: none has more than 8 bits",)
+    assert not load_source(DataConfig(path=place and pictures, range=DECIDED)).notes

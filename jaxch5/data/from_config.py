@@ -12,7 +12,7 @@ from jaxch5.config import AugmentConfig, Config, DataConfig, check_applies
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
-from jaxch5.data.source import FOLDER, IS_VALID, Source, digits, with_range
+from jaxch5.data.source import FOLDER, IS_VALID, Source, digits, may_be_deep, with_range
 from jaxch5.data.split import (
     Split,
     column_split,
@@ -37,6 +37,9 @@ def load_source(settings: DataConfig) -> Source:
     source = _found(settings)
     if source.presized is None:
         source = replace(source, reading=Reading(settings.range, settings.max_pixels))
+        if not source.reading.range.startswith("auto") and not may_be_deep(source):
+            words = f"data.range = {settings.range} changes nothing: none has more than 8 bits"
+            source = replace(source, notes=(*source.notes, words))
         return with_range(source, read_all=settings.tfds is not None)
     packed = source.reading.range
     if settings.range not in ("auto", packed):

@@ -129,8 +129,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
     if source.reading.range != "auto" or source.presized is not None:
         return source
     file = source.file
-    deep = any(name.lower().endswith(DEEP) for name in source.references) if file else read_all
-    if not deep:
+    if not (may_be_deep(source) if file else read_all):
         return source
 
     def read(item: int) -> bytes:
@@ -153,6 +152,13 @@ def with_range(source: Source, read_all: bool = False) -> Source:
         return source
     reading = source.reading._replace(range=text)
     return replace(source, reading=reading, notes=(*source.notes, words))
+
+
+def may_be_deep(source: Source) -> bool:
+    """Whether files, by their names, or pictures that are no files may have more than 8 bits."""
+    if source.file is None:
+        return isinstance(source.read(0), bytes)
+    return any(name.lower().endswith(DEEP) for name in source.references)
 
 
 def check_presize(source: Source, presize: int) -> None:

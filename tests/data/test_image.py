@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,6 +144,19 @@ ZOO = {
     "animated WebP": (animation("WEBP"), COLOURS),
     "lossy WebP": (encoded(quarters(), "WEBP", quality=95), COLOURS),
     "BMP": (encoded(quarters(), "BMP"), COLOURS),
+    "AVIF": (encoded(quarters(), "AVIF", quality=95), COLOURS),
+    "JPEG 2000": (encoded(quarters(), "JPEG2000"), COLOURS),
+    "PPM": (encoded(quarters(), "PPM"), COLOURS),
+    "progressive JPEG with a film behind it": (
+        encoded(quarters(), "JPEG", quality=95, progressive=True) + b"ftyp\xff\xda" * 999,
+        COLOURS,
+    ),
+    "16-bit RGB TIFF": (
+        cv2.imencode(".tif", np.asarray(quarters())[..., ::-1].astype(np.uint16) * 257)[
+            1
+        ].tobytes(),
+        COLOURS,
+    ),
     "TIFF": (encoded(quarters(), "TIFF", compression="tiff_lzw"), COLOURS),
     "CMYK TIFF": (encoded(quarters().convert("CMYK"), "TIFF"), COLOURS),
     "32-bit float TIFF": (

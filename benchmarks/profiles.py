@@ -1,0 +1,71 @@
+"""What a colour profile costs: decoding photographs without one, with sRGB's, and with others.
+
+The photographs are the same, with another profile in front of the same coefficients. "lcms" is the
+profile of "Adobe RGB" converted by Pillow's ImageCms alone, as profiles are that are more than
+curves and a matrix.
+
+    python benchmarks/profiles.py --path FOLDER
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from common import arguments_of, find_files, in_turn, ratio, seconds_of, spread, tell
+
+PICTURES = 60
+
+
+def with_profile(content: bytes, profile: bytes | None) -> bytes:
+    """The same JPEG with another profile, or none."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.save(file, "JPEG", quality="keep", icc_profile=profile)
+    return file.getvalue()
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, turns=7, device=False, path=True)
+    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    arguments = parser.parse_args()
+    from PIL import Image, ImageCms
+
+    from jaxch5.data.decode import decode
+    from jaxch5.data.profiles import adobe_rgb, load_profile
+
+    files = find_files(arguments.path)
+    files = files[:: max(1, len(files) // PICTURES)][:PICTURES]
+    contents = [Path(file).read_bytes() for file in files]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    kinds = {"none": None, "sRGB": srgb, "Adobe RGB": adobe_rgb()}
+    sets = {
+        name: [with_profile(content, profile) for content in contents]
+        for name, profile in kinds.items()
+    }
+    adobe = load_profile(adobe_rgb())
+    assert adobe is not None
+
+    def by_lcms() -> None:
+        for content in sets["none"]:
+            adobe.transform.apply(Image.fromarray(decode(content, min_side=arguments.presize)))
+
+    def decoded(name: str) -> float:
+        work = [lambda one=one: decode(one, min_side=arguments.presize) for one in sets[name]]
+        return seconds_of(lambda: [each() for each in work]) * 1e3 / len(work)
+
+    sides = {name: (lambda name=name: decoded(name)) for name in kinds}
+    sides["lcms"] = lambda: seconds_of(by_lcms) * 1e3 / len(contents)
+    figures = in_turn(sides, arguments.turns)
+    result = {
+        "pictures": len(contents),
+        "milliseconds_a_picture": {name: spread(values) for name, values in figures.items()},
+        "over_none": {name: ratio(values, figures["none"]) for name, values in figures.items()},
+    }
+    tell(result, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

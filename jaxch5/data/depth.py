@@ -15,10 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from jaxch5.config import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, read_header
+from jaxch5.data.metadata import png_pixels
 from jaxch5.ranges import Limits, Ranges
 
 # Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
@@ -30,6 +31,8 @@ FLOATS = (1.0, 255.0, 65535.0)
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
 # Values that become bytes at a time.
 STRIP = 1_000_000
+# Deflate makes 1,032 bytes of one at most, and LZW 2,730.
+MOST_OF_A_BYTE = 2_800
 TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
 TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT = 273, 338, 339
 TAGS_LARGEST = (281, 341)
@@ -63,7 +66,6 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
         PIL.Image.DecompressionBombError: it has more.
 
     Example:
-        >>> from PIL import Image
         >>> file = io.BytesIO()
         >>> Image.fromarray(np.full((2, 3), 4095, np.uint16)).save(file, "PNG")
         >>> int(deep_of(file.getvalue()).values.max())
@@ -73,16 +75,31 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
     if form == "PNG" and data[24:25] == b"\x10":
         width, height = struct.unpack(">II", data[16:24])
         check_size(width, height, max_pixels)
+        _check_bytes(width * height * 2, data)
         return _png(data)
     if form == "TIFF" and (tags := _tags(data)) is not None and _is_deep(tags):
         bits = _numbers(tags, TAG_BITS, 1)
-        check_size(int(tags[256]), int(tags[257]), max_pixels * 8 // max(8, sum(bits) // 8))
+        width, height = int(tags[256]), int(tags[257])
+        check_size(width, height, max_pixels * 8 // max(8, sum(bits) // 8))
+        _check_bytes(width * height * sum(bits) // 8, data)
         return _tiff(data, tags)
     if form == "PPM" and data[1:2] in (b"F", b"f"):
         header = read_header(data)
         check_size(*header.size, max_pixels)
         return Deep(np.asarray(header)[..., None], None)
     return None
+
+
+def _check_bytes(needed: int, data: bytes) -> None:
+    """Refuses what no compression brings into a file, since OpenCV takes memory before it looks.
+
+    Raises:
+        PIL.Image.DecompressionBombError: it takes more bytes.
+    """
+    if needed > MOST_OF_A_BYTE * len(data):
+        raise Image.DecompressionBombError(
+            f"{needed:,} bytes of pixels cannot be in {len(data):,} bytes; it is cut short"
+        )
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
@@ -133,7 +150,6 @@ def guess_range(
         no picture needs a guess.
 
     Example:
-        >>> from PIL import Image
         >>> file = io.BytesIO()
         >>> Image.fromarray(np.full((2, 3), 3900, np.uint16)).save(file, "PNG")
         >>> guess_range(10, lambda number: file.getvalue())[0]
@@ -304,7 +320,8 @@ def _png(data: bytes) -> Deep | None:
     if data[25:26] == b"\0":
         # Grey, as Pillow reads it too.
         return Deep(np.asarray(read_header(data))[..., None], None)
-    values = _opencv(data)
+    # OpenCV takes as much memory as a chunk says that it is long.
+    values = _opencv(png_pixels(data))
     return None if values is None else Deep(values, None)
 
 

@@ -85,11 +85,19 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
             yield bare
 
 
-def _png(data: bytes, keep: bool) -> bytes:
+def png_pixels(data: bytes, keep: bool = False) -> bytes:
+    """A PNG of what its pixels follow from, up to a chunk that says it is longer than the file.
+
+    Args:
+        data: the file's content.
+        keep: whether orientation and colour profile stay.
+    """
     kept = {b"tRNS", *([b"eXIf", b"iCCP"] if keep else [])}
     parts, place = [data[:8]], 8
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])
+        if end > len(data):
+            break
         kind = data[place + 4 : place + 8]
         # A capital letter marks what is needed to make the picture.
         intact = zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
@@ -151,7 +159,7 @@ def _items(data: bytes, keep: bool) -> bytes:
 
 
 STRIPS: dict[str, Callable[[bytes, bool], bytes]] = {
-    "PNG": _png,
+    "PNG": png_pixels,
     "WEBP": _webp,
     "JPEG": _jpeg,
     "TIFF": _tiff,

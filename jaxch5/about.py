@@ -125,6 +125,8 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):
         raise WeightsError(f"{path}: its classes are no names")
+    if pretrained.left_out:
+        raise WeightsError(f"{path}: {pretrained.left_out[0]} is not part of its network")
     numbers = [*mean, *std]
     if len(numbers) != 6 or not all(
         isinstance(number, int | float) and isfinite(number) for number in numbers

@@ -95,6 +95,13 @@ def _one_of(key: str, *allowed: Any, told: bool = False) -> Rule:
     )
 
 
+def _given(key: str) -> Rule:
+    return Rule(
+        lambda situation: situation.values[key] is not None,
+        lambda situation: f"goes together with {key}",
+    )
+
+
 def _above(least: float, *keys: str) -> Rule:
     """A setting that needs one of others to be large enough to change anything."""
     wanted = " or ".join(keys)
@@ -188,6 +195,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _above(0, "augment.max_lighting", "augment.max_saturation", "augment.max_hue"),
     ),
     "augment.mix_alpha": (_one_of("augment.mix", "mixup", "cutmix"),),
+    "model.mean": (_given("model.std"),),
+    "model.std": (_given("model.mean"),),
     "model.groups": (_FREEZES,),
     "model.train_bn": (
         _FREEZES,

@@ -1,9 +1,18 @@
-"""A trained classifier as one file: for PyTorch, for jax alone, and for jaxch5 again."""
+"""A trained classifier as one file: for PyTorch, for jax alone, and for jaxch5 again.
+
+Each file says what a reader needs beside the numbers, and the same classifier gives the same bytes,
+whichever process writes it and wherever.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,55 +21,107 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxch5.about import is_own
 from jaxch5.errors import ConfigError
+from jaxch5.files import write_file
 from jaxch5.models.own import own_names
-from jaxch5.models.weights import export_state_dict
+from jaxch5.models.weights import export_state_dict, fastai_state_dict
 from jaxch5.predictor import Predictor
+
+# Of a validation picture: all of its short side, and the middle of the long one.
+CROP = "center"
+
+
+def description_of(predictor: Predictor) -> dict[str, Any]:
+    """What has to be known of a classifier beside its weights, by the names that exports give it.
+
+    Returns:
+        `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
+        0 to 1) and `classes`, in the order of the outputs.
+    """
+    return {
+        **predictor.about._asdict(),
+        "crop": CROP,
+        "mean": list(predictor.normalization.mean),
+        "std": list(predictor.normalization.std),
+        "classes": list(predictor.classes),
+    }
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Weights by torchvision's names, with mean, deviation and classes as metadata.
+    """Weights by torchvision's names, which are timm's, with a description as metadata.
 
     Raises:
         ConfigError: the network is a module of one's own, which has no such names.
     """
-    arch = predictor.about.arch
-    if is_own(arch):
+    _refuse_own(predictor, "safetensors", "torchvision's")
+    weights = export_state_dict(predictor.variables, predictor.about.arch)
+    return _safetensors(weights, _for_others(predictor))
+
+
+def as_fastai(predictor: Predictor) -> bytes:
+    """The same by the names of fastai's `vision_learner`, which has a `concat_pool` head.
+
+    Raises:
+        ConfigError: the network is a module of one's own, or its head is another.
+    """
+    _refuse_own(predictor, "fastai", "fastai's")
+    if predictor.about.head != "concat_pool":
         raise ConfigError(
-            f"format = safetensors: has torchvision's names, and {arch} is a module of one's own; "
-            "choose stablehlo, or learner, which load_learner(path, model=...) loads in Python"
+            f"format = fastai: is for head concat_pool, not {predictor.about.head}; with format "
+            "safetensors, fastai's Learner takes torchvision's network with these weights"
         )
-    return _safetensors(export_state_dict(predictor.variables, arch), predictor, {})
+    weights = export_state_dict(predictor.variables, predictor.about.arch)
+    return _safetensors(fastai_state_dict(weights), _for_others(predictor))
 
 
 def as_learner(predictor: Predictor) -> bytes:
-    """The same with what `load_learner` needs: architecture, head, precision and sizes.
+    """The same as `as_safetensors` for `load_learner`, which takes nothing else for a learner.
 
     The weights of a module of one's own have flax's names.
     """
-    about = {name: str(value) for name, value in predictor.about._asdict().items()}
     arch, variables = predictor.about.arch, predictor.variables
     weights = own_names(variables) if is_own(arch) else export_state_dict(variables, arch)
-    return _safetensors(weights, predictor, about)
+    return _safetensors(weights, _metadata(description_of(predictor)))
 
 
-def _safetensors(
-    weights: dict[str, np.ndarray], predictor: Predictor, metadata: dict[str, str]
-) -> bytes:
+def _refuse_own(predictor: Predictor, form: str, whose: str) -> None:
+    if is_own(predictor.about.arch):
+        raise ConfigError(
+            f"format = {form}: has {whose} names, and {predictor.about.arch} is a module of one's "
+            "own; choose stablehlo, or learner, which load_learner(path, model=...) loads in Python"
+        )
+
+
+def _for_others(predictor: Predictor) -> dict[str, str]:
+    """Metadata in which the architecture is called as in timm's `config.json`."""
+    metadata = _metadata(description_of(predictor))
+    return {"architecture" if name == "arch" else name: metadata[name] for name in metadata}
+
+
+def _metadata(description: dict[str, Any]) -> dict[str, str]:
+    """Values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
+    return {
+        name: json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in description.items()
+    }
+
+
+def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     from safetensors.numpy import save
 
-    travelling = {
-        "mean": predictor.normalization.mean,
-        "std": predictor.normalization.std,
-        "classes": predictor.classes,
-    }
-    metadata = metadata | {name: json.dumps(value) for name, value in travelling.items()}
-    return save(weights, metadata)
+    content = save(weights, metadata)
+    # The library writes its metadata in an order that changes from one process to the next.
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False)
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded + content[8 + length :]
 
 
 def as_stablehlo(predictor: Predictor) -> bytes:
     """What `jax.export.deserialize` reads.
 
-    Its `call` takes uint8 pictures [any batch, size, size, 3] and returns probabilities.
+    Its `call` takes uint8 pictures [any batch, size, size, 3] and returns probabilities; its
+    `fun_name` is the description as JSON.
     """
     from jax import export
 
@@ -70,12 +131,46 @@ def as_stablehlo(predictor: Predictor) -> bytes:
     size = predictor.about.size
     (batch,) = export.symbolic_shape("batch")
     pictures = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(pictures)
-    return bytes(exported.serialize())
+    with _without_locations():
+        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(pictures)
+    described = dataclasses.replace(exported, fun_name=json.dumps(description_of(predictor)))
+    return bytes(described.serialize())
+
+
+@contextmanager
+def _without_locations() -> Iterator[None]:
+    """Lines of source stay out of a program: they name folders of whoever exports it."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 FORMATS: dict[str, Callable[[Predictor], bytes]] = {
     "safetensors": as_safetensors,
+    "fastai": as_fastai,
     "stablehlo": as_stablehlo,
     "learner": as_learner,
 }
+
+
+def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
+    """Writes a classifier as one file; returns its size in bytes.
+
+    Args:
+        predictor: the classifier.
+        path: of the file.
+        format: a key of `FORMATS`.
+
+    Raises:
+        ConfigError: there is no such format, or the head has no place in it.
+        CheckpointError: the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
+    content = FORMATS[format](predictor)
+    write_file(path, content)
+    return len(content)

@@ -8,7 +8,7 @@ tiny, and mirrored or cut they are other signs; photographs are neither.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -55,6 +55,8 @@ MAY_CHANGE = (
 MAX_PIXELS = 80_000_000
 # Where the pictures are, which a run with a record of them knows again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
 # What differs under some schedules, and for some ways to mix: the defaults of their functions.
@@ -321,7 +323,16 @@ class ModelConfig(Section):
         "none",
         min_length=1,
         description="where training begins: none; imagenet; auto (imagenet where it can be had, "
-        "else none); a .safetensors or .pth file; a run directory. auto for pictures of one's own",
+        "else none); a .safetensors or .pth file (FILE#PART for one of its state dicts); a run "
+        "directory. auto for pictures of one's own",
+    )
+    mean: tuple[Share, Share, Share] | None = Field(
+        None,
+        description="mean of each colour, of values 0 to 1, that the weights were trained with; "
+        "without it and std, what the weights say, else ImageNet's",
+    )
+    std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
+        None, description="deviation of each colour, of values 0 to 1; goes with mean"
     )
     head: Literal["linear", "concat_pool"] = Field(
         "linear",

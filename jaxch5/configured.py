@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from jaxch5.augmentation.mixing import MIXERS
-from jaxch5.config import Config, FitConfig, check_applies
+from jaxch5.config import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
+from jaxch5.models.normalization import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.session import Saving
 
 
-def learner_of(data: Data, config: Config) -> Learner:
+def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = None) -> Learner:
     """The learner that a configuration describes.
+
+    Args:
+        data: the pictures.
+        config: what describes it.
+        say: takes the line about the weights that it begins from; None prints it.
 
     Raises:
         WeightsError: its weights cannot be had, or do not fit.
@@ -43,6 +50,8 @@ def learner_of(data: Data, config: Config) -> Learner:
         bn=model.bn,
         remat=model.remat,
         shard_optimizer=settings.shard_optimizer,
+        normalization=normalization_of(model),
+        say=say,
     )
     check_applies(config, devices=learn.mesh.devices.shape if learn.mesh else (1, 1))
     if settings.schedule != "fine_tune":
@@ -59,6 +68,18 @@ def from_scratch(config: Config) -> Config:
     """The same without weights to begin from; what else depends on them stays as it is."""
     without_weights = config.model.model_copy(update={"weights": "none"})
     return config.model_copy(update={"model": without_weights})
+
+
+def normalization_of(model: ModelConfig) -> Normalization | None:
+    """The mean and deviation that the settings name; None where they name none.
+
+    Example:
+        >>> normalization_of(ModelConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))).mean
+        (0.5, 0.5, 0.5)
+    """
+    if model.mean is None or model.std is None:
+        return None
+    return Normalization(model.mean, model.std)
 
 
 def loss_of(settings: FitConfig) -> Loss:

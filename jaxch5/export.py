@@ -16,24 +16,29 @@ from jaxch5.text import printable
 class ExportOptions(Options):
     """Write a trained classifier as one file.
 
-    safetensors: torchvision's names and layouts, for PyTorch, timm and fastai. stablehlo: a
-    program with its weights, from uint8 pictures to probabilities, for jax alone, on a CPU and on
-    an NVIDIA GPU. learner: all that `load_learner` and `predict` need.
+    safetensors: torchvision's names. Of a linear head, torchvision's and timm's networks load all
+    of it, strictly; of a concat_pool head (the default for pictures of one's own), their bodies
+    load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`, which
+    loads all of it, strictly; of a concat_pool head alone. stablehlo: a program with its weights,
+    from uint8 pictures to probabilities, for jax alone, on a CPU and on an NVIDIA GPU. learner:
+    what `load_learner` and `predict` take. Each names classes, sizes, crop, mean, deviation and
+    head, and the same run gives the same bytes each time.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
-    format: Literal["safetensors", "stablehlo", "learner"] = Field(
+    format: Literal["safetensors", "fastai", "stablehlo", "learner"] = Field(
         "safetensors", description="of the file"
     )
     out: Path | None = Field(
         None,
-        description="the file; without it, model.safetensors, model.stablehlo or "
-        "learner.safetensors",
+        description="the file; without it, model.safetensors, fastai.safetensors, "
+        "model.stablehlo or learner.safetensors",
     )
 
 
 FILES = {
     "safetensors": "model.safetensors",
+    "fastai": "fastai.safetensors",
     "stablehlo": "model.stablehlo",
     "learner": "learner.safetensors",
 }
@@ -41,16 +46,14 @@ FILES = {
 
 def export(options: ExportOptions) -> dict[str, Any]:
     """Writes the file; returns its name, size and format."""
-    from jaxch5.artifacts import FORMATS
-    from jaxch5.files import write_file
+    from jaxch5.artifacts import write_artifact
     from jaxch5.predictor import load_learner
 
     out = options.out or Path(FILES[options.format])
-    content = FORMATS[options.format](load_learner(options.run))
-    write_file(out, content)
+    size = write_artifact(load_learner(options.run), out, options.format)
     if not options.json_output:
-        print(printable(f"{options.format}  {len(content) / 1e6:.1f} MB  {out}"))
-    return {"file": str(out), "format": options.format, "bytes": len(content)}
+        print(printable(f"{options.format}  {size / 1e6:.1f} MB  {out}"))
+    return {"file": str(out), "format": options.format, "bytes": size}
 
 
 def main() -> int:

@@ -127,6 +127,7 @@ class Learner:
         groups: str = "fastai",
         pretrained: Pretrained | None = None,
         seed: int = 0,
+        normalization: Normalization | None = None,
     ) -> None:
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
@@ -135,7 +136,7 @@ class Learner:
         self.model = model
         self.recipe = recipe
         self.pretrained = pretrained
-        self.normalization = pretrained.normalization if pretrained else IMAGENET
+        self.normalization = normalization or (pretrained.normalization if pretrained else IMAGENET)
         self.sweep: Sweep | None = None
         self.console = plain_console()
         self.run: RunDir | None = None
@@ -168,8 +169,8 @@ class Learner:
         )
         if self.pretrained:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-            variables = transfer(drawn, self.pretrained, self.data.classes)
-            self.state = with_variables(self.state, variables)
+            taken = transfer(drawn, self.pretrained, self.data.classes)
+            self.state = with_variables(self.state, taken)
         self._place()
 
     def _place(self) -> None:
@@ -544,18 +545,15 @@ class Learner:
 
         Args:
             path: of the file.
-            format: "safetensors", "stablehlo" or "learner"; see `jaxch5.artifacts`.
+            format: "safetensors", "fastai", "stablehlo" or "learner"; see `jaxch5.artifacts`.
 
         Raises:
-            ConfigError: there is no such format.
+            ConfigError: there is no such format, or the head has no place in it.
             CheckpointError: the file cannot be written.
         """
-        from jaxch5.artifacts import FORMATS
-        from jaxch5.files import write_file
+        from jaxch5.artifacts import write_artifact
 
-        if format not in FORMATS:
-            raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
-        write_file(Path(path), FORMATS[format](self.predictor()))
+        write_artifact(self.predictor(), Path(path), format)
 
     def save(self, path: str | Path) -> None:
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
@@ -618,6 +616,8 @@ def vision_learner(
     bn: str = "global",
     remat: bool = False,
     shard_optimizer: bool = False,
+    normalization: Normalization | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
@@ -629,7 +629,7 @@ def vision_learner(
             `load_learner(path, model=...)`; torchvision's names it has none.
         weights: "imagenet"; "auto", the same where they can be had, else none, in one line; "none";
             a file (.safetensors, .pth); or a run directory. The head is taken along only from
-            weights of the same classes.
+            weights of the same classes, and a line says whether it was.
         precision: of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's).
@@ -656,6 +656,8 @@ def vision_learner(
             devices changes nothing, or of the rows of each device ("local").
         remat: what is within a block is computed again for the gradient, not kept in memory.
         shard_optimizer: the optimizer's moments are shared out among the devices of a process.
+        normalization: mean and deviation of the colours; None takes those of the weights.
+        say: takes the line about the weights; None prints it.
 
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
@@ -677,7 +679,7 @@ def vision_learner(
     if len(data.classes) < 2:
         raise DataError(f"data: has one class, {data.classes[0]}; a classifier needs two")
     model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
-    pretrained = pretrained_of(weights, arch, partial(print_line, plain_console()))
+    pretrained = pretrained_of(weights, arch, head, data.classes, normalization, say)
     others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]
     recipe = Recipe(
         loss=loss,
@@ -695,4 +697,4 @@ def vision_learner(
         bn=bn,
         shard_optimizer=shard_optimizer,
     )
-    return Learner(data, model, recipe, groups, pretrained, seed)
+    return Learner(data, model, recipe, groups, pretrained, seed, normalization)

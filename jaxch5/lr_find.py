@@ -41,7 +41,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
     config = options.settings_with_weights(say)
-    first = learner_of(load_data(config), config)
+    first = learner_of(load_data(config), config, say)
     sweeps, suggested = [], []
     for repeat in range(options.repeats):
         learn = first.again(config.seed + repeat) if repeat else first

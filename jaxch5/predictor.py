@@ -278,7 +278,8 @@ def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
         pretrained = from_run(path, about.arch)
     else:
         about, said = about_of_file(path, model)
-        pretrained = from_file(path, about.arch) if model is None else own_from_file(path, said)
+        own = model is not None
+        pretrained = own_from_file(path, said) if own else from_file(path, about.arch, beside=False)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
     dtype = dtype_of(about.precision)

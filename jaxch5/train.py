@@ -173,7 +173,7 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
         # Fetched once, and then read from the hub's cache.
         first_then_others(lambda: find_weights(model.weights, model.arch))
     agree({"model.weights": model.weights})
-    learn = learner_of(data, config)
+    learn = learner_of(data, config, partial(print_line, console))
     learn.console = console
     return learn
 

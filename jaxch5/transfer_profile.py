@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,8 @@ def measure(
         for kind in kinds
         if (kind, seed) not in results
     ]
-    for (kind, seed), accuracy in accuracies(config, data, missing):
+    say = partial(print_line, console)
+    for (kind, seed), accuracy in accuracies(config, data, missing, say):
         results[kind, seed] = accuracy
         point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
         with file.open("a", encoding="utf-8") as opened:
@@ -144,13 +146,16 @@ def frozen_stages(count: int) -> str:
 
 
 def accuracies(
-    config: Config, data: Data, points: list[tuple[int | str, int]]
+    config: Config,
+    data: Data,
+    points: list[tuple[int | str, int]],
+    say: Callable[[str], None],
 ) -> Iterator[tuple[tuple[int | str, int], float]]:
     """Trains each kind from each seed, and gives the accuracies one after the other."""
     from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
     learners = {
-        which: learner_of(data, settings)
+        which: learner_of(data, settings, say)
         for which, settings in ((False, config), (True, from_scratch(config)))
         if any((kind == SCRATCH) == which for kind, _ in points)
     }

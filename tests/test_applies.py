@@ -30,6 +30,11 @@ KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.t
 SIZES = ("--data.presize", "10", "--data.size", "8", "--data.batch-size", "4")
 # So is what goes with them, or with several devices; here it is refused.
 ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "fit.shard_optimizer"}
+# What does nothing alone is given with this.
+TOGETHER = {
+    "model.mean": ["--model.std", "0.4,0.4,0.4"],
+    "model.std": ["--model.mean", "0.4,0.4,0.4"],
+}
 # May ask for what is done anyway.
 OBEYED = {"data.split"}
 
@@ -126,6 +131,8 @@ def places(tmp_path_factory):
         "data.range": "4095",
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
+        "model.mean": (0.5, 0.5, 0.5),
+        "model.std": (0.5, 0.5, 0.5),
     }
 
 
@@ -182,6 +189,7 @@ def observed(config, with_learner):
         "mix": mix,
         "loss": np.asarray(loss_of(config.fit)(logits, np.array([0, 0]))).tolist(),
         "model": repr(learn.model),
+        "normalization": learn.normalization,
         "pretrained": learn.pretrained and learn.pretrained.origin,
         "groups": learn.groups.names,
         "weights": float(np.sum(np.asarray(weights))),
@@ -235,6 +243,7 @@ def test_every_setting_changes_something_or_is_refused(key, places):
         plain = settings(argv)
         value = other_value(key, flat(plain)[key], places)
         argv = [*(argv if key != "data.path" else argv[-len(SIZES) :]), *words(key, value)]
+        argv += TOGETHER.get(key, [])
         try:
             after = observed(settings(argv), with_learner)
         except (ConfigError, DataError) as error:

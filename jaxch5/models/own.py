@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
-from pydantic import ValidationError
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.normalization import Normalization
-from jaxch5.models.pretrained import Metadata, Pretrained
+from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.provenance import known_of
+from jaxch5.models.weights import refuse_damaged
 
 
 def own_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def own_from_file(path: Path, metadata: Mapping[str, str]) -> Pretrained:
 
     Args:
         path: of the file.
-        metadata: of the file, as `Metadata` reads it.
+        metadata: of the file, as `jaxch5.models.provenance.Metadata` reads it.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -42,10 +42,11 @@ def own_from_file(path: Path, metadata: Mapping[str, str]) -> Pretrained:
 
     try:
         variables = unflatten_dict(load_file(path), sep="/")
-        said = Metadata.model_validate(dict(metadata))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise WeightsError(f"{path}: its metadata, {first['loc'][0]}: {first['msg']}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: is cut short or no safetensors file: {error}") from None
-    return Pretrained(variables, Normalization(said.mean, said.std), said.classes, str(path))
+    try:
+        refuse_damaged(variables)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    known = known_of(path, metadata, "", beside=False)
+    return Pretrained(variables, known.normalization, known.classes, str(path), known.source)

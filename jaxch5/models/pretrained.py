@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import PyTree
-from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
 from jaxch5.errors import WeightsError
 from jaxch5.libraries import empty_is_unset
+from jaxch5.models.convert import architecture_of, find_network
 from jaxch5.models.normalization import IMAGENET, Normalization
-from jaxch5.models.weights import architecture_of, import_state_dict
+from jaxch5.models.provenance import known_of
+from jaxch5.models.reader import read_weights, reason_of
+from jaxch5.models.weights import import_network, refuse_damaged
 
 FILE = "model.safetensors"
 # For each of the hub's few network addresses to say what it has; the file may take its time.
@@ -47,31 +46,26 @@ IMAGENET_WEIGHTS = {
 }
 
 
-Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Metadata(BaseModel):
-    """What a safetensors file may say of its weights, each as JSON."""
-
-    mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = IMAGENET.mean
-    std: Json[tuple[Deviation, Deviation, Deviation]] = IMAGENET.std
-    classes: Json[tuple[str, ...]] | None = None
-
-
 class Pretrained(NamedTuple):
     """Weights with what travels with them.
 
     Attributes:
-        variables: `{"params": ..., "batch_stats": ...}` of a whole network.
+        variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
         normalization: that they were trained with.
         classes: names of their head's classes; None where they are not known.
         origin: where they come from, for people.
+        normalized_by: who says what the normalization is, for people.
+        left_out: entries of the file that are neither of the body nor of a head known here.
+        others: other parts of the file that hold a network.
     """
 
     variables: dict[str, PyTree]
     normalization: Normalization
     classes: tuple[str, ...] | None
     origin: str
+    normalized_by: str = ""
+    left_out: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @empty_is_unset()
@@ -110,93 +104,55 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
             )
         except (HTTPError, OSError) as error:
             raise WeightsError(
-                f"{source.repository}: the hub does not give it ({_reason(error)}); "
+                f"{source.repository}: the hub does not give it ({reason_of(error)}); "
                 f"fetch {url} elsewhere and name the file with --model.weights PATH"
             ) from None
-    weights = from_file(Path(file), arch)
-    return weights._replace(normalization=source.normalization, origin=origin)
+    weights = from_file(Path(file), arch, source.normalization)
+    return weights._replace(origin=origin, normalized_by=source.repository)
 
 
-def from_file(path: Path, arch: str) -> Pretrained:
-    """Weights from a file: `.safetensors`, or PyTorch's `.pth` or `.pt` with the extra `torch`.
+def from_file(
+    path: Path, arch: str, normalization: Normalization | None = None, beside: bool = True
+) -> Pretrained:
+    """Weights from a file: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
     A safetensors file may say in its metadata, as JSON, its `mean`, `std` and `classes`; those that
-    `export` writes do.
+    `export` writes do. timm's `config.json` is read where it lies beside a file.
 
     Args:
-        path: the file, with torchvision's, timm's or fastai's names.
+        path: the file, with torchvision's, timm's or fastai's names; `FILE#PART` names one of
+            several state dicts that it holds.
         arch: the architecture that they should be of.
+        normalization: that they were trained with; None takes it from what the file says.
+        beside: whether what lies beside the file is heard; a learner's file says all itself.
 
     Raises:
         WeightsError: the file cannot be read, or does not fit.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file of weights (--model.weights)")
-    metadata: Mapping[str, str] = {}
-    if path.suffix == ".safetensors":
-        state_dict, metadata = _read_safetensors(path)
-    elif path.suffix in (".pth", ".pt"):
-        state_dict = _read_pickle(path)
-    else:
-        raise WeightsError(f"{path}: should end in .safetensors, .pth or .pt")
-    found = architecture_of(state_dict)
-    if found not in (arch, None):
-        raise WeightsError(
-            f"{path}: holds weights of {found}, not of {arch} (--model.arch {found})"
-        )
+    path, part = _part(path)
+    tensors, metadata = read_weights(path)
+    known = known_of(path, metadata, arch, normalization, beside)
     try:
-        variables = import_state_dict(state_dict, arch)
-        said = Metadata.model_validate(metadata)
+        found = find_network(tensors, arch, part)
+        if (holds := architecture_of(found.entries)) not in (arch, None):
+            raise WeightsError(f"holds weights of {holds}, not of {arch} (--model.arch {holds})")
+        variables, left_out = import_network(found, arch)
+        refuse_damaged(variables)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise WeightsError(f"{path}: its metadata, {first['loc'][0]}: {first['msg']}") from None
-    return Pretrained(variables, Normalization(said.mean, said.std), said.classes, str(path))
+    origin = f"{path}#{found.part}" if found.others else str(path)
+    return Pretrained(
+        variables,
+        known.normalization,
+        known.classes,
+        origin,
+        known.source,
+        tuple(left_out),
+        tuple(f"#{other}" if other else "the file itself" for other in found.others),
+    )
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # Of the frameworks, this is the one that knows bfloat16.
-        with safe_open(path, framework="flax") as file:
-            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: is cut short or no safetensors file: {_reason(error)}"
-        ) from None
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        import torch
-    except ImportError:
-        raise WeightsError(
-            f"{path}: reading it needs PyTorch (python -m pip install -e '.[torch]' in jaxch5's "
-            "folder), or take .safetensors"
-        ) from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path}: is refused: it is damaged, or holds more than tensors, which could run "
-            "anything on loading"
-        ) from None
-    except Exception as error:  # Damaged bytes are taken for instructions, and anything happens.
-        reason = _reason(error)
-        raise WeightsError(f"{path}: is cut short or no file of PyTorch's: {reason}") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in loaded.items()
-    ):
-        raise WeightsError(f"{path}: holds no state dict")
-    return {name: value.detach().float().numpy() for name, value in loaded.items()}
-
-
-def _reason(error: Exception) -> str:
-    """An error's kind, which may be all that it says, and the first line of the rest."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+def _part(path: Path) -> tuple[Path, str]:
+    """A file, and the part of it that is named after `#`, where no file is named so."""
+    name, sign, part = path.name.rpartition("#")
+    return (path, "") if path.exists() or not sign else (path.with_name(name), part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from jaxtyping import PyTree
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
 from jaxch5.models.normalization import Normalization
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
-from jaxch5.text import same_names
+from jaxch5.models.provenance import SETTINGS
+from jaxch5.models.weights import refuse_damaged
+from jaxch5.text import plain_console, print_line, same_names
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.rundir import open_run
 
 
 def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
-    """Variables of a whole network, `{"params": ..., "batch_stats": ...}`.
+    """Variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
 
     Args:
-        weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file; or
-            a run directory.
+        weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file,
+            with `#PART` for one of several state dicts in it; or a run directory.
         arch: resnet18, 34, 50, 101 or 152.
 
     Raises:
@@ -49,12 +52,22 @@ def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
     return find_weights(weights, arch).variables
 
 
-def find_weights(weights: str | Path, arch: str) -> Pretrained:
-    """What `load_weights` gives, with what travels with the weights."""
-    if weights == "imagenet":
-        return from_hub(arch)
+def find_weights(
+    weights: str | Path, arch: str, normalization: Normalization | None = None
+) -> Pretrained:
+    """What `load_weights` gives, with what travels with the weights.
+
+    Args:
+        weights, arch: as `load_weights` takes them.
+        normalization: that they were trained with; None takes it from what they say.
+    """
     path = Path(weights).expanduser()
-    return from_run(path, arch) if path.is_dir() else from_file(path, arch)
+    if weights != "imagenet" and not path.is_dir():
+        return from_file(path, arch, normalization)
+    found = from_hub(arch) if weights == "imagenet" else from_run(path, arch)
+    if normalization is None:
+        return found
+    return found._replace(normalization=normalization, normalized_by=SETTINGS)
 
 
 def available(arch: str) -> tuple[str, str]:
@@ -71,20 +84,26 @@ def available(arch: str) -> tuple[str, str]:
 
 
 def pretrained_of(
-    weights: str | Path, arch: str | nn.Module, say: Callable[[str], None]
+    weights: str | Path,
+    arch: str | nn.Module,
+    head: str,
+    classes: tuple[str, ...],
+    normalization: Normalization | None,
+    say: Callable[[str], None] | None,
 ) -> Pretrained | None:
     """What `vision_learner` begins from; None where that is the network's own initialization.
 
     Args:
-        weights, arch: as `vision_learner` takes them.
-        say: takes a line where "auto" finds none.
+        weights, arch, head, normalization: as `vision_learner` takes them.
+        classes: of the new network.
+        say: takes a line about the weights, or one where "auto" finds none; None prints it.
 
     Raises:
         ConfigError: weights are named for a module of one's own, or the folder is no run.
         WeightsError: they cannot be had, or do not fit.
 
     Example:
-        >>> pretrained_of("none", "resnet18", print)
+        >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
     """
     if not isinstance(arch, str):
         if weights in ("auto", "none"):
@@ -93,11 +112,56 @@ def pretrained_of(
             f"weights = {weights}: a module of one's own begins from its own initialization; "
             "say weights='none'"
         )
+    say = say or partial(print_line, plain_console())
     if weights == "auto":
         weights, reason = available(arch)
         if reason:
             say(reason)
-    return None if weights == "none" else find_weights(weights, arch)
+    if weights == "none":
+        return None
+    pretrained = find_weights(weights, arch, normalization)
+    say(describe(pretrained, head, classes))
+    return pretrained
+
+
+def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
+    """The line about weights: where they come from, how they were normalized, and which head.
+
+    Args:
+        pretrained: the weights.
+        head: of the new network, "linear" or "concat_pool".
+        classes: of the new network.
+    """
+    mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
+    parts = [
+        f"weights: {pretrained.origin}",
+        f"mean {mean} and deviation {std} ({pretrained.normalized_by})",
+        _fate_of_head(pretrained, head, classes),
+    ]
+    if pretrained.left_out:
+        first, count = pretrained.left_out[0], len(pretrained.left_out)
+        parts.append(f"not taken: {first}" + (f" and {count - 1} others" if count > 1 else ""))
+    if pretrained.others:
+        parts.append(
+            f"the file holds others too, which --model.weights FILE#PART takes: "
+            f"{', '.join(pretrained.others)}"
+        )
+    return "; ".join(parts)
+
+
+def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
+    """Whether `transfer` takes the head, and why not."""
+    old = pretrained.variables["params"].get("head")
+    if old is None:
+        return "a new head: they have none that is known here"
+    kind = "concat_pool" if "fc2" in old else "linear"
+    if pretrained.classes is None:
+        return "a new head: nothing says which classes theirs is of"
+    if not same_names(classes, pretrained.classes):
+        return f"a new head: their {len(pretrained.classes)} classes are others, or in other order"
+    if kind != head:
+        return f"a new head: theirs is {kind} (--model.head {kind})"
+    return f"their head is kept: the same {len(classes)} classes"
 
 
 def from_run(path: Path, arch: str) -> Pretrained:
@@ -127,8 +191,11 @@ def from_run(path: Path, arch: str) -> Pretrained:
         raise WeightsError(f"{path}: this run has no checkpoint yet")
     about, variables = found
     try:
+        refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-        return Pretrained(variables, normalization, tuple(about["classes"]), str(path))
+        return Pretrained(variables, normalization, tuple(about["classes"]), str(path), "the run")
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: its checkpoint lacks what it is of: {error}") from None
 

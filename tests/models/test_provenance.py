@@ -1,0 +1,123 @@
+"""What lies beside weights is heard, what contradicts is refused, and what is guessed is said."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxch5.errors import WeightsError
+from jaxch5.models.normalization import IMAGENET, Normalization
+from jaxch5.models.provenance import known_of
+
+# What timm 1.0.31 writes for resnet34.ra4_e3600_r224_in1k.
+TIMM = Path(__file__).parent / "timm" / "config.json"
+HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+shares = st.floats(0, 1).map(lambda x: round(x, 4))
+triples = st.tuples(shares, shares, shares)
+deviations = st.floats(1e-3, 1).map(lambda x: round(x, 4))
+spread = st.tuples(deviations, deviations, deviations)
+FORMS = {
+    "timm": lambda mean, std: ("config.json", {"pretrained_cfg": {"mean": mean, "std": std}}),
+    "old timm": lambda mean, std: ("config.json", {"mean": mean, "std": std}),
+    "transformers": lambda mean, std: (
+        "preprocessor_config.json",
+        {"image_mean": mean, "image_std": std},
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path
+
+
+def known(folder, metadata=None, arch="resnet34", given=None):
+    return known_of(folder / "model.safetensors", metadata or {}, arch, given)
+
+
+def test_timms_own_description_is_heard(folder):
+    shutil.copy(TIMM, folder)
+    assert known(folder) == (HALF, None, "config.json")
+
+
+def test_where_nothing_is_known_that_is_said(folder):
+    found = known(folder)
+    assert found.normalization == IMAGENET
+    assert "nothing says" in found.source
+    assert "--model.mean and --model.std" in found.source
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(mean=triples, std=spread, other=triples)
+@settings(max_examples=30, deadline=None)
+def test_each_form_of_description_is_heard_or_contradicted(
+    tmp_path_factory, form, mean, std, other
+):
+    folder = tmp_path_factory.mktemp("weights")
+    name, values = FORMS[form](mean, std)
+    (folder / name).write_text(json.dumps(values))
+    assert known(folder) == (Normalization(mean, std), None, name)
+    metadata = {"mean": json.dumps(other), "std": json.dumps(std)}
+    if other == mean:
+        assert known(folder, metadata).source == f"its metadata and {name}"
+        return
+    with pytest.raises(WeightsError, match=f"its metadata and {name} contradict each other"):
+        known(folder, metadata)
+    # What is said by the settings wins: it is the way out.
+    given_found = known(folder, metadata, given=HALF)
+    assert (given_found.normalization, given_found.source) == (HALF, "--model.mean and --model.std")
+
+
+def test_a_description_of_another_architecture_is_not_theirs(folder):
+    shutil.copy(TIMM, folder)
+    found = known(folder, arch="resnet18")
+    assert found.normalization == IMAGENET
+    assert "(config.json beside it is of resnet34)" in found.source
+
+
+def test_label_names_are_the_heads_classes(folder):
+    values = json.loads(TIMM.read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"label_names": ["cat", "dog"]}))
+    assert known(folder).classes == ("cat", "dog")
+    assert known(folder, given=IMAGENET).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ('{"mean": [123.7, 116.3, 103.5], "std": [58, 57, 57]}', "of values 0 to 1"),
+        ('{"pretrained_cfg": {"mean": [0.5, 0.5], "std": [0.5, 0.5, 0.5]}}', "mean = "),
+        ('{"mean": [0.5, 0.5, 0.5]}', "lacks std"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0]}', "std = "),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_a_description_that_cannot_be_meant_is_named_with_a_way_out(content, said, folder):
+    file = folder / "config.json"
+    file.write_text(content)
+    with pytest.raises(WeightsError) as raised:
+        known(folder)
+    line = str(raised.value)
+    assert line.startswith(f"{file}: ")
+    assert said in line
+    assert "--model.mean and --model.std" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"scripts": {"test": "x"}}', '"text"'])
+def test_a_file_of_that_name_that_is_something_else_says_nothing(content, folder):
+    (folder / "config.json").write_text(content)
+    assert known(folder).normalization == IMAGENET
+
+
+def test_metadata_without_its_other_half_is_refused(folder):
+    """ImageNet's deviation was taken silently with a mean of another's."""
+    with pytest.raises(WeightsError, match="its metadata: lacks std"):
+        known(folder, {"mean": json.dumps([0.5] * 3)})
+    assert known(folder, {"mean": json.dumps([0.5] * 3)}, given=HALF).normalization == HALF
+    assert np.isfinite(known(folder).normalization.mean).all()

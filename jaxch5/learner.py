@@ -627,9 +627,8 @@ def vision_learner(
             `module.apply(variables, x, train=bool)` on normalized pictures [B, H, W, 3]; it begins
             from its own initialization. A learner's file of it is read by
             `load_learner(path, model=...)`; torchvision's names it has none.
-        weights: "imagenet"; "auto", the same where they can be had, else none, in one line; "none";
-            a file (.safetensors, .pth); or a run directory. The head is taken along only from
-            weights of the same classes, and a line says whether it was.
+        weights: "imagenet"; "auto", the same where they can be had, else none; "none"; a file
+            (.safetensors, .pth); or a run directory. A line says whether the head was kept.
         precision: of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's).

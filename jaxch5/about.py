@@ -91,8 +91,8 @@ def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
     """
     if model is None and is_own(arch):
         raise WeightsError(
-            f"{path}: is of {arch}, which is none of {', '.join(ARCHITECTURES)} (arch); a module of "
-            "one's own is loaded in Python: load_learner(path, model=...)"
+            f"{path}: is of {arch}, which is none of {', '.join(ARCHITECTURES)} (arch); a module "
+            "of one's own is loaded in Python: load_learner(path, model=...)"
         )
     if model is not None and arch != name_of(model):
         raise WeightsError(f"{path}: is of {arch}, not of {name_of(model)}")

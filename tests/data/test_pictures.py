@@ -124,6 +124,8 @@ def test_a_source_that_grew_gives_the_pictures_that_were_there():
             b'{"format": "jaxch5 pictures of a run, 1", "classes": [], "train": 1, "valid": 0}\n'
         ),
     ],
+    # A compressed file holds the time, and two workers would collect other names.
+    ids=["empty", "other", "nothing", "no header", "cut", "not all"],
 )
 def test_a_damaged_record_is_one_line_with_a_way_out(content, tmp_path):
     file = tmp_path / "pictures.jsonl.gz"

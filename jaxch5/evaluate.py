@@ -13,7 +13,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, run, save_figure
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.settings import differing
-from jaxch5.text import print_line, print_row
+from jaxch5.text import counted, print_line, print_row
 
 if TYPE_CHECKING:
     from jaxch5.config import Config
@@ -82,7 +82,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if config.data.on_bad == "skip" and (bad := unreadable(source)):
         readable = [item for item, name in enumerate(source.references) if name not in bad]
         counts = {**counts, "unreadable": len(source) - len(readable)}
-        line += f"; {counts['unreadable']:,} cannot be read and are left out"
+        left_out = counted(counts["unreadable"], "cannot be read and is", "cannot be read and are")
+        line += f"; {left_out} left out"
         source = take(source, readable)
     print_line(console, line)
     if not len(source):

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxch5.cli import Options, as_path, print_list, run
 from jaxch5.config import check_applies
 from jaxch5.settings import deep_update
-from jaxch5.text import print_line
+from jaxch5.text import counted, print_line
 
 
 class PackOptions(Options):
@@ -65,7 +65,8 @@ def pack(options: PackOptions) -> dict[str, Any]:
         in_valid[valid] = True
         used = np.sort(np.concatenate([train, valid]))
         if unused := len(source) - len(used):
-            print_line(console, f"{unused:,} pictures of neither part (for testing) are left out")
+            what = counted(unused, "picture is", "pictures are")
+            print_line(console, f"{what} of neither part (for testing) and left out")
             source, in_valid = select(source, used), in_valid[used]
     begin = time.perf_counter()
     index = packing.pack(
@@ -86,8 +87,8 @@ def pack(options: PackOptions) -> dict[str, Any]:
     print_list(console, "left out", skipped)
     print_line(
         console,
-        f"{count:,} pictures of {len(index.classes)} classes at presize {index.presize}, "
-        f"{size / 1e6:,.1f} MB in {len(shards)} {'shard' if len(shards) == 1 else 'shards'}, "
+        f"{counted(count, 'picture')} of {len(index.classes)} classes at presize {index.presize}, "
+        f"{size / 1e6:,.1f} MB in {counted(len(shards), 'shard')}, "
         f"in {seconds:.1f} s: --data.path {options.out}",
     )
     return {

@@ -31,6 +31,21 @@ def printable(text: str) -> str:
     )
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with what is counted, in the form that goes with it.
+
+    Args:
+        count: how many.
+        one: what one is called, and what else of a sentence depends on the count.
+        many: the same for another count; None adds an s.
+
+    Example:
+        >>> counted(1, "picture"), counted(1200, "picture"), counted(0, "class", "classes")
+        ('1 picture', '1,200 pictures', '0 classes')
+    """
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def name_of(function: Any) -> str:
     """The name of a function, or of the one that a `partial` calls.
 

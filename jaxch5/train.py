@@ -15,7 +15,7 @@ from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
-from jaxch5.text import print_line, printable
+from jaxch5.text import counted, print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
     RunDir,
@@ -153,8 +153,9 @@ def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, d
     found = going_on(run, source, partial(print_line, console)) if run else None
     source, split = found or (leave_out(source, skipped) if skipped else source, None)
     if skipped:
-        line = f"{len(skipped):,} pictures cannot be read and are left out (skipped.jsonl)"
-        print_line(console, line)
+        many = "pictures cannot be read and are left out (skipped.jsonl)"
+        one = "picture cannot be read and is left out (skipped.jsonl)"
+        print_line(console, counted(len(skipped), one, many))
     data = load_data(config, source, split)
     # Where pictures are kept is each process's own choice, but decides what is compiled.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})

@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxch5.cli import FAILED, Options, as_path, print_list, run
 from jaxch5.config import check_applies
 from jaxch5.errors import DataError
-from jaxch5.text import print_line
+from jaxch5.text import counted, print_line
 
 
 class VerifyOptions(Options):
@@ -86,7 +86,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     missed = any(reason.suspect for reason in passed_over)
     clean = found.clean and refused is None and not missed
     outcome = "no problems" if clean and not found.blank else "see above"
-    print_line(console, f"{found.count:,} pictures read: {outcome}")
+    print_line(console, f"{counted(found.count, 'picture')} read: {outcome}")
     return report if clean else {**report, FAILED: True}
 
 

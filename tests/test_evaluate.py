@@ -124,7 +124,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     status, out, err = evaluated(capsys, *argv, "--pictures", "all", "--data.on-bad", "skip")
     assert status == 0, err
     assert "32 trained on by it, which makes the scores too good" in err
-    assert "; 1 cannot be read and are left out" in err
+    assert "; 1 cannot be read and is left out" in err
     document = json.loads(out)
     assert document["scored"]["unreadable"] == 1
     assert document["pictures"] == 39
@@ -154,7 +154,7 @@ def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
         "model.weights": "imagenet", "model.head": "linear", "model.precision": "bf16",
         "model.groups": "stages", "model.bn": "local", "fit.schedule": "sgdr", "fit.loss": "focal",
         "fit.optimizer": "sgd", "fit.moms": "0.9,0.8,0.9", "log": "tensorboard",
-        "data.split_column": "is_val",
+        "data.split_column": "is_val", "model.mean": "0.5,0.5,0.5", "model.std": "0.5,0.5,0.5",
     }  # fmt: skip
     for key, value in flat(config).items():
         if key in taken:

@@ -1,11 +1,16 @@
 """What is printed for people, in a terminal and in a notebook."""
 
+import ast
 import builtins
 import io
+import itertools
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import jaxch5
 from jaxch5.text import plain_console, print_line, print_row
 
 
@@ -36,3 +41,14 @@ def test_a_table_loses_columns_where_there_is_no_room_and_not_its_lines():
     output = io.StringIO()
     print_row(Console(file=output, width=2), row, head)
     assert output.getvalue() == f"{row}\n"
+
+
+def test_what_is_counted_has_the_form_that_goes_with_one():
+    """Pictures and others are counted everywhere, and there may be one of them."""
+    for file in Path(jaxch5.__file__).parent.rglob("*.py"):
+        texts = [
+            node for node in ast.walk(ast.parse(file.read_text())) if type(node) is ast.JoinedStr
+        ]
+        for count, after in (pair for text in texts for pair in itertools.pairwise(text.values)):
+            if isinstance(after, ast.Constant) and not isinstance(count.value, ast.IfExp):
+                assert not re.match(r" (pictures|others)\b", after.value), ast.unparse(count)

@@ -453,7 +453,7 @@ def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monke
 
 
 @pytest.mark.parametrize(
-    ("to", "line"), [(None, "is not there any more"), ("red", "(and 1 others)")]
+    ("to", "line"), [(None, "is not there any more"), ("red", "(and 1 other)")]
 )
 def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
     """Not one that is gone, nor one whose class, which is its folder, is another now."""

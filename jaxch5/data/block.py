@@ -18,6 +18,7 @@ from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.errors import ConfigError
+from jaxch5.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,15 +70,15 @@ class Data:
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         parts = [
-            f"{train + valid:,} pictures of {len(self.classes)} classes: {train:,} for training, "
-            f"{valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
+            f"{counted(train + valid, 'picture')} of {len(self.classes)} classes: {train:,} for "
+            f"training, {valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
             f"presized to {self.presize}, network input {self.size}",
             f"cache {self.cache} ({self.cache_reason})",
         ]
         validated = set(np.unique(self.source.labels[self.valid.items]).tolist())
         absent = [name for k, name in enumerate(self.classes) if k not in validated]
         if absent:
-            others = f" and {len(absent) - 1:,} others" if len(absent) > 1 else ""
+            others = f" and {counted(len(absent) - 1, 'other')}" if len(absent) > 1 else ""
             parts.append(f"no validation picture of {absent[0]}{others}")
         return "; ".join([*parts, *remarks(self.source)])
 

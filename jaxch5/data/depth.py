@@ -187,7 +187,7 @@ def guess_range(
         ranges.append(f"{kind} {black:.15g},{white:.15g}")
         words.append(
             f"{kind} from {black:,.15g} to {white:,.15g} taken for black to white, as {low:,.6g} "
-            f"to {high:,.6g} were found in {len(seen[kind])} pictures of more than 8 bits"
+            f"to {high:,.6g} were found in {len(seen[kind]):,} of the pictures of more than 8 bits"
         )
     if not ranges:
         return "auto", ""

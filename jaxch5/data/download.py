@@ -29,7 +29,7 @@ from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.libraries import logging_from
 from jaxch5.network import CONNECT_SECONDS
-from jaxch5.text import progress_bar
+from jaxch5.text import counted, progress_bar
 
 READ_SECONDS = 10.0
 ATTEMPTS = 3
@@ -80,7 +80,7 @@ def fetch_links(
     _make(folder)
     failures: dict[str, str] = {}
     with progress_bar(console) as progress, ThreadPoolExecutor(PARALLEL) as pool:
-        task = progress.add_task(f"fetching {len(missing)} pictures", total=len(missing))
+        task = progress.add_task(f"fetching {counted(len(missing), 'picture')}", total=len(missing))
         running = {pool.submit(_fetch_link, link, files[link]): link for link in missing}
         for done in as_completed(running):
             progress.advance(task)
@@ -92,7 +92,7 @@ def fetch_links(
     if failures:
         shown = "; ".join(f"{link}: {reason}" for link, reason in failures.items())
         raise DataError(
-            f"{shown} (of {len(missing)} links to fetch; what was fetched is kept; "
+            f"{shown} (of {counted(len(missing), 'link')} to fetch; what was fetched is kept; "
             "fix the links or remove their rows)"
         )
     return files

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.errors import DataError
-from jaxch5.text import printable
+from jaxch5.text import counted, printable
 
 
 def check_labels(
@@ -46,7 +46,7 @@ def check_labels(
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         first = int(wrong[0])
-        others = f" (and {len(wrong) - 1:,} others)" if len(wrong) > 1 else ""
+        others = f" (and {counted(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
         unlabelled = "; -1 often stands for none: leave such items out" * int(labels[first] == -1)
         raise DataError(
             f"{printable(references[first])}{others}: label {labels[first]} is none of the "

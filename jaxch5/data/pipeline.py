@@ -16,6 +16,7 @@ from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.errors import ConfigError, DataError
+from jaxch5.text import counted
 
 # Batches that are copied to the device before they are asked for.
 AHEAD = 2
@@ -56,8 +57,9 @@ class Loader:
             raise ConfigError(f"data.batch_size = {batch_size}: should be at least 1")
         if training and batch_size > len(items):
             raise DataError(
-                f"data.batch_size = {batch_size} is more than the {len(items)} pictures of the "
-                f"training set; choose --data.batch-size {len(items)} or less"
+                f"data.batch_size = {batch_size} is more than the "
+                f"{counted(len(items), 'picture')} of the training set; "
+                f"choose --data.batch-size {len(items)} or less"
             )
         self.items = items
         self.batch_size = batch_size

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from jaxch5.data.pictures import Found, Pictures
 from jaxch5.errors import DataError
+from jaxch5.text import counted
 
 VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
 # Of the pictures that a run validated, so many that a set is taken for the run's own.
@@ -65,17 +66,18 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     }
     if not scored.any():
         raise DataError(
-            f"{where}: holds none of the {counts['validated']:,} pictures that the run validated; "
-            "name where they are now (--data.path), or score all that are there (--pictures all)"
+            f"{where}: holds none of the {counted(counts['validated'], 'picture')} that the run "
+            "validated; name where they are now (--data.path), or score all that are there "
+            "(--pictures all)"
         )
     left_out = _listed(
         (counts["missing"], "not there"), (counts["changed"], "another file now and left out")
     )
-    count = f"{int(scored.sum()):,}"
+    count, of = int(scored.sum()), ""
     if left_out:
-        count += f" of the {counts['validated']:,}"
+        count, of = counts["validated"], f"{count:,} of the "
     notes = [
-        f"{count} pictures that the run validated",
+        f"{of}{counted(count, 'picture')} that the run validated",
         *left_out,
         *_listed(
             (counts["relabelled"], "of another class now, which is taken"),
@@ -94,7 +96,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
         found: where they are in the source.
         where: the source, for people.
     """
-    line = f"all {count:,} pictures of {where}"
+    line = f"all {counted(count, 'picture')} of {where}"
     if pictures is None or found is None:
         line += (
             "; whether the run was trained on any is not known: it has no record of its pictures"
@@ -119,8 +121,9 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
     """What a run without a record is taken to have validated."""
     line = (
-        f"{len(items):,} pictures, the validation part of the run's split drawn again: it has no "
-        "record of its pictures, and if any came or went since, it was trained on some of these"
+        f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: it "
+        "has no record of its pictures, and if any came or went since, it was trained on some of "
+        "these"
     )
     return Scored(DRAWN_AGAIN, items, {}, line)
 

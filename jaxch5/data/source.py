@@ -18,7 +18,7 @@ from jaxch5.data.labels import check_labels, look_alikes, numbers_of
 from jaxch5.data.listing import PassedOver, described
 from jaxch5.data.picture import Picture, as_images, content_of, is_encoded, read_picture
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import composed
+from jaxch5.text import composed, counted
 
 # Columns of what lies in folders of training and of validation pictures.
 FOLDER, IS_VALID = "folder", "is_valid"
@@ -72,7 +72,9 @@ class Source:
 
     def __repr__(self) -> str:
         # What stands at the end of a notebook's cell is shown; not every name and label, then.
-        return f"<{len(self):,} pictures of {len(self.classes)} classes>"
+        return (
+            f"<{counted(len(self), 'picture')} of {counted(len(self.classes), 'class', 'classes')}>"
+        )
 
 
 def remarks(source: Source) -> list[str]:

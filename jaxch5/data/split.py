@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.source import FOLDER, IS_VALID, Source
 from jaxch5.errors import DataError
-from jaxch5.text import composed, sort_key
+from jaxch5.text import composed, counted, sort_key
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
@@ -298,9 +298,10 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     apart = FOLDER in source.columns
     shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
     if shared:
+        others = f" (and {counted(len(shared) - 1, 'other')})" if len(shared) > 1 else ""
         raise DataError(
-            f"{min(shared)}: is both for training and for validation (and {len(shared) - 1} "
-            "others); put all its rows into one part, or split by --data.split random"
+            f"{min(shared)}: is both for training and for validation{others}; put all its rows "
+            "into one part, or split by --data.split random"
         )
     check_classes(source, train, "put some into training, or remove the class")
     return train, valid
@@ -314,7 +315,7 @@ def check_classes(source: Source, train: Int[np.ndarray, "train"], way_out: str)
     """
     counts = np.bincount(source.labels[train], minlength=len(source.classes))
     if missing := [source.classes[number] for number in np.flatnonzero(counts == 0)]:
-        others = f" (nor have {len(missing) - 1} others)" if len(missing) > 1 else ""
+        others = f" (and {counted(len(missing) - 1, 'other')})" if len(missing) > 1 else ""
         raise DataError(f"class {missing[0]} has no picture for training{others}: {way_out}")
 
 
@@ -327,7 +328,7 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     if not len(train) or not len(valid):
         raise DataError(
-            f"{what}: leaves {len(train)} pictures for training and {len(valid)} for validation; "
-            "each needs at least one"
+            f"{what}: leaves {counted(len(train), 'picture')} for training and {len(valid):,} for "
+            "validation; each needs at least one"
         )
     return train, valid

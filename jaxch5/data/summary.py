@@ -21,7 +21,7 @@ from jaxch5.data.picture import read_picture
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks, without_bad
 from jaxch5.errors import DataError
-from jaxch5.text import printable
+from jaxch5.text import counted, printable
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -42,7 +42,7 @@ def summarize(data: Data) -> Iterator[str]:
     """
     source = data.source
     train, valid = (np.asarray(part.items) for part in (data.train, data.valid))
-    yield f"source    {len(source):,} pictures of {len(source.classes)} classes"
+    yield f"source    {counted(len(source), 'picture')} of {len(source.classes)} classes"
     for remark in remarks(source):
         yield f"source    {remark}"
     yield f"split     {len(train):,} for training, {len(valid):,} for validation"
@@ -132,7 +132,7 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
             "about the rare class; look at its row of the confusion matrix"
         )
     if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
-        others = f" and {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
+        others = f" and {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""
         yield f"warning   no validation picture of {unknown[0]}{others}: no accuracy will count it"
 
 
@@ -160,12 +160,12 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
     yield (
         f"sizes     short side {short.min()} to {short.max()} pixels, median "
         f"{np.median(short):g}; long side up to {aspect.max():.2f} times that "
-        f"({len(items)} pictures looked at)"
+        f"({counted(len(items), 'picture')} looked at)"
     )
     if smaller := float(np.mean(short < presize)):
         yield f"warning   {smaller:.0%} are smaller than presize {presize} and will be enlarged"
     if profiles:
-        yield f"profiles  {_profiles(profiles)} ({len(profiles)} pictures looked at)"
+        yield f"profiles  {_profiles(profiles)} ({counted(len(profiles), 'picture')} looked at)"
 
 
 def _profiles(found: list[bytes | None]) -> str:
@@ -173,7 +173,7 @@ def _profiles(found: list[bytes | None]) -> str:
     names = Counter("none" if content is None else profile_name(content) for content in found)
     words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
     if len(names) > PROFILES_SHOWN:
-        words += f" and {len(names) - PROFILES_SHOWN} others"
+        words += f" and {counted(len(names) - PROFILES_SHOWN, 'other')}"
     converted = sum(content is not None and load_profile(content) is not None for content in found)
     return words + (f"; {converted:,} converted to sRGB" if converted else "")
 

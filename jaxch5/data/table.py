@@ -15,7 +15,7 @@ from jaxch5.data.download import fetch_links, is_link
 from jaxch5.data.lookup import Lookup
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
-from jaxch5.text import composed, is_text, printable
+from jaxch5.text import composed, counted, is_text, printable
 
 # What separates the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -166,7 +166,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
     rows = list(records)
     for line, row in rows:
         if len(row) != len(header):
-            cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+            cells = counted(len(row), "cell")
             way_out = f"a cell with {SEPARATORS[separator]} in it needs quotes"
             if len(row) < len(header):
                 way_out = "a cell may be empty, but not left out"
@@ -223,7 +223,7 @@ def _references(
         raise DataError(f"{where}: {name} may be {candidates}; name the one that is meant")
     if not is_text(name):
         raise DataError(f"{where}: cannot be read as CSV: is not in UTF-8")
-    others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
+    others = f" (and {counted(len(missing) - 1, 'other')})" if len(missing) > 1 else ""
     raise DataError(
         f"{where}: there is no picture {folder / name}{others}; relative "
         "paths begin at the table's folder, or at --data.root"
@@ -237,12 +237,12 @@ def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str
         classes.setdefault(reference, set()).add(composed(name))
     notes = []
     if repeats := len(references) - len(classes):
-        notes.append(f"{repeats:,} {'row repeats' if repeats == 1 else 'rows repeat'} a picture")
+        notes.append(counted(repeats, "row repeats a picture", "rows repeat a picture"))
     torn = [reference for reference, names in classes.items() if len(names) > 1]
     if torn:
         names = ", ".join(sorted(classes[torn[0]]))
         notes.append(
-            f"{len(torn):,} {'picture has' if len(torn) == 1 else 'pictures have'} more than one "
-            f"class ({printable(torn[0])}: {printable(names)})"
+            f"{counted(len(torn), 'picture has', 'pictures have')} more than one class "
+            f"({printable(torn[0])}: {printable(names)})"
         )
     return notes

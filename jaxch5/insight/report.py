@@ -23,6 +23,7 @@ from jaxtyping import Int
 
 from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
+from jaxch5.insight.classification import NONE
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
 from jaxch5.insight.recorder import best_of, is_number
 from jaxch5.text import printable
@@ -218,17 +219,17 @@ def _source(environment: jinja2.Environment, name: str) -> str:
 
 
 def _fixed(value: float | None, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if is_number(value) else "n/a"
+    return f"{value:.{digits}f}" if is_number(value) else NONE
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage.
 
     Example:
-        >>> _percent(0.0625).split(), _percent(float("nan"))
-        (['6.2', '%'], 'n/a')
+        >>> _percent(0.0625).split(), _percent(float("nan")) == NONE
+        (['6.2', '%'], True)
     """
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else "n/a"
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else NONE
 
 
 def _clock(seconds: float) -> str:

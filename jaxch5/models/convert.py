@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxch5.errors import WeightsError
 from jaxch5.models.resnet import ARCHITECTURES, BasicBlock, Bottleneck
+from jaxch5.text import counted
 
 # The names of a block's convolutions, after what leads to the network: by torchvision's names, and
 # by the numbers of its layers in `torch.nn.Sequential(*resnet.children())`, as fastai has it.
@@ -215,7 +216,7 @@ def _stranger(names: list[str]) -> str:
     for sign, whose in STRANGERS.items():
         if any(re.search(sign, name) for name in names):
             return f"holds no ResNet of torchvision's names; it looks like {whose}"
-    count = f", and {len(names) - 1} others" if len(names) > 1 else ""
+    count = f", and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
     return (
         f"holds no ResNet of torchvision's, timm's or fastai's names: it has {names[0]}{count}; "
         "it is cut short, or of another architecture"

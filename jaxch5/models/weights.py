@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from jaxch5.errors import WeightsError
 from jaxch5.models.convert import Found, architecture_of, find_network
 from jaxch5.models.resnet import create_model
+from jaxch5.text import counted
 
 Path = tuple[str, ...]
 
@@ -228,7 +229,7 @@ def _refuse(arch: str, what: str, names: list[str]) -> None:
     if names:
         # One is damaged; many are another kind of network.
         kind = "the file is cut short, or of another kind of ResNet"
-        others = f" (and {len(names) - 1} others: {kind})" if len(names) > 1 else ""
+        others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {arch}: {f'{names[0]} {what}'.rstrip()}{others}")
 
 

@@ -11,6 +11,7 @@ import psutil
 from jaxtyping import PyTree
 
 from jaxch5.errors import TrainingError
+from jaxch5.text import counted
 
 
 class Need(NamedTuple):
@@ -90,7 +91,7 @@ def out_of_memory(need: Need | None, batch_size: int, size: int) -> Iterator[Non
 
 
 def _too_large(need: Need | None, batch_size: int, size: int, limit: int) -> TrainingError:
-    what = f"batches of {batch_size} pictures of {size} x {size} pixels"
+    what = f"batches of {counted(batch_size, 'picture')} of {size} x {size} pixels"
     line = f"the device's memory ({limit / 1e9:.1f} GB) is too small for {what}"
     fits = batch_size // 2
     if need:

@@ -23,6 +23,7 @@ from jaxch5.data.source import Source
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
+from jaxch5.text import counted
 from jaxch5.training.rundir import RunDir, read_skipped
 
 
@@ -68,8 +69,8 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
     if not pretrained or not count:
         return None
     return (
-        f"{pretrained.origin} was trained on {count:,} of the {len(data.valid.items):,} pictures "
-        "for validation: the accuracy will be too good"
+        f"{pretrained.origin} was trained on {count:,} of the "
+        f"{counted(len(data.valid.items), 'picture')} for validation: the accuracy will be too good"
     )
 
 
@@ -108,7 +109,8 @@ def going_on(
     skipped = read_skipped(run)
     others = np.flatnonzero(found.known < 0).tolist()
     if came := sum(source.references[item] not in skipped for item in others):
-        say(f"{came:,} pictures came since the run began and are left out")
+        one = "picture came since the run began and is left out"
+        say(counted(came, one, "pictures came since the run began and are left out"))
     return restricted(source, pictures, found), pictures.split
 
 
@@ -126,10 +128,10 @@ def check_pictures(run: RunDir, data: Data) -> None:
     there = found.places >= 0
     moved = pictures.held_out[there] != now.held_out[found.places[there]]
     counts = (
-        (int((~there).sum()), "of its pictures are missing"),
-        (int(moved.sum()), "are in the other part"),
-        (int(found.relabelled.sum()), "are of another class"),
-        (int((found.known < 0).sum()), "came"),
+        (int((~there).sum()), "missing"),
+        (int(moved.sum()), "in the other part"),
+        (int(found.relabelled.sum()), "of another class"),
+        (int((found.known < 0).sum()), "new"),
     )
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     raise ConfigError(
@@ -170,5 +172,5 @@ def _first(pictures: Pictures, chosen: Bool[np.ndarray, "pictures"]) -> str:
     places = np.flatnonzero(chosen)
     if not len(places):
         return ""
-    others = f" (and {len(places) - 1:,} others)" if len(places) > 1 else ""
+    others = f" (and {counted(len(places) - 1, 'other')})" if len(places) > 1 else ""
     return f"{pictures.references[int(places[0])]}{others}"

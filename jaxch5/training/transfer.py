@@ -17,7 +17,7 @@ from jaxch5.models.normalization import Normalization
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
 from jaxch5.models.provenance import SETTINGS
 from jaxch5.models.weights import refuse_damaged
-from jaxch5.text import plain_console, print_line, same_names
+from jaxch5.text import counted, plain_console, print_line, same_names
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.rundir import open_run
 
@@ -140,7 +140,8 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
     ]
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)
-        parts.append(f"not taken: {first}" + (f" and {count - 1} others" if count > 1 else ""))
+        others = f" and {counted(count - 1, 'other')}" if count > 1 else ""
+        parts.append(f"not taken: {first}{others}")
     if pretrained.others:
         parts.append(
             f"the file holds others too, which --model.weights FILE#PART takes: "

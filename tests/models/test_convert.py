@@ -171,7 +171,7 @@ def test_of_two_architectures_the_one_that_is_asked_for_is_taken(random_variable
         (["resnet.embedder.embedder.convolution.weight"], "names of transformers"),
         (["features.0.weight", "features.3.weight"], "VGG"),
         (["stages.0.0.conv_dw.weight"], "ConvNeXt"),
-        (["what.ever", "else"], "it has what.ever, and 1 others; it is cut short"),
+        (["what.ever", "else"], "it has what.ever, and 1 other; it is cut short"),
     ],
 )
 def test_what_is_no_resnet_is_said_to_be_none(names, cause):

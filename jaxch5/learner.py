@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from jaxch5.about import About, name_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.errors import ConfigError
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric, metric_of
 from jaxch5.insight.recorder import Recorder
@@ -660,7 +660,6 @@ def vision_learner(
 
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
-        DataError: there is one class only.
         WeightsError: the weights cannot be had, or do not fit.
 
     Example:
@@ -675,8 +674,6 @@ def vision_learner(
         >>> vision_learner(data, Tiny(), metrics=("top_5",)).groups.names
         ('all',)
     """
-    if len(data.classes) < 2:
-        raise DataError(f"data: has one class, {data.classes[0]}; a classifier needs two")
     model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
     pretrained = pretrained_of(weights, arch, head, data.classes, normalization, say)
     others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]

@@ -51,13 +51,14 @@ def pack(options: PackOptions) -> dict[str, Any]:
     """Prints what was written and what was left out; returns it."""
     from jaxch5.data import packing
     from jaxch5.data.from_config import facts_of, load_source, own_split_of
-    from jaxch5.data.source import select
+    from jaxch5.data.source import check_several, select
     from jaxch5.data.split import divide
 
     console = options.console()
     config = options.settings()
     source = load_source(config.data)
     check_applies(config, facts_of(config.data, source))
+    check_several(source)
     in_valid = None
     if (split := own_split_of(config.data, source)) is not None:
         train, valid = divide(source, split)

@@ -34,6 +34,7 @@ class VerifyOptions(Options):
 def verify(options: VerifyOptions) -> dict[str, Any]:
     """Prints what is wrong with the pictures; returns it by reference."""
     from jaxch5.data.from_config import facts_of, load_source, split_of
+    from jaxch5.data.source import check_several
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
 
@@ -42,6 +43,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     console = options.console()
     source = load_source(settings)
     check_applies(config, facts_of(settings, source))
+    check_several(source)
     refused = None
     try:
         train, valid = divide(source, split_of(settings, source))

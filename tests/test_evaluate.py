@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxch5.cli import run as run_command
-from jaxch5.config import DataConfig, from_toml
+from jaxch5.config import Config, DataConfig, from_toml
+from jaxch5.data.from_config import load_data
 from jaxch5.data.table import from_csv
+from jaxch5.errors import DataError
 from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate, unused
 from jaxch5.predictor import load_learner
 from jaxch5.settings import flat
@@ -128,6 +131,56 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     document = json.loads(out)
     assert document["scored"]["unreadable"] == 1
     assert document["pictures"] == 39
+
+
+@pytest.mark.parametrize("form", ["folders", "parts", "table", "pattern", "zip", "zip around"])
+@pytest.mark.parametrize("name", ["red", "green"])
+def test_a_set_of_one_class_is_scored_where_the_run_knows_it(
+    form, name, trained, pictures, tmp_path, capsys
+):
+    """Whatever it comes as; training on it is refused."""
+    part = {"parts": "valid/", "zip around": "photos/"}.get(form, "")
+    folder = tmp_path / "set"
+    shutil.copytree(pictures / "red", folder / part / name)
+    if form == "parts":
+        shutil.copytree(pictures / "red", folder / "train" / name)
+    place, settings = folder, ["--pictures", "all"]
+    if form == "table":
+        place = folder / "all.csv"
+        rows = "".join(f"{name}/{file.name},{name}\n" for file in folder.rglob("*.jpg"))
+        place.write_text(f"image,label\n{rows}")
+    elif form == "pattern":
+        for file in [*folder.rglob("*.jpg")]:
+            file.rename(folder / f"{name}_{file.name}")
+        settings += ["--data.pattern", r"(.+)_\d+\.jpg"]
+    elif form.startswith("zip"):
+        place = Path(shutil.make_archive(folder, "zip", folder))
+    argv = (trained[0], "--data.path", place, *settings, "--json", "--out", tmp_path / "out")
+    status, out, err = evaluated(capsys, *argv)
+    if name == "green":
+        assert status == 2
+        assert f"{place}: class green is none that the run knows (blue, red)" in err
+        return
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["absent"] == ["blue"]
+    assert (
+        sum(document["confusion_matrix"][1])
+        == document["pictures"]
+        == (40 if form == "parts" else 20)
+    )
+    data = {"path": place, "size": 32, "presize": 36}
+    if form == "pattern":
+        data["pattern"] = settings[-1]
+    with pytest.raises(DataError, match="one class only, red; a classifier needs two"):
+        load_data(Config.model_validate({"data": data}))
+
+
+def test_a_set_one_level_too_high_is_no_class(trained, pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "photos")
+    status, _, err = evaluated(capsys, trained[0], "--data.path", tmp_path)
+    assert status == 2
+    assert err.endswith(f"use --data.path {tmp_path / 'photos'}\n")
 
 
 @pytest.mark.parametrize(

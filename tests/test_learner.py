@@ -340,5 +340,5 @@ def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(com
 def test_one_class_is_nothing_to_learn():
     """All of it would be right, from the first epoch on."""
     alike = from_arrays(np.zeros((40, 8, 8), np.uint8), np.zeros(40, int), ["dark"])
-    with pytest.raises(DataError, match="has one class, dark; a classifier needs two"):
+    with pytest.raises(DataError, match="holds one class only, dark; a classifier needs two"):
         learner(alike)

@@ -49,7 +49,8 @@ def from_archive(
     place = os.fspath(url)
     linked = is_link(place)
     folder = fetch_archive(place, sha256) if linked else _unpacked(Path(place), sha256)
-    inner = _inner(folder, [train, *([valid] if isinstance(valid, str) else valid or ())])
+    parts = [train, *([valid] if isinstance(valid, str) else valid or ())]
+    inner = _inner(folder, parts, by_folder=pattern is None)
     try:
         if pattern is None:
             source = from_folder(inner, train, valid)
@@ -58,6 +59,7 @@ def from_archive(
     except DataError as error:
         again = f"; it is fetched again once {folder} is removed" if linked else ""
         raise DataError(f"{place}: {error}{again}") from None
+    source = replace(source, name=place)
     if inner == folder:
         return source
     around = list_folder(folder, {os.fspath(inner)}).passed_over
@@ -102,12 +104,18 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
     return folder
 
 
-def _inner(folder: Path, parts: Sequence[str | None]) -> Path:
-    """The folder itself, or the only folder in it as long as all pictures are in there."""
+def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
+    """The folder itself, or the only folder in it as long as all pictures are in there.
+
+    Where folders are classes, the only folder that holds nothing but pictures is one.
+    """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):
-        inner = {name.partition("/")[0] for name in list_folder(folder).pictures}
+        pictures = list_folder(folder).pictures
+        inner = {name.partition("/")[0] for name in pictures}
         if len(inner) != 1 or not (folder / next(iter(inner))).is_dir():
+            return folder
+        if by_folder and all(name.count("/") == 1 for name in pictures):
             return folder
         folder = folder / inner.pop()
     return folder

@@ -57,8 +57,8 @@ def from_folder(
         valid: folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:
-        DataError: there is no such folder, it holds no pictures in at least two classes, or its
-            folders are called like parts of a set and hold no class folders.
+        DataError: there is no such folder, it holds no pictures in class folders, or its folders
+            are called like parts of a set and hold no class folders.
 
     Example:
         >>> import tempfile
@@ -84,20 +84,12 @@ def from_folder(
             f"{root}: {found.references[loose]} is in no class folder; "
             f"{where_classes_are(root, folders)}{'' if folders else _above(root)}"
         )
-    if len(set(classes)) == 1:
-        inner = found.parts[0] and f"{found.parts[0]}/"
-        ways = where_classes_are(root, [], [f"{inner}{classes[0]}"])
-        if any(name.count("/") > 1 for name in found.names):
-            ways = f"if its folders are the classes, use --data.path {root / inner / classes[0]}"
-        raise DataError(
-            f"{root}: holds one class only, {classes[0]}; a classifier needs two; {ways}"
-        )
     passed_over = joined(("", found.passed_over), ("", {EMPTY: found.empty}))
     found = found._replace(passed_over=passed_over)
     source = _source(root, parts, found, classes)
     if parts.valid:
         _same_classes(root, source, parts.train or TRAIN)
-    return source
+    return replace(source, hint=_other_classes(root, found)) if len(set(classes)) == 1 else source
 
 
 def from_regex(
@@ -116,8 +108,8 @@ def from_regex(
             None for both takes all pictures, whatever folder they are in.
 
     Raises:
-        DataError: there is no such folder, no picture in at least two classes, or a name in which
-            the pattern finds no class.
+        DataError: there is no such folder, no picture, or a name in which the pattern finds no
+            class.
 
     Example:
         >>> import tempfile
@@ -273,6 +265,14 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
     way = f"; --data.train {train} --data.valid {valid} does" if train and valid else ""
     folders = " and ".join(f"{top}/" for top in parts.values())
     return (f"--data.pattern does not tell {folders} apart{way}",)
+
+
+def _other_classes(root: Path, found: _Found) -> str:
+    """A way out where the only class may be none."""
+    folder = os.path.join(found.parts[0], found.names[0].partition("/")[0])
+    if any(name.count("/") > 1 for name in found.names):
+        return f"if its folders are the classes, use --data.path {root / folder}"
+    return where_classes_are(root, [], [folder])
 
 
 def _above(root: Path) -> str:

@@ -210,8 +210,10 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
     labels = _places(source.classes, classes)[source.labels]
     if np.any(labels < 0):
         unknown = source.classes[source.labels[int(np.argmin(labels))]]
+        hint = f"; {source.hint}" if source.hint else ""
         raise ConfigError(
-            f"data: class {unknown} is none that the run knows ({', '.join(classes)})"
+            f"{source.name}: class {unknown} is none that the run knows "
+            f"({', '.join(classes)}){hint}"
         )
     return replace(source, classes=classes, labels=labels)
 

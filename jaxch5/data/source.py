@@ -45,6 +45,8 @@ class Source:
         notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
             line about the data.
         reading: how the files are decoded, where more than one way is right.
+        name: what errors call it.
+        hint: a way out, for errors, where other classes may be meant than the only one it has.
 
     Raises:
         DataError: a label is none of the classes, or a class has no name of its own.
@@ -61,6 +63,8 @@ class Source:
     passed_over: PassedOver = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reading: Reading = AS_FILES_SAY
+    name: str = "data"
+    hint: str = ""
 
     def __post_init__(self) -> None:
         # Whatever made it: a wrong label trains to the end of an epoch, or for ever.
@@ -214,6 +218,20 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
     return selected
 
 
+def check_several(source: Source) -> None:
+    """Makes sure that a source has classes to tell apart; to be scored, one is enough.
+
+    Raises:
+        DataError: it has one only.
+    """
+    if len(source.classes) < 2:
+        hint = f"; {source.hint}" if source.hint else ""
+        raise DataError(
+            f"{source.name}: holds one class only, {source.classes[0]}; a classifier needs two"
+            f"{hint}"
+        )
+
+
 def leave_out(source: Source, references: Container[str]) -> Source:
     """The source without some items, by their names; see `select`."""
     names = enumerate(source.references)
@@ -297,14 +315,9 @@ def labelled_files(
         columns: what else is known of each item.
         elsewhere: of references that are no paths, the file.
         notes: what had to be guessed.
-
-    Raises:
-        DataError: there is only one class.
     """
     class_names = [*map(composed, class_names)]
     classes = tuple(sorted(set(class_names)))
-    if len(classes) < 2:
-        raise DataError(f"{root}: holds one class only, {classes[0]}; a classifier needs two")
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.fromiter((numbers[name] for name in class_names), np.int32, len(references))
 
@@ -324,4 +337,5 @@ def labelled_files(
         for one, other in look_alikes(classes)
     ]
     notes = (*notes, *alike)
-    return Source(classes, labels, references, read, columns or {}, file, notes=notes)
+    columns, name = columns or {}, str(root)
+    return Source(classes, labels, references, read, columns, file, notes=notes, name=name)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxch5.data.source import FOLDER, IS_VALID, Source
+from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
 from jaxch5.text import composed, counted, sort_key
 
@@ -290,8 +290,10 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Items for training and for validation, as a split has them, fit to be trained on.
 
     Raises:
-        DataError: from the split; or a reference is in both parts, or a class in validation alone.
+        DataError: from the split; or a reference is in both parts, a class in validation alone, or
+            there is one class only.
     """
+    check_several(source)
     train, valid = split(source)
     names = source.references
     # A folder is part of its pictures' references.

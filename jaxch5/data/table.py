@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxch5.applies import TABLES
@@ -84,7 +85,8 @@ def from_csv(
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     others = {name: column for name, column in cells.items() if name not in (image, label)}
-    return labelled_files(folder, references, class_names, others, fetched, notes)
+    source = labelled_files(folder, references, class_names, others, fetched, notes)
+    return replace(source, name=str(file))
 
 
 def is_table(path: Path) -> bool:

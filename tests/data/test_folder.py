@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxch5.data.folder import from_folder, from_regex
+from jaxch5.data.split import divide, random_split
 from jaxch5.errors import DataError
 
 
@@ -147,7 +148,8 @@ def test_unusable_folders_are_named(tmp_path):
     message = complaint(from_folder, put(tmp_path / "loose", "1.png", "2.png"))
     assert "1.png" in message
     assert "--data.pattern" in message
-    assert "one class" in complaint(from_folder, put(tmp_path / "single", "a/1.png", "a/2.png"))
+    single = from_folder(put(tmp_path / "single", "a/1.png", "a/2.png"))
+    assert "one class" in complaint(divide, single, random_split(0.5))
 
 
 def test_valid_class_without_training_pictures(tmp_path):

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.folder import from_folder, from_regex
-from jaxch5.data.split import PART_NAMES, TEST, TRAIN, VALID, folder_split, given_split
+from jaxch5.data.split import (
+    PART_NAMES,
+    TEST,
+    TRAIN,
+    VALID,
+    divide,
+    folder_split,
+    given_split,
+    random_split,
+)
 from jaxch5.errors import DataError
 
 
@@ -148,7 +157,7 @@ def test_a_class_that_is_called_like_a_part_is_said(tmp_path):
 
 def test_one_level_too_high_or_too_low(tmp_path):
     put(tmp_path, "photos/cat/1.png", "photos/dog/1.png")
-    message = complaint(from_folder, tmp_path)
+    message = complaint(divide, from_folder(tmp_path), random_split(0.5))
     assert f"--data.path {tmp_path / 'photos'}" in message
     message = complaint(from_folder, tmp_path / "photos" / "cat")
     assert f"--data.path {tmp_path / 'photos'}" in message
@@ -157,7 +166,8 @@ def test_one_level_too_high_or_too_low(tmp_path):
 @pytest.mark.parametrize("table", ["labels.csv", "images/labels.csv"])
 def test_a_table_beside_one_folder_of_pictures_is_named(tmp_path, table):
     put(tmp_path, "images/1.png", "images/2.png", table)
-    assert f"--data.path {tmp_path / table}" in complaint(from_folder, tmp_path)
+    message = complaint(divide, from_folder(tmp_path), random_split(0.5))
+    assert f"--data.path {tmp_path / table}" in message
 
 
 def test_the_validation_folder_beside_is_said(tmp_path):
@@ -198,7 +208,7 @@ def test_a_pattern_and_parts(tmp_path):
 def test_a_group_without_a_class_is_one_line(tmp_path_factory, pattern, names):
     root = tmp_path_factory.mktemp("set")
     put(root, *(f"{name}.png" for name in names))
-    message = complaint(from_regex, root, pattern)
+    message = complaint(lambda: divide(from_regex(root, pattern), random_split(0.5)))
     assert "--data.pattern" in message or "one class only" in message
     assert any(f"{name}.png" in message for name in names) or "one class only, daisy" in message
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxch5.config import Config
 from jaxch5.data.from_config import load_data, load_source
-from jaxch5.data.split import column_split, divide, given_split
+from jaxch5.data.split import column_split, divide, given_split, random_split
 from jaxch5.data.table import from_csv
 from jaxch5.errors import DataError
 
@@ -79,13 +79,18 @@ def test_a_column_may_hold_the_split(table):
         ("a.png,red\na.png,blue\n", "its columns: a.png, red"),
         ("image,label\n", "lists no pictures"),
         ("", "no column image"),
-        ("image,label\na.png,red\na.png,red\n", "one class only"),
         ('image,label\n"a.png,red\n', "cannot be read as CSV"),
     ],
 )
 def test_what_is_wrong_is_named(text, named, table):
     with pytest.raises(DataError, match=named):
         from_csv(table(text))
+
+
+def test_one_class_is_refused_where_it_is_split_to_be_trained_on(table):
+    source = from_csv(table("image,label\na.png,red\na.png,red\n"))
+    with pytest.raises(DataError, match="one class only, red"):
+        divide(source, random_split(0.5))
 
 
 def test_other_encodings_and_absent_files_are_named(table, tmp_path):

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxch5.about import is_own
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import without_labels
 from jaxch5.errors import ConfigError
 from jaxch5.files import write_file
 from jaxch5.models.own import own_names
@@ -120,19 +122,26 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 def as_stablehlo(predictor: Predictor) -> bytes:
     """What `jax.export.deserialize` reads.
 
-    Its `call` takes uint8 pictures [any batch, size, size, 3] and returns probabilities; its
-    `fun_name` is the description as JSON.
+    Its `call` takes the middle squares of upright RGB pictures, brought to `presize`: uint8 [any
+    batch, presize, presize, 3]. From there on it is the way of validation. It returns
+    probabilities; its `fun_name` is the description as JSON.
     """
     from jax import export
 
-    def program(pictures: UInt8[Array, "batch size size 3"]) -> Float[Array, "batch classes"]:
-        return predictor.probabilities(pictures.astype(jnp.float32) / 255)
+    side, size = predictor.about.presize, predictor.about.size
 
-    size = predictor.about.size
+    frame = np.diag(np.array([side, side, 1], np.float32))
+
+    def seen(square: UInt8[Array, "side side 3"]) -> Float[Array, "size size 3"]:
+        return center(without_labels(square[None], frame[None]), size)[0]
+
+    def program(squares: UInt8[Array, "batch side side 3"]) -> Float[Array, "batch classes"]:
+        return predictor.probabilities(jax.vmap(seen)(squares))
+
     (batch,) = export.symbolic_shape("batch")
-    pictures = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    squares = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
     with _without_locations():
-        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(pictures)
+        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(squares)
     described = dataclasses.replace(exported, fun_name=json.dumps(description_of(predictor)))
     return bytes(described.serialize())
 

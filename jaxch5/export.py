@@ -20,7 +20,8 @@ class ExportOptions(Options):
     of it, strictly; of a concat_pool head (the default for pictures of one's own), their bodies
     load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`, which
     loads all of it, strictly; of a concat_pool head alone. stablehlo: a program with its weights,
-    from uint8 pictures to probabilities, for jax alone, on a CPU and on an NVIDIA GPU. learner:
+    from the middle squares of pictures, in uint8 and of `presize` pixels, to probabilities, for jax
+    alone, on a CPU and on an NVIDIA GPU; README has the lines that call it. learner:
     what `load_learner` and `predict` take. Each names classes, sizes, crop, mean, deviation and
     head, and the same run gives the same bytes each time.
     """

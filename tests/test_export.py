@@ -2,14 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import flax.linen as nn
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 import jaxch5
+from jaxch5.about import About
+from jaxch5.models.normalization import Normalization
+from jaxch5.predictor import Predictor
 
 PROGRAM = """
 import hashlib, sys
@@ -49,3 +57,104 @@ def test_a_program_says_what_it_is_of(trained):
     about = json.loads(program.fun_name)
     assert about["classes"] == ["blue", "red"]
     assert (about["presize"], about["size"], about["crop"]) == (36, 32, "center")
+
+
+README = Path(__file__).parent.parent / "README.md"
+# Pillow's filter stands for jaxch5's. Other faults weigh more: see the test of the bound.
+NEAR = 0.05
+
+
+class Cells(nn.Module):
+    """Says which of 16 parts of a picture is the brightest, so that each has to be in its place."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return 4 * x.reshape(-1, 4, 32, 4, 32, 3).mean((2, 4, 5)).reshape(-1, 16)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    about = About("Cells", "", "fp32", presize=144, size=128)
+    plain = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Predictor(Cells(), {}, tuple("abcdefghijklmnop"), plain, about)
+
+
+@pytest.fixture(scope="module")
+def recipe(cells, tmp_path_factory):
+    """What README's lines define, run in a folder that has what they ask for."""
+    from jaxch5.artifacts import as_stablehlo
+
+    folder = tmp_path_factory.mktemp("deployed")
+    (folder / "model.stablehlo").write_bytes(as_stablehlo(cells))
+    (folder / "holiday").mkdir()
+    photograph(0, (90, 60)).save(folder / "holiday" / "1.jpg")
+    (lines,) = re.findall(r"```python\n([^`]*model\.stablehlo[^`]*)```", README.read_text("utf-8"))
+    names = {}
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(lines, names)
+    finally:
+        os.chdir(before)
+    return names
+
+
+def photograph(seed, size):
+    """Blotches of many colours, as smooth as what a camera sees."""
+    blotches = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    return Image.fromarray(cv2.resize(blotches, size, interpolation=cv2.INTER_CUBIC))
+
+
+def answers_of(recipe, files):
+    return np.asarray(recipe["program"].call(np.stack([recipe["square"](file) for file in files])))
+
+
+def check_near(recipe, cells, files):
+    expected = np.stack([found.probabilities for found in cells.predict_many(files)])
+    got = answers_of(recipe, files)
+    assert np.abs(got - expected).max() <= NEAR
+    assert np.abs(got - expected).mean() <= NEAR / 5
+    first, second = np.sort(expected, axis=1)[:, :-3:-1].T
+    clear = first - second > 2 * NEAR
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(got.argmax(1)[clear], expected.argmax(1)[clear])
+
+
+def test_the_recipe_for_deployment_answers_as_predict(recipe, cells, tmp_path):
+    """Small and large pictures, upright and lying, turned by their EXIF, in several formats."""
+    files = []
+    sizes = [(144, 144), (40, 30), (161, 290), (300, 200), (150, 700), (800, 633), (1000, 80)]
+    for seed, size in enumerate(sizes):
+        for orientation in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            files.append(tmp_path / f"{seed}-{orientation}.{('jpg', 'png')[orientation % 2]}")
+            photograph(seed + orientation, size).save(files[-1], exif=exif)
+    check_near(recipe, cells, files)
+
+
+def test_the_bound_is_one_that_a_wrong_recipe_breaks(recipe, cells, tmp_path):
+    """Squashing a picture, or leaving it as the camera held it, as README once did."""
+    file = tmp_path / "1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(3, (300, 100)).save(file, exif=exif)
+    (expected,) = cells.predict_many([file])
+    squashed = np.asarray(Image.open(file).convert("RGB").resize(recipe["side"]))
+    wrong = np.asarray(recipe["program"].call(squashed[None]))[0]
+    assert np.abs(wrong - expected.probabilities).max() > 4 * NEAR
+
+
+@pytest.mark.slow
+def test_the_recipe_for_deployment_answers_as_predict_on_photographs(recipe, cells, flowers):
+    """Some of them have a colour profile."""
+    check_near(recipe, cells, sorted((flowers / "valid").rglob("*.jpg")))
+
+
+def test_a_program_takes_any_number_of_pictures(recipe, tmp_path):
+    files = [tmp_path / f"{seed}.jpg" for seed in range(5)]
+    for seed, file in enumerate(files):
+        photograph(seed, (80, 60)).save(file)
+    together = answers_of(recipe, files)
+    alone = np.concatenate([answers_of(recipe, [file]) for file in files])
+    np.testing.assert_allclose(together, alone, atol=1e-5)

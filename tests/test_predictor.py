@@ -212,7 +212,7 @@ import jax, numpy as np
 program = jax.export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
 assert program.platforms == ("cpu", "cuda")
 for count in (1, 3):
-    pictures = np.arange(count * 32 * 32 * 3).reshape(count, 32, 32, 3).astype(np.uint8)
+    pictures = np.arange(count * 36 * 36 * 3).reshape(count, 36, 36, 3).astype(np.uint8)
     probabilities = np.asarray(program.call(pictures))
     assert probabilities.shape == (count, 2)
 assert not [name for name in sys.modules if name.startswith(("jaxch5", "flax"))]
@@ -225,8 +225,8 @@ print(probabilities.tolist())
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    pictures = np.arange(3 * 32 * 32 * 3).reshape(3, 32, 32, 3).astype(np.uint8)
-    expected = load_learner(trained[0]).probabilities(pictures / np.float32(255))
+    pictures = np.arange(3 * 36 * 36 * 3).reshape(3, 36, 36, 3).astype(np.uint8)
+    expected = [found.probabilities for found in load_learner(trained[0]).predict_many(pictures)]
     np.testing.assert_allclose(json.loads(ended.stdout), expected, atol=1e-5)
 
 

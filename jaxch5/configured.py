@@ -1,4 +1,4 @@
-"""What the commands share: a learner as a configuration describes it, and its training."""
+"""What the commands share: data and a learner as a configuration describes them, and training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,53 @@ from functools import partial
 from jaxch5.augmentation.mixing import MIXERS
 from jaxch5.config import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
+from jaxch5.data.from_config import load_data, load_source
+from jaxch5.data.source import leave_out
+from jaxch5.data.verify import unreadable
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.session import Saving
+from jaxch5.text import counted
+from jaxch5.training.hosts import agree, first_then_others
+from jaxch5.training.recorded import going_on
+from jaxch5.training.rundir import RunDir, read_skipped
+
+
+def data_of(
+    config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
+) -> tuple[Data, dict[str, str]]:
+    """The pictures, and why some are left out; of a run that goes on, the same as before.
+
+    Args:
+        config: what names them.
+        run: the one that goes on; None begins one.
+        say: takes a line about them, and lines about what is not as it was.
+        instead: what else can be done where a picture of the run is gone.
+
+    Raises:
+        DataError: the pictures cannot be found, told apart or split, or one of the run is gone.
+        ConfigError: a setting that was given does nothing for these pictures.
+        CheckpointError: the record of the run's pictures is damaged.
+    """
+    source = first_then_others(lambda: load_source(config.data))
+    # Of a run that goes on, those that were left out before: others would change its split.
+    skipped = read_skipped(run) if run else {}
+    if config.data.on_bad == "skip" and not run:
+        skipped = unreadable(source)
+    found = going_on(run, source, say, instead) if run else None
+    source, split = found or (leave_out(source, skipped) if skipped else source, None)
+    if skipped:
+        cannot = "could not be read when the run began and" if run else "cannot be read and"
+        what = counted(len(skipped), f"picture {cannot} is", f"pictures {cannot} are")
+        say(f"{what} left out (skipped.jsonl)")
+    data = load_data(config, source, split)
+    # Where pictures are kept is each process's own choice, but decides what is compiled.
+    agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
+    agree({"pictures and their parts": data.pictures.digest})
+    say(data.describe())
+    return data, skipped
 
 
 def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = None) -> Learner:

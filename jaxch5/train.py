@@ -15,7 +15,7 @@ from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
-from jaxch5.text import counted, print_line, printable
+from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
     RunDir,
@@ -24,7 +24,6 @@ from jaxch5.training.rundir import (
     discard_run,
     locked,
     open_run,
-    read_skipped,
     write_config,
     write_skipped,
 )
@@ -82,6 +81,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
+    from jaxch5.configured import data_of
     from jaxch5.data.from_config import as_decided
     from jaxch5.training import hosts
 
@@ -93,7 +93,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         with locked(existing) if first else nullcontext():
             return _resume(config, recorded, existing, console)
 
-    data, skipped = _load(config, None, console)
+    data, skipped = data_of(config, None, partial(print_line, console))
     config = hosts.first_then_others(
         lambda: options.settings_with_weights(partial(print_line, console))
     )
@@ -114,7 +114,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
 
 
 def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
-    from jaxch5.configured import from_scratch, total_epochs
+    from jaxch5.configured import data_of, from_scratch, total_epochs
     from jaxch5.training.hosts import is_first
 
     may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()
@@ -123,7 +123,8 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
             f"{changed[0]}: --resume takes what decides the result from {run.config_file}; "
             "start a new run to change it"
         )
-    data, _ = _load(config, run, console)
+    instead = f"begin another with --model.weights {run.path}"
+    data, _ = data_of(config, run, partial(print_line, console), instead)
     # A checkpoint has all: the weights that the run began with may be gone by now.
     learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
@@ -135,33 +136,6 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
     if is_first():
         write_config(run, config)
     return _fit(learn, config, run)
-
-
-def _load(config: Config, run: RunDir | None, console: Console) -> tuple[Data, dict[str, str]]:
-    """The pictures, and why some are left out; of a run that is taken up, the same as before."""
-    from jaxch5.data.from_config import load_data, load_source
-    from jaxch5.data.source import leave_out
-    from jaxch5.data.verify import unreadable
-    from jaxch5.training.hosts import agree, first_then_others
-    from jaxch5.training.recorded import going_on
-
-    source = first_then_others(lambda: load_source(config.data))
-    # Of a run that goes on, those that were left out before: others would change its split.
-    skipped = read_skipped(run) if run else {}
-    if config.data.on_bad == "skip" and not run:
-        skipped = unreadable(source)
-    found = going_on(run, source, partial(print_line, console)) if run else None
-    source, split = found or (leave_out(source, skipped) if skipped else source, None)
-    if skipped:
-        many = "pictures cannot be read and are left out (skipped.jsonl)"
-        one = "picture cannot be read and is left out (skipped.jsonl)"
-        print_line(console, counted(len(skipped), one, many))
-    data = load_data(config, source, split)
-    # Where pictures are kept is each process's own choice, but decides what is compiled.
-    agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
-    agree({"pictures and their parts": data.pictures.digest})
-    print_line(console, data.describe())
-    return data, skipped
 
 
 def _learner(data: Data, config: Config, console: Console) -> Learner:

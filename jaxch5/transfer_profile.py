@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run, save_figure
-from jaxch5.config import Config
+from jaxch5.config import MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.files import to_json
 from jaxch5.optim.groups import STAGES
@@ -49,10 +49,18 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     After Yosinski et al., 1411.1792: where freezing one more stage costs accuracy, what it had
     learned was of its own task; where it costs none, it was general.
     """
-    from jaxch5.data.from_config import load_data
+    from jaxch5.configured import data_of
     from jaxch5.insight.plots import plot_transfer_profile
     from jaxch5.training.process import prepare_process
-    from jaxch5.training.rundir import RunDir, create_run, discard_run, locked, open_run
+    from jaxch5.training.recorded import record_pictures
+    from jaxch5.training.rundir import (
+        RunDir,
+        create_run,
+        discard_run,
+        locked,
+        open_run,
+        write_skipped,
+    )
 
     prepare_process()
     console = options.console()
@@ -61,15 +69,20 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
     if begun:
         directory, recorded = open_run(begun)
-        if changed := differing(config, recorded):
+        may_change = MAY_MOVE * directory.pictures_file.exists()
+        if changed := [key for key in differing(config, recorded) if key not in may_change]:
             raise ConfigError(
                 f"{changed[0]}: {begun} was begun with another value; name another --workdir"
             )
-    data = load_data(config)
+    say = partial(print_line, console)
+    data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
         directory = create_run(config, workdir)
     with locked(directory):
         try:
+            if not begun:
+                record_pictures(directory, data)
+                write_skipped(directory, skipped)
             by_kind = measure(config, data, options.repeats, directory.path / RESULTS, console)
         except Jaxch5Error:
             if not begun and not (directory.path / RESULTS).exists():

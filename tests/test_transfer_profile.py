@@ -1,15 +1,19 @@
 """`python -m jaxch5.transfer_profile`: one command, one figure, and nothing done twice."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
 
 from jaxch5.cli import parse, run
+from jaxch5.configured import data_of
 from jaxch5.data.block import DataBlock
 from jaxch5.data.folder import from_folder
+from jaxch5.data.pictures import read_pictures
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
+from jaxch5.training.recorded import record_pictures
 from jaxch5.training.rundir import RunDir, create_run, locked
 from jaxch5.transfer_profile import (
     RESULTS,
@@ -36,7 +40,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     out, results = tmp_path / "profile.png", tmp_path / "profile"
     argv = ["--data.path", pictures, "--model.weights", weights, "--fit.epochs", 1]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
-    create_run(settings_of_profile(options), results)
+    record_pictures(create_run(settings_of_profile(options), results), data)
     done = [{"frozen": kind, "seed": 0, "accuracy": kind / 10} for kind in (0, 1, 2, 3, 4)]
     (results / RESULTS).write_text("".join(json.dumps(point) + "\n" for point in done))
 
@@ -44,7 +48,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert started(*argv) == 0
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
-    assert [line.split("  ")[0] for line in lines[:2]] == [
+    assert [line.split("  ")[0] for line in lines if "seed" in line] == [
         "frozen: stem to layer4",
         "from scratch",
     ]
@@ -57,12 +61,48 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
     assert started(*argv) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == document
-    assert captured.err.count("\n") == 1
+    assert captured.err.count("\n") == 2
     assert started(*argv, "--fit.lr", "0.1") == 2
     assert "fit.lr: " in capsys.readouterr().err
     with locked(RunDir(results)):
         assert started(*argv) == 1
     assert "is being written by process" in capsys.readouterr().err
+
+
+def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, capsys):
+    """All trainings are done: what is drawn is of one split, or nothing is."""
+    folder, results = shutil.copytree(pictures, tmp_path / "set"), tmp_path / "profile"
+    argv = ["--data.path", folder, "--model.weights", tmp_path / "weights.safetensors"]
+    options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")
+    data = DataBlock(from_folder(folder), random_split(), 36, 32).load(16)
+    directory = create_run(settings_of_profile(options), results)
+    record_pictures(directory, data)
+    kinds = [*range(6), "scratch"]
+    done = [{"frozen": kind, "seed": 0, "accuracy": 0.5} for kind in kinds]
+    (results / RESULTS).write_text("".join(json.dumps(point) + "\n" for point in done))
+    argv += ["--workdir", results, "--out", tmp_path / "profile.png"]
+
+    shutil.copy(folder / "red" / "0.jpg", folder / "red" / "new.jpg")
+    assert started(*argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 picture came since the run began and is left out"
+    assert lines[1].startswith("40 pictures of 2 classes: 32 for training, 8 for validation; ")
+    config = settings_of_profile(options)
+    again, _ = data_of(config, directory, lines.append)
+    recorded = read_pictures(directory.pictures_file)
+    assert again.pictures.digest == data.pictures.digest == recorded.digest
+
+    argv[1] = folder.rename(tmp_path / "moved")
+    assert started(*argv) == 0
+    (argv[1] / "red" / "0.jpg").unlink()
+    (tmp_path / "profile.png").unlink()
+    capsys.readouterr()
+    assert started(*argv) == 1
+    err = capsys.readouterr().err
+    assert "red/0.jpg: is not there any more" in err
+    assert err.endswith("or name another --workdir\n")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "profile.png").exists()
 
 
 @pytest.mark.parametrize("missing", ["--data.path", "--model.weights"])

@@ -75,7 +75,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
 
 
 def going_on(
-    run: RunDir, source: Source, say: Callable[[str], None]
+    run: RunDir, source: Source, say: Callable[[str], None], instead: str
 ) -> tuple[Source, Split] | None:
     """The pictures with which a run began, and their split; None where it has no record of them.
 
@@ -83,6 +83,7 @@ def going_on(
         run: to go on with.
         source: what its configuration names today, which may hold more.
         say: takes a line about what is not as it was.
+        instead: what else can be done where a picture is gone.
 
     Raises:
         DataError: a picture is gone, or is of another class now.
@@ -97,8 +98,8 @@ def going_on(
         return None
     found = find(pictures, pictures_of(source))
     way = (
-        f"the run goes on with the pictures that it began with: put it back, name "
-        f"where they are now with --data.path, or begin another with --model.weights {run.path}"
+        "the run goes on with the pictures that it began with: put it back, name where they are "
+        f"now with --data.path, or {instead}"
     )
     if name := _first(pictures, found.places < 0):
         raise DataError(f"{name}: is not there any more; {way}")

@@ -109,8 +109,8 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
     assert err.splitlines()[0] == (
-        "6 of the 8 pictures that the run validated; 1 not there; 1 another file now and left out; "
-        "1 new to the run and left out (--pictures all scores all)"
+        "6 of the 8 pictures that the run validated; 1 is not there; 1 is another file now and "
+        "left out; 1 is new to the run and left out (--pictures all scores all)"
     )
     document = json.loads(out)
     counts = {"validated": 8, "missing": 1, "changed": 1, "relabelled": 0, "new": 1}

@@ -71,17 +71,20 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
             "(--pictures all)"
         )
     left_out = _listed(
-        (counts["missing"], "not there"), (counts["changed"], "another file now and left out")
+        (counts["missing"], "is not there", "are not there"),
+        (counts["changed"], "is another file now and left out", "are other files now and left out"),
     )
     count, of = int(scored.sum()), ""
     if left_out:
         count, of = counts["validated"], f"{count:,} of the "
+    by_its_class = "of another class now and scored by it"
+    new = "new to the run and left out (--pictures all scores all)"
     notes = [
         f"{of}{counted(count, 'picture')} that the run validated",
         *left_out,
         *_listed(
-            (counts["relabelled"], "of another class now, which is taken"),
-            (counts["new"], "new to the run and left out (--pictures all scores all)"),
+            (counts["relabelled"], f"is {by_its_class}", f"are {by_its_class}"),
+            (counts["new"], f"is {new}", f"are {new}"),
         ),
     ]
     return Scored(VALIDATED, found.places[scored], counts, "; ".join(notes))
@@ -112,7 +115,11 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
     notes = _listed(
         (counts["validated"], "validated by the run"),
         (counts["trained"], "trained on by it, which makes the scores too good"),
-        (counts["changed"], "other files than the run's of the same names"),
+        (
+            counts["changed"],
+            "another file than the run's of the same name",
+            "other files than the run's of the same names",
+        ),
         (counts["new"], "new to it"),
     )
     return Scored(ALL, np.arange(count), counts, f"{line}: {', '.join(notes)}")
@@ -128,5 +135,5 @@ def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
     return Scored(DRAWN_AGAIN, items, {}, line)
 
 
-def _listed(*counted: tuple[int, str]) -> list[str]:
-    return [f"{count:,} {what}" for count, what in counted if count]
+def _listed(*counts: tuple[int, str] | tuple[int, str, str]) -> list[str]:
+    return [counted(count, one, *(many or (one,))) for count, one, *many in counts if count]

@@ -121,7 +121,7 @@ def test_a_label_that_was_put_right_is_scored_as_it_is_now(tmp_path):
     source.labels[valid[0]] = (source.labels[valid[0]] + 1) % 3
     scored = score_validated(pictures, find(pictures, pictures_of(source)), "a table")
     assert scored.counts["relabelled"] == 1
-    assert "1 of another class now" in scored.line
+    assert "1 is of another class now" in scored.line
     assert scored.items.tolist() == valid.tolist()
 
 

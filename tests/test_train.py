@@ -286,8 +286,8 @@ def with_broken(folder, picture):
     [
         (missing, "photos: there is no such folder (--data.path)"),
         (a_file, "photos: is a file, not a folder of pictures"),
-        (no_pictures, "photos: holds no pictures (.jpg"),
-        (no_class_folders, "photos: 1.jpg lies in no class folder"),
+        (no_pictures, "photos: holds no pictures; passed over: 1 file of another kind"),
+        (no_class_folders, "photos: 1.jpg is in no class folder"),
         (one_class, "photos: holds one class only, cat"),
         (a_class_of_one, "class dog has 1 picture"),
         (too_few, "data.batch_size = 8 is more than the 4 pictures of the training set"),

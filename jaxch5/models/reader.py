@@ -92,7 +92,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         ) from None
     if _is_torchscript(path):
         raise WeightsError(
-            f"{path}: is a program of TorchScript's; save its weights alone: "
+            f"{path}: is a program of TorchScript's; save its weights alone, in Python: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
     try:
@@ -103,7 +103,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path}: is refused: it is damaged, or holds more than tensors, which could run "
-            "anything on loading; whoever trusts it can save its weights alone: "
+            "anything on loading; whoever trusts it can save its weights alone, in Python: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from None
     except Exception as error:  # Damaged bytes are taken for instructions, and anything happens.

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+# Stands for what is no number, in tables and reports.
+NO_NUMBER = "\N{EN DASH}"
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -64,7 +67,9 @@ def is_text(name: str) -> bool:
 
 
 def composed(name: str) -> str:
-    """A name as it compares: file systems differ in whether an umlaut is one sign or two.
+    """Returns a name in the form in which names are compared and sorted.
+
+    File systems differ in whether an umlaut is one sign or two.
 
     Example:
         >>> composed("u\u0308ber") == "über"
@@ -73,13 +78,19 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def folded(name: str) -> str:
+    """Returns a name in the form in which case does not matter either.
+
+    Example:
+        >>> folded("U\u0308BER") == folded("über")
+        True
+    """
+    return composed(name).casefold()
+
+
 def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
     """Whether names are the same, one after the other, however their umlauts are stored."""
     return [*map(composed, ones)] == [*map(composed, others)]
-
-
-# Names are sorted by the code points of that.
-sort_key = composed
 
 
 def plain_console(stderr: bool = False) -> Console:

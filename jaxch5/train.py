@@ -15,7 +15,7 @@ from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
-from jaxch5.text import print_line, printable
+from jaxch5.text import NO_NUMBER, print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
     RunDir,
@@ -158,7 +158,7 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.insight.recorder import is_number
     from jaxch5.training.environment import environment
     from jaxch5.training.hosts import is_first
-    from jaxch5.training.progress import NO_NUMBER, advice
+    from jaxch5.training.progress import advice
 
     if is_first():
         add_environment(run, environment())

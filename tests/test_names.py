@@ -11,7 +11,8 @@ from rich.console import Console
 
 from jaxch5 import evaluate, pack, predict, show, train, verify
 from jaxch5.cli import run as run_command
-from jaxch5.data.folder import find_pictures, from_folder, from_regex
+from jaxch5.data.folder import from_folder, from_regex
+from jaxch5.data.listing import list_folder
 from jaxch5.data.table import from_csv
 from jaxch5.text import print_line, printable
 
@@ -182,7 +183,8 @@ def test_a_run_over_the_worst_names(worst, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in odd:
         put(next(worst.rglob("*0.jpg")), tmp_path / name)
-    files = [os.path.join(worst, name) for name in find_pictures(worst)][:2]
+    pictures = [os.path.join(worst, name) for name in list_folder(Path(worst)).pictures]
+    files = pictures[:2]
     words = (run, *files, "--", *odd)
     status, out, err = called(predict, "predict", predict.PredictOptions, capfd, *words)
     assert status == 0, err
@@ -192,7 +194,7 @@ def test_a_run_over_the_worst_names(worst, tmp_path, capfd, monkeypatch):
     assert status == 0
     said = json.loads(out)["predictions"]
     assert len(said) == 40
-    assert said[0]["path"] in {os.path.join(worst, name) for name in find_pictures(worst)}
+    assert said[0]["path"] in pictures
     assert set(said[0]["classes"]) == set(WORST)
 
     status, out, err = called(

@@ -23,8 +23,8 @@ import platformdirs
 from rich.console import Console
 
 from jaxch5.data.content import FIRST_BYTES, kind_of
+from jaxch5.data.decode import decode
 from jaxch5.data.formats import format_of
-from jaxch5.data.image import decode
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.libraries import logging_from

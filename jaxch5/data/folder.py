@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -215,11 +215,6 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise DataError(f"{root}: cannot be read: {error.strerror}") from None
     return root
-
-
-def find_pictures(root: Path) -> Iterator[str]:
-    """Relative paths of the pictures below a folder, as `list_folder` finds them."""
-    return iter(list_folder(root).pictures)
 
 
 def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:

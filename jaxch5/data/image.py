@@ -8,7 +8,6 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from jaxch5.data.decode import decode as decode
-from jaxch5.data.formats import SUFFIXES as SUFFIXES
 
 ASPECT = 3 / 2
 # How far each filter shrinks; measured with zone plates, see docs/benchmarks.md.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jaxch5.data.formats import SUFFIXES, format_of
 from jaxch5.files import DRAWN_BY
-from jaxch5.text import sort_key
+from jaxch5.text import composed
 
 
 class Reason(NamedTuple):
@@ -133,7 +133,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
                 return nothing
             seen.add(identity)
             with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: sort_key(entry.name))
+                entries = sorted(listing, key=lambda entry: composed(entry.name))
         except OSError:
             if not prefix:
                 raise
@@ -186,7 +186,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     ]
     if own := set(_figures(root, drawings)):
         pictures = [name for name in pictures if name not in own]
-        passed_over[OWN] = sorted([*passed_over[OWN], *own], key=sort_key)
+        passed_over[OWN] = sorted([*passed_over[OWN], *own], key=composed)
     return Listing(pictures, dict(passed_over), barren)
 
 
@@ -200,7 +200,7 @@ def folders_in(folder: Path) -> list[str]:
             and not entry.name.lower().endswith(SUFFIXES)
             and _leads_to(entry.is_dir)
         ]
-    return sorted(names, key=sort_key)
+    return sorted(names, key=composed)
 
 
 def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:

@@ -7,8 +7,8 @@ import stat
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 
-from jaxch5.data.image import SUFFIXES
-from jaxch5.text import composed
+from jaxch5.data.formats import SUFFIXES
+from jaxch5.text import folded
 
 Found = list[tuple[str, tuple[int, int]]]
 
@@ -77,7 +77,7 @@ class Lookup:
         parts = path.parts[1:] if path.is_absolute() else path.parts
         places = ["/" if path.is_absolute() else ""]
         for number, part in enumerate(parts, start=1):
-            key = _folded(part) + ("." if ending and number == len(parts) else "")
+            key = folded(part) + ("." if ending and number == len(parts) else "")
             places = [
                 os.path.join(place, entry)
                 for place in places
@@ -96,12 +96,8 @@ class Lookup:
             except OSError:
                 entries = []
             for entry in entries:
-                listing[_folded(entry)].append(entry)
-                stem, suffix = os.path.splitext(_folded(entry))
+                listing[folded(entry)].append(entry)
+                stem, suffix = os.path.splitext(folded(entry))
                 if suffix in SUFFIXES:
                     listing[f"{stem}."].append(entry)
         return self._listings[folder]
-
-
-def _folded(name: str) -> str:
-    return composed(name).casefold()

@@ -22,12 +22,12 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, take
+from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.files import to_json, write_file
-from jaxch5.text import sort_key
+from jaxch5.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
-TRAIN, VALID = "train", "valid"
 # What is no file has no size.
 UNKNOWN = -1
 # Sizes that a thread asks for at a time.
@@ -58,7 +58,7 @@ class Pictures:
     @cached_property
     def digest(self) -> str:
         """The same for the same names, classes and parts, whatever the files hold."""
-        names = [list(map(sort_key, texts)) for texts in (self.classes, self.references)]
+        names = [list(map(composed, texts)) for texts in (self.classes, self.references)]
         said = json.dumps([*names, self.labels.tolist(), self.held_out.tolist()])
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -298,15 +298,15 @@ def _names(references: Iterable[str]) -> Iterator[Hashable]:
     """Composed, and each different: of one that is there again, with how often before."""
     before: Counter[str] = Counter()
     for reference in references:
-        name = sort_key(reference)
+        name = composed(reference)
         yield (name, before[name]) if name in before else name
         before[name] += 1
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:
     """Where each of the names is among the classes; -1 where it is not."""
-    numbers = {sort_key(name): number for number, name in enumerate(classes)}
-    return np.array([numbers.get(sort_key(name), -1) for name in names], np.int32)
+    numbers = {composed(name): number for number, name in enumerate(classes)}
+    return np.array([numbers.get(composed(name), -1) for name in names], np.int32)
 
 
 def _sizes(source: Source, items: Int[np.ndarray, "items"]) -> Int[np.ndarray, "items"]:

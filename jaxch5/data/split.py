@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
-from jaxch5.text import composed, counted, sort_key
+from jaxch5.text import composed, counted, folded
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
@@ -92,7 +92,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
                 "trained on and validated; add one or remove the class"
             )
         # The draw goes by the names, so that the order in which a source lists them is no matter.
-        by_name = np.array(sorted(distinct, key=lambda item: sort_key(source.references[item])))
+        by_name = np.array(sorted(distinct, key=lambda item: composed(source.references[item])))
         shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(by_name))]
         if not stratify:
             held_out = shuffled[: int(valid_fraction * len(shuffled))]
@@ -216,11 +216,7 @@ def _part(word: str) -> str | None:
 
 def find_column(source: Source, column: str) -> str | None:
     """The column of this name, which may differ by case and spaces; None where there is none."""
-
-    def folded(name: str) -> str:
-        return composed(name).strip().casefold()
-
-    close = [name for name in source.columns if folded(name) == folded(column)]
+    close = [name for name in source.columns if folded(name.strip()) == folded(column.strip())]
     return column if column in close else next(iter(close), None)
 
 

@@ -16,7 +16,7 @@ from jaxch5.data.download import fetch_links, is_link
 from jaxch5.data.lookup import Lookup
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
-from jaxch5.text import composed, counted, is_text, printable
+from jaxch5.text import composed, counted, folded, is_text, printable
 
 # What separates the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -131,8 +131,8 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
 
     def fits(separator: str) -> tuple[int, int]:
         header = columns(separator)
-        folded = set(map(_folded, header))
-        return sum(_folded(name) in folded for name in wanted), len(header)
+        known = {folded(name.strip()) for name in header}
+        return sum(folded(name.strip()) in known for name in wanted), len(header)
 
     # Of several that fit as well, the first.
     return max(SEPARATORS, key=fits)
@@ -178,13 +178,9 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
     return header, rows
 
 
-def _folded(name: str) -> str:
-    return composed(name).strip().casefold()
-
-
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
     """The column of a name: the very one, or the only one that differs by case and spaces."""
-    close = [column for column in header if _folded(column) == _folded(name)]
+    close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
     known = ", ".join(filter(None, header)) or "none"

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from jaxch5.text import printable
-
-NONE = "\N{EN DASH}"
+from jaxch5.text import NO_NUMBER, printable
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Scores:
     def cells(self) -> list[str]:
         """The scores as text."""
         scores = (self.precision, self.recall, self.f1)
-        return [NONE if score is None else f"{score:.4f}" for score in scores]
+        return [NO_NUMBER if score is None else f"{score:.4f}" for score in scores]
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,9 @@ from jaxtyping import Int
 
 from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
-from jaxch5.insight.classification import NONE
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
 from jaxch5.insight.recorder import best_of, is_number
-from jaxch5.text import printable
+from jaxch5.text import NO_NUMBER, printable
 
 # Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
 # bytes of names that are no text.
@@ -219,17 +218,17 @@ def _source(environment: jinja2.Environment, name: str) -> str:
 
 
 def _fixed(value: float | None, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if is_number(value) else NONE
+    return f"{value:.{digits}f}" if is_number(value) else NO_NUMBER
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage.
 
     Example:
-        >>> _percent(0.0625).split(), _percent(float("nan")) == NONE
+        >>> _percent(0.0625).split(), _percent(float("nan")) == NO_NUMBER
         (['6.2', '%'], True)
     """
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else NONE
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else NO_NUMBER
 
 
 def _clock(seconds: float) -> str:

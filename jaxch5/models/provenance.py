@@ -13,12 +13,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
+from jaxch5.config import PositiveShare, Share
 from jaxch5.errors import WeightsError
 from jaxch5.models.normalization import IMAGENET, Normalization
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
 # A description is a page of text; whatever is longer is none.
 LONGEST_DESCRIPTION = 1_000_000

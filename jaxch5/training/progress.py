@@ -8,13 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxch5.insight.recorder import best_of, is_number
-from jaxch5.text import has_bars, print_row
+from jaxch5.text import NO_NUMBER, has_bars, print_row
 from jaxch5.training.loop import Epoch, Step
 from jaxch5.training.rundir import Record
 
 HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
-# What stands for what is no number.
-NO_NUMBER = "\N{EN DASH}"
 # Width of a column that not every table has.
 EXTRA = 9
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from jaxch5.errors import CheckpointError
 from jaxch5.insight import report as module
-from jaxch5.insight.classification import NONE
 from jaxch5.insight.embed import figure_image
 from jaxch5.insight.report import Report, render, write_report
+from jaxch5.text import NO_NUMBER
 
 EVIL = """<script>alert(1)</script>"'&{{ 7*7 }}"""
 SCREENS = [(360, "light"), (360, "dark"), (1200, "light"), (1200, "dark")]
@@ -232,7 +232,7 @@ def test_numbers_that_are_none():
     text = Page(render(running(records=[record]))).text
     assert "training: no finite value." in text
     assert "n/a" not in text
-    assert NONE in text
+    assert NO_NUMBER in text
 
 
 def test_steps_that_were_skipped_have_a_column():

@@ -27,7 +27,7 @@ class About(NamedTuple):
     """What has to be known of a classifier beside its weights.
 
     Attributes:
-        arch, head, precision: of the network; see `create_model`.
+        arch, head, precision: those of the network; see `create_model`.
         presize, size: short side on the CPU, and side of the network's input, pixels.
         range, max_pixels: how pictures are decoded; see `Reading`.
     """
@@ -42,15 +42,15 @@ class About(NamedTuple):
 
 
 def is_own(arch: str) -> bool:
-    """Whether a network is a module of one's own, whose class has this name."""
+    """Checks whether a network is a module of one's own, whose class has this name."""
     return arch not in ARCHITECTURES
 
 
 def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, dict[str, str]]:
-    """What a learner's file says of itself, and all of its metadata.
+    """Returns what a learner's file says of itself, and all of its metadata.
 
     Args:
-        path: of the file.
+        path: the file.
         model: the module that it should be of, where that is one's own.
 
     Raises:
@@ -99,23 +99,23 @@ def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
 
 
 def name_of(model: nn.Module) -> str:
-    """What a run and a learner's file call a network."""
+    """Returns what a run and a learner's file call a network."""
     return getattr(model, "arch", type(model).__name__)
 
 
 def about_of(config: Config) -> About:
-    """What a run's configuration says of the classifier that it trains."""
+    """Returns what a run's configuration says of the classifier that it trains."""
     model, data = config.model, config.data
     sizes = data.presize, data.size, data.range, data.max_pixels
     return About(model.arch, model.head, model.precision, *sizes)
 
 
 def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: int) -> None:
-    """Whether what a file or a run says of itself is so; anyone may have written it.
+    """Makes sure that what a file or a run says of itself is so; anyone may have written it.
 
     Args:
-        path: of the file or the run.
-        network: that it should be of.
+        path: the file or the run.
+        network: the module that it should be of.
         pretrained: what it holds.
         size: side of the pictures that the network takes, pixels.
 

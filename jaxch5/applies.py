@@ -56,7 +56,7 @@ class Situation:
     devices: tuple[int, int] | None = None
 
     def kinds(self) -> set[str]:
-        """What the pictures may be read from."""
+        """Returns what the pictures may be read from."""
         if self.pictures is not None:
             return {self.pictures.kind}
         for kind in ("tfds", "archive"):
@@ -103,7 +103,7 @@ def _given(key: str) -> Rule:
 
 
 def _above(least: float, *keys: str) -> Rule:
-    """A setting that needs one of others to be large enough to change anything."""
+    """Returns a setting that needs one of others to be large enough to change anything."""
     wanted = " or ".join(keys)
     return Rule(
         lambda situation: any(situation.values[key] > least for key in keys),
@@ -269,13 +269,13 @@ def idle(
     defaults_of: Callable[[str], Container[Any]],
     named: Container[str] = (),
 ) -> dict[str, str]:
-    """The settings that were given and do nothing, each with a line that says why.
+    """Returns the settings that were given and do nothing, each with a line that says why.
 
     Given is what stands on the command line, and what has another value than a default.
 
     Args:
         situation: what is known.
-        defaults_of: of a setting, the values that it may have without having been given.
+        defaults_of: from a setting to the values that it may have without having been given.
         named: settings that stand on the command line.
 
     Example:

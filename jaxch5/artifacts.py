@@ -33,7 +33,7 @@ CROP = "center"
 
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
-    """What has to be known of a classifier beside its weights, by the names that exports give it.
+    """Returns what a reader needs beside the weights, by the names that exports give it.
 
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
@@ -49,7 +49,7 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Weights by torchvision's names, which are timm's, with a description as metadata.
+    """Serializes weights by torchvision's names, which are timm's, and describes them.
 
     Raises:
         ConfigError: the network is a module of one's own, which has no such names.
@@ -60,7 +60,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
 
 
 def as_fastai(predictor: Predictor) -> bytes:
-    """The same by the names of fastai's `vision_learner`, which has a `concat_pool` head.
+    """Serializes weights by the names of fastai's `vision_learner`, with its head.
 
     Raises:
         ConfigError: the network is a module of one's own, or its head is another.
@@ -76,7 +76,7 @@ def as_fastai(predictor: Predictor) -> bytes:
 
 
 def as_learner(predictor: Predictor) -> bytes:
-    """The same as `as_safetensors` for `load_learner`, which takes nothing else for a learner.
+    """Serializes a classifier for `load_learner`, which takes nothing else for a learner.
 
     The weights of a module of one's own have flax's names.
     """
@@ -94,13 +94,13 @@ def _refuse_own(predictor: Predictor, form: str, whose: str) -> None:
 
 
 def _for_others(predictor: Predictor) -> dict[str, str]:
-    """Metadata in which the architecture is called as in timm's `config.json`."""
+    """Returns metadata in which the architecture is called as in timm's `config.json`."""
     metadata = _metadata(description_of(predictor))
     return {"architecture" if name == "arch" else name: metadata[name] for name in metadata}
 
 
 def _metadata(description: dict[str, Any]) -> dict[str, str]:
-    """Values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
+    """Writes values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
     return {
         name: json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in description.items()
@@ -148,7 +148,7 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 
 @contextmanager
 def _without_locations() -> Iterator[None]:
-    """Lines of source stay out of a program: they name folders of whoever exports it."""
+    """Keeps lines of source out of a program: they name folders of whoever exports it."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -171,7 +171,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
 
     Args:
         predictor: the classifier.
-        path: of the file.
+        path: the file to write.
         format: a key of `FORMATS`.
 
     Raises:

@@ -66,7 +66,7 @@ class Options(Config):
         return config
 
     def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
-        """The configuration with changes, on which the defaults of other settings may depend.
+        """Returns the configuration with changes, on which other settings' defaults may depend.
 
         Args:
             say: takes a line for each setting of the command line that does nothing with them;
@@ -93,7 +93,7 @@ class Options(Config):
         return config
 
     def reading(self) -> dict[str, Any]:
-        """What was said of how pictures are decoded, for classifiers that bring their own ways."""
+        """Returns what was said of decoding, for classifiers that bring settings of their own."""
         said = self._given.get("data", {})
         return {name: getattr(self.data, name) for name in ("range", "max_pixels") if name in said}
 
@@ -140,7 +140,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
 def _not_overruled(
     on_file: dict[str, Any], given: dict[str, Any], recorded: bool
 ) -> dict[str, Any]:
-    """What a file says, without what the command line takes the ground from.
+    """Returns what a file says, without what the command line takes the ground from.
 
     Another source replaces the file's; what goes with a schedule is of no account under another.
 

@@ -18,7 +18,7 @@ from jaxch5.settings import known_keys
 
 
 class Help(HelpFormatter):
-    """`--help` without a usage of sixty options, with whole paragraphs, and no default of None."""
+    """`--help` without a usage of sixty options, with paragraphs, and no default of None."""
 
     def add_usage(
         self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
@@ -44,7 +44,7 @@ class Help(HelpFormatter):
 
 
 def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> dict[str, Any]:
-    """The values that the command line names, nested as in the configuration, as strings."""
+    """Reads the values on a command line: strings, nested as in the configuration."""
 
     class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
         __doc__ = inspect.getdoc(options)

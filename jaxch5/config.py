@@ -93,7 +93,7 @@ def idle_settings(
     pictures: Pictures | None = None,
     devices: tuple[int, int] | None = None,
 ) -> dict[str, str]:
-    """The settings that were given and do nothing, each with a line that says why; see `idle`.
+    """Returns the settings that were given and do nothing, with the reason; see `idle`.
 
     Args:
         settings: a configuration, or a section of it.
@@ -107,7 +107,7 @@ def idle_settings(
     values = {f"{settings.section}{key}": value for key, value in flat(settings).items()}
 
     def defaults_of(key: str) -> list[Any]:
-        """The values that a setting has, in one situation or another, without being given."""
+        """Returns the values that a setting may have without being given."""
         model: Any = type(settings)
         for part in key.removeprefix(settings.section).split("."):
             field = model.model_fields[part]
@@ -121,7 +121,7 @@ def idle_settings(
 
 
 def _with_defaults(values: Any, choice: str, defaults: dict[str, dict[str, Any]]) -> Any:
-    """What was given for a section, over the defaults that go with a choice in it."""
+    """Returns what was given for a section, over the defaults that go with a choice in it."""
     if not isinstance(values, dict):
         return values
     return defaults.get(str(values.get(choice)), {}) | values
@@ -546,7 +546,7 @@ def check_applies(
 
 
 def idle_in(values: dict[str, Any]) -> dict[str, str]:
-    """Of nested values, as a file has them, those that do nothing; none where they are no good."""
+    """Returns those of a file's nested values that do nothing; none where they are no good."""
     values = {name: value for name, value in values.items() if name in Config.model_fields}
     try:
         return idle_settings(Config.model_validate(values, context={LENIENT: True}))

@@ -113,7 +113,7 @@ def from_scratch(config: Config) -> Config:
 
 
 def normalization_of(model: ModelConfig) -> Normalization | None:
-    """The mean and deviation that the settings name; None where they name none.
+    """Returns the mean and deviation that the settings name; None where they name none.
 
     Example:
         >>> normalization_of(ModelConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))).mean

@@ -146,7 +146,7 @@ def unused(path: Path) -> Path:
 
 
 def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[Source, Scored]:
-    """The pictures that the options name, and which of them are scored.
+    """Returns the pictures that the options name, and which of them are scored.
 
     Raises:
         ConfigError: the run has no record of the pictures that it validated, and they are asked

@@ -43,7 +43,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def json_value(value: Any) -> Any:
-    """The value with null in the place of what is no finite number, which JSON does not have.
+    """Replaces what is no finite number, which JSON does not have, by None.
 
     Example:
         >>> json_value({"losses": [0.5, float("nan")], "accuracy": 1})
@@ -57,7 +57,7 @@ def json_value(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """`json_value` as one line of text.
+    """Writes a value as one line of JSON; see `json_value`.
 
     Example:
         >>> to_json({"loss": float("inf")})

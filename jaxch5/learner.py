@@ -299,7 +299,7 @@ class Learner:
             freeze_epochs: passes in the first phase; 0 leaves it out.
             lr_mult: the head's rate over the earliest group's, in the second phase.
             pct_start, div: of the second phase; see `one_cycle`.
-            div_final, moms: of both phases; see `one_cycle` and `one_cycle_momentum`.
+            div_final, moms: the same for both phases; see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
         plans = plans_of_fine_tune(
@@ -528,7 +528,7 @@ class Learner:
         return self._predictor[1]
 
     def predict(self, picture: Picture) -> Prediction:
-        """The class of one picture; of many, `learn.predictor().predict_many` is faster.
+        """Returns the class of one picture; of many, `learn.predictor().predict_many` is faster.
 
         Args:
             picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;

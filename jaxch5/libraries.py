@@ -15,7 +15,7 @@ LOUD = ("absl", "asyncio", "gcsfs")
 
 
 def variable(name: str) -> str | None:
-    """The value of an environment variable; None where it is not set, or is set but empty.
+    """Returns the value of an environment variable; None where it is not set, or is set but empty.
 
     Example:
         >>> variable("JAXCH5_NO_SUCH_VARIABLE")
@@ -25,7 +25,7 @@ def variable(name: str) -> str | None:
 
 @contextmanager
 def empty_is_unset() -> Iterator[None]:
-    """Has the libraries that are imported within it take a variable that is empty for unset.
+    """Makes libraries that are imported within it take an empty variable for an unset one.
 
     Some take it for a value: huggingface-hub then keeps its files in the current folder.
 
@@ -44,7 +44,7 @@ def empty_is_unset() -> Iterator[None]:
 
 @contextmanager
 def logging_from(level: int, *loggers_or_names: logging.Logger | str) -> Iterator[None]:
-    """Has these loggers be silent below a level; afterwards they are as they were.
+    """Silences loggers below a level; afterwards they are as they were.
 
     Args:
         level: the lowest one that is not silent.
@@ -68,7 +68,7 @@ def logging_from(level: int, *loggers_or_names: logging.Logger | str) -> Iterato
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Has libraries say nothing beside the errors that they raise; afterwards all is as it was.
+    """Silences libraries, but for the errors that they raise; afterwards all is as it was.
 
     After a save has failed, which is reported once, threads of the storage library go on to
     complain by the dozen, past every handler.

@@ -80,7 +80,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
 
 def range_of(found: Sequence[tuple[str, str | bytes | DataError]]) -> tuple[str, str]:
-    """What deep pictures are taken for where training saw none; see `guess_range`."""
+    """Returns what deep pictures are taken for where training saw none; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
     files = [content for name, content in found if name.lower().endswith(SUFFIXES)]
@@ -116,7 +116,7 @@ def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes | DataE
 
 
 def passed_over_in(names: Iterable[str]) -> Iterator[tuple[str, PassedOver]]:
-    """What in each folder is no picture, by reason."""
+    """Yields what in each folder is no picture, by reason."""
     from jaxch5.data.listing import list_folder
 
     for name in dict.fromkeys(names):

@@ -86,12 +86,12 @@ class Predictor:
         self.about = about
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """The same classifier with other weights, such as those of a later step.
+        """Returns the same classifier with other weights, such as those of a later step.
 
         What is compiled is shared, since weights are an argument of it.
 
         Args:
-            variables: of the same shapes.
+            variables: weights and statistics of the same shapes.
         """
         # Made before it is shared.
         program = self._compiled
@@ -100,7 +100,7 @@ class Predictor:
         return other
 
     def reading(self, **changes: str | int) -> Predictor:
-        """The same classifier, which decodes pictures otherwise.
+        """Returns the same classifier, which decodes pictures otherwise.
 
         Args:
             changes: `range` or `max_pixels`; see `Reading`.

@@ -29,7 +29,7 @@ class Ranges(NamedTuple):
 
 @lru_cache
 def parse_range(text: str) -> Ranges:
-    """What `--data.range` says.
+    """Returns what `--data.range` says.
 
     Args:
         text: "auto", the value that is white, or those that are black and white, as in "0,4095";

@@ -40,7 +40,7 @@ def report_of_run(run: RunDir, data: Data, plans: Sequence[Plan], groups: Sequen
 def finished_report(
     report: Report, records: Sequence[dict[str, Any]], data: Data, interp: Interpretation | None
 ) -> Report:
-    """The report with what the trained model makes of the validation set; None is not known."""
+    """Adds what the trained model makes of the validation set, where `interp` has it."""
     report = replace(report, records=records, sample=sample_of(data), finished=True)
     if interp is None:
         return report

@@ -210,7 +210,7 @@ class Session:
             raise
 
     def best(self) -> Kept | None:
-        """The record of the best epoch, and its weights and statistics; None where none is kept."""
+        """Returns record, weights and statistics of the best epoch; None where none is kept."""
         if self._saves and (step := self._saves.best_step()) is not None:
             self._saves.wait()
             return self._saves.about(step)["records"][-1], self._saves.variables(step)

@@ -29,7 +29,7 @@ def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 def dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the values in nested dictionaries.
+    """Returns the dotted names of the values in nested dictionaries.
 
     Example:
         >>> dotted({"a": {"b": 1, "c": 2}, "d": 3})
@@ -43,7 +43,7 @@ def dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> dict[str, Any]:
-    """A copy of nested dictionaries without the values of some dotted names.
+    """Returns a copy of nested dictionaries without the values of some dotted names.
 
     Example:
         >>> without({"a": {"b": 1, "c": 2}}, ["a.b"])

@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count with what is counted, in the form that goes with it.
+    """Returns a count with what is counted, in the form that goes with it.
 
     Args:
         count: how many.
@@ -50,7 +50,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def name_of(function: Any) -> str:
-    """The name of a function, or of the one that a `partial` calls.
+    """Returns the name of a function, or of the one that a `partial` calls.
 
     Example:
         >>> name_of(partial(max, 1))
@@ -89,7 +89,7 @@ def folded(name: str) -> str:
 
 
 def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
-    """Whether names are the same, one after the other, however their umlauts are stored."""
+    """Checks whether names are the same, one after the other, however their umlauts are stored."""
     return [*map(composed, ones)] == [*map(composed, others)]
 
 

@@ -27,7 +27,7 @@ def from_archive(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    r"""Pictures in a zip or tar file, unpacked once into the user's cache folder.
+    r"""Reads pictures in a zip or tar file, unpacked once into the user's cache folder.
 
     Folders around the pictures that hold no others are passed through.
 
@@ -68,7 +68,7 @@ def from_archive(
 
 
 def is_archive(file: Path) -> bool:
-    """Whether a file is a zip or tar file, by its content, or is called like one."""
+    """Checks whether a file is a zip or tar file, by its content, or is called like one."""
     if not file.is_file():
         return False
     try:
@@ -85,7 +85,7 @@ def _is_tar(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """The folder of an archive's content, which other content never takes the place of."""
+    """Returns the folder of an archive's content, which other content never takes the place of."""
     file = file.expanduser()
     try:
         with file.open("rb") as opened:
@@ -105,7 +105,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 
 
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
-    """The folder itself, or the only folder in it as long as all pictures are in there.
+    """Returns the folder itself, or the only folder in it as long as all pictures are in there.
 
     Where folders are classes, the only folder that holds nothing but pictures is one.
     """

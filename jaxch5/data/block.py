@@ -66,7 +66,7 @@ class Data:
         return f"<{self.describe()}>"
 
     def describe(self) -> str:
-        """One line about the data: how much, which classes, sizes and cache; what was guessed."""
+        """Describes the data in a line: how much, classes, sizes, cache, and what was guessed."""
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         parts = [

@@ -21,7 +21,7 @@ ARCHIVES = {
 
 
 def kind_of(content: bytes) -> str:
-    """What a file's content is, in a few words.
+    """Returns what a file's content is, in a few words.
 
     Args:
         content: all of it, or its first `FIRST_BYTES`.

@@ -45,11 +45,11 @@ def decode(
     min_side: int | None = None,
     reading: Reading = AS_FILES_SAY,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture as a person would see it: upright, in sRGB.
+    """Returns a picture as a person would see it: upright, in sRGB.
 
     EXIF's orientation is obeyed, and so is a colour profile; grey, palette, CMYK and deeper
-    pictures become RGB, what is transparent lies on white, and of an animation the first frame is
-    taken. Damaged metadata is passed over.
+    pictures become RGB, what is transparent is laid on white, and of an animation the first frame
+    is taken. Damaged metadata is passed over.
 
     Args:
         data: the file's content, in one of the formats of docs/training.md.
@@ -85,7 +85,7 @@ def decode(
 def decode_opened(
     image: Image.Image, reference: str = "picture", reading: Reading = AS_FILES_SAY
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """What `decode` makes of a picture that Pillow has opened, or made.
+    """Returns what `decode` makes of a picture that Pillow has opened, or made.
 
     Args:
         image: the picture; EXIF's orientation is obeyed where it still has one.
@@ -126,7 +126,7 @@ class Header(NamedTuple):
 
 
 def look_at(data: bytes) -> Header:
-    """What a picture says of itself, of all pictures that `decode` reads.
+    """Returns what a picture says of itself, of all pictures that `decode` reads.
 
     Raises:
         Exception: of many kinds; Pillow raises whatever a broken file leads it to.

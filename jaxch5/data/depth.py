@@ -56,7 +56,7 @@ class Deep(NamedTuple):
 
 
 def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
-    """A picture's values as they are stored; None where 8 bits, or Pillow, do it justice.
+    """Returns a picture's values as they are stored; None where 8 bits, or Pillow, do it justice.
 
     Args:
         data: the file's content.
@@ -103,7 +103,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in bytes: black to white as the file or the ranges say, what lies outside cut.
+    """Returns the picture in bytes, black to white as the file or the ranges say; others are cut.
 
     Example:
         >>> from jaxch5.ranges import parse_range
@@ -128,7 +128,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Black and white where nothing else is known: 0 and the largest of 8 or 16 bits, or 1."""
+    """Returns black and white by default: 0, and the largest of 8 or 16 bits, or 1."""
     if dtype.kind == "f":
         return 0.0, 1.0
     # Integers are 16 bits deep, also where they are stored in 32.
@@ -138,7 +138,7 @@ def full_scale(dtype: np.dtype) -> Limits:
 def guess_range(
     count: int, read: Callable[[int], bytes], peek: Callable[[int], bytes] | None = None
 ) -> tuple[str, str]:
-    """What a set's deep pictures are taken for, from some of them.
+    """Returns what a set's deep pictures are taken for, from some of them.
 
     Args:
         count: number of pictures in the set.
@@ -228,7 +228,7 @@ def _may_be_deep(begin: bytes) -> bool:
 
 
 def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """The first directory of a TIFF, also where Pillow does not know such pictures."""
+    """Returns the first directory of a TIFF, also where Pillow does not know such pictures."""
     try:
         header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -242,7 +242,7 @@ def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 
 
 def tiff_header(data: bytes) -> tuple[tuple[int, int], int] | None:
-    """Width and height of a deep TIFF, and its bits, also where Pillow does not know its kind."""
+    """Returns size and bits of a deep TIFF, also where Pillow does not know its kind."""
     tags = _tags(data) if format_of(data) == "TIFF" else None
     if tags is None or not _is_deep(tags):
         return None
@@ -299,7 +299,7 @@ def _floats(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int) -> Iterator[f
 
 
 def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndarray | None:
-    """Colours that are stored one after the other, which neither Pillow nor OpenCV puts together.
+    """Reads colours stored one after the other, which neither Pillow nor OpenCV puts together.
 
     Raises:
         ValueError: they are compressed or in tiles.
@@ -326,7 +326,7 @@ def _png(data: bytes) -> Deep | None:
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
-    """What OpenCV reads, in the order red, green, blue, alpha; a TIFF upright already."""
+    """Returns what OpenCV reads, in the order red, green, blue, alpha; a TIFF upright already."""
     with _quiet():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:

@@ -1,8 +1,8 @@
 """What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
 
 Everything goes into the user's cache folder under a name made from its address, in one piece and
-once it was looked at: what is there is whole, and is what was asked for. Nobody waits long for an
-address that does not answer.
+once it was looked at: what is there is complete, and is what was asked for. Nobody waits long for
+an address that does not answer.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _fetch_link(link: str, file: Path) -> None:
 
 
 def _is_kept(file: Path) -> bool:
-    """Whether a picture was fetched; earlier versions kept whatever came."""
+    """Checks whether a picture was fetched; earlier versions kept whatever came."""
     try:
         with file.open("rb") as opened:
             return format_of(opened.read(FIRST_BYTES)) is not None

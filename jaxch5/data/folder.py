@@ -43,10 +43,10 @@ def from_folder(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    """Pictures in class folders, or in train and valid folders of class folders.
+    """Reads pictures in class folders, or in train and valid folders of class folders.
 
     A picture's class is the first folder on its way. What is no item is in `passed_over`, with the
-    reason. Where there is a valid folder, the column "folder" says which of them an item lies in,
+    reason. Where there is a valid folder, the column "folder" says which of them an item is in,
     for `folder_split`, and "is_valid" whether it is held out. Folders are known as parts of a set
     by what people call them, in any case: train and training; valid, validation, val and dev.
 
@@ -98,7 +98,7 @@ def from_regex(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    r"""Pictures whose file names tell their class.
+    r"""Reads pictures whose file names tell their class.
 
     Args:
         path: the set's folder; folders in it are searched too.
@@ -146,12 +146,12 @@ class _Found(NamedTuple):
     """What is below a set's folder.
 
     Attributes:
-        references: of each picture, its path from the set's folder.
-        names: of each picture, its path from the folder of its part.
-        parts: of each picture, the part that it is in.
+        references: paths of the pictures from the set's folder.
+        names: paths of the pictures from the folders of their parts.
+        parts: the part that each picture is in.
         passed_over: everything else.
         empty: folders that would be classes, and hold no pictures.
-        notes: for the line about the data.
+        notes: phrases for the line about the data.
     """
 
     references: list[str]
@@ -163,7 +163,7 @@ class _Found(NamedTuple):
 
 
 def _find(root: Path, parts: Parts) -> _Found:
-    """All pictures of a set's parts.
+    """Returns all pictures of a set's parts.
 
     Raises:
         DataError: there are none.
@@ -218,7 +218,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:
-    """What to say of a folder without pictures."""
+    """Returns what to say of a folder without pictures."""
     line = f"{root}: holds no pictures"
     if passed_over:
         line += f"; passed over: {described(passed_over)}"
@@ -239,7 +239,7 @@ def _check_all(
 
 
 def _without_pictures(listing: Listing) -> list[str]:
-    """Folders that would be classes, had they pictures that are read; others hold other things."""
+    """Returns folders that would be classes if they held pictures, and hold nothing else."""
     # The folder of runs stays where the runs were removed.
     taken = {"runs"}
     for reason, paths in listing.passed_over.items():
@@ -251,7 +251,7 @@ def _without_pictures(listing: Listing) -> list[str]:
 
 
 def _mixed(names: Iterable[str]) -> tuple[str, ...]:
-    """A note where a pattern takes folders of several parts for one set."""
+    """Returns a note where a pattern takes folders of several parts for one set."""
     tops = sorted({name.partition("/")[0] for name in names if "/" in name})
     parts = {part_of(top): top for top in tops if part_of(top)}
     if len(parts) < 2:
@@ -263,7 +263,7 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_classes(root: Path, found: _Found) -> str:
-    """A way out where the only class may be none."""
+    """Returns a way out where the only class may be none."""
     folder = os.path.join(found.parts[0], found.names[0].partition("/")[0])
     if any(name.count("/") > 1 for name in found.names):
         return f"if its folders are the classes, use --data.path {root / folder}"
@@ -271,7 +271,7 @@ def _other_classes(root: Path, found: _Found) -> str:
 
 
 def _above(root: Path) -> str:
-    """A way out where a class folder is named instead of the folder that it is in."""
+    """Returns a way out where a class folder is named instead of the folder that it is in."""
     root = root.absolute()
     try:
         alone = len(folders_in(root.parent)) < 2
@@ -281,7 +281,7 @@ def _above(root: Path) -> str:
 
 
 def _left_beside(root: Path) -> tuple[str, ...]:
-    """A note where a set's training folder is named, and its validation folder is beside it."""
+    """Returns a note where a training folder is named, and one of validation is beside it."""
     root = root.absolute()
     if part_of(root.name) != TRAIN:
         return ()

@@ -76,7 +76,7 @@ HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
 
 def read_header(data: bytes) -> Image.Image:
-    """What a picture says of itself (`size`, `mode`, `format`), before anything is decoded.
+    """Returns what a picture says of itself (`size`, `mode`, `format`), before anything is decoded.
 
     Args:
         data: the file's content, whose first bytes tell its format.
@@ -110,7 +110,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def format_of(data: bytes) -> str | None:
-    """The format that a file's first bytes tell; None where it is none that is read.
+    """Returns the format that a file's first bytes tell; None where it is none that is read.
 
     Example:
         >>> format_of(b"GIF89a..."), format_of(b"%!PS-Adobe-3.0")

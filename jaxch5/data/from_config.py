@@ -28,7 +28,7 @@ from jaxch5.errors import ConfigError
 
 
 def load_source(settings: DataConfig) -> Source:
-    """The labelled pictures that the settings name, and how they are decoded.
+    """Returns the labelled pictures that the settings name, and how they are decoded.
 
     Raises:
         DataError: they cannot be found or told apart.
@@ -51,7 +51,7 @@ def load_source(settings: DataConfig) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """The configuration with what was guessed of a source, so that it means the same tomorrow."""
+    """Writes what was guessed of a source into its configuration, to mean the same tomorrow."""
     data = config.data.model_copy(update={"range": source.reading.range})
     return config.model_copy(update={"data": data})
 
@@ -96,7 +96,7 @@ def is_packed(path: Path | Address) -> bool:
 
 
 def facts_of(settings: DataConfig, source: Source) -> Pictures:
-    """What is known of the pictures that the settings name, for `check_applies`."""
+    """Returns what is known of the pictures that the settings name, for `check_applies`."""
     if settings.tfds is not None or settings.archive is not None:
         kind = "archive" if settings.tfds is None else "tfds"
     elif settings.path is None:
@@ -130,7 +130,7 @@ def own_split_of(settings: DataConfig, source: Source) -> Split | None:
 
 
 def column_of(settings: DataConfig, source: Source) -> str | None:
-    """The column that splits a source: the one that is named, or its own; None without any."""
+    """Returns the column that splits a source: the one named, or its own; None without any."""
     if FOLDER in source.columns:
         return None
     return find_column(source, settings.split_column) or (

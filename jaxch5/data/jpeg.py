@@ -1,4 +1,4 @@
-"""JPEG files: whether they are harmless, and decoding them whole or at a fraction of their size."""
+"""JPEG files: whether they are harmless, and decoding them, or a fraction of their size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SCANS = 64
 # Of several scans the coefficients of all components are kept, two bytes each, whatever fraction of
 # the pixels is made of them: as many bytes as pixels are allowed, times this.
 COEFFICIENTS = 9
-# libjpeg's other fractions, such as 5/8, take longer to decode than the whole.
+# libjpeg's other fractions, such as 5/8, take longer to decode than all of it.
 FRACTIONS = (8, 4, 2)
 START_OF_SCAN = b"\xff\xda"
 # In a scan, what is neither a stuffed byte nor a restart ends it.
@@ -28,7 +28,7 @@ START, END, SCAN = 0xD8, 0xD9, 0xDA
 
 
 def part_of(header: Image.Image, data: bytes, min_side: int | None, max_pixels: int) -> int:
-    """The divisor, 1, 2, 4 or 8, at whose fraction of its size a picture is decoded.
+    """Returns the divisor, 1, 2, 4 or 8, at whose fraction of its size a picture is decoded.
 
     Args:
         header: what Pillow makes of the file's first bytes.
@@ -66,7 +66,7 @@ def part_of(header: Image.Image, data: bytes, min_side: int | None, max_pixels: 
 def decode_at(
     data: bytes, header: Image.Image, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Pixels of a grey or coloured JPEG, not yet turned; None where this decoder refuses it."""
+    """Decodes a grey or coloured JPEG, not yet turned; None where this decoder refuses it."""
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs. It
     # takes the smallest fraction that reaches these sizes; asked for none, it decodes all.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
@@ -77,7 +77,7 @@ def decode_at(
 
 
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG's first scan is all of it, as in most; no decoder takes a second one then.
+    """Checks whether a JPEG has one scan alone, as most; no decoder takes a second one then.
 
     To count the scans means to go through the whole file, a twentieth of the time of a picture.
     """
@@ -90,7 +90,7 @@ def _in_one_scan(header: Image.Image, data: bytes) -> bool:
 
 
 def count_scans(data: bytes) -> int:
-    """How many scans a JPEG has up to its end; what comes behind that is not looked at.
+    """Returns how many scans a JPEG has up to its end; what comes behind that is not looked at.
 
     Example:
         >>> import io

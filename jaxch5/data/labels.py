@@ -18,12 +18,12 @@ from jaxch5.text import counted, printable
 def check_labels(
     labels: Any, classes: Sequence[str], references: Sequence[str]
 ) -> Int32[np.ndarray, "items"]:
-    """The labels as numbers of classes, each of which there is.
+    """Returns the labels as numbers of classes, each of which there is.
 
     Args:
-        labels: of each item, a place in `classes`: integers [items].
+        labels: the class of each item, a place in `classes`: integers [items].
         classes: names, each once.
-        references: of each item, what errors call it.
+        references: what errors call each item.
 
     Raises:
         DataError: they are no such numbers, or a class has no name of its own.
@@ -56,7 +56,7 @@ def check_labels(
 
 
 def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of classes that a person may have taken for one, as they look nearly the same.
+    """Returns pairs of classes that a person may have taken for one, as they look nearly the same.
 
     Example:
         >>> look_alikes(["Cat", "cat", "dog", "great dane", "great_dane "])
@@ -94,7 +94,7 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
-    """Labels in any form that has one meaning, as numbers of classes.
+    """Returns labels in any form that has one meaning, as numbers of classes.
 
     These are integers, floats without a fraction, booleans where there are two classes, names of
     classes, each of these [items] or [items, 1], and rows [items, classes] of one 1 and zeros.

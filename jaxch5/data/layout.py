@@ -20,8 +20,8 @@ class Parts(NamedTuple):
     """Folders of a set's parts, as paths from its root.
 
     Attributes:
-        train: that of the training pictures; empty for all that is in no other part.
-        valid: those of the validation pictures.
+        train: the folder of the training pictures; empty for all that is in no other part.
+        valid: the folders of the validation pictures.
     """
 
     train: str = ""
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -> Parts:
-    """The parts of a set: those that are named, else those that are called like parts.
+    """Returns the parts of a set: those that are named, else those that are called like parts.
 
     Args:
         root: the set's folder.
@@ -69,7 +69,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
 
 
 def _existing(root: Path, name: str, option: str) -> str:
-    """The path of a folder from the root, if it is there."""
+    """Returns the path of a folder from the root, if it is there."""
     path = root / Path(name).expanduser()
     if not path.is_dir():
         known = ", ".join(folders_in(root)) or "none"
@@ -79,7 +79,7 @@ def _existing(root: Path, name: str, option: str) -> str:
 
 
 def _called(part: str, root: Path, below: str = "") -> list[str]:
-    """Folders that are called like a part of a set."""
+    """Returns folders that are called like a part of a set."""
     names = [name for name in folders_in(root / below) if part_of(name) == part]
     usual = [name for name in names if name in USUAL]
     # Without class folders in them, which of them is meant is not the question.
@@ -92,7 +92,7 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Whether a folder that is called like training, with none for validation, is a part.
+    """Checks whether a folder that is called like training, with none for validation, is a part.
 
     One that holds pictures itself is a class: trains, beside buses.
     """
@@ -142,7 +142,7 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
 
 
 def where_classes_are(root: Path, parts: Sequence[str], others: Sequence[str] = ()) -> str:
-    """The ways out where no folder tells a class: a table that is there, names, class folders.
+    """Names the ways out where no folder tells a class: a table, file names, class folders.
 
     Args:
         root: the set's folder.
@@ -161,7 +161,7 @@ def where_classes_are(root: Path, parts: Sequence[str], others: Sequence[str] = 
 
 
 def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """Files in a folder with certain endings."""
+    """Returns files in a folder with certain endings."""
     return [
         os.path.join(folder, name)
         for name in sorted(os.listdir(folder))
@@ -170,7 +170,7 @@ def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
-    """Pictures that are in no part, by the folder that they are in.
+    """Sorts pictures that are in no part by the folder that they are in.
 
     Example:
         >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])

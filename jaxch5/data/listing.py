@@ -28,7 +28,7 @@ class Reason(NamedTuple):
     suspect: bool = False
 
     def text(self, count: int = 2) -> str:
-        """What follows a number of files."""
+        """Returns what follows a number of files."""
         return self.one if count == 1 else self.many or self.one
 
 
@@ -123,7 +123,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
     ) -> _Opened:
-        """A folder's entries in order; none where it is passed over."""
+        """Returns a folder's entries in order; none where it is passed over."""
         nothing = _Opened(iter(()), prefix, seen, within)
         try:
             status = os.stat(folder)
@@ -191,7 +191,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Names of the folders in a folder that may hold pictures, links to folders among them."""
+    """Lists the folders in a folder that may hold pictures, links to folders among them."""
     with os.scandir(folder) as listing:
         names = [
             entry.name
@@ -204,7 +204,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
-    """What several folders pass over, each with the prefix of its paths."""
+    """Returns what several folders pass over, each with the prefix of its paths."""
     together: dict[Reason, list[str]] = defaultdict(list)
     for prefix, passed_over in parts:
         for reason, paths in passed_over.items():
@@ -214,7 +214,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """How many files are passed over for each reason, and the first that may be missed, by name.
+    """Counts the files passed over by reason, and names the first of those that may be missed.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
@@ -254,7 +254,7 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
 
 
 def _why_not(entry: os.DirEntry[str]) -> Reason:
-    """Why something that is not called like a picture is none."""
+    """Tells why something that is not called like a picture is none."""
     lower = entry.name.lower()
     if not _leads_to(entry.is_file):
         return DEAD if entry.is_symlink() else OTHER
@@ -278,7 +278,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 
 
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
-    """PNG files that are figures which a command saved.
+    """Yields the PNG files that are figures which a command saved.
 
     Of many not each is opened: that would take as long as all the rest.
     """

@@ -39,7 +39,7 @@ class Lookup:
         self._guessed: Counter[str] = Counter()
 
     def find(self, name: str) -> Found:
-        """The files that a name may mean: of each the path from the folder, and its identity."""
+        """Returns the files that a name may mean: path from the folder, and identity of each."""
         if found := self._file(name):
             return [found]
         slashed = name.replace("\\", "/")
@@ -54,7 +54,7 @@ class Lookup:
         return []
 
     def notes(self) -> list[str]:
-        """What was guessed, a phrase each."""
+        """Returns what was guessed, a phrase each."""
         return [
             f"{count:,} {'file' if count == 1 else 'files'} {what}"
             for what, count in self._guessed.items()
@@ -72,7 +72,7 @@ class Lookup:
         return PurePosixPath(name).as_posix(), (status.st_dev, status.st_ino)
 
     def _close(self, name: str, ending: bool) -> list[str]:
-        """Names that are close, part by part; the last one may lack its ending."""
+        """Returns the names that are close, part by part; the last one may lack its ending."""
         path = PurePosixPath(name)
         parts = path.parts[1:] if path.is_absolute() else path.parts
         places = ["/" if path.is_absolute() else ""]
@@ -88,7 +88,7 @@ class Lookup:
         return places
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Entries of a folder by their folded names; pictures also without ending, with a dot."""
+        """Lists a folder by folded names; pictures also by the name up to the ending's dot."""
         if folder not in self._listings:
             listing = self._listings[folder] = defaultdict(list)
             try:

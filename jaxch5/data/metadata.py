@@ -23,12 +23,12 @@ ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 def orientation_of(info: Mapping[Any, Any]) -> int:
-    """EXIF's orientation, 1 to 8, of what Pillow says of a picture; 1 where it cannot be read.
+    """Reads EXIF's orientation, 1 to 8, from Pillow's `info`; 1 where it cannot be read.
 
     The entry alone is looked for, so that damage elsewhere costs nothing.
 
     Args:
-        info: of a `PIL.Image.Image`.
+        info: that of a `PIL.Image.Image`.
 
     Example:
         >>> entry = struct.pack(">HHIHH", ORIENTATION, 3, 1, 6, 0)
@@ -66,7 +66,7 @@ def _in_exif(exif: bytes) -> int | None:
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
-    """The same pixels with less beside them, for decoders that fall over damaged metadata.
+    """Yields the same pixels with less beside them, for decoders that fall over damaged metadata.
 
     Yields:
         The file with orientation and colour profile alone, and then without these as well; nothing
@@ -86,7 +86,7 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
 
 
 def png_pixels(data: bytes, keep: bool = False) -> bytes:
-    """A PNG of what its pixels follow from, up to a chunk that says it is longer than the file.
+    """Returns a PNG of what its pixels need, up to a chunk said to be longer than the file.
 
     Args:
         data: the file's content.
@@ -137,7 +137,7 @@ def _jpeg(data: bytes, keep: bool) -> bytes:
 
 
 def _tiff(data: bytes, keep: bool) -> bytes:
-    """Another directory, behind everything, of the entries that matter."""
+    """Appends another directory, of the entries that matter."""
     order = "<" if data[:2] == b"II" else ">"
     if data[2:4] not in (b"*\0", b"\0*"):
         return data

@@ -41,13 +41,13 @@ def read_picture(
     min_side: int | None = None,
     reading: Reading = AS_FILES_SAY,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture as a person would see it, whatever form it is given in.
+    """Returns a picture as a person would see it, whatever form it is given in.
 
     Args:
         picture: a path; a file's content, or a file open for it; a PIL picture; or pixels from 0 to
             255, [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
             alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. What is transparent
-            lies on white.
+            is laid on white.
         reference: what errors call it where it has no path.
         min_side, reading: see `decode`.
 
@@ -68,13 +68,13 @@ def read_picture(
 
 
 def is_encoded(picture: Any) -> bool:
-    """Whether a picture is given as a file: its path, its content, or open."""
+    """Checks whether a picture is given as a file: its path, its content, or open."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(picture, kinds) or hasattr(picture, "read")
 
 
 def is_one(pictures: Any) -> bool:
-    """Whether what should be many pictures is one: a path, say, whose letters are no pictures.
+    """Checks whether what should be many pictures is one, such as a path, which has letters.
 
     Three axes are one picture if the last is as short as channels are, else many grey ones.
 
@@ -97,7 +97,7 @@ def is_one(pictures: Any) -> bool:
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """The picture, or what it holds where that may be gone once the next one is asked for.
+    """Returns the picture, or what it holds where that may be gone once the next one is asked for.
 
     A camera's buffer is filled again, and a file is closed. An error is given in its place, to be
     raised where the picture is read.
@@ -113,7 +113,7 @@ def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataErr
 
 
 def many(pictures: Any) -> Iterable[Any]:
-    """Pictures, of which one alone is one of one.
+    """Returns pictures, of which one alone is one of one.
 
     Raises:
         DataError: they cannot be taken one by one.
@@ -128,11 +128,11 @@ def many(pictures: Any) -> Iterable[Any]:
 
 
 def as_images(images: Any) -> Sequence[Picture]:
-    """Many pictures, which can be read more than once, as far as they can be looked at now.
+    """Returns many pictures, which can be read more than once, as far as they can be looked at now.
 
     Args:
         images: a list, of which each is as `read_picture` takes it; or an array of them all, which
-            may lie on a disk (`np.memmap`, h5py) and is not read.
+            may be on a disk (`np.memmap`, h5py) and is not read.
 
     Raises:
         DataError: they are no such pictures.
@@ -162,7 +162,7 @@ def as_images(images: Any) -> Sequence[Picture]:
 
 
 def _held(picture: Picture, reference: str) -> Picture:
-    """A picture that can be read again, of which pixels have been looked at."""
+    """Returns a picture that can be read again, of which pixels have been looked at."""
     if isinstance(picture, Image.Image):
         try:
             picture.load()
@@ -179,7 +179,7 @@ def _held(picture: Picture, reference: str) -> Picture:
 def check_pixels(
     picture: Any, reference: str
 ) -> UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width channels"]:
-    """A picture's pixels as bytes, with the channels that it is given with.
+    """Returns a picture's pixels as bytes, with the channels that it is given with.
 
     Raises:
         DataError: they are no pixels from 0 to 255.
@@ -199,7 +199,7 @@ def check_pixels(
 
 
 def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
-    """Pixels of any number of pictures as bytes, where they mean 0 to 255 beyond doubt."""
+    """Returns pixels of any number of pictures as bytes, where they mean 0 to 255 beyond doubt."""
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint8:
@@ -240,7 +240,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
 
 
 def content_of(picture: Any, reference: str = "picture") -> bytes:
-    """The content of a picture that `is_encoded`.
+    """Returns the content of a picture that `is_encoded`.
 
     Raises:
         DataError: it cannot be read.
@@ -270,7 +270,7 @@ def _in_color(
 ) -> UInt8[np.ndarray, "height width 3"]:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if channels in (2, 4):
-        # As from a file: what is transparent lies on white.
+        # As from a file: what is transparent is laid on white.
         return decode_opened(Image.fromarray(np.ascontiguousarray(pixels)), reference)
     if channels == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)

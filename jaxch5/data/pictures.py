@@ -1,7 +1,7 @@
 """Which pictures a run was trained on and which it validated, and where these are now.
 
-A set of pictures changes while its runs stay: some come, some go, labels are put right, the whole
-set moves. Its split, drawn again, is then another one, so that a run keeps what it began with: a
+A set of pictures changes while its runs stay: some come, some go, labels are corrected, or all
+of it moves. Its split, drawn again, is then another one, so that a run keeps what it began with: a
 line of JSON for each picture, compressed.
 """
 
@@ -40,10 +40,10 @@ class Pictures:
 
     Attributes:
         classes: names, in the order of the labels.
-        references: of each picture, its name in the source, the same on every machine.
-        labels: of each, a place in `classes`.
-        sizes: of each, bytes of its file; -1 where that is not known.
-        held_out: of each, whether it is validated; the others are trained on.
+        references: names of the pictures in the source, the same on every machine.
+        labels: the class of each, a place in `classes`.
+        sizes: bytes of each one's file; -1 where that is not known.
+        held_out: whether each is validated; the others are trained on.
     """
 
     classes: tuple[str, ...]
@@ -63,7 +63,7 @@ class Pictures:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """The parts of the source that `restricted` gives: a split, as `random_split` returns."""
+        """Splits the source that `restricted` gives; it is one of those in `jaxch5.data.split`."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
@@ -71,10 +71,10 @@ class Found(NamedTuple):
     """Which pictures of a run are among others.
 
     Attributes:
-        places: of each picture of the run, its place among the others; -1 where it is not there.
-        changed: of each, whether its file has another size there, so that it is another picture.
-        relabelled: of each, whether its class is another one there.
-        known: of each of the others, the picture of the run that it is; -1 where it is none.
+        places: where each picture of the run is among the others; -1 where it is not there.
+        changed: whether each one's file has another size there, so that it is another picture.
+        relabelled: whether each one's class is another there.
+        known: the picture of the run that each of the others is; -1 where it is none.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -93,7 +93,7 @@ def pictures_of(
     train: Int[np.ndarray, "train"] | None = None,
     valid: Int[np.ndarray, "valid"] | None = None,
 ) -> Pictures:
-    """The pictures of a source and its split; without a split, all of them as if to train on.
+    """Names the pictures of a source and their parts; all are for training without a split.
 
     An item of both parts counts as trained on.
 
@@ -143,7 +143,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
 
 
 def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """How many of those that are validated an earlier run was trained on.
+    """Returns how many of those that are validated an earlier run was trained on.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -157,10 +157,10 @@ def trained_on(pictures: Pictures, earlier: Pictures) -> int:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """The pictures of two calls to train one network; what either trained on counts as that.
+    """Joins the pictures of two calls to train; what either trained on counts as that.
 
     Args:
-        before, now: of the same classes.
+        before, now: pictures of the same classes, earlier ones first.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -184,7 +184,7 @@ def merged(before: Pictures, now: Pictures) -> Pictures:
 
 
 def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
-    """The source with the run's pictures alone, in their order, and with the run's classes.
+    """Returns the source with the run's pictures alone, in their order, and with the run's classes.
 
     Args:
         source: may hold others too.
@@ -198,7 +198,7 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
 
 
 def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
-    """The source with its labels as places in other class names.
+    """Returns the source with its labels as places in other class names.
 
     Args:
         source: labelled pictures.
@@ -256,7 +256,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
 
 
 def read_pictures(path: Path) -> Pictures | None:
-    """What `write_pictures` wrote; None where there is no such file.
+    """Returns what `write_pictures` wrote; None where there is no such file.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -295,7 +295,7 @@ def read_pictures(path: Path) -> Pictures | None:
 
 
 def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Composed, and each different: of one that is there again, with how often before."""
+    """Yields names composed, and each different: a repeated one with how often it came before."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)
@@ -304,7 +304,7 @@ def _names(references: Iterable[str]) -> Iterator[Hashable]:
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:
-    """Where each of the names is among the classes; -1 where it is not."""
+    """Returns where each of the names is among the classes; -1 where it is not."""
     numbers = {composed(name): number for number, name in enumerate(classes)}
     return np.array([numbers.get(composed(name), -1) for name in names], np.int32)
 

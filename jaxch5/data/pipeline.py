@@ -187,7 +187,7 @@ class Loader:
 def earlier_draws(
     order: Int[np.ndarray, "batches batch_size"],
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """How often each place of an epoch's order was drawn before in that epoch.
+    """Returns how often each place of an epoch's order was drawn before in that epoch.
 
     Example:
         >>> earlier_draws(np.array([[3, 1], [3, 3], [1, -1]]))

@@ -41,7 +41,7 @@ class Arithmetic(NamedTuple):
     def apply(
         self, pixels: UInt8[np.ndarray, "height width 3"]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture in sRGB's numbers."""
+        """Returns the picture in sRGB's numbers."""
         linear = cv2.transform(cv2.LUT(pixels, self.curves), self.matrix)
         return look_up(np.clip(linear, 0, 65535, out=linear).astype(np.uint16), srgb_levels())
 
@@ -52,7 +52,7 @@ class Profile(NamedTuple):
     Attributes:
         space: what its numbers are: "RGB", "GRAY" or "CMYK".
         transform: to sRGB, of pictures of that mode.
-        shades: of a grey profile, sRGB's grey for each of its levels.
+        shades: sRGB's grey for each level of a grey profile.
         arithmetic: the same transform of a colour profile that is curves and a matrix, as most are.
     """
 
@@ -63,10 +63,10 @@ class Profile(NamedTuple):
 
 
 def profile_in(info: Mapping[Any, Any]) -> bytes | None:
-    """The colour profile that comes with a picture, or that its EXIF stands for.
+    """Returns the colour profile that comes with a picture, or that its EXIF stands for.
 
     Args:
-        info: of a `PIL.Image.Image`.
+        info: that of a `PIL.Image.Image`.
     """
     if profile := info.get("icc_profile"):
         return profile
@@ -78,7 +78,7 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """How a profile's numbers become sRGB's; None where they are, or the profile is damaged."""
+    """Reads how a profile's numbers become sRGB's; None where they are, or it is damaged."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
@@ -116,7 +116,7 @@ def load_profile(content: bytes) -> Profile | None:
 def to_srgb(
     pixels: UInt8[np.ndarray, "height width 3"], content: bytes | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in sRGB's numbers; the same where its profile is sRGB's, or is for other numbers.
+    """Converts a picture to sRGB's numbers, unless its profile is sRGB's or is for others.
 
     Args:
         pixels: a picture; it may be written to.
@@ -144,7 +144,7 @@ def to_srgb(
 
 
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
-    """What a profile's curves and matrix say; None where it has none, or they cannot be read."""
+    """Reads a profile's curves and matrix; None where it has none that can be read."""
     (count,) = struct.unpack_from(">I", content, 128)
     entries = [struct.unpack_from(">4sII", content, 132 + 12 * entry) for entry in range(count)]
     tags = {kind: content[begin : begin + size] for kind, begin, size in entries}
@@ -164,7 +164,7 @@ def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic 
 
 
 def _curve(tag: bytes) -> np.ndarray | None:
-    """Linear light of each of 256 levels.
+    """Returns linear light of each of 256 levels.
 
     Source: ICC.1:2010, 10.5 and 10.15.
     """
@@ -190,14 +190,14 @@ def _curve(tag: bytes) -> np.ndarray | None:
 
 @lru_cache(1)
 def srgb_levels() -> UInt8[np.ndarray, "65536"]:
-    """sRGB's levels of linear light in 16 bits (IEC 61966-2-1)."""
+    """Returns sRGB's levels of linear light in 16 bits (IEC 61966-2-1)."""
     light = np.arange(65536) / 65535
     curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(255 * curved).astype(np.uint8)
 
 
 def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarray:
-    """The table's entries at some places."""
+    """Returns the table's entries at some places."""
     try:
         return cv2.LUT(places, table)
     except cv2.error:
@@ -206,7 +206,7 @@ def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarr
 
 
 def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
-    """A CMYK picture in sRGB, by its profile where it has one for CMYK."""
+    """Returns a CMYK picture in sRGB, by its profile where it has one for CMYK."""
     profile = load_profile(content) if content else None
     if profile is None or profile.space != "CMYK":
         return image.convert("RGB")
@@ -215,13 +215,13 @@ def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
 
 @lru_cache(1)
 def lab_to_rgb() -> ImageCms.ImageCmsTransform:
-    """A transform from CIE's L*a*b* to sRGB."""
+    """Returns a transform from CIE's L*a*b* to sRGB."""
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 def profile_name(content: bytes) -> str:
-    """What a profile calls itself.
+    """Returns what a profile calls itself.
 
     Example:
         >>> profile_name(adobe_rgb())
@@ -236,7 +236,7 @@ def profile_name(content: bytes) -> str:
 
 @lru_cache(1)
 def adobe_rgb() -> bytes:
-    """A profile of Adobe RGB (1998), for cameras that only name it.
+    """Returns a profile of Adobe RGB (1998), for cameras that only name it.
 
     Source: Adobe RGB (1998) Color Image Encoding, 2005-05: primaries adapted to D50, gamma 563/256.
     """
@@ -249,7 +249,7 @@ def adobe_rgb() -> bytes:
 
 
 def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma: float) -> bytes:
-    """An ICC profile, version 2, of three primaries and a gamma.
+    """Returns an ICC profile, version 2, of three primaries and a gamma.
 
     Args:
         name: what it calls itself, in ASCII.

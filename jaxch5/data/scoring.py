@@ -22,7 +22,7 @@ class Scored(NamedTuple):
     Attributes:
         part: "validated", "all", or "drawn again" where a run has no record of its pictures.
         items: their numbers in the source.
-        counts: of pictures, by what is to be known of them.
+        counts: numbers of pictures, by what is to be known of them.
         line: what is said about them.
     """
 
@@ -33,7 +33,7 @@ class Scored(NamedTuple):
 
 
 def holds_own(pictures: Pictures, found: Found) -> bool:
-    """Whether at least half of the pictures that a run validated are in another set.
+    """Checks whether at least half of the pictures that a run validated are in another set.
 
     They are, where the set has moved; and where it holds other files of the same names, they are
     not.
@@ -42,13 +42,13 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 
 
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
-    """The pictures that a run validated, as far as they are still there.
+    """Returns the pictures that a run validated, as far as they are still there.
 
     What has another size under the name of such a picture is another picture, maybe one that the
     run was trained on, and is left out. One of another class is scored by the class that it has.
 
     Args:
-        pictures: of the run.
+        pictures: those of the run.
         found: where they are in the source.
         where: the source, for people.
 
@@ -91,11 +91,11 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
 
 
 def score_all(count: int, pictures: Pictures | None, found: Found | None, where: str) -> Scored:
-    """All pictures of a source, and how many of them the run knows.
+    """Returns all pictures of a source, and how many of them the run knows.
 
     Args:
-        count: of the source's pictures.
-        pictures: of the run; None where it has no record of them.
+        count: number of the source's pictures.
+        pictures: those of the run; None where it has no record of them.
         found: where they are in the source.
         where: the source, for people.
     """
@@ -126,7 +126,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
 
 def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
-    """What a run without a record is taken to have validated."""
+    """Returns what a run without a record is taken to have validated."""
     line = (
         f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: it "
         "has no record of its pictures, and if any came or went since, it was trained on some of "

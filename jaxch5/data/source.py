@@ -20,7 +20,7 @@ from jaxch5.data.picture import Picture, as_images, content_of, is_encoded, read
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed, counted
 
-# Columns of what lies in folders of training and of validation pictures.
+# Columns of what is in folders of training and of validation pictures.
 FOLDER, IS_VALID = "folder", "is_valid"
 
 
@@ -82,7 +82,7 @@ class Source:
 
 
 def remarks(source: Source) -> list[str]:
-    """What a line about a source has to say beside numbers: its notes, and what is passed over.
+    """Returns what a line about a source says beside numbers: notes, and what is passed over.
 
     Example:
         >>> from jaxch5.data.listing import HIDDEN
@@ -94,7 +94,7 @@ def remarks(source: Source) -> list[str]:
 
 
 def name_of(source: Source, item: int) -> str:
-    """What errors call an item: its reference, and of one that was fetched its file as well.
+    """Returns what errors call an item: its reference, and its file where that was fetched.
 
     Example:
         >>> name_of(digits(), 7)
@@ -118,12 +118,12 @@ def read_pixels(
 
 
 def without_bad(error: DataError) -> DataError:
-    """What is wrong with an item, and how the others of its set are used without it."""
+    """Returns what is wrong with an item, and how the others of its set are used without it."""
     return DataError(f"{error}; --data.on-bad skip leaves such pictures out of the set")
 
 
 def with_range(source: Source, read_all: bool = False) -> Source:
-    """The source with what its pictures of more than 8 bits are taken for, if it has any.
+    """Returns the source with what its pictures of more than 8 bits are taken for, if it has any.
 
     Some of them are read for it, unless that is decided already; where the names of all files say
     that there are none, nothing is.
@@ -161,7 +161,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Whether files, by their names, or pictures that are no files may have more than 8 bits."""
+    """Checks whether pictures may have more than 8 bits: files by their names, others at all."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
@@ -181,7 +181,7 @@ def check_presize(source: Source, presize: int) -> None:
 
 
 def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
-    """A source of some of the items, in the order given, with all classes.
+    """Returns a source of some of the items, in the order given, with all classes.
 
     Example:
         >>> len(take(digits(), [3, 1]))
@@ -200,7 +200,7 @@ def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Sour
 
 
 def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
-    """A source of some of the items, in the order given, none of whose classes is without any.
+    """Returns a source of some of the items, in the order given, with some of each class.
 
     Raises:
         DataError: a class is left without pictures.
@@ -246,10 +246,10 @@ def from_arrays(
     """Pictures in memory.
 
     Args:
-        images: of each item, pixels from 0 to 255, [height, width] or [height, width, channels], a
+        images: pictures, each pixels from 0 to 255, [height, width] or [height, width, channels], a
             PIL picture, or a file's content or path; one array of pixels will do. See
             `read_picture`.
-        labels: of each item, a place in `classes` or a name of one; columns [items, 1] and one-hot
+        labels: for each item, a place in `classes` or a name of one; columns [items, 1] and one-hot
             rows [items, classes] are taken too.
         classes: names.
 
@@ -311,7 +311,7 @@ def labelled_files(
     Args:
         root: the folder.
         references: of each item, the path from `root`.
-        class_names: of each item; an umlaut is the same whether stored as one sign or as two.
+        class_names: classes of the items; an umlaut is the same stored as one sign or as two.
         columns: what else is known of each item.
         elsewhere: of references that are no paths, the file.
         notes: what had to be guessed.

@@ -41,12 +41,12 @@ Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "vali
 
 
 def part_of(name: str) -> str | None:
-    """The part of a set that a name stands for: train, valid or test; None where it is no such.
+    """Returns the part of a set that a name stands for, train, valid or test, or None.
 
     Case does not matter, and neither does what people add: a set, images, a year.
 
     Args:
-        name: of a folder, or a word in a table.
+        name: the name of a folder, or a word in a table.
 
     Example:
         >>> part_of("Training_Set"), part_of("val2017"), part_of("test images"), part_of("trains")
@@ -197,7 +197,7 @@ def column_split(column: str = IS_VALID) -> Split:
 
 
 def _parts_in(values: Sequence[str | bool], column: str) -> list[str]:
-    """The part that each value of a column stands for: it is true for validation, or a name."""
+    """Returns the part that each value of a column stands for: truth is validation, or a name."""
     words = [str(value).strip().casefold() for value in values]
     known = {word: part for word in set(words) if (part := _part(word))}
     if unknown := [word for word in dict.fromkeys(words) if word not in known]:
@@ -215,13 +215,13 @@ def _part(word: str) -> str | None:
 
 
 def find_column(source: Source, column: str) -> str | None:
-    """The column of this name, which may differ by case and spaces; None where there is none."""
+    """Finds the column of this name, which may differ by case and spaces; None without one."""
     close = [name for name in source.columns if folded(name.strip()) == folded(column.strip())]
     return column if column in close else next(iter(close), None)
 
 
 def own_column(source: Source) -> str | None:
-    """The column that splits a source: `is_valid`, or one of nothing but names of parts.
+    """Returns the column that splits a source: `is_valid`, or one of nothing but names of parts.
 
     Raises:
         DataError: there are several of them.
@@ -243,13 +243,13 @@ def own_column(source: Source) -> str | None:
 
 
 def names_parts(values: Sequence[str | bool]) -> bool:
-    """Whether all values are names of parts, of train and of another."""
+    """Checks whether all values are names of parts, of train and of another."""
     parts = {part_of(str(word)) for word in set(values)}
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
 
 def given_split() -> Split:
-    """The source's own split: its folders, its `is_valid` column, or one that names parts.
+    """Returns the source's own split: its folders, its `is_valid` column, or one that names parts.
 
     Raises:
         DataError: from the split, where the source has neither.
@@ -283,7 +283,7 @@ def _column(source: Source, name: str) -> Sequence[str | bool]:
 
 
 def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Items for training and for validation, as a split has them, fit to be trained on.
+    """Returns items for training and for validation, as a split has them, fit to be trained on.
 
     Raises:
         DataError: from the split; or a reference is in both parts, a class in validation alone, or

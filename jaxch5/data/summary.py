@@ -169,7 +169,7 @@ def _sizes(source: Source, presize: int) -> Iterator[str]:
 
 
 def _profiles(found: list[bytes | None]) -> str:
-    """How many pictures have which colour profile, and what becomes of it."""
+    """Returns how many pictures have which colour profile, and what becomes of it."""
     names = Counter("none" if content is None else profile_name(content) for content in found)
     words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
     if len(names) > PROFILES_SHOWN:

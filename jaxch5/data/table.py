@@ -30,7 +30,7 @@ def from_csv(
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Pictures listed in a table with a header line: CSV, or separated by semicolons or tabs.
+    """Reads pictures listed in a table with a header: CSV, or separated by semicolons or tabs.
 
     The other columns go along, for `column_split`. Links (`https://...`) are fetched now, once,
     into the user's cache folder. A file that is not there under its name is looked for with
@@ -90,7 +90,7 @@ def from_csv(
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path is one of a table, by its ending.
+    """Checks whether a path is one of a table, by its ending.
 
     Example:
         >>> is_table(Path("pets.CSV")), is_table(Path("photos"))
@@ -100,7 +100,7 @@ def is_table(path: Path) -> bool:
 
 
 def _read(file: Path) -> tuple[str, list[str]]:
-    """The text of a table, and what had to be found out to read it."""
+    """Returns the text of a table, and what had to be found out to read it."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _read(file: Path) -> tuple[str, list[str]]:
 
 
 def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
-    """The sign that separates the columns: the one by which the header has those wanted."""
+    """Returns the sign that separates the columns: the one by which the header has those wanted."""
 
     def columns(separator: str) -> list[str]:
         try:
@@ -139,7 +139,7 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
 
 
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table that hold anything, each with the line of the file that it begins in."""
+    """Yields the rows of a table that hold anything, with the lines that they begin in."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     begin = 1
     try:
@@ -154,7 +154,7 @@ def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[
 
 
 def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows with their lines."""
+    """Returns the names of the columns, and the rows with their lines."""
     records = _records(file, text, separator)
     _, first = next(records, (1, []))
     if not all(map(is_text, first)):
@@ -179,7 +179,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """The column of a name: the very one, or the only one that differs by case and spaces."""
+    """Finds the column of a name: the very one, or the only one but for case and spaces."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
@@ -193,7 +193,7 @@ def _find_column(file: Path, header: Sequence[str], name: str) -> str:
 def _references(
     file: Path, folder: Path, lines: Sequence[int], cells: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Of each row the reference of its picture, and what had to be guessed to find them.
+    """Finds the reference of each row's picture; says what had to be guessed for that.
 
     One look at each path now is better than an error in the middle of an epoch. Rows that name the
     same file, however they do, get the same reference: a split must not part them.
@@ -229,7 +229,7 @@ def _references(
 
 
 def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """What is to be said of pictures that stand in several rows."""
+    """Returns what is to be said of pictures that stand in several rows."""
     classes: dict[str, set[str]] = {}
     for reference, name in zip(references, class_names, strict=True):
         classes.setdefault(reference, set()).add(composed(name))

@@ -193,7 +193,7 @@ def _labels(
 
 
 def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
-    """A split's files with size and times: a set that is prepared again has others.
+    """Returns a split's files with size and times: a set that is prepared again has others.
 
     The time of change counts as well, since a copy keeps the other one, and an archive may set it.
     """

@@ -45,7 +45,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
 
     Args:
         archive: the file.
-        folder: to be made.
+        folder: where to unpack; it is made.
         name: what errors call the archive; None is its file's name.
 
     Raises:
@@ -99,7 +99,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
 
 
 def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file, each looked at before it is unpacked."""
+    """Yields the members of a tar file, each looked at before it is unpacked."""
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
@@ -116,13 +116,13 @@ def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfil
 
 
 def _room_for(archive: Path, folder: Path) -> int:
-    """Bytes that the members of an archive may take together where they are unpacked."""
+    """Returns the bytes that an archive's members may take together once unpacked."""
     free = int(SHARE_OF_DISK * shutil.disk_usage(folder).free)
     return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
 
 
 def _taken(name: str, room: int, size: int) -> int:
-    """What is left of the room after one more member.
+    """Returns what is left of the room after one more member.
 
     Raises:
         DataError: it does not fit.

@@ -135,7 +135,7 @@ class _Seen(NamedTuple):
 
 
 def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
-    """What a picture is that shows nothing: "black", "white" or "one colour"; else None.
+    """Returns what a picture is that shows nothing: "black", "white" or "one colour"; else None.
 
     Example:
         >>> blank(np.full((8, 8, 3), 15, np.uint8)), blank(np.eye(3, dtype=np.uint8)[None] * 99)
@@ -157,7 +157,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
 
 
 def _seen(source: Source) -> Iterator[_Seen | DataError]:
-    """Of each item in order, what its picture is, or why it cannot be read."""
+    """Yields what each item's picture is, in order, or why it cannot be read."""
 
     def seen(item: int) -> _Seen | DataError:
         try:

@@ -75,7 +75,7 @@ def classification_report(
     predictions: Int[np.ndarray, "items"],
     classes: Sequence[str],
 ) -> Report:
-    """Precision, recall and F1, as scikit-learn has them by default.
+    """Computes precision, recall and F1, as scikit-learn has them by default.
 
     Precision is 0 where a class is never predicted, recall where it has no items. A class of
     neither has no scores, and the means leave it out.

@@ -155,7 +155,7 @@ class Interpretation:
         return self.losses[items], items
 
     def classification_report(self) -> Report:
-        """Precision, recall and F1 of each class, and their means over the classes there are.
+        """Computes precision, recall and F1 of each class, and their means over those there are.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["cat", "dog"])

@@ -104,7 +104,7 @@ def _macro(score: str, probabilities: Probabilities, labels: Labels) -> float:
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
-    """Whether there is something to score: of nothing, and of NaN, there is no share."""
+    """Checks whether there is something to score: of nothing, and of NaN, there is no share."""
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 

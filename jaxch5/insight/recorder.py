@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a record's value is a finite number; JSON has null for what is none.
+    """Checks whether a record's value is a finite number; JSON has null for what is none.
 
     Example:
         >>> [is_number(value) for value in (0.5, float("nan"), None)]
@@ -22,7 +22,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Where a record stands among others, of which the greatest is the best: see `best_of`."""
+    """Ranks a record: the greatest is the best; see `best_of`."""
     accuracy, loss = (record.get(name) for name in ("accuracy", "valid_loss"))
     return (
         accuracy if is_number(accuracy) else -math.inf,
@@ -31,7 +31,7 @@ def rank(record: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def best_of(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """The place of the best record: the one rule by which weights are kept and epochs are praised.
+    """Finds the best record: the one rule by which weights are kept and epochs are praised.
 
     It is the one with the highest accuracy; of these, with the lowest validation loss; and of
     these the last, which had the lowest rate. What is no number is worse than any number.

@@ -55,7 +55,7 @@ class Found(NamedTuple):
     numbered: str = ""
 
     def spelled(self, name: str) -> str:
-        """The file's own name of an entry.
+        """Returns the file's own name of an entry.
 
         Example:
             >>> found = Found({}, "model", numbered="fastai")
@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 
 def find_network(tree: Mapping[Any, Any], arch: str, part: str = "") -> Found:
-    """The state dict of a ResNet, wherever it is in a file.
+    """Returns the state dict of a ResNet, wherever it is in a file.
 
     Where several are, one of the architecture is preferred, then one of `FIRST`, then the first.
 
@@ -114,7 +114,7 @@ def find_network(tree: Mapping[Any, Any], arch: str, part: str = "") -> Found:
 
 
 def architecture_of(state_dict: Mapping[str, Any]) -> str | None:
-    """The ResNet whose blocks a state dict of torchvision's names has; None where it is no ResNet.
+    """Tells which ResNet's blocks a state dict of torchvision's names has; None for none.
 
     Example:
         >>> architecture_of({"fc.bias": 0})
@@ -128,7 +128,7 @@ def architecture_of(state_dict: Mapping[str, Any]) -> str | None:
 
 
 def blocks_of(names: set[str]) -> tuple[int, ...]:
-    """How many blocks each of the four stages has.
+    """Returns how many blocks each of the four stages has.
 
     Example:
         >>> blocks_of({"layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer2.0.conv1.weight"})
@@ -139,7 +139,7 @@ def blocks_of(names: set[str]) -> tuple[int, ...]:
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """The arrays of nested dictionaries by dotted names; each dictionary is entered once.
+    """Returns the arrays of nested dictionaries by dotted names; each dictionary is entered once.
 
     Example:
         >>> import numpy as np
@@ -167,7 +167,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _roots(names: Mapping[str, Any]) -> dict[str, str]:
-    """What leads to each network, and how its layers are numbered."""
+    """Returns what leads to each network, and how its layers are numbered."""
     roots: dict[str, str] = {}
     for name in names:
         if match := NAMED.fullmatch(name):
@@ -193,7 +193,7 @@ def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, str]) -> F
 
 
 def _named(name: str, numbered: str) -> str:
-    """torchvision's name of an entry.
+    """Returns torchvision's name of an entry.
 
     Example:
         >>> _named("0.4.1.bn2.bias", "fastai"), _named("1.8.weight", "fastai")

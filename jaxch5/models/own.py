@@ -17,7 +17,7 @@ from jaxch5.models.weights import refuse_damaged
 
 
 def own_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Arrays by the path to each, joined by slashes.
+    """Returns arrays by the path to each, joined by slashes.
 
     Example:
         >>> list(own_names({"params": {"head": {"bias": np.zeros(2)}}}))
@@ -28,11 +28,11 @@ def own_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
 
 
 def own_from_file(path: Path, metadata: Mapping[str, str]) -> Pretrained:
-    """Weights from a safetensors file that holds them under such names.
+    """Returns weights from a safetensors file that holds them under such names.
 
     Args:
-        path: of the file.
-        metadata: of the file, as `jaxch5.models.provenance.Metadata` reads it.
+        path: the file.
+        metadata: what the file says of itself, as `jaxch5.models.provenance.Metadata` reads it.
 
     Raises:
         WeightsError: the file cannot be read.

@@ -114,17 +114,17 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
 def from_file(
     path: Path, arch: str, normalization: Normalization | None = None, beside: bool = True
 ) -> Pretrained:
-    """Weights from a file: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
+    """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
     A safetensors file may say in its metadata, as JSON, its `mean`, `std` and `classes`; those that
-    `export` writes do. timm's `config.json` is read where it lies beside a file.
+    `export` writes do. timm's `config.json` is read where it is beside a file.
 
     Args:
         path: the file, with torchvision's, timm's or fastai's names; `FILE#PART` names one of
             several state dicts that it holds.
         arch: the architecture that they should be of.
-        normalization: that they were trained with; None takes it from what the file says.
-        beside: whether what lies beside the file is heard; a learner's file says all itself.
+        normalization: mean and deviation of their training; None takes what the file says.
+        beside: whether what is beside the file is heard; a learner's file says all itself.
 
     Raises:
         WeightsError: the file cannot be read, or does not fit.
@@ -153,6 +153,6 @@ def from_file(
 
 
 def _part(path: Path) -> tuple[Path, str]:
-    """A file, and the part of it that is named after `#`, where no file is named so."""
+    """Returns a file, and the part of it that is named after `#`, where no file is named so."""
     name, sign, part = path.name.rpartition("#")
     return (path, "") if path.exists() or not sign else (path.with_name(name), part)

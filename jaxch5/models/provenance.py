@@ -45,7 +45,7 @@ class Known(NamedTuple):
     """What is known of weights.
 
     Attributes:
-        normalization: that they were trained with; ImageNet's where nothing is known.
+        normalization: mean and deviation of their training; ImageNet's where nothing is known.
         classes: names of their head's classes; None where they are not known.
         source: who says what the normalization is, for people.
     """
@@ -62,11 +62,11 @@ def known_of(
     given: Normalization | None = None,
     beside: bool = True,
 ) -> Known:
-    """What a file of weights, and what lies beside it, say.
+    """Reads what a file of weights, and what is beside it, say.
 
     Args:
         path: the file.
-        metadata: of a safetensors file.
+        metadata: that of a safetensors file.
         arch: the architecture of the weights; a description of another is not theirs.
         given: mean and deviation that the settings name, which win.
         beside: whether other files are looked at.
@@ -121,7 +121,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The keys of a description that are known here; of a file that is none, nothing."""
+    """Returns the keys of a description that are known here; of a file that is none, nothing."""
     try:
         if not file.is_file():
             return {}

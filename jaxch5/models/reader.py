@@ -49,7 +49,7 @@ class Ignored:
 
 
 def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What a file of weights holds, and what it says of itself.
+    """Returns what a file of weights holds, and what it says of itself.
 
     Returns:
         Arrays in PyTorch's layouts by dotted names, those of nested dictionaries among them, and
@@ -134,5 +134,5 @@ def _as_array(tensor: Any, name: str) -> np.ndarray:
 
 
 def reason_of(error: Exception) -> str:
-    """An error's kind, which may be all that it says, and the first line of the rest."""
+    """Returns an error's kind, which may be all that it says, and the first line of the rest."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

@@ -22,7 +22,7 @@ Path = tuple[str, ...]
 
 
 def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyTree]:
-    """Variables of a ResNet from a state dict of torchvision's, timm's or fastai's.
+    """Returns variables of a ResNet from a state dict of torchvision's, timm's or fastai's.
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found; see
     `jaxch5.models.convert`. A head under `head.`, numbered as the layers of fastai's `create_head`
@@ -58,7 +58,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
 
 
 def import_network(found: Found, arch: str) -> tuple[dict[str, PyTree], list[str]]:
-    """Variables of a network that was found in a file; see `import_state_dict`.
+    """Returns variables of a network that was found in a file; see `import_state_dict`.
 
     Args:
         found: what `find_network` returns.
@@ -145,7 +145,7 @@ def _as_floats(value: Any, name: str) -> np.ndarray:
 
 
 def _head_of(entries: Mapping[str, Any]) -> tuple[str, int]:
-    """The head that a state dict has, "" where none is known here, and its number of classes."""
+    """Returns a state dict's head, "" where it is none known here, and its number of classes."""
     if "fc.weight" in entries or "fc.bias" in entries:
         last = entries.get("fc.bias", entries.get("fc.weight"))
         return "linear", int((np.shape(last) or (1,))[0])
@@ -155,7 +155,7 @@ def _head_of(entries: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _is_other_head(entries: Mapping[str, Any]) -> bool:
-    """Whether a head of fastai's has another width than ours throughout, by `lin_ftrs`."""
+    """Checks whether a head of fastai's has another width than ours throughout, by `lin_ftrs`."""
     shapes = [np.shape(entries.get(name, ())) for name in ("head.4.weight", "head.6.bias")]
     last = np.shape(entries.get(FASTAI_LAST, ()))
     widths = {*(shape[:1] for shape in shapes), last[1:2]}
@@ -207,7 +207,7 @@ def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, n
 
 
 def fastai_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same by the names of fastai's `vision_learner`, whose head `concat_pool` is.
+    """Returns the same by the names of fastai's `vision_learner`, whose head `concat_pool` is.
 
     Args:
         state_dict: what `export_state_dict` returns.

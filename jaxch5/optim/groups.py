@@ -81,8 +81,8 @@ def frozen_paths(
     """The parameters that are not trained.
 
     Args:
-        variables: of the network: `params`, and the running statistics in `batch_stats`, by which
-            a batch norm is known. Other norms have none, and are as frozen as what is around them.
+        variables: the network's `params`, and the running statistics in `batch_stats`, by which a
+            batch norm is known. Other norms have none, and are as frozen as what is around them.
         groups: of its layers.
         frozen_to: the groups before this one are frozen; 0 freezes none.
         train_bn: batch norms in frozen groups are trained all the same, as fastai does.

@@ -100,7 +100,7 @@ def make_optimizer(
 
 
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer that sums up gradients, whose mean makes an update when one is due.
+    """Returns an optimizer that sums up gradients, whose mean makes an update when one is due.
 
     It is `optax.MultiSteps`, of which the steps until an update are set before each step: see
     `with_update_due`.
@@ -111,7 +111,7 @@ def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 def with_update_due(
     opt_state: optax.OptState, step: int | jax.Array, accumulate: int, steps_per_epoch: int
 ) -> optax.OptState:
-    """The state of an `accumulated` optimizer, told whether the next gradient makes an update.
+    """Tells the state of an `accumulated` optimizer whether the next gradient makes an update.
 
     Every so many steps of an epoch make one, and so do those that are left at its end.
 
@@ -141,7 +141,7 @@ def with_update_due(
 
 
 def is_matrix(params: PyTree) -> PyTree:
-    """True for the parameters that decay: all but vectors, and biases of any shape.
+    """Marks the parameters that decay: all but vectors, and biases of any shape.
 
     Example:
         >>> is_matrix({"kernel": np.ones((2, 2)), "bias": np.ones((2, 2)), "scale": np.ones(2)})

@@ -156,7 +156,7 @@ def fine_tune_schedule(
         groups: of layers.
         lr_mult: the head's rate over the earliest group's, in the second phase.
         pct_start, div: of the second phase; see `one_cycle`.
-        div_final: of both phases; see `one_cycle`.
+        div_final: the same for both phases; see `one_cycle`.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -189,7 +189,7 @@ def fine_tune_momentum(
         steps_per_epoch: training batches.
         freeze_epochs: of the first phase.
         pct_start: of the second phase; see `one_cycle`.
-        moms: of both phases; see `one_cycle_momentum`.
+        moms: the same for both phases; see `one_cycle_momentum`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()

@@ -149,7 +149,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the best of the checkpoints that end an epoch; None where there is none."""
+        """Returns the step of the best checkpoint that ends an epoch; None where there is none."""
         return self._manager.best_step()
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:

@@ -25,7 +25,7 @@ class StopAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Has signals handled, in the main thread; afterwards those who handled them before do."""
+    """Handles signals, in the main thread; afterwards whoever handled them before does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +39,7 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
 
 
 def termination_raised() -> AbstractContextManager[None]:
-    """Has SIGTERM raise `Terminated` within it."""
+    """Makes SIGTERM raise `Terminated` within it."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated

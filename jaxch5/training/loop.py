@@ -68,7 +68,7 @@ def fit(
         data: what to train on and to validate with.
         plan: what to do.
         steps: what `compile_steps` returns.
-        loss: of the recipe, for validation.
+        loss: the recipe's, for validation.
         key: root of all random draws.
         metrics: more of them, by name.
         validate_first: the state is that of the end of an epoch, which was not validated yet.
@@ -203,7 +203,7 @@ class _Losses:
         return losses
 
     def way_out(self, step: int) -> str:
-        """What to do about a loss that is no number."""
+        """Returns what to do about a loss that is no number."""
         if not self._finite:
             return (
                 " and never was a number, which no learning rate helps: look at the weights "
@@ -256,7 +256,7 @@ def evaluate(
     metrics: Sequence[tuple[str, Metric]] = (),
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss and metrics over all pictures of a loader; each picture counts once.
+    """Computes loss and metrics over all pictures of a loader; each picture counts once.
 
     Where the network gives no number for some, all are NaN, and `unanswered` counts those pictures:
     what could be said of the rest would be of other pictures.

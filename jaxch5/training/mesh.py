@@ -181,7 +181,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
-    """What one device has of arrays of which every device has all, or copies of that."""
+    """Returns what one device has of arrays of which every device has all, or copies of that."""
     take = jnp.copy if copies else jnp.asarray
     return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
@@ -226,7 +226,7 @@ def over_rows(
 
 
 def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
-    """Within a function of `over_rows`: the mean of a number that each device has, no gradient.
+    """Returns the mean over devices, without gradient, for use in a function of `over_rows`.
 
     Args:
         mesh: what `over_rows` was given; None is no such function.

@@ -44,7 +44,7 @@ def dtype_of(precision: str) -> Any:
 
 @cache
 def has_float16() -> bool:
-    """Whether float16 can be computed here: XLA lacks its conversions on CPUs without F16C."""
+    """Checks whether float16 can be computed: XLA lacks its conversions on CPUs without F16C."""
     try:
         jax.jit(lambda x: x.astype(jnp.float16) * 2)(jnp.ones(())).block_until_ready()
     except jax.errors.JaxRuntimeError:

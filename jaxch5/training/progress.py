@@ -31,7 +31,7 @@ def header(extra: Sequence[str] = ()) -> str:
 
 
 def format_row(record: Record, extra: Sequence[str] = ()) -> str:
-    """A line of the table, with a dash for what is no number; `extra` as in `header`.
+    """Returns a line of the table, with a dash for what is no number; `extra` as in `header`.
 
     Example:
         >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
@@ -56,7 +56,7 @@ def format_row(record: Record, extra: Sequence[str] = ()) -> str:
 
 
 def without_numbers(record: Record) -> Iterator[str]:
-    """Lines about what has no number in a record, and why.
+    """Yields lines about what has no number in a record, and why.
 
     Example:
         >>> list(without_numbers({"epoch": 2, "train_loss": 0.5, "unanswered": 3}))

@@ -74,7 +74,7 @@ class Frozen:
 
     Args:
         model: a linen module.
-        variables: of the model, or their shapes.
+        variables: the model's, or their shapes.
         groups: of its layers.
         frozen_to: the groups before this one are frozen; negative counts from the end.
         recipe: how it is trained.

@@ -55,7 +55,7 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
 
 
 def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
-    """A line where weights of another run know pictures that are validated.
+    """Returns a line where weights of another run know pictures that are validated.
 
     Args:
         pretrained: what training begins from; no more than a run says what it was trained on.
@@ -77,7 +77,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
 def going_on(
     run: RunDir, source: Source, say: Callable[[str], None], instead: str
 ) -> tuple[Source, Split] | None:
-    """The pictures with which a run began, and their split; None where it has no record of them.
+    """Returns the pictures that a run began with, and their split; None without a record.
 
     Args:
         run: to go on with.
@@ -142,12 +142,12 @@ def check_pictures(run: RunDir, data: Data) -> None:
 
 
 def recorded_split(path: str | Path) -> Split:
-    """The split of a run, for a source that holds its pictures, and maybe others.
+    """Returns the split of a run, for a source that holds its pictures, and maybe others.
 
     Those that are not the run's are in neither part.
 
     Args:
-        path: of the run directory.
+        path: the run directory.
 
     Raises:
         ConfigError: it has no record of its pictures.
@@ -169,7 +169,7 @@ def recorded_split(path: str | Path) -> Split:
 
 
 def _first(pictures: Pictures, chosen: Bool[np.ndarray, "pictures"]) -> str:
-    """The name of the first picture that was chosen, and how many others; "" where none was."""
+    """Names the first picture that was chosen, and counts the others; "" where none was."""
     places = np.flatnonzero(chosen)
     if not len(places):
         return ""

@@ -79,7 +79,7 @@ def loss_of_batch(
 
 
 def check_is_mean(loss: Loss, classes: int) -> None:
-    """Refuses a loss of which the parts of a batch do not tell the whole.
+    """Refuses a loss of which the parts of a batch do not give the loss of all of it.
 
     Mixed items, and those of several devices that take their losses apart, are each given to the
     loss alone. Weights, of which a mean is all that is known, would cancel.
@@ -128,7 +128,7 @@ def _losses_of_each(
 
 
 def _of_items(loss: Loss) -> Loss:
-    """The loss, asked for what it knows of each item where it is one of ours."""
+    """Returns the loss, asked for what it knows of each item where it is one of ours."""
     function: Any = loss
     settings: dict[str, Any] = {}
     while isinstance(function, partial):

@@ -23,7 +23,7 @@ from jaxch5.training.rundir import open_run
 
 
 def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
-    """Variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
+    """Returns variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
 
     Args:
         weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file,
@@ -55,11 +55,11 @@ def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
 def find_weights(
     weights: str | Path, arch: str, normalization: Normalization | None = None
 ) -> Pretrained:
-    """What `load_weights` gives, with what travels with the weights.
+    """Returns what `load_weights` gives, with what travels with the weights.
 
     Args:
-        weights, arch: as `load_weights` takes them.
-        normalization: that they were trained with; None takes it from what they say.
+        weights, arch: what `load_weights` takes.
+        normalization: mean and deviation of their training; None takes what they say.
     """
     path = Path(weights).expanduser()
     if weights != "imagenet" and not path.is_dir():
@@ -94,8 +94,8 @@ def pretrained_of(
     """What `vision_learner` begins from; None where that is the network's own initialization.
 
     Args:
-        weights, arch, head, normalization: as `vision_learner` takes them.
-        classes: of the new network.
+        weights, arch, head, normalization: what `vision_learner` takes.
+        classes: names of the new network's classes.
         say: takes a line about the weights, or one where "auto" finds none; None prints it.
 
     Raises:
@@ -125,12 +125,12 @@ def pretrained_of(
 
 
 def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """The line about weights: where they come from, how they were normalized, and which head.
+    """Describes weights in a line: where from, how they were normalized, and which head.
 
     Args:
         pretrained: the weights.
         head: of the new network, "linear" or "concat_pool".
-        classes: of the new network.
+        classes: names of the new network's classes.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
     parts = [
@@ -151,7 +151,7 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
 
 
 def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Whether `transfer` takes the head, and why not."""
+    """Tells whether `transfer` takes the head, and why not."""
     old = pretrained.variables["params"].get("head")
     if old is None:
         return "a new head: they have none that is known here"
@@ -209,7 +209,7 @@ def transfer(
     Args:
         variables: of the new network, freshly drawn.
         pretrained: of a network with the same body.
-        classes: of the new network.
+        classes: names of the new network's classes.
 
     Raises:
         WeightsError: a part of the body is missing or has another shape.

@@ -18,11 +18,11 @@ from jaxch5.training.step import DrawnEvalStep
 
 
 def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep:
-    """What `drawn_looks` takes: a step that is compiled for each shape that it meets, once.
+    """Returns what `drawn_looks` takes: a step that is compiled for each shape that it meets, once.
 
     Args:
         drawn_step: what `make_drawn_eval_step` returns.
-        state: one that lies where others will.
+        state: one on the devices on which others will be.
     """
     everywhere = placement_of(state).everywhere
     return jax.jit(drawn_step, out_shardings=everywhere, compiler_options=compiler_options())

@@ -133,7 +133,7 @@ def test_the_bits_that_are_used_are_guessed_for_the_set(bits, form, samples):
     ]
     text, words = guess_range(len(files), contents.__getitem__)
     assert text == f"auto integers 0,{white}"
-    assert "10 pictures" in words
+    assert "in 10 of the pictures" in words
     assert "--data.range" in words
     assert np.abs(decode(contents[9], reading=Reading(text)) - SHADES[..., None]).max() <= 1
     assert np.abs(decode(contents[0], reading=Reading(text)) - SHADES[..., None] / 20).max() <= 1

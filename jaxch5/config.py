@@ -39,7 +39,7 @@ PICTURES: dict[str, dict[str, Any]] = {
     "augment": {"do_flip": True, "max_lighting": 0.2, "max_warp": 0.2, "min_scale": 0.75},
     "model": {"weights": "auto", "head": "concat_pool"},
 }
-# What a run may be taken up with another value of: it does not change what is computed.
+# Settings with other values of which a run may be resumed: they do not change what is computed.
 MAY_CHANGE = (
     "data.cache",
     "model.remat",
@@ -238,7 +238,7 @@ class DataConfig(Section):
     @field_validator("path", "root", "tfds_dir")
     @classmethod
     def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
-        """A run can be taken up from another working directory, and says so in TOML."""
+        """A run can be resumed from another working directory, and says so in TOML."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
             raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
@@ -359,7 +359,7 @@ class ModelConfig(Section):
     @field_validator("weights")
     @classmethod
     def _from_anywhere(cls, weights: str) -> str:
-        """A run can be taken up from another working directory."""
+        """A run can be resumed from another working directory."""
         named = weights in ("none", "imagenet", "auto")
         return weights if named else str(Path(weights).expanduser().absolute())
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend.
+"""Errors that a user can fix.
 
 Each message is one line that names the thing, its value and the way out; the commands print it as
 it is. Anything else that is raised is a defect of this package and keeps its traceback.
@@ -26,7 +26,7 @@ class WeightsError(Jaxch5Error):
 
 
 class CheckpointError(Jaxch5Error):
-    """A run cannot be saved or taken up again."""
+    """A run cannot be saved or resumed."""
 
 
 class TrainingError(Jaxch5Error):

@@ -178,7 +178,7 @@ class Learner:
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Learner:
-        """A learner of the same data and model from another seed; nothing is compiled anew.
+        """A learner of the same data and model from another seed; nothing is compiled again.
 
         Args:
             seed: of the initial weights and of every draw in training.
@@ -438,7 +438,7 @@ class Learner:
             run: what `jaxch5.training.rundir.open_run` gives.
 
         Raises:
-            CheckpointError: none of the checkpoints is whole.
+            CheckpointError: none of the checkpoints is intact.
             ConfigError: they are of another architecture or of other classes.
         """
         with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:

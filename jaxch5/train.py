@@ -46,12 +46,12 @@ class TrainOptions(Options):
         "listens, how many there are, and which this is, from 0",
     )
     resume: Path | None = Field(
-        None, description="run directory to take up where its last checkpoint was written"
+        None, description="run directory to resume from its last checkpoint"
     )
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """A run that is taken up brings its own settings."""
+        """A run that is resumed brings its own settings."""
         if "resume" not in given:
             return super().settings_file(given)
         for other in ("config", "workdir"):

@@ -115,7 +115,7 @@ def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) ->
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # The values are named once: where they are the sampler's, the compiler computes them anew for
+    # The values are named once: where they are the sampler's, the compiler computes them again for
     # each mention, which doubled the time of the whole.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 

@@ -30,7 +30,7 @@ class Data:
 
     Attributes:
         classes: names, in the order of the labels.
-        train: batches of training pictures, shuffled anew each epoch.
+        train: batches of training pictures, shuffled again each epoch.
         valid: batches of validation pictures, in order, the last one padded.
         presize: short side of the canvases, pixels.
         size: side of the network's input, pixels.

@@ -59,7 +59,7 @@ def pack(
     """Presizes every picture and writes them into shards, from which `from_packed` reads them.
 
     Stopped at any moment and called again, it goes on with the shards that are not there yet; one
-    that was removed is made anew.
+    that was removed is made again.
 
     Args:
         source: labelled pictures.

@@ -1,4 +1,4 @@
-"""The pipeline: from items to batches on the device, in an order that can be taken up anywhere."""
+"""The pipeline: from items to batches on the device, in an order that can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Loader:
 
     The batch of every step of every epoch is fixed by the seed alone, so that a position in the
     stream is one number, the step: `steps(k)` goes on where `k` batches have been seen. Training
-    shuffles anew each epoch and drops the last batch where it is short; validation keeps the order
+    shuffles again each epoch and drops the last batch where it is short; validation keeps the order
     and fills the last batch with rows whose mask is False.
 
     Args:

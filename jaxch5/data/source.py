@@ -30,15 +30,15 @@ class Source:
 
     Attributes:
         classes: names, in the order of the labels.
-        labels: of each item, a place in `classes`.
-        references: of each item, a name that is the same on every machine; errors show it.
+        labels: the class of each item, a place in `classes`.
+        references: names of the items, the same on every machine; errors show them.
         read: from an item's number to its file's bytes, or to its pixels [height, width, 3].
-        columns: what else is known of each item, for splits: the folder that it lies in, or a
+        columns: what else is known of each item, for splits: the folder that it is in, or a
             column of a table.
         file: from an item's number to its file; None where items are no files.
         presized: short side to which the pictures were brought beforehand, pixels; None where they
             were not.
-        sharded: whether items whose numbers are near lie in the same of a few large files, so that
+        sharded: whether items whose numbers are near are in the same of a few large files, so that
             each of several processes had better keep to a range of them.
         passed_over: files below the folder that are no items, by reason; a folder counts as one
             where nothing in it was looked at, and ends with a slash.

@@ -237,7 +237,7 @@ class Interpretation:
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes `suspects` that are files into a CSV file, to mend labels in; returns how many.
+        """Writes `suspects` that are files into a CSV file, to correct labels in; returns how many.
 
         The file's columns are image, label, prediction, probability and loss: `from_csv` reads it.
 

@@ -37,7 +37,7 @@ def best_of(records: Sequence[Mapping[str, Any]]) -> int | None:
     these the last, which had the lowest rate. What is no number is worse than any number.
 
     Args:
-        records: Of epochs, in their order.
+        records: records of epochs, in their order.
 
     Returns:
         The place; None where no record has an accuracy.
@@ -56,7 +56,7 @@ def best_of(records: Sequence[Mapping[str, Any]]) -> int | None:
 class Recorder:
     """Grows while a learner trains.
 
-    A run that was taken up again has the records of all its epochs, and the steps since then.
+    A run that was resumed has the records of all its epochs, and the steps since then.
 
     Attributes:
         records: of each epoch: losses and metrics as fractions of 1, seconds, and pictures a second

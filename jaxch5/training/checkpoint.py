@@ -153,14 +153,14 @@ class Checkpoints:
         return self._manager.best_step()
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
-        """What `read` gives of the newest checkpoint that is whole; None where none was written.
+        """What `read` gives of the newest checkpoint that is intact; None where none was written.
 
         Args:
             read: from a step of `steps()`; it raises CheckpointError where that one is damaged.
-            say: takes a line about each that is damaged, where an older one is whole.
+            say: takes a line about each that is damaged, where an older one is intact.
 
         Raises:
-            CheckpointError: checkpoints were written, and none of them is whole.
+            CheckpointError: checkpoints were written, and none of them is intact.
         """
         written = sorted((int(path.name) for path in self._written()), reverse=True)
         damaged: list[str] = []

@@ -63,7 +63,9 @@ def test_labels_out_of_range_are_refused_with_their_count_and_the_first_ones_nam
     wrong = data.draw(st.sets(st.integers(0, len(labels) - 1), min_size=1))
     labels[[*wrong]] = data.draw(st.sampled_from([-1, count, count + 250, -(2**31)]))
     references = [f"{number}.jpg" for number in range(len(labels))]
-    others = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+    count_of_others = len(wrong) - 1
+    words = "1 other" if count_of_others == 1 else f"{count_of_others} others"
+    others = f" (and {words})" if count_of_others else ""
     for make in (
         lambda: Source(tuple(names(count)), labels, references, bytes),
         lambda: check_labels(labels.tolist(), names(count), references),

@@ -321,7 +321,9 @@ def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(com
     Wider.__name__ = "Tiny"
     learn = compiled.again(0)
     file = tmp_path / "tiny.safetensors"
-    with pytest.raises(ConfigError, match="Tiny is a module of one's own; choose stablehlo, or learner"):
+    with pytest.raises(
+        ConfigError, match="Tiny is a module of one's own; choose stablehlo, or learner"
+    ):
         learn.export(file)
     assert not file.exists()
     learn.save(file)

@@ -48,7 +48,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     found = list(pictures_of(options.pictures))
     predictor = load_learner(options.run).reading(**options.reading())
     if predictor.about.range == "auto":
-        text, words = range_of(found)
+        text, words = range_of(found, predictor.about.max_pixels)
         predictor = predictor.reading(range=text)
         if words:
             print(f"python -m jaxch5.predict: {words}", file=sys.stderr)
@@ -79,7 +79,9 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     return {"predictions": results, "passed_over": named, FAILED: failed}
 
 
-def range_of(found: Sequence[tuple[str, str | bytes | DataError]]) -> tuple[str, str]:
+def range_of(
+    found: Sequence[tuple[str, str | bytes | DataError]], max_pixels: int
+) -> tuple[str, str]:
     """Returns what deep pictures are taken for where training saw none; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
@@ -92,7 +94,7 @@ def range_of(found: Sequence[tuple[str, str | bytes | DataError]]) -> tuple[str,
         except OSError:
             return b""
 
-    return guess_range(len(files), read)
+    return guess_range(len(files), read, max_pixels=max_pixels)
 
 
 def most_likely(

@@ -37,6 +37,7 @@ TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
 TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT = 273, 338, 339
 TAGS_LARGEST = (281, 341)
 MIN_IS_WHITE, RGB, YCBCR = 0, 2, 6
+Read = Callable[[int], bytes]
 
 
 class Deep(NamedTuple):
@@ -136,7 +137,7 @@ def full_scale(dtype: np.dtype) -> Limits:
 
 
 def guess_range(
-    count: int, read: Callable[[int], bytes], peek: Callable[[int], bytes] | None = None
+    count: int, read: Read, peek: Read | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[str, str]:
     """Returns what a set's deep pictures are taken for, from some of them.
 
@@ -144,6 +145,7 @@ def guess_range(
         count: number of pictures in the set.
         read: from a picture's number to its content.
         peek: the same for the first 64 bytes alone; None where that is no faster.
+        max_pixels: largest number of pixels that is decoded; larger pictures are not looked at.
 
     Returns:
         The range, for `parse_range`, and a few words on how it came about; "auto" and none where
@@ -162,7 +164,7 @@ def guess_range(
     pixels = 0
     for item in _spread(suspects, PICTURES):
         try:
-            deep = deep_of(read(item))
+            deep = deep_of(read(item), max_pixels)
         except Exception:
             # What cannot be read is said where it is needed.
             continue
@@ -172,8 +174,7 @@ def guess_range(
         finite = finite[np.isfinite(finite)] if finite.dtype.kind == "f" else finite
         if not finite.size:
             continue
-        floats = deep.values.dtype.kind == "f"
-        kind = "floats" if floats else "integers"
+        kind = "floats" if (floats := deep.values.dtype.kind == "f") else "integers"
         seen.setdefault(kind, []).append((float(finite.min()), float(finite.max())))
         top = np.inf if floats else float(np.iinfo(deep.values.dtype).max)
         largest[kind] = max(top, largest.get(kind, 0))

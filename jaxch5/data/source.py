@@ -153,10 +153,11 @@ def with_range(source: Source, read_all: bool = False) -> Source:
         except OSError:
             return b""
 
-    text, words = guess_range(len(source), read, peek if file else None)
+    reading = source.reading
+    text, words = guess_range(len(source), read, peek if file else None, reading.max_pixels)
     if text == "auto":
         return source
-    reading = source.reading._replace(range=text)
+    reading = reading._replace(range=text)
     return replace(source, reading=reading, notes=(*source.notes, words))
 
 

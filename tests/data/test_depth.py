@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 
 from jaxch5.data.decode import Reading, decode
 from jaxch5.data.depth import deep_of, guess_range
+from jaxch5.data.folder import from_folder
+from jaxch5.data.source import with_range
 from jaxch5.errors import DataError
 
 FIELDS = {"H": 3, "I": 4}
@@ -213,6 +216,17 @@ def test_a_range_is_obeyed_and_what_lies_outside_is_cut(low, high, share):
 def test_numbers_that_are_none_are_black():
     data = tiff(np.array([np.nan, np.inf, -np.inf, 1.0]).reshape(1, 4, 1), 1)
     assert decode(data)[0, :, 0].tolist() == [0, 255, 0, 255]
+
+
+def test_a_guess_looks_at_each_picture_that_is_decoded(tmp_path):
+    """A limit that is raised is raised for the guess too; what is larger tells nothing."""
+    for name in ("red", "green"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(png(stored("u2", 4095, 1)))
+    source = from_folder(tmp_path)
+    for max_pixels, guessed in ((10, "auto"), (10**9, "auto integers 0,4095")):
+        read = with_range(replace(source, reading=Reading(max_pixels=max_pixels)))
+        assert read.reading == Reading(guessed, max_pixels)
 
 
 def test_pictures_of_8_bits_cost_nothing():

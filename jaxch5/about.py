@@ -94,11 +94,11 @@ def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
             f"{path}: is of {arch}, which is none of {', '.join(ARCHITECTURES)} (arch); a module "
             "of one's own is loaded in Python: load_learner(path, model=...)"
         )
-    if model is not None and arch != name_of(model):
-        raise WeightsError(f"{path}: is of {arch}, not of {name_of(model)}")
+    if model is not None and arch != arch_of(model):
+        raise WeightsError(f"{path}: is of {arch}, not of {arch_of(model)}")
 
 
-def name_of(model: nn.Module) -> str:
+def arch_of(model: nn.Module) -> str:
     """Returns what a run and a learner's file call a network."""
     return getattr(model, "arch", type(model).__name__)
 

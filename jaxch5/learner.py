@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxch5.about import About, name_of
+from jaxch5.about import About, arch_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
@@ -421,7 +421,7 @@ class Learner:
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
         return {
-            "arch": name_of(self.model),
+            "arch": arch_of(self.model),
             "classes": list(self.data.classes),
             "frozen_to": self._frozen.frozen_to,
             "mean": list(self.normalization.mean),
@@ -519,7 +519,7 @@ class Learner:
     @property
     def _classifier(self) -> Predictor:
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
-        network = name_of(self.model), getattr(self.model, "head", ""), self.recipe.precision
+        network = arch_of(self.model), getattr(self.model, "head", ""), self.recipe.precision
         data = self.data
         about = About(*network, data.presize, data.size, *data.source.reading)
         of: tuple[Any, ...] = (self.model, {}, self.data.classes, self.normalization, about)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from jaxch5.about import EXPORT, About, about_of, about_of_file, check_weights, name_of
+from jaxch5.about import EXPORT, About, about_of, about_of_file, arch_of, check_weights
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
@@ -274,7 +274,7 @@ def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
     if path.is_dir():
         about = about_of(open_run(path)[1])
         if model is not None:
-            about = about._replace(arch=name_of(model), head="")
+            about = about._replace(arch=arch_of(model), head="")
         pretrained = from_run(path, about.arch)
     else:
         about, said = about_of_file(path, model)

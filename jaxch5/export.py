@@ -18,12 +18,13 @@ class ExportOptions(Options):
 
     safetensors: torchvision's names. Of a linear head, torchvision's and timm's networks load all
     of it, strictly; of a concat_pool head (the default for pictures of one's own), their bodies
-    load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`, which
-    loads all of it, strictly; of a concat_pool head alone. stablehlo: a program with its weights,
-    from the middle squares of pictures, in uint8 and of `presize` pixels, to probabilities, for jax
-    alone, on a CPU and on an NVIDIA GPU; README has the lines that call it. learner:
-    what `load_learner` and `predict` take. Each names classes, sizes, crop, mean, deviation and
-    head, and the same run gives the same bytes each time.
+    load what does not begin with `head.`. fastai: the names of fastai's `vision_learner` of
+    torchvision's ResNets, whose model loads all of it, strictly; of a concat_pool head alone.
+    PyTorch's networks want pictures normalized by the mean and deviation in the file. stablehlo:
+    a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
+    pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; README has the lines
+    that call it. learner: what `load_learner` and `predict` take. Each names classes, sizes,
+    crop, mean, deviation and head, and the same run gives the same bytes each time.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")

@@ -165,8 +165,9 @@ def _is_other_head(entries: Mapping[str, Any]) -> bool:
 def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, np.ndarray]:
     """A state dict of PyTorch's names and layouts; see `import_state_dict`.
 
-    With a linear head, torchvision's ResNet loads it with `strict=True`. With a `concat_pool` head
-    its body does, and fastai's `create_head` loads what stands under `head.`.
+    With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
+    `concat_pool` head their bodies load what does not begin with `head.`, and fastai's
+    `create_head` the rest, without that prefix.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.

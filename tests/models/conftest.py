@@ -41,11 +41,11 @@ def peer():
     """A function: runs a program in the interpreter that JAXCH5_PEER_PYTHON names."""
     python = variable("JAXCH5_PEER_PYTHON")
     if python is None:
-        pytest.skip("JAXCH5_PEER_PYTHON does not name an interpreter with torchvision and fastai")
-    specs = "map(importlib.util.find_spec, ('torch', 'torchvision', 'fastai'))"
+        pytest.skip("JAXCH5_PEER_PYTHON names no interpreter with torchvision, timm and fastai")
+    specs = "map(importlib.util.find_spec, ('torch', 'torchvision', 'timm', 'fastai'))"
     has_all = f"import importlib.util, sys; sys.exit(not all({specs}))"
     if subprocess.run([python, "-c", has_all], check=False).returncode:
-        pytest.skip(f"{python} has no torch, torchvision or fastai")
+        pytest.skip(f"{python} has no torch, torchvision, timm or fastai")
 
     def run(program, folder):
         done = subprocess.run(

@@ -1,66 +1,134 @@
-"""PyTorch takes what export_state_dict gives, and computes the same with it; and the way in."""
+"""PyTorch's networks load what `export` writes and compute the same with it; and the way in."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxch5.about import About
+from jaxch5.artifacts import write_artifact
+from jaxch5.cli import run as run_command
+from jaxch5.export import FILES, ExportOptions, export
+from jaxch5.models.normalization import Normalization, normalize
 from jaxch5.models.resnet import create_model
-from jaxch5.models.weights import export_state_dict, import_state_dict
+from jaxch5.models.weights import import_state_dict
+from jaxch5.predictor import Predictor
 
-CLASSES = 5
-# Beside the pictures: state dicts of what goes out, and of what comes in.
+ROOT = Path(__file__).parent.parent.parent
+CLASSES = ("a", "b", "c", "d", "é")
+SIZE = 64
+# Learners whose exports are loaded, the formats that each is exported in, and networks of
+# torchvision's whose weights are taken.
 OUT = {
-    "linear18": ("resnet18", "linear"),
-    "linear50": ("resnet50", "linear"),
-    "concat_pool18": ("resnet18", "concat_pool"),
+    f"{head}{depth}": (f"resnet{depth}", head, formats)
+    for head, formats in (
+        ("linear", ("safetensors",)),
+        ("concat_pool", ("safetensors", "fastai")),
+    )
+    for depth in (18, 50)
 }
+LIBRARIES = ("torchvision", "timm", "fastai")
 IN = {"torchvision18": "resnet18", "torchvision50": "resnet50"}
 
-# Loads every state dict, which fails where a name or a shape is not its own, and saves its logits;
-# then draws networks of its own, with statistics of a batch, and saves them with theirs.
+# Loads every file, which fails where a name or a shape is not the network's, and saves its logits;
+# then draws networks of its own, with statistics of a batch, and saves them with theirs. What a
+# network is of, and how its pictures are normalized, is read in the file.
 PROGRAM = """
-import sys
+import json, sys
 import numpy as np
 import torch
 
-try:
-    import torchvision
-except RuntimeError:  # Operators for detection, which no ResNet has, are not in every build.
-    for name in [name for name in sys.modules if name.startswith("torchvision")]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-from fastai.vision.learner import create_head
+sys.path.append(BENCHMARKS)
+from peer import declare_torchvision_operators
+
+declare_torchvision_operators()
+import timm
+import torchvision
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.vision.learner import create_head, vision_learner
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.models import load_checkpoint
 
 pictures = torch.from_numpy(np.load("pictures.npy").transpose(0, 3, 1, 2).copy())
+data = DataLoaders.from_dsets([(pictures[0], 0)], [(pictures[1], 1)], bs=1)
+loss = CrossEntropyLossFlat()
 
 
-def net(arch):
-    return getattr(torchvision.models, arch)(num_classes=CLASSES)
+def net(arch, classes=CLASSES):
+    return getattr(torchvision.models, arch)(num_classes=classes)
 
 
-def save_logits(name, model):
+def save_logits(name, model, pictures=pictures):
     with torch.no_grad():
         np.save(name + ".logits.npy", model.eval()(pictures).numpy())
 
 
-for name, (arch, head) in OUT.items():
-    entries = {key: torch.from_numpy(value) for key, value in np.load(name + ".npz").items()}
-    model = net(arch)
-    if head == "linear":
-        model.load_state_dict(entries, strict=True)
-    else:
-        top = {key[5:]: entries.pop(key) for key in list(entries) if key.startswith("head.")}
-        model.fc = torch.nn.Identity()
-        model.load_state_dict(entries, strict=True)
-        last = create_head(512, CLASSES)
-        last.load_state_dict(top, strict=True)
-        stem_and_stages = list(model.children())[:8]
-        model = torch.nn.Sequential(*stem_and_stages, last)
-    save_logits(name, model)
+def body_of(entries, model=None):
+    return {name: value for name, value in entries.items() if not name.startswith("head.")}
+
+
+class Headed(torch.nn.Module):
+    # A body under a head of fastai's, which loads what begins with `head.`.
+    def __init__(self, body, features, entries, classes):
+        super().__init__()
+        self.body, self.head = body, create_head(features, classes)
+        head = {name[5:]: value for name, value in entries.items() if name.startswith("head.")}
+        self.head.load_state_dict(head, strict=True)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def linear(name, arch, classes):
+    file = name + "/model.safetensors"
+    of_torchvision = net(arch, classes)
+    of_torchvision.load_state_dict(load_file(file), strict=True)
+    of_timm = timm.create_model(arch, num_classes=classes)
+    of_timm.load_state_dict(load_file(file), strict=True)
+    by_path = timm.create_model(arch, num_classes=classes)
+    load_checkpoint(by_path, file, strict=True)
+    assert all(map(torch.equal, by_path.state_dict().values(), of_timm.state_dict().values()))
+    learner = Learner(data, net(arch, classes), loss_func=loss)
+    learner.model.load_state_dict(load_file(file), strict=True)
+    return {"torchvision": of_torchvision, "timm": of_timm, "fastai": learner.model}
+
+
+def concat_pool(name, arch, classes):
+    file = name + "/model.safetensors"
+    entries = load_file(file)
+    of_torchvision = net(arch)
+    features, of_torchvision.fc = of_torchvision.fc.in_features, torch.nn.Identity()
+    of_torchvision.load_state_dict(body_of(entries), strict=True)
+    of_timm = timm.create_model(arch, num_classes=0, global_pool="")
+    of_timm.load_state_dict(body_of(entries), strict=True)
+    by_path = timm.create_model(arch, num_classes=0)
+    load_checkpoint(by_path, file, strict=True, filter_fn=body_of)
+    assert all(map(torch.equal, by_path.state_dict().values(), of_timm.state_dict().values()))
+    learner = vision_learner(
+        data, getattr(torchvision.models, arch), pretrained=False, n_out=classes, loss_func=loss
+    )
+    learner.model.load_state_dict(load_file(name + "/fastai.safetensors"), strict=True)
+    stages = torch.nn.Sequential(*list(of_torchvision.children())[:8])
+    return {
+        "torchvision": Headed(stages, features, entries, classes),
+        "timm": Headed(of_timm, features, entries, classes),
+        "fastai": learner.model,
+    }
+
+
+for name in OUT:
+    with safe_open(name + "/model.safetensors", "pt") as file:
+        said = file.metadata()
+    mean, std = (torch.tensor(json.loads(said[key])).view(3, 1, 1) for key in ("mean", "std"))
+    load = {"linear": linear, "concat_pool": concat_pool}[said["head"]]
+    models = load(name, said["architecture"], len(json.loads(said["classes"])))
+    for library, model in models.items():
+        save_logits(f"{name}/{library}", model, (pictures - mean) / std)
 
 torch.manual_seed(0)
 for name, arch in IN.items():
@@ -74,39 +142,58 @@ for name, arch in IN.items():
 
 @pytest.fixture(scope="module")
 def pictures():
-    return np.random.default_rng(1).standard_normal((2, 64, 64, 3), np.float32)
+    return np.random.default_rng(1).random((2, SIZE, SIZE, 3), np.float32)
 
 
 @pytest.fixture(scope="module")
-def outgoing(random_variables):
-    return {name: random_variables(arch, CLASSES, head) for name, (arch, head) in OUT.items()}
+def learners(random_variables):
+    return {
+        name: Predictor(
+            create_model(arch, len(CLASSES), head),
+            random_variables(arch, len(CLASSES), head),
+            CLASSES,
+            Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
+            About(arch, head, "fp32", presize=SIZE, size=SIZE),
+        )
+        for name, (arch, head, _) in OUT.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def exchange(peer, outgoing, pictures, tmp_path_factory):
-    """A folder with the state dicts of OUT and of IN, and PyTorch's logits with each."""
+def exchange(peer, learners, pictures, tmp_path_factory):
+    """A folder with exports of learners, networks of torchvision's, and logits of PyTorch's."""
     folder = tmp_path_factory.mktemp("exchange")
     np.save(folder / "pictures.npy", pictures)
-    for name, (arch, _) in OUT.items():
-        np.savez(folder / name, **export_state_dict(outgoing[name], arch))
-    peer(f"CLASSES, OUT, IN = {CLASSES}, {OUT}, {IN}\n{PROGRAM}", folder)
+    for name, (_, _, formats) in OUT.items():
+        (folder / name).mkdir()
+        learner = folder / name / FILES["learner"]
+        write_artifact(learners[name], learner, "learner")
+        for form in formats:
+            argv = [str(learner), "--format", form, "--out", str(folder / name / FILES[form])]
+            assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 0
+    names = f"BENCHMARKS = {str(ROOT / 'benchmarks')!r}\n"
+    names += f"CLASSES, OUT, IN = {len(CLASSES)}, {list(OUT)}, {IN}\n"
+    peer(names + PROGRAM, folder)
     return folder
 
 
-def assert_same_logits(variables, arch, head, pictures, expected):
+def assert_same_logits(model, variables, pictures, expected):
     with jax.default_matmul_precision("highest"):
-        model = create_model(arch, CLASSES, head)
         logits = model.apply(variables, jnp.asarray(pictures), train=False)
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", OUT)
-def test_pytorch_computes_the_same_with_exported_weights(name, exchange, outgoing, pictures):
-    """torchvision's network, or its body under fastai's head, has loaded them strictly."""
-    arch, head = OUT[name]
-    expected = np.load(exchange / f"{name}.logits.npy")
-    assert_same_logits(outgoing[name], arch, head, pictures, expected)
+def test_pytorch_computes_the_same_with_an_exported_file(
+    name, library, exchange, learners, pictures
+):
+    """Each library's network has loaded it strictly, or its body has, under fastai's head."""
+    learner = learners[name]
+    seen = normalize(jnp.asarray(pictures), learner.normalization)
+    expected = np.load(exchange / name / f"{library}.logits.npy")
+    assert_same_logits(learner.model, learner.variables, seen, expected)
 
 
 @pytest.mark.parametrize("name", IN)
@@ -114,4 +201,5 @@ def test_weights_of_torchvision_compute_the_same_here(name, exchange, pictures):
     arch = IN[name]
     variables = import_state_dict(np.load(exchange / f"{name}.npz"), arch)
     expected = np.load(exchange / f"{name}.logits.npy")
-    assert_same_logits(variables, arch, "linear", pictures, expected)
+    model = create_model(arch, len(CLASSES), "linear")
+    assert_same_logits(model, variables, pictures, expected)

@@ -13,8 +13,10 @@ frozen      A ResNet-50's training step with a frozen body (batch norms on their
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,9 @@ def main() -> None:
     elif arguments.part == "precision":
         document = precision(arguments.seeds)
     else:
-        document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
+        # A learner says whose weights it begins with, where the document belongs.
+        with redirect_stdout(sys.stderr):
+            document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
     tell(document, arguments.json)
 
 

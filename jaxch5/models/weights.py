@@ -150,7 +150,7 @@ def _head_of(entries: Mapping[str, Any]) -> tuple[str, int]:
         last = entries.get("fc.bias", entries.get("fc.weight"))
         return "linear", int((np.shape(last) or (1,))[0])
     if len(FASTAI_HEAD & entries.keys()) > len(FASTAI_HEAD) / 2 and not _is_other_head(entries):
-        return "concat_pool", int((np.shape(entries.get(FASTAI_LAST, ())) or (1,))[0])
+        return "concat_pool", int((np.shape(entries.get(FASTAI_LAST, 0)) or (1,))[0])
     return "", 1
 
 

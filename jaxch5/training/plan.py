@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxch5.errors import ConfigError
 from jaxch5.optim.schedule import (
     Schedule,
@@ -91,18 +89,10 @@ def plan_at_rate(
     if not callable(momentum):
         check_momentum(momentum)
 
-    def scheduled(step: int) -> list[float]:
-        rate = lr(step)  # type: ignore[operator]
-        if not 0 <= rate < np.inf:
-            raise ConfigError(
-                f"lr: the schedule gives {rate} for step {step}; should be at least 0"
-            )
-        return [rate] * groups
-
     return Plan(
         "fit",
         epochs,
-        rates=lambda step: fixed or scheduled(step),
+        rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
         momentum=momentum if callable(momentum) else lambda step: momentum,
     )
 

@@ -34,8 +34,7 @@ STRIP = 1_000_000
 # Deflate makes 1,032 bytes of one at most, and LZW 2,730.
 MOST_OF_A_BYTE = 2_800
 TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
-TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT = 273, 338, 339
-TAGS_LARGEST = (281, 341)
+TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT, TAGS_LARGEST = 273, 338, 339, (281, 341)
 MIN_IS_WHITE, RGB, YCBCR = 0, 2, 6
 Read = Callable[[int], bytes]
 
@@ -116,13 +115,15 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     height, width, channels = deep.values.shape
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP // width)
+    # Whoever packs colours of 12 bits packs alpha so, too.
+    opaque = high if deep.values[..., -1].max() <= high else full_scale(deep.values.dtype)[1]
     for top in range(0, height, rows):
         strip = deep.values[top : top + rows].astype(np.float64)
         share = (strip[..., : 3 if channels > 2 else 1] - low) / (high - low)
         share = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
         share = 1 - share if deep.inverted else share
         if channels in (2, 4):
-            alpha = np.clip(strip[..., -1:] / full_scale(deep.values.dtype)[1], 0, 1)
+            alpha = np.clip(strip[..., -1:] / opaque, 0, 1)
             share = share * (1 if deep.premultiplied else alpha) + (1 - alpha)
         pixels[top : top + rows] = np.clip(share * 255 + 0.5, 0, 255)
     return pixels

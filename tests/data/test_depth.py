@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.decode import Reading, decode
-from jaxch5.data.depth import deep_of, guess_range
+from jaxch5.data.depth import Deep, deep_of, guess_range, pixels_of
 from jaxch5.data.folder import from_folder
 from jaxch5.data.source import with_range
 from jaxch5.errors import DataError
+from jaxch5.ranges import parse_range
 
 FIELDS = {"H": 3, "I": 4}
 RAMP = np.linspace(0, 1, 24).reshape(4, 6)
@@ -122,6 +123,14 @@ def test_transparent_lies_on_white():
     values[0, 0, 3] = 65535
     for data in (png(values), tiff(values, 2, tags={338: ("H", [2])})):
         assert decode(data)[..., 0].tolist() == [[0, 255], [255, 255]]
+
+
+@pytest.mark.parametrize("samples", [2, 4])
+@pytest.mark.parametrize("opaque", [4095, 65535])
+def test_alpha_has_the_bits_of_the_colours_or_all(samples, opaque):
+    values = np.full((4, 5, samples), 2048, np.uint16)
+    values[..., -1] = opaque
+    assert abs(int(pixels_of(Deep(values, None), parse_range("4095"))[0, 0, 0]) - 128) <= 1
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])

@@ -196,6 +196,8 @@ def earlier_draws(
                [1, 0]])
     """
     flat = order.reshape(-1)
+    if np.bincount(flat[flat >= 0]).max(initial=0) <= 1:
+        return np.zeros_like(order)
     by_place = np.argsort(flat, kind="stable")
     first = np.searchsorted(flat[by_place], flat[by_place])
     draws = np.empty_like(flat)

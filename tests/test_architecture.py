@@ -37,6 +37,7 @@ LAYERS = {
         "config",
         "errors",
         "files",
+        "imports",
         "libraries",
         "network",
         "ranges",

@@ -1,0 +1,81 @@
+"""Objects of a user's own by their import path: losses, metrics, tasks, architectures, hooks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from jaxch5.errors import ConfigError
+
+# What an import path looks like, for messages and descriptions.
+FORM = "package.module:name"
+
+
+def is_import_path(text: str) -> bool:
+    """Checks whether a setting's value has the form of an import path, `package.module:name`.
+
+    Example:
+        >>> is_import_path("mypackage.losses:my_loss"), is_import_path("focal")
+        (True, False)
+    """
+    module, _, name = text.partition(":")
+    return all(part.isidentifier() for part in [*module.split("."), name])
+
+
+def load_object(path: str, setting: str) -> Any:
+    """Imports the object that an import path names.
+
+    Modules are found as Python finds them: `python -m` looks in the current folder first.
+
+    Args:
+        path: `package.module:name`.
+        setting: Setting that has the path, such as "fit.loss", for messages.
+
+    Raises:
+        ConfigError: it is no import path, or there is no such module or name, or the module fails.
+
+    Example:
+        >>> load_object("math:tau", "fit.lr") > 6
+        True
+    """
+    given = f"{setting} = {path}"
+    if not is_import_path(path):
+        raise ConfigError(f"{given}: should be an import path, as in {FORM}")
+    module_name, name = path.split(":")
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"{given}: there is no module {missing}; install it, or start where it can be found"
+            ) from None
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{given}: importing {module_name} fails: {why}") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        close = difflib.get_close_matches(name, dir(module), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{given}: {module_name} has no {name}{hint}") from None
+
+
+def load_function(path: str, setting: str) -> Callable[..., Any]:
+    """Imports the function that an import path names; see `load_object`.
+
+    Raises:
+        ConfigError: as `load_object`, or it cannot be called.
+
+    Example:
+        >>> load_function("math:floor", "fit.loss")(1.5)
+        1
+    """
+    found = load_object(path, setting)
+    if not callable(found):
+        raise ConfigError(
+            f"{setting} = {path}: is of type {type(found).__name__}, which cannot be called; name "
+            "a function"
+        )
+    return found

@@ -25,6 +25,7 @@ from jaxch5.batch import without_labels
 from jaxch5.errors import ConfigError
 from jaxch5.files import write_file
 from jaxch5.models.own import own_names
+from jaxch5.models.reader import SAFETENSORS
 from jaxch5.models.weights import export_state_dict, fastai_state_dict
 from jaxch5.predictor import Predictor
 
@@ -175,11 +176,17 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         format: a key of `FORMATS`.
 
     Raises:
-        ConfigError: there is no such format, or the head has no place in it.
+        ConfigError: there is no such format, the head has no place in it, or the name ends
+            otherwise than readers of the format want it.
         CheckpointError: the file cannot be written.
     """
     if format not in FORMATS:
         raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
+    if format == "learner" and path.suffix != SAFETENSORS:
+        raise ConfigError(
+            f"{path}: should end in {SAFETENSORS}, or load_learner will not read it; "
+            f"{path.with_suffix(SAFETENSORS)} would do"
+        )
     content = FORMATS[format](predictor)
     write_file(path, content)
     return len(content)

@@ -468,7 +468,7 @@ class Learner:
             if not fits:
                 raise ConfigError(
                     f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}; "
-                    "take a run up with the network and the classes that it began with"
+                    "resume a run with the network and the classes that it began with"
                 )
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         self.freeze_to(about["frozen_to"])

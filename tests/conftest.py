@@ -131,6 +131,13 @@ def compiled_programs(tmp_path_factory):
     reset_cache()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Programs leave memory with the file that needed them; a worker kept 9 GB of them."""
+    yield
+    jax.clear_caches()
+
+
 # Compiling takes longer than all that is computed, so XLA compiles with little care, in these tests
 # and the commands that they start; it reads this when it is first used. The same arithmetic, a
 # quarter of the time. Where what a user gets is measured, `usual_compiler` has it back.

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxch5.artifacts import write_artifact
 from jaxch5.cli import run as run_command
 from jaxch5.errors import CheckpointError, ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
@@ -239,6 +240,12 @@ def test_what_is_no_learner_is_named(trained, exported, tmp_path):
         load_learner(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="is no run directory"):
         load_learner(tmp_path)
+
+
+def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.learner: should end in \.safetensors"):
+        write_artifact(load_learner(trained[0]), tmp_path / "x.learner", "learner")
+    assert not list(tmp_path.iterdir())
 
 
 def predicted(capsys, *argv):

@@ -43,7 +43,7 @@ class Policy:
         p_gray: probability of grey.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range, or `flip_vert` is without `do_flip`.
     """
 
     do_flip: bool = True
@@ -77,6 +77,8 @@ class Policy:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"augment.{name} = {value}: should be from {low} to {high}")
+        if self.flip_vert and not self.do_flip:
+            raise ConfigError("augment.flip_vert = true: does nothing without augment.do_flip")
 
 
 def aug_transforms(

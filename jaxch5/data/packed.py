@@ -244,7 +244,7 @@ def _whole(store: Store, stored: Stored) -> str:
         size = file.stat().st_size
     except FileNotFoundError:
         raise DataError(
-            f"{file}: is missing; run python -m jaxch5.pack again, which makes it anew"
+            f"{file}: is missing; run python -m jaxch5.pack again, which writes it again"
         ) from None
     if size != stored.bytes:
         raise _damaged(store, stored, f"has {size:,} bytes, not {stored.bytes:,}")
@@ -256,6 +256,6 @@ def _damaged(store: Store, stored: Stored, reason: str) -> DataError:
     way = (
         "it is fetched again"
         if store.remote
-        else "run python -m jaxch5.pack again, which makes it anew"
+        else "run python -m jaxch5.pack again, which writes it again"
     )
     return DataError(f"{file}: is damaged ({reason}); remove it, and {way}")

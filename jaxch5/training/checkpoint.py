@@ -175,7 +175,7 @@ class Checkpoints:
             return found
         if damaged:
             raise CheckpointError(
-                f"{damaged[0]}; nor is any other of this run whole: begin a new one"
+                f"{damaged[0]}; no other checkpoint of this run is intact either: begin a new one"
             )
         return None
 

@@ -34,7 +34,7 @@ START_SECONDS = 300
 # Of an agreed check, from one exchange to the next, before which what the first gave is not read.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not come within {START_SECONDS} seconds"
-LOST = "another process has ended or cannot be reached; take the run up with --resume"
+LOST = "another process has ended or cannot be reached; resume the run with --resume"
 
 # In the errors of the libraries that carry messages between devices.
 UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"

@@ -79,7 +79,7 @@ def calls(
 ) -> Iterator[Batch | CachedBatch]:
     """The batches of steps from `start` on, those of a call of many steps stacked.
 
-    Calls begin at the same steps of every epoch, wherever training is taken up.
+    Calls begin at the same steps of every epoch, wherever training resumes.
     """
     step = start
     while True:

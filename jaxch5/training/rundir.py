@@ -4,7 +4,7 @@ config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line an epoch
 pictures.jsonl.gz  which pictures it was trained on and which it validated
 skipped.jsonl      pictures left out because they cannot be read, where there are any
-environment.jsonl  versions, machine and device, a line each time it was begun or taken up
+environment.jsonl  versions, machine and device, a line each time it began or resumed
 report.html        what was trained on what, and how it went, for people
 checkpoints/       the last state and the best
 tensorboard/       event files, where they were asked for

@@ -23,7 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
     float16's factor of the loss, else None. `average` is the exponential average of the variables,
     where one is kept, else None. `epoch_loss` sums the losses since the epoch began and
     `epoch_skipped` counts the steps whose gradients overflowed: they are kept here so that a run
-    taken up in the middle of an epoch reports the whole epoch.
+    resumed in the middle of an epoch reports the whole epoch.
     """
 
     step: Int32[Array, ""]

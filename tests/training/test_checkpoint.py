@@ -168,7 +168,7 @@ def test_none_whole_is_an_error_and_none_written_is_none(tmp_path):
     shutil.rmtree(tmp_path / "1" / "about")
     with (
         Checkpoints(tmp_path) as saves,
-        pytest.raises(CheckpointError, match="nor is any other of this run whole"),
+        pytest.raises(CheckpointError, match="no other checkpoint of this run is intact either"),
     ):
         saves.newest(saves.about, print)
 

@@ -56,13 +56,16 @@ else
     SMALL=()
     RUN=(--model.arch resnet50 --model.precision bf16 --data.presize 256 --data.size 224)
     RUN+=(--data.batch-size 128)
-    # Candidates for jaxch5/training/compiler.py; those of another release are refused by name.
+    # Candidates for jaxch5/training/compiler.py, and what --deterministic sets; those of another
+    # release are refused by name. jaxlib wants True and False as Python writes them.
     OPTIONS=(
-        xla_gpu_enable_latency_hiding_scheduler=true
-        xla_gpu_enable_triton_gemm=false
-        xla_gpu_exhaustive_tiling_search=true
+        xla_gpu_deterministic_ops=True
+        xla_gpu_enable_latency_hiding_scheduler=True
+        xla_gpu_enable_triton_gemm=False
+        xla_gpu_exhaustive_tiling_search=True
         xla_gpu_enable_command_buffer=
-        xla_gpu_autotune_level=5
+        xla_gpu_experimental_enable_conv_fusion=True
+        xla_gpu_experimental_enable_fusion_autotuner=True
     )
 fi
 

@@ -3,11 +3,11 @@
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
 pictures; both sides' first losses are compared before anything is timed. The peer is torchvision's
 ResNet in PyTorch with a fused Adam, eager and by `torch.compile`, each in both memory layouts; the
-ratio is to the fastest of these. bf16 is `--precision bf16` on both sides (autocast there). The
-peer runs in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the
-two are not installed together. Run it on an idle machine: threads that wait for each other, as
-PyTorch's do, lose far more to other work than ours, and the ratio then flatters us. `load_before`
-is the load average at the start.
+ratio is to the fastest of these. `--precision bf16` or fp16 is that of both sides (autocast there);
+in fp16 neither scales its loss. The peer runs in the interpreter that JAXCH5_PEER_PYTHON names
+(made from requirements.txt), because the two are not installed together. Run it on an idle machine:
+threads that wait for each other, as PyTorch's do, lose far more to other work than ours, and the
+ratio then flatters us. `load_before` is the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -32,6 +32,8 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
 
 NUM_CLASSES = 1000
+# As torch_step.py calls them.
+LAYOUTS = ("channels_last", "contiguous")
 ADAM = {"lr": 1e-4, "eps": 1e-8}
 # Of the first loss, which compares the forward passes, and of the second one, after the gradients
 # and Adam. A GPU multiplies float32 in fewer bits.
@@ -85,6 +87,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             device=PLATFORMS[arguments.device],
             precision=arguments.precision,
             modes=arguments.modes,
+            layouts=arguments.layouts,
             **ADAM,
         )
         tolerances = TOLERANCES.get((arguments.device, arguments.precision), HALF)
@@ -120,9 +123,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn, about (default: 2)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument(
         "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]
+    )
+    parser.add_argument(
+        "--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="of the peer (default: both)"
     )
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="NAME=VALUE", help="of XLA, for our side"

@@ -1,8 +1,8 @@
 """The peer of step.py: torchvision's ResNet in PyTorch, in an interpreter of its own.
 
 The first request is {"arch", "num_classes", "weights", "inputs", "device", "precision", "modes",
-"lr", "eps"}. Its answer is {"losses": {way: of the first two steps}, "failed": {way: why}}. Every
-later request is {"way", "steps"}, and its answer pictures a second.
+"layouts", "lr", "eps"}. Its answer is {"losses": {way: of the first two steps}, "failed": {way:
+why}}. Every later request is {"way", "steps"}, and its answer pictures a second.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ declare_torchvision_operators()
 import torchvision  # noqa: E402
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Step:
@@ -36,14 +37,14 @@ class Step:
         nchw = torch.from_numpy(inputs["pictures"].transpose(0, 3, 1, 2))
         self.pictures = nchw.to(self.device).contiguous(memory_format=memory_format)
         self.labels = torch.from_numpy(inputs["labels"]).long().to(self.device)
-        self.half = request["precision"] == "bf16"
+        self.half = HALF.get(request["precision"])
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=request["lr"], eps=request["eps"], fused=True
         )
 
     def __call__(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device, self.half, enabled=self.half is not None):
             logits = self.model(self.pictures)
         loss = torch.nn.functional.cross_entropy(logits.float(), self.labels)
         loss.backward()
@@ -61,7 +62,7 @@ def main() -> None:
     def begin(request: dict) -> dict:
         losses, failed = {}, {}
         for mode in request["modes"]:
-            for layout in LAYOUTS:
+            for layout in request["layouts"]:
                 way = f"{mode}, {layout}"
                 try:
                     step = Step(request, mode, layout)

@@ -15,6 +15,7 @@ _EXPORTS = {
     "jaxch5.data.table": ("from_csv",),
     "jaxch5.data.tfds": ("from_tfds",),
     "jaxch5.data.folder": ("from_folder", "from_regex"),
+    "jaxch5.data.sampler": ("balanced", "repeated", "sequential", "shuffled"),
     "jaxch5.data.source": ("digits", "from_arrays"),
     "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
     "jaxch5.data.verify": ("readable",),

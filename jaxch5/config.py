@@ -24,6 +24,7 @@ from pydantic import (
 from jaxch5.address import Address, is_address
 from jaxch5.applies import Pictures, Situation, idle
 from jaxch5.errors import ConfigError
+from jaxch5.imports import FORM, check_choice
 from jaxch5.ranges import parse_range
 from jaxch5.settings import deep_update, explain, known_keys, read_toml, without
 from jaxch5.settings import differing as differing
@@ -215,6 +216,11 @@ class DataConfig(Section):
         description="side of the network's input, pixels; 128 for pictures of one's own",
     )
     batch_size: int = Field(64, ge=1, description="pictures a step; 32 for pictures of one's own")
+    sampler: str = Field(
+        "shuffled",
+        description="what an epoch draws: shuffled, each picture once; balanced, each class "
+        f"equally often; or a function of one's own, as {FORM}",
+    )
     cache: Literal["auto", "off", "memory", "device"] = Field(
         "auto", description="where presized pictures are kept between epochs"
     )
@@ -225,6 +231,11 @@ class DataConfig(Section):
         if not isinstance(path, str):
             return path
         return Address(path) if is_address(path) else Path(path)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, name: str) -> str:
+        return check_choice(name, ("shuffled", "balanced"), "data.sampler")
 
     @field_validator("range")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +22,28 @@ def is_import_path(text: str) -> bool:
     """
     module, _, name = text.partition(":")
     return all(part.isidentifier() for part in [*module.split("."), name])
+
+
+def check_choice(value: str, known: Sequence[str], setting: str) -> str:
+    """Returns a setting's value, which has to be one that is known or an import path.
+
+    Args:
+        value: The value.
+        known: Values that are known.
+        setting: Setting that has the value, for messages.
+
+    Raises:
+        ValueError: It is neither; pydantic shows the message as it is.
+
+    Example:
+        >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")
+        'focal'
+    """
+    if value not in known and not is_import_path(value):
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{setting} = {value}: should be {', '.join(known)} or {FORM}{hint}")
+    return value
 
 
 def load_object(path: str, setting: str) -> Any:

@@ -129,6 +129,7 @@ def places(tmp_path_factory):
         "data.train": "more",
         "data.valid": "more",
         "data.range": "4095",
+        "data.sampler": "balanced",
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
         "model.mean": (0.5, 0.5, 0.5),

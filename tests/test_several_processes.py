@@ -13,6 +13,8 @@ import pytest
 
 CHILD = Path(__file__).with_name("tiny_train.py")
 SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
+# Another order than the usual one, too, is each process's own work.
+SETTINGS += ["--data.sampler", "balanced"]
 
 
 def free_port():

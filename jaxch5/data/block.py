@@ -15,6 +15,7 @@ from jaxch5.augmentation.policy import Policy, aug_transforms
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
+from jaxch5.data.sampler import Sampler, name_of, shuffled
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.errors import ConfigError
@@ -30,7 +31,7 @@ class Data:
 
     Attributes:
         classes: names, in the order of the labels.
-        train: batches of training pictures, shuffled again each epoch.
+        train: batches of training pictures, shuffled again each epoch or as a sampler says.
         valid: batches of validation pictures, in order, the last one padded.
         presize: short side of the canvases, pixels.
         size: side of the network's input, pixels.
@@ -72,6 +73,7 @@ class Data:
         parts = [
             f"{counted(train + valid, 'picture')} of {len(self.classes)} classes: {train:,} for "
             f"training, {valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
+            *self._drawn(),
             f"presized to {self.presize}, network input {self.size}",
             f"cache {self.cache} ({self.cache_reason})",
         ]
@@ -81,6 +83,13 @@ class Data:
             others = f" and {counted(len(absent) - 1, 'other')}" if len(absent) > 1 else ""
             parts.append(f"no validation picture of {absent[0]}{others}")
         return "; ".join([*parts, *remarks(self.source)])
+
+    def _drawn(self) -> list[str]:
+        sampler, draws, train = self.train.sampler, self.train.draws, len(self.train.items)
+        if sampler is shuffled:
+            return []
+        per_epoch = f"{draws:,} draws" if draws != train else "as many draws as training pictures"
+        return [f"an epoch has {per_epoch} ({name_of(sampler)})"]
 
     @cached_property
     def pictures(self) -> Pictures:
@@ -156,6 +165,9 @@ class DataBlock:
         presize: short side to which the CPU brings every picture, pixels.
         size: side of the network's input, cut from that on the device, pixels.
         augment: what `aug_transforms` returns; None for none.
+        sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
+            equally often; `repeated`; one of them with other arguments by `functools.partial`; or
+            a function `(labels, epoch, seed) -> places` of one's own, in labels [pictures].
 
     Raises:
         ConfigError: `presize` is below `size`.
@@ -173,6 +185,7 @@ class DataBlock:
     presize: int
     size: int
     augment: Policy | None = field(default_factory=lambda: aug_transforms(min_scale=0.75))
+    sampler: Sampler = shuffled
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.presize:
@@ -194,7 +207,8 @@ class DataBlock:
         Raises:
             DataError: the split leaves a part empty, a class without training pictures, or a
                 reference in both parts; or a batch is larger than the training set.
-            ConfigError: the pictures were packed at a shorter side than `presize`.
+            ConfigError: the pictures were packed at a shorter side than `presize`, or the sampler
+                returns no places of training pictures.
         """
         source = with_range(self.source)
         check_presize(source, self.presize)
@@ -205,7 +219,7 @@ class DataBlock:
             canvases.to_device()
         return Data(
             classes=source.classes,
-            train=Loader(canvases, train, batch_size, seed),
+            train=Loader(canvases, train, batch_size, seed, sampler=self.sampler),
             valid=Loader(canvases, valid, batch_size),
             presize=self.presize,
             size=self.size,

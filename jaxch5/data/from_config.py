@@ -12,6 +12,7 @@ from jaxch5.config import AugmentConfig, Config, DataConfig, check_applies
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
+from jaxch5.data.sampler import SAMPLERS, Sampler
 from jaxch5.data.source import FOLDER, IS_VALID, Source, digits, may_be_deep, with_range
 from jaxch5.data.split import (
     Split,
@@ -25,6 +26,7 @@ from jaxch5.data.split import (
 from jaxch5.data.table import from_csv, is_table
 from jaxch5.data.verify import readable
 from jaxch5.errors import ConfigError
+from jaxch5.imports import load_function
 
 
 def load_source(settings: DataConfig) -> Source:
@@ -144,6 +146,19 @@ def split_of(settings: DataConfig, source: Source) -> Split:
     return own_split_of(settings, source) or random
 
 
+def sampler_of(name: str) -> Sampler:
+    """Returns the sampler that has this name, or that an import path names.
+
+    Raises:
+        ConfigError: there is none.
+
+    Example:
+        >>> sampler_of("balanced").__name__
+        'balanced'
+    """
+    return SAMPLERS.get(name) or load_function(name, "data.sampler")
+
+
 def policy_of(settings: AugmentConfig) -> Policy:
     """What the settings make of `aug_transforms`."""
     values = settings.model_dump(exclude={"mix", "mix_alpha"})
@@ -187,6 +202,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         split or split_of(settings, source),
         settings.presize,
         settings.size,
-        augment=policy_of(config.augment),
+        policy_of(config.augment),
+        sampler_of(settings.sampler),
     )
     return block.load(settings.batch_size, cache=settings.cache, seed=config.seed)

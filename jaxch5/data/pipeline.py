@@ -15,6 +15,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
+from jaxch5.data.sampler import Sampler, draw, sequential, shuffled, shuffled_ranges
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import counted
 
@@ -29,7 +30,7 @@ class Loader:
 
     The batch of every step of every epoch is fixed by the seed alone, so that a position in the
     stream is one number, the step: `steps(k)` goes on where `k` batches have been seen. Training
-    shuffles again each epoch and drops the last batch where it is short; validation keeps the order
+    draws as its sampler says and drops the last batch where it is short; validation keeps the order
     and fills the last batch with rows whose mask is False.
 
     Args:
@@ -39,9 +40,14 @@ class Loader:
         seed: of the shuffling; None for validation.
         part: number of this process and how many there are; each reads its rows of every batch,
             of which there are as many as of any other.
+        sampler: what a training epoch draws; see `jaxch5.data.sampler`.
+
+    Attributes:
+        draws: how many items an epoch draws.
 
     Raises:
         DataError: a training batch is larger than the training set.
+        ConfigError: the sampler returns no order of the items.
     """
 
     def __init__(
@@ -51,32 +57,40 @@ class Loader:
         batch_size: int,
         seed: int | None = None,
         part: tuple[int, int] = (0, 1),
+        sampler: Sampler = shuffled,
     ) -> None:
-        training = seed is not None
         if batch_size < 1:
             raise ConfigError(f"data.batch_size = {batch_size}: should be at least 1")
-        if training and batch_size > len(items):
-            raise DataError(
-                f"data.batch_size = {batch_size} is more than the "
-                f"{counted(len(items), 'picture')} of the training set; "
-                f"choose --data.batch-size {len(items)} or less"
-            )
         self.items = items
         self.batch_size = batch_size
+        self.sampler = sequential if seed is None else sampler
         self._canvases = canvases
         self._seed = seed
         self._part = part
         # An epoch's order, and what `earlier_draws` says of it.
         self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
-        self._length = len(items) // batch_size if training else -(-len(items) // batch_size)
+
+        labels, each_once = canvases.source.labels, self.sampler in (sequential, shuffled)
+        self.draws = len(items)
+        if not each_once:
+            self.draws = len(draw(self.sampler, labels[items], 0, seed or 0))
+        if seed is not None and batch_size > self.draws:
+            raise DataError(
+                f"data.batch_size = {batch_size} is more than the "
+                f"{counted(self.draws, 'picture')} of the training set; "
+                f"choose --data.batch-size {self.draws} or less"
+            )
+        batches, rest = divmod(self.draws, batch_size)
+        self._length = batches + (seed is None and rest > 0)
 
         # Where the items lie in a few large files, each process keeps to a range of them, so that
         # it needs its own files only; else all draw from one order of the whole set.
-        ranges = part[1] if canvases.source.sharded else 1
+        ranges = part[1] if each_once and canvases.source.sharded else 1
         # Each thread that makes a batch asks for it. It knows nothing of the loader, which would
         # otherwise keep itself alive, and the canvases with it.
+        shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(
-            partial(_order, items, len(self), batch_size, seed, ranges)
+            partial(_order, self.sampler, labels, items, seed or 0, self.draws, ranges, shape)
         )
 
     def __len__(self) -> int:
@@ -115,12 +129,12 @@ class Loader:
 
     def with_seed(self, seed: int) -> Loader:
         """Training batches of the same items in another order."""
-        return Loader(self._canvases, self.items, self.batch_size, seed, self._part)
+        return Loader(self._canvases, self.items, self.batch_size, seed, self._part, self.sampler)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
         """The part of it that one of several processes reads; see `Data.shared`."""
         canvases = self._canvases.shared(put)
-        return Loader(canvases, self.items, self.batch_size, self._seed, part)
+        return Loader(canvases, self.items, self.batch_size, self._seed, part, self.sampler)
 
     @property
     def labels(self) -> Int[np.ndarray, "items"]:
@@ -206,31 +220,32 @@ def earlier_draws(
 
 
 def _order(
+    sampler: Sampler,
+    labels: Int[np.ndarray, "all"],
     items: Int[np.ndarray, "items"],
-    batches: int,
-    batch_size: int,
-    seed: int | None,
+    seed: int,
+    draws: int,
     ranges: int,
+    shape: tuple[int, int],
     epoch: int,
 ) -> Int[np.ndarray, "batches batch_size"]:
     """Which places of `items` the batches of an epoch have, by rows; -1 where there is none.
 
     The columns are of `ranges` processes, each of which has a range of the items.
     """
-    places = np.argsort(items) if ranges > 1 else np.arange(len(items))
-    if seed is not None:
-        # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline
-        # below 12,000 pictures a second; a NumPy permutation a whole epoch is next to nothing.
-        generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    rows = np.full((batches, batch_size), -1)
+    if ranges > 1:
+        orders = np.array_split(np.argsort(items), ranges)
+        orders = shuffled_ranges(orders, epoch, seed) if sampler is shuffled else orders
+    else:
+        orders = [draw(sampler, labels[items], epoch, seed, draws)]
+    batches, batch_size = shape
     count = batch_size // ranges
-    for number, own in enumerate(np.array_split(places, ranges)):
-        if seed is not None:
-            own = own[generator.permutation(len(own))][: batches * count]
+    rows = np.full((batches, ranges, count), -1)
+    for number, order in enumerate(orders):
         column = np.full(batches * count, -1)
-        column[: len(own)] = own
-        rows[:, number * count : (number + 1) * count] = column.reshape(-1, count)
-    return rows
+        column[: len(order)] = order[: batches * count]
+        rows[:, number] = column.reshape(batches, count)
+    return rows.reshape(batches, batch_size)
 
 
 def to_device(

@@ -1,4 +1,4 @@
-"""What a colour profile costs: decoding photographs without one, with sRGB's, and with others.
+"""What a colour profile costs: presizing photographs without one, with sRGB's, and with others.
 
 The photographs are the same, with another profile in front of the same coefficients. "lcms" is the
 profile of "Adobe RGB" converted by Pillow's ImageCms alone, as profiles are that are more than
@@ -33,8 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     from PIL import Image, ImageCms
 
-    from jaxch5.data.decode import decode
-    from jaxch5.data.profiles import adobe_rgb, load_profile
+    from jaxch5.data.decode import decode_stored
+    from jaxch5.data.image import presize
+    from jaxch5.data.picture import presized
+    from jaxch5.data.profiles import adobe_rgb
 
     files = find_files(arguments.path)
     files = files[:: max(1, len(files) // PICTURES)][:PICTURES]
@@ -45,15 +47,16 @@ def main() -> None:
         name: [with_profile(content, profile) for content in contents]
         for name, profile in kinds.items()
     }
-    adobe = load_profile(adobe_rgb())
-    assert adobe is not None
+    screen, adobe = ImageCms.createProfile("sRGB"), ImageCms.getOpenProfile(io.BytesIO(adobe_rgb()))
+    transform = ImageCms.buildTransform(adobe, screen, "RGB", "RGB")
 
     def by_lcms() -> None:
         for content in sets["none"]:
-            adobe.transform.apply(Image.fromarray(decode(content, min_side=arguments.presize)))
+            pixels = decode_stored(content, min_side=arguments.presize).pixels
+            transform.apply(Image.fromarray(presize(pixels, arguments.presize)[0]))
 
     def decoded(name: str) -> float:
-        work = [lambda one=one: decode(one, min_side=arguments.presize) for one in sets[name]]
+        work = [lambda one=one: presized(one, arguments.presize) for one in sets[name]]
         return seconds_of(lambda: [each() for each in work]) * 1e3 / len(work)
 
     sides = {name: (lambda name=name: decoded(name)) for name in kinds}

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
-from jaxch5.data.image import presize
-from jaxch5.data.source import Source, read_pixels
+from jaxch5.data.source import Source, canvas_of
 from jaxch5.insight.interpret import Interpretation
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def square(source: Source, item: int) -> Float[np.ndarray, "side side 3"]:
     Raises:
         DataError: it cannot be read.
     """
-    canvas, frame = presize(read_pixels(source, item, min_side=SIDE), SIDE)
+    canvas, frame = canvas_of(source, item, SIDE)
     batch = without_labels(canvas[None], frame[None])
     return np.asarray(jax.jit(center, static_argnums=1)(batch, SIDE))[0]
 

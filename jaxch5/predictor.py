@@ -21,9 +21,8 @@ from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.decode import Reading
-from jaxch5.data.image import presize
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.picture import Picture, held, many, read_picture
+from jaxch5.data.picture import Picture, held, many, presized
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
@@ -226,8 +225,7 @@ class Predictor:
     def _presized(self, picture: Picture | DataError) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(picture, DataError):
             raise picture
-        size = self.about.presize
-        return presize(read_picture(picture, "picture", size, self._reading), size)
+        return presized(picture, self.about.presize, reading=self._reading)
 
     @property
     def _reading(self) -> Reading:

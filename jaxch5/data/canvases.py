@@ -12,9 +12,9 @@ import psutil
 from jaxtyping import Float32, Int, UInt8
 from rich.console import Console
 
-from jaxch5.data.image import canvas_shape, presize
+from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.source import Source, read_pixels, without_bad
+from jaxch5.data.source import Source, canvas_of, without_bad
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import progress_bar
 
@@ -57,10 +57,9 @@ class Canvases:
 
     def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         try:
-            picture = read_pixels(self.source, item, min_side=self.size)
+            return canvas_of(self.source, item, self.size)
         except DataError as error:
             raise without_bad(error) from None
-        return presize(picture, self.size)
 
     def to_device(self, console: Console | None = None) -> None:
         """Makes all pictures and keeps them on the default device, and no longer in memory.

@@ -39,6 +39,20 @@ class Reading(NamedTuple):
 AS_FILES_SAY = Reading()
 
 
+class Decoded(NamedTuple):
+    """A picture as it is stored, upright and in bytes, but in the colours of its own profile.
+
+    To convert these takes longer than to shrink the picture, so that it is shrunk first.
+
+    Attributes:
+        pixels: red, green and blue.
+        profile: an ICC profile, for `to_srgb`; None for sRGB's.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    profile: bytes | None = None
+
+
 def decode(
     data: bytes,
     reference: str = "picture",
@@ -68,6 +82,16 @@ def decode(
         >>> decode(file.getvalue())[0, 0].tolist()
         [7, 7, 7]
     """
+    return to_srgb(*decode_stored(data, reference, min_side, reading))
+
+
+def decode_stored(
+    data: bytes,
+    reference: str = "picture",
+    min_side: int | None = None,
+    reading: Reading = AS_FILES_SAY,
+) -> Decoded:
+    """Returns what `decode` does before colours are converted; see there."""
     try:
         return _decoded(data, min_side, reading)
     except Image.UnidentifiedImageError:
@@ -84,8 +108,8 @@ def decode(
 
 def decode_opened(
     image: Image.Image, reference: str = "picture", reading: Reading = AS_FILES_SAY
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns what `decode` makes of a picture that Pillow has opened, or made.
+) -> Decoded:
+    """Returns what `decode_stored` makes of a picture that Pillow has opened, or made.
 
     Args:
         image: the picture; EXIF's orientation is obeyed where it still has one.
@@ -96,7 +120,7 @@ def decode_opened(
         DataError: the picture cannot be read; the line says why.
 
     Example:
-        >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).tolist()
+        >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).pixels.tolist()
         [[[255, 255, 255]]]
     """
     # Damaged metadata costs the metadata.
@@ -147,9 +171,7 @@ def _looked(data: bytes) -> Header:
     return Header(image.format or "", image.mode, image.size, profile_in(image.info))
 
 
-def _decoded(
-    data: bytes, min_side: int | None, reading: Reading
-) -> UInt8[np.ndarray, "height width 3"]:
+def _decoded(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
     try:
         return _read(data, min_side, reading)
     except (DataError, Image.UnidentifiedImageError, Image.DecompressionBombError):
@@ -163,9 +185,7 @@ def _decoded(
         raise
 
 
-def _read(
-    data: bytes, min_side: int | None, reading: Reading
-) -> UInt8[np.ndarray, "height width 3"]:
+def _read(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
     deep = deep_of(data, reading.max_pixels)
     if deep is not None:
         return _deep(data, deep, reading)
@@ -174,40 +194,35 @@ def _read(
         return _jpeg(data, header, min_side, reading)
     costly = header.format in TWICE_THE_MEMORY
     check_size(*header.size, reading.max_pixels // 2 if costly else reading.max_pixels)
-    pixels = _pixels(header, reading)
-    # Pillow has turned a TIFF by now.
-    return pixels if header.format == "TIFF" else _upright(pixels, orientation_of(header.info))
+    return _upright(_pixels(header, reading), header)
 
 
-def _deep(data: bytes, deep: Deep, reading: Reading) -> UInt8[np.ndarray, "height width 3"]:
+def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
     pixels = pixels_of(deep, parse_range(reading.range))
     try:
         header = read_header(data)
     except Exception:
         # Of kinds that Pillow does not know, nothing more is known.
-        return pixels
-    pixels = to_srgb(pixels, profile_in(header.info))
-    return pixels if header.format == "TIFF" else _upright(pixels, orientation_of(header.info))
+        return Decoded(pixels)
+    return _upright(Decoded(pixels, profile_in(header.info)), header)
 
 
-def _jpeg(
-    data: bytes, header: Image.Image, min_side: int | None, reading: Reading
-) -> UInt8[np.ndarray, "height width 3"]:
+def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Reading) -> Decoded:
     part = part_of(header, data, min_side, reading.max_pixels)
     height, width = (round(side / part) for side in header.size[::-1])
     pixels = decode_at(data, header, part) if header.mode in ("L", "RGB") else None
     if pixels is not None:
-        pixels = to_srgb(pixels, profile_in(header.info))
+        decoded = Decoded(pixels, profile_in(header.info))
     else:
         # Pillow lets harmless oddities pass, as viewers do, but no cut file.
         header.draft(None, (header.width // part, header.height // part))
-        pixels = _pixels(header, reading)
+        decoded = _pixels(header, reading)
     # The decoder rounds a fraction of the size up, which moves points by up to a pixel; rounded to
     # the nearest it is half of one.
-    return _upright(pixels[:height, :width], orientation_of(header.info))
+    return _upright(decoded._replace(pixels=decoded.pixels[:height, :width]), header)
 
 
-def _pixels(image: Image.Image, reading: Reading) -> UInt8[np.ndarray, "height width 3"]:
+def _pixels(image: Image.Image, reading: Reading) -> Decoded:
     """Decodes with Pillow."""
     image.load()
     profile = profile_in(image.info)
@@ -216,13 +231,14 @@ def _pixels(image: Image.Image, reading: Reading) -> UInt8[np.ndarray, "height w
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels[top : top + rows] = _to_rgb(strip, profile, reading)
-    return pixels if image.mode in ("CMYK", "LAB") else to_srgb(pixels, profile)
+    return Decoded(pixels, None if image.mode in ("CMYK", "LAB") else profile)
 
 
-def _upright(
-    pixels: UInt8[np.ndarray, "height width 3"], orientation: int
-) -> UInt8[np.ndarray, "new_height new_width 3"]:
+def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     """Undoes EXIF's orientation, 1 to 8: the last four exchange the axes before they mirror."""
+    # Both Pillow and OpenCV have turned a TIFF by now.
+    orientation = 1 if header.format == "TIFF" else orientation_of(header.info)
+    pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.
     if orientation in (5, 6, 7, 8):
         pixels = cv2.transpose(pixels)
@@ -230,7 +246,7 @@ def _upright(
         pixels = cv2.flip(pixels, 1)
     if orientation in (3, 4, 7, 8):
         pixels = cv2.flip(pixels, 0)
-    return np.ascontiguousarray(pixels)
+    return decoded._replace(pixels=np.ascontiguousarray(pixels))
 
 
 def _to_rgb(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import cv2
@@ -35,7 +35,7 @@ MOST_OF_A_BYTE = 2_800
 TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
 TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT, TAGS_LARGEST = 273, 338, 339, (281, 341)
 MIN_IS_WHITE, RGB, YCBCR = 0, 2, 6
-Read = Callable[[int], bytes]
+Read = Callable[[int], object]
 
 
 class Deep(NamedTuple):
@@ -143,7 +143,7 @@ def guess_range(
 
     Args:
         count: number of pictures in the set.
-        read: from a picture's number to its content.
+        read: from a picture's number to its content; what it raises counts as not deep.
         peek: the same for the first 64 bytes alone; None where that is no faster.
         max_pixels: largest number of pixels that is decoded; larger pictures are not looked at.
 
@@ -157,26 +157,32 @@ def guess_range(
         >>> guess_range(10, lambda number: file.getvalue())[0]
         'auto integers 0,4095'
     """
+
+    def content_of(read: Read, item: int) -> bytes:
+        # What cannot be read is said where it is needed.
+        with suppress(Exception):
+            if isinstance(content := read(item), bytes):
+                return content
+        return b""
+
     spread = _spread(range(count), HEADERS)
-    suspects = [item for item in spread if _may_be_deep((peek or read)(item))]
+    suspects = [item for item in spread if _may_be_deep(content_of(peek or read, item))]
     seen: dict[str, list[Limits]] = {}
     largest: dict[str, float] = {}
     pixels = 0
     for item in _spread(suspects, PICTURES):
-        try:
-            deep = deep_of(read(item), max_pixels)
-        except Exception:
-            # What cannot be read is said where it is needed.
-            continue
+        deep = None
+        with suppress(Exception):
+            deep = deep_of(content_of(read, item), max_pixels)
         if deep is None or deep.said or deep.values.dtype == np.uint8:
             continue
         finite = deep.values[..., : 3 if deep.values.shape[2] > 2 else 1]
         finite = finite[np.isfinite(finite)] if finite.dtype.kind == "f" else finite
         if not finite.size:
             continue
-        kind = "floats" if (floats := deep.values.dtype.kind == "f") else "integers"
+        kind = "floats" if deep.values.dtype.kind == "f" else "integers"
         seen.setdefault(kind, []).append((float(finite.min()), float(finite.max())))
-        top = np.inf if floats else float(np.iinfo(deep.values.dtype).max)
+        top = np.inf if kind == "floats" else float(np.iinfo(deep.values.dtype).max)
         largest[kind] = max(top, largest.get(kind, 0))
         pixels += finite.size
         if pixels > PIXELS:
@@ -190,9 +196,7 @@ def guess_range(
             f"{kind} from {black:,.15g} to {white:,.15g} taken for black to white, as {low:,.6g} "
             f"to {high:,.6g} were found in {len(seen[kind]):,} of the pictures of more than 8 bits"
         )
-    if not ranges:
-        return "auto", ""
-    return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)"
+    return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)" * bool(words)
 
 
 def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
@@ -218,9 +222,8 @@ def _limits(deep: Deep, ranges: Ranges) -> Limits:
     return known or full_scale(dtype)
 
 
-def _spread(items: Sequence[int], most: int) -> list[int]:
-    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).astype(int))
-    return [items[place] for place in places]
+def _spread(items: Sequence[int], most: int) -> Sequence[int]:
+    return items[:: max(1, -(-len(items) // most))]
 
 
 def _may_be_deep(begin: bytes) -> bool:
@@ -260,9 +263,7 @@ def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
 
 
 def _numbers(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> list[int]:
-    value = tags.get(tag, default)
-    numbers = value if isinstance(value, tuple) else (value,)
-    return [int(number) for number in numbers] or [default]
+    return [int(number) for number in np.ravel(tags.get(tag, default))] or [default]
 
 
 def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | None:
@@ -281,7 +282,7 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
     elif values.dtype == np.int8:
         said = -128.0, 127.0
     else:
-        largest = {float(number) for tag in TAGS_LARGEST for number in _floats(tags, tag)}
+        largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
         # By the standard it is a figure of the picture's; these say what the numbers can be.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
@@ -290,13 +291,6 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
 
 def _whites(dtype: np.dtype) -> tuple[float, ...]:
     return FLOATS if dtype.kind == "f" else tuple(2.0**bits - 1 for bits in range(8, 33))
-
-
-def _floats(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int) -> Iterator[float]:
-    value = tags.get(tag, ())
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, int | float):
-            yield float(number)
 
 
 def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from jaxch5.data.decode import decode as decode
+from jaxch5.data.profiles import to_srgb
 
 ASPECT = 3 / 2
 # How far each filter shrinks; measured with zone plates, see docs/benchmarks.md.
@@ -25,12 +26,18 @@ def canvas_shape(presize: int) -> tuple[int, int, int]:
 
 
 def presize(
-    picture: UInt8[np.ndarray, "height width 3"], size: int
+    picture: UInt8[np.ndarray, "height width 3"], size: int, profile: bytes | None = None
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Brings a picture's short side to `size` and lays it on a canvas, keeping its shape.
 
     An upright picture is laid on its side; what is longer than the canvas is cut evenly; the rest
     of the canvas repeats the picture's edge.
+
+    Args:
+        picture: pixels, upright.
+        size: short side of the canvas, pixels.
+        profile: an ICC profile whose colours the pixels are in, and are converted from once they
+            are few; None where they are sRGB's.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
@@ -57,7 +64,7 @@ def presize(
 
     resized = _resize(lying, length, height)
     canvas = cv2.copyMakeBorder(resized, 0, 0, 0, width - length, cv2.BORDER_REPLICATE)
-    return canvas, np.array(frame, np.float32)
+    return to_srgb(canvas, profile), np.array(frame, np.float32)
 
 
 def _resize(

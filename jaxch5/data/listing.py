@@ -260,11 +260,11 @@ def _why_not(entry: os.DirEntry[str]) -> Reason:
         return DEAD if entry.is_symlink() else OTHER
     if lower.endswith(OTHER_SUFFIXES):
         return OTHER
-    if lower.endswith(".svg") and MARKED_SVG in _head(entry.path):
+    if lower.endswith(".svg") and MARKED_SVG in head_of(entry.path):
         return OWN
     if lower.endswith(UNREAD_SUFFIXES):
         return UNREAD
-    return UNENDED if _begins_like_a_picture(_head(entry.path)) else OTHER
+    return UNENDED if _begins_like_a_picture(head_of(entry.path)) else OTHER
 
 
 def _begins_like_a_picture(head: bytes) -> bool:
@@ -285,11 +285,12 @@ def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     if len(drawings) > PNG_OPENED:
         drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]
     for name in drawings:
-        if MARKED_PNG in _head(os.path.join(root, name)):
+        if MARKED_PNG in head_of(os.path.join(root, name)):
             yield name
 
 
-def _head(path: str) -> bytes:
+def head_of(path: str | os.PathLike[str]) -> bytes:
+    """Returns the first bytes of a file; none where it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read(HEAD)

@@ -13,7 +13,6 @@ import simplejpeg
 from jaxtyping import Bool, Float32, Int, UInt8
 from rich.console import Console
 
-from jaxch5.data.image import presize
 from jaxch5.data.packed import (
     INDEX,
     LABEL,
@@ -28,8 +27,8 @@ from jaxch5.data.packed import (
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import (
     Source,
+    canvas_of,
     check_presize,
-    read_pixels,
     select,
     with_range,
     without_bad,
@@ -107,10 +106,9 @@ def pack(
 
     def record(item: int) -> bytes | DataError:
         try:
-            picture = read_pixels(source, item, min_side=size)
+            canvas, frame = canvas_of(source, item, size)
         except DataError as error:
             return error
-        canvas, frame = presize(picture, size)
         content = simplejpeg.encode_jpeg(without_filling(canvas, frame), quality, "RGB", "444")
         return LABEL.pack(source.labels[item]) + content
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from jaxch5.address import is_address
-from jaxch5.data.decode import AS_FILES_SAY, Reading, decode, decode_opened
+from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading, decode_opened, decode_stored
+from jaxch5.data.image import presize
+from jaxch5.data.profiles import to_srgb
 from jaxch5.errors import DataError
 from jaxch5.text import printable
 
@@ -27,6 +29,7 @@ Picture = (
     | Image.Image
     | np.ndarray
     | ArrayLike
+    | Decoded
 )
 # Of pixels: grey, grey with alpha, RGB, RGBA.
 CHANNELS = (1, 2, 3, 4)
@@ -58,12 +61,53 @@ def read_picture(
         >>> read_picture([[0, 255]]).tolist()
         [[[0, 0, 0], [255, 255, 255]]]
     """
+    return to_srgb(*read_stored(picture, reference, min_side, reading))
+
+
+def presized(
+    picture: Picture,
+    size: int,
+    reference: str = "picture",
+    reading: Reading = AS_FILES_SAY,
+) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
+    """Reads a picture onto a canvas; the one way by which pictures come to a network.
+
+    Args:
+        picture: see `read_picture`.
+        size: short side of the canvas, pixels.
+        reference: what errors call it where it has no path.
+        reading: see `decode`.
+
+    Returns:
+        Canvas and frame, as of `presize`.
+
+    Raises:
+        DataError: it cannot be read; the line says why.
+
+    Example:
+        >>> canvas, frame = presized([[0, 255]], size=4)
+        >>> canvas.shape
+        (4, 6, 3)
+    """
+    pixels, profile = read_stored(picture, reference, size, reading)
+    return presize(pixels, size, profile)
+
+
+def read_stored(
+    picture: Picture,
+    reference: str = "picture",
+    min_side: int | None = None,
+    reading: Reading = AS_FILES_SAY,
+) -> Decoded:
+    """Returns what `read_picture` does before colours are converted; see there."""
+    if isinstance(picture, Decoded):
+        return picture
     if isinstance(picture, Image.Image):
         return decode_opened(picture, reference, reading)
     if isinstance(picture, str | os.PathLike):
         reference = os.fsdecode(picture)
     if is_encoded(picture):
-        return decode(content_of(picture, reference), reference, min_side, reading)
+        return decode_stored(content_of(picture, reference), reference, min_side, reading)
     return _in_color(check_pixels(picture, reference), reference)
 
 
@@ -107,7 +151,8 @@ def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataErr
     try:
         if is_encoded(picture):
             return content_of(picture)
-        return read_picture(picture, reading=reading).copy()
+        pixels, profile = read_stored(picture, reading=reading)
+        return Decoded(pixels.copy(), profile)
     except DataError as error:
         return error
 
@@ -247,6 +292,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     """
     try:
         if isinstance(picture, str | os.PathLike):
+            reference = os.fsdecode(picture)
             if is_address(reference):
                 raise DataError(f"{reference}: is an address; fetch it, and give the file's path")
             return Path(reference).expanduser().read_bytes()
@@ -265,13 +311,11 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     return content
 
 
-def _in_color(
-    pixels: Shaped[np.ndarray, "height width *channels"], reference: str
-) -> UInt8[np.ndarray, "height width 3"]:
+def _in_color(pixels: Shaped[np.ndarray, "height width *channels"], reference: str) -> Decoded:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if channels in (2, 4):
         # As from a file: what is transparent is laid on white.
         return decode_opened(Image.fromarray(np.ascontiguousarray(pixels)), reference)
     if channels == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    return np.ascontiguousarray(pixels)
+    return Decoded(np.ascontiguousarray(pixels))

@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 
 from jaxch5.text import printable
 
-# Profiles whose transforms are kept: each camera and each screen has one.
-KEPT = 32
+# Profiles that are kept as they were read: each camera and each screen has one.
+KEPT = 256
 # Levels, of 255, by which a profile may differ from sRGB and be taken for it.
 SAME = 1
 # Pixels that are converted at a time: what that takes stays in a processor's cache.
@@ -51,15 +51,15 @@ class Profile(NamedTuple):
 
     Attributes:
         space: what its numbers are: "RGB", "GRAY" or "CMYK".
-        transform: to sRGB, of pictures of that mode.
+        arithmetic: to sRGB, of a colour profile that is curves and a matrix, as most are.
         shades: sRGB's grey for each level of a grey profile.
-        arithmetic: the same transform of a colour profile that is curves and a matrix, as most are.
+        transform: to sRGB, of any other.
     """
 
     space: str
-    transform: ImageCms.ImageCmsTransform
-    shades: UInt8[np.ndarray, "256"] | None = None
     arithmetic: Arithmetic | None = None
+    shades: UInt8[np.ndarray, "256"] | None = None
+    transform: ImageCms.ImageCmsTransform | None = None
 
 
 def profile_in(info: Mapping[Any, Any]) -> bytes | None:
@@ -79,35 +79,30 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
     """Reads how a profile's numbers become sRGB's; None where they are, or it is damaged."""
+    levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
+        if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
+            # All colours of 16 levels each: there are many files of sRGB's profile.
+            cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
+            same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
+            return None if same else Profile(space, arithmetic)
         if space not in ("RGB", "GRAY", "CMYK"):
             return None
-        mode = "L" if space == "GRAY" else space
         transform = ImageCms.buildTransform(
             opened,
-            ImageCms.createProfile("sRGB"),
-            mode,
+            _srgb(),
+            "L" if space == "GRAY" else space,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
-        if space == "CMYK":
-            return Profile(space, transform)
-        levels = np.arange(256, dtype=np.uint8)
         if space == "GRAY":
             shades = np.asarray(transform.apply(Image.fromarray(levels[None])))[0, :, 1]
             same = np.abs(shades.astype(int) - levels).max() <= SAME
-            return None if same else Profile(space, transform, shades)
-        # All colours of 16 levels each: there are many files of sRGB's profile.
-        cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
-        made = np.asarray(transform.apply(Image.fromarray(cube))).astype(int)
-        if np.abs(made - cube).max() <= SAME:
-            return None
-        arithmetic = _arithmetic(content, opened)
-        agrees = arithmetic and np.abs(arithmetic.apply(cube) - made).max() <= SAME
-        return Profile(space, transform, arithmetic=arithmetic if agrees else None)
+            return None if same else Profile(space, shades=shades)
+        return Profile(space, transform=transform)
     except Exception:
         # Damaged metadata costs the metadata; lcms, through Pillow, raises several kinds of errors.
         return None
@@ -138,29 +133,34 @@ def to_srgb(
         strip = pixels[top : top + rows]
         if profile.arithmetic:
             strip[:] = profile.arithmetic.apply(strip)
-        else:
+        elif profile.transform:
             strip[:] = np.asarray(profile.transform.apply(Image.fromarray(strip)))
     return pixels
 
 
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
     """Reads a profile's curves and matrix; None where it has none that can be read."""
-    (count,) = struct.unpack_from(">I", content, 128)
-    entries = [struct.unpack_from(">4sII", content, 132 + 12 * entry) for entry in range(count)]
-    tags = {kind: content[begin : begin + size] for kind, begin, size in entries}
-    found = [_curve(tags.get(kind, b"")) for kind in (b"rTRC", b"gTRC", b"bTRC")]
+    tags = {kind: content[begin : begin + size] for kind, begin, size in _tags(content)}
+    # Where there are tables as well, these count.
+    if not opened.profile.is_matrix_shaper or tags.keys() & {b"A2B0", b"A2B1"}:
+        return None
+    found = [_curve(tags[kind]) for kind in (b"rTRC", b"gTRC", b"bTRC")]
     curves = [curve for curve in found if curve is not None]
-    if len(curves) < 3 or not opened.profile.is_matrix_shaper:
+    if len(curves) < 3:
         return None
 
     def primaries(profile: ImageCms.core.CmsProfile) -> np.ndarray:
         found = (profile.red_colorant, profile.green_colorant, profile.blue_colorant)
         return np.array([one[0] for one in found if one]).T
 
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    matrix = np.linalg.solve(primaries(srgb.profile), primaries(opened.profile))
+    matrix = np.linalg.solve(primaries(_srgb().profile), primaries(opened.profile))
     linear = np.stack(curves, -1)[None].astype(np.float32)
     return Arithmetic(linear, (65535 * matrix).astype(np.float32))
+
+
+@lru_cache(1)
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def _curve(tag: bytes) -> np.ndarray | None:
@@ -208,7 +208,7 @@ def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarr
 def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
     """Returns a CMYK picture in sRGB, by its profile where it has one for CMYK."""
     profile = load_profile(content) if content else None
-    if profile is None or profile.space != "CMYK":
+    if profile is None or profile.space != "CMYK" or profile.transform is None:
         return image.convert("RGB")
     return profile.transform.apply(image)
 
@@ -216,8 +216,7 @@ def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
 @lru_cache(1)
 def lab_to_rgb() -> ImageCms.ImageCmsTransform:
     """Returns a transform from CIE's L*a*b* to sRGB."""
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB")
 
 
 def profile_name(content: bytes) -> str:
@@ -225,7 +224,7 @@ def profile_name(content: bytes) -> str:
 
     Example:
         >>> profile_name(adobe_rgb())
-        'compatible with Adobe RGB (1998)'
+        'Adobe RGB'
     """
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
@@ -245,48 +244,30 @@ def adobe_rgb() -> bytes:
         (0.20528, 0.62567, 0.06087),
         (0.14919, 0.06322, 0.74457),
     ]
-    return matrix_profile("compatible with Adobe RGB (1998)", primaries, 563 / 256)
+    return matrix_profile("Adobe RGB", primaries, 563 / 256)
 
 
 def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma: float) -> bytes:
-    """Returns an ICC profile, version 2, of three primaries and a gamma.
+    """Returns an ICC profile of three primaries and a gamma.
 
     Args:
-        name: what it calls itself, in ASCII.
+        name: what it calls itself, cut at 13 characters.
         primaries: X, Y and Z of red, green and blue, adapted to D50.
         gamma: exponent of the tone curves.
     """
+    # lcms's sRGB with other numbers: its three curves are one, and its name has 13 characters.
+    content = bytearray(_srgb().tobytes())
+    places = {kind: begin for kind, begin, _ in _tags(content)}
+    for kind, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True):
+        fixed = [round(65536 * value) for value in values]
+        struct.pack_into(">3i", content, places[kind] + 8, *fixed)
+    struct.pack_into(">H2xi", content, places[b"rTRC"] + 8, 0, round(65536 * gamma))
+    begin, text = places[b"desc"] + 28, name[:13].ljust(13).encode("utf-16-be")
+    content[begin : begin + len(text)] = text
+    return bytes(content)
 
-    def xyz(values: tuple[float, float, float]) -> bytes:
-        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * value) for value in values))
 
-    text = name.encode("ascii") + b"\0"
-    curve = b"curv" + struct.pack(">IIH2x", 0, 1, round(256 * gamma))
-    tags = {
-        b"desc": b"desc" + struct.pack(">II", 0, len(text)) + text + bytes(78 + -len(text) % 4 + 2),
-        b"cprt": b"text" + bytes(4) + b"none" + bytes(4),
-        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
-        **{
-            kind: xyz(values)
-            for kind, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
-        },
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
-    }
-    table, body = struct.pack(">I", len(tags)), b""
-    for kind, content in tags.items():
-        table += kind + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(content))
-        body += content + bytes(-len(content) % 4)
-    head = struct.pack(
-        ">I4sI4s4s4s12s4s20s",
-        128 + len(table + body),
-        b"",
-        0x02100000,
-        b"mntr",
-        b"RGB ",
-        b"XYZ ",
-        struct.pack(">6H", 2020, 1, 1, 0, 0, 0),
-        b"acsp",
-        b"",
-    )
-    head += bytes(8) + struct.pack(">3i", 63190, 65536, 54061)
-    return head.ljust(128, b"\0") + table + body
+def _tags(content: bytes | bytearray) -> list[tuple[bytes, int, int]]:
+    """Returns kind, place and size of each part of a profile."""
+    (count,) = struct.unpack_from(">I", content, 128)
+    return [struct.unpack_from(">4sII", content, 132 + 12 * entry) for entry in range(count)]

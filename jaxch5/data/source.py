@@ -8,15 +8,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
 from jaxch5.address import is_address
-from jaxch5.data.decode import AS_FILES_SAY, Reading
+from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, look_alikes, numbers_of
-from jaxch5.data.listing import PassedOver, described
-from jaxch5.data.picture import Picture, as_images, content_of, is_encoded, read_picture
+from jaxch5.data.listing import PassedOver, described, head_of
+from jaxch5.data.picture import (
+    Picture,
+    as_images,
+    content_of,
+    is_encoded,
+    presized,
+    read_picture,
+    read_stored,
+)
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed, counted
 
@@ -32,7 +40,8 @@ class Source:
         classes: names, in the order of the labels.
         labels: the class of each item, a place in `classes`.
         references: names of the items, the same on every machine; errors show them.
-        read: from an item's number to its file's bytes, or to its pixels [height, width, 3].
+        read: from an item's number to its file's bytes, or to its pixels [height, width, 3], with
+            their colour profile where that is none of sRGB's.
         columns: what else is known of each item, for splits: the folder that it is in, or a
             column of a table.
         file: from an item's number to its file; None where items are no files.
@@ -55,7 +64,7 @@ class Source:
     classes: tuple[str, ...]
     labels: Int32[np.ndarray, "items"]
     references: Sequence[str]
-    read: Callable[[int], bytes | UInt8[np.ndarray, "height width 3"]]
+    read: Callable[[int], bytes | UInt8[np.ndarray, "height width 3"] | Decoded]
     columns: Mapping[str, Sequence[str | bool]] = field(default_factory=dict)
     file: Callable[[int], Path] | None = None
     presized: int | None = None
@@ -106,15 +115,24 @@ def name_of(source: Source, item: int) -> str:
     return f"{reference} (kept as {source.file(item)})"
 
 
-def read_pixels(
-    source: Source, item: int, min_side: int | None = None
-) -> UInt8[np.ndarray, "height width 3"]:
-    """An item's picture, decoded where it is a file; `min_side` is `decode`'s.
+def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns an item's picture, decoded where it is a file.
 
     Raises:
         DataError: it cannot be read.
     """
-    return read_picture(source.read(item), name_of(source, item), min_side, source.reading)
+    return read_picture(source.read(item), name_of(source, item), reading=source.reading)
+
+
+def canvas_of(
+    source: Source, item: int, size: int
+) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
+    """Returns an item's picture on a canvas, and its frame; see `presized`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return presized(source.read(item), size, name_of(source, item), source.reading)
 
 
 def without_bad(error: DataError) -> DataError:
@@ -134,27 +152,11 @@ def with_range(source: Source, read_all: bool = False) -> Source:
     """
     if source.reading.range != "auto" or source.presized is not None:
         return source
-    file = source.file
+    file, reading = source.file, source.reading
     if not (may_be_deep(source) if file else read_all):
         return source
-
-    def read(item: int) -> bytes:
-        try:
-            content = source.read(item)
-        except DataError:
-            return b""
-        return content if isinstance(content, bytes) else b""
-
-    def peek(item: int) -> bytes:
-        assert file is not None
-        try:
-            with file(item).open("rb") as opened:
-                return opened.read(64)
-        except OSError:
-            return b""
-
-    reading = source.reading
-    text, words = guess_range(len(source), read, peek if file else None, reading.max_pixels)
+    peek = None if file is None else lambda item: head_of(file(item))
+    text, words = guess_range(len(source), source.read, peek, reading.max_pixels)
     if text == "auto":
         return source
     reading = reading._replace(range=text)
@@ -269,11 +271,12 @@ def from_arrays(
     if len(pictures) != len(numbers):
         raise DataError(f"from_arrays: {len(pictures)} images but {len(numbers)} labels")
 
-    def read(index: int) -> bytes | UInt8[np.ndarray, "height width 3"]:
+    def read(index: int) -> bytes | UInt8[np.ndarray, "height width 3"] | Decoded:
         picture = pictures[index]
         if is_encoded(picture):
             return content_of(picture, references[index])
-        return read_picture(picture, references[index])
+        decoded = read_stored(picture, references[index])
+        return decoded if decoded.profile else decoded.pixels
 
     references = [f"image {index:09d}" for index in range(len(numbers))]
     return Source(tuple(classes), numbers, references, read)

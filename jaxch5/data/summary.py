@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from jaxch5.augmentation.policy import augment
 from jaxch5.batch import Batch
-from jaxch5.data.decode import decode, look_at
+from jaxch5.data.decode import look_at
 from jaxch5.data.image import canvas_shape, presize
-from jaxch5.data.picture import read_picture
+from jaxch5.data.picture import read_picture, read_stored
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks, without_bad
 from jaxch5.errors import DataError
@@ -58,16 +58,15 @@ def summarize(data: Data) -> Iterator[str]:
         content = source.read(item)
     if isinstance(content, bytes):
         yield f"read      {len(content):,} bytes"
-        with stage("decode"):
-            picture = decode(content, name_of(source, item), reading=source.reading)
-            header = look_at(content)
+    with stage("decode"):
+        picture, profile = read_stored(content, name_of(source, item), reading=source.reading)
+    if isinstance(content, bytes):
+        header = look_at(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"
     else:
-        with stage("decode"):
-            picture = read_picture(content, name_of(source, item), reading=source.reading)
         yield f"read      {_shape(picture)}"
     with stage("presize"):
-        canvas, frame = presize(picture, data.presize)
+        canvas, frame = presize(picture, data.presize, profile)
     corner = frame @ np.array([1, 1, 1], np.float32)
     yield (
         f"presize   canvas {_shape(canvas)}; the picture's lower right corner lies at x "

@@ -12,7 +12,7 @@ from jaxch5.data.folder import from_folder
 from jaxch5.data.image import presize
 from jaxch5.data.packed import INDEX, from_packed
 from jaxch5.data.packing import pack
-from jaxch5.data.source import from_arrays, read_pixels
+from jaxch5.data.source import canvas_of, from_arrays
 from jaxch5.data.split import given_split, random_split
 from jaxch5.errors import ConfigError, DataError
 
@@ -55,7 +55,7 @@ def test_pictures_come_back_as_presize_makes_them(source, packed):
     place = {name: item for item, name in enumerate(source.references)}
     for item, name in enumerate(again.references):
         wanted, frame = presize(source.read(place[name]), SIZE)
-        canvas, its_frame = presize(read_pixels(again, item, min_side=SIZE), SIZE)
+        canvas, its_frame = canvas_of(again, item, SIZE)
         if abs(np.diff(source.read(place[name]).shape[:2])[0]) > 2:
             np.testing.assert_array_equal(its_frame, frame)
         # A picture that presizing makes square may lie the other way; its frame says so.

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from jaxch5.data.canvases import Canvases
 from jaxch5.data.decode import decode
+from jaxch5.data.packed import from_packed
+from jaxch5.data.packing import pack, without_filling
+from jaxch5.data.picture import held, presized
 from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profile_name
+from jaxch5.data.source import from_arrays, read_pixels
 
 # Of red, green and blue: x and y; then the gamma. ITU-R BT.709, SMPTE EG 432-1, Adobe RGB (1998).
 SRGB = [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)]
@@ -81,6 +86,31 @@ def test_a_profile_of_a_photograph_is_obeyed(name, min_side, form):
     plain = decode(encoded(colours(), form, None, **options), min_side=min_side)
     made = decode(encoded(colours(), form, profile_of(name), **options), min_side=min_side)
     assert np.abs(made - by_arithmetic(plain, *SPACES[name])).max() <= 2
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_way_to_the_network_converts_once_and_after_the_shrink(name, tmp_path):
+    """Training, packing and prediction by path, content and PIL picture have the same canvas."""
+    pixels = colours().repeat(2, 0).repeat(2, 1)
+    contents = [encoded(pixels, "PNG", profile) for profile in (profile_of(name), None)]
+    file = tmp_path / "1.png"
+    file.write_bytes(contents[0])
+    opened = Image.open(io.BytesIO(contents[0]))
+    canvas, frame = presized(file, 40)
+    plain, _ = presized(contents[1], 40)
+    assert np.abs(canvas - by_arithmetic(plain, *SPACES[name])).max() <= 2
+    for picture in (contents[0], opened, held(opened), held(io.BytesIO(contents[0]))):
+        assert np.array_equal(presized(picture, 40)[0], canvas)
+    source = from_arrays([file, contents[0], opened], [0, 1, 1], ["a", "b"])
+    assert all(
+        np.array_equal(made, canvas) for made in Canvases(source, 40, keep=False)([0, 1, 2])[0]
+    )
+    pack(source, tmp_path / "packed", 40, quality=100)
+    packed = from_packed(tmp_path / "packed")
+    for item in range(3):
+        kept = decode(packed.read(item)).astype(int)
+        assert np.abs(kept - without_filling(canvas, frame)).max() <= 8
+    assert np.array_equal(read_pixels(source, 0), decode(contents[0]))
 
 
 def srgb() -> bytes:
@@ -171,12 +201,16 @@ CURVES = [
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_our_arithmetic_is_that_of_lcms(curve):
-    """It is faster by much, and taken where it agrees."""
-    profile = load_profile(parametric(*curve))
+    """It is faster by much, also to set up."""
+    content = parametric(*curve)
+    profile = load_profile(content)
     assert profile is not None
     assert profile.arithmetic is not None
     pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
-    made = np.asarray(profile.transform.apply(Image.fromarray(pixels)))
+    opened, screen = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
+    bpc = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    transform = ImageCms.buildTransform(opened, screen, "RGB", "RGB", flags=bpc)
+    made = np.asarray(transform.apply(Image.fromarray(pixels)))
     assert np.abs(profile.arithmetic.apply(pixels).astype(int) - made).max() <= 1
 
 
@@ -184,7 +218,7 @@ def test_a_table_of_numbers_is_a_curve_too():
     table = np.round(65535 * (np.arange(1024) / 1023) ** 1.8).astype(">u2").tobytes()
     curve = b"curv" + struct.pack(">II", 0, 1024) + table
     plain = parametric(0, 1.8)
-    begin = plain.index(b"para")
+    begin = plain.rindex(b"para")
     content = plain[:begin] + curve
     for name in (b"rTRC", b"gTRC", b"bTRC"):
         place = content.index(name, 128, 400) + 8

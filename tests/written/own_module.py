@@ -1,0 +1,47 @@
+"""A small network of one's own and pictures for it, as `tests/written` has them."""
+
+import flax.linen as nn
+import numpy as np
+
+import jaxch5 as jx
+from jaxch5.models.norm import BatchNorm
+
+STEPS_PER_EPOCH = 6
+STOPPED = 8
+
+
+class Own(nn.Module):
+    """Has what a state of training may have: statistics, dropout, a body and a head."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(BatchNorm(name="bn1")(nn.Conv(4, (3, 3), 2, name="conv1")(x), train))
+        x = nn.Dropout(0.25, deterministic=not train)(x.mean((1, 2)))
+        return nn.Dense(3, name="head")(x)
+
+
+def own_data():
+    """60 pictures of 10 pixels, made without any random numbers, in three classes."""
+    item, row, column = np.meshgrid(*map(np.arange, (60, 10, 10)), indexing="ij")
+    labels = np.arange(60) % 3
+    pictures = np.uint8((37 * item + 11 * row * (labels[item] + 1) + 5 * column**2) % 256)
+    source = jx.from_arrays(pictures, labels, ["first", "second", "third"])
+    split = jx.random_split(0.2, seed=1)
+    return jx.DataBlock(source, split, presize=10, size=8).load(batch_size=8, cache="off")
+
+
+def own_learner(run, seed=3):
+    """A learner as it was made for the run, which is one of `own_fp32` and `own_fp16`."""
+    settings = {
+        "own_fp32": {"mix": jx.mixup, "average": 0.9, "clip": 1.0},
+        "own_fp16": {"precision": "fp16", "optimizer": "sgd", "accumulate": 2},
+    }
+    return jx.vision_learner(own_data(), Own(), seed=seed, **settings[run])
+
+
+def train_own(learn, run):
+    """Trains as the run was trained, or what is left of it."""
+    if run == "own_fp32":
+        learn.fit_one_cycle(2, slice(1e-3, 1e-2))
+    else:
+        learn.fine_tune(1, base_lr=1e-2, freeze_epochs=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,10 +31,10 @@ class Address(str):
 
 
 def is_address(place: object) -> bool:
-    """Whether something that stands for a place is an address and not a path.
+    """Checks whether something that stands for a place is an address and not a path.
 
     Example:
         >>> is_address("s3://bucket/flowers"), is_address("photos/flowers")
         (True, False)
     """
-    return isinstance(place, str) and "://" in place
+    return isinstance(place, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://", place) is not None

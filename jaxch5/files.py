@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import math
 import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,33 @@ from jaxch5.errors import CheckpointError
 
 # What figures that commands save say of themselves, so that they are not taken for data.
 DRAWN_BY = "jaxch5"
+
+
+@contextmanager
+def making(path: Path) -> Iterator[Path]:
+    """Gives the path of a new file or folder, which takes its place at the end, if all went well.
+
+    A reader sees what was there before, or all of the new one. Nothing is left of one that failed.
+
+    Args:
+        path: the place; what is made stands beside it until then.
+
+    Raises:
+        OSError: it cannot take its place.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
+
+
+def sha256_of(file: Path) -> str:
+    """Returns a file's SHA-256, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -29,16 +60,13 @@ def write_file(path: Path, content: bytes) -> None:
         >>> write_file(file, b"old"), write_file(file, b"new"), file.read_bytes()
         (None, None, b'new')
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        scratch.write_bytes(content)
-        scratch.replace(path)
+        with making(path) as scratch:
+            scratch.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
 
 

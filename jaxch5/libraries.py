@@ -43,19 +43,19 @@ def empty_is_unset() -> Iterator[None]:
 
 
 @contextmanager
-def logging_from(level: int, *loggers_or_names: logging.Logger | str) -> Iterator[None]:
+def logging_from(level: int, *names: str) -> Iterator[None]:
     """Silences loggers below a level; afterwards they are as they were.
 
     Args:
         level: the lowest one that is not silent.
-        loggers_or_names: a logger itself where `logging` does not know it by name, as pooch's.
+        names: those of the loggers.
 
     Example:
         >>> with logging_from(logging.ERROR, "absl"):
         ...     logging.getLogger("absl").isEnabledFor(logging.WARNING)
         False
     """
-    loggers = [logging.getLogger(one) if isinstance(one, str) else one for one in loggers_or_names]
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(level)

@@ -195,7 +195,7 @@ def surroundings():
     """What a process may have set for itself."""
     return (
         *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)),
-        *(logging.getLogger(name).level for name in ("absl", "asyncio", "gcsfs", "pooch")),
+        *(logging.getLogger(name).level for name in ("absl", "asyncio", "gcsfs")),
         sys.unraisablehook, sys.excepthook, sys.stdout, sys.stderr, Path.cwd(), dict(os.environ),
     )  # fmt: skip
 

@@ -7,7 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxch5.files import to_json
+from jaxch5.files import making, to_json, write_file
+
+
+def test_what_is_made_is_there_as_a_whole_or_not_at_all(tmp_path):
+    """Files and folders alike; nothing is left of one that fails."""
+
+    def fail(name):
+        with making(tmp_path / name) as scratch:
+            scratch.mkdir()
+            (scratch / "half").touch()
+            raise KeyboardInterrupt
+
+    write_file(tmp_path / "file", b"old")
+    with making(tmp_path / "file") as one:
+        one.write_bytes(b"new")
+        assert (tmp_path / "file").read_bytes() == b"old"
+    with making(tmp_path / "folder") as folder:
+        (folder / "inner").mkdir(parents=True)
+    for name in ("file", "folder/inner"):
+        with pytest.raises(KeyboardInterrupt):
+            fail(name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "inner"]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 import zipfile
@@ -10,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxch5.data.content import FIRST_BYTES, kind_of
-from jaxch5.data.download import cache_folder, fetch_archive, is_link
+from jaxch5.address import is_address
+from jaxch5.data.content import head_of, kind_of
+from jaxch5.data.download import cache_folder, fetch_archive
 from jaxch5.data.folder import from_folder, from_regex
 from jaxch5.data.layout import ARCHIVES
 from jaxch5.data.listing import joined, list_folder
 from jaxch5.data.source import Source
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
+from jaxch5.files import sha256_of
 
 
 def from_archive(
@@ -47,7 +48,7 @@ def from_archive(
         >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
     """
     place = os.fspath(url)
-    linked = is_link(place)
+    linked = is_address(place)
     folder = fetch_archive(place, sha256) if linked else _unpacked(Path(place), sha256)
     parts = [train, *([valid] if isinstance(valid, str) else valid or ())]
     inner = _inner(folder, parts, by_folder=pattern is None)
@@ -72,34 +73,24 @@ def is_archive(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        with file.open("rb") as opened:
-            # A zip file that is cut short has no end, by which zipfile knows it.
-            is_zip = kind_of(opened.read(FIRST_BYTES)) == "a zip file"
-        return is_zip or zipfile.is_zipfile(file) or _is_tar(file)
+        # A zip file that is cut short has no end, by which zipfile knows it.
+        is_zip = kind_of(head_of(file)) == "a zip file" or zipfile.is_zipfile(file)
+        return is_zip or tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
     except OSError:
         return False
-
-
-def _is_tar(file: Path) -> bool:
-    return tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
     """Returns the folder of an archive's content, which other content never takes the place of."""
     file = file.expanduser()
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = sha256_of(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     if sha256 is not None and digest != sha256:
         raise DataError(f"{file}: its content does not have the SHA-256 given, but {digest}")
-    folder = cache_folder() / "archives" / digest
+    folder = cache_folder("archives") / digest
     if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder.parent}: cannot be made: {error.strerror}") from None
         unpack(file, folder, os.fspath(file))
     return folder
 

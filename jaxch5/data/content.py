@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import json
+import os
+import re
 
 from jaxch5.data.formats import format_of
 from jaxch5.text import printable
@@ -18,6 +19,15 @@ ARCHIVES = {
     "a 7z archive": (b"7z\xbc\xaf\x27\x1c",),
     "a RAR archive": (b"Rar!",),
 }
+
+
+def head_of(file: str | os.PathLike[str]) -> bytes:
+    """Returns as many bytes of a file as tell what it is; none where it cannot be read."""
+    try:
+        with open(file, "rb", buffering=0) as opened:
+            return opened.read(FIRST_BYTES)
+    except OSError:
+        return b""
 
 
 def kind_of(content: bytes) -> str:
@@ -51,14 +61,6 @@ def kind_of(content: bytes) -> str:
         return "in no known format"
     if "\0" in text:
         return "in no known format"
-    if begin.startswith((b"{", b"[")) and _is_json(content):
+    if re.match(rb'[{\[]\s*["{\[\]}\d]', begin):
         return "JSON"
     return f"text that begins with '{printable(text[:SHOWN])}'"
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -8,10 +8,7 @@ an address that does not answer.
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -22,12 +19,11 @@ from urllib.parse import urlsplit
 import platformdirs
 from rich.console import Console
 
-from jaxch5.data.content import FIRST_BYTES, kind_of
-from jaxch5.data.decode import decode
+from jaxch5.data.content import head_of, kind_of
 from jaxch5.data.formats import format_of
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
-from jaxch5.libraries import logging_from
+from jaxch5.files import making, sha256_of
 from jaxch5.network import CONNECT_SECONDS
 from jaxch5.text import counted, progress_bar
 
@@ -38,19 +34,73 @@ PARALLEL = 16
 FAILURES_SHOWN = 5
 
 
-def cache_folder() -> Path:
-    """Where fetched files lie."""
-    return platformdirs.user_cache_path("jaxch5") / "fetched"
+def cache_folder(name: str) -> Path:
+    """Returns one of the folders where fetched files are kept, made where it is not there yet.
 
-
-def is_link(reference: str) -> bool:
-    """Whether a reference is an address and not a path.
-
-    Example:
-        >>> is_link("https://example.org/a.jpg"), is_link("photos/a.jpg")
-        (True, False)
+    Raises:
+        DataError: it cannot be made.
     """
-    return re.match(r"[a-z][a-z0-9+.-]*://", reference, re.IGNORECASE) is not None
+    folder = platformdirs.user_cache_path("jaxch5") / "fetched" / name
+    make_folder(folder)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror}") from None
+
+
+def fetch(address: str, file: Path) -> None:
+    """Writes what an address holds into a file.
+
+    Args:
+        address: one that fsspec understands, such as `https://...`.
+        file: what may be there is written over.
+
+    Raises:
+        DataError: it cannot be had, after three attempts where an answer may yet come.
+    """
+    import aiohttp
+    import fsspec
+
+    if "::" in address:
+        # fsspec would take what stands behind it for another file system, some of which run code.
+        raise DataError("an address with :: is refused")
+    options = {}
+    if address.lower().startswith("http"):
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+        # Proxies are those of the environment.
+        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            filesystem, path = fsspec.url_to_fs(address, **options)
+            filesystem.get_file(path, str(file))
+            return
+        except FileNotFoundError:
+            raise DataError("there is no such file") from None
+        except aiohttp.ClientResponseError as error:
+            # A server in trouble may recover; one that refuses will refuse again.
+            reason = f"the server answered {error.status} {error.message}"
+            if error.status < 500:
+                raise DataError(reason) from None
+        except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
+            # The wait was the attempt: a server that is not there is not worth another.
+            raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
+        except (ValueError, ImportError) as error:
+            # fsspec knows no such addresses, or lacks a library for them.
+            raise DataError(str(error)) from None
+        except Exception as error:
+            # Each file system has errors of its own.
+            reason = f"did not come in one piece ({str(error) or type(error).__name__})"
+        time.sleep(0.5 * attempt)
+    raise DataError(reason)
 
 
 def fetch_links(
@@ -58,7 +108,7 @@ def fetch_links(
 ) -> Mapping[str, Path]:
     """Fetches pictures in parallel; those that are there already are not asked for again.
 
-    What comes is looked at before it is kept: a server may answer a page, or only a part.
+    What comes is looked at before it is kept: a server may answer a page.
 
     Args:
         links: addresses that fsspec understands, `http(s)://` among them.
@@ -69,15 +119,16 @@ def fetch_links(
         Of each link, its file.
 
     Raises:
-        DataError: some cannot be fetched, after three attempts where an answer may yet come, or
-            are no pictures; it names them. What was fetched stays for the next time.
+        DataError: some cannot be fetched or are no pictures; it names them. What was fetched stays
+            for the next time.
     """
-    folder = cache_folder() / "links" if folder is None else folder
+    folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
-    missing = [link for link, file in files.items() if not _is_kept(file)]
+    # Earlier versions kept whatever came.
+    missing = [link for link, file in files.items() if format_of(head_of(file)) is None]
     if not missing:
         return files
-    _make(folder)
+    make_folder(folder)
     failures: dict[str, str] = {}
     with progress_bar(console) as progress, ThreadPoolExecutor(PARALLEL) as pool:
         task = progress.add_task(f"fetching {counted(len(missing), 'picture')}", total=len(missing))
@@ -99,57 +150,14 @@ def fetch_links(
 
 
 def _fetch_link(link: str, file: Path) -> None:
-    import aiohttp
-    import fsspec
-
-    if "::" in link:
-        # fsspec would take what stands behind it for another file system, some of which run code.
-        raise DataError("an address with :: is refused")
-    options = {}
-    if link.lower().startswith("http"):
-        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-        options = {"client_kwargs": {"timeout": limits}}
-    filesystem, path = fsspec.url_to_fs(link, **options)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            content = filesystem.cat_file(path)
-        except FileNotFoundError:
-            raise DataError("there is no such file") from None
-        except aiohttp.ClientResponseError as error:
-            # A server in trouble may recover; one that refuses will refuse again.
-            if error.status < 500 or attempt == ATTEMPTS:
-                raise DataError(f"the server answered {error.status} {error.message}") from None
-        except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            # The wait was the attempt: a server that is not there is not worth another.
-            raise DataError(str(error) or "no answer") from None
-        except Exception:
-            if attempt == ATTEMPTS:
-                raise
-        else:
-            if format_of(content) is None:
-                raise DataError(f"what came is {kind_of(content)}, not a picture")
-            # One that stays damaged is so where it comes from, and a set may leave it out.
-            if attempt == ATTEMPTS or not _is_damaged(content):
-                _write(file, content)
-                return
-        time.sleep(0.5 * attempt)
-
-
-def _is_kept(file: Path) -> bool:
-    """Checks whether a picture was fetched; earlier versions kept whatever came."""
     try:
-        with file.open("rb") as opened:
-            return format_of(opened.read(FIRST_BYTES)) is not None
-    except OSError:
-        return False
-
-
-def _is_damaged(content: bytes) -> bool:
-    try:
-        decode(content, min_side=1)
-    except DataError:
-        return True
-    return False
+        with making(file) as scratch:
+            fetch(link, scratch)
+            begin = head_of(scratch)
+            if format_of(begin) is None:
+                raise DataError(f"what came is {kind_of(begin)}, not a picture")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
@@ -165,69 +173,28 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     Raises:
         DataError: it cannot be fetched, is no archive, has another checksum, or cannot be unpacked.
     """
-    import pooch
-    import requests
-
-    folder = cache_folder() / "archives" if folder is None else folder
+    folder = cache_folder("archives") if folder is None else folder
     # What was once taken unchecked must not pass for what a checksum now asks for.
     unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked
-    _make(folder)
-    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
-    scheme = urlsplit(url).scheme
-    try:
-        with logging_from(logging.ERROR, pooch.get_logger()):
-            file = pooch.retrieve(
-                url,
-                known_hash=f"sha256:{sha256}" if sha256 else None,
-                fname=file_name_for(url),
-                path=folder,
-                downloader=downloader if scheme in ("http", "https") else None,
-            )
-    except requests.HTTPError as error:
-        raise DataError(f"{url}: {error}") from None
-    except requests.exceptions.ChunkedEncodingError:
-        raise DataError(f"{url}: was cut short on its way; give the same command again") from None
-    except (requests.RequestException, ConnectionError, TimeoutError, socket.gaierror) as error:
-        raise DataError(
-            f"{url}: no answer ({type(error).__name__}); without the network, fetch the file "
-            "elsewhere, unpack it and name the folder with --data.path"
-        ) from None
-    except ValueError as error:
-        # pooch raises it for a checksum and for an address alike.
-        reason = "its content does not have the SHA-256 given" if sha256 else str(error)
-        raise DataError(f"{url}: {reason}") from None
-    except OSError as error:
-        raise DataError(f"{url}: cannot be kept in {folder}: {error}") from None
-    try:
-        unpack(Path(file), unpacked, url)
-    finally:
-        # The pictures take its place; kept, it would double the room.
-        Path(file).unlink(missing_ok=True)
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:
+        file = Path(scratch) / file_name_for(url)
+        try:
+            fetch(url, file)
+        except DataError as error:
+            raise DataError(
+                f"{url}: {error}; one that you fetched otherwise is taken with --data.path FILE"
+            ) from None
+        if sha256 and sha256_of(file) != sha256.lower():
+            raise DataError(f"{url}: its content does not have the SHA-256 given")
+        unpack(file, unpacked, url)
     return unpacked
 
 
 def file_name_for(address: str) -> str:
-    """A file name that no two addresses share, with the address's own ending."""
+    """Returns a file name that no two addresses share, with the address's own ending."""
     end = PurePosixPath(urlsplit(address).path).name
     suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
     return hashlib.sha256(address.encode()).hexdigest()[:32] + "".join(suffixes)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made: {error.strerror}") from None
-
-
-def _write(file: Path, content: bytes) -> None:
-    descriptor, scratch = tempfile.mkstemp(dir=file.parent, prefix=".fetching-")
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-        os.replace(scratch, file)
-    except OSError as error:
-        os.unlink(scratch)
-        raise DataError(f"{file}: cannot be written: {error.strerror}") from None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping, 
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxch5.data.content import head_of
 from jaxch5.data.formats import SUFFIXES, format_of
 from jaxch5.files import DRAWN_BY
 from jaxch5.text import composed
@@ -72,7 +73,6 @@ OTHER_SUFFIXES = (
     *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".md5", ".sha256", ".mp4"),
     *(".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".pth", ".pt", ".safetensors", ".onnx"),
 )
-HEAD = 1024
 # A run has the first two and one of the others.
 RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
 # How a PNG says, and what an SVG says in its first lines, that we drew it.
@@ -287,12 +287,3 @@ def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     for name in drawings:
         if MARKED_PNG in head_of(os.path.join(root, name)):
             yield name
-
-
-def head_of(path: str | os.PathLike[str]) -> bytes:
-    """Returns the first bytes of a file; none where it cannot be read."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(HEAD)
-    except OSError:
-        return b""

@@ -33,8 +33,9 @@ from jaxch5.data.source import (
     with_range,
     without_bad,
 )
-from jaxch5.data.store import Store, sha256_of
+from jaxch5.data.store import Store
 from jaxch5.errors import DataError
+from jaxch5.files import sha256_of
 from jaxch5.text import progress_bar
 
 QUALITY = 95

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
 from jaxch5.address import is_address
+from jaxch5.data.content import head_of
 from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, look_alikes, numbers_of
-from jaxch5.data.listing import PassedOver, described, head_of
+from jaxch5.data.listing import PassedOver, described
 from jaxch5.data.picture import (
     Picture,
     as_images,

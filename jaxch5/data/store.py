@@ -6,7 +6,6 @@ which endpoint they mean is their libraries' affair (`AWS_ENDPOINT_URL`, `AWS_PR
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import threading
@@ -15,8 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from jaxch5.address import is_address
 from jaxch5.data.download import cache_folder
 from jaxch5.errors import DataError
+from jaxch5.files import making, sha256_of
 from jaxch5.network import CONNECT_SECONDS
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Store:
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self.name = os.fspath(place).rstrip("/") or "/"
-        self._folder = None if "://" in self.name else Path(self.name).expanduser()
+        self._folder = None if is_address(self.name) else Path(self.name).expanduser()
 
     def read(self, name: str) -> bytes | None:
         """A small file's content; None where there is no such file.
@@ -101,13 +102,8 @@ class Store:
             return
         with _said(self.name):
             self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / f".{name}.part"
-        try:
+        with _said(self.where(name)), making(self._folder / name) as file:
             yield file
-            with _said(self.where(name)):
-                file.replace(self._folder / name)
-        finally:
-            file.unlink(missing_ok=True)
 
     def fetch(self, name: str, sha256: str) -> Path:
         """A local file of the same content: itself, or a copy in the cache, made once.
@@ -117,26 +113,18 @@ class Store:
         """
         if self._folder is not None:
             return self._folder / name
-        folder = cache_folder() / "packed"
         # Named by its content, it can be neither stale nor another set's.
-        copy = folder / f"{sha256}{Path(name).suffix}"
+        copy = cache_folder("packed") / f"{sha256}{Path(name).suffix}"
         if copy.exists():
             return copy
-        with _said(self.where(name)):
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(dir=folder, prefix=".fetching-")
-            os.close(descriptor)
-            try:
-                filesystem, path = self._remote(name)
-                filesystem.get_file(path, scratch)
-                if sha256_of(Path(scratch)) != sha256:
-                    raise DataError(
-                        f"{self.where(name)}: is not the file that was packed (its SHA-256 "
-                        "differs); remove it and run python -m jaxch5.pack again"
-                    )
-                os.replace(scratch, copy)
-            finally:
-                Path(scratch).unlink(missing_ok=True)
+        with _said(self.where(name)), making(copy) as scratch:
+            filesystem, path = self._remote(name)
+            filesystem.get_file(path, str(scratch))
+            if sha256_of(scratch) != sha256:
+                raise DataError(
+                    f"{self.where(name)}: is not the file that was packed (its SHA-256 "
+                    "differs); remove it and run python -m jaxch5.pack again"
+                )
         return copy
 
     def where(self, name: str) -> str:
@@ -166,12 +154,6 @@ class Store:
             known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
             needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
             raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
-
-
-def sha256_of(file: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jaxch5.address import is_address
 from jaxch5.applies import TABLES
-from jaxch5.data.download import fetch_links, is_link
+from jaxch5.data.download import fetch_links
 from jaxch5.data.lookup import Lookup
 from jaxch5.data.source import Source, labelled_files
 from jaxch5.errors import DataError
@@ -81,7 +82,7 @@ def from_csv(
     class_names = [cell.strip() for cell in cells[label]]
     notes += found_otherwise + _repeated(references, class_names)
     try:
-        fetched = fetch_links(dict.fromkeys(filter(is_link, references)))
+        fetched = fetch_links(dict.fromkeys(filter(is_address, references)))
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     others = {name: column for name, column in cells.items() if name not in (image, label)}
@@ -203,7 +204,7 @@ def _references(
     references, missing = [], []
     for line, cell in zip(lines, cells, strict=True):
         name = cell.strip()
-        if is_link(name):
+        if is_address(name):
             references.append(name)
             continue
         found = lookup.find(name)

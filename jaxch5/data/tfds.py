@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxch5.data.download import cache_folder, file_name_for
 from jaxch5.data.listing import Reason
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
+from jaxch5.files import making
 from jaxch5.libraries import empty_is_unset, logging_from
 from jaxch5.network import reachable
 
@@ -171,7 +173,7 @@ def _labels(
 ) -> Int32[np.ndarray, "records"]:
     """Labels of a split; reading them means reading all of it, so they are kept."""
     name = f"{label} of {_files(builder, split)}"
-    file = cache_folder() / "labels" / f"{file_name_for(name)}.npy"
+    file = cache_folder("labels") / f"{file_name_for(name)}.npy"
     try:
         return np.load(file, allow_pickle=False)
     except (OSError, ValueError):
@@ -183,12 +185,9 @@ def _labels(
         for record in read(range(start, min(start + RECORDS_AT_A_TIME, len(records))))
     ]
     result = np.array(labels, np.int32)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, result)
-    except OSError:
-        # It only saves time.
-        pass
+    # It only saves time.
+    with suppress(OSError), making(file) as scratch, scratch.open("wb") as opened:
+        np.save(opened, result)
     return result
 
 

@@ -6,15 +6,15 @@ import lzma
 import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from jaxch5.data.content import FIRST_BYTES, kind_of
+from jaxch5.data.content import head_of, kind_of
 from jaxch5.errors import DataError
+from jaxch5.files import making
 
 # Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
 # many times its own size, and a gigabyte that small ones need not account for; but no more than
@@ -53,36 +53,10 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
             them would take too much room.
     """
     name = archive.name if name is None else name
-    scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                # A member that is longer than it says fails its checksum.
-                room = _room_for(archive, scratch)
-                for entry in packed.infolist():
-                    path = PurePosixPath(entry.filename.replace("\\", "/"))
-                    if path.is_absolute() or ".." in path.parts:
-                        raise DataError(f"{name}: holds {entry.filename}, which leads out of it")
-                    room = _taken(name, room, entry.file_size)
-                packed.extractall(scratch)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive, tarinfo=_Member) as members:
-                # Python 3.11 has filters from its fourth release on.
-                more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                checked = _harmless(members, _room_for(archive, scratch), name)
-                members.extractall(scratch, checked, **more)  # type: ignore[arg-type]
-        else:
-            with archive.open("rb") as opened:
-                kind = kind_of(opened.read(FIRST_BYTES))
-            # A zip file is known by its end.
-            what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
-            raise DataError(f"{name}: is {what}")
-        try:
-            scratch.replace(folder)
-        except OSError:
-            # Another process may have unpacked it in the meantime.
-            if not folder.is_dir():
-                raise
+        with making(folder) as scratch:
+            scratch.mkdir()
+            _unpack(archive, scratch, name)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -93,9 +67,36 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         lzma.LZMAError,
         zlib.error,
     ) as error:
-        raise DataError(f"{name}: cannot be unpacked: {error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # Another process may have unpacked it in the meantime.
+        if not folder.is_dir():
+            raise DataError(f"{name}: cannot be unpacked: {error}") from None
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    room = _room_for(archive, folder)
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            # A member that is longer than it says fails its checksum.
+            for entry in packed.infolist():
+                _stays_inside(name, entry.filename.replace("\\", "/"))
+                room = _taken(name, room, entry.file_size)
+            packed.extractall(folder)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive, tarinfo=_Member) as members:
+            # Python 3.11 has filters from its fourth release on.
+            more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            members.extractall(folder, _harmless(members, room, name), **more)  # type: ignore[arg-type]
+    else:
+        kind = kind_of(head_of(archive))
+        # A zip file is known by its end.
+        what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
+        raise DataError(f"{name}: is {what}")
+
+
+def _stays_inside(name: str, place: str) -> None:
+    path = PurePosixPath(place)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{name}: holds {place}, which leads out of it")
 
 
 def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
@@ -105,9 +106,7 @@ def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfil
         if not (member.isfile() or member.isdir() or member.islnk()):
             raise DataError(f"{name}: holds {member.name}, which is no file and no folder")
         for place in (member.name, member.linkname):
-            path = PurePosixPath(place)
-            if path.is_absolute() or ".." in path.parts:
-                raise DataError(f"{name}: holds {place}, which leads out of it")
+            _stays_inside(name, place)
         member.mode = 0o755 if member.isdir() else 0o644
         member.uid, member.gid = os.getuid(), os.getgid()
         member.uname = member.gname = ""

@@ -49,11 +49,11 @@ def server():
             if content is None:
                 self.send_error(404)
                 return
-            if first == "cut" and served.asked[self.path] == 1:
-                content = content[: len(content) // 2]
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            if first == "cut" and served.asked[self.path] == 1:
+                content = content[: len(content) // 2]
             self.wfile.write(content)
 
         def do_HEAD(self):

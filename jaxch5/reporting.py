@@ -70,8 +70,8 @@ def finished_report(
 
 def sample_of(data: Data) -> Image:
     """Some training pictures as the network gets them, side by side, in one picture."""
-    batch = first_pictures(data, SAMPLE_ROWS * SAMPLE_COLUMNS)
-    pictures = np.asarray(draw(data, batch, seed=0))
+    batch = first_pictures(data.train, SAMPLE_ROWS * SAMPLE_COLUMNS)
+    pictures = draw(data.augment, batch, data.size)
     rows = [
         np.concatenate(list(pictures[start : start + SAMPLE_COLUMNS]), axis=1)
         for start in range(0, len(pictures) // SAMPLE_COLUMNS * SAMPLE_COLUMNS, SAMPLE_COLUMNS)

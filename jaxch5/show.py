@@ -26,7 +26,6 @@ class ShowOptions(Options):
 def show(options: ShowOptions) -> dict[str, Any]:
     """Prints the summary and writes the figure; returns both."""
     from jaxch5.data.from_config import load_data
-    from jaxch5.data.summary import summarize
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -34,7 +33,7 @@ def show(options: ShowOptions) -> dict[str, Any]:
     config = options.settings()
     data = load_data(config)
     lines = []
-    for line in summarize(data):
+    for line in data.stages():
         print_line(console, line)
         lines.append(line)
     figure = data.show_batch(options.nrows, options.ncols, options.unique, seed=config.seed)

@@ -46,13 +46,6 @@ LAYERS = {
     },
 }
 
-# Imports that would close a circle if they were followed, and why they may stay.
-EXCUSED = {
-    # `Data.summary` and `Data.show_batch` hand over to these functions when they are called; the
-    # functions name `Data` in their annotations alone. One module of both would be too long.
-    ("data.summary", "data.block"),
-}
-
 LONGEST = 350
 # Longer ones, and how long they may become.
 LONG = {
@@ -118,19 +111,10 @@ def test_what_is_pure_stands_side_by_side():
 
 def test_no_circle():
     """Imports within functions and for types alone count: they bind what is read together."""
-    graph = {
-        name: {target for target in targets if (name, target) not in EXCUSED}
-        for name, targets in IMPORTS.items()
-    }
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
-
-
-def test_every_excuse_is_needed():
-    for name, target in EXCUSED:
-        assert target in IMPORTS[name], f"{name} does not import {target} any more"
 
 
 def test_only_commands_import_the_learner():

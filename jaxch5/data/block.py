@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,8 +18,10 @@ from jaxch5.data.pipeline import Loader
 from jaxch5.data.sampler import Sampler, name_of, shuffled
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
+from jaxch5.data.summary import draw, first_pictures, repeated, summarize
 from jaxch5.errors import ConfigError
-from jaxch5.text import counted
+from jaxch5.insight.plots import plot_pictures
+from jaxch5.text import counted, plain_console, print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,12 +126,14 @@ class Data:
             DataError: a stage fails; the line names the stage and the file, and what went well
                 before it has been printed.
         """
-        from jaxch5.data.summary import summarize
-        from jaxch5.text import plain_console, print_line
-
         console = console or plain_console()
-        for line in summarize(self):
+        for line in self.stages():
             print_line(console, line)
+
+    def stages(self) -> Iterator[str]:
+        """Yields the lines that `summary` prints, and raises what it raises."""
+        cache = f"{self.cache} ({self.cache_reason})"
+        return summarize(self.train, self.valid, self.augment, self.size, cache)
 
     def show_batch(
         self, nrows: int = 3, ncols: int = 3, unique: bool = False, seed: int = 0
@@ -144,15 +148,12 @@ class Data:
         Raises:
             DataError: a picture cannot be read.
         """
-        from jaxch5.data.summary import draw, first_pictures, repeated
-        from jaxch5.insight.plots import plot_pictures
-
         count = nrows * ncols
-        batch = first_pictures(self, 1 if unique else count)
+        batch = first_pictures(self.train, 1 if unique else count)
         if unique:
             batch = repeated(batch, count)
         titles = [self.classes[label] for label in batch.label]
-        return plot_pictures(draw(self, batch, seed), titles, nrows, ncols)
+        return plot_pictures(draw(self.augment, batch, self.size, seed), titles, nrows, ncols)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Loader:
         sampler: what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
+        items, batch_size, sampler, canvases: what it was made from.
         draws: how many items an epoch draws.
 
     Raises:
@@ -64,7 +65,7 @@ class Loader:
         self.items = items
         self.batch_size = batch_size
         self.sampler = sequential if seed is None else sampler
-        self._canvases = canvases
+        self.canvases = canvases
         self._seed = seed
         self._part = part
         # An epoch's order, and what `earlier_draws` says of it.
@@ -129,22 +130,22 @@ class Loader:
 
     def with_seed(self, seed: int) -> Loader:
         """Training batches of the same items in another order."""
-        return Loader(self._canvases, self.items, self.batch_size, seed, self._part, self.sampler)
+        return Loader(self.canvases, self.items, self.batch_size, seed, self._part, self.sampler)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
         """The part of it that one of several processes reads; see `Data.shared`."""
-        canvases = self._canvases.shared(put)
+        canvases = self.canvases.shared(put)
         return Loader(canvases, self.items, self.batch_size, self._seed, part, self.sampler)
 
     @property
     def labels(self) -> Int[np.ndarray, "items"]:
         """Of the items, in the order of `items`."""
-        return self._canvases.source.labels[self.items]
+        return self.canvases.source.labels[self.items]
 
     @property
     def on_device(self) -> tuple[jax.Array, jax.Array] | None:
         """Canvases and frames of the whole source, where they lie on the device."""
-        return self._canvases.on_device
+        return self.canvases.on_device
 
     def shapes(self) -> Batch | CachedBatch:
         """Shapes and types of what `steps` gives, of all processes together."""
@@ -153,10 +154,10 @@ class Loader:
             return jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
 
         label, index, mask = array(np.int32), array(np.int32), array(np.bool_)
-        if self._canvases.on_device is not None:
-            images, frames = jax.eval_shape(lambda: self._canvases.on_device)
+        if self.canvases.on_device is not None:
+            images, frames = jax.eval_shape(lambda: self.canvases.on_device)
             return CachedBatch(images, frames, array(np.int32), label, index, mask)
-        image = array(np.uint8, *canvas_shape(self._canvases.size))
+        image = array(np.uint8, *canvas_shape(self.canvases.size))
         return Batch(image, array(np.float32, 3, 3), label, index, mask)
 
     def _earlier_draws(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
@@ -186,15 +187,15 @@ class Loader:
             filling = rows[:1] if with_first else np.zeros_like(rows[:1])
             return np.concatenate([rows, np.repeat(filling, short, axis=0)])
 
-        label = fill(self._canvases.source.labels[items] * known, with_first=False)
+        label = fill(self.canvases.source.labels[items] * known, with_first=False)
         draws = self._earlier_draws(epoch)[number, own][: len(places)]
         index = places + draws * len(self.items)
         index = fill(index.astype(np.int32) * known, with_first=False)
         mask = fill(known, with_first=False)
-        if self._canvases.on_device is not None:
+        if self.canvases.on_device is not None:
             item = fill(items.astype(np.int32), with_first=True)
-            return CachedBatch(*self._canvases.on_device, item, label, index, mask)
-        image, frame = self._canvases(items)
+            return CachedBatch(*self.canvases.on_device, item, label, index, mask)
+        image, frame = self.canvases(items)
         return Batch(fill(image, with_first=True), fill(frame, with_first=True), label, index, mask)
 
 

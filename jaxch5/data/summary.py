@@ -6,25 +6,22 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxch5.augmentation.policy import augment
+from jaxch5.augmentation.policy import Policy, augment
 from jaxch5.batch import Batch
 from jaxch5.data.decode import look_at
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.picture import read_picture, read_stored
+from jaxch5.data.pipeline import Loader
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.text import counted, printable
-
-if TYPE_CHECKING:
-    from jaxch5.data.block import Data
 
 # Reading the sizes of some pictures tells enough, and takes no longer for a million.
 SIZES_READ = 200
@@ -34,23 +31,31 @@ PROFILES_SHOWN = 3
 IMBALANCE = 3.0
 
 
-def summarize(data: Data) -> Iterator[str]:
-    """Lines about the set, and about one picture and one batch on their way to the network.
+def summarize(
+    training: Loader, validation: Loader, policy: Policy | None, size: int, cache: str
+) -> Iterator[str]:
+    """Yields lines about the set, and about one picture and one batch on their way to the network.
+
+    Args:
+        training, validation: the batches.
+        policy: what `aug_transforms` returns; None for none.
+        size: side of the network's input, pixels.
+        cache: where presized pictures are kept.
 
     Raises:
         DataError: a stage fails; the line names the stage and the file.
     """
-    source = data.source
-    train, valid = (np.asarray(part.items) for part in (data.train, data.valid))
+    source, side = training.canvases.source, training.canvases.size
+    train, valid = (np.asarray(part.items) for part in (training, validation))
     yield f"source    {counted(len(source), 'picture')} of {len(source.classes)} classes"
     for remark in remarks(source):
         yield f"source    {remark}"
     yield f"split     {len(train):,} for training, {len(valid):,} for validation"
     yield from _classes(source, train, valid)
     with stage("sizes"):
-        yield from _sizes(source, data.presize)
-    bytes_kept = len(source) * int(np.prod(canvas_shape(data.presize)))
-    yield f"cache     {data.cache} ({data.cache_reason}); {bytes_kept / 1e6:,.1f} MB of canvases"
+        yield from _sizes(source, side)
+    bytes_kept = len(source) * int(np.prod(canvas_shape(side)))
+    yield f"cache     {cache}; {bytes_kept / 1e6:,.1f} MB of canvases"
 
     item = int(train[0])
     yield f"item      {source.references[item]}"
@@ -66,7 +71,7 @@ def summarize(data: Data) -> Iterator[str]:
     else:
         yield f"read      {_shape(picture)}"
     with stage("presize"):
-        canvas, frame = presize(picture, data.presize, profile)
+        canvas, frame = presize(picture, side, profile)
     corner = frame @ np.array([1, 1, 1], np.float32)
     yield (
         f"presize   canvas {_shape(canvas)}; the picture's lower right corner lies at x "
@@ -74,11 +79,11 @@ def summarize(data: Data) -> Iterator[str]:
     )
     yield f"label     {source.labels[item]} ({source.classes[source.labels[item]]})"
     with stage("batch"):
-        batch = first_pictures(data, data.train.batch_size)
+        batch = first_pictures(training, training.batch_size)
     for name in ("image", "frame", "label", "index", "mask"):
         yield f"batch     {name} {_shape(getattr(batch, name))}"
     with stage("augment"):
-        drawn = draw(data, batch)
+        drawn = draw(policy, batch, size)
     low, high = float(drawn.min()), float(drawn.max())
     yield f"augment   {_shape(drawn)}, values {low:.3f} to {high:.3f}"
 
@@ -92,17 +97,17 @@ def stage(name: str) -> Iterator[None]:
         raise DataError(f"stage {name}: {error}") from None
 
 
-def first_pictures(data: Data, count: int) -> Batch:
-    """The first pictures of the first training epoch, fewer where an epoch has fewer."""
-    batches = list(islice(data.train, -(-count // data.train.batch_size)))
+def first_pictures(loader: Loader, count: int) -> Batch:
+    """Reads the first pictures of the first epoch, fewer where an epoch has fewer."""
+    batches = list(islice(loader, -(-count // loader.batch_size)))
     return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
 
 
-def draw(data: Data, batch: Batch, seed: int = 0) -> Float[np.ndarray, "batch size size 3"]:
-    """Augmented pictures of a batch, as the network would get them but for the normalization."""
-    drawn = jax.jit(augment, static_argnums=(0, 3))(
-        data.augment, batch, jax.random.key(seed), data.size
-    )
+def draw(
+    policy: Policy | None, batch: Batch, size: int, seed: int = 0
+) -> Float[np.ndarray, "batch size size 3"]:
+    """Augments pictures, as the network would get them but for the normalization."""
+    drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, jax.random.key(seed), size)
     return np.asarray(jnp.clip(drawn, 0, 1))
 
 

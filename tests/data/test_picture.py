@@ -17,7 +17,6 @@ from jaxch5.data.decode import decode
 from jaxch5.data.picture import many, read_picture
 from jaxch5.data.source import Source, from_arrays, read_pixels
 from jaxch5.data.split import random_split
-from jaxch5.data.summary import summarize
 from jaxch5.errors import DataError
 
 
@@ -216,7 +215,7 @@ def test_a_source_of_ones_own_may_give_any_form():
         read_pixels(source, 3)
     two = Source(("a", "b"), np.arange(8) % 2, [*"stuvwxyz"], lambda item: forms[item % 3])
     data = DataBlock(two, random_split(0.5), presize=4, size=4).load(2)
-    assert any(line.startswith("sizes ") for line in summarize(data))
+    assert any(line.startswith("sizes ") for line in data.stages())
 
 
 def test_one_picture_is_not_taken_for_many():

@@ -229,7 +229,7 @@ def test_the_caches_give_the_same_batches():
     """Bit for bit, in training and in validation, whole epochs and from the middle of one."""
     for seed in (None, 3):
         off, memory, device = (loader(23, 5, seed, keep=keep) for keep in (False, True, False))
-        device._canvases.to_device()
+        device.canvases.to_device()
         for number in range(2):
             assert_same(off.epoch(number), memory.epoch(number))
             assert_same(off.epoch(number), device.epoch(number))
@@ -239,7 +239,7 @@ def test_the_caches_give_the_same_batches():
 
 def test_a_batch_of_the_device_cache_has_the_announced_shapes():
     made = loader(23, 5, seed=0)
-    made._canvases.to_device()
+    made.canvases.to_device()
     batch = next(made.steps(0))
     announced = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made.shapes())
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) == announced
@@ -296,7 +296,7 @@ def test_pictures_go_when_their_loader_goes():
     """Kept pictures are gigabytes; they do not wait for Python to look for cycles."""
     training = loader(20, 4, seed=0, keep=True)
     list(training)
-    canvases = weakref.ref(training._canvases)
+    canvases = weakref.ref(training.canvases)
     gc.disable()
     try:
         del training

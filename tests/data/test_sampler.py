@@ -140,7 +140,7 @@ def test_any_step_has_the_same_batch_on_any_number_of_hosts(sampler, count, rows
     assert len(set(index.tolist())) == len(index), "each draw has a key of its own"
     np.testing.assert_array_equal(index % count, sampler(labels, 1, 0)[: len(index)])
     if sampler is not shuffled:
-        source = dataclasses.replace(whole._canvases.source, sharded=True)
+        source = dataclasses.replace(whole.canvases.source, sharded=True)
         whole = Loader(Canvases(source, 8, True), whole.items, whole.batch_size, 0, (0, 1), sampler)
     parts = [whole.shared(lambda array: array, (part, processes)) for part in range(processes)]
     for batch, *of_parts in zip(batches, *(part.steps(0, stop) for part in parts), strict=True):

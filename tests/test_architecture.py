@@ -39,7 +39,6 @@ LAYERS = {
         "files",
         "imports",
         "libraries",
-        "network",
         "ranges",
         "settings",
         "text",

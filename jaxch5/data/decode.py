@@ -11,10 +11,15 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from jaxch5.config import MAX_PIXELS
-from jaxch5.data.depth import Deep, deep_of, full_scale, pixels_of, tiff_header
-from jaxch5.data.formats import TWICE_THE_MEMORY, check_size, read_header
+from jaxch5.data.depth import Deep, deep_of, full_scale, pixels_of
+from jaxch5.data.formats import (
+    TWICE_THE_MEMORY,
+    check_size,
+    orientation_of,
+    read_header,
+    without_metadata,
+)
 from jaxch5.data.jpeg import decode_at, part_of
-from jaxch5.data.metadata import orientation_of, without_metadata
 from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
 from jaxch5.errors import DataError
 from jaxch5.ranges import parse_range
@@ -138,7 +143,7 @@ class Header(NamedTuple):
 
     Attributes:
         format: its name.
-        mode: Pillow's name for its kind of pixels, or how many bits each has.
+        mode: Pillow's name for its kind of pixels, or NumPy's where Pillow does not read it.
         size: width and height, pixels, as they are stored.
         profile: its colour profile; None where it has none.
     """
@@ -153,22 +158,16 @@ def look_at(data: bytes) -> Header:
     """Returns what a picture says of itself, of all pictures that `decode` reads.
 
     Raises:
-        Exception: of many kinds; Pillow raises whatever a broken file leads it to.
+        Exception: of many kinds, where nothing is known of it.
     """
-    try:
-        return _looked(data)
-    except Exception:
-        for bare in without_metadata(data):
-            with suppress(Exception):
-                return _looked(bare)
-        if found := tiff_header(data):
-            return Header("TIFF", f"{found[1]} bits", found[0], None)
-        raise
-
-
-def _looked(data: bytes) -> Header:
-    image = read_header(data)
-    return Header(image.format or "", image.mode, image.size, profile_in(image.info))
+    for content in (data, *without_metadata(data)):
+        with suppress(Exception):
+            image = read_header(content)
+            return Header(image.format or "", image.mode, image.size, profile_in(image.info))
+    if deep := deep_of(data):
+        height, width, _ = deep.values.shape
+        return Header("TIFF", str(deep.values.dtype), (width, height), None)
+    raise Image.UnidentifiedImageError
 
 
 def _decoded(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
@@ -237,7 +236,7 @@ def _pixels(image: Image.Image, reading: Reading) -> Decoded:
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     """Undoes EXIF's orientation, 1 to 8: the last four exchange the axes before they mirror."""
     # Both Pillow and OpenCV have turned a TIFF by now.
-    orientation = 1 if header.format == "TIFF" else orientation_of(header.info)
+    orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.
     if orientation in (5, 6, 7, 8):

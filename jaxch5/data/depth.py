@@ -18,8 +18,7 @@ from jaxtyping import Num, UInt8
 from PIL import Image, TiffImagePlugin
 
 from jaxch5.config import MAX_PIXELS
-from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, read_header
-from jaxch5.data.metadata import png_pixels
+from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 from jaxch5.ranges import Limits, Ranges
 
 # Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
@@ -243,14 +242,6 @@ def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
     except Exception:
         # Whatever a broken file leads Pillow to; its own reader will say it.
         return None
-
-
-def tiff_header(data: bytes) -> tuple[tuple[int, int], int] | None:
-    """Returns size and bits of a deep TIFF, also where Pillow does not know its kind."""
-    tags = _tags(data) if format_of(data) == "TIFF" else None
-    if tags is None or not _is_deep(tags):
-        return None
-    return (int(tags[256]), int(tags[257])), max(_numbers(tags, TAG_BITS, 1))
 
 
 def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import platformdirs
 from rich.console import Console
@@ -24,10 +28,9 @@ from jaxch5.data.formats import format_of
 from jaxch5.data.unpack import unpack
 from jaxch5.errors import DataError
 from jaxch5.files import making, sha256_of
-from jaxch5.network import CONNECT_SECONDS
 from jaxch5.text import counted, progress_bar
 
-READ_SECONDS = 10.0
+CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
 # Enough to see what is wrong with a list; a list whose server is gone would take hours.
@@ -191,6 +194,18 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
             raise DataError(f"{url}: its content does not have the SHA-256 given")
         unpack(file, unpacked, url)
     return unpacked
+
+
+def reachable(url: str) -> bool:
+    """Checks whether an address answers at all, within a few seconds."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
+    except (HTTPError, HTTPException):
+        return True
+    except (OSError, ValueError) as error:
+        # Whoever shows another certificate than the one expected is there.
+        return isinstance(error, URLError) and isinstance(error.reason, ssl.SSLError)
+    return True
 
 
 def file_name_for(address: str) -> str:

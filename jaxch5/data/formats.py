@@ -1,9 +1,12 @@
-"""The formats of pictures that are read: how they end, how they begin, what their header says."""
+"""The formats of pictures that are read: endings, first bytes, and what stands beside pixels."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from PIL import (
     AvifImagePlugin,
@@ -20,7 +23,9 @@ from PIL import (
 
 from jaxch5.errors import DataError
 
-SAMPLES, PLANAR = 277, 284
+ORIENTATION, SAMPLES, PLANAR = 274, 277, 284
+# AVIF and HEIC name the kind of an item in a box of 8 bytes before it.
+ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
@@ -129,6 +134,58 @@ def format_of(data: bytes) -> str | None:
     if brands & {b"avif", b"avis"}:
         return "AVIF"
     return "HEIF" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"} else None
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Returns EXIF's orientation, 1 to 8, of a picture that was opened; 1 where it cannot be read.
+
+    Example:
+        >>> image = Image.new("L", (4, 3))
+        >>> image.getexif()[ORIENTATION] = 6
+        >>> orientation_of(image)
+        6
+    """
+    # Not the method of PNG's class, which decodes the picture to look behind it.
+    with suppress(Exception):
+        found = Image.Image.getexif(image).get(ORIENTATION)
+        return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return 1
+
+
+def without_metadata(data: bytes) -> Iterator[bytes]:
+    """Yields a file with less beside its pixels, for decoders that fall over damaged metadata."""
+    form = format_of(data)
+    if form == "PNG":
+        yield png_pixels(data, keep=True)
+        yield png_pixels(data)
+    elif form == "JPEG":
+        # Whatever else is in a segment, Pillow reads past.
+        yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
+    elif form in ("AVIF", "HEIF"):
+        # Of a kind that no decoder knows; how the picture is turned is said elsewhere.
+        yield ITEM.sub(rb"\1none", data)
+
+
+def png_pixels(data: bytes, keep: bool = False) -> bytes:
+    """Returns a PNG of what its pixels need, up to a chunk said to be longer than the file.
+
+    Args:
+        data: the file's content.
+        keep: whether orientation and colour profile stay.
+    """
+    kept = {b"tRNS", *([b"eXIf", b"iCCP"] if keep else [])}
+    parts, place = [data[:8]], 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        if end > len(data):
+            break
+        kind = data[place + 4 : place + 8]
+        # A capital letter marks what is needed to make the picture.
+        intact = zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        if kind[:1].isupper() or (kind in kept and intact):
+            parts.append(data[place:end])
+        place = end
+    return b"".join(parts)
 
 
 def _heif(file: io.BytesIO) -> Image.Image:

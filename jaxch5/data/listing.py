@@ -50,6 +50,8 @@ SPECIAL = Reason("no file, named like a picture", "no files, named like pictures
 CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
 
 PassedOver = Mapping[Reason, Sequence[str]]
+# A folder that is being listed: its entries, its prefix, folders seen, and why it is passed over.
+Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
 
 ENDINGS = frozenset(SUFFIXES)
 # What systems and their tools put beside pictures, in lower case.
@@ -118,13 +120,13 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     pictures: list[str] = []
     drawings: list[str] = []
     passed_over: dict[Reason, list[str]] = defaultdict(list)
-    starts: dict[str, int] = {}
+    looked_into: list[str] = []
 
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
-    ) -> _Opened:
+    ) -> Opened:
         """Returns a folder's entries in order; none where it is passed over."""
-        nothing = _Opened(iter(()), prefix, seen, within)
+        nothing: Opened = (iter(()), prefix, seen, within)
         try:
             status = os.stat(folder)
             identity = (status.st_dev, status.st_ino)
@@ -143,7 +145,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
             passed_over[NAMED].append(prefix)
         if within is None and _is_run({entry.name for entry in entries}):
             within = OWN
-        return _Opened(iter(entries), prefix, seen, within)
+        return iter(entries), prefix, seen, within
 
     # A stack of its own: folders may be nested more deeply than functions.
     opened = [entries_of(os.fspath(root), "", set(), None)]
@@ -165,11 +167,9 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
             if _leads_to(entry.is_dir) and not (within and entry.is_symlink()):
                 if entry.path not in leave_out:
                     if within is None and not prefix:
-                        starts[name] = len(pictures)
-                    below = f"{prefix}{name}/"
-                    opened.append(
-                        entries_of(entry.path, below, seen if prefix else set(seen), within)
-                    )
+                        looked_into.append(name)
+                    seen = seen if prefix else set(seen)
+                    opened.append(entries_of(entry.path, f"{prefix}{name}/", seen, within))
                     break
             elif within is NAMED and inherited is None:
                 dead = entry.is_symlink() and not _leads_to(entry.is_dir)
@@ -179,11 +179,8 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
         else:
             opened.pop()
 
-    barren = [
-        name
-        for name, start in starts.items()
-        if not any(path.startswith(f"{name}/") for path in pictures[start : start + 1])
-    ]
+    full = {path.partition("/")[0] for path in pictures}
+    barren = [name for name in looked_into if name not in full]
     if own := set(_figures(root, drawings)):
         pictures = [name for name in pictures if name not in own]
         passed_over[OWN] = sorted([*passed_over[OWN], *own], key=composed)
@@ -226,15 +223,6 @@ def described(passed_over: PassedOver) -> str:
         names = f" ({', '.join(paths[:NAMES_SHOWN])}{more})" if reason.suspect else ""
         parts.append(f"{len(paths):,} {reason.text(len(paths))}{names}")
     return ", ".join(parts)
-
-
-class _Opened(NamedTuple):
-    """A folder that is being listed."""
-
-    entries: Iterator[os.DirEntry[str]]
-    prefix: str
-    seen: set[tuple[int, int]]
-    within: Reason | None
 
 
 def _is_hidden(name: str) -> bool:

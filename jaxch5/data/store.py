@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxch5.address import is_address
-from jaxch5.data.download import cache_folder
+from jaxch5.data.download import CONNECT_SECONDS, cache_folder
 from jaxch5.errors import DataError
 from jaxch5.files import making, sha256_of
-from jaxch5.network import CONNECT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from jaxch5.data.download import cache_folder, file_name_for
+from jaxch5.data.download import cache_folder, file_name_for, reachable
 from jaxch5.data.listing import Reason
 from jaxch5.data.source import FOLDER, Source
 from jaxch5.errors import DataError
 from jaxch5.files import making
 from jaxch5.libraries import empty_is_unset, logging_from
-from jaxch5.network import reachable
 
 RECORDS_AT_A_TIME = 512
 # What tensorflow-datasets gives to items of which no class is known, such as a contest's test set.

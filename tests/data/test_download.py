@@ -7,10 +7,9 @@ import time
 import pytest
 
 from jaxch5.data.archive import from_archive
-from jaxch5.data.download import fetch_archive, fetch_links, file_name_for
+from jaxch5.data.download import fetch_archive, fetch_links, file_name_for, reachable
 from jaxch5.data.source import Source, read_pixels
 from jaxch5.errors import DataError
-from jaxch5.network import reachable
 
 
 @pytest.fixture

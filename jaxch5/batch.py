@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -54,6 +54,12 @@ def without_labels(
     """A batch of pictures of which nothing else is known: to be looked at, or predicted."""
     nothing = np.zeros(len(image), np.int32)
     return Batch(image, frame, label=nothing, index=nothing, mask=nothing == 0)
+
+
+def repeated(batch: Batch, count: int) -> Batch:
+    """Repeats the first picture of a batch, each with draws of its own."""
+    rows = jax.tree.map(lambda leaf: np.repeat(leaf[:1], count, axis=0), batch)
+    return replace(rows, index=np.arange(count, dtype=np.int32))
 
 
 @jax.tree_util.register_dataclass

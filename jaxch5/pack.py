@@ -12,7 +12,6 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import Options, as_path, print_list, run
-from jaxch5.config import check_applies
 from jaxch5.settings import deep_update
 from jaxch5.text import counted, print_line
 
@@ -50,15 +49,13 @@ class PackOptions(Options):
 def pack(options: PackOptions) -> dict[str, Any]:
     """Prints what was written and what was left out; returns it."""
     from jaxch5.data import packing
-    from jaxch5.data.from_config import facts_of, load_source, own_split_of
-    from jaxch5.data.source import check_several, select
+    from jaxch5.data.from_config import checked_source, own_split_of
+    from jaxch5.data.source import select
     from jaxch5.data.split import divide
 
     console = options.console()
     config = options.settings()
-    source = load_source(config.data)
-    check_applies(config, facts_of(config.data, source))
-    check_several(source)
+    source = checked_source(config)
     in_valid = None
     if (split := own_split_of(config.data, source)) is not None:
         train, valid = divide(source, split)

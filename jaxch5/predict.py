@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from jaxch5.data.listing import PassedOver
     from jaxch5.predictor import Prediction
 
+# What to call a picture; and its path, its content, or why there is neither.
+Found = tuple[str, str | bytes | DataError]
+
 
 class PredictOptions(Options):
     """Say what is on pictures: path, class, probability and runner-up, a line for each.
@@ -45,7 +48,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     from jaxch5.training.process import prepare_process
 
     prepare_process()
-    found = list(pictures_of(options.pictures))
+    found, passed_over = pictures_of(options.pictures)
     predictor = load_learner(options.run).reading(**options.reading())
     if predictor.about.range == "auto":
         text, words = range_of(found, predictor.about.max_pixels)
@@ -68,7 +71,6 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         if not options.json_output:
             cells = [name, *(f"{label} {share:.4f}" for label, share in likely)]
             print("\t".join(map(printable, cells)))
-    passed_over = dict(passed_over_in(options.pictures))
     for folder, reasons in passed_over.items():
         line = printable(f"{folder}: passed over: {described(reasons)}")
         print(f"python -m jaxch5.predict: {line}", file=sys.stderr)
@@ -79,20 +81,16 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     return {"predictions": results, "passed_over": named, FAILED: failed}
 
 
-def range_of(
-    found: Sequence[tuple[str, str | bytes | DataError]], max_pixels: int
-) -> tuple[str, str]:
+def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
     """Returns what deep pictures are taken for where training saw none; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
-    files = [content for name, content in found if name.lower().endswith(SUFFIXES)]
+    files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
 
     def read(number: int) -> bytes:
-        content = files[number]
-        try:
-            return Path(content).read_bytes() if isinstance(content, str) else b""
-        except OSError:
-            return b""
+        with suppress(OSError):
+            return Path(str(files[number])).read_bytes()
+        return b""
 
     return guess_range(len(files), read, max_pixels=max_pixels)
 
@@ -105,51 +103,41 @@ def most_likely(
     return [(classes[number], float(prediction.probabilities[number])) for number in order]
 
 
-def pictures_of(names: Iterable[str]) -> Iterator[tuple[str, str | bytes | DataError]]:
-    """The pictures that names stand for: what to call each, and its path or its content.
+def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
+    """Finds the pictures that names stand for, and what in each folder is no picture, by reason.
 
     A name that stands for none has the reason in place of a path.
     """
+    from jaxch5.data.listing import list_folder
+
+    found: list[Found] = []
+    passed_over: dict[str, PassedOver] = {}
     for name in names:
-        try:
-            yield from _named(name)
-        except DataError as error:
-            yield name, error
-
-
-def passed_over_in(names: Iterable[str]) -> Iterator[tuple[str, PassedOver]]:
-    """Yields what in each folder is no picture, by reason."""
-    from jaxch5.data.listing import list_folder
-
-    for name in dict.fromkeys(names):
-        with suppress(OSError):
-            if passed_over := list_folder(Path(name)).passed_over:
-                yield name, passed_over
-
-
-def _named(name: str) -> Iterator[tuple[str, str | bytes]]:
-    from jaxch5.data.listing import list_folder
-
-    if name == "-":
-        yield from _of_standard_input(sys.stdin.buffer.read())
-        return
-    if Path(name).is_dir():
-        try:
-            files = [os.path.join(name, file) for file in list_folder(Path(name)).pictures]
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read: {error.strerror}") from None
-        if not files:
-            raise DataError(f"{name}: holds no pictures that can be read")
-    elif not Path(name).exists() and glob.has_magic(name):
-        files = sorted(glob.glob(name, recursive=True))
-        if not files:
-            raise DataError(f"{name}: no file matches")
-    else:
         files = [name]
-    yield from ((file, file) for file in files)
+        try:
+            if name == "-":
+                found += _of_standard_input(sys.stdin.buffer.read())
+                continue
+            if Path(name).is_dir():
+                listed = list_folder(Path(name))
+                if listed.passed_over:
+                    passed_over[name] = listed.passed_over
+                files = [os.path.join(name, file) for file in listed.pictures]
+                if not files:
+                    raise DataError(f"{name}: holds no pictures that can be read")
+            elif not Path(name).exists() and glob.has_magic(name):
+                files = sorted(glob.glob(name, recursive=True))
+                if not files:
+                    raise DataError(f"{name}: no file matches")
+            found += [(file, file) for file in files]
+        except OSError as error:
+            found.append((name, DataError(f"{name}: cannot be read: {error.strerror}")))
+        except DataError as error:
+            found.append((name, error))
+    return found, passed_over
 
 
-def _of_standard_input(content: bytes) -> Iterator[tuple[str, str | bytes]]:
+def _of_standard_input(content: bytes) -> Iterator[Found]:
     from jaxch5.data.formats import read_header
 
     if not content.strip():

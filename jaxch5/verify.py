@@ -10,9 +10,15 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import FAILED, Options, as_path, print_list, run
-from jaxch5.config import check_applies
 from jaxch5.errors import DataError
 from jaxch5.text import counted, print_line
+
+REPEATED = {
+    "duplicates": "are there more than once",
+    "conflicts": "have more than one class",
+    "leaks": "are in training and in validation",
+}
+BLANK = "come out black, white or in one colour (--data.range says which values are which)"
 
 
 class VerifyOptions(Options):
@@ -33,29 +39,25 @@ class VerifyOptions(Options):
 
 def verify(options: VerifyOptions) -> dict[str, Any]:
     """Prints what is wrong with the pictures; returns it by reference."""
-    from jaxch5.data.from_config import facts_of, load_source, split_of
-    from jaxch5.data.source import check_several
+    from jaxch5.data.from_config import checked_source, split_of
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
 
     config = options.settings()
-    settings = config.data
     console = options.console()
-    source = load_source(settings)
-    check_applies(config, facts_of(settings, source))
-    check_several(source)
-    refused = None
+    source = checked_source(config)
+    refused = train = valid = None
     try:
-        train, valid = divide(source, split_of(settings, source))
+        train, valid = divide(source, split_of(config.data, source))
     except DataError as error:
         refused = str(error)
         print_line(console, f"not split, so no leaks were looked for: {refused}")
-        train, valid = None, None
     found = find_problems(source, train, valid, Console(stderr=True))
 
     def described(item: int) -> str:
         return f"{source.references[item]} ({source.classes[source.labels[item]]})"
 
+    passed_over, blank = source.passed_over, found.blank.items()
     report: dict[str, Any] = {
         "pictures": found.count,
         "not_split": refused,
@@ -63,22 +65,15 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
             {"reference": source.references[item], "reason": reason}
             for item, reason in found.unreadable.items()
         ],
+        "blank": {source.references[item]: kind for item, kind in blank},
+        "passed_over": {reason.text(): list(paths) for reason, paths in passed_over.items()},
     }
     lines = {"cannot be read": list(found.unreadable.values())}
-    for kind, headline in (
-        ("duplicates", "are there more than once"),
-        ("conflicts", "have more than one class"),
-        ("leaks", "are in training and in validation"),
-    ):
+    for kind, headline in REPEATED.items():
         groups = getattr(found, kind)
         report[kind] = [[source.references[item] for item in items] for items in groups]
         lines[headline] = [" = ".join(map(described, items)) for items in groups]
-    report["blank"] = {source.references[item]: kind for item, kind in found.blank.items()}
-    lines["come out black, white or in one colour (--data.range says which values are which)"] = [
-        f"{described(item)}: {kind}" for item, kind in found.blank.items()
-    ]
-    passed_over = source.passed_over
-    report["passed_over"] = {reason.text(): list(paths) for reason, paths in passed_over.items()}
+    lines[BLANK] = [f"{described(item)}: {kind}" for item, kind in blank]
     for reason, paths in passed_over.items():
         lines[f"{reason.text(len(paths))}, passed over"] = list(paths)
     for note in source.notes:

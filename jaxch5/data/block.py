@@ -12,13 +12,14 @@ import numpy as np
 from rich.console import Console
 
 from jaxch5.augmentation.policy import Policy, aug_transforms
+from jaxch5.batch import repeated
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.sampler import Sampler, name_of, shuffled
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
-from jaxch5.data.summary import draw, first_pictures, repeated, summarize
+from jaxch5.data.summary import draw, first_pictures, summarize
 from jaxch5.errors import ConfigError
 from jaxch5.insight.plots import plot_pictures
 from jaxch5.text import counted, plain_console, print_line

@@ -13,7 +13,15 @@ from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.decode import Reading
 from jaxch5.data.folder import from_folder, from_regex
 from jaxch5.data.sampler import SAMPLERS, Sampler
-from jaxch5.data.source import FOLDER, IS_VALID, Source, digits, may_be_deep, with_range
+from jaxch5.data.source import (
+    FOLDER,
+    IS_VALID,
+    Source,
+    check_several,
+    digits,
+    may_be_deep,
+    with_range,
+)
 from jaxch5.data.split import (
     Split,
     column_split,
@@ -117,6 +125,19 @@ def facts_of(settings: DataConfig, source: Source) -> Pictures:
         column is not None,
         "" if settings.split == "random" else own,
     )
+
+
+def checked_source(config: Config) -> Source:
+    """Returns the pictures that the settings name, once it is sure that they apply.
+
+    Raises:
+        DataError: they cannot be found or told apart.
+        ConfigError: a setting that was given does nothing for these pictures.
+    """
+    source = load_source(config.data)
+    check_applies(config, facts_of(config.data, source))
+    check_several(source)
+    return source
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:

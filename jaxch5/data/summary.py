@@ -111,12 +111,6 @@ def draw(
     return np.asarray(jnp.clip(drawn, 0, 1))
 
 
-def repeated(batch: Batch, count: int) -> Batch:
-    """The first picture of a batch many times, each with draws of its own."""
-    rows = jax.tree.map(lambda rows: np.repeat(rows[:1], count, axis=0), batch)
-    return Batch(rows.image, rows.frame, rows.label, np.arange(count, dtype=np.int32), rows.mask)
-
-
 def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[str]:
     in_train, in_valid = (
         np.bincount(source.labels[items], minlength=len(source.classes)) for items in (train, valid)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from jaxch5.augmentation import geometry
 from jaxch5.augmentation.policy import Policy, aug_transforms, augment, center
 from jaxch5.augmentation.sample import sample
-from jaxch5.batch import Batch
+from jaxch5.batch import Batch, repeated, without_labels
 
 if TYPE_CHECKING:
     from jaxch5.insight.figure import Figure
@@ -22,6 +22,19 @@ Picture = UInt8[np.ndarray, "height width 3"]
 NOTHING = Policy(
     do_flip=False, max_rotate=0.0, max_zoom=1.0, max_lighting=0.0, max_warp=0.0, min_scale=1.0
 )
+# The settings of each operation.
+OPERATIONS = {
+    "position": (),
+    "crop": ("min_scale",),
+    "flip": ("do_flip", "flip_vert"),
+    "rotate": ("max_rotate",),
+    "zoom": ("min_zoom", "max_zoom"),
+    "warp": ("max_warp",),
+    "lighting": ("max_lighting",),
+    "saturation": ("max_saturation",),
+    "hue": ("max_hue",),
+    "gray": ("p_gray",),
+}
 # A picture is first reduced to this many times the output's side, as presizing does.
 PRESIZE = 2
 
@@ -50,22 +63,19 @@ def plot_augmentations(
 
     policy = aug_transforms(min_scale=0.75) if policy is None else policy
     rows = operations(policy)
-    batch = _repeated(picture, draws, size)
-    key = jax.random.key(seed)
-    height = 1.35 * (1 + len(rows))
-    figure = Figure(figsize=(1.25 * draws + 0.2, height), layout="constrained")
-    grid = figure.subplots(1 + len(rows), draws, squeeze=False)
-    pictures = {"centre crop": center(batch, size)}
+    batch, key = _repeated(picture, draws, size), jax.random.key(seed)
+    count = 1 + len(rows)
+    figure = Figure(figsize=(1.25 * draws + 0.2, 1.35 * count), layout="constrained")
+    grid = figure.subplots(count, draws, squeeze=False)
+    # The same in each column.
+    pictures = {"centre crop": center(batch, size)[:1]}
     pictures |= {name: augment(alone, batch, key, size) for name, alone in rows.items()}
-    for axes, (name, drawn) in zip(grid, pictures.items(), strict=True):
-        axes[0].set_title(name, loc="left", fontsize=9)
-        for axis, pixels in zip(axes, np.asarray(drawn), strict=True):
-            axis.imshow(pixels)
     for axis in grid.flat:
         axis.set_axis_off()
-    for axis in grid[0, 1:]:
-        axis.clear()
-        axis.set_axis_off()
+    for axes, (name, drawn) in zip(grid, pictures.items(), strict=True):
+        axes[0].set_title(name, loc="left", fontsize=9)
+        for axis, pixels in zip(axes, np.asarray(drawn), strict=False):
+            axis.imshow(pixels)
     return figure
 
 
@@ -78,27 +88,10 @@ def operations(policy: Policy) -> dict[str, Policy]:
     """
     certain = replace(NOTHING, p_affine=1.0, p_lighting=1.0)
     alone = {
-        "position": (certain, True),
-        "crop": (replace(certain, min_scale=policy.min_scale), policy.min_scale < 1),
-        "flip": (
-            replace(certain, do_flip=True, flip_vert=policy.flip_vert),
-            policy.do_flip,
-        ),
-        "rotate": (replace(certain, max_rotate=policy.max_rotate), policy.max_rotate > 0),
-        "zoom": (
-            replace(certain, min_zoom=policy.min_zoom, max_zoom=policy.max_zoom),
-            (policy.min_zoom, policy.max_zoom) != (1.0, 1.0),
-        ),
-        "warp": (replace(certain, max_warp=policy.max_warp), policy.max_warp > 0),
-        "lighting": (replace(certain, max_lighting=policy.max_lighting), policy.max_lighting > 0),
-        "saturation": (
-            replace(certain, max_saturation=policy.max_saturation),
-            policy.max_saturation > 0,
-        ),
-        "hue": (replace(certain, max_hue=policy.max_hue), policy.max_hue > 0),
-        "gray": (replace(certain, p_gray=policy.p_gray), policy.p_gray > 0),
+        name: replace(certain, **{field: getattr(policy, field) for field in fields})
+        for name, fields in OPERATIONS.items()
     }
-    used = {name: one for name, (one, in_use) in alone.items() if in_use}
+    used = {name: one for name, one in alone.items() if name == "position" or one != certain}
     return used | {"all together": policy}
 
 
@@ -132,12 +125,13 @@ def plot_presizing(
         geometry.crop(jnp.full(1, area), half, half),
     ]
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.imshow(np.asarray(_at_once(batch, steps, size)[0]))
-    left.set_title("presized, then one interpolation")
-    right.imshow(np.asarray(_one_by_one(batch, steps, size)[0]))
-    right.set_title("resized, then one by one")
-    for axes in (left, right):
+    ways = {
+        "presized, then one interpolation": _at_once,
+        "resized, then one by one": _one_by_one,
+    }
+    for axes, (title, way) in zip(figure.subplots(1, 2), ways.items(), strict=True):
+        axes.imshow(np.asarray(way(batch, steps, size)[0]))
+        axes.set_title(title)
         axes.set_axis_off()
     return figure
 
@@ -147,7 +141,7 @@ def _at_once(
 ) -> Float[Array, "1 {size} {size} 3"]:
     middle = geometry.position(batch.frame, jnp.full(1, 0.5))
     matrix = geometry.compose(batch.frame, middle, *steps, geometry.square(size))
-    return sample(batch.image, matrix, batch.frame, size)
+    return sample(jnp.asarray(batch.image), matrix, batch.frame, size)
 
 
 def _one_by_one(
@@ -170,12 +164,5 @@ def _repeated(picture: Picture, count: int, size: int) -> Batch:
     scale = min(1.0, PRESIZE * size / min(height, width))
     target = max(1, round(width * scale)), max(1, round(height * scale))
     pixels = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))
-    frame = np.diag([target[0], target[1], 1.0]).astype(np.float32)
-    index = jnp.arange(count, dtype=jnp.int32)
-    return Batch(
-        image=jnp.asarray(np.repeat(pixels[None], count, axis=0)),
-        frame=jnp.asarray(np.repeat(frame[None], count, axis=0)),
-        label=jnp.zeros(count, jnp.int32),
-        index=index,
-        mask=index >= 0,
-    )
+    frame = np.diag([*target, 1.0]).astype(np.float32)
+    return repeated(without_labels(pixels[None], frame[None]), count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -68,13 +68,12 @@ def picture_image(picture: Float[np.ndarray, "height width 3"], alt: str) -> Ima
 
 
 def _encode(image: PillowImage.Image, alt: str) -> Image:
-    forms = {}
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    forms["png"] = png.getvalue()
+    forms: dict[str, dict[str, Any]] = {"png": {}}
     if max(image.size) > TINY_SIDE:
-        image.save(jpeg, "JPEG", quality=87, subsampling=0, optimize=True)
-        forms["jpeg"] = jpeg.getvalue()
-    kind, content = min(forms.items(), key=lambda form: len(form[1]))
-    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Image(uri, image.width, image.height, alt)
+        forms["jpeg"] = {"quality": 87, "subsampling": 0}
+    written = {form: io.BytesIO() for form in forms}
+    for form, options in forms.items():
+        image.save(written[form], form, optimize=True, **options)
+    kind = min(forms, key=lambda form: written[form].tell())
+    content = base64.b64encode(written[kind].getvalue()).decode()
+    return Image(f"data:image/{kind};base64,{content}", image.width, image.height, alt)

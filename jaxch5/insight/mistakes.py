@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxch5.insight.plots import TITLE_LENGTH, shortened
+from jaxch5.insight.plots import TITLE_LENGTH, grid, shortened
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from jaxch5.insight.calibration import Calibration
     from jaxch5.insight.figure import Figure
 
@@ -46,75 +44,57 @@ def plot_confusion(
         ['5', '4', '1']
     """
     from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.colors import ListedColormap
     from matplotlib.ticker import MaxNLocator
 
     from jaxch5.insight.figure import Figure
 
-    count = len(classes)
+    count, whole = len(classes), np.issubdtype(matrix.dtype, np.integer)
     side = min(1.6 + 0.28 * count, LARGEST_MATRIX)
     cell = side * POINTS / count
-    form = "d" if np.issubdtype(matrix.dtype, np.integer) else ".2f"
-    letters = len(format(matrix.max(), form))
-    number_font = min(10.0, 0.8 * cell, 0.85 * cell / (LETTER_WIDTH * letters))
-    with_numbers = number_font >= SMALLEST_FONT
-
-    names = [shortened(name) for name in classes]
+    texts = np.vectorize(lambda number: f"{number:{'d' if whole else '.2f'}}")(matrix)
+    longest_text = max(map(len, texts.flat))
+    number_font = min(10.0, 0.8 * cell, 0.85 * cell / (LETTER_WIDTH * longest_text))
     font = min(10.0, max(SMALLEST_FONT, cell / LINE_HEIGHT))
     every = math.ceil(font * LINE_HEIGHT / cell)
-    shown = range(0, count, every)
-    longest = max(len(names[place]) for place in shown) * LETTER_WIDTH * font
-    level = longest < 0.9 * cell
+    names = [shortened(name) for name in classes[::every]]
+    longest = max(map(len, names)) * LETTER_WIDTH * font
+    room = 0.6 + longest / POINTS
 
-    # Beside the matrix: an axis label, the names, the colour bars.
-    left = 0.6 + longest / POINTS
-    below = 0.6 + (font if level else longest) / POINTS
-    right = 0.1 if with_numbers else 1.0
     # Cells come out almost square; exact squares would leave names no room where they are wide.
-    figure = Figure(figsize=(left + side + right, side + below), layout="constrained")
+    bars = 0.0 if number_font >= SMALLEST_FONT else 1.8
+    figure = Figure(figsize=(side + room + bars, side + room), layout="constrained")
     axes = figure.subplots()
     diagonal = np.eye(count, dtype=bool)
     # The palest colours would not stand out from the white of empty cells.
     shades = np.linspace(0.2, 1.0, 256)
-    parts = (("right", "Blues", diagonal, 0.54), ("mistakes", "Oranges", ~diagonal, 0.06))
-    for label, colors, part, height in parts:
+    for label, colors, part in (("right", "Blues", diagonal), ("mistakes", "Oranges", ~diagonal)):
         filled = part & (matrix != 0)
         values = np.ma.masked_where(~filled, matrix)
-        scale = Normalize(0, matrix[filled].max() if filled.any() else 1)
         colored = ListedColormap(colormaps[colors](shades))
-        image = axes.imshow(values, colored, scale, aspect="auto", interpolation="nearest")
-        if with_numbers:
-            for row, column in np.argwhere(filled):
-                color = "white" if scale(matrix[row, column]) > 0.6 else "black"
-                text = format(matrix[row, column], form)
-                _write(axes, int(row), int(column), text, number_font, color)
-        else:
-            bar = axes.inset_axes((1.02, height, 0.02, 0.4))
-            ticks = MaxNLocator(6, integer=form == "d")
-            figure.colorbar(image, cax=bar, label=f"{label}, {unit}", ticks=ticks)
+        top = (part * matrix).max() or 1
+        image = axes.imshow(values, colored, vmin=0, vmax=top, aspect="auto")
+        if bars:
+            counts = MaxNLocator(6, integer=whole)
+            figure.colorbar(image, ax=axes, label=f"{label}, {unit}", ticks=counts, shrink=0.5)
+            continue
+        for row, column in np.argwhere(filled):
+            color = "white" if matrix[row, column] > 0.6 * top else "black"
+            style = {"size": number_font, "color": color}
+            axes.text(column, row, texts[row, column], style, ha="center", va="center_baseline")
 
+    ticks, edges = range(0, count, every), np.arange(0, count + 1, every) - 0.5
     plain: dict[str, Any] = {"fontsize": font, "parse_math": False}
-    axes.set_xticks(shown, [names[place] for place in shown], rotation=0 if level else 90, **plain)
-    axes.set_yticks(shown, [names[place] for place in shown], **plain)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("actual")
-    _separate_cells(axes, count, every)
-    return figure
-
-
-def _write(axes: Axes, row: int, column: int, text: str, font: float, color: str) -> None:
-    """A number in the middle of a cell."""
-    axes.text(column, row, text, fontsize=font, color=color, ha="center", va="center_baseline")
-
-
-def _separate_cells(axes: Axes, count: int, every: int) -> None:
-    """Faint lines lead the eye from a cell to its names."""
-    edges = np.arange(0, count + 1, every) - 0.5
+    axes.set_xticks(ticks, names, rotation=0 if longest < 0.9 * cell else 90, **plain)
+    axes.set_yticks(ticks, names, **plain)
+    axes.set(xlabel="predicted", ylabel="actual")
+    # Faint lines lead the eye from a cell to its names.
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
     axes.set_axisbelow(True)
+    return figure
 
 
 def plot_mistakes(
@@ -138,30 +118,20 @@ def plot_mistakes(
         >>> figure.axes[0].get_title()
         'cat / dog\\n2.50 / 0.75'
     """
-    from jaxch5.insight.figure import Figure
-
-    pairs = [
-        (shortened(one), shortened(other)) for one, other in zip(predicted, actual, strict=True)
-    ]
+    pairs = [tuple(map(shortened, pair)) for pair in zip(predicted, actual, strict=True)]
     fit = all(len(one) + len(other) + 3 <= TITLE_LENGTH for one, other in pairs)
     between, lines = (" / ", 2) if fit else (" /\n", 3)
+    titles = [
+        f"{between.join(pair)}\n{loss:.2f} / {probability:.2f}"
+        for pair, loss, probability in zip(pairs, losses, probabilities, strict=True)
+    ]
     ncols = math.ceil(math.sqrt(len(pictures)))
     nrows = math.ceil(len(pictures) / ncols)
+    figure = grid(pictures, titles, nrows, ncols, inches, lines)
+    width, height = figure.get_size_inches()
     # The line above the pictures is wider than one of them.
-    size = (max(inches * ncols, 3.0), (inches + 0.16 * lines) * nrows + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    figure.set_size_inches(max(width, 3.0), height + 0.4)
     figure.suptitle("prediction / actual / loss / probability", fontsize=10)
-    cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
-    for axes in cells:
-        axes.set_axis_off()
-        # Titles of a row stand on one line, whatever the pictures' shapes.
-        axes.set_anchor("N")
-    for axes, picture, pair, loss, probability in zip(
-        cells, pictures, pairs, losses, probabilities, strict=False
-    ):
-        axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
-        title = f"{between.join(pair)}\n{loss:.2f} / {probability:.2f}"
-        axes.set_title(title, fontsize=9, parse_math=False)
     return figure
 
 
@@ -181,23 +151,17 @@ def plot_calibration(calibration: Calibration) -> Figure:
 
     from jaxch5.insight.figure import Figure
 
-    filled = calibration.count > 0
-    confidence, accuracy = (
-        100 * means[filled] for means in (calibration.confidence, calibration.accuracy)
-    )
-    edges = np.linspace(0, 100, len(filled) + 1)
+    filled, edges = calibration.count > 0, np.linspace(0, 100, len(calibration.count) + 1)
+    confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
     figure = Figure(figsize=(5.0, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 100], [0, 100], "--", color="tab:gray", label="confidence = accuracy")
     upper.plot(confidence, accuracy, "o-", color="tab:blue", label="the model", clip_on=False)
     error = 100 * calibration.expected_error
     upper.set_title(f"expected calibration error {error:.1f} %", fontsize=10)
-    upper.set_ylabel("accuracy, %")
-    upper.set_xlim(0, 100)
-    upper.set_ylim(0, 100)
+    upper.set(ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100))
     upper.legend(frameon=False, loc="upper left")
     lower.bar(edges[:-1], calibration.count, width=np.diff(edges), align="edge", edgecolor="white")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lower.set_xlabel("confidence, %")
-    lower.set_ylabel("items")
+    lower.set(xlabel="confidence, %", ylabel="items")
     return figure

@@ -37,16 +37,31 @@ def plot_pictures(
         >>> [axes.get_title() for axes in figure.axes]
         ['a', 'b', 'c', '']
     """
+    return grid(pictures, [shortened(title) for title in titles], nrows, ncols, inches)
+
+
+def grid(
+    pictures: Sequence[Float[np.ndarray, "height width 3"]] | np.ndarray,
+    titles: Sequence[str],
+    nrows: int,
+    ncols: int,
+    inches: float,
+    lines: int = 1,
+) -> Figure:
+    """Draws what `plot_pictures` draws, under titles of so many lines that are kept as they are."""
     from jaxch5.insight.figure import Figure
 
-    figure = Figure(figsize=(inches * ncols, (inches + 0.25) * nrows), layout="constrained")
+    height = inches + 0.09 + 0.16 * lines
+    figure = Figure(figsize=(inches * ncols, height * nrows), layout="constrained")
     cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
+        # Titles of a row stand on one line, whatever the pictures' shapes.
+        axes.set_anchor("N")
     for axes, picture, title in zip(cells, pictures, titles, strict=False):
         axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
         # A dollar sign would begin a formula: class names are plain text.
-        axes.set_title(shortened(title), fontsize=9, parse_math=False)
+        axes.set_title(title, fontsize=9, parse_math=False)
     return figure
 
 
@@ -89,12 +104,10 @@ def plot_lr_find(
     for number, (name, rate) in enumerate(suggested.items(), start=1):
         loss = np.interp(np.log(rate), np.log(lrs), losses)
         axes.plot(rate, loss, "o", color=f"C{number}", label=f"{name} {rate:.1e}")
-    axes.set_xscale("log")
     # The explosion at the end would press the valley flat.
     low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("smooth loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
     if suggested:
         axes.legend(frameon=False)
     return figure

@@ -29,12 +29,13 @@ from jaxch5.configured import learner_of
 from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.folder import from_folder
 from jaxch5.data.source import Source
-from jaxch5.insight.report import write_report
 from jaxch5.interpretation import interpretation_of
 from jaxch5.learner import Learner
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
-from jaxch5.reporting import finished_report, report_of_run
-from jaxch5.training.loop import Plan
+from jaxch5.run.attempts import Attempts
+from jaxch5.run.hooks.report import write_reports
+from jaxch5.training.events import Begin, End, Epoch
+from jaxch5.training.plan import Plan
 from jaxch5.training.rundir import create_run
 
 # The chapter's pets.
@@ -119,7 +120,6 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
         momentum=lambda step: float(momentum[step]),
     )
     run = create_run(config, folder / "report")
-    begun = report_of_run(run, data, [plan], groups)
     records = [
         {
             "epoch": epoch,
@@ -134,11 +134,15 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
         for epoch in range(epochs)
     ]
 
+    hook = write_reports(run, data, records, Attempts(print))
+    hook(Begin(0, len(data.train), (plan,), groups, data.classes, data.describe(), run.path))
+    state: Any = None
+
     def refresh() -> None:
-        write_report(run.report_file, replace(begun, records=records))
+        hook(Epoch(0, state, [], records[-1]))
 
     def finish() -> None:
-        write_report(run.report_file, finished_report(begun, records, data, interp))
+        hook(End(0, state, "finished", interpretation=interp))
 
     refreshed = [seconds_of(refresh) for _ in range(repeats)]
     finished = [seconds_of(finish) for _ in range(repeats)]

@@ -3,6 +3,7 @@
     python benchmarks/reliability.py saving --path DIR
     python benchmarks/reliability.py resume --path DIR
     python benchmarks/reliability.py long
+    python benchmarks/reliability.py arrays
 
 `saving` times saves of a ResNet-18 in training: until training goes on, and until all is written.
 The latter is the most that a save each minute can take of that minute, were nothing of it done
@@ -10,11 +11,14 @@ beside training.
 `resume` starts the command anew and on a run that was interrupted, in turn, up to its first step.
 `long` trains a tiny network for 2,000 epochs, saved after each, and watches memory, file handles
 and threads.
+`arrays` saves a few small arrays 600 times as checkpoints do, and by orbax's own way, which has to
+win before ours can go.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -156,13 +160,64 @@ def long(epochs: int) -> dict[str, Any]:
     }
 
 
+def arrays(turns: int) -> dict[str, Any]:
+    figures: dict[str, dict[str, list[float]]] = {}
+    for _ in range(turns):
+        for way in ("ours", "orbax"):
+            script = f"import reliability; reliability.saves_of_arrays({way!r})"
+            command = [sys.executable, "-c", script]
+            printed = subprocess.check_output(command, text=True, cwd=Path(__file__).parent)
+            for name, value in json.loads(printed).items():
+                figures.setdefault(way, {}).setdefault(name, []).append(value)
+    return {way: {name: spread(one) for name, one in of.items()} for way, of in figures.items()}
+
+
+def saves_of_arrays(way: str, count: int = 600) -> None:
+    """Prints what a save takes, of a process that saves one way only."""
+    import jax.numpy as jnp
+    import numpy as np
+    import orbax.checkpoint as ocp
+    import psutil
+
+    from jaxch5.training.arrays import SaveArrays, to_arrays
+
+    tree = {f"layer{n}": {"kernel": jnp.ones((3, 3, 3, 4)), "bias": jnp.ones(4)} for n in range(8)}
+    kind = SaveArrays if way == "ours" else ocp.args.StandardSave
+    at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, async_options=at_once)
+    blocking, whole, memory = [], [], []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ocp.CheckpointManager(Path(folder), options=options) as manager,
+    ):
+        for number in range(count):
+            began = time.perf_counter()
+            saved = kind(to_arrays(tree))
+            manager.save(number, args=ocp.args.Composite(arrays=saved))
+            blocking.append(time.perf_counter() - began)
+            manager.wait_until_finished()
+            whole.append(time.perf_counter() - began)
+            memory.append(psutil.Process().memory_info().rss)
+    print(
+        json.dumps(
+            {
+                "milliseconds_until_training_goes_on": 1e3 * float(np.median(blocking)),
+                "milliseconds_until_written": 1e3 * float(np.median(whole)),
+                "growth_of_a_save_kb": (memory[-1] - memory[50]) / 1e3 / (count - 51),
+            }
+        )
+    )
+
+
 def main() -> None:
     parser = arguments_of(__doc__, device=False, path=True)
-    parser.add_argument("part", choices=["saving", "resume", "long"])
+    parser.add_argument("part", choices=["saving", "resume", "long", "arrays"])
     parser.add_argument("--epochs", type=int, default=2000, help="of long (default: 2000)")
     arguments = parser.parse_args()
     if arguments.part == "long":
         document = long(arguments.epochs)
+    elif arguments.part == "arrays":
+        document = arrays(arguments.turns)
     else:
         find_files(arguments.path)
         measure = saving if arguments.part == "saving" else resume

@@ -26,6 +26,7 @@ _EXPORTS = {
     "jaxch5.insight.interpret": ("Interpretation",),
     "jaxch5.models.resnet": ("create_model",),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
+    "jaxch5.training.events": ("Begin", "End", "Epoch", "Ready", "Step", "StepRecord"),
     "jaxch5.training.compiler": ("keep_compiled_programs",),
     "jaxch5.training.process": ("prepare_process",),
     "jaxch5.training.transfer": ("load_weights",),

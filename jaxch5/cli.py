@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jaxch5.command_line import command_line
 from jaxch5.config import LENIENT, SOURCES, Config, check_applies, idle_in, idle_settings
-from jaxch5.errors import ConfigError, Jaxch5Error
+from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.files import DRAWN_BY, to_json, write_file
 from jaxch5.libraries import empty_is_unset, silent
 from jaxch5.settings import deep_update, dotted, explain, known_keys, read_toml, to_toml, without
@@ -283,6 +283,9 @@ def _run(
         return lost_output(error, prog, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
+        if hook := next((n for n in getattr(error, "__notes__", ()) if n.startswith(IN_HOOK)), ""):
+            traceback.print_exc()
+            return _fail(f"{what} ({hook})", 1, prog)
         return _fail(f"{what} (a defect of jaxch5; --debug shows where)", 1, prog, debug)
 
 
@@ -299,7 +302,7 @@ def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
     return _fail(f"{where}{error.strerror or error}", 1, prog, debug)
 
 
-def _fail(message: str, status: int, prog: str, debug: bool) -> int:
+def _fail(message: str, status: int, prog: str, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
     print(f"{prog}: {printable(message)}", file=sys.stderr)

@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "checkpoint.every_minutes",
     "log",
     "profile",
+    "hooks",
 )
 # Decoding one of so many takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
@@ -491,7 +492,12 @@ class Config(Section):
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
     )
     profile: bool = Field(
-        False, description="trace some steps into the run directory and say where their time goes"
+        False, description="trace some steps into the run directory, for Perfetto and TensorBoard"
+    )
+    hooks: tuple[str, ...] = Field(
+        (),
+        description="functions that are called with each event of training, as import paths "
+        "(package.module:name), separated by commas",
     )
 
     # Dotted names of what stands on the command line: it was meant, whatever its value.

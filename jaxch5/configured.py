@@ -11,11 +11,12 @@ from jaxch5.data.block import Data
 from jaxch5.data.from_config import load_data, load_source
 from jaxch5.data.source import leave_out
 from jaxch5.data.verify import unreadable
+from jaxch5.imports import load_function
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
-from jaxch5.session import Saving
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.text import counted
 from jaxch5.training.hosts import agree, first_then_others
 from jaxch5.training.recorded import going_on
@@ -94,6 +95,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         shard_optimizer=settings.shard_optimizer,
         normalization=normalization_of(model),
         say=say,
+        hooks=[load_function(path, "hooks") for path in config.hooks],
     )
     check_applies(config, devices=learn.mesh.devices.shape if learn.mesh else (1, 1))
     if settings.schedule != "fine_tune":

@@ -4,6 +4,9 @@ Each message is one line that names the thing, its value and the way out; the co
 it is. Anything else that is raised is a defect of this package and keeps its traceback.
 """
 
+# Begins the note that an error of a user's hook carries: it is no defect of this package.
+IN_HOOK = "raised in the hook"
+
 
 class Jaxch5Error(Exception):
     """The base of them all; a command that meets one prints it and exits with `exit_code`."""

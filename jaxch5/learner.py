@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +34,22 @@ from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
 from jaxch5.predictor import Prediction, Predictor
-from jaxch5.reporting import finished_report, report_of_run
-from jaxch5.session import Saving, Session
-from jaxch5.text import plain_console, print_line, same_names
+from jaxch5.run.attempts import Attempts
+from jaxch5.run.follow import follow, guest, opened
+from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
+from jaxch5.run.hooks.records import record_into, write_records
+from jaxch5.run.hooks.report import write_reports
+from jaxch5.run.hooks.table import Table
+from jaxch5.run.hooks.tensorboard import TensorBoard
+from jaxch5.run.hooks.trace import Trace
+from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
+from jaxch5.training.events import Begin, End, Event, Hook, Ready
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
-from jaxch5.training.loop import evaluate, predict
+from jaxch5.training.loop import evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep, find_lr, sweep_rates
+from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
 from jaxch5.training.plan import (
     Plan,
@@ -53,7 +61,7 @@ from jaxch5.training.plan import (
 )
 from jaxch5.training.precision import dtype_of, loss_scale
 from jaxch5.training.recipe import Frozen, Recipe, summarize_model
-from jaxch5.training.recorded import check_pictures, known_by, record_pictures
+from jaxch5.training.recorded import check_about, check_pictures, known_by
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import (
@@ -64,7 +72,6 @@ from jaxch5.training.state import (
 )
 from jaxch5.training.step import DrawnEvalStep, Mixer, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
-from jaxch5.training.tensorboard import Log
 from jaxch5.training.transfer import pretrained_of, transfer
 from jaxch5.training.tta import compile_looks, drawn_looks
 
@@ -89,6 +96,7 @@ class Learner:
         saving: when checkpoints are written, and whether training ends with the best one.
         log: whether figures are written for TensorBoard, into the run.
         profile: whether some steps are traced, into the run.
+        hooks: functions of the events of training; see `jaxch5.training.events`.
 
     Example:
         Any linen module learns; here a tiny one tells dark pictures from bright ones.
@@ -128,6 +136,7 @@ class Learner:
         pretrained: Pretrained | None = None,
         seed: int = 0,
         normalization: Normalization | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
@@ -143,6 +152,7 @@ class Learner:
         self.saving = Saving()
         self.log = False
         self.profile = False
+        self.hooks = tuple(hooks)
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
@@ -353,70 +363,72 @@ class Learner:
             start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
             self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
             plans = [plan._replace(start=start + plan.start) for plan in plans]
-        step = int(self.state.step)
-        epochs, place = divmod(step, steps_per_epoch)
-        unvalidated = restored and place == 0 and len(self.records) < epochs
-        left = left_to_do(plans, step, steps_per_epoch, unvalidated) if restored else plans
-        with Interrupts() as interrupts, self._session(plans) as session:
+        attempt = Attempts(partial(print_line, self.console))
+        hooks, keeper = self._hooks(restored, attempt)
+        with Interrupts() as interrupts, opened(hooks):
             check = agreed_check(interrupts)
-            session.remember(
-                partial(record_pictures, data=self.data, restored=restored),
-                None if restored or step else known_by(self.pretrained, self.data),
-            )
-            with session.saved_if_stopped(lambda: self.state):
-                for plan in left:
-                    within = int(self.state.step) > plan.start
-                    if plan.frozen_to is not None and not within:
-                        self.freeze_to(plan.frozen_to)
-                    self._fit_phase(plan, session, interrupts, check, within and unvalidated)
-            if self.saving.keep_best:
-                self._kept, variables = session.best() or (None, self.state.variables)
-                self.state = with_variables(self.state, of_first(variables))
-                self._place()
-            if self.run:
-                # All take part in this, and the first writes it.
-                preds = self.get_preds()
-                interp = self._interpretation(*preds) if np.isfinite(preds[0]).all() else None
-                session.finish(
-                    lambda report: finished_report(report, self.records, self.data, interp)
-                )
+            events = self._events(plans, restored, interrupts, check, keeper)
+            follow(events, hooks, check, lambda: self.state)
+            attempt.check()
 
-    def _fit_phase(
+    def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
+        """What watches a call to train, in the order in which it sees events; who has the best."""
+        columns = [name for name, _ in self.recipe.metrics]
+        columns += ["skipped_steps"] * bool(self.state.scale)
+        hooks: list[Hook] = [Table(self.console, columns), record_into(self.recorder)]
+        keeper: Keeper
+        if (run := self.run) and is_first():
+            hooks += [TensorBoard(run.tensorboard)] if self.log else []
+            hooks.append(write_records(run, self.data, restored, self.records, attempt))
+            hooks.append(write_reports(run, self.data, self.records, attempt))
+            keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
+        else:
+            keeper = KeepBest(self._kept, self.state.variables)
+        self._kept = None
+        hooks += [keeper, *map(guest, self.hooks if is_first() else ())]
+        if run and self.profile and is_first():
+            hooks.append(Trace(run.profile, partial(print_line, self.console)))
+        return hooks, keeper
+
+    def _events(
         self,
-        plan: Plan,
-        session: Session,
+        plans: Sequence[Plan],
+        restored: bool,
         interrupts: Interrupts,
         check: Callable[[], None],
-        validate_first: bool,
-    ) -> None:
-        with interrupts.during("compiling"):
-            steps = self._steps
-        check()
-        states = session.train(
-            self.state, self.data, plan, steps, self.recipe, self._key, check, validate_first
-        )
-        # Held as soon as it is there, because the one before is consumed by then.
-        for self.state in states:
-            pass
-
-    def _session(self, plans: Sequence[Plan]) -> Session:
-        run, groups = self.run if is_first() else None, self.groups.names
-        best = None
-        if self._kept:
-            # A copy, because the first step consumes the state.
-            best = self._kept, jax.tree.map(jnp.copy, self.state.variables)
-        self._kept = None
-        return Session(
-            run,
-            self.recorder,
-            self.saving,
-            self._about,
-            report_of_run(run, self.data, plans, groups) if run else None,
-            Log(run.tensorboard, groups, int(self.state.step)) if run and self.log else None,
-            self.console,
-            self.profile,
-            best,
-        )
+        keeper: Keeper,
+    ) -> Iterator[Event]:
+        """Trains, and yields what happens."""
+        data, recipe, run = self.data, self.recipe, self.run
+        step, length = int(self.state.step), len(data.train)
+        unvalidated = restored and step % length == 0 and len(self.records) < step // length
+        if not restored and not step and (line := known_by(self.pretrained, data)):
+            print_line(self.console, line)
+        names = tuple(self.groups.names), tuple(data.classes)
+        yield Begin(step, length, tuple(plans), *names, data.describe(), run and run.path)
+        for plan in left_to_do(plans, step, length, unvalidated) if restored else plans:
+            within = int(self.state.step) > plan.start
+            if plan.frozen_to is not None and not within:
+                self.freeze_to(plan.frozen_to)
+            with interrupts.during("compiling"):
+                steps = self._steps
+            check()
+            yield Ready(int(self.state.step), plan)
+            args = plan, steps, recipe.loss, self._key, recipe.metrics, within and unvalidated
+            with out_of_memory(steps.need, data.train.batch_size, data.size):
+                for event in fit(self.state, data, *args, check):
+                    # Held as soon as it is there, because the one before is consumed by then.
+                    self.state = event.state
+                    yield event
+        if self.saving.keep_best:
+            self._kept, variables = keeper.best() or (None, self.state.variables)
+            self.state = with_variables(self.state, of_first(variables))
+            self._place()
+        interp = None
+        # All processes take part in this, and the first writes it.
+        if run and np.isfinite((preds := self.get_preds())[0]).all():
+            interp = interpretation_of(data.source, data.valid.items, *preds)
+        yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
@@ -459,17 +471,8 @@ class Learner:
         return True
 
     def _saved(self, saves: Checkpoints, step: int) -> Saved:
-        about, here = saves.about(step), self._about()
-        same = {
-            "arch": about["arch"] == here["arch"],
-            "classes": same_names(about["classes"], here["classes"]),
-        }
-        for name, fits in same.items():
-            if not fits:
-                raise ConfigError(
-                    f"{saves.directory / str(step)}: is of {name} {about[name]}, not {here[name]}; "
-                    "resume a run with the network and the classes that it began with"
-                )
+        about = saves.about(step)
+        check_about(saves.directory / str(step), about, self._about())
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         self.freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
@@ -495,10 +498,7 @@ class Learner:
         Raises:
             DataError: a picture cannot be read.
         """
-        return self._interpretation(*self.get_preds())
-
-    def _interpretation(self, probabilities: np.ndarray, labels: np.ndarray) -> Interpretation:
-        return interpretation_of(self.data.source, self.data.valid.items, probabilities, labels)
+        return interpretation_of(self.data.source, self.data.valid.items, *self.get_preds())
 
     def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
         """A figure of the first validation pictures, each with its prediction and its class.
@@ -618,6 +618,7 @@ def vision_learner(
     shard_optimizer: bool = False,
     normalization: Normalization | None = None,
     say: Callable[[str], None] | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
@@ -657,6 +658,7 @@ def vision_learner(
         shard_optimizer: the optimizer's moments are shared out among the devices of a process.
         normalization: mean and deviation of the colours; None takes those of the weights.
         say: takes the line about the weights; None prints it.
+        hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
 
     Raises:
         ConfigError: there is no such architecture, head, precision, group or optimizer.
@@ -693,4 +695,4 @@ def vision_learner(
         bn=bn,
         shard_optimizer=shard_optimizer,
     )
-    return Learner(data, model, recipe, groups, pretrained, seed, normalization)
+    return Learner(data, model, recipe, groups, pretrained, seed, normalization, hooks)

@@ -89,7 +89,7 @@ def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
     Example:
         >>> from jaxch5.config import Config
         >>> known_keys(Config)[0], known_keys(Config)[-1]
-        ('data.path', 'profile')
+        ('data.path', 'hooks')
     """
     keys = []
     for name, field in settings.model_fields.items():

@@ -156,9 +156,9 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
     from jaxch5.insight.recorder import is_number
+    from jaxch5.run.hooks.table import advice
     from jaxch5.training.environment import environment
     from jaxch5.training.hosts import is_first
-    from jaxch5.training.progress import advice
 
     if is_first():
         add_environment(run, environment())

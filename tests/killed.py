@@ -21,7 +21,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.session import Saving
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.process import prepare_process
 from jaxch5.training.rundir import RunDir, create_run
 

@@ -25,7 +25,7 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 LAYERS = {
     "commands": {"__main__", "cli", "command_line", "configured"},
     "learner": {"learner"},
-    "session": {"about", "artifacts", "interpretation", "predictor", "reporting", "session"},
+    "run": {"about", "artifacts", "interpretation", "predictor", "run"},
     "training": {"training"},
     "data": {"data"},
     "insight": {"insight"},

@@ -32,7 +32,7 @@ from jaxch5.optim.schedule import (
     one_cycle,
     one_cycle_momentum,
 )
-from jaxch5.session import Saving
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.settings import deep_update
 from jaxch5.training.plan import plans_of_fine_tune
 from jaxch5.training.recipe import Recipe

@@ -3,13 +3,17 @@
 import ast
 import doctest
 import inspect
+import io
 import re
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import flax.linen as nn
 import pytest
+from rich.console import Console
 
 import jaxch5 as jx
 
@@ -133,3 +137,68 @@ def test_the_answers_hold(tmp_path, monkeypatch):
     report: list[str] = []
     failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
     assert not failed, "".join(report)
+
+
+class Tracker:
+    """Stands for a library that keeps figures elsewhere: notes what it is told, and refuses a rest.
+
+    Its functions have the names and the arguments of `wandb` and `mlflow`.
+    """
+
+    def __init__(self):
+        self.told = []
+
+    def init(self, project, config):
+        self.told.append(("begin", project))
+
+    def log(self, figures, step):
+        self.told.append((step, dict(figures)))
+
+    def finish(self, exit_code):
+        self.told.append(("end", exit_code))
+
+    def start_run(self):
+        self.told.append(("begin", None))
+
+    def log_metric(self, key, value, step):
+        self.told.append((step, {key: value}))
+
+    def log_metrics(self, metrics, step):
+        assert all(isinstance(value, (int, float)) for value in metrics.values())
+        self.told.append((step, dict(metrics)))
+
+    def end_run(self, status):
+        self.told.append(("end", status))
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("wandb", 0), ("mlflow", "FINISHED"), (None, None)], ids=str
+)
+def test_hooks_of_the_page_tell_what_was_trained(name, end, monkeypatch, capsys):
+    """The page's code runs as it stands there, over a network that trains."""
+    tracker = Tracker()
+    for library in ("wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, library, tracker)
+    names: dict[str, Any] = {}
+    page = (DOCS / "hooks.md").read_text(encoding="utf-8")
+    codes = re.findall(r"```python\n(.*?)```", page, re.S)
+    for code in codes:
+        exec(code, names)
+        assert len(code.splitlines()) <= 16
+    data = jx.DataBlock(jx.digits(), jx.random_split(), presize=8, size=8).load(batch_size=256)
+    learn = jx.vision_learner(data, Tiny(), hooks=[names[f"to_{name}" if name else "tell"]])
+    learn.console = Console(file=io.StringIO())
+    learn.fit(2, 1e-3)
+    length = len(data.train)
+    if not name:
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [
+            f"{length * (n + 1)} steps: {learn.records[n]['valid_loss']:.3f}" for n in (0, 1)
+        ]
+        return
+    begin, *told, last = tracker.told
+    assert (begin[0], last) == ("begin", ("end", end))
+    losses = [figures["loss"] for _, figures in told if "loss" in figures]
+    assert losses == learn.recorder.losses
+    scores = [(step, figures["accuracy"]) for step, figures in told if "accuracy" in figures]
+    assert scores == [(length * (n + 1), learn.records[n]["accuracy"]) for n in (0, 1)]

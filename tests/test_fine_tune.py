@@ -18,9 +18,9 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
-from jaxch5.session import Saving, Session
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training import loop
-from jaxch5.training.loop import Step
+from jaxch5.training.events import Epoch, Ready, Step
 from jaxch5.training.rundir import create_run
 
 
@@ -92,18 +92,15 @@ def test_every_step_has_the_rates_and_the_momentum_of_the_schedule(compiled, mon
 def test_the_body_is_frozen_first_and_then_trains(compiled):
     learn = compiled.again(0)
     states = []
-    original = learn._fit_phase
 
-    def remember(*arguments):
-        states.append(jax.tree.map(np.asarray, learn.state.params))
-        best = original(*arguments)
-        states.append(jax.tree.map(np.asarray, learn.state.params))
-        return best
+    def remember(event):
+        if isinstance(event, (Ready, Epoch)):
+            states.append(jax.tree.map(np.array, learn.state.params))
 
-    learn._fit_phase = remember
+    learn.hooks = (remember,)
     learn.fine_tune(2, base_lr=0.1, freeze_epochs=1, lr_mult=2)
     assert changed(states[0], states[1]) == {"head", "bn"}
-    assert changed(states[2], states[3]) == {"head", "bn", "conv"}
+    assert changed(states[2], states[4]) == {"head", "bn", "conv"}
     assert [record["phase"] for record in learn.records] == ["frozen", "unfrozen", "unfrozen"]
     assert [record["epoch"] for record in learn.records] == [0, 1, 2]
     assert learn.records[-1]["accuracy"] > 0.9
@@ -121,7 +118,7 @@ def test_freezing_clears_the_moments(compiled):
 
 
 @pytest.mark.parametrize("stop_at", [2, 4, 7, 8])
-def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, monkeypatch, stop_at):
+def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, stop_at):
     """From within the frozen phase, from between the two, from within the second, from its end."""
 
     def run(name):
@@ -133,17 +130,14 @@ def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, monkeypat
     whole.fine_tune(2, base_lr=0.05)
 
     stopped = run("stopped")
-    watch = Session.watch
 
-    def watch_then_interrupt(session, event):
-        watch(session, event)
+    def interrupt(event):
         if isinstance(event, Step) and event.number == stop_at:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Session, "watch", watch_then_interrupt)
+    stopped.hooks = (interrupt,)
     with pytest.raises(KeyboardInterrupt):
         stopped.fine_tune(2, base_lr=0.05)
-    monkeypatch.undo()
 
     again = compiled.again(0)
     assert again.restore(stopped.run)

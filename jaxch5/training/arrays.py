@@ -1,7 +1,6 @@
 """How orbax writes the arrays of a checkpoint here: one safetensors file an item, and its checksum.
 
-orbax's own way, by tensorstore 0.1.86, took 4 times as long for a small network and lost some 10 kB
-of memory at each save, which long runs of short epochs feel.
+orbax's own way still is slower and loses memory at each save: `benchmarks/reliability.py arrays`.
 """
 
 from __future__ import annotations

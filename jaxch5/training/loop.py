@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
 from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.events import Epoch, Step, StepRecord
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.plan import Plan
 from jaxch5.training.reduction import loss_of_batch
@@ -32,22 +32,6 @@ STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
 # One bad batch may do it; after this many in a row nothing will come of the run.
 NOT_FINITE_IN_A_ROW = 3
-
-
-class Step(NamedTuple):
-    """`number` steps are done. `losses` were read back now: those after the ones read before."""
-
-    state: TrainState
-    number: int
-    losses: list[float]
-
-
-class Epoch(NamedTuple):
-    """An epoch is done and validated; of its losses, the ones that no step had."""
-
-    state: TrainState
-    record: Record
-    losses: list[float]
 
 
 def fit(
@@ -116,7 +100,7 @@ def fit(
         }
         if state.scale is not None:
             record["skipped_steps"] = steps_per_epoch - made
-        return Epoch(state, record, unread)
+        return Epoch(stop, state, unread, record)
 
     if validate_first:
         yield validated(state, start // steps_per_epoch - 1, start)
@@ -154,7 +138,8 @@ def fit(
             losses.add(many)
         due = (step + count) // STEPS_BETWEEN_READS > step // STEPS_BETWEEN_READS
         step += count
-        yield Step(state, step, losses.read(but=STEPS_UNREAD if count == 1 else 1) if due else [])
+        read = losses.read(but=STEPS_UNREAD if count == 1 else 1) if due else []
+        yield Step(step, state, read)
 
         if step % steps_per_epoch == 0:
             yield validated(state, epoch, step)
@@ -184,13 +169,14 @@ class _Losses:
         """Of a step, or of a call of many."""
         self._unread.append(losses)
 
-    def read(self, but: int = 0) -> list[float]:
+    def read(self, but: int = 0) -> list[StepRecord]:
         """Reads all but those that were added last."""
         count = max(0, len(self._unread) - but)
         losses = [
             float(loss) for read in jax.device_get(self._unread[:count]) for loss in np.ravel(read)
         ]
         del self._unread[:count]
+        read = []
         for loss in losses:
             self._not_finite = 0 if np.isfinite(loss) else self._not_finite + 1
             if self._not_finite == NOT_FINITE_IN_A_ROW:
@@ -199,8 +185,11 @@ class _Losses:
                     f"{self._read + 1} is {loss}{self.way_out(self._read)}"
                 )
             self._finite |= bool(np.isfinite(loss))
+            place = self._read - self._plan.start
+            rates, momentum = tuple(self._plan.rates(place)), self._plan.momentum(place)
+            read.append(StepRecord(self._read, loss, rates, momentum))
             self._read += 1
-        return losses
+        return read
 
     def way_out(self, step: int) -> str:
         """Returns what to do about a loss that is no number."""

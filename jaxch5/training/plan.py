@@ -92,7 +92,7 @@ def plan_at_rate(
     return Plan(
         "fit",
         epochs,
-        rates=lambda step: fixed or [lr(step)] * groups,  # type: ignore[operator]
+        rates=lambda step: list(fixed or [lr(step)] * groups),  # type: ignore[operator]
         momentum=momentum if callable(momentum) else lambda step: momentum,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -23,7 +24,7 @@ from jaxch5.data.source import Source
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.text import counted
+from jaxch5.text import counted, same_names
 from jaxch5.training.rundir import RunDir, read_skipped
 
 
@@ -139,6 +140,29 @@ def check_pictures(run: RunDir, data: Data) -> None:
         f"{run.path}: was trained on other pictures than these ({said}); split them by "
         "recorded_split(RUN), or begin another run from its weights"
     )
+
+
+def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Makes sure that a checkpoint is of the architecture and of the classes that are here.
+
+    Args:
+        checkpoint: its folder, for the message.
+        about: what is said about it.
+        here: the same of the network that it is for.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    same = {
+        "arch": about["arch"] == here["arch"],
+        "classes": same_names(about["classes"], here["classes"]),
+    }
+    for name, fits in same.items():
+        if not fits:
+            raise ConfigError(
+                f"{checkpoint}: is of {name} {about[name]}, not {here[name]}; resume a run with "
+                "the network and the classes that it began with"
+            )
 
 
 def recorded_split(path: str | Path) -> Split:

@@ -3,9 +3,12 @@
 import struct
 import sys
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxch5.training.tensorboard import Log
+from jaxch5.errors import Jaxch5Error
+from jaxch5.run.hooks.tensorboard import TensorBoard
+from jaxch5.training.events import Begin, Epoch, Step, StepRecord
 
 
 def scalars(folder):
@@ -23,11 +26,11 @@ def scalars(folder):
 
 
 def test_figures_are_written_at_their_steps(tmp_path):
-    log = Log(tmp_path, ["body", "head"])
-    log.step(0, 2.0, [0.1, 0.2], 0.9)
-    log.step(1, 1.0, [0.2, 0.4], 0.8)
-    log.epoch(2, {"epoch": 0, "phase": "one_cycle", "accuracy": 0.75})
-    log.close()
+    record = {"epoch": 0, "phase": "one_cycle", "accuracy": 0.75}
+    with TensorBoard(tmp_path) as hook:
+        hook(Begin(0, 2, (), ("body", "head"), (), "", None))
+        hook(Step(1, None, [StepRecord(0, 2.0, (0.1, 0.2), 0.9)]))
+        hook(Epoch(2, None, [StepRecord(1, 1.0, (0.2, 0.4), 0.8)], record))
     assert scalars(tmp_path) == {
         "loss/step": {0: 2.0, 1: 1.0},
         "learning_rate/body": {0: 0.1, 1: 0.2},
@@ -36,3 +39,9 @@ def test_figures_are_written_at_their_steps(tmp_path):
         "epoch/accuracy": {2: 0.75},
     }
     assert "tensorflow" not in sys.modules
+
+
+def test_where_it_is_not_installed_a_line_says_what_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(Jaxch5Error, match=r"pip install -e '\.\[tensorboard\]' in jaxch5's folder"):
+        TensorBoard(tmp_path)

@@ -1,10 +1,9 @@
-"""The report of a learner's run: what goes into it, while training goes on and at its end."""
+"""The hook that writes `report.html`, while training goes on and at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,36 +11,64 @@ from jaxch5.data.block import Data
 from jaxch5.data.summary import draw, first_pictures
 from jaxch5.insight.embed import Image, figure_image, picture_image
 from jaxch5.insight.interpret import Interpretation
-from jaxch5.insight.report import Report
+from jaxch5.insight.report import Report, write_report
+from jaxch5.run.attempts import Attempts
 from jaxch5.training.environment import versions
-from jaxch5.training.plan import Plan
-from jaxch5.training.rundir import RunDir
+from jaxch5.training.events import Begin, End, Epoch, Event, Hook
+from jaxch5.training.rundir import Record, RunDir
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 20
 
 
-def report_of_run(run: RunDir, data: Data, plans: Sequence[Plan], groups: Sequence[str]) -> Report:
-    """What is known of a run before its first epoch."""
-    steps = [(plan, step) for plan in plans for step in range(plan.epochs * len(data.train))]
-    return Report(
-        title=run.path.name,
-        data_line=data.describe(),
+def write_reports(run: RunDir, data: Data, records: Sequence[Record], attempt: Attempts) -> Hook:
+    """A hook that writes the report after each epoch, and a fuller one at the end.
+
+    Args:
+        run: where to write.
+        data: the pictures.
+        records: of the epochs, which another hook adds to before this one.
+        attempt: what writes.
+    """
+    report = Report(run.path.name, data.describe(), versions=versions())
+
+    def write(event: Event) -> None:
+        nonlocal report
+        match event:
+            case Begin():
+                report = _of_run(report, run, event)
+                return
+            case Epoch():
+                report = replace(report, records=records)
+            case End(how="finished"):
+                report = _finished(report, records, data, event.interpretation)
+            case _:
+                return
+        attempt("report", write_report, run.report_file, report)
+
+    return write
+
+
+def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
+    """Adds what is known of a run before its first epoch."""
+    length = begin.steps_per_epoch
+    steps = [(plan, step) for plan in begin.plans for step in range(plan.epochs * length)]
+    return replace(
+        report,
         config=run.config_file.read_text(encoding="utf-8"),
         rates=[list(plan.rates(step)) for plan, step in steps],
         momentum=[plan.momentum(step) for plan, step in steps],
-        group_names=groups,
-        classes=data.classes,
-        versions=versions(),
+        group_names=begin.groups,
+        classes=begin.classes,
     )
 
 
-def finished_report(
-    report: Report, records: Sequence[dict[str, Any]], data: Data, interp: Interpretation | None
+def _finished(
+    report: Report, records: Sequence[Record], data: Data, interp: Interpretation | None
 ) -> Report:
     """Adds what the trained model makes of the validation set, where `interp` has it."""
-    report = replace(report, records=records, sample=sample_of(data), finished=True)
+    report = replace(report, records=records, sample=_sample_of(data), finished=True)
     if interp is None:
         return report
     assert interp.pictures is not None
@@ -68,7 +95,7 @@ def finished_report(
     )
 
 
-def sample_of(data: Data) -> Image:
+def _sample_of(data: Data) -> Image:
     """Some training pictures as the network gets them, side by side, in one picture."""
     batch = first_pictures(data.train, SAMPLE_ROWS * SAMPLE_COLUMNS)
     pictures = draw(data.augment, batch, data.size)

@@ -1,15 +1,16 @@
-"""What a person sees of training: a table that grows by a line an epoch, over a progress bar."""
+"""The hook that a person sees: a table that grows by a line an epoch, over a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxch5.insight.recorder import best_of, is_number
-from jaxch5.text import NO_NUMBER, has_bars, print_row
-from jaxch5.training.loop import Epoch, Step
+from jaxch5.text import NO_NUMBER, has_bars, print_line, print_row
+from jaxch5.training.events import Begin, Epoch, Event, Ready, Step
 from jaxch5.training.rundir import Record
 
 HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
@@ -97,49 +98,72 @@ def advice(records: Sequence[Record]) -> str | None:
     )
 
 
-def show_progress(
-    events: Iterable[Step | Epoch],
-    console: Console,
-    steps_per_epoch: int,
-    start: int = 0,
-    extra: Sequence[str] = (),
-    begun: bool = False,
-) -> Iterator[Step | Epoch]:
-    """Passes the loop's events on and draws them as they come.
+class Table:
+    """Draws the events of a call to train as they come; see `jaxch5.training.events`.
 
     Where the console is no terminal there is no bar and no escape code, only the table's lines. A
     narrow terminal gets the columns that it has room for.
 
     Args:
-        events: what `fit` yields.
         console: where to draw.
-        steps_per_epoch: length of the bar.
-        start: the step at which the events begin.
         extra: as in `header`.
-        begun: whether the table has its first line already.
     """
-    head = header(extra)
-    if not begun:
-        print_row(console, head, head)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        # On a narrow terminal the figures have its place.
-        *[BarColumn(bar_width=None)] * (console.width >= len(HEADER)),
-        TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not has_bars(console),
-    )
-    with bar:
-        epoch, place = divmod(start, steps_per_epoch)
-        task = bar.add_task(f"epoch {epoch}", total=steps_per_epoch, completed=place, loss="")
-        for event in events:
-            if isinstance(event, Step):
-                bar.update(task, completed=(event.number - 1) % steps_per_epoch + 1)
-                if event.losses:
-                    bar.update(task, loss=f"loss {event.losses[-1]:.4f}")
-            else:
-                print_row(bar.console, format_row(event.record, extra), head)
-                bar.reset(task, description=f"epoch {event.record['epoch'] + 1}", loss="")
-            yield event
+
+    def __init__(self, console: Console, extra: Sequence[str] = ()) -> None:
+        self._console = console
+        self._extra = extra
+        self._head = header(extra)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            # On a narrow terminal the figures have its place.
+            *[BarColumn(bar_width=None)] * (console.width >= len(HEADER)),
+            TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not has_bars(console),
+        )
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Begin():
+                self._length = event.steps_per_epoch
+            case Ready():
+                self._start(event)
+            case Step():
+                self._bar.update(self._task, completed=(event.number - 1) % self._length + 1)
+                if event.read:
+                    self._bar.update(self._task, loss=f"loss {event.read[-1].loss:.4f}")
+            case Epoch():
+                self._end_epoch(event)
+
+    def _start(self, event: Ready) -> None:
+        if not self._bar.tasks:
+            print_row(self._console, self._head, self._head)
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        epoch, place = divmod(event.number, self._length)
+        self._task = self._bar.add_task(
+            f"epoch {epoch}", total=self._length, completed=place, loss=""
+        )
+        self._stop = event.plan.stop(self._length)
+        self._bar.start()
+
+    def _end_epoch(self, event: Epoch) -> None:
+        print_row(self._console, format_row(event.record, self._extra), self._head)
+        for line in without_numbers(event.record):
+            print_line(self._console, line)
+        self._bar.reset(self._task, description=f"epoch {event.record['epoch'] + 1}", loss="")
+        if event.number == self._stop:
+            self._bar.stop()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

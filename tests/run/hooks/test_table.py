@@ -5,9 +5,10 @@ import re
 
 from rich.console import Console
 
+from jaxch5.run.hooks.table import HEADER, Table, format_row
 from jaxch5.text import print_line
-from jaxch5.training.loop import Epoch, Step
-from jaxch5.training.progress import HEADER, format_row, show_progress
+from jaxch5.training.events import Begin, Epoch, Ready, Step, StepRecord
+from jaxch5.training.plan import plan_at_rate
 
 RECORD = {
     "epoch": 0,
@@ -18,13 +19,21 @@ RECORD = {
     "seconds": 61.0,
     "images_per_second": 1234.5,
 }
-EVENTS = [Step(None, 1, []), Step(None, 2, [0.4321]), Epoch(None, RECORD, [])]
+EVENTS = [
+    Begin(0, 2, (), (), (), "", None),
+    Ready(0, plan_at_rate(2, 0.1, 0.9, groups=1)),
+    Step(1, None, []),
+    Step(2, None, [StepRecord(0, 0.5, (0.1,), 0.9), StepRecord(1, 0.4321, (0.1,), 0.9)]),
+    Epoch(2, None, [], RECORD),
+]
 
 
 def drawn(events, width=100, **kwargs):
     output = io.StringIO()
     console = Console(file=output, width=width, **kwargs)
-    assert list(show_progress(iter(events), console, steps_per_epoch=2)) == events
+    with Table(console) as table:
+        for event in events:
+            table(event)
     return output.getvalue()
 
 
@@ -33,7 +42,7 @@ def test_a_pipe_gets_the_tables_lines_only():
 
 
 def test_a_terminal_gets_a_bar_over_which_the_table_grows():
-    assert "batch 2/2  loss 0.4321" in drawn(EVENTS[:2], force_terminal=True)
+    assert "batch 2/2  loss 0.4321" in drawn(EVENTS[:4], force_terminal=True)
     text = drawn(EVENTS, force_terminal=True)
     assert format_row(RECORD) in text
     assert "epoch 1" in text
@@ -46,7 +55,7 @@ def test_no_line_is_wider_than_a_narrow_terminal():
     lines = [line.split("\x1b[2K")[-1] for line in re.split("[\r\n]+", text)]
     assert "epoch  train_loss  valid_loss  accuracy" in lines
     assert "    0      1.2500      0.5000    0.7500" in lines
-    bar = drawn(EVENTS[:2], width=40, force_terminal=True, no_color=True)
+    bar = drawn(EVENTS[:4], width=40, force_terminal=True, no_color=True)
     assert re.search(r"epoch 0 batch 2/2  loss 0\.4321 \d:\d\d:\d\d\s", bar)
     # In a file nothing is lost.
     assert drawn(EVENTS, width=40) == drawn(EVENTS)

@@ -18,9 +18,9 @@ from jaxch5.errors import CheckpointError, ConfigError, DataError
 from jaxch5.insight.recorder import best_of
 from jaxch5.learner import vision_learner
 from jaxch5.models.normalization import Normalization
-from jaxch5.session import Saving, Session
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.checkpoint import Checkpoints
-from jaxch5.training.loop import Step
+from jaxch5.training.events import Step
 from jaxch5.training.rundir import create_run
 
 
@@ -65,16 +65,9 @@ def bits(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
-def at_step(monkeypatch, number, do):
-    """Does something when a step has been made, and been watched."""
-    watch = Session.watch
-
-    def watch_and_do(session, event):
-        watch(session, event)
-        if isinstance(event, Step) and event.number == number:
-            do()
-
-    monkeypatch.setattr(Session, "watch", watch_and_do)
+def at_step(number, do):
+    """A hook that does something when a step has been made."""
+    return (lambda event: do() if isinstance(event, Step) and event.number == number else None,)
 
 
 def test_the_clock_saves_too(learn, monkeypatch):
@@ -91,39 +84,38 @@ def test_the_clock_saves_too(learn, monkeypatch):
     assert saved == [True]
 
 
-def test_an_interrupt_leaves_the_learner_at_its_last_step(learn, monkeypatch):
+def test_an_interrupt_leaves_the_learner_at_its_last_step(learn):
     """As in a notebook: training can go on, and the state was saved."""
-    at_step(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    learn.hooks = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         learn.fit(2, 0.01)
     assert int(learn.state.step) == 3
     assert steps_of(learn.run) == [3]
     assert learn.validate()["accuracy"] >= 0
-    monkeypatch.undo()
+    learn.hooks = ()
     learn.fit(1, 0.01)
     assert len(learn.records) == 1
 
 
-def test_a_second_interrupt_waits_for_nothing(learn, monkeypatch):
+def test_a_second_interrupt_waits_for_nothing(learn):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    at_step(monkeypatch, 3, twice)
+    learn.hooks = at_step(3, twice)
     with pytest.raises(KeyboardInterrupt):
         learn.fit(2, 0.01)
     assert steps_of(learn.run) == []
 
 
-def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn, monkeypatch):
+def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn):
     """The epoch's record is that of a run never stopped."""
     whole = compiled.again(0)
     whole.fit(2, 0.01)
-    at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    learn.hooks = at_step(5, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         learn.fit(2, 0.01)
     assert (len(learn.records), steps_of(learn.run)) == (0, [5])
-    monkeypatch.undo()
     again = compiled.again(0)
     assert again.restore(learn.run)
     again.run = learn.run
@@ -134,11 +126,11 @@ def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn,
         assert [one[name] for name in exact] == [other[name] for name in exact]
 
 
-def test_a_picture_that_vanishes_ends_training_with_its_state_saved(learn, monkeypatch):
+def test_a_picture_that_vanishes_ends_training_with_its_state_saved(learn):
     def vanish():
         raise DataError("photo.jpg: No such file or directory")
 
-    at_step(monkeypatch, 7, vanish)
+    learn.hooks = at_step(7, vanish)
     with pytest.raises(DataError, match=r"photo\.jpg"):
         learn.fit(2, 0.01)
     assert steps_of(learn.run) == [5, 7]
@@ -160,11 +152,10 @@ def test_what_cannot_be_saved_is_said_each_epoch_and_raised_at_the_end(learn):
     assert "training goes on" in said(learn)
 
 
-def test_a_disk_with_room_again_ends_well(learn, monkeypatch):
+def test_a_disk_with_room_again_ends_well(learn):
     _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    at_step(
-        monkeypatch,
+    learn.hooks = at_step(
         12,
         lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited)),
     )

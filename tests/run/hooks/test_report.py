@@ -6,9 +6,9 @@ import re
 import numpy as np
 from rich.console import Console
 
-from jaxch5 import session
 from jaxch5.config import Config
 from jaxch5.insight.report import write_report
+from jaxch5.run.hooks import report as module
 from jaxch5.training.rundir import create_run
 
 
@@ -24,7 +24,7 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
         page = learn.run.report_file.read_text()
         rows.append((len(report.records), report.finished, "Confusion matrix" in page))
 
-    monkeypatch.setattr(session, "write_report", note)
+    monkeypatch.setattr(module, "write_report", note)
     learn.fine_tune(1)
     assert rows == [(1, False, False), (2, False, False), (2, True, True)]
     page = learn.run.report_file.read_text()

@@ -1,0 +1,1 @@
+"""A run: what watches training, writes it down and says it."""

@@ -1,0 +1,51 @@
+"""What a run should write: what cannot be written does not end training, and is not forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxch5.errors import CheckpointError
+
+
+class Attempts:
+    """Writes, says what cannot be written, and raises it at the end if it still cannot.
+
+    Args:
+        say: takes the lines.
+
+    Example:
+        >>> def write(full):
+        ...     if full:
+        ...         raise CheckpointError("metrics.jsonl: cannot be written")
+        >>> attempt = Attempts(print)
+        >>> attempt("metrics", write, True), list(attempt.failed)
+        metrics.jsonl: cannot be written; training goes on
+        (False, ['metrics'])
+        >>> attempt("metrics", write, False), list(attempt.failed)
+        (True, [])
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.failed: dict[str, CheckpointError] = {}
+
+    def __call__(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
+        """Checks whether it can be written, by writing it."""
+        try:
+            write(*arguments)
+        except CheckpointError as error:
+            self.failed[what] = error
+            self._say(f"{error}; training goes on")
+            return False
+        self.failed.pop(what, None)
+        return True
+
+    def check(self) -> None:
+        """Raises what could not be written when it was last tried.
+
+        Raises:
+            CheckpointError: there is such.
+        """
+        for error in self.failed.values():
+            raise error

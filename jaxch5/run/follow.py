@@ -1,0 +1,89 @@
+"""A call to train as hooks see it: every event in turn, and how it ended, whatever ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import jax
+
+from jaxch5.errors import IN_HOOK, DataError
+from jaxch5.text import name_of
+from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready, Step
+from jaxch5.training.interrupts import StopAtOnce, Terminated
+from jaxch5.training.state import TrainState
+
+
+@contextmanager
+def opened(hooks: Sequence[Hook]) -> Iterator[None]:
+    """Enters the hooks that are context managers; the first one is left first."""
+    with ExitStack() as stack:
+        for hook in reversed(hooks):
+            if isinstance(hook, AbstractContextManager):
+                stack.enter_context(hook)
+        yield
+
+
+def follow(
+    events: Iterable[Event],
+    hooks: Sequence[Hook],
+    check: Callable[[], None],
+    state: Callable[[], TrainState],
+) -> None:
+    """Hands events to hooks, and an `End` where they break off.
+
+    Args:
+        events: from a `Begin` to the `End` of a call that is finished.
+        hooks: each sees each event, also after one before it has failed.
+        check: called after each step and each epoch; what it raises ends the call.
+        state: gives the state that the call has come to.
+
+    Raises:
+        Exception: what a hook, the check or the events raised.
+    """
+    event: Event | None = None
+    resting = False
+    try:
+        for event in events:
+            resting = isinstance(event, (Step, Epoch))
+            _hand(event, hooks)
+            if resting:
+                check()
+            resting = False
+    except StopAtOnce:
+        raise
+    except BaseException as ended_by:
+        if event is not None and not isinstance(event, End):
+            interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
+            # Elsewhere it may be consumed by a step that failed.
+            good = resting or interrupted or isinstance(ended_by, DataError)
+            last = End(event.number, state() if good else None, "failed", ended_by)
+            _hand(last._replace(how="interrupted") if interrupted else last, hooks)
+        raise
+
+
+def _hand(event: Event, hooks: Sequence[Hook]) -> None:
+    failed: list[Exception] = []
+    for hook in hooks:
+        try:
+            hook(event)
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def guest(hook: Hook) -> Hook:
+    """A user's hook: what it alters of an event is its own, and what it raises names it."""
+
+    def call(event: Event) -> None:
+        if not isinstance(event, (Begin, Ready)) and event.state is not None:
+            # The arrays cannot be written to; the dictionaries around them could.
+            event = event._replace(state=jax.tree.map(lambda leaf: leaf, event.state))
+        try:
+            hook(event)
+        except Exception as error:
+            error.add_note(f"{IN_HOOK} {name_of(hook)}")
+            raise
+
+    return call

@@ -1,0 +1,158 @@
+"""The hooks that save the state: as checkpoints of a run, and the best one for the learner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxch5.errors import DataError, TrainingError
+from jaxch5.insight.recorder import best_of
+from jaxch5.run.attempts import Attempts
+from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.events import Begin, End, Epoch, Event, Step
+from jaxch5.training.interrupts import StopAtOnce
+from jaxch5.training.rundir import Record, RunDir
+from jaxch5.training.state import TrainState, is_finite
+
+# The record of an epoch, and its weights and statistics.
+Kept = tuple[Record, dict[str, PyTree]]
+
+
+class Saving(NamedTuple):
+    """When checkpoints are written, beside the one after every epoch.
+
+    Attributes:
+        every_steps: steps between two; 0 does not count them.
+        every_minutes: minutes between two; 0 does not look at the clock.
+        keep_best: training ends with the weights of the best epoch, as `best_of` has it, not of the
+            last.
+    """
+
+    every_steps: int = 0
+    every_minutes: float = 5.0
+    keep_best: bool = False
+
+
+class SaveCheckpoints:
+    """Saves the state after each epoch, where it is time to, and where training ends early.
+
+    Args:
+        run: where to save.
+        saving: when to save.
+        about: gives what is said about each checkpoint.
+        records: of the epochs, which another hook adds to before this one.
+        attempt: what saves.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        saving: Saving,
+        about: Callable[[], dict[str, Any]],
+        records: list[Record],
+        attempt: Attempts,
+    ) -> None:
+        self._saves = Checkpoints(run.checkpoints)
+        self._saving = saving
+        self._about = about
+        self._records = records
+        self._attempt = attempt
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Begin():
+                self._length, self._seen = event.steps_per_epoch, event.number
+                self._saved_at = time.monotonic()
+            case Step():
+                due = self._is_due(event.number)
+                self._seen = event.number
+                if due and event.number % self._length:
+                    self._save(event.state, epoch_done=False)
+            case Epoch():
+                self._save(event.state, epoch_done=True)
+            case End(how="finished"):
+                self._attempt("checkpoint", self._saves.wait)
+            case End() if event.state is not None:
+                # In the first epoch, the picture is fixed and all begins again.
+                begun = self._records or not isinstance(event.error, DataError)
+                if begun and int(event.state.step) not in self._saves.steps():
+                    self._save(event.state, epoch_done=False)
+                    self._saves.wait()
+
+    def best(self) -> Kept | None:
+        """Returns record, weights and statistics of the best epoch; None where none was saved."""
+        step = self._saves.best_step()
+        if step is None:
+            return None
+        self._saves.wait()
+        return self._saves.about(step)["records"][-1], self._saves.variables(step)
+
+    def _is_due(self, step: int) -> bool:
+        every_steps, every_minutes, _ = self._saving
+        # An event may be of many steps.
+        if every_steps and step // every_steps > self._seen // every_steps:
+            return True
+        return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
+
+    def _save(self, state: TrainState, epoch_done: bool) -> None:
+        # What is no number is no good to anybody, and must not push out what is.
+        if not is_finite(state):
+            return
+        self._saved_at = time.monotonic()
+        save = self._saves.save, state, self._records, epoch_done, self._about()
+        # What fails may be the save before, of which this one is told.
+        _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
+
+    def __enter__(self) -> SaveCheckpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, StopAtOnce):
+            return
+        last = self._saves.last_step()
+        self._saves.__exit__(kind, error, trace)
+        if isinstance(error, TrainingError) and last is not None:
+            where = f"the last checkpoint is {self._saves.directory / str(last)}"
+            raise TrainingError(f"{error}; {where}") from None
+
+
+class KeepBest:
+    """Keeps the best epoch's weights in memory, where no checkpoint does.
+
+    Args:
+        record: of the best epoch so far; None where there is none.
+        variables: its weights and statistics.
+    """
+
+    def __init__(self, record: Record | None, variables: dict[str, PyTree]) -> None:
+        self._kept = _copied(record, variables) if record else None
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Epoch):
+            return
+        before = [self._kept[0]] if self._kept else []
+        if best_of([*before, event.record]) == len(before):
+            self._kept = _copied(event.record, event.state.variables)
+
+    def best(self) -> Kept | None:
+        """Returns record, weights and statistics of the best epoch; None where there is none."""
+        return self._kept
+
+
+Keeper = SaveCheckpoints | KeepBest
+
+
+def _copied(record: Record, variables: dict[str, PyTree]) -> Kept:
+    """Copies: the next step consumes the state, and other hooks have the record."""
+    return dict(record), jax.tree.map(jnp.copy, variables)

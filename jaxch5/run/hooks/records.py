@@ -1,0 +1,53 @@
+"""Hooks that keep what training did: in a learner's recorder, and in `metrics.jsonl`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jaxch5.data.block import Data
+from jaxch5.insight.recorder import Recorder
+from jaxch5.run.attempts import Attempts
+from jaxch5.training.events import Begin, Epoch, Event, Hook, Step
+from jaxch5.training.recorded import record_pictures
+from jaxch5.training.rundir import Record, RunDir, write_metrics
+
+
+def record_into(recorder: Recorder) -> Hook:
+    """A hook by which a recorder grows."""
+
+    def record(event: Event) -> None:
+        if not isinstance(event, (Step, Epoch)):
+            return
+        for step in event.read:
+            recorder.losses.append(step.loss)
+            recorder.lrs.append(list(step.rates))
+            recorder.moms.append(step.momentum)
+        if isinstance(event, Epoch):
+            # A copy: the event goes on to hooks that may alter it.
+            recorder.records.append(dict(event.record))
+            recorder.ends.append(len(recorder.losses))
+
+    return record
+
+
+def write_records(
+    run: RunDir, data: Data, restored: bool, records: list[Record], attempt: Attempts
+) -> Hook:
+    """A hook that writes which pictures a run has, and the metrics of each epoch.
+
+    Args:
+        run: where to write.
+        data: the pictures.
+        restored: whether the run is resumed.
+        records: of the epochs, which another hook adds to before this one.
+        attempt: what writes.
+    """
+    pictures = partial(attempt, "pictures", record_pictures, run, data, restored)
+
+    def write(event: Event) -> None:
+        if isinstance(event, Begin) or (isinstance(event, Epoch) and "pictures" in attempt.failed):
+            pictures()
+        if isinstance(event, Epoch):
+            attempt("metrics", write_metrics, run, records)
+
+    return write

@@ -1,0 +1,82 @@
+"""The hook that traces some steps, for whoever asks where the time of a step goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import jax
+
+from jaxch5.training.events import Begin, End, Event, Ready, Step
+
+# The first steps find caches empty and clocks low.
+WARM_UP = 5
+STEPS = 10
+
+
+class Trace:
+    """Traces some steps of an epoch of each phase, after the first few.
+
+    It is the last of the hooks, so that a trace begins when the others are done.
+
+    Args:
+        folder: where traces are written, those of a phase in a folder of its name.
+        say: takes a line about each.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._say = say
+        self._tracing = False
+        self._first: int | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Begin():
+                self._steps_per_epoch = event.steps_per_epoch
+            case Ready():
+                self._phase = event.plan.name
+                self._events, self._first = 0, None
+            case Step():
+                self._events += 1
+                self._watch(event, event.number % self._steps_per_epoch == 0)
+            case End(how="finished") if self._first is None:
+                self._say(f"--profile: training ended before {WARM_UP + 1} steps, none was traced")
+
+    def _watch(self, event: Step, ends_epoch: bool) -> None:
+        if self._first is None:
+            if self._events >= WARM_UP and not ends_epoch:
+                self._start(event)
+        elif self._tracing and (ends_epoch or event.number - self._first >= STEPS):
+            jax.block_until_ready(event.state)
+            self._stop()
+            file = max(self._folder.glob(f"{self._phase}/plugins/profile/*/perfetto_trace.json.gz"))
+            steps = f"steps {self._first + 1} to {event.number}"
+            self._say(f"--profile: {steps} are traced; https://ui.perfetto.dev opens {file}")
+
+    def _start(self, event: Step) -> None:
+        self._first, self._tracing = event.number, True
+        options = jax.profiler.ProfileOptions()
+        # Each call of each function would be an event.
+        options.python_tracer_level = 0
+        jax.block_until_ready(event.state)
+        jax.profiler.start_trace(
+            self._folder / self._phase, create_perfetto_trace=True, profiler_options=options
+        )
+
+    def _stop(self) -> None:
+        self._tracing = False
+        jax.profiler.stop_trace()
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._tracing:
+            self._stop()

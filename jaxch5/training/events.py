@@ -1,0 +1,159 @@
+"""Events of a call to train: what hooks see of it.
+
+A hook is a callable of an event. What it returns is dropped, and what it is given is not what the
+next step computes with, so that it can watch training and cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jaxch5.insight.interpret import Interpretation
+from jaxch5.training.plan import Plan
+from jaxch5.training.rundir import Record
+from jaxch5.training.state import TrainState
+
+
+class StepRecord(NamedTuple):
+    """Describes a step that was made.
+
+    Attributes:
+        number: Steps that were made before it.
+        loss: Mean loss of its batch, of the weights before the step.
+        rates: Learning rate of each group of layers, the head last.
+        momentum: Momentum, or Adam's first beta.
+
+    Example:
+        >>> StepRecord(number=0, loss=2.3, rates=(1e-5, 1e-3), momentum=0.95).rates[-1]
+        0.001
+    """
+
+    number: int
+    loss: float
+    rates: tuple[float, ...]
+    momentum: float
+
+
+class Begin(NamedTuple):
+    """Tells that a call to train begins; nothing has been compiled yet.
+
+    Attributes:
+        number: Steps that were made before, above 0 where a run is resumed.
+        steps_per_epoch: Training batches.
+        plans: Phases of the call, each with its epochs, rates and momentum.
+        groups: Names of the groups of layers.
+        classes: Names of the classes.
+        data: One line about the pictures.
+        run: Run directory; None where nothing is written.
+
+    Example:
+        >>> begin = Begin(0, 23, (), ("body", "head"), ("cat", "dog"), "1,437 pictures", None)
+        >>> begin.groups[-1]
+        'head'
+    """
+
+    number: int
+    steps_per_epoch: int
+    plans: tuple[Plan, ...]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    data: str
+    run: Path | None
+
+
+class Ready(NamedTuple):
+    """Tells that the program of a phase is compiled: its first step comes next.
+
+    Attributes:
+        number: Steps that were made before.
+        plan: What is to be done in this phase.
+
+    Example:
+        >>> from jaxch5.training.plan import plan_at_rate
+        >>> Ready(0, plan_at_rate(2, lr=1e-3, momentum=0.9, groups=1)).plan.epochs
+        2
+    """
+
+    number: int
+    plan: Plan
+
+
+class Step(NamedTuple):
+    """Tells that a step was made, or many by one call where the set is stored on the device.
+
+    Attributes:
+        number: Steps that were made.
+        state: State after them, good until the hook returns.
+        read: Steps whose losses were read back from the device just now: a few at a time, each
+            once, in order.
+
+    Example:
+        >>> step = Step(8, None, [StepRecord(0, 2.3, (1e-3,), 0.95)])
+        >>> [(record.number, record.loss) for record in step.read]
+        [(0, 2.3)]
+    """
+
+    number: int
+    state: TrainState
+    read: list[StepRecord]
+
+    @property
+    def losses(self) -> list[float]:
+        """Losses of `read`."""
+        return [step.loss for step in self.read]
+
+
+class Epoch(NamedTuple):
+    """Tells that an epoch was made and validated.
+
+    Attributes:
+        number: Steps that were made.
+        state: State after them, good until the hook returns.
+        read: Steps of the epoch that no `Step` had.
+        record: Losses and metrics as fractions of 1, by name; `epoch`, `phase`, `seconds`,
+            `images_per_second`.
+
+    Example:
+        >>> Epoch(23, None, [], {"epoch": 0, "valid_loss": 0.25}).record["valid_loss"]
+        0.25
+    """
+
+    number: int
+    state: TrainState
+    read: list[StepRecord]
+    record: Record
+
+    @property
+    def losses(self) -> list[float]:
+        """Losses of `read`."""
+        return [step.loss for step in self.read]
+
+
+class End(NamedTuple):
+    """Tells how a call to train ended; it follows each `Begin`, but for a second Ctrl-C.
+
+    Attributes:
+        number: Steps that were made.
+        state: State from which training can go on, good until the hook returns; None where there
+            is none, because a step failed.
+        how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
+        error: What ended it early.
+        interpretation: What the trained model makes of the validation set, where a run that is
+            finished was written and the network gives numbers.
+
+    Example:
+        >>> End(23, None, "failed", ValueError("no")).how
+        'failed'
+    """
+
+    number: int
+    state: TrainState | None
+    how: Literal["finished", "interrupted", "failed"]
+    error: BaseException | None = None
+    interpretation: Interpretation | None = None
+
+
+Event = Begin | Ready | Step | Epoch | End
+Hook = Callable[[Event], object]

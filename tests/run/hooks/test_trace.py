@@ -1,0 +1,36 @@
+"""The trace of some steps: written for each phase, named where it is, and readable."""
+
+import gzip
+import json
+
+from jaxch5.train import main
+
+
+def test_a_run_leaves_a_trace_of_some_steps_and_says_where(pictures, tmp_path, capsys, monkeypatch):
+    """The operations of the step are in it, and what else a reader looks for."""
+    arguments = [
+        *("--data.path", pictures, "--data.presize", 48, "--data.size", 32),
+        *("--data.batch-size", 8, "--model.weights", "none", "--fit.epochs", 2),
+        *("--workdir", tmp_path / "run", "--profile"),
+    ]
+    monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
+    assert main() == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--profile" in line]
+    (file,) = (tmp_path / "run" / "profile" / "one_cycle").rglob("perfetto_trace.json.gz")
+    assert line.endswith(f"are traced; https://ui.perfetto.dev opens {file}")
+    with gzip.open(file, "rt", encoding="utf-8") as opened:
+        names = {event.get("name", "") for event in json.load(opened)["traceEvents"]}
+    assert any("conv" in name for name in names)
+    # What TensorBoard and xprof read lies beside it.
+    assert list(file.parent.glob("*.xplane.pb"))
+
+
+def test_a_run_of_too_few_steps_says_that_none_was_traced(pictures, tmp_path, capsys, monkeypatch):
+    arguments = [
+        *("--data.path", pictures, "--data.presize", 48, "--data.size", 32),
+        *("--data.batch-size", 24, "--model.weights", "none", "--fit.epochs", 1),
+        *("--workdir", tmp_path / "run", "--profile"),
+    ]
+    monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
+    assert main() == 0
+    assert "--profile: training ended before 6 steps, none was traced" in capsys.readouterr().out

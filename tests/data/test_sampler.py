@@ -25,7 +25,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.learner import vision_learner
-from jaxch5.session import Saving
+from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.rundir import create_run
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(np.array)

@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxch5.libraries import variable
+from jaxch5.training.precision import has_float16
 
 
 class Termination:
@@ -116,6 +117,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in with_slow)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("float16") and not has_float16():
+        pytest.skip("float16 cannot be computed here")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
     """Tests and the commands they start compile each program once a session, and leave nothing."""
@@ -129,13 +135,6 @@ def compiled_programs(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # What was compiled while tests were collected has fixed that there is no cache.
     reset_cache()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def programs_of_one_file():
-    """Programs leave memory with the file that needed them; a worker kept 9 GB of them."""
-    yield
-    jax.clear_caches()
 
 
 # Compiling takes longer than all that is computed, so XLA compiles with little care, in these tests
@@ -172,7 +171,7 @@ def few_programs_in_memory():
     jax.clear_caches()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def usual_compiler():
     """The environment of a command whose programs are compiled as a user's are."""
     return os.environ | {"XLA_FLAGS": GIVEN}

@@ -37,7 +37,8 @@ sys.path.append(str(WRITTEN))
 from own_module import STEPS_PER_EPOCH, STOPPED, Own, own_learner, train_own  # noqa: E402
 
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
-OWN = ("own_fp32", "own_fp16")
+HALF = pytest.param("own_fp16", marks=pytest.mark.float16)
+OWN = ("own_fp32", HALF)
 PICTURE = np.uint8(np.arange(50 * 40 * 3).reshape(50, 40, 3) * 7 % 251)
 # Where the folders were that the configurations name.
 HOME = "/home/somebody"

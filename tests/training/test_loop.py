@@ -118,6 +118,7 @@ def test_what_is_left_of_an_epoch_makes_an_update(accumulate, updates):
     assert changes[BATCHES - 1]
 
 
+@pytest.mark.float16
 def test_an_epoch_of_which_a_step_was_skipped_still_makes_its_update():
     """float16 begins with a factor that is often too large, so that the first step is skipped."""
 
@@ -150,6 +151,7 @@ def without_gradient(logits, labels):
     return cross_entropy(logits, labels) + jnp.sum(jnp.sqrt(0 * logits))
 
 
+@pytest.mark.float16
 def test_steps_that_are_all_skipped_are_no_training(tmp_path):
     """The factor has room for three epochs; after that there is none that would serve."""
     learn = learner(precision="fp16", loss=without_gradient)

@@ -1,7 +1,6 @@
 """On eight devices, which a CPU simulates, training computes what it computes on one."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +17,12 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory):
+def eight(tmp_path_factory, usual_compiler):
     """What `eight_devices.py` says."""
+    flags = f"{QUICK} {usual_compiler['XLA_FLAGS']}"
     ended = subprocess.run(
         [sys.executable, CHILD, tmp_path_factory.mktemp("eight")],
-        env=os.environ | {"PYTHONPATH": str(CHILD.parents[2]), "XLA_FLAGS": QUICK},
+        env=usual_compiler | {"PYTHONPATH": str(CHILD.parents[2]), "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
     )

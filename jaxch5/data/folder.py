@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -272,34 +273,33 @@ def _other_classes(root: Path, found: _Found) -> str:
 
 def _above(root: Path) -> str:
     """Returns a way out where a class folder is named instead of the folder that it is in."""
-    root = root.absolute()
-    try:
-        alone = len(folders_in(root.parent)) < 2
-    except OSError:
-        return ""
-    return "" if alone else f"; or --data.path {root.parent} if {root.name} is a class"
+    above, beside = _beside(root)
+    return f"; or --data.path {above} if {root.absolute().name} is a class" if beside[1:] else ""
 
 
 def _left_beside(root: Path) -> tuple[str, ...]:
     """Returns a note where a training folder is named, and one of validation is beside it."""
-    root = root.absolute()
-    if part_of(root.name) != TRAIN:
-        return ()
-    try:
-        beside = [name for name in folders_in(root.parent) if part_of(name) == VALID]
-    except OSError:
-        return ()
+    above, beside = _beside(root)
+    own = root.absolute().name
     return tuple(
-        f"{name}/ beside {root.name}/ is not used; --data.path {root.parent} validates on it"
+        f"{name}/ beside {own}/ is not used; --data.path {above} validates on it"
         for name in beside
+        if part_of(own) == TRAIN and part_of(name) == VALID
     )
+
+
+def _beside(root: Path) -> tuple[Path, list[str]]:
+    """Returns the folder that a folder is in, and the folders there, as far as can be seen."""
+    above = root.absolute().parent
+    with suppress(OSError):
+        return above, folders_in(above)
+    return above, []
 
 
 def _same_classes(root: Path, source: Source, train: str) -> None:
     in_valid = np.array(source.columns[IS_VALID], bool)
-    for number in np.unique(source.labels[in_valid]):
-        if not np.any(source.labels[~in_valid] == number):
-            raise DataError(
-                f"{root}: class {source.classes[number]} has pictures for validation "
-                f"but none in {train}/; put some there, or remove the class"
-            )
+    for number in np.setdiff1d(source.labels[in_valid], source.labels[~in_valid]):
+        raise DataError(
+            f"{root}: class {source.classes[number]} has pictures for validation "
+            f"but none in {train}/; put some there, or remove the class"
+        )

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 
 from jaxch5.data.formats import SUFFIXES
-from jaxch5.text import folded
+from jaxch5.text import counted, folded
 
 Found = list[tuple[str, tuple[int, int]]]
 
@@ -56,9 +56,7 @@ class Lookup:
     def notes(self) -> list[str]:
         """Returns what was guessed, a phrase each."""
         return [
-            f"{count:,} {'file' if count == 1 else 'files'} {what}"
-            for what, count in self._guessed.items()
-            if count
+            f"{counted(count, 'file')} {what}" for what, count in self._guessed.items() if count
         ]
 
     def _file(self, name: str) -> tuple[str, tuple[int, int]] | None:

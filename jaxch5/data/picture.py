@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -128,15 +129,11 @@ def is_one(pictures: Any) -> bool:
     """
     if isinstance(pictures, Image.Image) or is_encoded(pictures):
         return True
-    if isinstance(pictures, list | tuple):
-        # Rows of numbers.
-        if not pictures or not isinstance(pictures[0], list | tuple):
-            return False
-        try:
-            pictures = np.asarray(pictures)
-        except Exception:
-            return False
-    shape = tuple(getattr(pictures, "shape", ()))
+    shape: tuple[int, ...] = getattr(pictures, "shape", ())
+    if isinstance(pictures, list | tuple) and isinstance(next(iter(pictures), None), list | tuple):
+        # Rows of numbers, if they are of one length.
+        with suppress(ValueError):
+            shape = np.shape(cast(ArrayLike, pictures))
     return len(shape) == 2 or (len(shape) == 3 and shape[-1] in CHANNELS)
 
 
@@ -213,12 +210,11 @@ def _held(picture: Picture, reference: str) -> Picture:
             picture.load()
         except Exception as error:
             raise DataError(f"{reference}: cannot be decoded ({printable(str(error))})") from None
-        return picture
-    if isinstance(picture, str | os.PathLike):
-        return picture
-    return (
-        content_of(picture, reference) if is_encoded(picture) else check_pixels(picture, reference)
-    )
+    elif not is_encoded(picture):
+        return check_pixels(picture, reference)
+    elif not isinstance(picture, str | os.PathLike):
+        return content_of(picture, reference)
+    return picture
 
 
 def check_pixels(
@@ -270,18 +266,15 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
     Raises:
         DataError: it is not.
     """
-    if len(shape) == 3 and shape[2] not in CHANNELS and shape[0] in CHANNELS:
-        raise DataError(
-            f"{reference}: has shape {list(shape)}; move its channels to the end: "
-            "np.moveaxis(pixels, 0, -1)"
-        )
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
-        raise DataError(
-            f"{reference}: has shape {list(shape)}; should be [height, width] or "
-            "[height, width, channels], of 1 to 4 channels"
-        )
-    if 0 in shape:
-        raise DataError(f"{reference}: has shape {list(shape)}, so that it has no pixels")
+        reason = "; should be [height, width] or [height, width, channels], of 1 to 4 channels"
+        if len(shape) == 3 and shape[0] in CHANNELS:
+            reason = "; move its channels to the end: np.moveaxis(pixels, 0, -1)"
+    elif 0 in shape:
+        reason = ", so that it has no pixels"
+    else:
+        return
+    raise DataError(f"{reference}: has shape {list(shape)}{reason}")
 
 
 def content_of(picture: Any, reference: str = "picture") -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import shutil
 import tarfile
 import zipfile
@@ -108,8 +107,6 @@ def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfil
         for place in (member.name, member.linkname):
             _stays_inside(name, place)
         member.mode = 0o755 if member.isdir() else 0o644
-        member.uid, member.gid = os.getuid(), os.getgid()
-        member.uname = member.gname = ""
         room = _taken(name, room, member.size)
         yield member
 

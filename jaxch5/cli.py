@@ -9,17 +9,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, ValidationError
 from rich.console import Console
 
 from jaxch5.command_line import command_line
-from jaxch5.config import LENIENT, SOURCES, Config, check_applies, idle_in, idle_settings
+from jaxch5.config import SOURCES, Config, check_applies, idle_in, idle_settings
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.files import DRAWN_BY, to_json, write_file
 from jaxch5.libraries import empty_is_unset, silent
-from jaxch5.settings import deep_update, dotted, explain, known_keys, read_toml, to_toml, without
+from jaxch5.settings import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raised
 
@@ -46,8 +46,13 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
-    # What was said, without the defaults.
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    # The argument that is `data.path`.
+    path_argument: ClassVar[str] = ""
+
+    @classmethod
+    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
+        path = values.get(cls.path_argument)
+        return values if path is None else deep_update(values, {"data": {"path": path}})
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
@@ -77,25 +82,21 @@ class Options(Config):
             ConfigError: without `say`, there is such a setting, or one of the changes is another
                 on the command line.
         """
-        given = {name: self._given[name] for name in Config.model_fields if name in self._given}
-        if say is None and (fixed := self._named.intersection(dotted(changes))):
+        if say is None and (fixed := self._named.intersection(flat(changes))):
             raise ConfigError(f"{min(fixed)}: this command sets it by itself; leave it out")
-        values = deep_update(given, changes)
-        config = Config.model_validate(values, context={LENIENT: True})
-        config._named = self._named
+        config = self.settings().model_copy(update=changes)
         left_out = idle_settings(config)
         for key in sorted(left_out.keys() & self._named):
             if say is None:
                 raise ConfigError(left_out[key])
             say(f"{left_out[key]}; it is left out")
-        config = Config.model_validate(without(values, left_out))
+        config = Config.model_validate(without(config.given(), left_out))
         config._named = self._named - left_out.keys()
         return config
 
     def reading(self) -> dict[str, Any]:
         """Returns what was said of decoding, for classifiers that bring settings of their own."""
-        said = self._given.get("data", {})
-        return {name: getattr(self.data, name) for name in ("range", "max_pixels") if name in said}
+        return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
         """The configuration with "auto" weights decided, so that it means the same tomorrow."""
@@ -129,10 +130,10 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     except ValidationError as error:
         # What is said of several settings begins with the one that is wrong.
         keys = {".".join(map(str, error.errors()[0]["loc"])), explain(error, []).split()[0]}
-        from_file = file and not keys & set(dotted(given))
+        from_file = file and not keys & flat(given).keys()
         line = explain(error, known_keys(Config if from_file else options))
         raise ConfigError(f"{file}: {line}" if from_file else line) from None
-    parsed._given, parsed._named = values, frozenset(dotted(given))
+    parsed._named = frozenset(flat(given))
     check_applies(parsed)
     return parsed
 
@@ -151,7 +152,7 @@ def _not_overruled(
     """
     if any(name in given.get("data", {}) for name in SOURCES):
         on_file = without(on_file, [f"data.{name}" for name in SOURCES])
-    overruled = idle_in(deep_update(on_file, given)).keys() - dotted(given)
+    overruled = idle_in(deep_update(on_file, given)).keys() - flat(given).keys()
     return without(on_file, overruled if recorded else overruled - idle_in(on_file).keys())
 
 
@@ -176,17 +177,6 @@ def shipped(file: Path) -> Path:
             return one
     names = ", ".join(one.stem for one in known)
     raise ConfigError(f"{file}: there is no such configuration file; with jaxch5 come {names}")
-
-
-def as_path(argument: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A pydantic validator: the argument of this name, where it is given, is `data.path`."""
-
-    def validate(values: dict[str, Any]) -> dict[str, Any]:
-        if values.get(argument) is None:
-            return values
-        return deep_update(values, {"data": {"path": values[argument]}})
-
-    return validate
 
 
 def drawable(out: Path) -> Path:

@@ -7,6 +7,8 @@ tiny, and mirrored or cut they are other signs; photographs are neither.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
@@ -23,23 +26,16 @@ from pydantic import (
 
 from jaxch5.address import Address, is_address
 from jaxch5.applies import Pictures, Situation, idle
+from jaxch5.cases import CASES, SOURCES, value_of
+from jaxch5.defaults import default_of
 from jaxch5.errors import ConfigError
 from jaxch5.imports import FORM, check_choice
 from jaxch5.ranges import parse_range
-from jaxch5.settings import deep_update, explain, known_keys, read_toml, without
+from jaxch5.settings import deep_update, explain, flat, known_keys, nested, read_toml, without
 from jaxch5.settings import differing as differing
-from jaxch5.settings import flat as flat
 from jaxch5.settings import to_toml as to_toml
 from jaxch5.text import is_text, printable
 
-# Where pictures may come from; without any, they are the digits.
-SOURCES = ("path", "tfds", "archive")
-# What differs for pictures of one's own; the fields' own defaults are those of the digits.
-PICTURES: dict[str, dict[str, Any]] = {
-    "data": {"presize": 192, "size": 128, "batch_size": 32},
-    "augment": {"do_flip": True, "max_lighting": 0.2, "max_warp": 0.2, "min_scale": 0.75},
-    "model": {"weights": "auto", "head": "concat_pool"},
-}
 # Settings with other values of which a run may be resumed: they do not change what is computed.
 MAY_CHANGE = (
     "data.cache",
@@ -61,26 +57,70 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
-# What differs under some schedules, and for some ways to mix: the defaults of their functions.
-OF_SCHEDULE: dict[str, dict[str, Any]] = {
-    "fine_tune": {"pct_start": 0.3, "div": 5.0},
-    "flat_cosine": {"pct_start": 0.75},
-}
-OF_MIX: dict[str, dict[str, Any]] = {"cutmix": {"mix_alpha": 1.0}}
 # Of a validation's context: settings that do nothing are let pass.
 LENIENT = "lenient"
 
 
+_table = partial(default_of, "data.table:from_csv")
+_split = partial(default_of, "data.split:random_split")
+_augment = partial(default_of, "augmentation.policy:aug_transforms")
+_policy = partial(default_of, "augmentation.policy:Policy")
+_cycle = partial(default_of, "optim.schedule:one_cycle")
+_fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
+_optimizer = partial(default_of, "optim.optimizer:make_optimizer")
+_recipe = partial(default_of, "training.recipe:Recipe")
+_saving = partial(default_of, "run.hooks.checkpoints:Saving")
+
+
+def own_default(key: str) -> Any:
+    """Returns the default of a setting where no case has another one."""
+    model: Any = Config
+    for part in key.split("."):
+        field = model.model_fields[part]
+        model = field.annotation
+    return field.default
+
+
+def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A field whose description says in which cases it has another default."""
+    for case in CASES:
+        if key in case.defaults:
+            value = case.defaults[key]
+            shown = "on" if value is True else f"{value:g}" if isinstance(value, float) else value
+            description += f"; {shown} {case.words}"
+    return Field(default, description=description, **bounds)
+
+
 class Section(BaseModel):
+    """Settings, each as it was given or, by `value_of`, as the others that were given have it.
+
+    `model_fields_set` has those that were given.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Begins the dotted names of its settings.
     section: ClassVar[str] = ""
+    # Dotted names of what stands on the command line: it was meant, whatever its value.
+    _named: frozenset[str] = PrivateAttr(frozenset())
 
-    @property
-    def named(self) -> frozenset[str]:
-        """Dotted names of the settings that stand on the command line."""
-        return frozenset()
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return handler(values)
+        values = {
+            name: value.given() if isinstance(value, Section) else value
+            for name, value in cls.meant(values).items()
+        }
+        given, own = flat(values, cls.section), len(cls.section)
+        keys = {key for case in CASES for key in case.defaults if key.startswith(cls.section)}
+        defaults = {key[own:]: value_of(key, given, own_default) for key in keys - given.keys()}
+        made = handler(deep_update(nested(defaults), values))
+        for key in defaults:
+            *section, name = key.split(".")
+            reduce(getattr, section, made).model_fields_set.discard(name)
+        return made
 
     @model_validator(mode="after")
     def _all_does_something(self, info: ValidationInfo) -> Self:
@@ -88,6 +128,29 @@ class Section(BaseModel):
             for line in idle_settings(self).values():
                 raise ValueError(line)
         return self
+
+    @classmethod
+    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings that are meant by what is given, on which defaults then depend."""
+        return values
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that were given, nested."""
+        return self.model_dump(exclude_unset=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns the same settings with others given, nested or as sections.
+
+        What was not given follows them; what was given stays, even where it does nothing then.
+
+        Example:
+            >>> FitConfig().model_copy(update={"schedule": "fine_tune"}).div
+            5.0
+        """
+        values = deep_update(self.given(), dict(update or {}))
+        copied = type(self).model_validate(values, context={LENIENT: True})
+        copied._named = self._named
+        return copied
 
 
 def idle_settings(
@@ -106,27 +169,13 @@ def idle_settings(
         >>> idle_settings(config)
         {'fit.gamma': 'fit.gamma = 3.0: goes with fit.loss = focal, not with cross_entropy'}
     """
-    values = {f"{settings.section}{key}": value for key, value in flat(settings).items()}
 
     def defaults_of(key: str) -> list[Any]:
         """Returns the values that a setting may have without being given."""
-        model: Any = type(settings)
-        for part in key.removeprefix(settings.section).split("."):
-            field = model.model_fields[part]
-            model = field.annotation
-        section, name = key.split(".")
-        by_choice = {"fit": OF_SCHEDULE, "augment": OF_MIX}.get(section, {})
-        others = (PICTURES.get(section, {}), *by_choice.values())
-        return [field.default, *(other[name] for other in others if name in other)]
+        return [own_default(key), *(case.defaults[key] for case in CASES if key in case.defaults)]
 
-    return idle(Situation(values, pictures, devices), defaults_of, settings.named)
-
-
-def _with_defaults(values: Any, choice: str, defaults: dict[str, dict[str, Any]]) -> Any:
-    """Returns what was given for a section, over the defaults that go with a choice in it."""
-    if not isinstance(values, dict):
-        return values
-    return defaults.get(str(values.get(choice)), {}) | values
+    situation = Situation(flat(settings, settings.section), pictures, devices)
+    return idle(situation, defaults_of, settings._named)
 
 
 class DataConfig(Section):
@@ -155,8 +204,8 @@ class DataConfig(Section):
         description="folder of the validation pictures, from path; without it, one called valid, "
         "validation, val, dev or the like",
     )
-    image_column: str = Field("image", description="column of paths or links in a CSV file")
-    label_column: str = Field("label", description="column of class names in a CSV file")
+    image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
+    label_column: str = Field(_table("label"), description="column of class names in a CSV file")
     root: Path | None = Field(
         None, description="where relative paths in a CSV file begin; without it, beside the file"
     )
@@ -176,23 +225,24 @@ class DataConfig(Section):
         "auto: given where there is one, else random",
     )
     split_column: str = Field(
-        "is_valid", description="column of a CSV file that is true for validation pictures"
+        default_of("data.source", "IS_VALID"),
+        description="column of a CSV file that is true for validation pictures",
     )
     valid_fraction: float = Field(
-        0.2,
+        _split("valid_fraction"),
         gt=0,
         lt=1,
         description="share of the pictures, 0 to 1, that a random split holds out for validation",
     )
     stratify: bool = Field(
-        False, description="a random split holds out the same share of each class"
+        _split("stratify"), description="a random split holds out the same share of each class"
     )
     on_bad: Literal["stop", "skip"] = Field(
         "stop",
         description="skip: read every picture first, and leave out those that cannot be read",
     )
     range: str = Field(
-        "auto",
+        default_of("data.decode:Reading", "range"),
         description="of pictures of more than 8 bits, the value that is white (4095), or those "
         "that are black and white (-1024,3071); auto: as the file says, or else guessed once for "
         "the whole set",
@@ -203,27 +253,18 @@ class DataConfig(Section):
         description="largest picture that is decoded, pixels; a larger JPEG is decoded at a half, "
         "a quarter or an eighth of its size",
     )
-    split_seed: int = Field(42, ge=0, description="seed of the split")
-    presize: int = Field(
-        40,
-        ge=8,
-        le=4096,
-        description="short side on the CPU, pixels; 192 for pictures of one's own",
-    )
-    size: int = Field(
-        32,
-        ge=8,
-        le=4096,
-        description="side of the network's input, pixels; 128 for pictures of one's own",
-    )
-    batch_size: int = Field(64, ge=1, description="pictures a step; 32 for pictures of one's own")
+    split_seed: int = Field(_split("seed"), ge=0, description="seed of the split")
+    presize: int = setting("data.presize", 40, "short side on the CPU, pixels", ge=8, le=4096)
+    size: int = setting("data.size", 32, "side of the network's input, pixels", ge=8, le=4096)
+    batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
     sampler: str = Field(
-        "shuffled",
+        default_of("data.block:DataBlock", "sampler"),
         description="what an epoch draws: shuffled, each picture once; balanced, each class "
         f"equally often; or a function of one's own, as {FORM}",
     )
     cache: Literal["auto", "off", "memory", "device"] = Field(
-        "auto", description="where presized pictures are kept between epochs"
+        default_of("data.block:DataBlock.load", "cache"),
+        description="where presized pictures are kept between epochs",
     )
 
     @field_validator("path", mode="before")
@@ -272,55 +313,61 @@ class AugmentConfig(Section):
 
     section: ClassVar[str] = "augment."
 
-    do_flip: bool = Field(
-        False, description="mirror half of the pictures; on for pictures of one's own"
+    do_flip: bool = setting("augment.do_flip", False, "mirror half of the pictures")
+    flip_vert: bool = Field(
+        _augment("flip_vert"), description="all eight symmetries of the square, not two"
     )
-    flip_vert: bool = Field(False, description="all eight symmetries of the square, not two")
-    max_rotate: float = Field(10.0, ge=0, le=180, description="largest turn, degrees")
-    min_zoom: float = Field(1.0, gt=0, le=10, description="smallest zoom, a factor")
-    max_zoom: float = Field(1.1, gt=0, le=10, description="largest zoom, a factor")
-    max_lighting: float = Field(
+    max_rotate: float = Field(
+        _augment("max_rotate"), ge=0, le=180, description="largest turn, degrees"
+    )
+    min_zoom: float = Field(
+        _augment("min_zoom"), gt=0, le=10, description="smallest zoom, a factor"
+    )
+    max_zoom: float = Field(_augment("max_zoom"), gt=0, le=10, description="largest zoom, a factor")
+    max_lighting: float = setting(
+        "augment.max_lighting",
         0.1,
+        "largest change of brightness and contrast, 0 to 1",
         ge=0,
         lt=1,
-        description="largest change of brightness and contrast, 0 to 1; 0.2 for pictures of "
-        "one's own",
     )
-    max_warp: float = Field(
-        0.1,
-        ge=0,
-        le=0.5,
-        description="largest change of perspective, 0 to 0.5; 0.2 for pictures of one's own",
+    max_warp: float = setting(
+        "augment.max_warp", 0.1, "largest change of perspective, 0 to 0.5", ge=0, le=0.5
     )
-    p_affine: float = Field(0.75, ge=0, le=1, description="probability of each turn, zoom or warp")
-    p_lighting: float = Field(0.75, ge=0, le=1, description="probability of a change of lighting")
-    min_scale: float = Field(
-        1.0,
-        ge=0.01,
-        le=1,
-        description="smallest share of the area that a crop keeps; 0.75 for pictures of one's own",
+    p_affine: float = Field(
+        _augment("p_affine"), ge=0, le=1, description="probability of each turn, zoom or warp"
+    )
+    p_lighting: float = Field(
+        _augment("p_lighting"), ge=0, le=1, description="probability of a change of lighting"
+    )
+    min_scale: float = setting(
+        "augment.min_scale", 1.0, "smallest share of the area that a crop keeps", ge=0.01, le=1
     )
     max_saturation: float = Field(
-        0.0, ge=0, lt=1, description="largest change of saturation, 0 to 1; 0 is none"
+        _policy("max_saturation"),
+        ge=0,
+        lt=1,
+        description="largest change of saturation, 0 to 1; 0 is none",
     )
     max_hue: float = Field(
-        0.0, ge=0, le=0.5, description="largest turn of the colour circle, 0 to 0.5; 0 is none"
+        _policy("max_hue"),
+        ge=0,
+        le=0.5,
+        description="largest turn of the colour circle, 0 to 0.5; 0 is none",
     )
-    p_gray: float = Field(0.0, ge=0, le=1, description="probability of a picture without colour")
+    p_gray: float = Field(
+        _policy("p_gray"), ge=0, le=1, description="probability of a picture without colour"
+    )
     mix: Literal["none", "mixup", "cutmix"] = Field(
         "none", description="pairs of a batch's pictures become one, and so do their labels"
     )
-    mix_alpha: float = Field(
-        0.4,
+    mix_alpha: float = setting(
+        "augment.mix_alpha",
+        default_of("augmentation.mixing:mixup", "alpha"),
+        "parameter of the Beta distribution of a pair's shares",
         gt=0,
         le=10,
-        description="of the Beta distribution of a pair's shares; 1 with cutmix",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_mix(cls, values: Any) -> Any:
-        return _with_defaults(values, "mix", OF_MIX)
 
 
 class ModelConfig(Section):
@@ -331,12 +378,12 @@ class ModelConfig(Section):
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
         "resnet18", description="architecture"
     )
-    weights: str = Field(
+    weights: str = setting(
+        "model.weights",
         "none",
+        "where training begins: none; imagenet; auto (imagenet where it can be had, else none); a "
+        ".safetensors or .pth file (FILE#PART for one of its state dicts); a run directory",
         min_length=1,
-        description="where training begins: none; imagenet; auto (imagenet where it can be had, "
-        "else none); a .safetensors or .pth file (FILE#PART for one of its state dicts); a run "
-        "directory. auto for pictures of one's own",
     )
     mean: tuple[Share, Share, Share] | None = Field(
         None,
@@ -346,25 +393,27 @@ class ModelConfig(Section):
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
         None, description="deviation of each colour, of values 0 to 1; goes with mean"
     )
-    head: Literal["linear", "concat_pool"] = Field(
-        "linear",
-        description="torchvision's one layer, or fastai's two with dropout; concat_pool for "
-        "pictures of one's own",
+    head: Literal["linear", "concat_pool"] = setting(
+        "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="type of the network's computation; weights are float32 in all"
+        _recipe("precision"),
+        description="type of the network's computation; weights are float32 in all",
     )
     groups: Literal["fastai", "stages"] = Field(
-        "fastai", description="groups of layers for freezing and rates: three, or six"
+        default_of("learner:vision_learner", "groups"),
+        description="groups of layers for freezing and rates: three, or six",
     )
-    train_bn: bool = Field(True, description="batch norms of frozen layers are trained")
+    train_bn: bool = Field(
+        _recipe("train_bn"), description="batch norms of frozen layers are trained"
+    )
     bn: Literal["global", "local"] = Field(
-        "global",
+        _recipe("bn"),
         description="on several devices, batch norms take their statistics of the whole batch, "
         "as one device would; or of the rows of each device, with one message a step",
     )
     remat: bool = Field(
-        False,
+        default_of("learner:vision_learner", "remat"),
         description="compute what is within a block again for the gradient: less memory, more time",
     )
 
@@ -384,30 +433,40 @@ class FitConfig(Section):
     epochs: int = Field(
         5, ge=1, le=MANY, description="passes over the set; with fine_tune, of the second phase"
     )
-    schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = Field(
+    schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
+        "fit.schedule",
         "one_cycle",
-        description="of the rate; fine_tune, where weights are pretrained: one cycle for the head, "
-        "then one for all",
+        "schedule of the rate, where fine_tune is one cycle for the head, then one for all",
     )
-    lr: float = Field(2e-3, gt=0, le=100, description="highest learning rate")
-    wd: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, a share of the rate")
-    pct_start: float = Field(
-        0.25,
+    lr: float = Field(_fine_tune("base_lr"), gt=0, le=100, description="highest learning rate")
+    wd: float = Field(
+        _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
+    )
+    pct_start: float = setting(
+        "fit.pct_start",
+        _cycle("pct_start"),
+        "share of the steps in which the rate rises, or, with flat_cosine, stays",
         gt=0,
         lt=1,
-        description="share of the steps in which the rate rises; 0.3 with fine_tune; with "
-        "flat_cosine 0.75, in which it stays",
     )
-    div: float = Field(25.0, ge=1, description="the first rate is lr / div; 5 with fine_tune")
-    div_final: float = Field(1e5, ge=1, description="the last rate is lr / div_final")
+    div: float = setting("fit.div", _cycle("div"), "the first rate is lr / div", ge=1)
+    div_final: float = Field(
+        _cycle("div_final"), ge=1, description="the last rate is lr / div_final"
+    )
     moms: tuple[float, float, float] = Field(
-        (0.95, 0.85, 0.95), description="momentum at the start, the highest rate and the end"
+        default_of("optim.schedule", "MOMS"),
+        description="momentum at the start, the highest rate and the end",
     )
     freeze_epochs: int = Field(
-        1, ge=0, le=MANY, description="with fine_tune: passes in which the head alone is trained"
+        _fine_tune("freeze_epochs"),
+        ge=0,
+        le=MANY,
+        description="with fine_tune: passes in which the head alone is trained",
     )
     lr_mult: float = Field(
-        100.0, ge=1, description="with fine_tune: the head's rate over the earliest layers'"
+        _fine_tune("lr_mult"),
+        ge=1,
+        description="with fine_tune: the head's rate over the earliest layers'",
     )
     cycle_epochs: int = Field(
         2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"
@@ -416,45 +475,53 @@ class FitConfig(Section):
         "cross_entropy", description="what is minimized"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of a target that is spread over all classes, 0 to 1"
+        default_of("losses:cross_entropy", "label_smoothing"),
+        ge=0,
+        lt=1,
+        description="share of a target that is spread over all classes, 0 to 1",
     )
-    gamma: float = Field(2.0, ge=0, le=10, description="of the focal loss; 0 is cross-entropy")
+    gamma: float = Field(
+        default_of("losses:focal_loss", "gamma"),
+        ge=0,
+        le=10,
+        description="of the focal loss; 0 is cross-entropy",
+    )
     optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
-        "adam", description="adam has fastai's constants, adamw optax's"
+        _optimizer("name"), description="adam has fastai's constants, adamw optax's"
     )
     clip: float = Field(
-        0.0, ge=0, description="largest norm of the gradients together; 0 does not clip"
+        _optimizer("clip"),
+        ge=0,
+        description="largest norm of the gradients together; 0 does not clip",
     )
     accumulate: int = Field(
-        1,
+        _optimizer("accumulate"),
         ge=1,
         le=MANY,
         description="batches whose mean gradient makes one update; those left at an epoch's end "
         "make one too",
     )
     average: float = Field(
-        0.0,
+        _recipe("average"),
         ge=0,
         lt=1,
         description="decay a step of an exponential average of the weights, which is evaluated and "
         "saved; 0 keeps none",
     )
     devices: int = Field(
-        0, ge=0, description="devices that share a batch, of each process; 0 takes all"
+        _recipe("devices"),
+        ge=0,
+        description="devices that share a batch, of each process; 0 takes all",
     )
     shard_optimizer: bool = Field(
-        False, description="share the optimizer's moments out among the devices of a process"
+        _recipe("shard_optimizer"),
+        description="share the optimizer's moments out among the devices of a process",
     )
     keep_best: bool = Field(
-        False,
+        _saving("keep_best"),
         description="end with the weights of the best epoch (the highest accuracy, then the lowest "
         "validation loss), not of the last",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_schedule(cls, values: Any) -> Any:
-        return _with_defaults(values, "schedule", OF_SCHEDULE)
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:
@@ -469,24 +536,36 @@ class CheckpointConfig(Section):
     section: ClassVar[str] = "checkpoint."
 
     every_steps: int = Field(
-        0, ge=0, description="steps between saves within an epoch; 0 does not count steps"
+        _saving("every_steps"),
+        ge=0,
+        description="steps between saves within an epoch; 0 does not count steps",
     )
     every_minutes: float = Field(
-        5.0, ge=0, description="minutes between saves within an epoch; 0 does not look at the clock"
+        _saving("every_minutes"),
+        ge=0,
+        description="minutes between saves within an epoch; 0 does not look at the clock",
     )
 
 
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    data: DataConfig = Field(DataConfig(), description="the pictures")
-    augment: AugmentConfig = Field(AugmentConfig(), description="random changes to them")
-    model: ModelConfig = Field(ModelConfig(), description="the network")
-    fit: FitConfig = Field(FitConfig(), description="training")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="saving")
-    seed: int = Field(0, ge=0, lt=2**32, description="root of every random draw but the split's")
+    data: DataConfig = Field(default_factory=DataConfig, description="the pictures")
+    augment: AugmentConfig = Field(
+        default_factory=AugmentConfig, description="random changes to them"
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
+    fit: FitConfig = Field(default_factory=FitConfig, description="training")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving")
+    seed: int = Field(
+        default_of("learner:vision_learner", "seed"),
+        ge=0,
+        lt=2**32,
+        description="root of every random draw but the split's",
+    )
     deterministic: bool = Field(
-        False, description="the same bits each time on a GPU too, where that may be slower"
+        _recipe("deterministic"),
+        description="the same bits each time on a GPU too, where that may be slower",
     )
     log: Literal["none", "tensorboard"] = Field(
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
@@ -500,36 +579,9 @@ class Config(Section):
         "(package.module:name), separated by commas",
     )
 
-    # Dotted names of what stands on the command line: it was meant, whatever its value.
-    _named: frozenset[str] = PrivateAttr(frozenset())
-
     def __eq__(self, other: object) -> bool:
         """Two configurations are equal where all settings are, whoever named them."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
-
-    @property
-    def named(self) -> frozenset[str]:
-        return self._named
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        """What depends on where the pictures and the weights come from."""
-        if not isinstance(values, dict):
-            return values
-        values = {
-            # Of a section that was made before, what was given for it.
-            name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
-            for name, value in values.items()
-        }
-        data, model, fit = (values.get(name, {}) for name in ("data", "model", "fit"))
-        if not all(isinstance(section, dict) for section in (data, model, fit)):
-            return values
-        if any(data.get(name) is not None for name in SOURCES):
-            values = deep_update(PICTURES, values)
-        pretrained = values.get("model", {}).get("weights", "none") != "none"
-        schedule = fit.get("schedule", "fine_tune" if pretrained else "one_cycle")
-        return deep_update({"fit": {"schedule": schedule}}, values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -109,9 +109,9 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
 
 
 def from_scratch(config: Config) -> Config:
-    """The same without weights to begin from; what else depends on them stays as it is."""
-    without_weights = config.model.model_copy(update={"weights": "none"})
-    return config.model_copy(update={"model": without_weights})
+    """The same without weights to begin from, but with the schedule that goes with them."""
+    changes = {"model": {"weights": "none"}, "fit": {"schedule": config.fit.schedule}}
+    return config.model_copy(update=changes)
 
 
 def normalization_of(model: ModelConfig) -> Normalization | None:

@@ -30,6 +30,7 @@ from jaxch5.losses import Loss, cross_entropy
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
+from jaxch5.optim import schedule
 from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
@@ -48,7 +49,7 @@ from jaxch5.training.events import Begin, End, Event, Hook, Ready
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import evaluate, fit, predict
-from jaxch5.training.lr_finder import Sweep, find_lr, sweep_rates
+from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, Sweep, find_lr, sweep_rates
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
 from jaxch5.training.plan import (
@@ -265,10 +266,10 @@ class Learner:
         self,
         epochs: int,
         lr_max: float | slice = 1e-3,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        div: float = schedule.DIV,
+        div_final: float = schedule.DIV_FINAL,
+        pct_start: float = schedule.PCT_START,
+        moms: tuple[float, float, float] = schedule.MOMS,
     ) -> None:
         """Trains with one cycle of learning rate and momentum (Smith and Topin, 1708.07120).
 
@@ -287,13 +288,13 @@ class Learner:
     def fine_tune(
         self,
         epochs: int,
-        base_lr: float = 2e-3,
-        freeze_epochs: int = 1,
-        lr_mult: float = 100.0,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        div_final: float = 1e5,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        base_lr: float = schedule.BASE_LR,
+        freeze_epochs: int = schedule.FREEZE_EPOCHS,
+        lr_mult: float = schedule.LR_MULT,
+        pct_start: float = schedule.FINE_TUNE_PCT_START,
+        div: float = schedule.FINE_TUNE_DIV,
+        div_final: float = schedule.DIV_FINAL,
+        moms: tuple[float, float, float] = schedule.MOMS,
     ) -> None:
         """Trains in exactly the chapter's two phases, as fastai's `fine_tune` does.
 
@@ -319,9 +320,9 @@ class Learner:
 
     def lr_find(
         self,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
-        num_it: int = 100,
+        start_lr: float = START_LR,
+        end_lr: float = END_LR,
+        num_it: int = NUM_IT,
         suggest_funcs: Sequence[str] = ("valley",),
     ) -> Any:
         """Trains a little at ever higher rates and suggests some; the learner stays as it was.

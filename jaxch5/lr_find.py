@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from jaxch5.cli import Options, drawable, run, save_figure
+from jaxch5.defaults import default_of
 from jaxch5.text import print_line
+
+_default = partial(default_of, "training.lr_finder:find_lr")
 
 
 class LrFindOptions(Options):
     """Train a little at ever higher learning rates, draw the loss, and suggest a rate."""
 
     out: Path = Field(Path("lr_find.png"), description="file of the figure: PNG, PDF or SVG")
-    start_lr: float = Field(1e-7, gt=0, description="first rate")
-    end_lr: float = Field(10.0, gt=0, description="the rate that the sweep stops short of")
-    num_it: int = Field(100, ge=20, le=100_000, description="steps of a sweep")
+    start_lr: float = Field(_default("start_lr"), gt=0, description="first rate")
+    end_lr: float = Field(
+        _default("end_lr"), gt=0, description="the rate that the sweep stops short of"
+    )
+    num_it: int = Field(_default("num_it"), ge=20, le=100_000, description="steps of a sweep")
     repeats: int = Field(1, ge=1, le=100, description="sweeps, each from a seed of its own")
 
     _out = field_validator("out")(drawable)

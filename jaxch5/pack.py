@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import Options, as_path, print_list, run
+from jaxch5.cli import Options, print_list, run
 from jaxch5.settings import deep_update
 from jaxch5.text import counted, print_line
 
@@ -34,12 +34,12 @@ class PackOptions(Options):
     shard_size: int = Field(8192, ge=1, description="pictures in a file")
     quality: int = Field(95, ge=1, le=100, description="of the JPEG files that pictures become")
 
-    _as_path = model_validator(mode="before")(as_path("source"))
+    path_argument: ClassVar[str] = "source"
 
-    @model_validator(mode="before")
     @classmethod
-    def _size_is_no_matter(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
         """No network is fed here, so its input need not be named to fit below presize."""
+        values = super().meant(values)
         data = values.get("data", {})
         if "presize" in data and "size" not in data:
             return deep_update(values, {"data": {"size": data["presize"]}})

@@ -28,18 +28,35 @@ def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted names of the values in nested dictionaries.
+def flat(settings: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of settings, or of nested dictionaries, by their dotted names.
 
     Example:
-        >>> dotted({"a": {"b": 1, "c": 2}, "d": 3})
-        ['a.b', 'a.c', 'd']
+        >>> from jaxch5.config import Config
+        >>> flat(Config())["fit.epochs"]
+        5
+        >>> flat({"a": {"b": 1, "c": 2}, "d": 3})
+        {'a.b': 1, 'a.c': 2, 'd': 3}
     """
-    names = []
+    values: dict[str, Any] = {}
+    for key, value in settings.items() if isinstance(settings, dict) else settings:
+        inner = isinstance(value, dict | BaseModel)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionaries of which `flat` gives these values.
+
+    Example:
+        >>> nested({"a.b": 1, "a.c": 2, "d": 3})
+        {'a': {'b': 1, 'c': 2}, 'd': 3}
+    """
+    made: dict[str, Any] = {}
     for key, value in values.items():
-        nested = isinstance(value, dict)
-        names += dotted(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return names
+        first, _, rest = key.partition(".")
+        made = deep_update(made, {first: nested({rest: value}) if rest else value})
+    return made
 
 
 def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> dict[str, Any]:
@@ -98,24 +115,6 @@ def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             keys.append(f"{prefix}{name}")
     return keys
-
-
-def flat(settings: BaseModel) -> dict[str, Any]:
-    """All settings by their dotted names.
-
-    Example:
-        >>> from jaxch5.config import Config
-        >>> flat(Config())["fit.epochs"]
-        5
-    """
-
-    def value(key: str) -> Any:
-        found: Any = settings
-        for part in key.split("."):
-            found = getattr(found, part)
-        return found
-
-    return {key: value(key) for key in known_keys(type(settings))}
 
 
 def differing(one: BaseModel, other: BaseModel) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import FAILED, Options, as_path, print_list, run
+from jaxch5.cli import FAILED, Options, print_list, run
 from jaxch5.errors import DataError
 from jaxch5.text import counted, print_line
 
@@ -34,7 +34,7 @@ class VerifyOptions(Options):
         None, description="folder, archive or CSV file of pictures; the same as --data.path"
     )
 
-    _as_path = model_validator(mode="before")(as_path("pictures"))
+    path_argument: ClassVar[str] = "pictures"
 
 
 def verify(options: VerifyOptions) -> dict[str, Any]:

@@ -28,6 +28,8 @@ DRAWS = {
     "hue": 2,
     "gray": 1,
 }
+# Of photographs, the smallest share of the area that a crop keeps, where nobody says otherwise.
+MIN_SCALE = 0.75
 Draws = dict[str, Float[Array, "batch count"]]
 
 
@@ -46,16 +48,16 @@ class Policy:
         ConfigError: a value is out of its range, or `flip_vert` is without `do_flip`.
     """
 
-    do_flip: bool = True
-    flip_vert: bool = False
-    max_rotate: float = 10.0
-    min_zoom: float = 1.0
-    max_zoom: float = 1.1
-    max_lighting: float = 0.2
-    max_warp: float = 0.2
-    p_affine: float = 0.75
-    p_lighting: float = 0.75
-    min_scale: float = 1.0
+    do_flip: bool
+    flip_vert: bool
+    max_rotate: float
+    min_zoom: float
+    max_zoom: float
+    max_lighting: float
+    max_warp: float
+    p_affine: float
+    p_lighting: float
+    min_scale: float
     max_saturation: float = 0.0
     max_hue: float = 0.0
     p_gray: float = 0.0

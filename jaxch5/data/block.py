@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxch5.augmentation.policy import Policy, aug_transforms
+from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms
 from jaxch5.batch import repeated
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
@@ -186,7 +186,7 @@ class DataBlock:
     split: Split
     presize: int
     size: int
-    augment: Policy | None = field(default_factory=lambda: aug_transforms(min_scale=0.75))
+    augment: Policy | None = field(default_factory=lambda: aug_transforms(min_scale=MIN_SCALE))
     sampler: Sampler = shuffled
 
     def __post_init__(self) -> None:

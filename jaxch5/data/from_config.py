@@ -62,8 +62,7 @@ def load_source(settings: DataConfig) -> Source:
 
 def as_decided(config: Config, source: Source) -> Config:
     """Writes what was guessed of a source into its configuration, to mean the same tomorrow."""
-    data = config.data.model_copy(update={"range": source.reading.range})
-    return config.model_copy(update={"data": data})
+    return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
 def _found(settings: DataConfig) -> Source:

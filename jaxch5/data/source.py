@@ -30,7 +30,8 @@ from jaxch5.errors import ConfigError, DataError
 from jaxch5.text import composed, counted
 
 # Columns of what is in folders of training and of validation pictures.
-FOLDER, IS_VALID = "folder", "is_valid"
+FOLDER = "folder"
+IS_VALID = "is_valid"
 
 
 @dataclass(frozen=True)

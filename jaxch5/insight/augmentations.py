@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxch5.augmentation import geometry
-from jaxch5.augmentation.policy import Policy, aug_transforms, augment, center
+from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms, augment, center
 from jaxch5.augmentation.sample import sample
 from jaxch5.batch import Batch, repeated, without_labels
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxch5.insight.figure import Figure
 
 Picture = UInt8[np.ndarray, "height width 3"]
-NOTHING = Policy(
+NOTHING = aug_transforms(
     do_flip=False, max_rotate=0.0, max_zoom=1.0, max_lighting=0.0, max_warp=0.0, min_scale=1.0
 )
 # The settings of each operation.
@@ -61,7 +61,7 @@ def plot_augmentations(
     """
     from jaxch5.insight.figure import Figure
 
-    policy = aug_transforms(min_scale=0.75) if policy is None else policy
+    policy = aug_transforms(min_scale=MIN_SCALE) if policy is None else policy
     rows = operations(policy)
     batch, key = _repeated(picture, draws, size), jax.random.key(seed)
     count = 1 + len(rows)

@@ -35,6 +35,12 @@ def _decay(wd: float) -> optax.GradientTransformation:
     return optax.add_decayed_weights(wd, mask=is_matrix)
 
 
+# Defaults that a recipe has too.
+OPTIMIZER = "adam"
+WD = 0.01
+CLIP = 0.0
+ACCUMULATE = 1
+
 # The direction of a step, before it is multiplied by a rate.
 OPTIMIZERS: dict[str, Callable[[ArrayLike, float], optax.GradientTransformation]] = {
     "adam": _adam,
@@ -45,13 +51,13 @@ OPTIMIZERS: dict[str, Callable[[ArrayLike, float], optax.GradientTransformation]
 
 
 def make_optimizer(
-    name: str = "adam",
+    name: str = OPTIMIZER,
     lr: float | Sequence[float] = 1e-3,
     momentum: float = 0.95,
-    wd: float = 0.01,
+    wd: float = WD,
     labels: Callable[[PyTree], PyTree] | None = None,
-    clip: float = 0.0,
-    accumulate: int = 1,
+    clip: float = CLIP,
+    accumulate: int = ACCUMULATE,
 ) -> optax.GradientTransformation:
     """An optimizer with decoupled weight decay and a rate for each group of parameters.
 

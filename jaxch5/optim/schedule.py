@@ -13,6 +13,17 @@ from jaxch5.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
+# Defaults that more than one function has, of one cycle and of `fine_tune`.
+PCT_START = 0.25
+DIV = 25.0
+DIV_FINAL = 1e5
+MOMS = (0.95, 0.85, 0.95)
+BASE_LR = 2e-3
+FREEZE_EPOCHS = 1
+LR_MULT = 100.0
+FINE_TUNE_PCT_START = 0.3
+FINE_TUNE_DIV = 5.0
+
 
 def cosine_interpolation(start: float, end: float, position: float) -> float:
     """Value at `position` (0 to 1) on a half cosine wave from `start` to `end`.
@@ -27,9 +38,9 @@ def cosine_interpolation(start: float, end: float, position: float) -> float:
 def one_cycle(
     lr_max: float,
     steps: int,
-    pct_start: float = 0.25,
-    div: float = 25.0,
-    div_final: float = 1e5,
+    pct_start: float = PCT_START,
+    div: float = DIV,
+    div_final: float = DIV_FINAL,
 ) -> Schedule:
     """One-cycle learning rate: warm up to `lr_max`, then anneal to almost nothing.
 
@@ -53,8 +64,8 @@ def one_cycle(
 
 def one_cycle_momentum(
     steps: int,
-    pct_start: float = 0.25,
-    moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+    pct_start: float = PCT_START,
+    moms: tuple[float, float, float] = MOMS,
 ) -> Schedule:
     """Momentum that falls while the one-cycle rate rises, and the other way round.
 
@@ -133,13 +144,13 @@ def group_rates(lr: float | slice, groups: int) -> list[float]:
 def fine_tune_schedule(
     epochs: int,
     steps_per_epoch: int,
-    base_lr: float = 2e-3,
-    freeze_epochs: int = 1,
+    base_lr: float = BASE_LR,
+    freeze_epochs: int = FREEZE_EPOCHS,
     groups: int = 3,
-    lr_mult: float = 100.0,
-    pct_start: float = 0.3,
-    div: float = 5.0,
-    div_final: float = 1e5,
+    lr_mult: float = LR_MULT,
+    pct_start: float = FINE_TUNE_PCT_START,
+    div: float = FINE_TUNE_DIV,
+    div_final: float = DIV_FINAL,
 ) -> Float[np.ndarray, "steps groups"]:
     """Rates of the chapter's `fine_tune`, step by step.
 
@@ -178,9 +189,9 @@ def fine_tune_schedule(
 def fine_tune_momentum(
     epochs: int,
     steps_per_epoch: int,
-    freeze_epochs: int = 1,
-    pct_start: float = 0.3,
-    moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+    freeze_epochs: int = FREEZE_EPOCHS,
+    pct_start: float = FINE_TUNE_PCT_START,
+    moms: tuple[float, float, float] = MOMS,
 ) -> Float[np.ndarray, "steps"]:
     """Momentum of `fine_tune`, step by step, beside the rates of `fine_tune_schedule`.
 
@@ -195,7 +206,7 @@ def fine_tune_momentum(
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
         [0.95, 0.95]
     """
-    phases = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start)
+    phases = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, FINE_TUNE_DIV)
     values = [
         one_cycle_momentum(phase.steps, phase.pct_start, moms)(step)
         for phase in phases
@@ -213,14 +224,14 @@ class _Phase(NamedTuple):
 
 
 def _fine_tune_phases(
-    epochs: int, steps_per_epoch: int, freeze_epochs: int, pct_start: float, div: float = 5.0
+    epochs: int, steps_per_epoch: int, freeze_epochs: int, pct_start: float, div: float
 ) -> tuple[_Phase, _Phase]:
-    head = _Phase(freeze_epochs * steps_per_epoch, 0.99, 25.0)
+    head = _Phase(freeze_epochs * steps_per_epoch, 0.99, DIV)
     return head, _Phase(epochs * steps_per_epoch, pct_start, div)
 
 
 def flat_cosine(
-    lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = 1e5
+    lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = DIV_FINAL
 ) -> Schedule:
     """The highest rate for a share of the steps, then half a cosine wave down.
 

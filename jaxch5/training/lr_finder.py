@@ -21,6 +21,10 @@ from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
+# Defaults of a sweep: its first rate, the one that it stops short of, its steps.
+START_LR = 1e-7
+END_LR = 10.0
+NUM_IT = 100
 MOMENTUM = 0.95
 SMOOTHING = 0.98
 # The sweep ends where the smooth loss is this many times the best.
@@ -76,9 +80,9 @@ def find_lr(
     data: Data,
     train_step: TrainStep,
     key: Key[Array, ""],
-    start_lr: float = 1e-7,
-    end_lr: float = 10.0,
-    num_it: int = 100,
+    start_lr: float = START_LR,
+    end_lr: float = END_LR,
+    num_it: int = NUM_IT,
 ) -> Sweep:
     """Trains a copy of the state, a step at each rate, until the loss explodes.
 

@@ -137,13 +137,13 @@ def plans_of_fine_tune(
     lr_mult: float,
     pct_start: float,
     div: float,
-    div_final: float = 1e5,
-    moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+    div_final: float,
+    moms: tuple[float, float, float],
 ) -> list[Plan]:
     """The two phases of `Learner.fine_tune`; without epochs of the first, the second alone.
 
     Example:
-        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0)
+        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))
         >>> [(plan.name, plan.start, plan.frozen_to) for plan in plans]
         [('frozen', 0, -1), ('unfrozen', 10, 0)]
     """
@@ -192,7 +192,7 @@ def left_to_do(
         unvalidated: these steps end an epoch that is still to be validated, by its own plan.
 
     Example:
-        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0)
+        >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))
         >>> [plan.name for plan in left_to_do(plans, 10, 10, unvalidated=False)]
         ['unfrozen']
         >>> [plan.name for plan in left_to_do(plans, 10, 10, unvalidated=True)]

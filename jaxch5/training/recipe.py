@@ -19,7 +19,15 @@ from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss, cross_entropy
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
-from jaxch5.optim.optimizer import accumulated, make_optimizer, with_update_due
+from jaxch5.optim.optimizer import (
+    ACCUMULATE,
+    CLIP,
+    OPTIMIZER,
+    WD,
+    accumulated,
+    make_optimizer,
+    with_update_due,
+)
 from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
     EvalStep,
@@ -54,10 +62,10 @@ class Recipe:
     """
 
     loss: Loss = cross_entropy
-    optimizer: str = "adam"
-    wd: float = 0.01
-    clip: float = 0.0
-    accumulate: int = 1
+    optimizer: str = OPTIMIZER
+    wd: float = WD
+    clip: float = CLIP
+    accumulate: int = ACCUMULATE
     average: float = 0.0
     precision: str = "fp32"
     train_bn: bool = True

@@ -6,7 +6,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.training.plan import left_to_do, plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
 
 # Two phases of 10 and of 20 steps.
-PLANS = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0)
+PLANS = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.95, 0.85, 0.95))
 
 
 def left(step, unvalidated=False):
@@ -33,9 +33,10 @@ def test_each_phase_counts_from_its_own_first_step():
     assert max(frozen.rates(step)[-1] for step in range(10)) == pytest.approx(2e-3, rel=0.05)
     assert max(unfrozen.rates(step)[-1] for step in range(20)) == pytest.approx(1e-3, rel=0.05)
     assert [plan.frozen_to for plan in PLANS] == [-1, 0]
-    assert [plan.name for plan in plans_of_fine_tune(2, 10, 3, 2e-3, 0, 100.0, 0.3, 5.0)] == [
-        "unfrozen"
-    ]
+    assert [
+        plan.name
+        for plan in plans_of_fine_tune(2, 10, 3, 2e-3, 0, 100.0, 0.3, 5.0, 1e5, (0.95, 0.85, 0.95))
+    ] == ["unfrozen"]
 
 
 def test_rates_are_looked_at_before_anything_is_trained():

@@ -52,8 +52,10 @@ _EXPORTS = {
         "focal_loss",
         "log_softmax",
         "nll_loss",
+        "sigmoid_cross_entropy",
         "softmax",
     ),
+    "jaxch5.task": ("Best", "Task", "one_vs_rest", "single_label"),
     "jaxch5.learner": ("Learner", "vision_learner"),
     "jaxch5.predictor": ("Predictor", "load_learner"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from jaxch5.config import Config
 from jaxch5.data.decode import AS_FILES_SAY
-from jaxch5.errors import WeightsError
+from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import ARCHITECTURES
 from jaxch5.settings import explain, known_keys
+from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 
 EXPORT = "export one with python -m jaxch5.export RUN --format learner"
 
@@ -46,7 +47,7 @@ def is_own(arch: str) -> bool:
     return arch not in ARCHITECTURES
 
 
-def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, dict[str, str]]:
+def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, dict[str, Any]]:
     """Returns what a learner's file says of itself, and all of its metadata.
 
     Args:
@@ -96,6 +97,30 @@ def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
         )
     if model is not None and arch != arch_of(model):
         raise WeightsError(f"{path}: is of {arch}, not of {arch_of(model)}")
+
+
+def known_task(path: Path, said: dict[str, Any]) -> Task:
+    """Returns the task that a run or a file says it is of; nothing is imported for it.
+
+    Args:
+        path: the run or the file.
+        said: its `task` and its `threshold`; softmax where it has none. See `task_of`.
+
+    Raises:
+        WeightsError: it is none of those that have a name, or the threshold is no probability.
+    """
+    name, threshold = said.get("task", SOFTMAX.name), said.get("threshold", 0)
+    if name not in NAMED:
+        raise WeightsError(
+            f"{path}: is of the task {name}, which is none of {', '.join(NAMED)}; name it, by "
+            "--model.task package.module:TASK or in Python by load_learner(path, task=...)"
+        )
+    try:
+        return task_of(name, float(threshold))
+    except (ValueError, ConfigError):
+        raise WeightsError(
+            f"{path}: its threshold is {threshold}, and should be from 0 to 1"
+        ) from None
 
 
 def arch_of(model: nn.Module) -> str:

@@ -206,6 +206,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             told=True,
         ),
     ),
+    "model.threshold": (_one_of("model.task", "sigmoid"),),
     "model.bn": (
         Rule(
             lambda situation: not situation.devices or situation.devices != (1, 1),
@@ -231,7 +232,21 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "fit.freeze_epochs": (_one_of("fit.schedule", "fine_tune"),),
     "fit.lr_mult": (_one_of("fit.schedule", "fine_tune"),),
     "fit.cycle_epochs": (_one_of("fit.schedule", "triangular", "sgdr"),),
-    "fit.label_smoothing": (_one_of("fit.loss", "cross_entropy"),),
+    "fit.loss": (
+        Rule(
+            lambda situation: (
+                situation.values["fit.loss"] != "focal"
+                or situation.values["model.task"] == "softmax"
+            ),
+            lambda situation: (
+                f"goes with model.task = softmax, not with {situation.values['model.task']}"
+            ),
+        ),
+    ),
+    "fit.label_smoothing": (
+        _one_of("fit.loss", "cross_entropy"),
+        _one_of("model.task", "softmax"),
+    ),
     "fit.gamma": (_one_of("fit.loss", "focal"),),
     "fit.shard_optimizer": (
         Rule(

@@ -38,7 +38,8 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
-        0 to 1) and `classes`, in the order of the outputs.
+        0 to 1), `classes`, in the order of the outputs, `task`, which is the activation, and the
+        `threshold` below which the answer is none of them.
     """
     return {
         **predictor.about._asdict(),
@@ -46,6 +47,8 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
         "mean": list(predictor.normalization.mean),
         "std": list(predictor.normalization.std),
         "classes": list(predictor.classes),
+        "task": predictor.task.name,
+        "threshold": predictor.task.threshold,
     }
 
 
@@ -184,7 +187,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
     if format == "learner" and path.suffix != SAFETENSORS:
         raise ConfigError(
-            f"{path}: should end in {SAFETENSORS}, or load_learner will not read it; "
+            f"{path}: should end in {SAFETENSORS}, or it cannot be loaded; "
             f"{path.with_suffix(SAFETENSORS)} would do"
         )
     content = FORMATS[format](predictor)

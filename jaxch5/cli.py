@@ -26,6 +26,8 @@ from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from jaxch5.task import Task
+
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
 # Of a list for people.
@@ -97,6 +99,18 @@ class Options(Config):
     def reading(self) -> dict[str, Any]:
         """Returns what was said of decoding, for classifiers that bring settings of their own."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
+
+    def task(self) -> Task | None:
+        """Returns the task that the command line names, for classifiers that may not say theirs.
+
+        Raises:
+            ConfigError: it cannot be imported.
+        """
+        if "model.task" not in self._named:
+            return None
+        from jaxch5.task import task_of
+
+        return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
         """The configuration with "auto" weights decided, so that it means the same tomorrow."""

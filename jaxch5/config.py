@@ -396,6 +396,15 @@ class ModelConfig(Section):
     head: Literal["linear", "concat_pool"] = setting(
         "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
     )
+    task: str = Field(
+        "softmax",
+        description="what labels mean: softmax, one of the classes; sigmoid, one of them or, where "
+        f"none is probable enough, none of these; or a jaxch5.Task, as {FORM}",
+    )
+    threshold: Share = Field(
+        default_of("task:one_vs_rest", "threshold"),
+        description="with sigmoid: least probability of an answer other than none of these",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         _recipe("precision"),
         description="type of the network's computation; weights are float32 in all",
@@ -423,6 +432,11 @@ class ModelConfig(Section):
         """A run can be resumed from another working directory."""
         named = weights in ("none", "imagenet", "auto")
         return weights if named else str(Path(weights).expanduser().absolute())
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return check_choice(name, ("softmax", "sigmoid"), "model.task")
 
 
 class FitConfig(Section):
@@ -471,8 +485,9 @@ class FitConfig(Section):
     cycle_epochs: int = Field(
         2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"
     )
-    loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="what is minimized"
+    loss: str = Field(
+        "cross_entropy",
+        description=f"what is minimized: cross_entropy, the task's own; focal; {FORM}",
     )
     label_smoothing: float = Field(
         default_of("losses:cross_entropy", "label_smoothing"),
@@ -485,6 +500,11 @@ class FitConfig(Section):
         ge=0,
         le=10,
         description="of the focal loss; 0 is cross-entropy",
+    )
+    metrics: tuple[str, ...] = Field(
+        _recipe("metrics"),
+        description="recorded of each epoch beside the task's: top_5 and the like, precision, "
+        f"recall, f1, or {FORM}; given once for each, or with commas between",
     )
     optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
         _optimizer("name"), description="adam has fastai's constants, adamw optax's"
@@ -519,9 +539,14 @@ class FitConfig(Section):
     )
     keep_best: bool = Field(
         _saving("keep_best"),
-        description="end with the weights of the best epoch (the highest accuracy, then the lowest "
-        "validation loss), not of the last",
+        description="end with the weights of the best epoch (of the two tasks, the one with the "
+        "highest accuracy, then the lowest validation loss), not of the last",
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        return check_choice(name, ("cross_entropy", "focal"), "fit.loss")
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:

@@ -11,12 +11,13 @@ from jaxch5.data.block import Data
 from jaxch5.data.from_config import load_data, load_source
 from jaxch5.data.source import leave_out
 from jaxch5.data.verify import unreadable
-from jaxch5.imports import load_function
+from jaxch5.imports import is_import_path, load_function
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.hooks.checkpoints import Saving
+from jaxch5.task import SOFTMAX, Task, task_of
 from jaxch5.text import counted
 from jaxch5.training.hosts import agree, first_then_others
 from jaxch5.training.recorded import going_on
@@ -72,6 +73,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     model, settings, mix = config.model, config.fit, None
     if config.augment.mix != "none":
         mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
+    task = task_of(model.task, model.threshold)
     learn = vision_learner(
         data,
         model.arch,
@@ -81,7 +83,8 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         model.groups,
         model.train_bn,
         settings.wd,
-        loss_of(settings),
+        loss_of(settings, task),
+        settings.metrics,
         seed=config.seed,
         mix=mix,
         optimizer=settings.optimizer,
@@ -96,6 +99,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         normalization=normalization_of(model),
         say=say,
         hooks=[load_function(path, "hooks") for path in config.hooks],
+        task=task,
     )
     check_applies(config, devices=learn.mesh.devices.shape if learn.mesh else (1, 1))
     if settings.schedule != "fine_tune":
@@ -126,11 +130,19 @@ def normalization_of(model: ModelConfig) -> Normalization | None:
     return Normalization(model.mean, model.std)
 
 
-def loss_of(settings: FitConfig) -> Loss:
-    """The loss that the settings name."""
+def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
+    """The loss that the settings name, which may be the task's.
+
+    Raises:
+        ConfigError: it is one's own, and cannot be imported.
+    """
+    if is_import_path(settings.loss):
+        return load_function(settings.loss, "fit.loss")
     if settings.loss == "focal":
         return partial(focal_loss, gamma=settings.gamma)
-    return partial(cross_entropy, label_smoothing=settings.label_smoothing)
+    if task.loss is cross_entropy:
+        return partial(cross_entropy, label_smoothing=settings.label_smoothing)
+    return task.loss
 
 
 def train_as_configured(learn: Learner, settings: FitConfig) -> None:

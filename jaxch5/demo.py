@@ -66,7 +66,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         from jaxch5.training.process import prepare_process
 
         prepare_process()
-        predictor = load_learner(options.run).reading(**options.reading())
+        predictor = load_learner(options.run, task=options.task()).reading(**options.reading())
         # Compiled now, so that the first dropped picture need not wait for it.
         predictor.predict(np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8))
         app = page(options.run.name, lambda path: answer(predictor, path))
@@ -115,7 +115,11 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     except (DataError, OSError) as error:
         # What follows the semicolon is advice for training.
         return {}, str(error).partition(";")[0]
-    return dict(most_likely(prediction, predictor.classes, SHOWN)), ""
+    likely = dict(most_likely(prediction, predictor.classes, SHOWN))
+    if prediction.index == len(predictor.classes):
+        (label, share), *_ = likely.items()
+        return {}, f"{prediction.label}: {label}, the most probable class, has {share:.0%} only"
+    return likely, ""
 
 
 def page(title: str, answer: Callable[[str | None], Answer]) -> Any:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from jaxch5.data.scoring import Scored
     from jaxch5.data.source import Source
 
-METRICS = ("accuracy", "error_rate", "top_5", "precision", "recall", "f1")
+# Scores beside the metrics of the task and of the run.
+MORE = ("top_5", "precision", "recall", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that decide neither which pictures are scored nor how.
@@ -65,9 +66,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.data.pictures import with_classes
     from jaxch5.data.source import remarks, take
     from jaxch5.data.verify import unreadable
-    from jaxch5.insight.metrics import metric_of
     from jaxch5.interpretation import interpretation_of
     from jaxch5.predictor import load_learner
+    from jaxch5.task import task_of
     from jaxch5.training.process import prepare_process
     from jaxch5.training.rundir import open_run
 
@@ -76,7 +77,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     directory, recorded = open_run(options.run)
     config = options.settings()
     check_settings(config, recorded, directory.config_file)
-    predictor = load_learner(options.run)
+    task = task_of(config.model.task, config.model.threshold)
+    metrics = task.scores(MORE) | task.scores(config.fit.metrics)
+    predictor = load_learner(options.run, task=task)
     source, scored = chosen(options, config, recorded)
     source, counts, line = take(source, scored.items), scored.counts, scored.line
     if config.data.on_bad == "skip" and (bad := unreadable(source)):
@@ -93,11 +96,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     given = config.data.batch_size != recorded.data.batch_size
     rows = {"batch_size": config.data.batch_size} if given else {}
     probabilities = predictor.probabilities_of(source, items, **rows)
-    interp = interpretation_of(source, items, probabilities, source.labels[items])
+    interp = interpretation_of(source, items, probabilities, source.labels[items], task)
 
     scores = {
         name: function(probabilities, interp.targets)
-        for name, function in map(metric_of, METRICS)
+        for name, function in metrics.items()
         if name != "top_5" or len(interp.classes) > 5
     }
     scores["calibration_error"] = interp.expected_calibration_error()
@@ -130,6 +133,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "pictures": len(interp),
         "scored": {"part": scored.part, **counts},
         "classes": list(interp.classes),
+        "answers": list(interp.answers),
         "absent": list(report.absent),
         "confusion_matrix": interp.confusion_matrix().tolist(),
         "most_confused": confused,

@@ -12,6 +12,7 @@ from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
 from jaxch5.data.source import Source, canvas_of
 from jaxch5.insight.interpret import Interpretation
+from jaxch5.task import SOFTMAX, Task
 
 if TYPE_CHECKING:
     from jaxch5.insight.figure import Figure
@@ -25,6 +26,7 @@ def interpretation_of(
     items: Int[np.ndarray, "items"],
     probabilities: Float[np.ndarray, "items classes"],
     labels: Int[np.ndarray, "items"],
+    task: Task = SOFTMAX,
 ) -> Interpretation:
     """What a model made of some items.
 
@@ -33,6 +35,7 @@ def interpretation_of(
         items: their numbers in it.
         probabilities: what the model gave to each class.
         labels: their classes.
+        task: what makes an answer of probabilities.
     """
 
     def name(item: int) -> str:
@@ -42,7 +45,7 @@ def interpretation_of(
         return square(source, int(items[place]))
 
     references = [name(int(item)) for item in items]
-    return Interpretation(labels, probabilities, source.classes, references, picture)
+    return Interpretation(labels, probabilities, source.classes, references, picture, task)
 
 
 def square(source: Source, item: int) -> Float[np.ndarray, "side side 3"]:
@@ -71,7 +74,7 @@ def plot_results(interp: Interpretation, nrows: int, ncols: int) -> Figure:
     assert interp.pictures is not None
     items = range(min(nrows * ncols, len(interp)))
     titles = [
-        f"{interp.classes[interp.predictions[item]]} / {interp.classes[interp.targets[item]]}"
+        f"{interp.answers[interp.predictions[item]]} / {interp.classes[interp.targets[item]]}"
         for item in items
     ]
     pictures = np.stack([interp.pictures(item) for item in items])

@@ -23,10 +23,10 @@ from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
 from jaxch5.insight.interpret import Interpretation
-from jaxch5.insight.metrics import Metric, metric_of
+from jaxch5.insight.metrics import Metric
 from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import interpretation_of, plot_results
-from jaxch5.losses import Loss, cross_entropy
+from jaxch5.losses import Loss
 from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.resnet import create_model
@@ -43,6 +43,7 @@ from jaxch5.run.hooks.report import write_reports
 from jaxch5.run.hooks.table import Table
 from jaxch5.run.hooks.tensorboard import TensorBoard
 from jaxch5.run.hooks.trace import Trace
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
@@ -65,12 +66,7 @@ from jaxch5.training.recipe import Frozen, Recipe, summarize_model
 from jaxch5.training.recorded import check_about, check_pictures, known_by
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
-from jaxch5.training.state import (
-    TrainState,
-    init_state,
-    with_fresh_optimizer,
-    with_variables,
-)
+from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
 from jaxch5.training.step import DrawnEvalStep, Mixer, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.transfer import pretrained_of, transfer
@@ -141,7 +137,7 @@ class Learner:
     ) -> None:
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
-            check_is_mean(recipe.loss, len(data.classes))
+            check_is_mean(recipe.objective, len(data.classes))
         self.data = share(data, self.mesh)
         self.model = model
         self.recipe = recipe
@@ -151,8 +147,7 @@ class Learner:
         self.console = plain_console()
         self.run: RunDir | None = None
         self.saving = Saving()
-        self.log = False
-        self.profile = False
+        self.log = self.profile = False
         self.hooks = tuple(hooks)
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
@@ -374,17 +369,17 @@ class Learner:
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
         """What watches a call to train, in the order in which it sees events; who has the best."""
-        columns = [name for name, _ in self.recipe.metrics]
+        task, columns = self.recipe.task, self.recipe.columns
         columns += ["skipped_steps"] * bool(self.state.scale)
-        hooks: list[Hook] = [Table(self.console, columns), record_into(self.recorder)]
+        hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
         keeper: Keeper
         if (run := self.run) and is_first():
             hooks += [TensorBoard(run.tensorboard)] if self.log else []
             hooks.append(write_records(run, self.data, restored, self.records, attempt))
-            hooks.append(write_reports(run, self.data, self.records, attempt))
+            hooks.append(write_reports(run, self.data, self.records, attempt, task))
             keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
         else:
-            keeper = KeepBest(self._kept, self.state.variables)
+            keeper = KeepBest(self._kept, self.state.variables, task.best)
         self._kept = None
         hooks += [keeper, *map(guest, self.hooks if is_first() else ())]
         if run and self.profile and is_first():
@@ -415,9 +410,9 @@ class Learner:
                 steps = self._steps
             check()
             yield Ready(int(self.state.step), plan)
-            args = plan, steps, recipe.loss, self._key, recipe.metrics, within and unvalidated
+            args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
             with out_of_memory(steps.need, data.train.batch_size, data.size):
-                for event in fit(self.state, data, *args, check):
+                for event in fit(self.state, data, *args, check, recipe.task):
                     # Held as soon as it is there, because the one before is consumed by then.
                     self.state = event.state
                     yield event
@@ -428,7 +423,7 @@ class Learner:
         interp = None
         # All processes take part in this, and the first writes it.
         if run and np.isfinite((preds := self.get_preds())[0]).all():
-            interp = interpretation_of(data.source, data.valid.items, *preds)
+            interp = interpretation_of(data.source, data.valid.items, *preds, recipe.task)
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
@@ -439,6 +434,8 @@ class Learner:
             "frozen_to": self._frozen.frozen_to,
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
+            "task": self.recipe.task.name,
+            "best": list(self.recipe.task.best),
         }
 
     def restore(self, run: RunDir) -> bool:
@@ -484,14 +481,15 @@ class Learner:
         return self._kept or self.records[-1]
 
     def validate(self) -> dict[str, float]:
-        """Over the validation set: `valid_loss`, `accuracy`, `error_rate` and the metrics."""
+        """Computes `valid_loss`, the task's metrics and others over the validation set."""
         recipe, step = self.recipe, self._steps.evaluate
-        return evaluate(self.state, self.data.valid, step, recipe.loss, recipe.metrics)
+        loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
+        return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Probabilities and labels of the validation set, in its order."""
         logits, labels = predict(self.state, self.data.valid, self._steps.evaluate)
-        return jax.device_get(jax.nn.softmax(logits)), labels
+        return self.recipe.task.probabilities(logits), labels
 
     def interpret(self) -> Interpretation:
         """What the model makes of the validation set: confusions, losses, calibration.
@@ -499,7 +497,8 @@ class Learner:
         Raises:
             DataError: a picture cannot be read.
         """
-        return interpretation_of(self.data.source, self.data.valid.items, *self.get_preds())
+        source, items = self.data.source, self.data.valid.items
+        return interpretation_of(source, items, *self.get_preds(), self.recipe.task)
 
     def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
         """A figure of the first validation pictures, each with its prediction and its class.
@@ -520,10 +519,10 @@ class Learner:
     @property
     def _classifier(self) -> Predictor:
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
+        data, task = self.data, self.recipe.task
         network = arch_of(self.model), getattr(self.model, "head", ""), self.recipe.precision
-        data = self.data
         about = About(*network, data.presize, data.size, *data.source.reading)
-        of: tuple[Any, ...] = (self.model, {}, self.data.classes, self.normalization, about)
+        of: tuple[Any, ...] = (self.model, {}, data.classes, self.normalization, about, task)
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)
         return self._predictor[1]
@@ -585,14 +584,13 @@ class Learner:
         if n < 0:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
-        data, normalization = self.data, self.normalization
+        data, recipe, normalization = self.data, self.recipe, self.normalization
         how = (data.augment, data.size, normalization)
         if how not in self._looks:
             step = make_drawn_eval_step(self.model, *how, self.mesh)
             self._looks[how] = compile_looks(step, self.state)
-        for probabilities in drawn_looks(self._looks[how], self.state, data.valid, self._key, n):
-            total = total + probabilities
-        return total / (n + 1), labels
+        looks = drawn_looks(self._looks[how], self.state, data.valid, self._key, n, recipe.task)
+        return sum(looks, total) / (n + 1), labels
 
 
 def vision_learner(
@@ -604,8 +602,8 @@ def vision_learner(
     groups: str = "fastai",
     train_bn: bool = True,
     wd: float = 0.01,
-    loss: Loss = cross_entropy,
-    metrics: Sequence[str | Metric] = ("accuracy",),
+    loss: Loss | None = None,
+    metrics: Sequence[str | Metric] = (),
     seed: int = 0,
     mix: Mixer | None = None,
     optimizer: str = "adam",
@@ -620,6 +618,7 @@ def vision_learner(
     normalization: Normalization | None = None,
     say: Callable[[str], None] | None = None,
     hooks: Sequence[Hook] = (),
+    task: Task = SOFTMAX,
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
@@ -640,9 +639,9 @@ def vision_learner(
         wd: decoupled weight decay, a share of the rate.
         loss: mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
             `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
-            `ItemLosses` where it has weights.
-        metrics: what is recorded of each epoch beside accuracy and error rate: "top_5",
-            "precision", "recall", "f1", or functions of probabilities and labels.
+            `ItemLosses` where it has weights. None is the task's.
+        metrics: what is recorded of each epoch beside the task's metrics: "top_5", "precision",
+            "recall", "f1", or functions of probabilities and labels.
         seed: root of the initial weights and of every draw in training.
         mix: mixes each training batch: `mixup`, `cutmix`, or one of them with another alpha by
             `functools.partial`.
@@ -660,9 +659,10 @@ def vision_learner(
         normalization: mean and deviation of the colours; None takes those of the weights.
         say: takes the line about the weights; None prints it.
         hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
+        task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
 
     Raises:
-        ConfigError: there is no such architecture, head, precision, group or optimizer.
+        ConfigError: there is no such architecture, head, precision, group, optimizer or metric.
         WeightsError: the weights cannot be had, or do not fit.
 
     Example:
@@ -679,7 +679,6 @@ def vision_learner(
     """
     model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
     pretrained = pretrained_of(weights, arch, head, data.classes, normalization, say)
-    others = [metric_of(metric) for metric in metrics if metric not in ("accuracy", "error_rate")]
     recipe = Recipe(
         loss=loss,
         optimizer=optimizer,
@@ -690,10 +689,11 @@ def vision_learner(
         precision=precision,
         train_bn=train_bn,
         mix=mix,
-        metrics=tuple(others),
+        metrics=tuple(metrics),
         deterministic=deterministic,
         devices=devices,
         bn=bn,
         shard_optimizer=shard_optimizer,
+        task=task,
     )
     return Learner(data, model, recipe, groups, pretrained, seed, normalization, hooks)

@@ -200,6 +200,36 @@ def binary_cross_entropy(
     return _reduced(ItemLosses(-jax.nn.log_sigmoid(sign * logits)), reduction)
 
 
+def sigmoid_cross_entropy(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    weight: Float[ArrayLike, "classes"] | None = None,
+    reduction: Reduction = "mean",
+) -> Float[Array, "*batch"]:
+    """Binary cross-entropy of each class against all others, added up over the classes.
+
+    Each class has a sigmoid of its own, so that an item may be like none of them. The sum is what
+    big_vision's `sigmoid_xent` has (Beyer et al., 2006.07159); a mean over the classes would make
+    gradients smaller the more there are.
+
+    Args:
+        logits: the model's activations, any real numbers.
+        labels: class numbers.
+        weight: importance of each class, as in `nll_loss`.
+        reduction: as in `nll_loss`.
+
+    Raises:
+        ConfigError: there is not a weight for each class, or no such reduction.
+
+    Example:
+        >>> round(float(sigmoid_cross_entropy(jnp.array([[2.0, -1.0]]), jnp.array([0]))), 4)
+        0.4402
+    """
+    sign = 2.0 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1.0
+    value = -jnp.sum(jax.nn.log_sigmoid(sign * logits), axis=-1)
+    return _reduced(_weighted(value, _class_weight(logits, weight), labels), reduction)
+
+
 def _of_labels(values: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Array:
     return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 

@@ -29,6 +29,9 @@ Found = tuple[str, str | bytes | DataError]
 class PredictOptions(Options):
     """Say what is on pictures: path, class, probability and runner-up, a line for each.
 
+    Where the classifier may answer "none of these", that stands before the classes, and `answer` is
+    null in JSON. --model.task and --model.threshold, where given, are taken instead of its own.
+
     Exit status 1 if a picture could not be read; the others are predicted all the same. What a
     folder holds beside pictures is counted on standard error.
     """
@@ -49,7 +52,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
     prepare_process()
     found, passed_over = pictures_of(options.pictures)
-    predictor = load_learner(options.run).reading(**options.reading())
+    predictor = load_learner(options.run, task=options.task()).reading(**options.reading())
     if predictor.about.range == "auto":
         text, words = range_of(found, predictor.about.max_pixels)
         predictor = predictor.reading(range=text)
@@ -67,9 +70,11 @@ def predict(options: PredictOptions) -> dict[str, Any]:
             results.append({"path": name, "error": str(prediction)})
             continue
         likely = most_likely(prediction, predictor.classes, options.top)
-        results.append({"path": name, "classes": dict(likely)})
+        none = [prediction.label] * (prediction.index == len(predictor.classes))
+        answer = None if none else prediction.label
+        results.append({"path": name, "answer": answer, "classes": dict(likely)})
         if not options.json_output:
-            cells = [name, *(f"{label} {share:.4f}" for label, share in likely)]
+            cells = [name, *none, *(f"{label} {share:.4f}" for label, share in likely)]
             print("\t".join(map(printable, cells)))
     for folder, reasons in passed_over.items():
         line = printable(f"{folder}: passed over: {described(reasons)}")

@@ -16,7 +16,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from jaxch5.about import EXPORT, About, about_of, about_of_file, arch_of, check_weights
+from jaxch5.about import (
+    EXPORT,
+    About,
+    about_of,
+    about_of_file,
+    arch_of,
+    check_weights,
+    known_task,
+)
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
@@ -30,6 +38,7 @@ from jaxch5.models.normalization import Normalization, normalize
 from jaxch5.models.own import own_from_file
 from jaxch5.models.pretrained import from_file
 from jaxch5.models.resnet import create_model
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.rundir import open_run
@@ -40,7 +49,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely class, its number, and the probabilities of all."""
+    """An answer, its place in `Task.answers`, and the probabilities of all classes.
+
+    Where the answer is none of these, its label says so, and its place is the number of classes.
+    """
 
     label: str
     index: int
@@ -56,6 +68,7 @@ class Predictor:
         classes: names, in the order of the logits.
         normalization: mean and deviation of the colours.
         about: sizes, and how the model was made.
+        task: what makes probabilities of logits, and an answer of them.
 
     Example:
         >>> class Bright(nn.Module):
@@ -77,12 +90,14 @@ class Predictor:
         classes: tuple[str, ...],
         normalization: Normalization,
         about: About,
+        task: Task = SOFTMAX,
     ) -> None:
         self.model = model
         self.variables = variables
         self.classes = classes
         self.normalization = normalization
         self.about = about
+        self.task = task
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
         """Returns the same classifier with other weights, such as those of a later step.
@@ -105,7 +120,8 @@ class Predictor:
             changes: `range` or `max_pixels`; see `Reading`.
         """
         about = self.about._replace(**changes)  # type: ignore[arg-type]
-        return Predictor(self.model, self.variables, self.classes, self.normalization, about)
+        parts = self.model, self.variables, self.classes, self.normalization, about, self.task
+        return Predictor(*parts)
 
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
         """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
@@ -116,7 +132,8 @@ class Predictor:
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
     def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
-        return jax.nn.softmax(cast(Array, self.model.apply(variables, pictures, train=False)))
+        logits = cast(Array, self.model.apply(variables, pictures, train=False))
+        return self.task.activation(logits)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -235,22 +252,26 @@ class Predictor:
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
     ) -> list[Prediction]:
         probabilities = np.asarray(self._compiled(self.variables, without_labels(images, frames)))
+        answers, names = self.task.decode(probabilities), self.task.answers(self.classes)
         return [
-            Prediction(self.classes[best], int(best), row)
-            for best, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
+            Prediction(names[answer], int(answer), row)
+            for answer, row in zip(answers, probabilities, strict=True)
         ]
 
 
-def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
+def load_learner(
+    path: str | Path, model: nn.Module | None = None, task: Task | None = None
+) -> Predictor:
     """A trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
         path: of a run, or a `.safetensors` file of format `learner`.
         model: the module that was trained, where it is one's own.
+        task: what it was trained for, where that is one's own; None takes what the path says.
 
     Raises:
         ConfigError: there is no run.
-        WeightsError: it has no checkpoint, or the file is no learner.
+        WeightsError: it has no checkpoint, the file is no learner, or its task is one's own.
 
     Example:
         >>> import tempfile
@@ -270,7 +291,8 @@ def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        about = about_of(open_run(path)[1])
+        config = open_run(path)[1]
+        about, said = about_of(config), config.model.model_dump()
         if model is not None:
             about = about._replace(arch=arch_of(model), head="")
         pretrained = from_run(path, about.arch)
@@ -278,11 +300,12 @@ def load_learner(path: str | Path, model: nn.Module | None = None) -> Predictor:
         about, said = about_of_file(path, model)
         own = model is not None
         pretrained = own_from_file(path, said) if own else from_file(path, about.arch, beside=False)
+    task = task or known_task(path, said)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
     dtype = dtype_of(about.precision)
     network = model or create_model(about.arch, len(pretrained.classes), about.head, dtype)
     check_weights(path, network, pretrained, about.size)
     return Predictor(
-        network, pretrained.variables, pretrained.classes, pretrained.normalization, about
+        network, pretrained.variables, pretrained.classes, pretrained.normalization, about, task
     )

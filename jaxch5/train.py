@@ -15,7 +15,7 @@ from jaxch5.cli import Options, run
 from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.settings import differing, flat
-from jaxch5.text import NO_NUMBER, print_line, printable
+from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import Terminated
 from jaxch5.training.rundir import (
     RunDir,
@@ -155,7 +155,6 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
-    from jaxch5.insight.recorder import is_number
     from jaxch5.run.hooks.table import advice
     from jaxch5.training.environment import environment
     from jaxch5.training.hosts import is_first
@@ -170,16 +169,16 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
             print(printable(f"go on with --resume {run.path}"), file=sys.stderr)
         raise
     record = learn.record
-    if line := advice(learn.records):
+    best = learn.recipe.task.best
+    if line := advice(learn.records, best):
         print_line(learn.console, line)
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
-    accuracy = record["accuracy"]
-    shown = f"{100 * accuracy:.2f} %" if is_number(accuracy) else NO_NUMBER
-    print_line(learn.console, f"accuracy {shown}{kept}  {run.path}")
-    if not is_number(accuracy):
+    print_line(learn.console, f"{best.metric} {best.shown(record)}{kept}  {run.path}")
+    if unanswered := record.get("unanswered"):
         raise TrainingError(
-            f"{run.path}: the trained network gives no number for {record['unanswered']:,} of the "
-            "validation pictures, so that it has no accuracy; lower the learning rate (--fit.lr)"
+            f"{run.path}: the trained network gives no number for {unanswered:,} of the "
+            f"validation pictures, so that it has no {best.metric}; lower the learning rate "
+            "(--fit.lr)"
         )
     return {**record, "run": str(run.path)} if is_first() else {}
 

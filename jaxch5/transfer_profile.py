@@ -22,6 +22,7 @@ from jaxch5.text import print_line
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
+    from jaxch5.training.rundir import Record
 
 SCRATCH = "scratch"
 RESULTS = "profile.jsonl"
@@ -44,13 +45,14 @@ class ProfileOptions(Options):
 
 
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
-    """Trains, draws accuracy against the number of frozen stages; returns the accuracies.
+    """Trains, draws the best metric against the number of frozen stages; returns its values.
 
     After Yosinski et al., 1411.1792: where freezing one more stage costs accuracy, what it had
     learned was of its own task; where it costs none, it was general.
     """
     from jaxch5.configured import data_of
     from jaxch5.insight.plots import plot_transfer_profile
+    from jaxch5.task import task_of
     from jaxch5.training.process import prepare_process
     from jaxch5.training.recorded import record_pictures
     from jaxch5.training.rundir import (
@@ -90,7 +92,9 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
             raise
     scratch = by_kind.pop(SCRATCH)
     frozen = [by_kind[kind] for kind in range(len(STAGES))]
-    save_figure(plot_transfer_profile(frozen, scratch, STAGES), options.out)
+    best = task_of(config.model.task, config.model.threshold).best
+    figure = plot_transfer_profile(frozen, scratch, STAGES, best.metric, best.is_share)
+    save_figure(figure, options.out)
     print_line(console, f"figure {options.out}  results {directory.path}")
     return {
         "frozen": frozen,
@@ -103,10 +107,13 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
 def measure(
     config: Config, data: Data, repeats: int, file: Path, console: Console
 ) -> dict[int | str, list[float]]:
-    """Accuracies of each kind; what the file does not have yet is trained, and added to it."""
+    """Scores of each kind; what the file does not have yet is trained, and added to it."""
+    from jaxch5.task import task_of
+
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    best = task_of(config.model.task, config.model.threshold).best
     results = {
-        (point["frozen"], point["seed"]): point["accuracy"] for point in map(json.loads, lines)
+        (point["frozen"], point["seed"]): point[best.metric] for point in map(json.loads, lines)
     }
     kinds: list[int | str] = [*range(len(STAGES)), SCRATCH]
     missing = [
@@ -116,15 +123,15 @@ def measure(
         if (kind, seed) not in results
     ]
     say = partial(print_line, console)
-    for (kind, seed), accuracy in accuracies(config, data, missing, say):
-        results[kind, seed] = accuracy
-        point = {"frozen": kind, "seed": seed, "accuracy": accuracy}
+    for (kind, seed), record in trained(config, data, missing, say):
+        score = results[kind, seed] = record[best.metric]
+        point = {"frozen": kind, "seed": seed, best.metric: score}
         with file.open("a", encoding="utf-8") as opened:
             opened.write(to_json(point) + "\n")
         what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
-        print_line(console, f"{what:<24} seed {seed}  accuracy {100 * accuracy:.2f} %")
+        print_line(console, f"{what:<24} seed {seed}  {best.metric} {best.shown(record)}")
     return {
-        kind: [accuracy for (of_kind, _), accuracy in results.items() if of_kind == kind]
+        kind: [score for (of_kind, _), score in results.items() if of_kind == kind]
         for kind in kinds
     }
 
@@ -158,13 +165,13 @@ def frozen_stages(count: int) -> str:
     return f"{STAGES[0]} to {STAGES[count - 1]}"
 
 
-def accuracies(
+def trained(
     config: Config,
     data: Data,
     points: list[tuple[int | str, int]],
     say: Callable[[str], None],
-) -> Iterator[tuple[tuple[int | str, int], float]]:
-    """Trains each kind from each seed, and gives the accuracies one after the other."""
+) -> Iterator[tuple[tuple[int | str, int], Record]]:
+    """Trains each kind from each seed, and gives the records one after the other."""
     from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
     learners = {
@@ -177,7 +184,7 @@ def accuracies(
         learn.console = Console(quiet=True)
         learn.freeze_to(0 if kind == SCRATCH else int(kind))
         train_as_configured(learn, config.fit)
-        yield (kind, seed), learn.record["accuracy"]
+        yield (kind, seed), learn.record
 
 
 def main() -> int:

@@ -35,6 +35,8 @@ TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
+# Values of settings that take an import path too.
+NAMES = {"fit.loss": ("cross_entropy", "focal"), "model.task": ("softmax", "sigmoid")}
 # May ask for what is done anyway.
 OBEYED = {"data.split"}
 
@@ -52,8 +54,8 @@ def other_value(key, value, places):
     if key in places:
         return places[key]
     kind = field_of(key).annotation
-    if get_origin(kind) is Literal:
-        return next(word for word in get_args(kind) if word != value)
+    if get_origin(kind) is Literal or key in NAMES:
+        return next(word for word in NAMES.get(key, get_args(kind)) if word != value)
     if kind is bool:
         return not value
     if kind is int:
@@ -132,6 +134,7 @@ def places(tmp_path_factory):
         "data.sampler": "balanced",
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
+        "fit.metrics": ("f1", "top_1"),
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),
     }
@@ -230,6 +233,7 @@ def test_every_setting_changes_something_or_is_refused(key, places):
             "one_cycle": base,
             "fine_tune": [*base, "--fit.schedule", "fine_tune"],
             "focal": [*base, "--fit.loss", "focal"],
+            "sigmoid": [*base, "--model.task", "sigmoid"],
         }
         if section == "fit":
             others = ("flat_cosine", "triangular", "sgdr")

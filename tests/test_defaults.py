@@ -41,6 +41,7 @@ from jaxch5.optim.schedule import (
 from jaxch5.pack import PackOptions
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.settings import deep_update, flat
+from jaxch5.task import one_vs_rest, task_of
 from jaxch5.training.plan import plans_of_fine_tune
 from jaxch5.training.recipe import Recipe
 from jaxch5.verify import VerifyOptions
@@ -71,6 +72,8 @@ FEEDS = [
     (vision_learner, section("model")),
     (Recipe, section("fit")),
     (Recipe, section("model")),
+    (one_vs_rest, section("model")),
+    (task_of, section("model")),
     (make_optimizer, section("fit")),
     (cross_entropy, section("fit")),
     (focal_loss, section("fit", loss="focal")),
@@ -85,8 +88,8 @@ SHARED = [
     if CALLED.get(name, name) in type(settings).model_fields
     and inspect.signature(call).parameters[name].default is not inspect.Parameter.empty
     and (call, name) not in OTHER
-    # A loss, or groups, are chosen by name in a configuration.
-    and name not in ("loss", "groups")
+    # A loss, a task or groups are chosen by name in a configuration.
+    and name not in ("loss", "task", "groups")
 ]
 
 
@@ -124,7 +127,7 @@ CHAINS = [
 LITERALS_OF_THE_LIST = {
     # What the digits have, which are no photographs, and what no function of ours has.
     *("presize", "size", "batch_size", "do_flip", "max_lighting", "max_warp", "min_scale"),
-    *("weights", "head", "arch", "epochs", "schedule", "cycle_epochs", "loss", "mix"),
+    *("weights", "head", "arch", "epochs", "schedule", "cycle_epochs", "loss", "mix", "task"),
     *("split", "on_bad", "log", "profile", "max_pixels"),
 }
 

@@ -81,7 +81,8 @@ def classification_report(
     neither has no scores, and the means leave it out.
 
     Args:
-        targets, predictions: actual and predicted class of each item, places in `classes`.
+        targets, predictions: actual and predicted class of each item, places in `classes`; a
+            prediction beyond them is of none of them, and is wrong.
         classes: names; two may be the same.
 
     Example:
@@ -99,9 +100,12 @@ def classification_report(
     """
     from sklearn.metrics import precision_recall_fscore_support
 
+    there = np.union1d(targets, predictions)
+    there = there[there < len(classes)]
+
     def scores(average: str | None) -> list[np.ndarray]:
         values = precision_recall_fscore_support(
-            targets, predictions, average=average, zero_division=0.0
+            targets, predictions, labels=there, average=average, zero_division=0.0
         )
         return list(values)
 
@@ -109,10 +113,8 @@ def classification_report(
         precision, recall, f1 = map(float, scores(average)[:3])
         return Scores(name, precision, recall, f1, len(targets))
 
-    there = np.union1d(targets, predictions).tolist()
-    rows = dict(
-        zip(there, zip(*(values.tolist() for values in scores(None)), strict=True), strict=True)
-    )
+    by_class = zip(*(values.tolist() for values in scores(None)), strict=True)
+    rows = dict(zip(there.tolist(), by_class, strict=True))
     nothing = (None, None, None, 0)
     return Report(
         classes=tuple(

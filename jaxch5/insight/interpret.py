@@ -15,20 +15,15 @@ from jaxch5.errors import ConfigError
 from jaxch5.insight import mistakes
 from jaxch5.insight.calibration import Calibration, calibrate
 from jaxch5.insight.classification import Report, classification_report
-from jaxch5.insight.suspects import (
-    SUSPECT_LOSS,
-    SUSPECT_PROBABILITY,
-    Suspect,
-    write_suspects,
-)
+from jaxch5.insight.metrics import decide
+from jaxch5.insight.suspects import SUSPECT_LOSS, SUSPECT_PROBABILITY, Suspect, write_suspects
+from jaxch5.task import SOFTMAX, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Picture = Float[np.ndarray, "height width 3"]
 
-# Smaller probabilities are zeros that a float32 softmax ran down to; their loss is 87.
-SMALLEST = float(np.finfo(np.float32).tiny)
 # bfloat16 rounds a probability by this much at most.
 ROUNDING = 0.004
 
@@ -39,11 +34,11 @@ class Interpretation:
 
     Attributes:
         targets: actual class of each item, a place in `classes`.
-        probabilities: of each item, what the model gives to each class; of equally probable
-            classes the first is the prediction.
+        probabilities: of each item, what the model gives to each class.
         classes: names; a class may have no items.
         references: path of each item.
         pictures: from an item's number to its picture, values from 0 to 1.
+        task: what makes an answer of probabilities.
 
     Raises:
         ConfigError: these do not fit each other.
@@ -60,6 +55,7 @@ class Interpretation:
     classes: Sequence[str]
     references: Sequence[str] | None = None
     pictures: Callable[[int], Picture] | None = None
+    task: Task = SOFTMAX
 
     def __post_init__(self) -> None:
         targets = np.asarray(self.targets)
@@ -79,22 +75,26 @@ class Interpretation:
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:
-        """The most probable class of each item."""
-        return np.argmax(self.probabilities, axis=1)
+        """The answer for each item, a place in `answers`: its most probable class, or none."""
+        return self.task.decode(self.probabilities)
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the answers: those of the classes, and "none of these" where that is one."""
+        return self.task.answers(self.classes)
 
     @cached_property
     def confidences(self) -> Float[np.ndarray, "items"]:
-        """The probability of each item's prediction."""
+        """The probability of each item's most probable class."""
         return self.probabilities.max(axis=1)
 
     @cached_property
     def losses(self) -> Float[np.ndarray, "items"]:
-        """Cross-entropy of each item: minus the logarithm of its target's probability."""
-        of_target = self.probabilities[np.arange(len(self)), self.targets]
-        return np.abs(np.log(np.clip(of_target, SMALLEST, 1)))
+        """How wrong the probabilities of each item are about its target: their cross-entropy."""
+        return self.task.item_losses(self.probabilities, self.targets)
 
     def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
-        """Items of each actual class (row) by predicted class (column).
+        """Items of each actual class (row) by answer (column); "none of these" is last in both.
 
         Args:
             normalize: shares of the row instead of counts; a class without items has zeros.
@@ -104,7 +104,7 @@ class Interpretation:
             array([[1, 0],
                    [1, 1]])
         """
-        count = len(self.classes)
+        count = len(self.answers)
         cells = np.bincount(self.targets * count + self.predictions, minlength=count * count)
         matrix = cells.reshape(count, count)
         return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
@@ -127,7 +127,7 @@ class Interpretation:
         rows, columns = np.nonzero(matrix >= max(1, min_val))
         counts = matrix[rows, columns]
         return [
-            (self.classes[rows[kind]], self.classes[columns[kind]], int(counts[kind]))
+            (self.answers[rows[kind]], self.answers[columns[kind]], int(counts[kind]))
             for kind in np.argsort(-counts, kind="stable")
         ]
 
@@ -165,7 +165,7 @@ class Interpretation:
         return classification_report(self.targets, self.predictions, self.classes)
 
     def calibration(self, bins: int = 10) -> Calibration:
-        """How often predictions are right, by how confident they are.
+        """How often the most probable class is right, by its probability.
 
         A probability on the edge of two bins falls into the lower one.
 
@@ -180,7 +180,7 @@ class Interpretation:
             >>> Interpretation([0, 1], probabilities, ["a", "b"]).calibration(bins=2).count
             array([0, 2])
         """
-        return calibrate(self.confidences, self.predictions == self.targets, bins)
+        return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
         """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
@@ -217,6 +217,8 @@ class Interpretation:
         _, items = self.top_losses()
         chosen = (
             (self.predictions != self.targets)
+            # None of these is no other class.
+            & (self.predictions < len(self.classes))
             & (self.confidences >= min_probability)
             & (self.losses >= min_loss)
         )
@@ -275,7 +277,7 @@ class Interpretation:
             'actual'
         """
         unit = "share of the actual class" if normalize else "items"
-        return mistakes.plot_confusion(self.confusion_matrix(normalize), self.classes, unit)
+        return mistakes.plot_confusion(self.confusion_matrix(normalize), self.answers, unit)
 
     def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
         """Pictures of `top_losses`, each under its prediction, actual class, loss and probability.
@@ -300,7 +302,7 @@ class Interpretation:
         losses, items = self.top_losses(k, largest)
         return mistakes.plot_mistakes(
             [self.pictures(int(item)) for item in items],
-            [self.classes[self.predictions[item]] for item in items],
+            [self.answers[self.predictions[item]] for item in items],
             [self.classes[self.targets[item]] for item in items],
             losses.tolist(),
             self.confidences[items].tolist(),

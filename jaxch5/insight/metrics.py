@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.errors import ConfigError
+from jaxch5.imports import FORM, is_import_path, load_function
 from jaxch5.text import name_of
 
 Probabilities = Float[np.ndarray, "items classes"]
@@ -21,8 +22,34 @@ Labels = Int[np.ndarray, "items"]
 Metric = Callable[[Probabilities, Labels], float]
 
 
-def accuracy(probabilities: Probabilities, labels: Labels) -> float:
-    """Share of items whose most probable class is their label; the first of equals is taken.
+def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
+    """Decides for the most probable class of each item; the first of equals is taken.
+
+    Args:
+        probabilities: of each class.
+        threshold: least probability of an answer; where none has it, the answer is the number of
+            classes, which stands for none of these.
+
+    Example:
+        >>> decide(np.array([[0.7, 0.1], [0.3, 0.4]]), threshold=0.5)
+        array([0, 2])
+    """
+    probabilities = np.asarray(probabilities)
+    best = np.argmax(probabilities, axis=1)
+    if not threshold:
+        return best
+    # As float64, so that what is asked of a float32 and of its copy has one answer.
+    sure = probabilities.max(axis=1).astype(np.float64) >= threshold
+    return np.where(sure, best, probabilities.shape[1])
+
+
+def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """Share of items whose answer is their label; see `decide`.
+
+    Args:
+        probabilities: of each class.
+        labels: class numbers.
+        threshold: least probability of an answer; so in the others below.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -30,17 +57,17 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """
     if not _are_numbers(probabilities):
         return math.nan
-    return float(np.mean(np.argmax(probabilities, axis=1) == labels))
+    return float(np.mean(decide(probabilities, threshold) == labels))
 
 
-def error_rate(probabilities: Probabilities, labels: Labels) -> float:
+def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
     """What `accuracy` leaves of 1.
 
     Example:
         >>> error_rate(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
         0.5
     """
-    return 1.0 - accuracy(probabilities, labels)
+    return 1.0 - accuracy(probabilities, labels, threshold)
 
 
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
@@ -59,7 +86,7 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
     return float(np.mean((order[:, :k] == np.asarray(labels)[:, None]).any(axis=1)))
 
 
-def precision(probabilities: Probabilities, labels: Labels) -> float:
+def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
     """Of the items predicted to be of a class, the share that are; the mean over classes.
 
     As scikit-learn has it by default, and `Interpretation.classification_report`, the mean is over
@@ -69,38 +96,41 @@ def precision(probabilities: Probabilities, labels: Labels) -> float:
         >>> precision(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
         0.25
     """
-    return _macro("precision", probabilities, labels)
+    return _macro("precision", probabilities, labels, threshold)
 
 
-def recall(probabilities: Probabilities, labels: Labels) -> float:
+def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
     """Of the items of a class, the share predicted to be; the mean over classes, as `precision`.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
         0.5
     """
-    return _macro("recall", probabilities, labels)
+    return _macro("recall", probabilities, labels, threshold)
 
 
-def f1(probabilities: Probabilities, labels: Labels) -> float:
+def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
     """The harmonic mean of a class's precision and recall; the mean over classes, as `precision`.
 
     Example:
         >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
         0.3333
     """
-    return _macro("f1", probabilities, labels)
+    return _macro("f1", probabilities, labels, threshold)
 
 
-def _macro(score: str, probabilities: Probabilities, labels: Labels) -> float:
+def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: float) -> float:
     # Importing scikit-learn takes two seconds, which a run without these metrics need not wait.
     from sklearn import metrics
 
     if not _are_numbers(probabilities):
         return math.nan
-    predictions = np.argmax(probabilities, axis=1)
+    predictions = decide(probabilities, threshold)
     function = getattr(metrics, f"{score}_score")
-    return float(function(labels, predictions, average="macro", zero_division=0.0))
+    # None of these is an answer, but no class that could be found.
+    there = np.setdiff1d(np.union1d(labels, predictions), [probabilities.shape[1]])
+    score_of_all = function(labels, predictions, labels=there, average="macro", zero_division=0.0)
+    return float(score_of_all)
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
@@ -108,7 +138,8 @@ def _are_numbers(probabilities: Probabilities) -> bool:
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
-METRICS: dict[str, Metric] = {
+# Of answers: each takes the threshold of the answer as a third argument.
+METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "error_rate": error_rate,
     "precision": precision,
@@ -117,29 +148,33 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_of(metric: str | Metric) -> tuple[str, Metric]:
+def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric]:
     """A metric's name and function.
 
     Args:
         metric: a name of `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
-            probabilities and labels, which goes by its own name.
+            probabilities and labels, or its import path, which goes by its own name.
+        threshold: least probability of an answer, for those of `METRICS`.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric, or it cannot be imported.
 
     Example:
         >>> name, function = metric_of("top_2")
         >>> name, function(np.array([[0.5, 0.3, 0.2]]), np.array([1]))
         ('top_2', 1.0)
     """
+    if isinstance(metric, str) and is_import_path(metric):
+        metric = load_function(metric, "fit.metrics")
     if callable(metric):
         return name_of(metric), metric
     if metric in METRICS:
-        return metric, METRICS[metric]
+        function = METRICS[metric]
+        return metric, partial(function, threshold=threshold) if threshold else function
     top = re.fullmatch(r"top_([1-9][0-9]*)", str(metric))
     if top:
         return metric, partial(top_k, k=int(top[1]))
     raise ConfigError(
-        f"metric = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
-        "function of probabilities and labels"
+        f"fit.metrics = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
+        f"function of probabilities and labels or its import path, {FORM}"
     )

@@ -114,14 +114,20 @@ def plot_lr_find(
 
 
 def plot_transfer_profile(
-    frozen: Sequence[Sequence[float]], scratch: Sequence[float], stages: Sequence[str]
+    frozen: Sequence[Sequence[float]],
+    scratch: Sequence[float],
+    stages: Sequence[str],
+    metric: str = "accuracy",
+    is_share: bool = True,
 ) -> Figure:
-    """Accuracy against the number of stages that were taken along and frozen.
+    """A metric, such as accuracy, against the number of stages that were taken along and frozen.
 
     Args:
-        frozen: of each number of stages from 0 on, the accuracies of its repeats, as shares.
-        scratch: accuracies of training from scratch.
+        frozen: of each number of stages from 0 on, the scores of its repeats.
+        scratch: scores of training from scratch.
         stages: their names, and that of the head, which is never frozen.
+        metric: name of what the scores are.
+        is_share: whether they are shares of 1, which are shown as percentages.
 
     Example:
         >>> figure = plot_transfer_profile([[0.9], [0.8]], [0.5], ["stem", "head"])
@@ -133,16 +139,22 @@ def plot_transfer_profile(
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     places = range(len(frozen))
-    means = [100 * float(np.mean(values)) for values in frozen]
+    unit, percent = (100, " %") if is_share else (1, "")
+    means = [unit * float(np.mean(values)) for values in frozen]
     for place, values in zip(places, frozen, strict=True):
         axes.plot(
-            [place] * len(values), [100 * v for v in values], ".", color="tab:blue", alpha=0.5
+            [place] * len(values), [unit * v for v in values], ".", color="tab:blue", alpha=0.5
         )
     axes.plot(places, means, "o-", color="tab:blue", label="transferred and frozen so far")
-    mean = 100 * float(np.mean(scratch))
-    axes.axhline(mean, color="tab:gray", linestyle="--", label=f"from scratch, {mean:.1f} %")
+    mean = unit * float(np.mean(scratch))
+    axes.axhline(
+        mean,
+        color="tab:gray",
+        linestyle="--",
+        label=f"from scratch, {mean:.{1 if is_share else 4}f}{percent}",
+    )
     axes.set_xticks(places, ["nothing", *stages[: len(frozen) - 1]])
     axes.set_xlabel("frozen up to and including")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(metric + percent.replace(" ", ", "))
     axes.legend(frameon=False)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,37 +18,6 @@ def is_number(value: Any) -> TypeGuard[float]:
         [True, False, False]
     """
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Ranks a record: the greatest is the best; see `best_of`."""
-    accuracy, loss = (record.get(name) for name in ("accuracy", "valid_loss"))
-    return (
-        accuracy if is_number(accuracy) else -math.inf,
-        -loss if is_number(loss) else -math.inf,
-    )
-
-
-def best_of(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """Finds the best record: the one rule by which weights are kept and epochs are praised.
-
-    It is the one with the highest accuracy; of these, with the lowest validation loss; and of
-    these the last, which had the lowest rate. What is no number is worse than any number.
-
-    Args:
-        records: records of epochs, in their order.
-
-    Returns:
-        The place; None where no record has an accuracy.
-
-    Example:
-        >>> best_of([{"accuracy": 0.9, "valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
-        1
-        >>> best_of([{"accuracy": accuracy} for accuracy in (0.8, 0.9, float("nan"), 0.9)])
-        3
-    """
-    known = [place for place, record in enumerate(records) if is_number(record.get("accuracy"))]
-    return max(known, key=lambda place: (rank(records[place]), place), default=None)
 
 
 @dataclass

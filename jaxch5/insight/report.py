@@ -24,7 +24,8 @@ from jaxtyping import Int
 from jaxch5.files import write_file
 from jaxch5.insight.chart import CANVAS, Chart, line_chart
 from jaxch5.insight.embed import TINY_SIDE, Image, picture_image
-from jaxch5.insight.recorder import best_of, is_number
+from jaxch5.insight.recorder import is_number
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.text import NO_NUMBER, printable
 
 # Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
@@ -51,14 +52,14 @@ class Report:
         title: name of the run.
         data_line: one sentence about the data.
         config: the configuration as TOML.
-        records: of each epoch: epoch, phase, train_loss, valid_loss, accuracy, error_rate,
-            seconds, images_per_second, and skipped_steps where steps may be skipped.
+        records: of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics, seconds,
+            images_per_second, and skipped_steps where steps may be skipped.
         rates: of each step, the learning rate of each group.
         momentum: of each step.
         group_names: names of the groups of layers; numbers where there are none.
         sample: of training pictures (see `embed.figure_image`).
         confusion: counts, with a row for each actual class and a column for each predicted one.
-        classes: their names.
+        classes: their names, and that of none of them where it is an answer.
         most_confused: actual class, predicted class and count, the most frequent first.
         class_table: of each class: class, precision, recall, f1 and support.
         top_losses: of each picture, the worst first: picture (values from 0 to 1), prediction,
@@ -66,6 +67,7 @@ class Report:
         calibration: how far to trust the probabilities (see `embed.figure_image`).
         versions: a package's name to its version.
         finished: whether training is over.
+        task: what the records and the answers are of.
     """
 
     title: str
@@ -84,6 +86,7 @@ class Report:
     calibration: Image | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
+    task: Task = SOFTMAX
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -115,8 +118,9 @@ def render(report: Report) -> str:
         style=style,
         script=script,
         script_hash=f"sha256-{digest}",
-        best=_best(report.records),
-        curves=_curves(report.records),
+        metrics=[(name, name.replace("_", " ")) for name in report.task.scores()],
+        best=report.task.best.of(report.records),
+        curves=_curves(report.records, report.task),
         schedules=_schedules(report.rates, report.momentum, report.group_names),
         confusion=None if report.confusion is None else _confusion(report),
         canvas=CANVAS,
@@ -131,13 +135,8 @@ def _loss_image(loss: Mapping[str, Any]) -> Image:
     return picture_image(loss["picture"], alt)
 
 
-def _best(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    best = best_of(records)
-    return None if best is None else records[best]
-
-
-def _curves(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Losses and errors over epochs, divided where one phase of training follows another."""
+def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:
+    """Losses and the task's last metric over epochs, divided between phases of training."""
     if not records:
         return []
     epochs = [record["epoch"] for record in records]
@@ -148,11 +147,11 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
         return [times * value if is_number(value) else math.nan for value in values]
 
     losses = {"training": of("train_loss"), "validation": of("valid_loss")}
-    errors = {"validation": of("error_rate", 100)}
-    return [
-        line_chart("Loss", epochs, losses, "epoch", "loss", dividers=dividers),
-        line_chart("Error rate", epochs, errors, "epoch", "wrong, %", dividers=dividers),
-    ]
+    charts = [line_chart("Loss", epochs, losses, "epoch", "loss", dividers=dividers)]
+    for name in list(task.scores())[-1:]:
+        title, values = name.replace("_", " ").capitalize(), {"validation": of(name, 100)}
+        charts.append(line_chart(title, epochs, values, "epoch", "%", dividers=dividers))
+    return charts
 
 
 def _schedules(

@@ -21,15 +21,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
 from jaxch5.files import json_value
-from jaxch5.insight.recorder import rank
+from jaxch5.task import Best
 from jaxch5.training.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 
 # What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# In what is said about a checkpoint: the checksum of the rest of it.
-DIGEST = "sha256"
+# In what is said about a checkpoint: the checksum of the rest of it, and how epochs are compared.
+DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Checkpoints:
 
     A save returns as soon as the state has been copied and goes on in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the best by `best_of`. Checksums of all that a
+    last two are kept, and the best by `jaxch5.task.Best`. Checksums of all that a
     checkpoint holds lie in it and are compared when it is read: a disk, or a copy, may have changed
     a bit or lost a file.
 
@@ -61,11 +61,11 @@ class Checkpoints:
     def __init__(self, directory: Path, read_only: bool = False) -> None:
         self.directory = directory
         # Only saves at the end of an epoch have metrics; the others cannot be the best.
-        best = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=rank,
+                best_fn=_rank,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=not read_only,
                 create=False,
@@ -111,7 +111,8 @@ class Checkpoints:
             state: it may be consumed by the next step as soon as this returns.
             records: of the epochs done so far.
             epoch_done: whether the last record is of this very state.
-            about: what else a reader should know, as JSON has it; `about` gives it back.
+            about: what else a reader should know, as JSON has it; `about` gives it back. `BEST` in
+                it is the `Best` by which epochs are compared, where that is another than usual.
         """
         step = int(state.step)
         if step in self.steps():
@@ -132,7 +133,7 @@ class Checkpoints:
                         ABOUT: ocp.args.JsonSave({**said, DIGEST: _digest(said)}),
                     }
                 ),
-                metrics=said["records"][-1] if epoch_done else None,
+                metrics=said["records"][-1] | {BEST: said.get(BEST)} if epoch_done else None,
             )
 
     def wait(self) -> None:
@@ -249,6 +250,11 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.directory}: the checkpoint could not be saved: {_reason(error)}"
             ) from error
+
+
+def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Ranks a record by what it says: whoever reads a run need not know what it was trained for."""
+    return Best(*record.get(BEST) or ()).rank(record)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -17,6 +17,7 @@ from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
 from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Epoch, Step, StepRecord
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.plan import Plan
@@ -41,9 +42,10 @@ def fit(
     steps: Steps,
     loss: Loss,
     key: Key[Array, ""],
-    metrics: Sequence[tuple[str, Metric]] = (),
+    metrics: Sequence[str | Metric] = (),
     validate_first: bool = False,
     check: Callable[[], None] = lambda: None,
+    task: Task = SOFTMAX,
 ) -> Iterator[Step | Epoch]:
     """Trains as planned, from the step that `state` is at, and yields what happens.
 
@@ -54,9 +56,10 @@ def fit(
         steps: what `compile_steps` returns.
         loss: the recipe's, for validation.
         key: root of all random draws.
-        metrics: more of them, by name.
+        metrics: what to record beside the task's metrics; see `Task.scores`.
         validate_first: the state is that of the end of an epoch, which was not validated yet.
         check: called between the batches of a validation; what it raises ends it.
+        task: what labels mean, for validation.
 
     Yields:
         a `Step` after each step, or call of many, and an `Epoch` after each epoch; the state in
@@ -94,7 +97,7 @@ def fit(
             "epoch": epoch,
             "phase": plan.name,
             "train_loss": train_loss,
-            **evaluate(state, data.valid, steps.evaluate, loss, metrics, check),
+            **evaluate(state, data.valid, steps.evaluate, loss, metrics, check, task),
             "seconds": time.perf_counter() - began,
             "images_per_second": (stop - first) * data.train.batch_size / trained,
         }
@@ -242,31 +245,28 @@ def evaluate(
     loader: Loader,
     eval_step: EvalStep,
     loss: Loss,
-    metrics: Sequence[tuple[str, Metric]] = (),
+    metrics: Sequence[str | Metric] = (),
     check: Callable[[], None] = lambda: None,
+    task: Task = SOFTMAX,
 ) -> dict[str, float]:
-    """Computes loss and metrics over all pictures of a loader; each picture counts once.
+    """Computes the loss, the task's metrics and others over a loader; each picture counts once.
 
     Where the network gives no number for some, all are NaN, and `unanswered` counts those pictures:
     what could be said of the rest would be of other pictures.
     """
     logits, labels = predict(state, loader, eval_step, check)
-    names = "valid_loss", "accuracy", "error_rate", *(name for name, _ in metrics)
-    # NaN is the greatest; argmax would take its place for the answer.
+    scores = task.scores(metrics)
+    # NaN is the greatest, and its place would be taken for the answer.
     unanswered = int(np.sum(~np.isfinite(logits.max(axis=1))))
     if unanswered:
-        return {**dict.fromkeys(names, math.nan), "unanswered": unanswered}
-    accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
-    probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits))) if metrics else logits
+        return {**dict.fromkeys(("valid_loss", *scores), math.nan), "unanswered": unanswered}
+    probabilities = task.probabilities(logits)
     # Of the function itself, whose programs JAX keeps: a function made here is compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
     loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))
     )
-    values = (
-        float(jax.device_get(loss_of_all)),
-        accuracy,
-        1.0 - accuracy,
-        *(metric(probabilities, labels) for _, metric in metrics),
-    )
-    return dict(zip(names, values, strict=True))
+    return {
+        "valid_loss": float(jax.device_get(loss_of_all)),
+        **{name: metric(probabilities, labels) for name, metric in scores.items()},
+    }

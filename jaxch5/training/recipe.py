@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.insight.metrics import Metric
-from jaxch5.losses import Loss, cross_entropy
+from jaxch5.losses import Loss
 from jaxch5.models.normalization import Normalization
 from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
 from jaxch5.optim.optimizer import (
@@ -28,6 +28,7 @@ from jaxch5.optim.optimizer import (
     make_optimizer,
     with_update_due,
 )
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.mesh import NORMS
 from jaxch5.training.step import (
     EvalStep,
@@ -43,7 +44,8 @@ class Recipe:
     """What does not change while a network is trained.
 
     Attributes:
-        loss: mean over the items, or `ItemLosses`, of logits [B, classes] and labels [B].
+        loss: mean over the items, or `ItemLosses`, of logits [B, classes] and labels [B]; None is
+            the task's.
         optimizer, wd, clip: see `make_optimizer`.
         accumulate: batches whose mean gradient makes one update; what is left of them at the end of
             an epoch makes one too.
@@ -53,15 +55,20 @@ class Recipe:
         train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
             Layers that normalize without running statistics are no batch norms.
         mix: mixes each training batch; None mixes nothing.
-        metrics: names and functions of probabilities and labels, beside accuracy and error rate.
+        metrics: what is recorded of each epoch beside the task's metrics: names (see `metric_of`),
+            or functions of probabilities and labels.
         deterministic: see `compiler_options`.
         devices: of each process that share a batch; 0 takes all.
         bn: batch norms take their statistics of the whole batch ("global") or of the rows of each
             device ("local").
         shard_optimizer: see `place`.
+        task: what labels mean.
+
+    Raises:
+        ConfigError: there is no such metric, or two have one name.
     """
 
-    loss: Loss = cross_entropy
+    loss: Loss | None = None
     optimizer: str = OPTIMIZER
     wd: float = WD
     clip: float = CLIP
@@ -70,11 +77,26 @@ class Recipe:
     precision: str = "fp32"
     train_bn: bool = True
     mix: Mixer | None = None
-    metrics: tuple[tuple[str, Metric], ...] = ()
+    metrics: tuple[str | Metric, ...] = ()
     deterministic: bool = False
     devices: int = 0
     bn: str = "global"
     shard_optimizer: bool = False
+    task: Task = SOFTMAX
+
+    def __post_init__(self) -> None:
+        # Found here, and not after the first epoch.
+        self.task.scores(self.metrics)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what is recorded of each epoch beside the task's metrics."""
+        return [name for name in self.task.scores(self.metrics) if name not in self.task.scores()]
+
+    @property
+    def objective(self) -> Loss:
+        """What is minimized: the loss that was chosen, or the task's."""
+        return self.loss or self.task.loss
 
 
 class Frozen:
@@ -142,7 +164,7 @@ class Frozen:
         train_step = make_train_step(
             self.model,
             self.optimizer,
-            recipe.loss,
+            recipe.objective,
             data.augment,
             data.size,
             normalization,

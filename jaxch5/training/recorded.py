@@ -24,6 +24,7 @@ from jaxch5.data.source import Source
 from jaxch5.data.split import Split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.models.pretrained import Pretrained
+from jaxch5.task import SOFTMAX
 from jaxch5.text import counted, same_names
 from jaxch5.training.rundir import RunDir, read_skipped
 
@@ -143,7 +144,7 @@ def check_pictures(run: RunDir, data: Data) -> None:
 
 
 def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Makes sure that a checkpoint is of the architecture and of the classes that are here.
+    """Makes sure that a checkpoint is of the architecture, classes and task that are here.
 
     Args:
         checkpoint: its folder, for the message.
@@ -153,15 +154,18 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
     Raises:
         ConfigError: it is not.
     """
+    # What was saved before there were tasks is of the only one.
+    about = {"task": SOFTMAX.name, **about}
     same = {
         "arch": about["arch"] == here["arch"],
         "classes": same_names(about["classes"], here["classes"]),
+        "task": about["task"] == here["task"],
     }
     for name, fits in same.items():
         if not fits:
             raise ConfigError(
                 f"{checkpoint}: is of {name} {about[name]}, not {here[name]}; resume a run with "
-                "the network and the classes that it began with"
+                "the network, the classes and the task that it began with"
             )
 
 

@@ -19,9 +19,12 @@ from jaxch5.losses import (
     cross_entropy,
     focal_loss,
     nll_loss,
+    sigmoid_cross_entropy,
 )
 from jaxch5.text import name_of
 
+# The losses that can be asked for what they know of each item.
+OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)
 # Of one batch the weighted mean may be the plain one by accident.
 CHANCES = 3
 
@@ -133,6 +136,6 @@ def _of_items(loss: Loss) -> Loss:
     settings: dict[str, Any] = {}
     while isinstance(function, partial):
         function, settings = function.func, function.keywords | settings
-    ours = function in (cross_entropy, nll_loss, focal_loss, binary_cross_entropy)
+    ours = function in OURS
     asked = ours and settings.get("reduction", "mean") == "mean"
     return partial(loss, reduction=ITEMS) if asked else loss  # type: ignore[call-arg]

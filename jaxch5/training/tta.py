@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxch5.data.pipeline import Loader
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import predict
 from jaxch5.training.mesh import placement_of
@@ -29,7 +30,12 @@ def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep
 
 
 def drawn_looks(
-    step: Callable[..., Array], state: TrainState, loader: Loader, key: Key[Array, ""], n: int
+    step: Callable[..., Array],
+    state: TrainState,
+    loader: Loader,
+    key: Key[Array, ""],
+    n: int,
+    task: Task = SOFTMAX,
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
     """Probabilities of all items of a validation loader, `n` times, each time by other draws.
 
@@ -39,8 +45,9 @@ def drawn_looks(
         loader: of validation pictures.
         key: root of the draws.
         n: how many times.
+        task: what makes probabilities of logits.
     """
     placement = placement_of(state)
     for draw in jax.random.split(jax.random.fold_in(key, n), n):
         logits, _ = predict(state, loader, partial(step, key=placement.put(draw)))
-        yield jax.device_get(jax.nn.softmax(logits))
+        yield task.probabilities(logits)

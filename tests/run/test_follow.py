@@ -15,7 +15,6 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import CheckpointError, ConfigError, DataError
-from jaxch5.insight.recorder import best_of
 from jaxch5.learner import vision_learner
 from jaxch5.models.normalization import Normalization
 from jaxch5.run.hooks.checkpoints import Saving
@@ -229,7 +228,7 @@ def test_tensorboard_gets_the_run_where_it_is_asked_for(learn):
 
 def assert_is_of_its_record(learn):
     """What is printed is of the weights that there are, and those are of the best epoch."""
-    assert learn.record == learn.records[best_of(learn.records)]
+    assert learn.record == learn.records[learn.recipe.task.best.of(learn.records)]
     again = learn.validate()
     assert {name: learn.record[name] for name in again} == again
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxch5.errors import DataError, TrainingError
-from jaxch5.insight.recorder import best_of
 from jaxch5.run.attempts import Attempts
+from jaxch5.task import SOFTMAX, Best
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.events import Begin, End, Epoch, Event, Step
 from jaxch5.training.interrupts import StopAtOnce
@@ -30,8 +30,8 @@ class Saving(NamedTuple):
     Attributes:
         every_steps: steps between two; 0 does not count them.
         every_minutes: minutes between two; 0 does not look at the clock.
-        keep_best: training ends with the weights of the best epoch, as `best_of` has it, not of the
-            last.
+        keep_best: training ends with the weights of the best epoch, as the task compares them, not
+            of the last.
     """
 
     every_steps: int = 0
@@ -133,16 +133,20 @@ class KeepBest:
     Args:
         record: of the best epoch so far; None where there is none.
         variables: its weights and statistics.
+        best: how epochs are compared.
     """
 
-    def __init__(self, record: Record | None, variables: dict[str, PyTree]) -> None:
+    def __init__(
+        self, record: Record | None, variables: dict[str, PyTree], best: Best = SOFTMAX.best
+    ) -> None:
+        self._best_of = best.of
         self._kept = _copied(record, variables) if record else None
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, Epoch):
             return
         before = [self._kept[0]] if self._kept else []
-        if best_of([*before, event.record]) == len(before):
+        if self._best_of([*before, event.record]) == len(before):
             self._kept = _copied(event.record, event.state.variables)
 
     def best(self) -> Kept | None:

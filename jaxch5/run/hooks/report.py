@@ -13,6 +13,7 @@ from jaxch5.insight.embed import Image, figure_image, picture_image
 from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.report import Report, write_report
 from jaxch5.run.attempts import Attempts
+from jaxch5.task import Task
 from jaxch5.training.environment import versions
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
 from jaxch5.training.rundir import Record, RunDir
@@ -22,7 +23,9 @@ TOP_LOSSES = 9
 CONFUSED_SHOWN = 20
 
 
-def write_reports(run: RunDir, data: Data, records: Sequence[Record], attempt: Attempts) -> Hook:
+def write_reports(
+    run: RunDir, data: Data, records: Sequence[Record], attempt: Attempts, task: Task
+) -> Hook:
     """A hook that writes the report after each epoch, and a fuller one at the end.
 
     Args:
@@ -30,8 +33,9 @@ def write_reports(run: RunDir, data: Data, records: Sequence[Record], attempt: A
         data: the pictures.
         records: of the epochs, which another hook adds to before this one.
         attempt: what writes.
+        task: what the records and the answers are of.
     """
-    report = Report(run.path.name, data.describe(), versions=versions())
+    report = Report(run.path.name, data.describe(), versions=versions(), task=task)
 
     def write(event: Event) -> None:
         nonlocal report
@@ -60,7 +64,7 @@ def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
         rates=[list(plan.rates(step)) for plan, step in steps],
         momentum=[plan.momentum(step) for plan, step in steps],
         group_names=begin.groups,
-        classes=begin.classes,
+        classes=report.task.answers(begin.classes),
     )
 
 
@@ -76,7 +80,7 @@ def _finished(
     top_losses = [
         {
             "picture": interp.pictures(int(item)),
-            "prediction": interp.classes[interp.predictions[item]],
+            "prediction": interp.answers[interp.predictions[item]],
             "actual": interp.classes[interp.targets[item]],
             "loss": float(loss),
             "probability": float(interp.probabilities[item, interp.targets[item]]),

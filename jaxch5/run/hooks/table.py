@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.insight.recorder import best_of, is_number
+from jaxch5.insight.recorder import is_number
+from jaxch5.task import SOFTMAX, Best, Task
 from jaxch5.text import NO_NUMBER, has_bars, print_line, print_row
 from jaxch5.training.events import Begin, Epoch, Event, Ready, Step
 from jaxch5.training.rundir import Record
 
-HEADER = "epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s"
-# Width of a column that not every table has.
-EXTRA = 9
+# Least width of a column of figures.
+FIGURES = 7
 
 
-def header(extra: Sequence[str] = ()) -> str:
+def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
     """The first line of the table.
 
     Args:
-        extra: records that have a column beside those that every table has.
+        extra: records that have a column beside those that every table of the task has.
+        task: the one whose metrics have a column each.
 
     Example:
-        >>> header(["top_5"]).removeprefix(HEADER)
-        '    top_5'
+        >>> print(header(["top_5"]))
+        epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s    top_5
     """
-    return HEADER + "".join(f"  {name:>{EXTRA - 2}}" for name in extra)
+
+    def columns(names: Iterable[str]) -> str:
+        return "".join(f"  {name:>{FIGURES}}" for name in names)
+
+    metrics = columns(("train_loss", "valid_loss", *task.scores()))
+    return f"epoch{metrics}   time  images/s{columns(extra)}"
 
 
-def format_row(record: Record, extra: Sequence[str] = ()) -> str:
-    """Returns a line of the table, with a dash for what is no number; `extra` as in `header`.
+HEADER = header()
+
+
+def format_row(record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
+    """Returns a line of the table, with a dash for what is no number; arguments as in `header`.
 
     Example:
         >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
@@ -42,18 +51,17 @@ def format_row(record: Record, extra: Sequence[str] = ()) -> str:
     """
     minutes, seconds = divmod(round(record["seconds"]), 60)
 
-    def shown(name: str, width: int) -> str:
-        value = record[name]
-        if not is_number(value):
-            return f"{NO_NUMBER:>{width}}"
-        return f"{value:>{width}.4f}" if isinstance(value, float) else f"{value:>{width}}"
+    def columns(names: Iterable[str]) -> str:
+        return "".join(f"  {shown(record[name]):>{max(FIGURES, len(name))}}" for name in names)
 
-    others = "".join(f"  {shown(name, max(EXTRA - 2, len(name)))}" for name in extra)
-    return (
-        f"{record['epoch']:>5}  {shown('train_loss', 10)}  {shown('valid_loss', 10)}  "
-        f"{shown('accuracy', 8)}  {shown('error_rate', 10)}  "
-        f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}{others}"
-    )
+    def shown(value: float) -> str:
+        if not is_number(value):
+            return NO_NUMBER
+        return f"{value:.4f}" if isinstance(value, float) else f"{value}"
+
+    metrics = columns(("train_loss", "valid_loss", *task.scores()))
+    time = f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}"
+    return f"{record['epoch']:>5}{metrics}  {time}{columns(extra)}"
 
 
 def without_numbers(record: Record) -> Iterator[str]:
@@ -75,7 +83,7 @@ def without_numbers(record: Record) -> Iterator[str]:
         )
 
 
-def advice(records: Sequence[Record]) -> str | None:
+def advice(records: Sequence[Record], best: Best = SOFTMAX.best) -> str | None:
     """A line where the best epoch lay far before the last, else None.
 
     With one-cycle the best epoch should be among the last, in which the rate falls to nothing; an
@@ -88,13 +96,12 @@ def advice(records: Sequence[Record]) -> str | None:
         >>> advice([{"accuracy": accuracy} for accuracy in [*accuracies, 0.9]]) is None
         True
     """
-    best = best_of(records)
-    if best is None or len(records) - 1 - best < max(2, len(records) / 3):
+    place = best.of(records)
+    if place is None or len(records) - 1 - place < max(2, len(records) / 3):
         return None
-    accuracy = 100 * records[best]["accuracy"]
     return (
-        f"the best of {len(records)} epochs was epoch {best} ({accuracy:.2f} %): fewer epochs "
-        "would have done"
+        f"the best of {len(records)} epochs was epoch {place} ({best.shown(records[place])}): "
+        "fewer epochs would have done"
     )
 
 
@@ -106,17 +113,17 @@ class Table:
 
     Args:
         console: where to draw.
-        extra: as in `header`.
+        extra, task: as in `header`.
     """
 
-    def __init__(self, console: Console, extra: Sequence[str] = ()) -> None:
+    def __init__(self, console: Console, extra: Sequence[str] = (), task: Task = SOFTMAX) -> None:
         self._console = console
-        self._extra = extra
-        self._head = header(extra)
+        self._columns = extra, task
+        self._head = header(extra, task)
         self._bar = Progress(
             TextColumn("{task.description}"),
             # On a narrow terminal the figures have its place.
-            *[BarColumn(bar_width=None)] * (console.width >= len(HEADER)),
+            *[BarColumn(bar_width=None)] * (console.width >= len(header(task=task))),
             TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
             TimeRemainingColumn(),
             console=console,
@@ -150,7 +157,7 @@ class Table:
         self._bar.start()
 
     def _end_epoch(self, event: Epoch) -> None:
-        print_row(self._console, format_row(event.record, self._extra), self._head)
+        print_row(self._console, format_row(event.record, *self._columns), self._head)
         for line in without_numbers(event.record):
             print_line(self._console, line)
         self._bar.reset(self._task, description=f"epoch {event.record['epoch'] + 1}", loss="")

@@ -1,0 +1,243 @@
+"""What a label means: the only place that knows activation, answer, default loss and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxch5.errors import ConfigError
+from jaxch5.imports import load_object
+from jaxch5.insight.metrics import Labels, Metric, Probabilities, decide, metric_of
+from jaxch5.insight.recorder import is_number
+from jaxch5.losses import Loss, cross_entropy, sigmoid_cross_entropy, softmax
+from jaxch5.text import NO_NUMBER
+
+# Smaller probabilities are zeros that a float32 softmax ran down to; their loss is 87.
+SMALLEST = float(np.finfo(np.float32).tiny)
+# The losses that every record has.
+LOSSES = ("train_loss", "valid_loss")
+# The answer where no class is probable enough.
+NONE = "none of these"
+# Of an answer, where a task asks for one and no other is given.
+THRESHOLD = 0.5
+
+
+class Best(NamedTuple):
+    """The rule by which epochs are compared, weights are kept and epochs are praised.
+
+    The best record is the one with the best value of a metric; of these, with the lowest validation
+    loss; and of these the last, which had the lowest rate. What is no number is worse than any
+    number.
+
+    Attributes:
+        metric: Name in the records.
+        direction: "highest" or "lowest", whichever is better.
+
+    Example:
+        >>> Best().of([{"accuracy": 0.9, "valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
+        1
+        >>> Best().of([{"accuracy": accuracy} for accuracy in (0.8, 0.9, float("nan"), 0.9)])
+        3
+        >>> Best("valid_loss", "lowest").of([{"valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
+        1
+    """
+
+    metric: str = "accuracy"
+    direction: str = "highest"
+
+    def rank(self, record: Mapping[str, Any]) -> tuple[float, float]:
+        """Ranks a record: the greatest is the best."""
+        value, loss = (record.get(name) for name in (self.metric, "valid_loss"))
+        sign = -1 if self.direction == "lowest" else 1
+        return (
+            sign * value if is_number(value) else -math.inf,
+            -loss if is_number(loss) else -math.inf,
+        )
+
+    def of(self, records: Sequence[Mapping[str, Any]]) -> int | None:
+        """Finds the place of the best record; None where none has a number for the metric.
+
+        Args:
+            records: Records of epochs, in their order.
+        """
+        known = [n for n, record in enumerate(records) if is_number(record.get(self.metric))]
+        return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
+
+    def shown(self, record: Mapping[str, Any]) -> str:
+        """Formats a record's value for people: metrics are shares of 1, losses are not.
+
+        Example:
+            >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
+            ('50.00 %', '0.5000')
+        """
+        value = record.get(self.metric)
+        if not is_number(value):
+            return NO_NUMBER
+        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4f}"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are shares of 1, as metrics are, and not losses."""
+        return self.metric not in LOSSES
+
+
+BY_ACCURACY = Best()
+
+
+def _of_label(probabilities: Probabilities, labels: Labels) -> Float[np.ndarray, "items"]:
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return np.abs(np.log(np.clip(of_label, SMALLEST, 1)))
+
+
+def _of_each_class(probabilities: Probabilities, labels: Labels) -> Float[np.ndarray, "items"]:
+    right = np.arange(probabilities.shape[1]) == np.asarray(labels)[:, None]
+    of_truth = np.where(right, probabilities, 1 - probabilities)
+    return np.abs(np.log(np.clip(of_truth, SMALLEST, 1))).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a classifier whose items have one label each.
+
+    Attributes:
+        name: What settings, runs and files call it.
+        loss: Default loss of logits and labels, for each item; see `jaxch5.losses`.
+        activation: Function from logits to probabilities; classes are the last axis.
+        item_losses: Loss of each item, of probabilities and labels, as float64: by how much the
+            probabilities are wrong about the label.
+        threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
+        metrics: What every epoch is scored by: names (see `metric_of`), or functions of
+            probabilities and labels. Those that are named take the threshold into account.
+        best: How epochs are compared.
+
+    Raises:
+        ConfigError: there is no such metric, none by which epochs could be compared, or the
+            threshold is no probability.
+
+    Example:
+        >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
+        array([0, 0])
+    """
+
+    name: str
+    loss: Loss
+    activation: Callable[[Float[Array, "*batch classes"]], Float[Array, "*batch classes"]]
+    item_losses: Callable[[Probabilities, Labels], Float[np.ndarray, "items"]] = _of_label
+    threshold: float = 0.0
+    metrics: tuple[str | Metric, ...] = ("accuracy", "error_rate")
+    best: Best = BY_ACCURACY
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold = {self.threshold}: should be from 0 to 1")
+        known = (*self.scores(), *LOSSES)
+        if self.best.metric not in known:
+            raise ConfigError(
+                f"best = {self.best.metric}: epochs should be compared by one of {', '.join(known)}"
+            )
+
+    def probabilities(self, logits: Float[np.ndarray, "items classes"]) -> Probabilities:
+        """Applies the activation to logits that are on the host."""
+        return np.asarray(jax.device_get(self.activation(jax.device_put(logits))))
+
+    def decode(self, probabilities: Probabilities) -> Int[np.ndarray, "items"]:
+        """Answers for each item: a place in `answers`."""
+        return decide(probabilities, self.threshold)
+
+    def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Returns the names of all answers: those of the classes, and "none of these" if it is one.
+
+        Args:
+            classes: Names of the classes.
+        """
+        return (*classes, *[NONE] * (self.threshold > 0))
+
+    def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
+        """Returns what items are scored by: the task's metrics and others, by their names.
+
+        Args:
+            more: Other metrics, as in `metrics`; one of the task's by its name is there already.
+
+        Raises:
+            ConfigError: there is no such metric, or two have one name.
+
+        Example:
+            >>> list(single_label().scores(["accuracy", "top_5"]))
+            ['accuracy', 'error_rate', 'top_5']
+        """
+        found: dict[str, Metric] = {}
+        for metric in (*self.metrics, *(one for one in more if one not in self.metrics)):
+            name, function = metric_of(metric, self.threshold)
+            if name in found:
+                raise ConfigError(
+                    f"fit.metrics = {name}: two have this name; leave one of them out"
+                )
+            found[name] = function
+        return found
+
+
+def single_label() -> Task:
+    """Returns the task of telling which class an item is of: the most probable one, by softmax.
+
+    Example:
+        >>> single_label().name, single_label().metrics
+        ('softmax', ('accuracy', 'error_rate'))
+    """
+    return Task("softmax", cross_entropy, softmax)
+
+
+def one_vs_rest(threshold: float = THRESHOLD) -> Task:
+    """Returns the task of telling which class an item is of, if it is of any.
+
+    Each class has a sigmoid of its own and is learned against all others, so that the network has
+    to be sure of a class, and not only surer of it than of the others.
+
+    Args:
+        threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
+
+    Raises:
+        ConfigError: the threshold is no probability.
+
+    Example:
+        >>> task = one_vs_rest(threshold=0.5)
+        >>> found = task.decode(task.probabilities(np.array([[1.0, 2.0], [-1.0, -2.0]])))
+        >>> [task.answers(["cat", "dog"])[answer] for answer in found]
+        ['dog', 'none of these']
+    """
+    return Task("sigmoid", sigmoid_cross_entropy, jax.nn.sigmoid, _of_each_class, threshold)
+
+
+SOFTMAX = single_label()
+# The tasks that have a name; one of a user's own has an import path.
+NAMED = (SOFTMAX.name, one_vs_rest().name)
+
+
+def task_of(name: str, threshold: float = THRESHOLD) -> Task:
+    """Returns the task that settings name.
+
+    Args:
+        name: "softmax", "sigmoid", or the import path of one's own, `package.module:TASK`.
+        threshold: Of sigmoid; see `one_vs_rest`. One's own brings its own.
+
+    Raises:
+        ConfigError: there is no such task.
+
+    Example:
+        >>> task_of("sigmoid").threshold
+        0.5
+    """
+    if name == SOFTMAX.name:
+        return SOFTMAX
+    if name in NAMED:
+        return one_vs_rest(threshold)
+    found = load_object(name, "model.task")
+    if not isinstance(found, Task):
+        kind = type(found).__name__
+        raise ConfigError(f"model.task = {name}: is of type {kind}, which is no task")
+    return replace(found, name=name)

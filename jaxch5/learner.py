@@ -36,7 +36,7 @@ from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
 from jaxch5.predictor import Prediction, Predictor
 from jaxch5.run.attempts import Attempts
-from jaxch5.run.follow import follow, guest, opened
+from jaxch5.run.follow import follow, guest
 from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
 from jaxch5.run.hooks.records import record_into, write_records
 from jaxch5.run.hooks.report import write_reports
@@ -361,11 +361,11 @@ class Learner:
             plans = [plan._replace(start=start + plan.start) for plan in plans]
         attempt = Attempts(partial(print_line, self.console))
         hooks, keeper = self._hooks(restored, attempt)
-        with Interrupts() as interrupts, opened(hooks):
+        with Interrupts() as interrupts:
             check = agreed_check(interrupts)
             events = self._events(plans, restored, interrupts, check, keeper)
             follow(events, hooks, check, lambda: self.state)
-            attempt.check()
+        attempt.check()
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
         """What watches a call to train, in the order in which it sees events; who has the best."""
@@ -374,7 +374,7 @@ class Learner:
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
         keeper: Keeper
         if (run := self.run) and is_first():
-            hooks += [TensorBoard(run.tensorboard)] if self.log else []
+            hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
             hooks.append(write_records(run, self.data, restored, self.records, attempt))
             hooks.append(write_reports(run, self.data, self.records, attempt, task))
             keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)

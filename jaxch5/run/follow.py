@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 
@@ -12,16 +11,6 @@ from jaxch5.text import name_of
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready, Step
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 from jaxch5.training.state import TrainState
-
-
-@contextmanager
-def opened(hooks: Sequence[Hook]) -> Iterator[None]:
-    """Enters the hooks that are context managers; the first one is left first."""
-    with ExitStack() as stack:
-        for hook in reversed(hooks):
-            if isinstance(hook, AbstractContextManager):
-                stack.enter_context(hook)
-        yield
 
 
 def follow(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxch5.errors import DataError, TrainingError
+from jaxch5.errors import CheckpointError, DataError, TrainingError
 from jaxch5.run.attempts import Attempts
 from jaxch5.task import SOFTMAX, Best
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.events import Begin, End, Epoch, Event, Step
-from jaxch5.training.interrupts import StopAtOnce
 from jaxch5.training.rundir import Record, RunDir
 from jaxch5.training.state import TrainState, is_finite
 
@@ -76,14 +75,8 @@ class SaveCheckpoints:
                     self._save(event.state, epoch_done=False)
             case Epoch():
                 self._save(event.state, epoch_done=True)
-            case End(how="finished"):
-                self._attempt("checkpoint", self._saves.wait)
-            case End() if event.state is not None:
-                # In the first epoch, the picture is fixed and all begins again.
-                begun = self._records or not isinstance(event.error, DataError)
-                if begun and int(event.state.step) not in self._saves.steps():
-                    self._save(event.state, epoch_done=False)
-                    self._saves.wait()
+            case End():
+                self._end(event)
 
     def best(self) -> Kept | None:
         """Returns record, weights and statistics of the best epoch; None where none was saved."""
@@ -92,6 +85,23 @@ class SaveCheckpoints:
             return None
         self._saves.wait()
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
+
+    def _end(self, event: End) -> None:
+        # In the first epoch, the picture is fixed and all begins again.
+        begun = self._records or not isinstance(event.error, DataError)
+        try:
+            if event.how == "finished":
+                self._attempt("checkpoint", self._saves.wait)
+            elif event.state and begun and int(event.state.step) not in self._saves.steps():
+                self._save(event.state, epoch_done=False)
+                self._saves.wait()
+            last = self._saves.last_step()
+        finally:
+            with suppress(CheckpointError):
+                self._saves.close()
+        if isinstance(event.error, TrainingError) and last is not None:
+            where = f"the last checkpoint is {self._saves.directory / str(last)}"
+            raise TrainingError(f"{event.error}; {where}") from None
 
     def _is_due(self, step: int) -> bool:
         every_steps, every_minutes, _ = self._saving
@@ -108,23 +118,6 @@ class SaveCheckpoints:
         save = self._saves.save, state, self._records, epoch_done, self._about()
         # What fails may be the save before, of which this one is told.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
-
-    def __enter__(self) -> SaveCheckpoints:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, StopAtOnce):
-            return
-        last = self._saves.last_step()
-        self._saves.__exit__(kind, error, trace)
-        if isinstance(error, TrainingError) and last is not None:
-            where = f"the last checkpoint is {self._saves.directory / str(last)}"
-            raise TrainingError(f"{error}; {where}") from None
 
 
 class KeepBest:

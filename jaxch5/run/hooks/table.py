@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from jaxch5.insight.recorder import is_number
 from jaxch5.task import SOFTMAX, Best, Task
 from jaxch5.text import NO_NUMBER, has_bars, print_line, print_row
-from jaxch5.training.events import Begin, Epoch, Event, Ready, Step
+from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
 from jaxch5.training.rundir import Record
 
 # Least width of a column of figures.
@@ -143,6 +142,8 @@ class Table:
                     self._bar.update(self._task, loss=f"loss {event.read[-1].loss:.4f}")
             case Epoch():
                 self._end_epoch(event)
+            case End():
+                self._bar.stop()
 
     def _start(self, event: Ready) -> None:
         if not self._bar.tasks:
@@ -163,14 +164,3 @@ class Table:
         self._bar.reset(self._task, description=f"epoch {event.record['epoch'] + 1}", loss="")
         if event.number == self._stop:
             self._bar.stop()
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()

@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from jaxch5.errors import Jaxch5Error
 from jaxch5.insight.recorder import is_number
-from jaxch5.training.events import Begin, Epoch, Event, Step
-from jaxch5.training.interrupts import StopAtOnce
+from jaxch5.training.events import Begin, End, Epoch, Event, Step
 
 
 class TensorBoard:
     """Writes event files: losses and rates at each step, records at each epoch.
 
     Args:
-        folder: where they are written. What an earlier process wrote there of steps that are made
-            again is void.
+        folder: where they are written.
+        start: the step that comes next; what an earlier process wrote from there on is void.
 
     Raises:
         Jaxch5Error: what writes them is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: int = 0) -> None:
         try:
-            import tensorboardX  # noqa: F401
+            from tensorboardX import SummaryWriter
         except ImportError:
             raise Jaxch5Error(
                 "--log tensorboard needs tensorboardX: python -m pip install -e '.[tensorboard]' "
                 "in jaxch5's folder"
             ) from None
-        self._folder = folder
-        self._writer: Any = None
+        self._writer = SummaryWriter(str(folder), purge_step=start or None)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Begin):
-            from tensorboardX import SummaryWriter
-
             self._groups = event.groups
-            self._writer = SummaryWriter(str(self._folder), purge_step=event.number or None)
-        if not isinstance(event, (Step, Epoch)):
-            return
-        for step in event.read:
+        elif isinstance(event, End):
+            # Writes what is left, and ends the thread that writes.
+            self._writer.close()
+        for step in event.read if isinstance(event, (Step, Epoch)) else ():
             self._add("loss/step", step.loss, step.number)
             for name, rate in zip(self._groups, step.rates, strict=True):
                 self._add(f"learning_rate/{name}", rate, step.number)
@@ -54,16 +48,3 @@ class TensorBoard:
 
     def _add(self, tag: str, value: float, step: int) -> None:
         self._writer.add_scalar(tag, value, step)
-
-    def __enter__(self) -> TensorBoard:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Writes what is left, and ends the thread that writes."""
-        if self._writer and not isinstance(error, StopAtOnce):
-            self._writer.close()

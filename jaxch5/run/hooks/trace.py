@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 import jax
 
@@ -41,6 +40,8 @@ class Trace:
             case Step():
                 self._events += 1
                 self._watch(event, event.number % self._steps_per_epoch == 0)
+            case End() if self._tracing:
+                self._stop()
             case End(how="finished") if self._first is None:
                 self._say(f"--profile: training ended before {WARM_UP + 1} steps, none was traced")
 
@@ -68,15 +69,3 @@ class Trace:
     def _stop(self) -> None:
         self._tracing = False
         jax.profiler.stop_trace()
-
-    def __enter__(self) -> Trace:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._tracing:
-            self._stop()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from jaxch5.run.hooks.table import HEADER, Table, format_row
 from jaxch5.text import print_line
-from jaxch5.training.events import Begin, Epoch, Ready, Step, StepRecord
+from jaxch5.training.events import Begin, End, Epoch, Ready, Step, StepRecord
 from jaxch5.training.plan import plan_at_rate
 
 RECORD = {
@@ -31,9 +31,9 @@ EVENTS = [
 def drawn(events, width=100, **kwargs):
     output = io.StringIO()
     console = Console(file=output, width=width, **kwargs)
-    with Table(console) as table:
-        for event in events:
-            table(event)
+    table = Table(console)
+    for event in [*events, End(2, None, "finished")]:
+        table(event)
     return output.getvalue()
 
 

@@ -8,7 +8,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxch5.errors import Jaxch5Error
 from jaxch5.run.hooks.tensorboard import TensorBoard
-from jaxch5.training.events import Begin, Epoch, Step, StepRecord
+from jaxch5.training.events import Begin, End, Epoch, Step, StepRecord
 
 
 def scalars(folder):
@@ -27,10 +27,11 @@ def scalars(folder):
 
 def test_figures_are_written_at_their_steps(tmp_path):
     record = {"epoch": 0, "phase": "one_cycle", "accuracy": 0.75}
-    with TensorBoard(tmp_path) as hook:
-        hook(Begin(0, 2, (), ("body", "head"), (), "", None))
-        hook(Step(1, None, [StepRecord(0, 2.0, (0.1, 0.2), 0.9)]))
-        hook(Epoch(2, None, [StepRecord(1, 1.0, (0.2, 0.4), 0.8)], record))
+    hook = TensorBoard(tmp_path)
+    hook(Begin(0, 2, (), ("body", "head"), (), "", None))
+    hook(Step(1, None, [StepRecord(0, 2.0, (0.1, 0.2), 0.9)]))
+    hook(Epoch(2, None, [StepRecord(1, 1.0, (0.2, 0.4), 0.8)], record))
+    hook(End(2, None, "finished"))
     assert scalars(tmp_path) == {
         "loss/step": {0: 2.0, 1: 1.0},
         "learning_rate/body": {0: 0.1, 1: 0.2},

@@ -135,6 +135,7 @@ def places(tmp_path_factory):
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
         "fit.metrics": ("f1", "top_1"),
+        "hooks": ("builtins:print",),
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),
     }
@@ -198,7 +199,7 @@ def observed(config, with_learner):
         "groups": learn.groups.names,
         "weights": float(np.sum(np.asarray(weights))),
         "saving": learn.saving,
-        "log": (learn.log, learn.profile),
+        "log": (learn.log, learn.profile, learn.hooks),
         "plans": [
             (
                 plan.name,

@@ -20,6 +20,7 @@ from jaxch5.models.normalization import Normalization
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.events import Step
+from jaxch5.training.interrupts import StopAtOnce
 from jaxch5.training.rundir import create_run
 
 
@@ -105,6 +106,17 @@ def test_a_second_interrupt_waits_for_nothing(learn):
     with pytest.raises(KeyboardInterrupt):
         learn.fit(2, 0.01)
     assert steps_of(learn.run) == []
+
+
+def test_a_second_interrupt_does_not_wait_for_the_save_of_the_first(learn, monkeypatch):
+    """Closing would wait; the next process finds the save whole, or none."""
+    closed = []
+    monkeypatch.setattr(Checkpoints, "wait", lambda saves: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Checkpoints, "close", closed.append)
+    learn.hooks = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(StopAtOnce):
+        learn.fit(2, 0.01)
+    assert not closed
 
 
 def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn):

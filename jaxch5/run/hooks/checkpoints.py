@@ -89,16 +89,20 @@ class SaveCheckpoints:
     def _end(self, event: End) -> None:
         # In the first epoch, the picture is fixed and all begins again.
         begun = self._records or not isinstance(event.error, DataError)
+        failed = None
         try:
             if event.how == "finished":
                 self._attempt("checkpoint", self._saves.wait)
             elif event.state and begun and int(event.state.step) not in self._saves.steps():
                 self._save(event.state, epoch_done=False)
                 self._saves.wait()
-            last = self._saves.last_step()
-        finally:
-            with suppress(CheckpointError):
-                self._saves.close()
+        except CheckpointError as error:
+            failed = error
+        last = self._saves.last_step()
+        with suppress(CheckpointError):
+            self._saves.close()
+        if failed:
+            raise failed
         if isinstance(event.error, TrainingError) and last is not None:
             where = f"the last checkpoint is {self._saves.directory / str(last)}"
             raise TrainingError(f"{event.error}; {where}") from None

@@ -20,7 +20,7 @@ from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.models import convolution
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 
 SIZE, CLASSES = 224, 1000
 BYTES = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4, "u32": 4}

@@ -27,7 +27,8 @@ from bare import BareStep
 from common import PLATFORMS, arguments_of, best, in_turn, ratio, spread, tell, use_device
 from peer import Peer, peer_python
 
-from jaxch5.models.resnet import ARCHITECTURES, create_model
+from jaxch5.models.registry import create_model
+from jaxch5.models.resnet import ARCHITECTURES
 from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
 

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from jaxch5.config import Config
 from jaxch5.data.decode import AS_FILES_SAY
 from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.imports import FORM
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.models.resnet import ARCHITECTURES
+from jaxch5.models.registry import architectures, spec_of
+from jaxch5.models.spec import ModelSpec
 from jaxch5.settings import explain, known_keys
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 
@@ -42,20 +44,18 @@ class About(NamedTuple):
     max_pixels: int = AS_FILES_SAY.max_pixels
 
 
-def is_own(arch: str) -> bool:
-    """Checks whether a network is a module of one's own, whose class has this name."""
-    return arch not in ARCHITECTURES
-
-
-def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, dict[str, Any]]:
-    """Returns what a learner's file says of itself, and all of its metadata.
+def about_of_file(
+    path: Path, model: str | ModelSpec | nn.Module | None = None
+) -> tuple[About, ModelSpec, dict[str, Any]]:
+    """Returns what a learner's file says of itself, its architecture, and all of its metadata.
 
     Args:
         path: the file.
-        model: the module that it should be of, where that is one's own.
+        model: what the caller says that it is of; see `spec_of_file`.
 
     Raises:
-        WeightsError: there is no such file, or it is no learner's, or of another module.
+        ConfigError: there is no such architecture as the caller names.
+        WeightsError: there is no such file, or it is no learner's, or of another architecture.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,33 +70,43 @@ def about_of_file(path: Path, model: nn.Module | None = None) -> tuple[About, di
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing:
         raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
-    check_arch(path, said["arch"], model)
+    spec = spec_of_file(path, said["arch"], model)
     sizes = {
         name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
     }
-    named = ("precision",) if model else ("arch", "head", "precision")
+    named = ("head", "precision") if spec.heads else ("precision",)
     network = {name: said[name] for name in named}
     try:
         # What a file says has the bounds that the configuration has.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
-    return about_of(config)._replace(arch=said["arch"], head=said["head"]), said
+    return about_of(config)._replace(arch=said["arch"], head=said["head"]), spec, said
 
 
-def check_arch(path: Path, arch: str, model: nn.Module | None) -> None:
-    """Makes sure that a module is handed in where it is one's own, and no other.
+def spec_of_file(path: Path, arch: str, model: str | ModelSpec | nn.Module | None) -> ModelSpec:
+    """Returns the architecture of a run or a learner's file, which is not imported on its word.
+
+    Args:
+        path: the run or the file.
+        arch: what it says that it is of.
+        model: what the caller says that it is of.
 
     Raises:
-        WeightsError: it is not so.
+        ConfigError: there is no such architecture as the caller names.
+        WeightsError: it is of another, or of one that only the caller can name.
     """
-    if model is None and is_own(arch):
-        raise WeightsError(
-            f"{path}: is of {arch}, which is none of {', '.join(ARCHITECTURES)} (arch); a module "
-            "of one's own is loaded in Python: load_learner(path, model=...)"
-        )
-    if model is not None and arch != arch_of(model):
-        raise WeightsError(f"{path}: is of {arch}, not of {arch_of(model)}")
+    if model is None:
+        if arch not in architectures():
+            raise WeightsError(
+                f"{path}: is of {arch}, which is none of {', '.join(architectures())} (arch); name "
+                f"it with --model.arch {FORM}, or in Python: load_learner(path, model=...)"
+            )
+        return spec_of(arch)
+    spec = spec_of(model)
+    if arch != spec.name:
+        raise WeightsError(f"{path}: is of {arch}, not of {spec.name}")
+    return spec
 
 
 def known_task(path: Path, said: dict[str, Any]) -> Task:
@@ -123,9 +133,9 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
         ) from None
 
 
-def arch_of(model: nn.Module) -> str:
-    """Returns what a run and a learner's file call a network."""
-    return getattr(model, "arch", type(model).__name__)
+def head_of(model: nn.Module, spec: ModelSpec) -> str:
+    """Returns what a learner's file calls a network's head; "" where it has no choice of heads."""
+    return getattr(model, "head", "") if spec.heads or spec.names is None else ""
 
 
 def about_of(config: Config) -> About:

@@ -7,7 +7,7 @@ alone, then the pictures, then the devices; a rule that asks for what is not kno
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,14 @@ class Situation:
         values: settings by their dotted names: all, or those of a section.
         pictures: None until they are found.
         devices: processes, and devices of each, that share a batch; None until they are known.
+        lacks: settings of the command line that do nothing for the network, with the reason, once
+            it is known.
     """
 
     values: Mapping[str, Any]
     pictures: Pictures | None = None
     devices: tuple[int, int] | None = None
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def kinds(self) -> set[str]:
         """Returns what the pictures may be read from."""
@@ -140,6 +143,14 @@ def _random_split() -> tuple[Rule, ...]:
     )
 
 
+def _network(key: str) -> Rule:
+    return Rule(
+        lambda situation: key not in situation.lacks,
+        lambda situation: situation.lacks[key],
+        told=True,
+    )
+
+
 def _columns(situation: Situation) -> str:
     columns = situation.pictures.columns if situation.pictures else ()
     return (
@@ -197,8 +208,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "augment.mix_alpha": (_one_of("augment.mix", "mixup", "cutmix"),),
     "model.mean": (_given("model.std"),),
     "model.std": (_given("model.mean"),),
+    "model.head": (_network("model.head"),),
     "model.groups": (_FREEZES,),
     "model.train_bn": (
+        _network("model.train_bn"),
         _FREEZES,
         Rule(
             lambda situation: situation.values["fit.freeze_epochs"] > 0,
@@ -208,6 +221,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "model.threshold": (_one_of("model.task", "sigmoid"),),
     "model.bn": (
+        _network("model.bn"),
         Rule(
             lambda situation: not situation.devices or situation.devices != (1, 1),
             lambda situation: "goes with several devices, and here is one",

@@ -19,14 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxch5.about import is_own
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
 from jaxch5.errors import ConfigError
 from jaxch5.files import write_file
-from jaxch5.models.own import own_names
+from jaxch5.models.pretrained import flax_names
 from jaxch5.models.reader import SAFETENSORS
-from jaxch5.models.weights import export_state_dict, fastai_state_dict
+from jaxch5.models.weights import export_state_dict
 from jaxch5.predictor import Predictor
 
 # Of a validation picture: all of its short side, and the middle of the long one.
@@ -53,13 +52,14 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Serializes weights by torchvision's names, which are timm's, and describes them.
+    """Serializes weights by the names of other libraries (torchvision's), and describes them.
 
     Raises:
         ConfigError: the network is a module of one's own, which has no such names.
     """
-    _refuse_own(predictor, "safetensors", "torchvision's")
-    weights = export_state_dict(predictor.variables, predictor.about.arch)
+    if predictor.spec.names is None:
+        raise _no_names(predictor, "safetensors", "torchvision's")
+    weights = export_state_dict(predictor.variables, predictor.spec)
     return _safetensors(weights, _for_others(predictor))
 
 
@@ -67,16 +67,19 @@ def as_fastai(predictor: Predictor) -> bytes:
     """Serializes weights by the names of fastai's `vision_learner`, with its head.
 
     Raises:
-        ConfigError: the network is a module of one's own, or its head is another.
+        ConfigError: the network has no such names, or its head is another.
     """
-    _refuse_own(predictor, "fastai", "fastai's")
-    if predictor.about.head != "concat_pool":
+    spec, head = predictor.spec, predictor.about.head
+    if spec.names is None or "fastai" not in spec.names.others:
+        raise _no_names(predictor, "fastai", "fastai's")
+    if head != "concat_pool":
         raise ConfigError(
-            f"format = fastai: is for head concat_pool, not {predictor.about.head}; with format "
+            f"format = fastai: is for head concat_pool, not {head}; with format "
             "safetensors, fastai's Learner takes torchvision's network with these weights"
         )
-    weights = export_state_dict(predictor.variables, predictor.about.arch)
-    return _safetensors(fastai_state_dict(weights), _for_others(predictor))
+    return _safetensors(
+        export_state_dict(predictor.variables, spec, "fastai"), _for_others(predictor)
+    )
 
 
 def as_learner(predictor: Predictor) -> bytes:
@@ -84,17 +87,19 @@ def as_learner(predictor: Predictor) -> bytes:
 
     The weights of a module of one's own have flax's names.
     """
-    arch, variables = predictor.about.arch, predictor.variables
-    weights = own_names(variables) if is_own(arch) else export_state_dict(variables, arch)
+    spec, variables = predictor.spec, predictor.variables
+    weights = export_state_dict(variables, spec) if spec.names else flax_names(variables)
     return _safetensors(weights, _metadata(description_of(predictor)))
 
 
-def _refuse_own(predictor: Predictor, form: str, whose: str) -> None:
-    if is_own(predictor.about.arch):
-        raise ConfigError(
-            f"format = {form}: has {whose} names, and {predictor.about.arch} is a module of one's "
-            "own; choose stablehlo, or learner, which load_learner(path, model=...) loads in Python"
-        )
+def _no_names(predictor: Predictor, form: str, whose: str) -> ConfigError:
+    what = f"format = {form}: has {whose} names, and {predictor.spec.name}"
+    if predictor.spec.names is not None:
+        return ConfigError(f"{what} has others; choose safetensors, stablehlo or learner")
+    return ConfigError(
+        f"{what} is a module of one's own; choose stablehlo, or learner, which "
+        "load_learner(path, model=...) loads in Python"
+    )
 
 
 def _for_others(predictor: Predictor) -> dict[str, str]:

@@ -100,6 +100,10 @@ class Options(Config):
         """Returns what was said of decoding, for classifiers that bring settings of their own."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
+    def architecture(self) -> str | None:
+        """Returns the architecture that stands on the command line, not one of a run's own."""
+        return self.model.arch if "model.arch" in self._named else None
+
     def task(self) -> Task | None:
         """Returns the task that the command line names, for classifiers that may not say theirs.
 

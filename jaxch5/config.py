@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -25,12 +25,13 @@ from pydantic import (
 )
 
 from jaxch5.address import Address, is_address
-from jaxch5.applies import Pictures, Situation, idle
+from jaxch5.applies import Situation, idle
 from jaxch5.cases import CASES, SOURCES, value_of
 from jaxch5.defaults import default_of
 from jaxch5.errors import ConfigError
 from jaxch5.imports import FORM, check_choice
-from jaxch5.ranges import parse_range
+from jaxch5.models.registry import architectures
+from jaxch5.ranges import PositiveShare, Share, parse_range
 from jaxch5.settings import deep_update, explain, flat, known_keys, nested, read_toml, without
 from jaxch5.settings import differing as differing
 from jaxch5.settings import to_toml as to_toml
@@ -53,8 +54,6 @@ MAY_CHANGE = (
 MAX_PIXELS = 80_000_000
 # Where the pictures are, which a run with a record of them knows again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
 # Of a validation's context: settings that do nothing are let pass.
@@ -153,16 +152,12 @@ class Section(BaseModel):
         return copied
 
 
-def idle_settings(
-    settings: Section,
-    pictures: Pictures | None = None,
-    devices: tuple[int, int] | None = None,
-) -> dict[str, str]:
+def idle_settings(settings: Section, **known: Any) -> dict[str, str]:
     """Returns the settings that were given and do nothing, with the reason; see `idle`.
 
     Args:
         settings: a configuration, or a section of it.
-        pictures, devices: what is known beside it; see `Situation`.
+        known: what is known beside it; see `Situation`.
 
     Example:
         >>> config = Config.model_validate({"fit": {"gamma": 3.0}}, context={LENIENT: True})
@@ -174,7 +169,7 @@ def idle_settings(
         """Returns the values that a setting may have without being given."""
         return [own_default(key), *(case.defaults[key] for case in CASES if key in case.defaults)]
 
-    situation = Situation(flat(settings, settings.section), pictures, devices)
+    situation = Situation(flat(settings, settings.section), **known)
     return idle(situation, defaults_of, settings._named)
 
 
@@ -375,8 +370,10 @@ class ModelConfig(Section):
 
     section: ClassVar[str] = "model."
 
-    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
-        "resnet18", description="architecture"
+    arch: str = Field(
+        "resnet18",
+        description=f"architecture: {', '.join(architectures())}, or {FORM} of a ModelSpec of "
+        "one's own",
     )
     weights: str = setting(
         "model.weights",
@@ -411,7 +408,7 @@ class ModelConfig(Section):
     )
     groups: Literal["fastai", "stages"] = Field(
         default_of("learner:vision_learner", "groups"),
-        description="groups of layers for freezing and rates: three, or six",
+        description="groups of layers for freezing and rates: of a ResNet three, or its six stages",
     )
     train_bn: bool = Field(
         _recipe("train_bn"), description="batch norms of frozen layers are trained"
@@ -425,6 +422,11 @@ class ModelConfig(Section):
         default_of("learner:vision_learner", "remat"),
         description="compute what is within a block again for the gradient: less memory, more time",
     )
+
+    @field_validator("arch")
+    @classmethod
+    def _known_arch(cls, arch: str) -> str:
+        return check_choice(arch, architectures(), "model.arch")
 
     @field_validator("weights")
     @classmethod
@@ -623,19 +625,17 @@ class Config(Section):
         return self
 
 
-def check_applies(
-    config: Config, pictures: Pictures | None = None, devices: tuple[int, int] | None = None
-) -> None:
+def check_applies(config: Config, **known: Any) -> None:
     """Makes sure that everything that was given does something.
 
     Args:
         config: all settings.
-        pictures, devices: what is known beside them; see `Situation`.
+        known: what is known beside them: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
         ConfigError: one line for the first setting that does nothing.
     """
-    for line in idle_settings(config, pictures, devices).values():
+    for line in idle_settings(config, **known).values():
         raise ConfigError(line)
 
 

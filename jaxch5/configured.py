@@ -14,7 +14,7 @@ from jaxch5.data.verify import unreadable
 from jaxch5.imports import is_import_path, load_function
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
-from jaxch5.models.normalization import Normalization
+from jaxch5.models.spec import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.task import SOFTMAX, Task, task_of
@@ -101,7 +101,8 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         hooks=[load_function(path, "hooks") for path in config.hooks],
         task=task,
     )
-    check_applies(config, devices=learn.mesh.devices.shape if learn.mesh else (1, 1))
+    devices = learn.mesh.devices.shape if learn.mesh else (1, 1)
+    check_applies(config, devices=devices, lacks=lacking(learn))
     if settings.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.
         learn.unfreeze()
@@ -110,6 +111,15 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     learn.log = config.log == "tensorboard"
     learn.profile = config.profile
     return learn
+
+
+def lacking(learn: Learner) -> dict[str, str]:
+    """Returns settings that do nothing for a learner's architecture, each with the reason."""
+    name, norms = learn.spec.name, "goes with batch norms, of which {} has none"
+    found = {} if learn.state.batch_stats else dict.fromkeys(("model.train_bn", "model.bn"), norms)
+    if not learn.spec.heads:
+        found["model.head"] = "goes with an architecture of several heads, which {} is not"
+    return {key: line.format(name) for key, line in found.items()}
 
 
 def from_scratch(config: Config) -> Config:

@@ -66,7 +66,8 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         from jaxch5.training.process import prepare_process
 
         prepare_process()
-        predictor = load_learner(options.run, task=options.task()).reading(**options.reading())
+        predictor = load_learner(options.run, options.architecture(), options.task())
+        predictor = predictor.reading(**options.reading())
         # Compiled now, so that the first dropped picture need not wait for it.
         predictor.predict(np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8))
         app = page(options.run.name, lambda path: answer(predictor, path))

@@ -79,7 +79,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     check_settings(config, recorded, directory.config_file)
     task = task_of(config.model.task, config.model.threshold)
     metrics = task.scores(MORE) | task.scores(config.fit.metrics)
-    predictor = load_learner(options.run, task=task)
+    predictor = load_learner(options.run, options.architecture(), task)
     source, scored = chosen(options, config, recorded)
     source, counts, line = take(source, scored.items), scored.counts, scored.line
     if config.data.on_bad == "skip" and (bad := unreadable(source)):

@@ -52,7 +52,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     from jaxch5.predictor import load_learner
 
     out = options.out or Path(FILES[options.format])
-    predictor = load_learner(options.run, task=options.task())
+    predictor = load_learner(options.run, options.architecture(), options.task())
     size = write_artifact(predictor, out, options.format)
     if not options.json_output:
         print(printable(f"{options.format}  {size / 1e6:.1f} MB  {out}"))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxch5.about import About, arch_of
+from jaxch5.about import About, head_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
@@ -27,11 +27,10 @@ from jaxch5.insight.metrics import Metric
 from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import interpretation_of, plot_results
 from jaxch5.losses import Loss
-from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.optim import schedule
-from jaxch5.optim.groups import groups_of
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
 from jaxch5.predictor import Prediction, Predictor
@@ -62,7 +61,7 @@ from jaxch5.training.plan import (
     plans_of_fine_tune,
 )
 from jaxch5.training.precision import dtype_of, loss_scale
-from jaxch5.training.recipe import Frozen, Recipe, summarize_model
+from jaxch5.training.recipe import Frozen, Recipe, layer_groups, summarize_model
 from jaxch5.training.recorded import check_about, check_pictures, known_by
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
@@ -81,7 +80,7 @@ class Learner:
 
     Attributes:
         data: the pictures.
-        model: a linen module.
+        model, spec: a linen module, and what is known of its architecture.
         recipe: loss, optimizer, precision and what else does not change.
         groups: of the model's layers.
         state: weights, statistics and optimizer, as of the last step.
@@ -134,6 +133,7 @@ class Learner:
         seed: int = 0,
         normalization: Normalization | None = None,
         hooks: Sequence[Hook] = (),
+        spec: ModelSpec | None = None,
     ) -> None:
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
@@ -142,7 +142,6 @@ class Learner:
         self.model = model
         self.recipe = recipe
         self.pretrained = pretrained
-        self.normalization = normalization or (pretrained.normalization if pretrained else IMAGENET)
         self.sweep: Sweep | None = None
         self.console = plain_console()
         self.run: RunDir | None = None
@@ -155,7 +154,9 @@ class Learner:
         init = partial(model.init, train=False)
         picture = jnp.zeros((1, data.size, data.size, 3))
         self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
-        self.groups = groups_of(groups, self._shapes["params"])
+        self.spec = spec or spec_of(model, self._shapes["params"])
+        self.normalization = normalization or (pretrained or self.spec).normalization
+        self.groups = layer_groups(groups, self.spec, self._shapes["params"])
         self._begin(seed)
 
     def _begin(self, seed: int) -> None:
@@ -200,7 +201,7 @@ class Learner:
         return self.recorder.records
 
     def _frozen_to(self, group: int) -> Frozen:
-        return Frozen(self.model, self._shapes, self.groups, group, self.recipe)
+        return Frozen(self.model, self._shapes, self.spec, self.groups, group, self.recipe)
 
     @property
     def _steps(self) -> Steps:
@@ -429,7 +430,7 @@ class Learner:
     def _about(self) -> dict[str, Any]:
         """What a reader of a checkpoint has to know before it can use the state."""
         return {
-            "arch": arch_of(self.model),
+            "arch": self.spec.name,
             "classes": list(self.data.classes),
             "frozen_to": self._frozen.frozen_to,
             "mean": list(self.normalization.mean),
@@ -519,10 +520,10 @@ class Learner:
     @property
     def _classifier(self) -> Predictor:
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
-        data, task = self.data, self.recipe.task
-        network = arch_of(self.model), getattr(self.model, "head", ""), self.recipe.precision
+        data, task, spec = self.data, self.recipe.task, self.spec
+        network = spec.name, head_of(self.model, spec), self.recipe.precision
         about = About(*network, data.presize, data.size, *data.source.reading)
-        of: tuple[Any, ...] = (self.model, {}, data.classes, self.normalization, about, task)
+        of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)
         return self._predictor[1]
@@ -595,7 +596,7 @@ class Learner:
 
 def vision_learner(
     data: Data,
-    arch: str | nn.Module,
+    arch: str | ModelSpec | nn.Module,
     weights: str | Path = "auto",
     precision: str = "fp32",
     head: str = "concat_pool",
@@ -624,16 +625,14 @@ def vision_learner(
 
     Args:
         data: what `DataBlock.load` returns.
-        arch: resnet18, 34, 50, 101 or 152, or a linen module of one's own, called as
-            `module.apply(variables, x, train=bool)` on normalized pictures [B, H, W, 3]; it begins
-            from its own initialization. A learner's file of it is read by
-            `load_learner(path, model=...)`; torchvision's names it has none.
+        arch: name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
+            linen module (called as `create_model` says) or an nnx one, which begin as they are.
         weights: "imagenet"; "auto", the same where they can be had, else none; "none"; a file
             (.safetensors, .pth); or a run directory. A line says whether the head was kept.
         precision: of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
-        head: "concat_pool" (fastai's) or "linear" (torchvision's).
-        groups: "fastai" (three groups of layers) or "stages" (six), for freezing and rates.
+        head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
+        groups: "fastai" (of a ResNet, three) or "stages" (its six), for freezing and rates.
         train_bn: batch norms of frozen groups are trained, as fastai does; if not, they use their
             running statistics, and a frozen body costs a forward pass only.
         wd: decoupled weight decay, a share of the rate.
@@ -677,8 +676,9 @@ def vision_learner(
         >>> vision_learner(data, Tiny(), metrics=("top_5",)).groups.names
         ('all',)
     """
-    model = create_model(arch, len(data.classes), head, dtype_of(precision), remat)
-    pretrained = pretrained_of(weights, arch, head, data.classes, normalization, say)
+    spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
+    model = create_model(spec or arch, len(data.classes), head, dtype_of(precision), remat)
+    pretrained = pretrained_of(weights, spec or arch, head, data.classes, normalization, say)
     recipe = Recipe(
         loss=loss,
         optimizer=optimizer,
@@ -696,4 +696,4 @@ def vision_learner(
         shard_optimizer=shard_optimizer,
         task=task,
     )
-    return Learner(data, model, recipe, groups, pretrained, seed, normalization, hooks)
+    return Learner(data, model, recipe, groups, pretrained, seed, normalization, hooks, spec)

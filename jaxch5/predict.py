@@ -52,7 +52,8 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
     prepare_process()
     found, passed_over = pictures_of(options.pictures)
-    predictor = load_learner(options.run, task=options.task()).reading(**options.reading())
+    predictor = load_learner(options.run, options.architecture(), options.task())
+    predictor = predictor.reading(**options.reading())
     if predictor.about.range == "auto":
         text, words = range_of(found, predictor.about.max_pixels)
         predictor = predictor.reading(range=text)

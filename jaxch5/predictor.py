@@ -21,9 +21,10 @@ from jaxch5.about import (
     About,
     about_of,
     about_of_file,
-    arch_of,
     check_weights,
+    head_of,
     known_task,
+    spec_of_file,
 )
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
@@ -34,10 +35,10 @@ from jaxch5.data.picture import Picture, held, many, presized
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
-from jaxch5.models.normalization import Normalization, normalize
-from jaxch5.models.own import own_from_file
+from jaxch5.models.layers import normalize
 from jaxch5.models.pretrained import from_file
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of
@@ -69,6 +70,7 @@ class Predictor:
         normalization: mean and deviation of the colours.
         about: sizes, and how the model was made.
         task: what makes probabilities of logits, and an answer of them.
+        spec: its architecture; None is that of the model.
 
     Example:
         >>> class Bright(nn.Module):
@@ -91,6 +93,7 @@ class Predictor:
         normalization: Normalization,
         about: About,
         task: Task = SOFTMAX,
+        spec: ModelSpec | None = None,
     ) -> None:
         self.model = model
         self.variables = variables
@@ -98,6 +101,7 @@ class Predictor:
         self.normalization = normalization
         self.about = about
         self.task = task
+        self.spec = spec or spec_of(model)
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
         """Returns the same classifier with other weights, such as those of a later step.
@@ -120,8 +124,8 @@ class Predictor:
             changes: `range` or `max_pixels`; see `Reading`.
         """
         about = self.about._replace(**changes)  # type: ignore[arg-type]
-        parts = self.model, self.variables, self.classes, self.normalization, about, self.task
-        return Predictor(*parts)
+        rest = self.classes, self.normalization, about, self.task, self.spec
+        return Predictor(self.model, self.variables, *rest)
 
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
         """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
@@ -260,13 +264,14 @@ class Predictor:
 
 
 def load_learner(
-    path: str | Path, model: nn.Module | None = None, task: Task | None = None
+    path: str | Path, model: str | ModelSpec | nn.Module | None = None, task: Task | None = None
 ) -> Predictor:
     """A trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
         path: of a run, or a `.safetensors` file of format `learner`.
-        model: the module that was trained, where it is one's own.
+        model: the architecture that was trained, where it is one's own: a `ModelSpec`, an import
+            path to one, or the module. A path that the file names by itself is not imported.
         task: what it was trained for, where that is one's own; None takes what the path says.
 
     Raises:
@@ -293,19 +298,20 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        if model is not None:
-            about = about._replace(arch=arch_of(model), head="")
-        pretrained = from_run(path, about.arch)
+        # That of a run in Python may be another than its configuration says: checkpoints know.
+        spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
+        about = about._replace(arch=spec.name)
+        pretrained = from_run(path, spec)
     else:
-        about, said = about_of_file(path, model)
-        own = model is not None
-        pretrained = own_from_file(path, said) if own else from_file(path, about.arch, beside=False)
+        about, spec, said = about_of_file(path, model)
+        pretrained = from_file(path, spec, beside=False)
     task = task or known_task(path, said)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
     dtype = dtype_of(about.precision)
-    network = model or create_model(about.arch, len(pretrained.classes), about.head, dtype)
+    arch = spec if model is None or isinstance(model, str) else model
+    network = create_model(arch, len(pretrained.classes), about.head, dtype)
+    about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)
-    return Predictor(
-        network, pretrained.variables, pretrained.classes, pretrained.normalization, about, task
-    )
+    rest = pretrained.classes, pretrained.normalization, about, task, spec
+    return Predictor(network, pretrained.variables, *rest)

@@ -1,11 +1,16 @@
-"""Which values of a picture are black and white, as a person writes it."""
+"""Ranges of settings: shares, and which values of a picture are black and white."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 from math import isfinite
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 PAIR = rf"({NUMBER})(?:,({NUMBER}))?"

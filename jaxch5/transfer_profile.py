@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from jaxch5.cli import Options, drawable, run, save_figure
 from jaxch5.config import MAY_MOVE, Config
 from jaxch5.errors import ConfigError, Jaxch5Error
 from jaxch5.files import to_json
-from jaxch5.optim.groups import STAGES
 from jaxch5.settings import differing
 from jaxch5.text import print_line
 
@@ -52,6 +51,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     """
     from jaxch5.configured import data_of
     from jaxch5.insight.plots import plot_transfer_profile
+    from jaxch5.models.registry import spec_of
     from jaxch5.task import task_of
     from jaxch5.training.process import prepare_process
     from jaxch5.training.recorded import record_pictures
@@ -67,6 +67,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     prepare_process()
     console = options.console()
     config = settings_of_profile(options)
+    stages = spec_of(config.model.arch).stages
     workdir = options.workdir
     begun = workdir if workdir and RunDir(workdir).config_file.is_file() else None
     if begun:
@@ -85,15 +86,17 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
             if not begun:
                 record_pictures(directory, data)
                 write_skipped(directory, skipped)
-            by_kind = measure(config, data, options.repeats, directory.path / RESULTS, console)
+            by_kind = measure(
+                config, data, stages, options.repeats, directory.path / RESULTS, console
+            )
         except Jaxch5Error:
             if not begun and not (directory.path / RESULTS).exists():
                 discard_run(directory)
             raise
     scratch = by_kind.pop(SCRATCH)
-    frozen = [by_kind[kind] for kind in range(len(STAGES))]
+    frozen = [by_kind[kind] for kind in range(len(stages))]
     best = task_of(config.model.task, config.model.threshold).best
-    figure = plot_transfer_profile(frozen, scratch, STAGES, best.metric, best.is_share)
+    figure = plot_transfer_profile(frozen, scratch, stages, best.metric, best.is_share)
     save_figure(figure, options.out)
     print_line(console, f"figure {options.out}  results {directory.path}")
     return {
@@ -105,7 +108,12 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
 
 
 def measure(
-    config: Config, data: Data, repeats: int, file: Path, console: Console
+    config: Config,
+    data: Data,
+    stages: Sequence[str],
+    repeats: int,
+    file: Path,
+    console: Console,
 ) -> dict[int | str, list[float]]:
     """Scores of each kind; what the file does not have yet is trained, and added to it."""
     from jaxch5.task import task_of
@@ -115,7 +123,7 @@ def measure(
     results = {
         (point["frozen"], point["seed"]): point[best.metric] for point in map(json.loads, lines)
     }
-    kinds: list[int | str] = [*range(len(STAGES)), SCRATCH]
+    kinds: list[int | str] = [*range(len(stages)), SCRATCH]
     missing = [
         (kind, seed)
         for seed in range(config.seed, config.seed + repeats)
@@ -128,7 +136,7 @@ def measure(
         point = {"frozen": kind, "seed": seed, best.metric: score}
         with file.open("a", encoding="utf-8") as opened:
             opened.write(to_json(point) + "\n")
-        what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(int(kind))}"
+        what = "from scratch" if kind == SCRATCH else f"frozen: {frozen_stages(stages, int(kind))}"
         print_line(console, f"{what:<24} seed {seed}  {best.metric} {best.shown(record)}")
     return {
         kind: [score for (of_kind, _), score in results.items() if of_kind == kind]
@@ -153,16 +161,17 @@ def settings_of_profile(options: Options) -> Config:
     return config
 
 
-def frozen_stages(count: int) -> str:
-    """Names of the first stages.
+def frozen_stages(stages: Sequence[str], count: int) -> str:
+    """Names the first stages.
 
     Example:
-        >>> frozen_stages(0), frozen_stages(3)
+        >>> stages = ("stem", "layer1", "layer2", "head")
+        >>> frozen_stages(stages, 0), frozen_stages(stages, 3)
         ('nothing', 'stem to layer2')
     """
     if count < 2:
-        return STAGES[0] if count else "nothing"
-    return f"{STAGES[0]} to {STAGES[count - 1]}"
+        return stages[0] if count else "nothing"
+    return f"{stages[0]} to {stages[count - 1]}"
 
 
 def trained(

@@ -20,7 +20,7 @@ from jaxch5.configured import learner_of, loss_of, train_as_configured
 from jaxch5.data.from_config import load_data
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.learner import Learner
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 from jaxch5.models.weights import export_state_dict
 from jaxch5.settings import deep_update, flat, known_keys
 from jaxch5.training.rundir import create_run, open_run

@@ -62,7 +62,7 @@ def test_the_environment_is_not_a_source_of_settings(monkeypatch):
         (["--fit.epochs"], "--fit.epochs: expected one argument"),
         (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),
         (["--fit.epochs", "0"], "fit.epochs = 0: should be greater than or equal to 1"),
-        (["--model.arch", "vgg"], "model.arch = vgg: should be 'resnet18'"),
+        (["--model.arch", "vgg"], "model.arch = vgg: should be resnet18"),
         (["--config", "nowhere.toml"], "nowhere.toml: there is no such configuration file"),
     ],
 )

@@ -126,14 +126,15 @@ def test_a_name_that_is_gone_is_found(objects):
         reached(tree.body[0].value.func, objects)
 
 
-def test_the_answers_hold(tmp_path, monkeypatch):
-    """Every line of docs/questions.md runs, in order, and gives what stands under it."""
+@pytest.mark.parametrize(("name", "most"), [("questions.md", 50), ("own_network.md", 12)])
+def test_the_answers_hold(name, most, tmp_path, monkeypatch):
+    """Every line of these pages runs, in order, and gives what stands under it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    page = DOCS / "questions.md"
+    page = DOCS / name
     # The fences would be taken for output; blank lines keep the lines' numbers.
     lines = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     test = doctest.DocTestParser().get_doctest(lines, {}, page.name, str(page), 0)
-    assert len(test.examples) > 50
+    assert len(test.examples) > most
     report: list[str] = []
     failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
     assert not failed, "".join(report)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import jaxch5
 from jaxch5.about import About
-from jaxch5.models.normalization import Normalization
+from jaxch5.models.spec import Normalization
 from jaxch5.predictor import Predictor
 
 PROGRAM = """

@@ -10,7 +10,7 @@ import pytest
 from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.batch import Batch
 from jaxch5.losses import cross_entropy
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.precision import dtype_of, loss_scale

@@ -20,7 +20,7 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError, TrainingError, WeightsError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 from jaxch5.predictor import load_learner
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
 

@@ -22,7 +22,7 @@ from jaxch5.cli import run as run_command
 from jaxch5.errors import CheckpointError, ConfigError, DataError, WeightsError
 from jaxch5.export import ExportOptions, export
 from jaxch5.files import write_file
-from jaxch5.models.normalization import Normalization
+from jaxch5.models.spec import Normalization
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.predictor import BATCH, About, Predictor, load_learner
 

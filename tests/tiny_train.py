@@ -5,7 +5,7 @@ import sys
 import flax.linen as nn
 
 import jaxch5.learner
-from jaxch5.models.norm import BatchNorm
+from jaxch5.models.layers import BatchNorm
 from jaxch5.train import main
 
 

@@ -134,7 +134,7 @@ def checked_source(config: Config) -> Source:
         ConfigError: a setting that was given does nothing for these pictures.
     """
     source = load_source(config.data)
-    check_applies(config, facts_of(config.data, source))
+    check_applies(config, pictures=facts_of(config.data, source))
     check_several(source)
     return source
 
@@ -214,7 +214,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         source = load_source(settings)
         if settings.on_bad == "skip":
             source = readable(source)
-    check_applies(config, facts_of(settings, source))
+    check_applies(config, pictures=facts_of(settings, source))
     if split is None:
         source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
     block = DataBlock(

@@ -1,30 +1,32 @@
-"""Finding a network in what other libraries write: wrappers, prefixes, and numbers for names.
+"""Finding a network in what other libraries write: wrappers, prefixes, and other names.
 
-A file may hold a state dict within others (`state_dict`, `model`, `student`), several of them
-(an average beside the weights), and names that a wrapper has lengthened (`module.`, `_orig_mod.`,
-`module.encoder_q.`). Wherever it is, a ResNet is known by the names of its blocks.
+A file may hold a state dict within others (`state_dict`, `model`, `student`), several of them (an
+average beside the weights), and names that a wrapper has lengthened (`module.`, `_orig_mod.`,
+`module.encoder_q.`). Wherever it is, a network is known by the names of its body; see
+`jaxch5.models.spec.Names`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from jaxch5.errors import WeightsError
-from jaxch5.models.resnet import ARCHITECTURES, BasicBlock, Bottleneck
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.models.reader import flatten
+from jaxch5.models.registry import architectures, create_model, spec_of
+from jaxch5.models.spec import HEAD, ModelSpec, Names, VariablePath
 from jaxch5.text import counted
 
-# The names of a block's convolutions, after what leads to the network: by torchvision's names, and
-# by the numbers of its layers in `torch.nn.Sequential(*resnet.children())`, as fastai has it.
-NAMED = re.compile(r"(.*\.)?layer[1-4]\.\d+\.conv[123]\.weight")
-NUMBERED = re.compile(r"(.*\.)?[4-7]\.\d+\.conv[123]\.weight")
-NUMBERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-NAMES = {number: name for name, number in NUMBERS.items()}
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-
-DEEPEST = 10
+# A number of classes that is no other length in a network: where it is, the classes are.
+MARK = 7919
 
 # Signs of networks that are none of ours, for the message.
 STRANGERS = {
@@ -38,54 +40,67 @@ STRANGERS = {
 }
 
 
+class Entry(NamedTuple):
+    """A variable, its name in a state dict, and its shape there, with `MARK` for the classes."""
+
+    path: VariablePath
+    name: str
+    shape: tuple[int, ...]
+
+
 class Found(NamedTuple):
     """The state dict of a network within a file.
 
     Attributes:
-        entries: its tensors by torchvision's names; a head of fastai's begins with `head.`.
-        part: where it is in the file, as a dotted name; "" is the file itself.
-        others: other parts of the file that hold a network.
-        numbered: "" where layers have names in the file; "children" where they have numbers, and
-            "fastai" where body and head have too.
+        entries: Its tensors by the architecture's names.
+        part: Where it is in the file, as a dotted name; "" is the file itself.
+        others: Other parts of the file that hold a network.
+        renamed: Beginnings of names for which the file has others.
     """
 
     entries: dict[str, Any]
     part: str
     others: tuple[str, ...] = ()
-    numbered: str = ""
+    renamed: Mapping[str, str] = {}
 
     def spelled(self, name: str) -> str:
         """Returns the file's own name of an entry.
 
         Example:
-            >>> found = Found({}, "model", numbered="fastai")
-            >>> found.spelled("layer1.0.bn1.bias"), found.spelled("head.8.weight")
-            ('model.0.4.0.bn1.bias', 'model.1.8.weight')
+            >>> Found({}, "model", renamed={"layer1": "0.4"}).spelled("layer1.0.bn1.bias")
+            'model.0.4.0.bn1.bias'
         """
-        first, _, rest = name.partition(".")
-        if self.numbered and first in NUMBERS:
-            name = f"{'0.' * (self.numbered == 'fastai')}{NUMBERS[first]}.{rest}"
-        elif self.numbered == "fastai" and first == "head":
-            name = f"1.{rest}"
+        name = rename(name, self.renamed)
         return f"{self.part}.{name}" if self.part else name
 
 
-def find_network(tree: Mapping[Any, Any], arch: str, part: str = "") -> Found:
-    """Returns the state dict of a ResNet, wherever it is in a file.
+def rename(name: str, beginnings: Mapping[str, str]) -> str:
+    """Returns a dotted name with another beginning, where there is one for it.
+
+    Example:
+        >>> rename("layer1.0.bn1.bias", {"layer1": "0.4"}), rename("fc.bias", {"layer1": "0.4"})
+        ('0.4.0.bn1.bias', 'fc.bias')
+    """
+    for old, new in beginnings.items():
+        if name.startswith(f"{old}."):
+            return f"{new}{name[len(old) :]}"
+    return name
+
+
+def find_network(tree: Mapping[Any, Any], arch: str | ModelSpec, part: str = "") -> Found:
+    """Returns the state dict of a network, wherever it is in a file.
 
     Where several are, one of the architecture is preferred, then one of `FIRST`, then the first.
 
     Args:
-        tree: a state dict, or dictionaries that hold some and anything else.
-        arch: the architecture that is looked for.
-        part: a part of the file's names that must lead to it, such as "state_dict_ema"; "" takes
-            any.
+        tree: State dict, or dictionaries that hold some and anything else.
+        arch: Architecture that is looked for.
+        part: Part of the file's names that must lead to it, such as "state_dict_ema"; "" takes any.
 
     Raises:
         WeightsError: there is none, or none in this part.
 
     Example:
-        >>> import numpy as np
         >>> block = {"module.layer1.0.conv1.weight": np.zeros((64, 64, 3, 3))}
         >>> found = find_network({"state_dict": block, "ema": block | {}, "epoch": 3}, "resnet18")
         >>> list(found.entries), found.part, found.others
@@ -94,9 +109,11 @@ def find_network(tree: Mapping[Any, Any], arch: str, part: str = "") -> Found:
     tensors = flatten(tree)
     if not tensors:
         raise WeightsError("holds no state dict")
-    roots = _roots(tensors)
+    spec = spec_of(arch)
+    names, (body, _) = names_of(spec), parts_of(entries_of(spec))
+    roots = _roots(tensors, names, {entry.name for entry in body})
     if not roots:
-        raise WeightsError(_stranger(list(tensors)))
+        raise WeightsError(_stranger(spec, names, list(tensors)))
     all_found = [_under(root, tensors, roots) for root in roots]
     chosen = [found for found in all_found if f".{part}." in f".{found.part}." or not part]
     parts = [found.part for found in all_found]
@@ -106,118 +123,127 @@ def find_network(tree: Mapping[Any, Any], arch: str, part: str = "") -> Found:
 
     def order(found: Found) -> tuple[bool, int]:
         first = found.part.partition(".")[0]
-        fits = architecture_of(found.entries) == arch
+        fits = recognizes(spec, body, found.entries)
         return not fits, FIRST.index(first) if first in FIRST else len(FIRST)
 
     best = min(chosen, key=order)
     return best._replace(others=tuple(name for name in parts if name != best.part))
 
 
-def architecture_of(state_dict: Mapping[str, Any]) -> str | None:
-    """Tells which ResNet's blocks a state dict of torchvision's names has; None for none.
+def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, Any]) -> bool:
+    """Checks whether a state dict is of an architecture, though some of its entries may be gone."""
+    if spec.recognizes:
+        return spec.recognizes(entries)
+    known = {entry.name for entry in body}
+    return 2 * len(known & entries.keys()) > len(known) and not foreign(
+        body, entries.keys() - known
+    )
+
+
+def architecture_of(entries: Mapping[str, Any]) -> str | None:
+    """Tells which architecture's names a state dict has; None for none.
 
     Example:
         >>> architecture_of({"fc.bias": 0})
     """
-    names = {name.removeprefix("module.") for name in state_dict}
-    depths = blocks_of(names)
-    kind = Bottleneck if any(name.endswith(".conv3.weight") for name in names) else BasicBlock
-    return next(
-        (arch for arch, made_of in ARCHITECTURES.items() if made_of == (kind, depths)), None
-    )
+    specs = map(spec_of, architectures())
+    return next((spec.name for spec in specs if spec.recognizes and spec.recognizes(entries)), None)
 
 
-def blocks_of(names: set[str]) -> tuple[int, ...]:
-    """Returns how many blocks each of the four stages has.
+def names_of(spec: ModelSpec) -> Names:
+    """Returns the names of an architecture's variables in state dicts.
 
-    Example:
-        >>> blocks_of({"layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer2.0.conv1.weight"})
-        (2, 1, 0, 0)
+    Raises:
+        ConfigError: it has none.
     """
-    blocks = {tuple(name.split(".")[:2]) for name in names}
-    return tuple(sum(block[0] == f"layer{stage}" for block in blocks) for stage in (1, 2, 3, 4))
+    if spec.names is None:
+        raise ConfigError(f"{spec.name}: is a module of one's own, which has no names but its own")
+    return spec.names
 
 
-def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Returns the arrays of nested dictionaries by dotted names; each dictionary is entered once.
+@lru_cache(maxsize=8)
+def entries_of(spec: ModelSpec, head: str | None = None) -> tuple[Entry, ...]:
+    """Returns what a state dict of an architecture has.
 
-    Example:
-        >>> import numpy as np
-        >>> list(flatten({"model": {"fc.bias": np.zeros(2)}, "epoch": 3}))
-        ['model.fc.bias']
+    Args:
+        spec: Architecture.
+        head: One of its heads; None is the first.
+
+    Raises:
+        ConfigError: two of its variables have one name.
     """
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
+    names = names_of(spec)
+    kind = (spec.heads or ("",))[0] if head is None else head
+    init = partial(create_model(spec, MARK, kind).init, train=False)
+    picture = jax.ShapeDtypeStruct((1, spec.size, spec.size, 3), np.float32)
+    shapes = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
 
-    def enter(tree: Mapping[Any, Any], prefix: str, depth: int) -> None:
-        # Whoever wrote the file chose how deep it is, and whether it is in itself.
-        if id(tree) in seen or depth > DEEPEST:
-            return
-        seen.add(id(tree))
-        for name, value in tree.items():
-            if not isinstance(name, str):
-                continue
-            if isinstance(value, Mapping):
-                enter(value, f"{prefix}{name}.", depth + 1)
-            elif hasattr(value, "shape") and hasattr(value, "dtype"):
-                found[prefix + name] = value
+    def entry(path: VariablePath, like: jax.ShapeDtypeStruct) -> Entry:
+        # Of one number, seen as many: no memory is taken.
+        empty = np.broadcast_to(np.zeros((), np.float32), like.shape)
+        return Entry(path, names.of(path), names.written(path, empty).shape)
 
-    enter(tree, "", 0)
-    return found
+    entries = tuple(entry(path, like) for path, like in shapes.items())
+    by_name: dict[str, VariablePath] = {}
+    for path, name, _ in entries:
+        if (other := by_name.setdefault(name, path)) != path:
+            raise ConfigError(
+                f"{spec.name}: names {'.'.join(other)} and {'.'.join(path)} both {name}; give its "
+                "names in its ModelSpec"
+            )
+    return entries
 
 
-def _roots(names: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what leads to each network, and how its layers are numbered."""
-    roots: dict[str, str] = {}
-    for name in names:
-        if match := NAMED.fullmatch(name):
-            roots[match[1] or ""] = ""
-        elif match := NUMBERED.fullmatch(name):
-            before = match[1] or ""
-            # fastai's networks are a body, 0, and a head, 1.
-            if before == "0." or before.endswith(".0."):
-                roots.setdefault(before[:-2], "fastai")
-            else:
-                roots.setdefault(before, "children")
+def parts_of(entries: Collection[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Returns the entries of a body and those of its head."""
+    body = [entry for entry in entries if entry.path[1] != HEAD]
+    return body, [entry for entry in entries if entry.path[1] == HEAD]
+
+
+def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
+    """Returns names that would change what a body computes, or are of no module."""
+    own = {entry.name.partition(".")[0] for entry in body}
+    return [name for name in names if name.partition(".")[0] in own or "." not in name]
+
+
+def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
+    """Returns what leads to each network, and how the names of its layers begin there."""
+    # What ends another name, as `conv1.weight` ends `layer1.0.conv1.weight`, leads nowhere.
+    tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
+    anchors = body - tails
+    spellings = [
+        ({rename(name, by) for name in anchors}, by) for by in ({}, *names.others.values())
+    ]
+    roots: dict[str, Mapping[str, str]] = {}
+    for name in tensors:
+        starts = [0, *(at + 1 for at in range(len(name)) if name[at] == ".")]
+        for spelled, by in spellings:
+            start = next((at for at in starts if name[at:] in spelled), None)
+            if start is not None:
+                roots.setdefault(name[:start], by)
+                break
     return roots
 
 
-def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, str]) -> Found:
+def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, Mapping[str, str]]) -> Found:
     inner = tuple(other for other in roots if other != root and other.startswith(root))
+    back = {there: here for here, there in roots[root].items()}
     entries = {
-        _named(name[len(root) :], roots[root]): value
+        rename(name[len(root) :], back): value
         for name, value in tensors.items()
         if name.startswith(root) and not (inner and name.startswith(inner))
     }
     return Found(entries, root.removesuffix("."), (), roots[root])
 
 
-def _named(name: str, numbered: str) -> str:
-    """Returns torchvision's name of an entry.
-
-    Example:
-        >>> _named("0.4.1.bn2.bias", "fastai"), _named("1.8.weight", "fastai")
-        ('layer1.1.bn2.bias', 'head.8.weight')
-        >>> _named("0.weight", "children"), _named("fc.bias", "")
-        ('conv1.weight', 'fc.bias')
-    """
-    if numbered == "fastai":
-        if name.startswith("1."):
-            return f"head.{name[2:]}"
-        if not name.startswith("0."):
-            return name
-        name = name[2:]
-    number, dot, rest = name.partition(".")
-    return NAMES.get(number, number) + dot + rest if numbered else name
-
-
-def _stranger(names: list[str]) -> str:
-    """Says that names are those of no network known here, and whose they may be."""
+def _stranger(spec: ModelSpec, names: Names, tensors: list[str]) -> str:
+    """Says that names are those of no such network, and whose they may be."""
+    kind = f"holds no {spec.family or spec.name}"
     for sign, whose in STRANGERS.items():
-        if any(re.search(sign, name) for name in names):
-            return f"holds no ResNet of torchvision's names; it looks like {whose}"
-    count = f", and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
+        if any(re.search(sign, name) for name in tensors):
+            return f"{kind} by {names.whose} names; it looks like {whose}"
+    count = f", and {counted(len(tensors) - 1, 'other')}" if len(tensors) > 1 else ""
     return (
-        f"holds no ResNet of torchvision's, timm's or fastai's names: it has {names[0]}{count}; "
-        "it is cut short, or of another architecture"
+        f"{kind} by {names.whose} names: it has {tensors[0]}{count}; it is cut short, or of "
+        "another architecture"
     )

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
 from jaxch5.libraries import empty_is_unset
 from jaxch5.models.convert import architecture_of, find_network
-from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.provenance import known_of
-from jaxch5.models.reader import read_weights, reason_of
-from jaxch5.models.weights import import_network, refuse_damaged
+from jaxch5.models.reader import read_weights, reason_of, refuse_damaged
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.models.weights import import_network
 
 FILE = "model.safetensors"
 # For each of the hub's few network addresses to say what it has; the file may take its time.
 ANSWER_SECONDS = 3.0
-
-
-class Source(NamedTuple):
-    """Where ImageNet weights lie, and what is known of them.
-
-    Attributes:
-        repository: on the hub; timm's copies of torchvision's weights.
-        accuracy: top-1 on ImageNet's validation pictures, percent, as torchvision states it.
-        licence: of the weights.
-        normalization: that they were trained with.
-    """
-
-    repository: str
-    accuracy: float
-    licence: str = "bsd-3-clause"
-    normalization: Normalization = IMAGENET
-
-
-IMAGENET_WEIGHTS = {
-    "resnet18": Source("timm/resnet18.tv_in1k", 69.758),
-    "resnet34": Source("timm/resnet34.tv_in1k", 73.314),
-    "resnet50": Source("timm/resnet50.tv2_in1k", 80.858),
-    "resnet101": Source("timm/resnet101.tv2_in1k", 81.886),
-    "resnet152": Source("timm/resnet152.tv2_in1k", 82.284),
-}
 
 
 class Pretrained(NamedTuple):
@@ -69,25 +50,32 @@ class Pretrained(NamedTuple):
 
 
 @empty_is_unset()
-def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) -> Pretrained:
+def from_hub(
+    arch: str | ModelSpec, cache: Path | None = None, endpoint: str | None = None
+) -> Pretrained:
     """ImageNet's weights of an architecture; once fetched, they are read from the hub's cache.
 
     Args:
-        arch: a key of `IMAGENET_WEIGHTS`.
+        arch: the architecture.
         cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
 
     Raises:
-        WeightsError: they are not in the cache and the hub does not give them.
+        WeightsError: it has none, or they are not in the cache and the hub does not give them.
     """
+    spec = spec_of(arch)
+    if spec.weights is None:
+        raise WeightsError(
+            f"{spec.name}: names no ImageNet weights on the hub; name a file or a run with "
+            "--model.weights PATH"
+        )
     import huggingface_hub as hub
     from huggingface_hub.errors import HTTPError
 
-    source = IMAGENET_WEIGHTS[arch]
-    origin = f"ImageNet ({source.repository})"
-    file = hub.try_to_load_from_cache(source.repository, FILE, cache_dir=cache)
+    repository = spec.weights.repository
+    file = hub.try_to_load_from_cache(repository, FILE, cache_dir=cache)
     if not isinstance(file, str):
-        url = hub.hf_hub_url(source.repository, FILE, endpoint=endpoint)
+        url = hub.hf_hub_url(repository, FILE, endpoint=endpoint)
         try:
             # Asked once first: a download goes on asking a hub in trouble for most of a minute.
             said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
@@ -96,7 +84,7 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
                 if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                     raise OSError(f"it names a file {name!r}")
             file = hub.hf_hub_download(
-                source.repository,
+                repository,
                 FILE,
                 cache_dir=cache,
                 endpoint=endpoint,
@@ -104,15 +92,18 @@ def from_hub(arch: str, cache: Path | None = None, endpoint: str | None = None) 
             )
         except (HTTPError, OSError) as error:
             raise WeightsError(
-                f"{source.repository}: the hub does not give it ({reason_of(error)}); "
+                f"{repository}: the hub does not give it ({reason_of(error)}); "
                 f"fetch {url} elsewhere and name the file with --model.weights PATH"
             ) from None
-    weights = from_file(Path(file), arch, source.normalization)
-    return weights._replace(origin=origin, normalized_by=source.repository)
+    weights = from_file(Path(file), spec, spec.normalization)
+    return weights._replace(origin=f"ImageNet ({repository})", normalized_by=repository)
 
 
 def from_file(
-    path: Path, arch: str, normalization: Normalization | None = None, beside: bool = True
+    path: Path,
+    arch: str | ModelSpec,
+    normalization: Normalization | None = None,
+    beside: bool = True,
 ) -> Pretrained:
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
@@ -120,8 +111,8 @@ def from_file(
     `export` writes do. timm's `config.json` is read where it is beside a file.
 
     Args:
-        path: the file, with torchvision's, timm's or fastai's names; `FILE#PART` names one of
-            several state dicts that it holds.
+        path: the file, with the architecture's names (of a module without any, flax's); `FILE#PART`
+            names one of several state dicts that it holds.
         arch: the architecture that they should be of.
         normalization: mean and deviation of their training; None takes what the file says.
         beside: whether what is beside the file is heard; a learner's file says all itself.
@@ -131,12 +122,16 @@ def from_file(
     """
     path, part = _part(path)
     tensors, metadata = read_weights(path)
-    known = known_of(path, metadata, arch, normalization, beside)
+    spec = spec_of(arch)
+    known = known_of(path, metadata, spec, normalization, beside)
     try:
-        found = find_network(tensors, arch, part)
-        if (holds := architecture_of(found.entries)) not in (arch, None):
-            raise WeightsError(f"holds weights of {holds}, not of {arch} (--model.arch {holds})")
-        variables, left_out = import_network(found, arch)
+        if spec.names is None:
+            return Pretrained(_of_flax(tensors), *known[:2], str(path), known.source)
+        found = find_network(tensors, spec, part)
+        if spec.recognizes and (holds := architecture_of(found.entries)) not in (spec.name, None):
+            line = f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
+            raise WeightsError(line)
+        variables, left_out = import_network(found, spec)
         refuse_damaged(variables)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
@@ -150,6 +145,25 @@ def from_file(
         tuple(left_out),
         tuple(f"#{other}" if other else "the file itself" for other in found.others),
     )
+
+
+def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+    """Returns arrays by the path to each, joined by slashes: names for modules that have no others.
+
+    Example:
+        >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))
+        ['params/head/bias']
+    """
+    flat = flatten_dict(jax.device_get(dict(variables)), sep="/")
+    return {name: np.ascontiguousarray(value) for name, value in flat.items()}
+
+
+def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+    variables: dict[str, PyTree] = unflatten_dict(
+        {tuple(name.split("/")): jnp.asarray(value) for name, value in tensors.items()}
+    )
+    refuse_damaged(variables)
+    return variables
 
 
 def _part(path: Path) -> tuple[Path, str]:

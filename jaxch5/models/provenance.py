@@ -13,9 +13,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
-from jaxch5.config import PositiveShare, Share
 from jaxch5.errors import WeightsError
-from jaxch5.models.normalization import IMAGENET, Normalization
+from jaxch5.models.spec import IMAGENET, ModelSpec, Normalization
+from jaxch5.ranges import PositiveShare, Share
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
@@ -45,7 +45,8 @@ class Known(NamedTuple):
     """What is known of weights.
 
     Attributes:
-        normalization: mean and deviation of their training; ImageNet's where nothing is known.
+        normalization: mean and deviation of their training; the architecture's where nothing is
+            known.
         classes: names of their head's classes; None where they are not known.
         source: who says what the normalization is, for people.
     """
@@ -58,7 +59,7 @@ class Known(NamedTuple):
 def known_of(
     path: Path,
     metadata: Mapping[str, str],
-    arch: str,
+    spec: ModelSpec,
     given: Normalization | None = None,
     beside: bool = True,
 ) -> Known:
@@ -67,7 +68,7 @@ def known_of(
     Args:
         path: the file.
         metadata: that of a safetensors file.
-        arch: the architecture of the weights; a description of another is not theirs.
+        spec: their architecture; a description of another is not theirs.
         given: mean and deviation that the settings name, which win.
         beside: whether other files are looked at.
 
@@ -86,7 +87,7 @@ def known_of(
     for file in (path.parent / name for name in (BESIDE if beside else ())):
         values = _read(file)
         of = values.get("architecture")
-        if isinstance(of, str) and of.partition(".")[0] != arch:
+        if isinstance(of, str) and of.partition(".")[0] != spec.name:
             passed_over += f" ({file.name} beside it is of {of})"
             continue
         if given is not None:
@@ -98,8 +99,9 @@ def known_of(
     if given is not None:
         return Known(given, classes, SETTINGS)
     if not found:
-        source = f"ImageNet's, since nothing says which they were trained with{passed_over}"
-        return Known(IMAGENET, classes, f"{source}; {SET_OTHERS}")
+        whose = "ImageNet's" if spec.normalization == IMAGENET else f"those of {spec.name}"
+        source = f"{whose}, since nothing says which they were trained with{passed_over}"
+        return Known(spec.normalization, classes, f"{source}; {SET_OTHERS}")
     (source, normalization), *others = found.items()
     for name, other in others:
         if other != normalization:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.convert import flatten
 
 # Of PyTorch's files; `.bin` is the hub's, `.ckpt` Lightning's, and `.tar` that of `model.pth.tar`.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -30,6 +32,8 @@ IGNORED = (
 )
 
 
+# How deep nested dictionaries are entered.
+DEEPEST = 10
 # Dictionaries are read as such: a pickle goes on to fill them.
 DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
@@ -136,3 +140,83 @@ def _as_array(tensor: Any, name: str) -> np.ndarray:
 def reason_of(error: Exception) -> str:
     """Returns an error's kind, which may be all that it says, and the first line of the rest."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns the arrays of nested dictionaries by dotted names; each dictionary is entered once.
+
+    Example:
+        >>> import numpy as np
+        >>> list(flatten({"model": {"fc.bias": np.zeros(2)}, "epoch": 3}))
+        ['model.fc.bias']
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def enter(tree: Mapping[Any, Any], prefix: str, depth: int) -> None:
+        # Whoever wrote the file chose how deep it is, and whether it is in itself.
+        if id(tree) in seen or depth > DEEPEST:
+            return
+        seen.add(id(tree))
+        for name, value in tree.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, Mapping):
+                enter(value, f"{prefix}{name}.", depth + 1)
+            elif hasattr(value, "shape") and hasattr(value, "dtype"):
+                found[prefix + name] = value
+
+    enter(tree, "", 0)
+    return found
+
+
+def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
+    """Refuses weights with which nothing can be computed, before they are taken for a high rate.
+
+    Args:
+        variables: `{"params": ..., "batch_stats": ...}`.
+
+    Raises:
+        WeightsError: one holds a NaN, an infinite number, or a variance below zero.
+
+    Example:
+        >>> refuse_damaged({"params": {"head": {"bias": np.array([1.0, np.inf])}}})
+        Traceback (most recent call last):
+        jaxch5.errors.WeightsError: params.head.bias holds NaN or infinite numbers (1 of 2): ...
+    """
+    named = {".".join(path): np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
+    refuse_not_finite(named)
+    for name, value in named.items():
+        if name.endswith(".var") and (value < 0).any():
+            raise WeightsError(f"{name} holds variances below zero: these weights are damaged")
+
+
+def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses tensors by name that hold what is no finite number.
+
+    Raises:
+        WeightsError: one does.
+    """
+    for name, value in tensors.items():
+        finite = np.isfinite(value)
+        if not finite.all():
+            raise WeightsError(
+                f"{name} holds NaN or infinite numbers ({finite.size - finite.sum():,} of "
+                f"{finite.size:,}): the training that made these weights failed; take earlier ones"
+            )
+
+
+def as_floats(value: Any, name: str) -> np.ndarray:
+    """Returns a tensor as float32.
+
+    Raises:
+        WeightsError: it holds no floats.
+    """
+    array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise WeightsError(
+            f"{name} holds {array.dtype}, not floats: take weights before they are quantized"
+        )
+    # What float32 does not hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

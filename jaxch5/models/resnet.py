@@ -2,12 +2,13 @@
 
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights
 are float32 whatever the type of the computation; logits and batch statistics are float32. Modules
-carry torchvision's names, so that `jaxch5.models.weights` converts by renaming.
+carry torchvision's names.
 """
 
 from __future__ import annotations
 
-import difflib
+import re
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,16 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from jaxch5.errors import ConfigError
 from jaxch5.models.convolution import convolve, fusion_boundary, max_pool
-from jaxch5.models.head import HEADS
-from jaxch5.models.norm import BatchNorm
+from jaxch5.models.layers import HEADS, BatchNorm
+from jaxch5.models.spec import (
+    HubWeights,
+    ModelSpec,
+    Names,
+    VariablePath,
+    torch_name,
+    with_frozen_stages,
+)
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -137,39 +144,80 @@ class ResNet(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-def create_model(
-    arch: str | nn.Module,
-    num_classes: int,
-    head: str = "linear",
-    dtype: Any = jnp.float32,
-    remat: bool = False,
-) -> nn.Module:
-    """A classifier of normalized pictures, called as `model.apply(variables, x, train=bool)`.
+# Heads by PyTorch's names: torchvision's layer, and the numbers of fastai's layers, between which
+# are those without weights (pooling, flattening, dropout, ReLU).
+OF_HEADS = {
+    "head.bn1": "head.2",
+    "head.fc1": "head.4",
+    "head.bn2": "head.6",
+    "head.fc2": "head.8",
+    "head": "fc",
+}
+# The numbers of the layers in `torch.nn.Sequential(*resnet.children())`.
+CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
-    Args:
-        arch: resnet18, 34, 50, 101 or 152; or a linen module of one's own, returned as it is.
-        num_classes: number of logits.
-        head: "linear" (torchvision's) or "concat_pool" (fastai's).
-        dtype: of the computation, float32 or bfloat16 or float16; logits are float32.
-        remat: what is within a block is computed again for the gradient, which takes less memory
-            and more time (Chen et al., 1604.06174); not of a module of one's own.
 
-    Raises:
-        ConfigError: there is no such architecture or head.
+def torchvision_name(path: VariablePath) -> str:
+    """Returns torchvision's name of a variable, which is timm's.
 
     Example:
-        >>> import jax
-        >>> model = create_model("resnet18", num_classes=10)
-        >>> init = partial(model.init, train=False)
-        >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-        11181642
+        >>> torchvision_name(("batch_stats", "layer2_0", "downsample_1", "mean"))
+        'layer2.0.downsample.1.running_mean'
+        >>> torchvision_name(("params", "head", "fc2", "kernel"))
+        'head.8.weight'
     """
-    if isinstance(arch, nn.Module):
-        return arch
-    for what, name, known in (("model.arch", arch, ARCHITECTURES), ("model.head", head, HEADS)):
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{what} = {name}: should be one of {', '.join(known)}{hint}")
-    return ResNet(arch, num_classes, head, dtype, remat=remat)
+    name = re.sub(r"_(\d+)\b", r".\1", torch_name(path))
+    module, _, leaf = name.rpartition(".")
+    return f"{OF_HEADS.get(module, module)}.{leaf}"
+
+
+NAMES = Names(
+    torchvision_name,
+    whose="torchvision's, timm's or fastai's",
+    others={
+        # fastai's networks are a body, 0, and a head, 1.
+        "fastai": {name: f"0.{number}" for name, number in CHILDREN.items()} | {"head": "1"},
+        "children": CHILDREN,
+    },
+)
+
+
+def blocks_of(names: Collection[str]) -> tuple[int, ...]:
+    """Returns how many blocks each of the four stages has.
+
+    Example:
+        >>> blocks_of({"layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer2.0.conv1.weight"})
+        (2, 1, 0, 0)
+    """
+    blocks = {tuple(name.split(".")[:2]) for name in names}
+    return tuple(sum(block[0] == f"layer{stage}" for block in blocks) for stage in (1, 2, 3, 4))
+
+
+def _recognizes(arch: str, names: Collection[str]) -> bool:
+    kind = Bottleneck if any(name.endswith(".conv3.weight") for name in names) else BasicBlock
+    return ARCHITECTURES[arch] == (kind, blocks_of(names))
+
+
+def _spec(arch: str, weights: HubWeights) -> ModelSpec:
+    return ModelSpec(
+        arch,
+        partial(ResNet, arch),
+        stages=("stem", "layer1", "layer2", "layer3", "layer4", "head"),
+        fastai=(3, 2, 1),
+        heads=tuple(HEADS),
+        frozen=with_frozen_stages,
+        names=NAMES,
+        weights=weights,
+        family="ResNet",
+        recognizes=partial(_recognizes, arch),
+    )
+
+
+# timm's copies of torchvision's weights.
+_V1 = partial(HubWeights, licence="bsd-3-clause")
+_V2 = partial(_V1, crop=0.965)
+RESNET18 = _spec("resnet18", _V1("timm/resnet18.tv_in1k", 69.758))
+RESNET34 = _spec("resnet34", _V1("timm/resnet34.tv_in1k", 73.314))
+RESNET50 = _spec("resnet50", _V2("timm/resnet50.tv2_in1k", 80.858))
+RESNET101 = _spec("resnet101", _V2("timm/resnet101.tv2_in1k", 81.886))
+RESNET152 = _spec("resnet152", _V2("timm/resnet152.tv2_in1k", 82.284))

@@ -1,10 +1,8 @@
-"""Weights from and to PyTorch's names and layouts: torchvision's, timm's and fastai's."""
+"""Weights from and to the names and layouts of other libraries; see `jaxch5.models.spec.Names`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,24 +12,37 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.convert import Found, architecture_of, find_network
-from jaxch5.models.resnet import create_model
+from jaxch5.models.convert import (
+    MARK,
+    Entry,
+    Found,
+    architecture_of,
+    entries_of,
+    find_network,
+    foreign,
+    names_of,
+    parts_of,
+    rename,
+)
+from jaxch5.models.reader import as_floats, refuse_not_finite
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import ModelSpec
 from jaxch5.text import counted
 
-Path = tuple[str, ...]
+# PyTorch counts batches here and never reads the count with its default momentum.
+COUNTER = "num_batches_tracked"
 
 
-def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyTree]:
-    """Returns variables of a ResNet from a state dict of torchvision's, timm's or fastai's.
+def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> dict[str, PyTree]:
+    """Returns variables of a network from a state dict of torchvision's, timm's or fastai's.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found; see
-    `jaxch5.models.convert`. A head under `head.`, numbered as the layers of fastai's `create_head`
-    are, makes a `concat_pool` head.
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found. Of a ResNet, a head under
+    `head.`, numbered as the layers of fastai's `create_head` are, makes a `concat_pool` head.
 
     Args:
         state_dict: PyTorch's names and array-likes in PyTorch's layouts: convolutions
             [out, in, height, width], linear layers [out, in].
-        arch: resnet18, 34, 50, 101 or 152.
+        arch: Name of an architecture, or a `ModelSpec`.
 
     Returns:
         `{"params": ..., "batch_stats": ...}`, bit for bit the same numbers; without `head` where
@@ -42,6 +53,8 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
             architecture's.
 
     Example:
+        >>> from functools import partial
+        >>> from jaxch5.models.registry import create_model
         >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
         >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -53,16 +66,16 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str) -> dict[str, PyT
         (7, 7, 3, 64)
     """
     variables, left_out = import_network(find_network(state_dict, arch), arch)
-    _refuse(arch, "is not part of it", left_out)
+    _refuse(spec_of(arch), "is not part of it", left_out)
     return variables
 
 
-def import_network(found: Found, arch: str) -> tuple[dict[str, PyTree], list[str]]:
+def import_network(found: Found, arch: str | ModelSpec) -> tuple[dict[str, PyTree], list[str]]:
     """Returns variables of a network that was found in a file; see `import_state_dict`.
 
     Args:
-        found: what `find_network` returns.
-        arch: the architecture that it should be of.
+        found: What `find_network` returns.
+        arch: Architecture that it should be of.
 
     Returns:
         The variables, and the names of entries that belong to neither the body nor a head that is
@@ -71,99 +84,38 @@ def import_network(found: Found, arch: str) -> tuple[dict[str, PyTree], list[str
     Raises:
         WeightsError: as `import_state_dict`.
     """
-    entries = {
-        name: value
-        for name, value in found.entries.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    holds = architecture_of(entries)
-    if holds not in (arch, None):
-        raise WeightsError(f"weights of {arch}: these are weights of {holds}")
-    head, classes = _head_of(entries)
-    expected = _shapes(arch, classes, head or "linear")
-    names = {path: _torch_name(path) for path in expected if head or path[1] != "head"}
-    others = sorted(entries.keys() - set(names.values()))
-    # Within the body they change what it computes; a tensor of no module is not of a head either.
-    foreign = [name for name in others if name.partition(".")[0] in BODY or "." not in name]
-    spelled = found.spelled
-    missing = [name for name in names.values() if name not in entries]
-    _refuse(arch, "is missing", [spelled(name) for name in missing])
-    _refuse(arch, "is not part of it", [spelled(name) for name in foreign])
-    variables, misshapen = {}, []
-    for path, name in names.items():
-        value, wanted = entries[name], _torch_shape(expected[path].shape)
-        if tuple(value.shape) != wanted:
-            misshapen.append(f"{spelled(name)} has shape {tuple(value.shape)} instead of {wanted}")
-            continue
-        variables[path] = _as_floats(value, spelled(name))
-    _refuse(arch, "", misshapen)
-    _refuse_not_finite({spelled(names[path]): value for path, value in variables.items()})
-    tree = {path: jnp.asarray(_from_torch(value)) for path, value in variables.items()}
+    spec = spec_of(arch)
+    entries = {name: value for name, value in found.entries.items() if not name.endswith(COUNTER)}
+    if spec.recognizes and not spec.recognizes(entries) and (holds := architecture_of(entries)):
+        raise WeightsError(f"weights of {spec.name}: these are weights of {holds}")
+    for kind in spec.heads or ("",):
+        body, heads = parts_of(entries_of(spec, kind))
+        if _has_head(heads, entries):
+            break
+    else:
+        heads = []
+    wanted = _counted(body + heads, entries)
+    others = sorted(entries.keys() - {entry.name for entry in wanted})
+    spelled, read = found.spelled, names_of(spec).read
+    missing = [entry.name for entry in wanted if entry.name not in entries]
+    _refuse(spec, "is missing", [spelled(name) for name in missing])
+    _refuse(spec, "is not part of it", [spelled(name) for name in foreign(body, others)])
+    tensors, misshapen = {}, []
+    for path, name, shape in wanted:
+        if (has := tuple(entries[name].shape)) != shape:
+            misshapen.append(f"{spelled(name)} has shape {has} instead of {shape}")
+        else:
+            tensors[path] = as_floats(entries[name], spelled(name))
+    _refuse(spec, "", misshapen)
+    refuse_not_finite({spelled(entry.name): tensors[entry.path] for entry in wanted})
+    tree = {path: jnp.asarray(read(path, value)) for path, value in tensors.items()}
     return unflatten_dict(tree), [spelled(name) for name in others]
 
 
-def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
-    """Refuses weights with which nothing can be computed, before they are taken for a high rate.
-
-    Args:
-        variables: `{"params": ..., "batch_stats": ...}`.
-
-    Raises:
-        WeightsError: one holds a NaN, an infinite number, or a variance below zero.
-
-    Example:
-        >>> refuse_damaged({"params": {"head": {"bias": np.array([1.0, np.inf])}}})
-        Traceback (most recent call last):
-        jaxch5.errors.WeightsError: params.head.bias holds NaN or infinite numbers (1 of 2): ...
-    """
-    named = {".".join(path): np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
-    _refuse_not_finite(named)
-    for name, value in named.items():
-        if name.endswith(".var") and (value < 0).any():
-            raise WeightsError(f"{name} holds variances below zero: these weights are damaged")
-
-
-def _refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
-    for name, value in tensors.items():
-        finite = np.isfinite(value)
-        if not finite.all():
-            raise WeightsError(
-                f"{name} holds NaN or infinite numbers ({finite.size - finite.sum():,} of "
-                f"{finite.size:,}): the training that made these weights failed; take earlier ones"
-            )
-
-
-def _as_floats(value: Any, name: str) -> np.ndarray:
-    array = np.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise WeightsError(
-            f"{name} holds {array.dtype}, not floats: take weights before they are quantized"
-        )
-    # What float32 does not hold becomes infinite, and is refused as such.
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
-
-
-def _head_of(entries: Mapping[str, Any]) -> tuple[str, int]:
-    """Returns a state dict's head, "" where it is none known here, and its number of classes."""
-    if "fc.weight" in entries or "fc.bias" in entries:
-        last = entries.get("fc.bias", entries.get("fc.weight"))
-        return "linear", int((np.shape(last) or (1,))[0])
-    if len(FASTAI_HEAD & entries.keys()) > len(FASTAI_HEAD) / 2 and not _is_other_head(entries):
-        return "concat_pool", int((np.shape(entries.get(FASTAI_LAST, 0)) or (1,))[0])
-    return "", 1
-
-
-def _is_other_head(entries: Mapping[str, Any]) -> bool:
-    """Checks whether a head of fastai's has another width than ours throughout, by `lin_ftrs`."""
-    shapes = [np.shape(entries.get(name, ())) for name in ("head.4.weight", "head.6.bias")]
-    last = np.shape(entries.get(FASTAI_LAST, ()))
-    widths = {*(shape[:1] for shape in shapes), last[1:2]}
-    return len(widths) == 1 and widths != {(512,)}
-
-
-def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, np.ndarray]:
-    """A state dict of PyTorch's names and layouts; see `import_state_dict`.
+def export_state_dict(
+    variables: Mapping[str, PyTree], arch: str | ModelSpec, library: str = ""
+) -> dict[str, np.ndarray]:
+    """Returns a state dict of PyTorch's names and layouts; see `import_state_dict`.
 
     With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
     `concat_pool` head their bodies load what does not begin with `head.`, and fastai's
@@ -171,109 +123,77 @@ def export_state_dict(variables: Mapping[str, PyTree], arch: str) -> dict[str, n
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
-        arch: resnet18, 34, 50, 101 or 152.
+        arch: Name of an architecture, or a `ModelSpec`.
+        library: Other names that it has, such as "fastai" (its `vision_learner`); "" is its first.
 
     Raises:
         WeightsError: the variables are not those of `arch`.
 
     Example:
+        >>> from functools import partial
+        >>> from jaxch5.models.registry import create_model
         >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
         >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         >>> export_state_dict(variables, "resnet18")["fc.weight"].shape
         (3, 512)
     """
+    spec = spec_of(arch)
+    names, dotted = names_of(spec), ".".join
     flat = flatten_dict(jax.device_get(dict(variables)))
-    last = flat.get(("params", "head", "fc2", "kernel"))
-    head = "linear" if last is None else "concat_pool"
-    bias = flat.get(("params", "head", "bias"), ())
-    expected = _shapes(arch, len(bias) if last is None else last.shape[1], head)
-    dotted = ".".join
-    _refuse(arch, "is missing", [dotted(path) for path in expected if path not in flat])
-    _refuse(arch, "is not part of it", [dotted(path) for path in flat if path not in expected])
+    renamed = names.others[library] if library else {}
+    given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
+    # Of several heads, the one that is there.
+    for kind in spec.heads or ("",):
+        expected = entries_of(spec, kind)
+        if {entry.path for entry in expected} == flat.keys():
+            break
+    wanted = _counted(expected, {entry.name: given.get(entry.path) for entry in expected})
+    paths = {entry.path for entry in wanted}
+    _refuse(spec, "is missing", [dotted(e.path) for e in wanted if e.path not in flat])
+    _refuse(spec, "is not part of it", [dotted(path) for path in flat if path not in paths])
     state_dict = {}
-    for path, value in flat.items():
-        if value.shape != expected[path].shape:
+    for path, name, shape in wanted:
+        if given[path].shape != shape:
             raise WeightsError(
-                f"weights of {arch}: {dotted(path)} has shape {value.shape} instead of "
-                f"{expected[path].shape}"
+                f"weights of {spec.name}: {name} has shape {given[path].shape} instead of {shape}"
             )
-        name = _torch_name(path)
-        state_dict[name] = _to_torch(value)
+        state_dict[rename(name, renamed)] = np.ascontiguousarray(given[path])
         if name.endswith("running_var"):
-            # PyTorch counts batches here and never reads the count with its default momentum.
-            counter = name.replace("running_var", "num_batches_tracked")
-            state_dict[counter] = np.zeros((), np.int64)
+            counter = name.replace("running_var", COUNTER)
+            state_dict[rename(counter, renamed)] = np.zeros((), np.int64)
     return state_dict
 
 
-def fastai_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the same by the names of fastai's `vision_learner`, whose head `concat_pool` is.
+def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
+    """Checks whether a state dict has a head: half of its tensors at least, of the usual widths."""
+    here = [entry for entry in heads if entry.name in entries]
 
-    Args:
-        state_dict: what `export_state_dict` returns.
+    def is_wide(entry: Entry) -> bool:
+        shape = np.shape(entries[entry.name])
+        pairs = zip(shape, entry.shape, strict=False)
+        return len(shape) == len(entry.shape) and all(b in (a, MARK) for a, b in pairs)
 
-    Example:
-        >>> list(fastai_state_dict({"layer1.0.bn1.bias": 0, "head.8.weight": 0}))
-        ['0.4.0.bn1.bias', '1.8.weight']
-    """
-    fastai = Found({}, "", numbered="fastai")
-    return {fastai.spelled(name): value for name, value in state_dict.items()}
+    return 2 * len(here) >= len(heads) > 0 and 2 * sum(map(is_wide, here)) >= len(here)
 
 
-def _shapes(arch: str, num_classes: int, head: str) -> dict[Path, jax.ShapeDtypeStruct]:
-    init = partial(create_model(arch, num_classes, head).init, train=False)
-    return flatten_dict(jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+def _counted(entries: Iterable[Entry], tensors: Mapping[str, Any]) -> list[Entry]:
+    """Returns entries with the number of classes that tensors have; 1 where it cannot be told."""
+    of_classes = (e for e in entries if MARK in e.shape and tensors.get(e.name) is not None)
+    count = 1
+    if (first := next(of_classes, None)) is not None:
+        shape, axis = np.shape(tensors[first.name]), first.shape.index(MARK)
+        count = shape[axis] if axis < len(shape) else 1
+
+    def shape_of(entry: Entry) -> tuple[int, ...]:
+        return tuple(count if length == MARK else length for length in entry.shape)
+
+    return [entry._replace(shape=shape_of(entry)) for entry in entries]
 
 
-def _refuse(arch: str, what: str, names: list[str]) -> None:
+def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
         # One is damaged; many are another kind of network.
-        kind = "the file is cut short, or of another kind of ResNet"
+        kind = f"the file is cut short, or of another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
-        raise WeightsError(f"weights of {arch}: {f'{names[0]} {what}'.rstrip()}{others}")
-
-
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-
-
-# Heads by PyTorch's names: torchvision's layer, and the numbers of fastai's layers, between which
-# lie those without weights (pooling, flattening, dropout, ReLU).
-HEADS = {
-    "head": "fc",
-    "head.bn1": "head.2",
-    "head.fc1": "head.4",
-    "head.bn2": "head.6",
-    "head.fc2": "head.8",
-}
-FASTAI_LAST = "head.8.weight"
-NORM = ("weight", "bias", "running_mean", "running_var")
-FASTAI_HEAD = {f"head.{layer}.{leaf}" for layer in (2, 6) for leaf in NORM}
-FASTAI_HEAD |= {"head.4.weight", FASTAI_LAST}
-BODY = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-
-
-def _torch_name(path: Path) -> str:
-    _, *modules, leaf = path
-    name = re.sub(r"_(\d+)", r".\1", ".".join(modules))
-    return f"{HEADS.get(name, name)}.{LEAVES[leaf]}"
-
-
-def _from_torch(value: np.ndarray) -> np.ndarray:
-    """[out, in, height, width] to [height, width, in, out], and [out, in] to [in, out]."""
-    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch(np.empty(shape, np.bool_)).shape
-
-
-def _to_torch(value: np.ndarray) -> np.ndarray:
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))
-    return np.ascontiguousarray(value.transpose(axes))
+        raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

@@ -6,71 +6,63 @@ groups `fastai` are those of fastai's `vision_learner`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from jaxch5.errors import ConfigError
-
 # A parameter's way through the tree, as `flatten_dict` has it.
 ParamPath = tuple[str, ...]
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 
 
 class Groups(NamedTuple):
-    """Names of the groups, and the number of the group that a top-level module belongs to."""
+    """Groups of layers, each of one stage of a network or of several in a row.
+
+    Attributes:
+        names: Names of the groups.
+        of: Function from a top-level module to the number of its group.
+        sizes: Number of stages in each group.
+    """
 
     names: tuple[str, ...]
     of: Callable[[str], int]
+    sizes: tuple[int, ...] = ()
 
 
-def stage_of(module: str) -> int:
-    """The number in `STAGES` of a top-level module of a ResNet.
-
-    Example:
-        >>> [stage_of(module) for module in ("conv1", "layer3_5", "head")]
-        [0, 3, 5]
-    """
-    name = module.split("_")[0]
-    return STAGES.index(name) if name in STAGES else 0
-
-
-GROUPS = {
-    "fastai": Groups(
-        ("stem to layer2", "layer3 and layer4", "head"), lambda m: (0, 0, 0, 1, 1, 2)[stage_of(m)]
-    ),
-    "stages": Groups(STAGES, stage_of),
-}
-
-
-def groups_of(name: str, params: PyTree) -> Groups:
-    """The groups of a network's parameters.
+def groups_of(
+    stages: Sequence[str], stage_of: Callable[[str], str], sizes: Sequence[int]
+) -> Groups:
+    """Returns groups of stages.
 
     Args:
-        name: "fastai" (three) or "stages" (six) for a ResNet; any other network has its body and
-            its head, where one of its modules is called `head`, else one group.
-        params: of the network.
+        stages: Names of the stages, earliest first.
+        stage_of: Function from a top-level module to its stage.
+        sizes: Number of stages in each group.
 
-    Raises:
-        ConfigError: there is no such name.
+    Example:
+        >>> groups = groups_of(("a", "b", "c", "d", "e", "f"), lambda module: module[0], (3, 2, 1))
+        >>> groups.names, groups.of("d_1")
+        (('a to c', 'd and e', 'f'), 1)
     """
-    if name not in GROUPS:
-        raise ConfigError(f"model.groups = {name}: should be one of {', '.join(GROUPS)}")
-    if "layer4_0" in params:
-        return GROUPS[name]
-    if "head" in params and len(params) > 1:
-        return Groups(("body", "head"), lambda module: int(module == "head"))
-    return Groups(("all",), lambda module: 0)
+    left = iter(stages)
+    parts = [list(islice(left, size)) for size in sizes]
+    number = {stage: group for group, part in enumerate(parts) for stage in part}
+    return Groups(
+        tuple(f"{part[0]} to {part[-1]}" if part[2:] else " and ".join(part) for part in parts),
+        lambda module: number[stage_of(module)],
+        tuple(sizes),
+    )
 
 
 def labels(params: PyTree, groups: Groups) -> PyTree:
     """Of each parameter, the number of its group: what `optax.multi_transform` takes.
 
     Example:
-        >>> labels({"conv1": {"kernel": 0}, "head": {"bias": 0}}, GROUPS["fastai"])
-        {'conv1': {'kernel': 0}, 'head': {'bias': 2}}
+        >>> groups = Groups(("body", "head"), lambda module: int(module == "head"))
+        >>> labels({"conv1": {"kernel": 0}, "head": {"bias": 0}}, groups)
+        {'conv1': {'kernel': 0}, 'head': {'bias': 1}}
     """
     return unflatten_dict({path: groups.of(path[0]) for path in flatten_dict(params)})
 
@@ -90,9 +82,10 @@ def frozen_paths(
     Example:
         >>> params = {"bn1": {"scale": 0, "bias": 0}, "conv1": {"kernel": 0}, "head": {"bias": 0}}
         >>> variables = {"params": params, "batch_stats": {"bn1": {"mean": 0, "var": 1}}}
-        >>> sorted(frozen_paths(variables, GROUPS["fastai"], 2))
+        >>> groups = Groups(("body", "head"), lambda module: int(module == "head"))
+        >>> sorted(frozen_paths(variables, groups, 1))
         [('conv1', 'kernel')]
-        >>> len(frozen_paths(variables, GROUPS["fastai"], 2, train_bn=False))
+        >>> len(frozen_paths(variables, groups, 1, train_bn=False))
         3
     """
     batch_norms = {path[:-1] for path in flatten_dict(variables.get("batch_stats", {}))}

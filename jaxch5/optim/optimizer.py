@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +14,22 @@ from jaxtyping import ArrayLike, PyTree
 from jaxch5.errors import ConfigError
 
 
-def _adam(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
-    return optax.chain(optax.scale_by_adam(momentum, b2=0.99, eps=1e-5), _decay(wd))
+def _adam(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(momentum, b2=0.99, eps=1e-5), decay)
 
 
-def _adamw(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
-    return optax.chain(optax.scale_by_adam(momentum), _decay(wd))
+def _adamw(
+    momentum: ArrayLike, decay: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(momentum), decay)
 
 
-def _lamb(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale_by_adam(momentum, eps=1e-6), _decay(wd), optax.scale_by_trust_ratio()
-    )
+def _lamb(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(momentum, eps=1e-6), decay, optax.scale_by_trust_ratio())
 
 
-def _sgd(momentum: ArrayLike, wd: float) -> optax.GradientTransformation:
-    return optax.chain(optax.trace(momentum), _decay(wd))
-
-
-def _decay(wd: float) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(wd, mask=is_matrix)
+def _sgd(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.trace(momentum), decay)
 
 
 # Defaults that a recipe has too.
@@ -42,7 +39,9 @@ CLIP = 0.0
 ACCUMULATE = 1
 
 # The direction of a step, before it is multiplied by a rate.
-OPTIMIZERS: dict[str, Callable[[ArrayLike, float], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[
+    str, Callable[[ArrayLike, optax.GradientTransformation], optax.GradientTransformation]
+] = {
     "adam": _adam,
     "adamw": _adamw,
     "lamb": _lamb,
@@ -58,6 +57,7 @@ def make_optimizer(
     labels: Callable[[PyTree], PyTree] | None = None,
     clip: float = CLIP,
     accumulate: int = ACCUMULATE,
+    no_decay: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """An optimizer with decoupled weight decay and a rate for each group of parameters.
 
@@ -75,6 +75,7 @@ def make_optimizer(
         labels: gives the number of each parameter's group; None is one group.
         clip: largest norm of all gradients together; 0 does not clip.
         accumulate: steps whose mean gradient makes one update.
+        no_decay: parameters, by their last names, that do not decay either.
 
     Raises:
         ConfigError: there is no such optimizer.
@@ -90,12 +91,13 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise ConfigError(f"fit.optimizer = {name}: should be one of {', '.join(OPTIMIZERS)}")
     rates = np.atleast_1d(np.asarray(lr, np.float32))
+    decay = optax.add_decayed_weights(wd, mask=partial(is_matrix, but=no_decay))
 
     def transformation(lr: jax.Array, momentum: ArrayLike) -> optax.GradientTransformation:
         by_group = {group: optax.scale_by_learning_rate(lr[group]) for group in range(len(rates))}
         return optax.chain(
             optax.clip_by_global_norm(clip) if clip else optax.identity(),
-            OPTIMIZERS[name](momentum, wd),
+            OPTIMIZERS[name](momentum, decay),
             optax.multi_transform(by_group, labels) if labels else by_group[0],
         )
 
@@ -146,15 +148,22 @@ def with_update_due(
     return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 
 
-def is_matrix(params: PyTree) -> PyTree:
+def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
     """Marks the parameters that decay: all but vectors, and biases of any shape.
+
+    Args:
+        params: Parameters of a network.
+        but: Last names of others that do not decay.
 
     Example:
         >>> is_matrix({"kernel": np.ones((2, 2)), "bias": np.ones((2, 2)), "scale": np.ones(2)})
         {'bias': False, 'kernel': True, 'scale': False}
     """
+    kept = {"bias", *but}
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) != "bias",
+        lambda path, leaf: (
+            leaf.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) not in kept
+        ),
         params,
     )
 

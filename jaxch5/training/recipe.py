@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,8 @@ from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
-from jaxch5.models.normalization import Normalization
-from jaxch5.optim.groups import STAGES, Groups, ParamPath, frozen_paths, labels
+from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
+from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
 from jaxch5.optim.optimizer import (
     ACCUMULATE,
     CLIP,
@@ -99,12 +99,47 @@ class Recipe:
         return self.loss or self.task.loss
 
 
+def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
+    """Returns the groups of a network's layers.
+
+    Args:
+        name: "fastai" (of a ResNet three) or "stages" (its six). A module of one's own has its body
+            and its head, where one of its modules is called `head`, else one group.
+        spec: The architecture.
+        modules: Names of the network's top-level modules.
+
+    Raises:
+        ConfigError: there is no such name, or a stage has no modules.
+
+    Example:
+        >>> from jaxch5.models.registry import spec_of
+        >>> resnet = spec_of("resnet18")
+        >>> layer_groups("fastai", resnet, [*resnet.stages, "conv1", "layer1_0"]).names
+        ('stem to layer2', 'layer3 and layer4', 'head')
+    """
+    sizes = spec.group_sizes(name)
+    found = {spec.stage(module) for module in modules}
+    if strange := found - {*spec.stages}:
+        raise ConfigError(
+            f"{spec.name}: stage_of names {min(strange)}, which is none of its stages: "
+            f"{', '.join(spec.stages)}"
+        )
+    if missing := [stage for stage in spec.stages if stage not in found]:
+        if spec.stages == BODY_AND_HEAD:
+            return Groups(("all",), lambda module: 0, (2,))
+        raise ConfigError(
+            f"{spec.name}: stage {missing[0]} has none of its modules: {', '.join(modules)}"
+        )
+    return groups_of(spec.stages, spec.stage, sizes)
+
+
 class Frozen:
     """A network of which the first groups are frozen: what is trained, and how a step goes.
 
     Args:
         model: a linen module.
         variables: the model's, or their shapes.
+        spec: its architecture.
         groups: of its layers.
         frozen_to: the groups before this one are frozen; negative counts from the end.
         recipe: how it is trained.
@@ -115,7 +150,13 @@ class Frozen:
     """
 
     def __init__(
-        self, model: nn.Module, variables: PyTree, groups: Groups, frozen_to: int, recipe: Recipe
+        self,
+        model: nn.Module,
+        variables: PyTree,
+        spec: ModelSpec,
+        groups: Groups,
+        frozen_to: int,
+        recipe: Recipe,
     ) -> None:
         if recipe.bn not in NORMS:
             raise ConfigError(f"model.bn = {recipe.bn}: should be one of {', '.join(NORMS)}")
@@ -135,6 +176,7 @@ class Frozen:
             wd=recipe.wd,
             labels=partial(labels, groups=groups),
             clip=recipe.clip,
+            no_decay=spec.no_decay,
         )
         if recipe.accumulate > 1:
             self.optimizer = accumulated(self.optimizer)
@@ -144,13 +186,13 @@ class Frozen:
             )
         self.model = model
         if self.frozen_to and not recipe.train_bn:
-            if not hasattr(model, "frozen_stages"):
+            if spec.frozen:
+                self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
+            elif variables.get("batch_stats"):
                 raise ConfigError(
-                    f"model.train_bn = false: {type(model).__name__} has no attribute "
-                    "frozen_stages, as jaxch5's ResNets have"
+                    f"model.train_bn = false: the ModelSpec of {spec.name} does not say how frozen "
+                    "stages keep their running statistics (frozen)"
                 )
-            stages = sum(groups.of(stage) < self.frozen_to for stage in STAGES[:-1])
-            self.model = model.clone(frozen_stages=stages)
 
     def steps(
         self, data: Data, normalization: Normalization, mesh: Mesh | None = None

@@ -18,7 +18,8 @@ from jaxch5.augmentation.mixing import Mixed
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.losses import Loss
-from jaxch5.models.normalization import IMAGENET, Normalization, normalize
+from jaxch5.models.layers import normalize
+from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.optim.groups import ParamPath, merge, partition
 from jaxch5.training.mesh import mean_over_devices, number_of_device, over_rows
 from jaxch5.training.precision import next_scale

@@ -13,25 +13,26 @@ import jax
 from jaxtyping import PyTree
 
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
-from jaxch5.models.normalization import Normalization
 from jaxch5.models.pretrained import Pretrained, from_file, from_hub
 from jaxch5.models.provenance import SETTINGS
-from jaxch5.models.weights import refuse_damaged
+from jaxch5.models.reader import refuse_damaged
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.text import counted, plain_console, print_line, same_names
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.rundir import open_run
 
 
-def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
+def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree]:
     """Returns variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
 
     Args:
         weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file,
             with `#PART` for one of several state dicts in it; or a run directory.
-        arch: resnet18, 34, 50, 101 or 152.
+        arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
-        ConfigError: the folder is no run.
+        ConfigError: the folder is no run, or there is no such architecture.
         WeightsError: they cannot be had, or do not fit.
 
     Example:
@@ -39,7 +40,7 @@ def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
         >>> from functools import partial
         >>> import numpy as np
         >>> from safetensors.numpy import save_file
-        >>> from jaxch5.models.resnet import create_model
+        >>> from jaxch5.models.registry import create_model
         >>> from jaxch5.models.weights import export_state_dict
         >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
         >>> shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
@@ -53,7 +54,7 @@ def load_weights(weights: str | Path, arch: str) -> dict[str, PyTree]:
 
 
 def find_weights(
-    weights: str | Path, arch: str, normalization: Normalization | None = None
+    weights: str | Path, arch: str | ModelSpec, normalization: Normalization | None = None
 ) -> Pretrained:
     """Returns what `load_weights` gives, with what travels with the weights.
 
@@ -70,7 +71,7 @@ def find_weights(
     return found._replace(normalization=normalization, normalized_by=SETTINGS)
 
 
-def available(arch: str) -> tuple[str, str]:
+def available(arch: str | ModelSpec) -> tuple[str, str]:
     """What `weights="auto"` stands for: "imagenet" where they can be had, else "none" and why.
 
     Returns:
@@ -85,7 +86,7 @@ def available(arch: str) -> tuple[str, str]:
 
 def pretrained_of(
     weights: str | Path,
-    arch: str | nn.Module,
+    arch: str | ModelSpec | nn.Module,
     head: str,
     classes: tuple[str, ...],
     normalization: Normalization | None,
@@ -105,12 +106,12 @@ def pretrained_of(
     Example:
         >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
     """
-    if not isinstance(arch, str):
+    if not isinstance(arch, str | ModelSpec):
         if weights in ("auto", "none"):
             return None
         raise ConfigError(
             f"weights = {weights}: a module of one's own begins from its own initialization; "
-            "say weights='none'"
+            "say weights='none', or give a ModelSpec of it"
         )
     say = say or partial(print_line, plain_console())
     if weights == "auto":
@@ -120,7 +121,7 @@ def pretrained_of(
     if weights == "none":
         return None
     pretrained = find_weights(weights, arch, normalization)
-    say(describe(pretrained, head, classes))
+    say(describe(pretrained, head if spec_of(arch).heads else "", classes))
     return pretrained
 
 
@@ -129,7 +130,7 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
 
     Args:
         pretrained: the weights.
-        head: of the new network, "linear" or "concat_pool".
+        head: of the new network, "linear" or "concat_pool"; "" is the architecture's own.
         classes: names of the new network's classes.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
@@ -160,12 +161,12 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
         return "a new head: nothing says which classes theirs is of"
     if not same_names(classes, pretrained.classes):
         return f"a new head: their {len(pretrained.classes)} classes are others, or in other order"
-    if kind != head:
+    if head and kind != head:
         return f"a new head: theirs is {kind} (--model.head {kind})"
     return f"their head is kept: the same {len(classes)} classes"
 
 
-def from_run(path: Path, arch: str) -> Pretrained:
+def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     """The weights that a run ended with: of its last checkpoint, or of its best if it kept that.
 
     Raises:
@@ -173,13 +174,14 @@ def from_run(path: Path, arch: str) -> Pretrained:
         WeightsError: it has no checkpoint, or is of another architecture.
     """
     run, config = open_run(path)
+    name = spec_of(arch).name
     with Checkpoints(run.checkpoints, read_only=True) as saves:
 
         def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
             about = saves.about(step)
-            if (found := about.get("arch")) != arch:
+            if (found := about.get("arch")) != name:
                 raise WeightsError(
-                    f"{path}: is a run of {found}, not of {arch} (--model.arch {found})"
+                    f"{path}: is a run of {found}, not of {name} (--model.arch {found})"
                 )
             return about, saves.variables(step)
 

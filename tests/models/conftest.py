@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxch5.libraries import variable
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 
 
 @pytest.fixture(scope="session")

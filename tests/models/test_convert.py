@@ -13,14 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.convert import find_network
+from jaxch5.models.convert import find_network, rename
 from jaxch5.models.pretrained import from_file
-from jaxch5.models.weights import (
-    export_state_dict,
-    fastai_state_dict,
-    import_network,
-    import_state_dict,
-)
+from jaxch5.models.registry import spec_of
+from jaxch5.models.weights import export_state_dict, import_network, import_state_dict
 
 ARCH = "resnet18"
 PREFIXES = ["", "module.", "model.", "_orig_mod.", "backbone.", "encoder.", "net.", "a.b."]
@@ -34,6 +30,12 @@ def state_dicts(random_variables):
     """Of each head, and the variables that each is of."""
     made = {head: random_variables(ARCH, head=head) for head in ("linear", "concat_pool")}
     return {head: (export_state_dict(made[head], ARCH), made[head]) for head in made}
+
+
+def fastai_state_dict(state_dict):
+    """By the names of fastai's `vision_learner`."""
+    names = spec_of(ARCH).names.others["fastai"]
+    return {rename(name, names): value for name, value in state_dict.items()}
 
 
 def children(state_dict):

@@ -21,11 +21,12 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.normalization import IMAGENET
-from jaxch5.models.pretrained import IMAGENET_WEIGHTS, from_file, from_hub
+from jaxch5.models.pretrained import from_file, from_hub
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import IMAGENET
 from jaxch5.models.weights import export_state_dict
 
-REPOSITORY = IMAGENET_WEIGHTS["resnet18"].repository
+REPOSITORY = spec_of("resnet18").weights.repository
 ON_THE_HUB = f"/{REPOSITORY}/resolve/main/model.safetensors"
 
 
@@ -142,7 +143,7 @@ def test_imagenets_weights_are_fetched_once(hub, variables, tmp_path):
 
     first = fetched()
     assert_equal(first.variables, variables)
-    assert first.normalization == IMAGENET_WEIGHTS["resnet18"].normalization == IMAGENET
+    assert first.normalization == spec_of("resnet18").normalization == IMAGENET
     assert REPOSITORY in first.origin
     assert hub.asked["GET"] == 1
     asked = hub.asked.total()

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.normalization import IMAGENET, Normalization
 from jaxch5.models.provenance import known_of
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import IMAGENET, Normalization
 
 # What timm 1.0.31 writes for resnet34.ra4_e3600_r224_in1k.
 TIMM = Path(__file__).parent / "timm" / "config.json"
@@ -36,7 +37,7 @@ def folder(tmp_path):
 
 
 def known(folder, metadata=None, arch="resnet34", given=None):
-    return known_of(folder / "model.safetensors", metadata or {}, arch, given)
+    return known_of(folder / "model.safetensors", metadata or {}, spec_of(arch), given)
 
 
 def test_timms_own_description_is_heard(folder):

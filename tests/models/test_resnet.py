@@ -17,7 +17,8 @@ import pytest
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
 from jaxch5.models import resnet
-from jaxch5.models.resnet import ARCHITECTURES, Bottleneck, create_model
+from jaxch5.models.registry import create_model
+from jaxch5.models.resnet import ARCHITECTURES, Bottleneck
 from jaxch5.models.weights import export_state_dict, import_state_dict
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -168,7 +169,7 @@ def test_a_module_of_ones_own_is_used_as_it_is():
     [
         (
             {"arch": "resnet20"},
-            r"model\.arch = resnet20: should be one of resnet18, .*did you mean",
+            r"model\.arch = resnet20: should be resnet18, .*did you mean",
         ),
         (
             {"arch": "resnet18", "head": "conv"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
 from jaxch5.models.weights import export_state_dict, import_state_dict
 
 

@@ -2,14 +2,16 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxch5.errors import ConfigError
-from jaxch5.models.resnet import create_model
-from jaxch5.optim.groups import STAGES, frozen_paths, groups_of, labels, merge, partition
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.optim.groups import frozen_paths, labels, merge, partition
+from jaxch5.training.recipe import layer_groups
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def params(variables):
 
 def test_fastais_groups_split_a_resnet_before_layer3_and_before_the_head(params):
     """fastai 2.8.12's `default_split` of a ResNet: the first six children, the rest, the head."""
-    groups = groups_of("fastai", params)
+    groups = layer_groups("fastai", spec_of("resnet18"), params)
     of = {path[0]: group for path, group in flatten_dict(labels(params, groups)).items()}
     assert {name for name, group in of.items() if group == 0} == {
         *("conv1", "bn1", "layer1_0", "layer1_1", "layer2_0", "layer2_1")
@@ -35,20 +37,27 @@ def test_fastais_groups_split_a_resnet_before_layer3_and_before_the_head(params)
 
 
 def test_stages_are_six(params):
-    groups = groups_of("stages", params)
-    assert groups.names == STAGES
+    groups = layer_groups("stages", spec_of("resnet18"), params)
+    assert groups.names == ("stem", "layer1", "layer2", "layer3", "layer4", "head")
     assert set(flatten_dict(labels(params, groups)).values()) == set(range(6))
 
 
 def test_any_other_network_has_its_body_and_its_head():
-    assert groups_of("fastai", {"Dense_0": {}, "head": {}}).names == ("body", "head")
-    assert groups_of("fastai", {"Dense_0": {}, "Dense_1": {}}).names == ("all",)
+    own = spec_of(nn.Dense(3))
+    assert layer_groups("fastai", own, {"Dense_0": {}, "head": {}}).names == ("body", "head")
+    assert layer_groups("fastai", own, {"Dense_0": {}, "Dense_1": {}}).names == ("all",)
     with pytest.raises(ConfigError, match=r"model\.groups = halves: should be one of fastai"):
-        groups_of("halves", {"head": {}})
+        layer_groups("halves", own, {"head": {}})
+
+
+def test_a_module_by_the_names_of_a_resnets_has_its_groups():
+    modules = ["conv1", "layer1_0", "layer2_0", "layer3_0", "layer4_0", "head"]
+    groups = layer_groups("fastai", spec_of(nn.Dense(3), modules), modules)
+    assert groups.names == ("stem to layer2", "layer3 and layer4", "head")
 
 
 def test_batch_norms_of_frozen_groups_train_only_where_asked(variables, params):
-    groups = groups_of("fastai", params)
+    groups = layer_groups("fastai", spec_of("resnet18"), params)
     body = {path for path in flatten_dict(params) if path[0] != "head"}
     norms = {path for path in body if path[-2].startswith(("bn", "downsample_1"))}
     assert frozen_paths(variables, groups, 2, train_bn=False) == body
@@ -58,7 +67,7 @@ def test_batch_norms_of_frozen_groups_train_only_where_asked(variables, params):
 
 
 def test_parting_and_merging_give_the_tree_back(variables, params):
-    frozen = frozen_paths(variables, groups_of("fastai", params), 1)
+    frozen = frozen_paths(variables, layer_groups("fastai", spec_of("resnet18"), params), 1)
     trained, fixed = partition(params, frozen)
     assert set(flatten_dict(fixed)) == frozen
     assert not frozen & set(flatten_dict(trained))

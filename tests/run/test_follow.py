@@ -16,7 +16,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 from jaxch5.learner import vision_learner
-from jaxch5.models.normalization import Normalization
+from jaxch5.models.spec import Normalization
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.events import Step

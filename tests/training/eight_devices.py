@@ -27,7 +27,7 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
-from jaxch5.models.norm import BatchNorm
+from jaxch5.models.layers import BatchNorm
 from jaxch5.training.loop import Epoch, Plan, fit
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.precision import has_float16

@@ -14,13 +14,13 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError
-from jaxch5.models.head import LinearHead
-from jaxch5.models.norm import BatchNorm
-from jaxch5.models.normalization import IMAGENET
+from jaxch5.models.layers import BatchNorm, LinearHead
+from jaxch5.models.registry import spec_of
 from jaxch5.models.resnet import Conv, ResNet
-from jaxch5.optim.groups import frozen_paths, groups_of
+from jaxch5.models.spec import IMAGENET
+from jaxch5.optim.groups import frozen_paths
 from jaxch5.optim.optimizer import with_hyperparams
-from jaxch5.training.recipe import Frozen, Recipe, summarize_model
+from jaxch5.training.recipe import Frozen, Recipe, layer_groups, summarize_model
 from jaxch5.training.state import init_state, with_fresh_optimizer
 
 RESNET = ResNet("resnet18", 2, "concat_pool")
@@ -64,10 +64,16 @@ def shapes_of(model):
     return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
+def frozen_of(model, shapes, frozen_to, **recipe):
+    """A module of which the first groups are frozen."""
+    spec = spec_of(model, shapes["params"])
+    groups = layer_groups("fastai", spec, shapes["params"])
+    return Frozen(model, shapes, spec, groups, frozen_to, Recipe(**recipe))
+
+
 def frozen_at(frozen_to, train_bn, model=NARROW):
     shapes = shapes_of(model)
-    groups = groups_of("fastai", shapes["params"])
-    frozen = Frozen(model, shapes, groups, frozen_to, Recipe(train_bn=train_bn))
+    frozen = frozen_of(model, shapes, frozen_to, train_bn=train_bn)
     return frozen, init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
 
 
@@ -132,7 +138,8 @@ class Normed(nn.Module):
 def test_what_is_frozen_stays_to_the_bit_but_for_batch_norms(norm, train_bn):
     """Whatever norms a module of one's own has: those without running statistics are frozen."""
     variables = shapes_of(Normed(norm))
-    groups = groups_of("fastai", variables["params"])
+    spec = spec_of(Normed(norm), variables["params"])
+    groups = layer_groups("fastai", spec, variables["params"])
     frozen = frozen_paths(variables, groups, 1, train_bn)
     body = {path for path in flatten_dict(variables["params"]) if path[0] != "head"}
     of_norm = {path for path in body if path[0] == "norm"}
@@ -142,7 +149,7 @@ def test_what_is_frozen_stays_to_the_bit_but_for_batch_norms(norm, train_bn):
 def test_a_frozen_layer_norm_stays_in_training(data):
     model = Normed("layer")
     shapes = shapes_of(model)
-    frozen = Frozen(model, shapes, groups_of("fastai", shapes["params"]), -1, Recipe())
+    frozen = frozen_of(model, shapes, -1)
     state = init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
     state = state.replace(opt_state=with_hyperparams(state.opt_state, lr=jnp.full(2, 0.1)))
     train_step, _ = frozen.steps(data, IMAGENET)
@@ -192,17 +199,17 @@ def test_a_network_without_frozen_stages_cannot_do_without_train_bn():
             return nn.Dense(2, name="head")(nn.Dense(3)(x.mean((1, 2))))
 
     params = {"Dense_0": {"kernel": 0}, "head": {"kernel": 0}}
-    groups, variables = groups_of("fastai", params), {"params": params}
+    variables = {"params": params}
     with pytest.raises(ConfigError, match="Own has no attribute frozen_stages"):
-        Frozen(Own(), variables, groups, -1, Recipe(train_bn=False))
+        frozen_of(Own(), variables, -1, train_bn=False)
     with pytest.raises(ConfigError, match="2 is no group; there are 2: body, head"):
-        Frozen(Own(), variables, groups, 2, Recipe())
+        frozen_of(Own(), variables, 2)
 
 
 def test_the_summary_counts_what_trains():
     shapes = shapes_of(RESNET)
-    groups = groups_of("fastai", shapes["params"])
-    frozen = Frozen(RESNET, shapes, groups, -1, Recipe(train_bn=False))
+    groups = layer_groups("fastai", spec_of(RESNET), shapes["params"])
+    frozen = frozen_of(RESNET, shapes, -1, train_bn=False)
     lines = list(summarize_model(shapes["params"], groups, frozen.paths))
     assert [line.split()[-1] for line in lines[1:]] == ["0", "0", "528,384", "528,384"]
     assert lines[-1].split()[1] == "11,704,896"

@@ -11,9 +11,9 @@ from huggingface_hub import constants
 
 from jaxch5.config import Config
 from jaxch5.errors import ConfigError, WeightsError
-from jaxch5.models.normalization import IMAGENET
 from jaxch5.models.pretrained import Pretrained
-from jaxch5.models.resnet import create_model
+from jaxch5.models.registry import create_model
+from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.rundir import create_run

@@ -4,7 +4,11 @@ import flax.linen as nn
 import numpy as np
 
 import jaxch5 as jx
-from jaxch5.models.norm import BatchNorm
+
+try:
+    from jaxch5.models.layers import BatchNorm
+except ImportError:  # In the version that wrote the files.
+    from jaxch5.models.norm import BatchNorm
 
 STEPS_PER_EPOCH = 6
 STOPPED = 8

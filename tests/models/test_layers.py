@@ -1,4 +1,4 @@
-"""The heads compute what torchvision's and fastai's compute."""
+"""Heads and batch norms compute what torchvision's and fastai's compute."""
 
 import math
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxch5.models.head import ConcatPoolHead, LinearHead
+from jaxch5.models.layers import BatchNorm, ConcatPoolHead, LinearHead
 
 LEAVES = {
     "kernel": "weight",
@@ -111,3 +111,13 @@ def test_linear_begins_as_pytorchs_linear_layer_does():
     for leaf in (params["kernel"], params["bias"]):
         assert float(jnp.max(jnp.abs(leaf))) <= bound
         assert float(jnp.std(leaf)) == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
+def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
+    x = jnp.array([[1.0], [2.0], [6.0]])
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y[:, 0], (x[:, 0] - 3.0) / np.sqrt(14 / 3 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 7.0], rtol=1e-6)

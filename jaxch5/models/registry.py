@@ -1,0 +1,172 @@
+"""Architectures by name: ours, those that were registered, and import paths.
+
+Ours are read when they are asked for, so that a list of their names costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from jaxch5.errors import ConfigError
+from jaxch5.imports import check_choice, load_object
+from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, with_frozen_stages
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+# Where the specifications of ours are. An architecture is its file and its line here.
+OURS = {f"resnet{depth}": f"jaxch5.models.resnet:RESNET{depth}" for depth in (18, 34, 50, 101, 152)}
+_registered: dict[str, ModelSpec] = {}
+
+
+def architectures() -> tuple[str, ...]:
+    """Returns the names of all architectures: ours, and those that were registered."""
+    return (*OURS, *_registered)
+
+
+def register(spec: ModelSpec) -> None:
+    """Makes an architecture known by its name, in this process.
+
+    A `ModelSpec` can be handed in itself wherever an architecture's name can, and an import path to
+    it (`package.module:SPEC`) in a configuration; neither has to be registered.
+
+    Args:
+        spec: Architecture.
+
+    Raises:
+        ConfigError: another one has this name.
+
+    Example:
+        >>> register(spec_of("resnet18"))
+        >>> register(ModelSpec("resnet18", build=lambda num_classes: None))
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: resnet18: is the name of another architecture; choose another one
+    """
+    _refuse_taken(spec)
+    if spec.name not in OURS:
+        _registered[spec.name] = spec
+
+
+def _refuse_taken(spec: ModelSpec) -> None:
+    if spec.name in architectures() and _known(spec.name) != spec:
+        raise ConfigError(f"{spec.name}: is the name of another architecture; choose another one")
+
+
+def _known(name: str) -> ModelSpec:
+    if name in OURS:
+        found: ModelSpec = load_object(OURS[name], "model.arch")
+        return found
+    return _registered[name]
+
+
+def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> ModelSpec:
+    """Returns what is known of an architecture.
+
+    Args:
+        arch: Name, import path, specification, or a module of one's own.
+        modules: Names of the top-level modules of a module of one's own, where they are known: by
+            those of the ResNets it has their stages.
+
+    Raises:
+        ConfigError: there is no such architecture, or its name is another's.
+
+    Example:
+        >>> spec_of("resnet50").stages
+        ('stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head')
+    """
+    if not isinstance(arch, str | ModelSpec):
+        return _of_module(arch, modules)
+    spec: Any = arch
+    if isinstance(arch, str):
+        try:
+            check_choice(arch, architectures(), "model.arch")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if arch in architectures():
+            return _known(arch)
+        spec = load_object(arch, "model.arch")
+        if not isinstance(spec, ModelSpec):
+            raise ConfigError(
+                f"model.arch = {arch}: should be a ModelSpec, and is of type {type(spec).__name__}"
+            )
+    _refuse_taken(spec)
+    return spec
+
+
+def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
+    name = str(getattr(module, "arch", type(module).__name__))
+    if name in OURS:
+        return _known(name)
+    resnet = _known("resnet18")
+    # Modules by the names of a ResNet's have its groups; of other bodies, all stages are frozen.
+    like = "layer4_0" in modules
+    stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
+
+    def frozen(module: nn.Module, count: int) -> nn.Module:
+        return with_frozen_stages(module, count if like else len(resnet.stages) - 1)
+
+    return ModelSpec(
+        name, lambda num_classes: module, stages, fastai=fastai, frozen=frozen, names=None
+    )
+
+
+def create_model(
+    arch: str | ModelSpec | nn.Module,
+    num_classes: int,
+    head: str = "linear",
+    dtype: Any = None,
+    remat: bool = False,
+) -> nn.Module:
+    """Builds a classifier of normalized pictures [B, H, W, 3].
+
+    It is a linen module, called as `model.apply(variables, x, train=bool)`.
+
+    Args:
+        arch: Architecture: resnet18, 34, 50, 101 or 152, one that was registered, an import path or
+            a `ModelSpec`; or a linen module of one's own, returned as it is, or an nnx module,
+            which flax's bridge makes a linen one of.
+        num_classes: Number of logits.
+        head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
+            both.
+        dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
+        remat: Whether what is within a block is computed again for the gradient, which takes less
+            memory and more time (Chen et al., 1604.06174); not of a module of one's own.
+
+    Raises:
+        ConfigError: there is no such architecture or head, or it cannot be built so.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from functools import partial
+        >>> model = create_model("resnet18", num_classes=10)
+        >>> init = partial(model.init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        11181642
+    """
+    import numpy as np
+
+    if not isinstance(arch, str | ModelSpec):
+        from jaxch5.models.bridge import as_linen
+
+        return as_linen(arch)
+    spec = spec_of(arch)
+    if spec.heads and head not in spec.heads:
+        close = difflib.get_close_matches(head, spec.heads, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"model.head = {head}: should be one of {', '.join(spec.heads)}{hint}")
+    given = {"head": head if spec.heads else None, "dtype": dtype, "remat": remat or None}
+    takes = inspect.signature(spec.build).parameters
+    settings = {name: value for name, value in given.items() if name in takes and value is not None}
+    if remat and "remat" not in takes:
+        raise ConfigError(f"model.remat = true: {spec.name} is built without remat")
+    if dtype is not None and "dtype" not in takes and np.dtype(dtype) != np.float32:
+        precision = {"bfloat16": "bf16", "float16": "fp16"}.get(np.dtype(dtype).name, dtype)
+        raise ConfigError(f"model.precision = {precision}: {spec.name} is built without dtype")
+    module = spec.build(num_classes, **settings)
+    if spec.heads and getattr(module, "head", None) != head:
+        raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
+    return module

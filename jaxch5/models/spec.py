@@ -1,0 +1,239 @@
+"""What is known of an architecture: all that the rest of the package needs, in one place.
+
+Groups of layers, freezing, weight decay, weights of other libraries, learners' files and the
+transfer profile follow from a `ModelSpec`; `jaxch5.models.registry` finds one by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxch5.errors import ConfigError
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import numpy as np
+
+# A variable's way through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
+VariablePath = tuple[str, ...]
+# A network whose stages are not told: what is not its head is its body.
+BODY_AND_HEAD = ("body", "head")
+HEAD = "head"
+# What layers call their variables in PyTorch.
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+class Normalization(NamedTuple):
+    """Mean and deviation of each colour channel, of values 0 to 1; they travel with the weights.
+
+    Attributes:
+        mean: Mean of red, green and blue.
+        std: Standard deviation of each.
+
+    Example:
+        >>> Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).std
+        (0.25, 0.25, 0.25)
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class HubWeights(NamedTuple):
+    """ImageNet's weights of an architecture on the Hugging Face hub.
+
+    Attributes:
+        repository: Name on the hub, such as "timm/resnet18.tv_in1k".
+        accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it.
+        licence: Licence of the weights.
+        size: Side of the pictures that the accuracy is of, pixels.
+        crop: Share of the short side that these pictures were cut from.
+        interpolation: Filter that brought them to their size.
+
+    Example:
+        >>> HubWeights("timm/resnet18.tv_in1k", 69.758, licence="bsd-3-clause").crop
+        0.875
+    """
+
+    repository: str
+    accuracy: float
+    licence: str
+    size: int = 224
+    crop: float = 0.875
+    interpolation: str = "bilinear"
+
+
+def torch_name(path: VariablePath) -> str:
+    """Returns PyTorch's name of a variable.
+
+    Example:
+        >>> torch_name(("params", "stem", "norm", "scale"))
+        'stem.norm.weight'
+    """
+    *modules, leaf = path[1:]
+    return ".".join([*modules, LEAVES.get(leaf, leaf)])
+
+
+def torch_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
+    """Returns a kernel with PyTorch's order of axes, outputs and inputs first, and others as is."""
+    last = value.ndim - 1
+    is_kernel = path[-1] == "kernel" and value.ndim > 1
+    return value.transpose(last, last - 1, *range(last - 1)) if is_kernel else value
+
+
+def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
+    """Returns a kernel with flax's order of axes, inputs and outputs last, and others as is."""
+    is_kernel = path[-1] == "kernel" and value.ndim > 1
+    return value.transpose(*range(2, value.ndim), 1, 0) if is_kernel else value
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names and layouts that other libraries give the variables of a network.
+
+    Attributes:
+        of: Function from a variable's path to its name in a state dict.
+        written: Function from a path and flax's array to the array in a state dict.
+        read: Its inverse.
+        whose: Libraries whose names they are, for messages.
+        others: Other names that files may have, and that `export` may write: for each, what stands
+            for the beginnings of the names.
+
+    Example:
+        >>> Names(lambda path: "/".join(path[1:])).of(("params", "stem", "kernel"))
+        'stem/kernel'
+    """
+
+    of: Callable[[VariablePath], str] = torch_name
+    written: Callable[[VariablePath, np.ndarray], np.ndarray] = torch_layout
+    read: Callable[[VariablePath, np.ndarray], np.ndarray] = flax_layout
+    whose: str = "its own"
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """An architecture: how a network is built, and what can be done with it.
+
+    The network is a linen module, called as `module.apply(variables, x, train=bool)` on normalized
+    pictures [B, H, W, 3]; its last layers, which belong to the classes, are in its module `head`.
+
+    Attributes:
+        name: Name in configurations, checkpoints and learners' files.
+        build: Function from the number of classes to the module. Where it has the parameters
+            `head`, `dtype` or `remat`, it is given what the settings say (see `create_model`), and
+            keeps `head` as the module's attribute; where it has not, they are refused.
+        stages: Names of the stages, earliest first; the last is "head".
+        stage_of: Function from the name of a top-level module to its stage; None takes the stage
+            that the name is, or begins with before an underscore, else the first one.
+        fastai: How many stages, earliest first, each group of `groups="fastai"` has; () is the head
+            and all before it.
+        heads: Heads that it can be built with, the first being the one of its ImageNet weights; ()
+            is one, its own.
+        frozen: Function from a module and a number to the module whose first so many stages use
+            their running statistics in training too, which `train_bn=False` needs where there are
+            some.
+        no_decay: Parameters, by their last names, that weight decay leaves alone beside biases and
+            vectors.
+        names: Names of its variables in other libraries; by default PyTorch's for the same modules.
+        weights: Its ImageNet weights on the hub.
+        normalization: Mean and deviation of the colours that its weights were trained with.
+        size: Side of pictures that it can be built for, pixels.
+        family: Name of its kind, for messages, such as "ResNet".
+        recognizes: Function that tells whether a state dict, of which entries may be gone, is of
+            this very architecture; None goes by how many names are missing.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> class Small(nn.Module):
+        ...     num_classes: int
+        ...
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         x = nn.relu(nn.Conv(8, (3, 3), 2, name="stem")(x))
+        ...         x = nn.relu(nn.Conv(16, (3, 3), 2, name="wide")(x))
+        ...         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+        >>> small = ModelSpec("small", Small, stages=("stem", "wide", "head"))
+        >>> [small.stage(module) for module in ("stem", "wide", "wide_2", "head")]
+        ['stem', 'wide', 'wide', 'head']
+        >>> small.build(num_classes=3).num_classes
+        3
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    stages: tuple[str, ...] = BODY_AND_HEAD
+    stage_of: Callable[[str], str] | None = None
+    fastai: tuple[int, ...] = ()
+    heads: tuple[str, ...] = ()
+    frozen: Callable[[nn.Module, int], nn.Module] | None = None
+    no_decay: tuple[str, ...] = ()
+    names: Names | None = field(default_factory=Names, hash=False)
+    weights: HubWeights | None = None
+    normalization: Normalization = IMAGENET
+    size: int = 32
+    family: str = ""
+    recognizes: Callable[[Mapping[str, Any]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.stages[-1:] != (HEAD,) or len(set(self.stages)) < max(len(self.stages), 2):
+            raise ConfigError(
+                f"{self.name}: stages = {', '.join(self.stages)}: should be two or more names, and "
+                f"the last one {HEAD}"
+            )
+        if self.fastai and (sum(self.fastai) != len(self.stages) or min(self.fastai) < 1):
+            raise ConfigError(
+                f"{self.name}: fastai = {self.fastai}: should sum up to its {len(self.stages)} "
+                "stages, each group having one or more"
+            )
+
+    def stage(self, module: str) -> str:
+        """Returns the stage of a top-level module.
+
+        Args:
+            module: Its name.
+        """
+        if self.stage_of:
+            return self.stage_of(module)
+        of_name = (s for s in self.stages if module == s or module.startswith(f"{s}_"))
+        return max(of_name, key=len, default=self.stages[0])
+
+    def group_sizes(self, groups: str) -> tuple[int, ...]:
+        """Returns how many stages each group of layers has.
+
+        Args:
+            groups: "fastai" or "stages".
+
+        Raises:
+            ConfigError: there is no such name.
+        """
+        count = len(self.stages)
+        known = {"fastai": self.fastai or (count - 1, 1), "stages": (1,) * count}
+        if groups not in known:
+            raise ConfigError(f"model.groups = {groups}: should be one of {', '.join(known)}")
+        return known[groups]
+
+
+def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
+    """Returns a module whose attribute `frozen_stages` is a number; see `ModelSpec.frozen`.
+
+    Raises:
+        ConfigError: it has no such attribute.
+    """
+    if not hasattr(module, "frozen_stages"):
+        raise ConfigError(
+            f"model.train_bn = false: {type(module).__name__} has no attribute frozen_stages, as "
+            "jaxch5's ResNets have"
+        )
+    return module.clone(frozen_stages=stages)

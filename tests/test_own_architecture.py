@@ -1,0 +1,559 @@
+"""A network of somebody's own does all that a ResNet does, and no line of the package knows it."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+import jaxch5 as jx
+from jaxch5.cli import run
+from jaxch5.config import Config
+from jaxch5.errors import ConfigError, Jaxch5Error, WeightsError
+from jaxch5.evaluate import EvaluateOptions, evaluate
+from jaxch5.export import ExportOptions, export
+from jaxch5.models import registry
+from jaxch5.models.layers import HEADS
+from jaxch5.models.pretrained import from_file
+from jaxch5.models.spec import with_frozen_stages
+from jaxch5.predict import PredictOptions, predict
+from jaxch5.train import TrainOptions, train
+from jaxch5.training.rundir import create_run, open_run
+from jaxch5.training.transfer import find_weights
+from jaxch5.transfer_profile import ProfileOptions, transfer_profile
+
+# What a user writes, in a file of its own: three stages, a layer norm, and names of a state dict
+# that are nobody else's.
+NETS = """
+import flax.linen as nn
+import jaxch5 as jx
+
+PARTS = {"patch": "embed.proj", "mixer_norm": "mix.ln", "mixer_up": "mix.fc", "head": "cls"}
+
+
+class Mixer(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(8, (4, 4), 4, name="patch")(x)
+        x = nn.LayerNorm(name="mixer_norm")(x)
+        x = nn.gelu(nn.Dense(16, name="mixer_up")(x))
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def name(path):
+    collection, module, leaf = path
+    return f"{PARTS[module]}.{'b' if leaf == 'bias' else 'w'}"
+
+
+SPEC = jx.ModelSpec(
+    "mixer",
+    Mixer,
+    stages=("patch", "mixer", "head"),
+    names=jx.Names(name, whose="the mixer's"),
+    normalization=jx.Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+)
+"""
+space = {}
+exec(NETS, space)
+SPEC = space["SPEC"]
+BODY = {"embed.proj.w", "embed.proj.b", "mix.ln.w", "mix.ln.b", "mix.fc.w", "mix.fc.b"}
+
+
+class Normed(nn.Module):
+    """With batch norms, heads of two kinds, and a place that weight decay leaves alone."""
+
+    num_classes: int
+    head: str = "linear"
+    dtype: object = jnp.float32
+    frozen_stages: int = 0
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (4, 4), 4, dtype=self.dtype, name="stem")(x)
+        norm = nn.BatchNorm(not train or self.frozen_stages > 0, momentum=0.9, name="stem_norm")
+        x = norm(x) + self.param("stem_place", nn.initializers.ones, (1, 1, 4))
+        x = nn.relu(nn.Conv(8, (1, 1), dtype=self.dtype, name="wide")(x))
+        return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
+
+
+NORMED = jx.ModelSpec(
+    "normed",
+    Normed,
+    stages=("stem", "wide", "head"),
+    fastai=(1, 1, 1),
+    heads=("linear", "concat_pool"),
+    frozen=with_frozen_stages,
+    no_decay=("stem_place",),
+)
+
+
+def quiet(learn):
+    learn.console = Console(file=io.StringIO())
+    return learn
+
+
+@pytest.fixture(scope="module")
+def data(pictures):
+    block = jx.DataBlock(jx.from_folder(pictures), jx.random_split(), presize=36, size=32)
+    return block.load(batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A file as another library writes it: torch's layouts, wrapped, of three other classes."""
+    rng = np.random.default_rng(0)
+    shapes = {"embed.proj.w": (8, 3, 4, 4), "embed.proj.b": (8,), "mix.ln.w": (8,)}
+    shapes |= {"mix.ln.b": (8,), "mix.fc.w": (16, 8), "mix.fc.b": (16,)}
+    shapes |= {"cls.w": (3, 16), "cls.b": (3,)}
+    tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    file = tmp_path_factory.mktemp("foreign") / "mixer.safetensors"
+    save_file({f"module.{name}": value for name, value in tensors.items()}, file)
+    return file, tensors
+
+
+@pytest.fixture(scope="module")
+def tuned(data, foreign, pictures, tmp_path_factory):
+    """A run from the foreign weights, in Python: the head first, then all, each group its rate."""
+    learn = quiet(jx.vision_learner(data, SPEC, foreign[0], say=lambda line: None))
+    sizes = {"path": pictures, "presize": 36, "size": 32}
+    config = Config.model_validate({"data": sizes})
+    learn.run = create_run(config, tmp_path_factory.mktemp("tuned") / "run")
+    learn.fine_tune(1, base_lr=1e-2)
+    return learn
+
+
+def test_weights_by_its_own_names_are_read_to_the_bit(foreign):
+    file, tensors = foreign
+    found = find_weights(file, SPEC)
+    params = found.variables["params"]
+    np.testing.assert_array_equal(
+        params["patch"]["kernel"], tensors["embed.proj.w"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(params["mixer_up"]["kernel"], tensors["mix.fc.w"].T)
+    np.testing.assert_array_equal(params["mixer_norm"]["scale"], tensors["mix.ln.w"])
+    assert params["head"]["kernel"].shape == (16, 3)
+    assert found.normalization == SPEC.normalization
+    assert "those of mixer" in found.normalized_by
+    again = jx.export_state_dict(found.variables, SPEC)
+    assert again.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda d: d.pop("module.mix.ln.w"), "weights of mixer: module.mix.ln.w is missing"),
+        (lambda d: d.update({"module.mix.gate": d["module.mix.ln.w"]}), "mix.gate is not part"),
+        (
+            lambda d: d.update({"module.mix.fc.w": np.zeros((16, 9), np.float32)}),
+            "module.mix.fc.w has shape (16, 9) instead of (16, 8)",
+        ),
+        (lambda d: d.clear() or d.update(x=np.zeros(1)), "holds no mixer by the mixer's names"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, line, foreign, tmp_path):
+    tensors = load_file(foreign[0])
+    change(tensors)
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError) as raised:
+        from_file(tmp_path / "weights.safetensors", SPEC)
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_its_body_is_frozen_and_then_trains_by_groups(data, foreign, tuned):
+    begun = quiet(jx.vision_learner(data, SPEC, foreign[0], say=lambda line: None))
+    before = flatten_dict(jax.device_get(begun.state.params))
+    begun.fit_one_cycle(1, 1e-2)
+    after = flatten_dict(jax.device_get(begun.state.params))
+    moved = {path[0] for path in before if not np.array_equal(before[path], after[path])}
+    # A layer norm is no batch norm: it stays with what is around it.
+    assert moved == {"head"}
+    assert begun.groups.names == ("patch and mixer", "head")
+    assert [record["phase"] for record in tuned.records] == ["frozen", "unfrozen"]
+    rates = np.array(tuned.recorder.lrs)
+    assert rates.shape[1] == 2
+    np.testing.assert_allclose(rates[-1, 1] / rates[-1, 0], 100, rtol=1e-5)
+
+    by_stage = jx.vision_learner(data, SPEC, "none", groups="stages")
+    assert by_stage.groups.names == ("patch", "mixer", "head")
+    assert by_stage.normalization == SPEC.normalization
+    by_stage.freeze_to(1)
+    assert {path[0] for path in by_stage._frozen.paths} == {"patch"}
+
+
+def test_without_batch_norms_train_bn_changes_nothing(data, foreign):
+    """What is asked for is the case: no statistic of a frozen layer moves."""
+    states = []
+    for train_bn in (True, False):
+        made = partial(jx.vision_learner, data, SPEC, foreign[0], train_bn=train_bn)
+        learn = quiet(made(say=lambda line: None))
+        learn.fit_one_cycle(1, 1e-2)
+        states.append(learn.state.params)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_run_of_it_is_resumed_to_the_bit(data, foreign, tmp_path):
+    def begun(folder, *metrics):
+        made = partial(jx.vision_learner, data, SPEC, foreign[0], metrics=metrics)
+        learn = quiet(made(say=lambda line: None))
+        learn.run = create_run(Config(), tmp_path / folder)
+        return learn
+
+    def interrupt(probabilities, labels):
+        signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    whole = begun("whole")
+    whole.fit_one_cycle(2, 1e-2)
+    with pytest.raises(KeyboardInterrupt):
+        begun("stopped", interrupt).fit_one_cycle(2, 1e-2)
+    again = begun("unused")
+    run, _ = open_run(tmp_path / "stopped")
+    assert again.restore(run)
+    assert int(again.state.step) == len(data.train)
+    again.run = run
+    again.fit_one_cycle(2, 1e-2)
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, whole.state.params)
+    other = jx.vision_learner(data, NORMED, "none")
+    with pytest.raises(ConfigError, match="is of arch mixer, not normed"):
+        other.restore(run)
+
+
+def test_its_weights_begin_another_training(data, tuned):
+    lines = []
+    learn = jx.vision_learner(data, SPEC, tuned.run.path, say=lines.append)
+    assert "their head is kept: the same 2 classes" in lines[0]
+    jax.tree.map(np.testing.assert_array_equal, learn.state.params, tuned.state.params)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "learner", "stablehlo"])
+def test_it_is_exported_and_read_again(format, data, tuned, pictures, tmp_path):
+    file = tmp_path / f"model.{'stablehlo' if format == 'stablehlo' else 'safetensors'}"
+    tuned.export(file, format)
+    expected, _ = tuned.get_preds()
+    if format == "stablehlo":
+        program = jax.export.deserialize(bytearray(file.read_bytes()))
+        assert json.loads(program.fun_name)["arch"] == "mixer"
+        return
+    assert load_file(file).keys() == BODY | {"cls.w", "cls.b"}
+    if format == "safetensors":
+        again = find_weights(file, SPEC)
+        assert again.classes == ("blue", "red")
+        assert again.normalization == SPEC.normalization
+        jax.tree.map(np.testing.assert_array_equal, again.variables["params"], tuned.state.params)
+        return
+    names = [str(pictures / data.source.references[item]) for item in data.valid.items]
+    for trained in (jx.load_learner(file, SPEC), jx.load_learner(tuned.run.path, SPEC)):
+        given = np.stack([found.probabilities for found in trained.predict_many(names)])
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+    with pytest.raises(
+        WeightsError, match=r"is of mixer, which is none of resnet18.*--model\.arch"
+    ):
+        jx.load_learner(file)
+    with pytest.raises(WeightsError, match="is of mixer, not of resnet18"):
+        jx.load_learner(file, "resnet18")
+    with pytest.raises(ConfigError, match="format = fastai: has fastai's names, and mixer has"):
+        tuned.export(file, "fastai")
+
+
+@pytest.fixture
+def registered():
+    jx.register(SPEC)
+    yield
+    del registry._registered["mixer"]
+
+
+def test_a_registered_name_is_as_good_as_ours(registered, data, tuned, tmp_path):
+    jx.register(SPEC)
+    assert Config.model_validate({"model": {"arch": "mixer"}}).model.arch == "mixer"
+    assert jx.create_model("mixer", 3).num_classes == 3
+    assert jx.vision_learner(data, "mixer", "none").spec is SPEC
+    tuned.save(tmp_path / "learner.safetensors")
+    assert jx.load_learner(tmp_path / "learner.safetensors").classes == ("blue", "red")
+
+
+def test_a_name_has_one_architecture(registered):
+    other = jx.ModelSpec("mixer", Normed)
+    for refused in (lambda: jx.register(other), lambda: jx.create_model(other, 3)):
+        with pytest.raises(ConfigError, match="mixer: is the name of another architecture"):
+            refused()
+    with pytest.raises(ConfigError, match="resnet18: is the name of another architecture"):
+        jx.register(jx.ModelSpec("resnet18", Normed))
+
+
+def test_frozen_batch_norms_keep_their_statistics_as_asked(data):
+    def after(train_bn):
+        learn = quiet(jx.vision_learner(data, NORMED, "none", train_bn=train_bn))
+        assert learn.groups.names == ("stem", "wide", "head")
+        learn.freeze_to(1)
+        learn.fit(1, 1e-2)
+        return learn.state.batch_stats["stem_norm"]["mean"]
+
+    assert not np.any(after(False))
+    assert np.any(after(True))
+    silent = jx.ModelSpec("silent", Normed)
+    learn = jx.vision_learner(data, silent, "none", train_bn=False)
+    with pytest.raises(
+        ConfigError, match=r"train_bn = false: the ModelSpec of silent does not say"
+    ):
+        learn.freeze()
+
+
+def test_weight_decay_leaves_alone_what_the_architecture_says(data):
+    """With all gradients at rest, what decays becomes smaller."""
+    learn = jx.vision_learner(data, NORMED, "none", wd=0.5)
+    params = learn.state.params
+    optimizer = learn._frozen.optimizer
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(still, jax.jit(optimizer.init)(params), params)
+    decayed = {path[-1] for path, leaf in flatten_dict(updates).items() if path[0] == "stem_place"}
+    assert "stem_place" in params
+    assert decayed
+    assert not np.any(updates["stem_place"])
+
+
+@pytest.mark.parametrize("head", ["linear", "concat_pool"])
+def test_heads_and_precision_reach_what_is_built(head, data, tmp_path):
+    learn = jx.vision_learner(data, NORMED, "none", "bf16", head)
+    assert (learn.model.head, learn.model.dtype) == (head, jnp.bfloat16)
+    learn.save(tmp_path / "learner.safetensors")
+    again = jx.load_learner(tmp_path / "learner.safetensors", NORMED)
+    assert (again.about.head, again.about.precision) == (head, "bf16")
+    jax.tree.map(np.testing.assert_array_equal, again.variables["params"], learn.state.params)
+
+
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ({"precision": "bf16"}, "model.precision = bf16: mixer is built without dtype"),
+        ({"remat": True}, "model.remat = true: mixer is built without remat"),
+        ({"weights": "imagenet"}, "mixer: names no ImageNet weights on the hub"),
+        ({"groups": "halves"}, "model.groups = halves: should be one of fastai, stages"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(named, line, data):
+    with pytest.raises(Jaxch5Error, match=line):
+        jx.vision_learner(data, SPEC, **{"weights": "none", **named})
+
+
+def test_weights_auto_are_none_where_it_names_none(data):
+    lines = []
+    learn = jx.vision_learner(data, SPEC, say=lines.append)
+    assert learn.pretrained is None
+    assert "training from scratch: mixer: names no ImageNet weights" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"stages": ("patch", "mixer")}, "should be two or more names, and the last one head"),
+        ({"stages": ("patch", "head", "head")}, "should be two or more names"),
+        ({"stages": ("a", "b", "head"), "fastai": (3, 1)}, r"fastai = \(3, 1\): should sum up to"),
+    ],
+)
+def test_a_specification_that_contradicts_itself_is_refused(wrong, line):
+    with pytest.raises(ConfigError, match=line):
+        jx.ModelSpec("wrong", Normed, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        (
+            {"stages": ("patch", "blocks", "head")},
+            "stage blocks has none of its modules: .*mixer_up",
+        ),
+        ({"stage_of": lambda module: "trunk"}, "stage_of names trunk, which is none of its stages"),
+    ],
+)
+def test_stages_that_a_network_does_not_have_are_named(wrong, line, data):
+    spec = replace(SPEC, name="wrong", **wrong)
+    with pytest.raises(ConfigError, match=line):
+        jx.vision_learner(data, spec, "none")
+
+
+def test_two_variables_of_one_name_are_named():
+    spec = replace(SPEC, name="twice", names=jx.Names(lambda path: path[-1]))
+    with pytest.raises(ConfigError, match=r"twice: names .* both bias; give its names"):
+        jx.import_state_dict({"bias": np.zeros(3)}, spec)
+
+
+class OfNnx(nnx.Module):
+    """A module of nnx with batch statistics, which its own attributes set to train."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 8, (4, 4), 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(nnx.relu(self.norm(self.stem(x))).mean((1, 2))))
+
+
+def test_a_module_of_nnx_is_taken_through_flaxs_bridge(data, tmp_path):
+    """Its weights are the ones that it has; statistics move in training and nowhere else."""
+    module = OfNnx(nnx.Rngs(0))
+    learn = quiet(jx.vision_learner(data, module, "none"))
+    assert learn.groups.names == ("body", "head")
+    np.testing.assert_array_equal(learn.state.params["stem"]["kernel"], module.stem.kernel[...])
+    learn.fit_one_cycle(2, 3e-2)
+    assert np.any(learn.state.batch_stats["norm"]["mean"])
+    assert not np.any(module.norm.mean[...])
+    learn.save(tmp_path / "learner.safetensors")
+    again = jx.load_learner(tmp_path / "learner.safetensors", module)
+    x = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
+    np.testing.assert_array_equal(again.probabilities(x), learn.predictor().probabilities(x))
+    nnx.update(module, jax.tree.map(jnp.asarray, learn.state.params))
+    nnx.update(module, jax.tree.map(jnp.asarray, learn.state.batch_stats))
+    module.eval()
+    normalized = (x - jnp.array(learn.normalization.mean)) / jnp.array(learn.normalization.std)
+    np.testing.assert_allclose(
+        jax.nn.softmax(module(normalized)), again.probabilities(x), rtol=1e-5
+    )
+
+
+def test_dropout_of_nnx_draws_with_each_steps_key(data):
+    model = jx.create_model(OfNnx(nnx.Rngs(0)), 2)
+    x = jnp.ones((4, 32, 32, 3))
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def logits(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
+
+    np.testing.assert_array_equal(logits(1), logits(1))
+    assert np.any(logits(1) != logits(2))
+
+
+def test_what_is_no_network_is_named(data):
+    with pytest.raises(ConfigError, match="should be a name, a ModelSpec or a module, and is of"):
+        jx.vision_learner(data, 7, "none")
+
+
+SIZES = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
+ARCH = ("--model.arch", "own_nets:SPEC")
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch, capsys):
+    """A function: a command of this process, which finds the user's module; gives what it says."""
+    (tmp_path / "own_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def start(command, options, *argv):
+        status = run(command, options, f"python -m {command.__name__}", [*map(str, argv)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    yield start
+    sys.modules.pop("own_nets", None)
+
+
+def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "learner.safetensors"
+    argv = ("--data.path", pictures, *SIZES, *ARCH, "--model.weights", foreign[0])
+    argv += ("--fit.epochs", 1, "--workdir", folder)
+    status, out, err = started(train, TrainOptions, *argv)
+    assert status == 0, err
+    assert "a new head: nothing says which classes theirs is of" in out
+    assert open_run(folder)[1].model.arch == "own_nets:SPEC"
+    status, out, _ = started(train, TrainOptions, "--resume", folder)
+    assert status == 0
+    assert "this run is finished" in out
+
+    picture = pictures / "red" / "0.jpg"
+    status, of_run, err = started(predict, PredictOptions, folder, picture, *ARCH)
+    assert status == 0, err
+    assert (
+        started(export, ExportOptions, folder, *ARCH, "--format", "learner", "--out", file)[0] == 0
+    )
+    assert started(predict, PredictOptions, file, picture, *ARCH)[1] == of_run
+    status, out, err = started(evaluate, EvaluateOptions, folder, *ARCH, "--json")
+    assert status == 0, err
+    assert json.loads(out)["classes"] == ["blue", "red"]
+
+    weights = tmp_path / "weights.safetensors"
+    assert started(export, ExportOptions, folder, *ARCH, "--out", weights)[0] == 0
+    assert load_file(weights).keys() == BODY | {"cls.w", "cls.b"}
+    figure = tmp_path / "profile.png"
+    argv = ("--data.path", pictures, *SIZES, *ARCH, "--model.weights", weights)
+    argv += ("--fit.epochs", 1, "--workdir", tmp_path / "profile", "--out", figure, "--json")
+    status, out, err = started(transfer_profile, ProfileOptions, *argv)
+    assert status == 0, err
+    assert [len(accuracies) for accuracies in json.loads(out)["frozen"]] == [1, 1, 1]
+    assert "frozen: patch " in err
+    assert figure.stat().st_size > 1000
+
+
+def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
+    """Its word is no reason to run a module; the command line's is."""
+    sign = tmp_path / "ran"
+    (tmp_path / "own_nets.py").write_text(f"open({str(sign)!r}, 'w')\n" + NETS)
+    config = tuned.run.config_file
+    before = config.read_text()
+    config.write_text(before.replace('arch = "resnet18"', 'arch = "own_nets:SPEC"'))
+    picture = tmp_path / "own_nets.py"
+    try:
+        for command, options, more in (
+            (predict, PredictOptions, (picture,)),
+            (export, ExportOptions, ("--out", tmp_path / "out.safetensors")),
+            (evaluate, EvaluateOptions, ()),
+        ):
+            status, _, err = started(command, options, tuned.run.path, *more)
+            assert status == 1
+            assert "is of own_nets:SPEC" in err
+            assert "--model.arch" in err
+            assert err.count("\n") == 1
+        assert not sign.exists()
+        argv = (tuned.run.path, *ARCH, "--out", tmp_path / "out.safetensors")
+        assert started(export, ExportOptions, *argv)[0] == 0
+        assert sign.exists()
+    finally:
+        config.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "line"),
+    [
+        (("--model.arch", "own_nets:SPECS"), 2, "own_nets has no SPECS; did you mean SPEC?"),
+        (("--model.arch", "own_net:SPEC"), 2, "there is no module own_net;"),
+        (("--model.arch", "own_nets:Mixer"), 2, "should be a ModelSpec, and is of type type"),
+        (("--model.arch", "resnet19"), 2, "package.module:name; did you mean resnet1"),
+        ((*ARCH, "--no-model.train-bn"), 2, "goes with batch norms, of which mixer has none"),
+        ((*ARCH, "--model.head", "linear"), 2, "goes with an architecture of several heads, which"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_is_one_line(
+    argv, status, line, started, foreign, pictures
+):
+    more = ("--data.path", pictures, *SIZES, "--model.weights", foreign[0])
+    found, _, err = started(train, TrainOptions, *argv, *more)
+    assert found == status
+    assert line in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_command_started_beside_the_module_finds_it(foreign, pictures, tmp_path):
+    (tmp_path / "own_nets.py").write_text(NETS)
+    argv = [*SIZES, *ARCH, "--data.path", pictures, "--model.weights", foreign[0]]
+    command = [sys.executable, "-m", "jaxch5.train", *map(str, argv), "--fit.epochs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ _EXPORTS = {
     "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
     "jaxch5.augmentation.mixing": ("cutmix", "mixup"),
     "jaxch5.insight.augmentations": ("plot_augmentations",),
-    "jaxch5.insight.interpret": ("Interpretation",),
+    "jaxch5.interpretation": ("Interpretation",),
     "jaxch5.models.registry": ("create_model", "register"),
     "jaxch5.models.spec": ("HubWeights", "ModelSpec", "Names", "Normalization"),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),

@@ -22,10 +22,9 @@ from jaxch5.about import About, head_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
-from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import Metric
 from jaxch5.insight.recorder import Recorder
-from jaxch5.interpretation import interpretation_of, plot_results
+from jaxch5.interpretation import Interpretation, interpretation_of
 from jaxch5.losses import Loss
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import create_model, spec_of
@@ -510,7 +509,7 @@ class Learner:
         Raises:
             DataError: a picture cannot be read.
         """
-        return plot_results(self.interpret(), nrows, ncols)
+        return self.interpret().plot_results(nrows, ncols)
 
     def predictor(self) -> Predictor:
         """The classifier as it is now, without its data."""

@@ -25,9 +25,9 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 LAYERS = {
     "commands": {"__main__", "cli", "command_line", "configured"},
     "learner": {"learner"},
-    "run": {"about", "artifacts", "interpretation", "predictor", "run"},
+    "run": {"about", "artifacts", "predictor", "run"},
     "training": {"training"},
-    "data": {"data"},
+    "data": {"data", "interpretation"},
     "insight": {"insight", "task"},
     "settings": {"config"},
     "pure": {"augmentation", "losses", "models", "optim"},

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from jaxch5.config import ModelConfig
 from jaxch5.errors import ConfigError
-from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.recorder import is_number
+from jaxch5.interpretation import Interpretation
 from jaxch5.task import NAMED, SOFTMAX, Best, one_vs_rest, single_label, task_of
 
 BEST = SOFTMAX.best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -53,21 +54,20 @@ class Report:
         return tuple(line.name for line in self.classes if not line.support)
 
     def __str__(self) -> str:
+        lines = (*self.classes, self.macro, self.weighted)
         # A line end in a class's name would break the table.
-        names = {line: printable(" ".join(line.name.split())) for line in self.classes}
-        names |= {self.macro: self.macro.name, self.weighted: self.weighted.name}
-        width = max(map(len, names.values()))
-        classes, means = (
-            [
-                f"{names[line]:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {line.support:>7}"
-                for line in lines
-                for precision, recall, f1 in [line.cells]
-            ]
-            for lines in (self.classes, (self.macro, self.weighted))
-        )
-        head = f"{'':<{width}}  precision  recall      f1  support"
-        total = f"{'accuracy':<{width}}  {self.accuracy:>25.4f}  {self.macro.support:>7}"
-        return "\n".join([head, *classes, "", total, *means])
+        names = [printable(" ".join(line.name.split())) for line in lines]
+        width = max(map(len, names))
+
+        def row(name: str, *cells: object) -> str:
+            precision, recall, f1, support = cells
+            return f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {support:>7}"
+
+        named = zip(names, lines, strict=True)
+        rows = [row(name, *line.cells, line.support) for name, line in named]
+        head = row("", "precision", "recall", "f1", "support")
+        total = row("accuracy", "", "", f"{self.accuracy:.4f}", self.macro.support)
+        return "\n".join([head, *rows[:-2], "", total, *rows[-2:]])
 
 
 def classification_report(
@@ -102,25 +102,20 @@ def classification_report(
 
     there = np.union1d(targets, predictions)
     there = there[there < len(classes)]
-
-    def scores(average: str | None) -> list[np.ndarray]:
-        values = precision_recall_fscore_support(
-            targets, predictions, labels=there, average=average, zero_division=0.0
-        )
-        return list(values)
-
-    def mean(name: str, average: str) -> Scores:
-        precision, recall, f1 = map(float, scores(average)[:3])
-        return Scores(name, precision, recall, f1, len(targets))
-
-    by_class = zip(*(values.tolist() for values in scores(None)), strict=True)
-    rows = dict(zip(there.tolist(), by_class, strict=True))
-    nothing = (None, None, None, 0)
+    *scores, support = precision_recall_fscore_support(
+        targets, predictions, labels=there, zero_division=0.0
+    )
+    table = np.transpose(scores)
+    rows: dict[int, list[Any]] = {
+        number: [*row, count]
+        for number, row, count in zip(there.tolist(), table.tolist(), support.tolist(), strict=True)
+    }
+    nothing = [None, None, None, 0]
+    macro = [*table.mean(axis=0).tolist(), len(targets)]
+    weighted = [*(support @ table / support.sum()).tolist(), len(targets)]
     return Report(
-        classes=tuple(
-            Scores(name, *rows.get(number, nothing)) for number, name in enumerate(classes)
-        ),
+        tuple(Scores(name, *rows.get(place, nothing)) for place, name in enumerate(classes)),
         accuracy=float(np.mean(predictions == targets)),
-        macro=mean("macro avg", "macro"),
-        weighted=mean("weighted avg", "weighted"),
+        macro=Scores("macro avg", *macro),
+        weighted=Scores("weighted avg", *weighted),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,9 @@ from jaxch5.text import name_of
 Probabilities = Float[np.ndarray, "items classes"]
 Labels = Int[np.ndarray, "items"]
 Metric = Callable[[Probabilities, Labels], float]
+
+# bfloat16 rounds a probability by this much at most.
+ROUNDING = 0.004
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
@@ -178,3 +181,38 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
         f"fit.metrics = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
         f"function of probabilities and labels or its import path, {FORM}"
     )
+
+
+def check_probabilities(
+    targets: Labels,
+    probabilities: Probabilities,
+    classes: int,
+    references: Sequence[str] | None = None,
+) -> None:
+    """Makes sure that targets and probabilities are of one length, and of so many classes.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if targets.ndim != 1 or len(targets) == 0:
+        raise ConfigError(f"targets: are of shape {targets.shape}, should be a class for each item")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ConfigError(f"targets: are {targets.dtype}, should be whole numbers")
+    if probabilities.shape != (len(targets), classes):
+        raise ConfigError(
+            f"probabilities: are of shape {probabilities.shape}, but there are {len(targets)} "
+            f"targets and {classes} classes"
+        )
+    if targets.min() < 0 or targets.max() >= classes:
+        raise ConfigError(
+            f"targets: run from {targets.min()} to {targets.max()}, but there are {classes} classes"
+        )
+    if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
+        raise ConfigError(
+            f"probabilities: those of {unknown} of the items are no numbers; the network that gave "
+            "them learned at too high a rate, or has damaged weights"
+        )
+    if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
+        raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")
+    if references is not None and len(references) != len(targets):
+        raise ConfigError(f"references: there are {len(references)}, but {len(targets)} targets")

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from jaxch5.errors import DataError
 
 # The loss of a probability of a tenth: so little is left to the label.
@@ -24,6 +27,29 @@ class Suspect(NamedTuple):
     prediction: str
     probability: float
     loss: float
+
+
+def find_suspects(
+    targets: Int[np.ndarray, "items"],
+    predictions: Int[np.ndarray, "items"],
+    confidences: Float[np.ndarray, "items"],
+    losses: Float[np.ndarray, "items"],
+    classes: Sequence[str],
+) -> list[Suspect]:
+    """Finds the items that are taken for another class than their own, largest loss first."""
+    # None of these is no other class.
+    wrong = (predictions != targets) & (predictions < len(classes))
+    found = [
+        Suspect(
+            int(item),
+            classes[targets[item]],
+            classes[predictions[item]],
+            float(confidences[item]),
+            float(losses[item]),
+        )
+        for item in np.flatnonzero(wrong)
+    ]
+    return sorted(found, key=lambda suspect: -suspect.loss)
 
 
 def write_suspects(

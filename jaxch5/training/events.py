@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jaxch5.insight.interpret import Interpretation
+from jaxch5.interpretation import Interpretation
 from jaxch5.training.plan import Plan
 from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState

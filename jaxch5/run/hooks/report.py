@@ -10,8 +10,8 @@ import numpy as np
 from jaxch5.data.block import Data
 from jaxch5.data.summary import draw, first_pictures
 from jaxch5.insight.embed import Image, figure_image, picture_image
-from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.report import Report, write_report
+from jaxch5.interpretation import Interpretation
 from jaxch5.run.attempts import Attempts
 from jaxch5.task import Task
 from jaxch5.training.environment import versions

@@ -18,10 +18,10 @@ from sklearn.calibration import calibration_curve
 
 from jaxch5.data.table import from_csv
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.insight.interpret import Interpretation
 from jaxch5.insight.metrics import METRICS
+from jaxch5.interpretation import Interpretation
 
-GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parent / "insight" / "golden.json").read_text())
 SCRIPT = "<script>$x$"
 
 seeds = st.integers(0, 2**32 - 1)

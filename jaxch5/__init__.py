@@ -30,6 +30,9 @@ _EXPORTS = {
     "jaxch5.training.events": ("Begin", "End", "Epoch", "Ready", "Step", "StepRecord"),
     "jaxch5.training.compiler": ("keep_compiled_programs",),
     "jaxch5.training.process": ("prepare_process",),
+    "jaxch5.training.recipe": ("Recipe",),
+    "jaxch5.training.state": ("init_state",),
+    "jaxch5.training.step": ("make_train_step",),
     "jaxch5.training.transfer": ("load_weights",),
     "jaxch5.optim.schedule": (
         "even_mults",

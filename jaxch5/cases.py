@@ -43,7 +43,7 @@ CASES = (
             "augment.max_warp": _augment("max_warp"),
             "augment.min_scale": default_of("augmentation.policy", "MIN_SCALE"),
             "model.weights": default_of("learner:vision_learner", "weights"),
-            "model.head": default_of("learner:vision_learner", "head"),
+            "model.head": default_of("training.recipe:Recipe", "head"),
         },
     ),
     Case(

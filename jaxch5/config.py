@@ -407,7 +407,7 @@ class ModelConfig(Section):
         description="type of the network's computation; weights are float32 in all",
     )
     groups: Literal["fastai", "stages"] = Field(
-        default_of("learner:vision_learner", "groups"),
+        _recipe("groups"),
         description="groups of layers for freezing and rates: of a ResNet three, or its six stages",
     )
     train_bn: bool = Field(
@@ -419,7 +419,7 @@ class ModelConfig(Section):
         "as one device would; or of the rows of each device, with one message a step",
     )
     remat: bool = Field(
-        default_of("learner:vision_learner", "remat"),
+        _recipe("remat"),
         description="compute what is within a block again for the gradient: less memory, more time",
     )
 

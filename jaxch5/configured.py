@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 
 from jaxch5.augmentation.mixing import MIXERS
@@ -20,6 +22,7 @@ from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.task import SOFTMAX, Task, task_of
 from jaxch5.text import counted
 from jaxch5.training.hosts import agree, first_then_others
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.recorded import going_on
 from jaxch5.training.rundir import RunDir, read_skipped
 
@@ -70,44 +73,23 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     Raises:
         WeightsError: its weights cannot be had, or do not fit.
     """
-    model, settings, mix = config.model, config.fit, None
-    if config.augment.mix != "none":
-        mix = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
-    task = task_of(model.task, model.threshold)
     learn = vision_learner(
         data,
-        model.arch,
-        model.weights,
-        model.precision,
-        model.head,
-        model.groups,
-        model.train_bn,
-        settings.wd,
-        loss_of(settings, task),
-        settings.metrics,
+        config.model.arch,
+        config.model.weights,
+        recipe=recipe_of(config),
         seed=config.seed,
-        mix=mix,
-        optimizer=settings.optimizer,
-        clip=settings.clip,
-        accumulate=settings.accumulate,
-        average=settings.average,
-        deterministic=config.deterministic,
-        devices=settings.devices,
-        bn=model.bn,
-        remat=model.remat,
-        shard_optimizer=settings.shard_optimizer,
-        normalization=normalization_of(model),
+        normalization=normalization_of(config.model),
         say=say,
         hooks=[load_function(path, "hooks") for path in config.hooks],
-        task=task,
     )
     devices = learn.mesh.devices.shape if learn.mesh else (1, 1)
     check_applies(config, devices=devices, lacks=lacking(learn))
-    if settings.schedule != "fine_tune":
+    if config.fit.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.
         learn.unfreeze()
     saving = config.checkpoint
-    learn.saving = Saving(saving.every_steps, saving.every_minutes, settings.keep_best)
+    learn.saving = Saving(saving.every_steps, saving.every_minutes, config.fit.keep_best)
     learn.log = config.log == "tensorboard"
     learn.profile = config.profile
     return learn
@@ -120,6 +102,26 @@ def lacking(learn: Learner) -> dict[str, str]:
     if not learn.spec.heads:
         found["model.head"] = "goes with an architecture of several heads, which {} is not"
     return {key: line.format(name) for key, line in found.items()}
+
+
+def recipe_of(config: Config) -> Recipe:
+    """The recipe that a configuration describes: settings have the names of its fields.
+
+    Raises:
+        ConfigError: a loss, a metric or a task of one's own cannot be imported.
+
+    Example:
+        >>> recipe_of(Config.model_validate({"fit": {"wd": 0.1}})).wd
+        0.1
+    """
+    known = {field.name for field in fields(Recipe)}
+    sections = itertools.chain(config, config.model, config.fit)
+    values = {name: value for name, value in sections if name in known}
+    values["task"] = task_of(config.model.task, config.model.threshold)
+    values["loss"] = loss_of(config.fit, values["task"])
+    if config.augment.mix != "none":
+        values["mix"] = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)
+    return Recipe(**values)
 
 
 def from_scratch(config: Config) -> Config:

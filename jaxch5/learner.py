@@ -22,10 +22,8 @@ from jaxch5.about import About, head_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
-from jaxch5.insight.metrics import Metric
 from jaxch5.insight.recorder import Recorder
 from jaxch5.interpretation import Interpretation, interpretation_of
-from jaxch5.losses import Loss
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
@@ -41,10 +39,10 @@ from jaxch5.run.hooks.report import write_reports
 from jaxch5.run.hooks.table import Table
 from jaxch5.run.hooks.tensorboard import TensorBoard
 from jaxch5.run.hooks.trace import Trace
-from jaxch5.task import SOFTMAX, Task
 from jaxch5.text import plain_console, print_line
 from jaxch5.training.checkpoint import Checkpoints, Saved
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
+from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import evaluate, fit, predict
@@ -59,13 +57,13 @@ from jaxch5.training.plan import (
     plan_of_one_cycle,
     plans_of_fine_tune,
 )
-from jaxch5.training.precision import dtype_of, loss_scale
-from jaxch5.training.recipe import Frozen, Recipe, layer_groups, summarize_model
+from jaxch5.training.precision import dtype_of
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.recorded import check_about, check_pictures, known_by
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
-from jaxch5.training.step import DrawnEvalStep, Mixer, make_drawn_eval_step
+from jaxch5.training.step import DrawnEvalStep, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.training.transfer import pretrained_of, transfer
 from jaxch5.training.tta import compile_looks, drawn_looks
@@ -127,7 +125,6 @@ class Learner:
         data: Data,
         model: nn.Module,
         recipe: Recipe,
-        groups: str = "fastai",
         pretrained: Pretrained | None = None,
         seed: int = 0,
         normalization: Normalization | None = None,
@@ -155,7 +152,7 @@ class Learner:
         self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
-        self.groups = layer_groups(groups, self.spec, self._shapes["params"])
+        self.groups = layer_groups(recipe.groups, self.spec, self._shapes["params"])
         self._begin(seed)
 
     def _begin(self, seed: int) -> None:
@@ -166,12 +163,11 @@ class Learner:
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
         self.state: TrainState = init_state(
             self.model,
-            self._frozen.optimizer,
+            self.recipe,
             self.data.size,
             weights_key,
+            self._frozen.optimizer,
             self._frozen.paths,
-            loss_scale(self.recipe.precision),
-            self.recipe.average > 0,
         )
         if self.pretrained:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
@@ -597,70 +593,33 @@ def vision_learner(
     data: Data,
     arch: str | ModelSpec | nn.Module,
     weights: str | Path = "auto",
-    precision: str = "fp32",
-    head: str = "concat_pool",
-    groups: str = "fastai",
-    train_bn: bool = True,
-    wd: float = 0.01,
-    loss: Loss | None = None,
-    metrics: Sequence[str | Metric] = (),
+    *values: Any,
+    recipe: Recipe | None = None,
     seed: int = 0,
-    mix: Mixer | None = None,
-    optimizer: str = "adam",
-    clip: float = 0.0,
-    accumulate: int = 1,
-    average: float = 0.0,
-    deterministic: bool = False,
-    devices: int = 0,
-    bn: str = "global",
-    remat: bool = False,
-    shard_optimizer: bool = False,
     normalization: Normalization | None = None,
     say: Callable[[str], None] | None = None,
     hooks: Sequence[Hook] = (),
-    task: Task = SOFTMAX,
+    **overrides: Any,
 ) -> Learner:
     """A learner of pictures. With pretrained weights all but its head begins frozen.
 
     Args:
-        data: what `DataBlock.load` returns.
-        arch: name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
+        data: What `DataBlock.load` returns.
+        arch: Name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
             linen module (called as `create_model` says) or an nnx one, which begin as they are.
         weights: "imagenet"; "auto", the same where they can be had, else none; "none"; a file
             (.safetensors, .pth); or a run directory. A line says whether the head was kept.
-        precision: of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
-            loss and optimizer are float32.
-        head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
-        groups: "fastai" (of a ResNet, three) or "stages" (its six), for freezing and rates.
-        train_bn: batch norms of frozen groups are trained, as fastai does; if not, they use their
-            running statistics, and a frozen body costs a forward pass only.
-        wd: decoupled weight decay, a share of the rate.
-        loss: mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
-            `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
-            `ItemLosses` where it has weights. None is the task's.
-        metrics: what is recorded of each epoch beside the task's metrics: "top_5", "precision",
-            "recall", "f1", or functions of probabilities and labels.
-        seed: root of the initial weights and of every draw in training.
-        mix: mixes each training batch: `mixup`, `cutmix`, or one of them with another alpha by
-            `functools.partial`.
-        optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd".
-        clip: largest norm of all gradients together; 0 does not clip.
-        accumulate: batches whose mean gradient makes one update; those left at the end of an epoch
-            make one too. Each batch counts the same, whatever the weights of its items.
-        average: decay of an exponential average of the weights, to evaluate with; 0 keeps none.
-        deterministic: the same seed gives the same bits on a GPU too, where that may be slower.
-        devices: of each process that share a batch; 0 takes all.
-        bn: batch norms take their statistics of the whole batch ("global"), so that the number of
-            devices changes nothing, or of the rows of each device ("local").
-        remat: what is within a block is computed again for the gradient, not kept in memory.
-        shard_optimizer: the optimizer's moments are shared out among the devices of a process.
-        normalization: mean and deviation of the colours; None takes those of the weights.
-        say: takes the line about the weights; None prints it.
+        values: Values of the recipe's first fields, in the order of `Recipe`.
+        recipe: How the network is made and trained; None is `Recipe()`.
+        seed: Root of the initial weights and of every draw in training.
+        normalization: Mean and deviation of the colours; None takes those of the weights.
+        say: What takes the line about the weights; None prints it.
         hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
-        task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
+        overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
 
     Raises:
-        ConfigError: there is no such architecture, head, precision, group, optimizer or metric.
+        ConfigError: there is no such architecture, head, precision, group, optimizer or metric, or
+            no such field.
         WeightsError: the weights cannot be had, or do not fit.
 
     Example:
@@ -672,27 +631,14 @@ def vision_learner(
         ...     def __call__(self, x, train):
         ...         return nn.Dense(10, name="head")(x.mean((1, 2)))
         >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
-        >>> vision_learner(data, Tiny(), metrics=("top_5",)).groups.names
-        ('all',)
+        >>> learn = vision_learner(data, Tiny(), recipe=Recipe(wd=0.1), metrics=("top_5",))
+        >>> learn.groups.names, learn.recipe.wd
+        (('all',), 0.1)
     """
+    ours = ("weights", "recipe", "seed", "normalization", "say", "hooks")
+    recipe = (recipe or Recipe()).replaced(*values, also=ours, **overrides)
     spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
-    model = create_model(spec or arch, len(data.classes), head, dtype_of(precision), remat)
-    pretrained = pretrained_of(weights, spec or arch, head, data.classes, normalization, say)
-    recipe = Recipe(
-        loss=loss,
-        optimizer=optimizer,
-        wd=wd,
-        clip=clip,
-        accumulate=accumulate,
-        average=average,
-        precision=precision,
-        train_bn=train_bn,
-        mix=mix,
-        metrics=tuple(metrics),
-        deterministic=deterministic,
-        devices=devices,
-        bn=bn,
-        shard_optimizer=shard_optimizer,
-        task=task,
-    )
-    return Learner(data, model, recipe, groups, pretrained, seed, normalization, hooks, spec)
+    dtype, classes = dtype_of(recipe.precision), data.classes
+    model = create_model(spec or arch, len(classes), recipe.head, dtype, recipe.remat)
+    pretrained = pretrained_of(weights, spec or arch, recipe.head, classes, normalization, say)
+    return Learner(data, model, recipe, pretrained, seed, normalization, hooks, spec)

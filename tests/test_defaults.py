@@ -28,7 +28,7 @@ from jaxch5.config import (
 from jaxch5.data.block import DataBlock
 from jaxch5.data.from_config import policy_of
 from jaxch5.data.split import random_split
-from jaxch5.learner import Learner, vision_learner
+from jaxch5.learner import Learner
 from jaxch5.losses import cross_entropy, focal_loss
 from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.optim.schedule import (
@@ -57,7 +57,7 @@ def section(name, **choice):
 # What a setting is called where it goes to, and what is another thing by the same name.
 CALLED = {"label_smoothing": "label_smoothing", "alpha": "mix_alpha", "base_lr": "lr"}
 # An optimizer of one's own begins at its momentum and rate; a learner sets both before each step.
-OTHER = {(make_optimizer, "lr"), (vision_learner, "weights"), (random_split, "seed")}
+OTHER = {(make_optimizer, "lr"), (random_split, "seed")}
 # The functions that settings go to, each with the section as it is where the function is called.
 FEEDS = [
     *((call, section("fit", schedule="one_cycle")) for call in (Learner.fit_one_cycle, one_cycle)),
@@ -68,8 +68,6 @@ FEEDS = [
     ),
     (flat_cosine, section("fit", schedule="flat_cosine")),
     *((mixer, section("augment", mix=name)) for name, mixer in MIXERS.items()),
-    (vision_learner, section("fit")),
-    (vision_learner, section("model")),
     (Recipe, section("fit")),
     (Recipe, section("model")),
     (one_vs_rest, section("model")),
@@ -121,7 +119,7 @@ CHAINS = [
     {"learner:Learner.fine_tune", "training.plan:plans_of_fine_tune"}
     | {"optim.schedule:fine_tune_schedule", "optim.schedule:fine_tune_momentum"},
     {"learner:Learner.lr_find", "training.lr_finder:find_lr", "training.lr_finder:sweep_rates"},
-    {"optim.optimizer:make_optimizer", "training.recipe:Recipe"},
+    {"optim.optimizer:make_optimizer", "training.recipe:Recipe", "training.step:make_train_step"},
     {"augmentation.policy:aug_transforms", "augmentation.policy:Policy"},
 ]
 LITERALS_OF_THE_LIST = {
@@ -152,7 +150,8 @@ def test_the_value_of_a_default_stands_once(chain):
     found = [defaults_in_source(function) for function in chain]
     for name in set(itertools.chain(*found)):
         expressions = [each[name] for each in found if name in each]
-        literals = [each for each in expressions if not isinstance(each, ast.Name | ast.Attribute)]
+        expressions = [each for each in expressions if getattr(each, "value", 0) is not None]
+        literals = [each for each in expressions if isinstance(each, ast.Constant | ast.Tuple)]
         assert not literals or len(expressions) == 1, name
 
 

@@ -203,3 +203,19 @@ def test_hooks_of_the_page_tell_what_was_trained(name, end, monkeypatch, capsys)
     assert losses == learn.recorder.losses
     scores = [(step, figures["accuracy"]) for step, figures in told if "accuracy" in figures]
     assert scores == [(length * (n + 1), learn.records[n]["accuracy"]) for n in (0, 1)]
+
+
+def test_a_step_in_ones_own_script_trains(capsys):
+    """With at most four imports, all of them public."""
+    page = (DOCS / "own_script.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]
+    assert "from " not in code
+    assert len(imports) <= 4
+    assert set(re.findall(r"\bjx\.(\w+)", code)) <= set(jx.__all__)
+    names = {}
+    exec(code, names)
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 2
+    assert losses[1] < losses[0] < 2.5
+    assert int(names["state"].step) == 2 * len(names["data"].train)

@@ -11,9 +11,9 @@ from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.batch import Batch
 from jaxch5.losses import cross_entropy
 from jaxch5.models.registry import create_model
-from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.compiler import compiler_options
-from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.precision import dtype_of
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.state import init_state
 from jaxch5.training.step import make_train_step
 
@@ -32,11 +32,11 @@ def trained(device, precision, steps=4, options=None):
     with jax.default_device(device):
         model = create_model("resnet18", 2, dtype=dtype_of(precision))
         # So low a rate that roundings do not grow from step to step.
-        optimizer = make_optimizer(lr=1e-5)
-        key = jax.random.key(0)
-        state = init_state(model, optimizer, 64, key, scale=loss_scale(precision))
+        recipe = Recipe(precision=precision, loss=cross_entropy)
+        optimizer, key = recipe.make_optimizer(1e-5), jax.random.key(0)
+        state = init_state(model, recipe, 64, key, optimizer)
         policy = aug_transforms(min_scale=0.75)
-        step = make_train_step(model, optimizer, cross_entropy, policy, 64)
+        step = make_train_step(model, recipe, policy, 64, optimizer=optimizer)
         step = jax.jit(step, compiler_options=options)
         batch = jax.device_put(Batch(image, frame, index % 2, index, index >= 0))
         found = []

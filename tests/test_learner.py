@@ -1,6 +1,7 @@
 """The learner trains any module, the same way twice, and counts each picture once."""
 
 import io
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from jaxch5.losses import cross_entropy
 from jaxch5.models.registry import create_model
 from jaxch5.predictor import load_learner
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
+from jaxch5.training.recipe import Recipe
 
 AUGMENT = aug_transforms(max_lighting=0.05)
 
@@ -343,3 +345,50 @@ def test_one_class_is_nothing_to_learn():
     alike = from_arrays(np.zeros((40, 8, 8), np.uint8), np.zeros(40, int), ["dark"])
     with pytest.raises(DataError, match="holds one class only, dark; a classifier needs two"):
         learner(alike)
+
+
+def test_a_recipe_and_arguments_by_name_or_by_place_say_the_same(plain):
+    """Whatever was said of a recipe by a keyword of `vision_learner` still is."""
+    said = Recipe(precision="bf16", train_bn=False, wd=0.1, metrics=("top_5",), clip=1.0)
+    data = plain.data
+    ways = [
+        vision_learner(data, Tiny(), "none", recipe=said),
+        vision_learner(data, Tiny(), "none", recipe=replace(said, wd=0.3), wd=0.1),
+        vision_learner(
+            data,
+            Tiny(),
+            "none",
+            precision="bf16",
+            train_bn=False,
+            wd=0.1,
+            metrics=("top_5",),
+            clip=1.0,
+        ),
+        vision_learner(
+            data,
+            Tiny(),
+            "none",
+            "bf16",
+            "concat_pool",
+            "fastai",
+            False,
+            0.1,
+            None,
+            ("top_5",),
+            clip=1.0,
+        ),
+    ]
+    assert [learn.recipe for learn in ways] == [said] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("zzz", "see Recipe"),
+        ("wdd", "did you mean wd"),
+        ("normalisation", "normalization"),
+    ],
+)
+def test_an_argument_that_there_is_not_names_the_nearest(name, nearest, plain):
+    with pytest.raises(ConfigError, match=f"^{name}: there is no such argument; .*{nearest}"):
+        vision_learner(plain.data, Tiny(), "none", **{name: 0.1})

@@ -33,6 +33,7 @@ def _sgd(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.Grad
 
 
 # Defaults that a recipe has too.
+LR = 1e-3
 OPTIMIZER = "adam"
 WD = 0.01
 CLIP = 0.0
@@ -51,7 +52,7 @@ OPTIMIZERS: dict[
 
 def make_optimizer(
     name: str = OPTIMIZER,
-    lr: float | Sequence[float] = 1e-3,
+    lr: float | Sequence[float] = LR,
     momentum: float = 0.95,
     wd: float = WD,
     labels: Callable[[PyTree], PyTree] | None = None,

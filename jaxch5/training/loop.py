@@ -16,7 +16,6 @@ from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
-from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Epoch, Step, StepRecord
 from jaxch5.training.mesh import placement_of
@@ -122,12 +121,7 @@ def fit(
         rates = np.array([plan.rates(place) for place in places], np.float32)
         momentum = np.array([plan.momentum(place) for place in places], np.float32)
         if count == 1:
-            opt_state = with_hyperparams(
-                state.opt_state,
-                lr=put(rates[0]),
-                momentum=put(momentum[0]),
-            )
-            state = state.replace(opt_state=opt_state)
+            state = state.at_rate(put(rates[0]), put(momentum[0]))
             # Whatever the step needs is on the device by now; anything else would be an oversight.
             with jax.transfer_guard("disallow"):
                 state, output = steps.train(state, batch, of_epoch)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import to_device
 from jaxch5.errors import ConfigError
-from jaxch5.optim.optimizer import number_of_rates, with_hyperparams
+from jaxch5.optim.optimizer import number_of_rates
 from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
@@ -104,12 +104,8 @@ def find_lr(
     put = placement.put
     batches = to_device(data.train.steps(0, num_it), put=placement.put_batch)
     for step, batch in enumerate(batches):
-        opt_state = with_hyperparams(
-            state.opt_state,
-            lr=put(np.full(groups, lrs[step], np.float32)),
-            momentum=put(np.float32(MOMENTUM)),
-        )
-        state = state.replace(opt_state=opt_state)
+        rates = np.full(groups, lrs[step], np.float32)
+        state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
         state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
         unread.append(metrics["loss"])
         # Some steps more than were needed cost less than waiting for each of them.

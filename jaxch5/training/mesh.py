@@ -26,8 +26,6 @@ from jaxch5.errors import ConfigError
 from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = "process", "device"
-# Over which devices batch norms take their statistics.
-NORMS = ("global", "local")
 # Smaller arrays are not worth a message to share them out.
 SHARED_FROM = 1024
 

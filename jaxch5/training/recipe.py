@@ -1,92 +1,96 @@
-"""How a network is trained, and what follows from it for the layers that are frozen."""
+"""The recipe: what is chosen about a network and its training, and does not change in it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from functools import partial
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import flax.linen as nn
 import optax
-from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Key
 
-from jaxch5.data.block import Data
+from jaxch5.augmentation.mixing import Mixed
 from jaxch5.errors import ConfigError
 from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
-from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
-from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
-from jaxch5.optim.optimizer import (
-    ACCUMULATE,
-    CLIP,
-    OPTIMIZER,
-    WD,
-    accumulated,
-    make_optimizer,
-    with_update_due,
-)
+from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
 from jaxch5.task import SOFTMAX, Task
-from jaxch5.training.mesh import NORMS
-from jaxch5.training.step import (
-    EvalStep,
-    Mixer,
-    TrainStep,
-    make_eval_step,
-    make_train_step,
-)
+
+# Where batch norms take their statistics: see `Recipe.bn`.
+NORMS = ("global", "local")
+Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What does not change while a network is trained.
+    """What is chosen about a network and its training, and does not change while it is trained.
 
-    Attributes:
-        loss: mean over the items, or `ItemLosses`, of logits [B, classes] and labels [B]; None is
-            the task's.
-        optimizer, wd, clip: see `make_optimizer`.
-        accumulate: batches whose mean gradient makes one update; what is left of them at the end of
-            an epoch makes one too.
-        average: decay of an exponential average of the variables, which is then what is evaluated;
-            0 keeps none.
-        precision: "fp32", "bf16" or "fp16".
-        train_bn: batch norms of frozen groups are trained; if not, they use the running statistics.
-            Layers that normalize without running statistics are no batch norms.
-        mix: mixes each training batch; None mixes nothing.
-        metrics: what is recorded of each epoch beside the task's metrics: names (see `metric_of`),
-            or functions of probabilities and labels.
-        deterministic: see `compiler_options`.
-        devices: of each process that share a batch; 0 takes all.
-        bn: batch norms take their statistics of the whole batch ("global") or of the rows of each
-            device ("local").
-        shard_optimizer: see `place`.
-        task: what labels mean.
+    Args:
+        precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
+            loss and optimizer are float32.
+        head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
+        groups: "fastai" (of a ResNet, three) or "stages" (its six), for freezing and rates.
+        train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
+            their running statistics, and a frozen body costs a forward pass only. Layers that
+            normalize without running statistics are no batch norms.
+        wd: Decoupled weight decay, a share of the rate.
+        loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
+            `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
+            `ItemLosses` where it has weights. None is the task's.
+        metrics: What is recorded of each epoch beside the task's metrics: "top_5", "precision",
+            "recall", "f1", or functions of probabilities and labels.
+        mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
+            `functools.partial`.
+        optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
+        clip: Largest norm of all gradients together; 0 does not clip.
+        accumulate: Batches whose mean gradient makes one update; those left at the end of an epoch
+            make one too. Each batch counts the same, whatever the weights of its items.
+        average: Decay of an exponential average of the weights, which is then what is evaluated; 0
+            keeps none.
+        deterministic: Whether the same seed gives the same bits on a GPU too, where that may be
+            slower.
+        devices: Number of devices of each process that share a batch; 0 takes all.
+        bn: Whether batch norms take their statistics of the whole batch ("global"), so that the
+            number of devices changes nothing, or of the rows of each device ("local").
+        remat: Whether what is within a block is computed again for the gradient, and not kept in
+            memory.
+        shard_optimizer: Whether the optimizer's moments are shared out among the devices of a
+            process.
+        task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
 
     Raises:
-        ConfigError: there is no such metric, or two have one name.
+        ConfigError: There is no such metric or kind of batch norm, or two metrics have one name.
+
+    Example:
+        >>> Recipe(wd=0.1).replaced(clip=1.0).wd
+        0.1
     """
 
-    loss: Loss | None = None
-    optimizer: str = OPTIMIZER
+    precision: str = "fp32"
+    head: str = "concat_pool"
+    groups: str = "fastai"
+    train_bn: bool = True
     wd: float = WD
+    loss: Loss | None = None
+    metrics: Sequence[str | Metric] = ()
+    mix: Mixer | None = None
+    optimizer: str = OPTIMIZER
     clip: float = CLIP
     accumulate: int = ACCUMULATE
     average: float = 0.0
-    precision: str = "fp32"
-    train_bn: bool = True
-    mix: Mixer | None = None
-    metrics: tuple[str | Metric, ...] = ()
     deterministic: bool = False
     devices: int = 0
     bn: str = "global"
+    remat: bool = False
     shard_optimizer: bool = False
     task: Task = SOFTMAX
 
     def __post_init__(self) -> None:
         # Found here, and not after the first epoch.
         self.task.scores(self.metrics)
+        if self.bn not in NORMS:
+            raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
 
     @property
     def columns(self) -> list[str]:
@@ -98,138 +102,38 @@ class Recipe:
         """What is minimized: the loss that was chosen, or the task's."""
         return self.loss or self.task.loss
 
+    def replaced(self, *values: Any, also: Iterable[str] = (), **overrides: Any) -> Recipe:
+        """Returns the recipe with other values.
 
-def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
-    """Returns the groups of a network's layers.
+        Args:
+            values: Of the first fields, in their order.
+            also: What else might have been meant by an unknown name, for the message.
+            overrides: Of fields by name.
 
-    Args:
-        name: "fastai" (of a ResNet three) or "stages" (its six). A module of one's own has its body
-            and its head, where one of its modules is called `head`, else one group.
-        spec: The architecture.
-        modules: Names of the network's top-level modules.
+        Raises:
+            ConfigError: There is no such field, or more values than fields.
 
-    Raises:
-        ConfigError: there is no such name, or a stage has no modules.
+        Example:
+            >>> Recipe().replaced(wdd=0.1)
+            Traceback (most recent call last):
+            jaxch5.errors.ConfigError: wdd: there is no such argument; did you mean wd?
+        """
+        names = [field.name for field in fields(self)]
+        changes = dict(zip(names, values, strict=False)) | overrides
+        for name in changes.keys() - names:
+            close = difflib.get_close_matches(name, [*names, *also], n=1)
+            hint = f"did you mean {close[0]}?" if close else "see Recipe"
+            raise ConfigError(f"{name}: there is no such argument; {hint}")
+        return replace(self, **changes)
 
-    Example:
-        >>> from jaxch5.models.registry import spec_of
-        >>> resnet = spec_of("resnet18")
-        >>> layer_groups("fastai", resnet, [*resnet.stages, "conv1", "layer1_0"]).names
-        ('stem to layer2', 'layer3 and layer4', 'head')
-    """
-    sizes = spec.group_sizes(name)
-    found = {spec.stage(module) for module in modules}
-    if strange := found - {*spec.stages}:
-        raise ConfigError(
-            f"{spec.name}: stage_of names {min(strange)}, which is none of its stages: "
-            f"{', '.join(spec.stages)}"
-        )
-    if missing := [stage for stage in spec.stages if stage not in found]:
-        if spec.stages == BODY_AND_HEAD:
-            return Groups(("all",), lambda module: 0, (2,))
-        raise ConfigError(
-            f"{spec.name}: stage {missing[0]} has none of its modules: {', '.join(modules)}"
-        )
-    return groups_of(spec.stages, spec.stage, sizes)
+    def make_optimizer(
+        self, lr: float | Sequence[float] = LR, **others: Any
+    ) -> optax.GradientTransformation:
+        """Makes the optimizer, whose rates are set before each step: see `TrainState.at_rate`.
 
-
-class Frozen:
-    """A network of which the first groups are frozen: what is trained, and how a step goes.
-
-    Args:
-        model: a linen module.
-        variables: the model's, or their shapes.
-        spec: its architecture.
-        groups: of its layers.
-        frozen_to: the groups before this one are frozen; negative counts from the end.
-        recipe: how it is trained.
-
-    Raises:
-        ConfigError: there is no such group, none of its parameters would be trained, or the module
-            cannot do without `train_bn`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        variables: PyTree,
-        spec: ModelSpec,
-        groups: Groups,
-        frozen_to: int,
-        recipe: Recipe,
-    ) -> None:
-        if recipe.bn not in NORMS:
-            raise ConfigError(f"model.bn = {recipe.bn}: should be one of {', '.join(NORMS)}")
-        count = len(groups.names)
-        if not -count <= frozen_to < count:
-            raise ConfigError(
-                f"freeze_to: {frozen_to} is no group; there are {count}: {', '.join(groups.names)}"
-            )
-        self.frozen_to = frozen_to % count
-        self.recipe = recipe
-        self.paths: frozenset[ParamPath] = frozen_paths(
-            variables, groups, self.frozen_to, recipe.train_bn
-        )
-        self.optimizer: optax.GradientTransformation = make_optimizer(
-            recipe.optimizer,
-            [0.0] * count,
-            wd=recipe.wd,
-            labels=partial(labels, groups=groups),
-            clip=recipe.clip,
-            no_decay=spec.no_decay,
-        )
-        if recipe.accumulate > 1:
-            self.optimizer = accumulated(self.optimizer)
-        if len(self.paths) == len(flatten_dict(variables["params"])):
-            raise ConfigError(
-                f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
-            )
-        self.model = model
-        if self.frozen_to and not recipe.train_bn:
-            if spec.frozen:
-                self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
-            elif variables.get("batch_stats"):
-                raise ConfigError(
-                    f"model.train_bn = false: the ModelSpec of {spec.name} does not say how frozen "
-                    "stages keep their running statistics (frozen)"
-                )
-
-    def steps(
-        self, data: Data, normalization: Normalization, mesh: Mesh | None = None
-    ) -> tuple[TrainStep, EvalStep]:
-        """The two steps on pictures of `data`, not compiled yet, on the devices of a mesh."""
-        recipe, prepared = self.recipe, {}
-        if recipe.accumulate > 1:
-            prepared["prepared"] = partial(
-                with_update_due, accumulate=recipe.accumulate, steps_per_epoch=len(data.train)
-            )
-        train_step = make_train_step(
-            self.model,
-            self.optimizer,
-            recipe.objective,
-            data.augment,
-            data.size,
-            normalization,
-            recipe.mix,
-            self.paths,
-            recipe.average,
-            mesh,
-            recipe.bn,
-            **prepared,
-        )
-        return train_step, make_eval_step(self.model, data.size, normalization, mesh)
-
-
-def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
-    """Lines about a network: of each group and in all, how many parameters, and how many train."""
-    rows: list[Any] = []
-    flat = flatten_dict(params)
-    for number, name in enumerate(groups.names):
-        of_group = {path: leaf for path, leaf in flat.items() if groups.of(path[0]) == number}
-        trained = sum(leaf.size for path, leaf in of_group.items() if path not in frozen)
-        rows.append((name, sum(leaf.size for leaf in of_group.values()), trained))
-    rows.append(("total", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-    width = max(len(row[0]) for row in rows)
-    yield f"{'group':<{width}}  {'parameters':>12}  {'trained':>12}"
-    for name, count, trained in rows:
-        yield f"{name:<{width}}  {count:>12,}  {trained:>12,}"
+        Args:
+            lr: Learning rate, or one for each group of layers.
+            others: Other arguments of `jaxch5.optim.optimizer.make_optimizer`.
+        """
+        made = make_optimizer(self.optimizer, lr, wd=self.wd, clip=self.clip, **others)
+        return accumulated(made) if self.accumulate > 1 else made

@@ -17,7 +17,6 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxch5.batch import Batch, CachedBatch
-from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
@@ -64,8 +63,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
         ) -> tuple[TrainState, Float[Array, ""]]:
             rows, lr, momentum = xs
             batch = replace(rows, images=batches.images, frames=batches.frames)
-            opt_state = with_hyperparams(state.opt_state, lr=lr, momentum=momentum)
-            state, output = train_step(state.replace(opt_state=opt_state), batch, key)
+            state, output = train_step(state.at_rate(lr, momentum), batch, key)
             return state, output["loss"]
 
         # The set is the same in every step, and is not scanned over.

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
-from jaxtyping import Array, Float, Int32, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int32, Key, PyTree
 
 from jaxch5.optim.groups import ParamPath, partition
+from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.precision import loss_scale
+from jaxch5.training.recipe import Recipe
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -42,27 +45,48 @@ class TrainState(flax.struct.PyTreeNode):
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    def at_rate(
+        self, lr: Float[ArrayLike, "groups"], momentum: Float[ArrayLike, ""] | None = None
+    ) -> TrainState:
+        """Returns the state whose next step has other rates.
+
+        Args:
+            lr: Learning rate of each group of layers.
+            momentum: Decay of the first moment; None leaves it as it is.
+        """
+        values = {"lr": lr} if momentum is None else {"lr": lr, "momentum": momentum}
+        values = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+        return self.replace(opt_state=with_hyperparams(self.opt_state, **values))
+
 
 def init_state(
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
     size: int,
     key: Key[Array, ""],
+    optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
-    scale: DynamicScale | None = None,
-    average: bool = False,
 ) -> TrainState:
     """A state at step 0 with weights drawn from `key`.
 
     Args:
-        model: called as `model.apply(variables, x, train=bool)`.
-        optimizer: an optax transformation.
-        size: side of the pictures that the model will see, pixels.
-        key: root of the initial weights.
-        frozen: parameters that are not trained.
-        scale: what `loss_scale` returns.
-        average: whether an exponential average of the variables is kept.
+        model: Module that is called as `model.apply(variables, x, train=bool)`.
+        recipe: How it will be trained.
+        size: Side of the pictures that the model will see, pixels.
+        key: Root of the initial weights.
+        optimizer: Optimizer of the trained parameters; None is the recipe's.
+        frozen: Parameters that are not trained.
+
+    Example:
+        >>> class Tiny(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         return nn.Dense(2)(x.mean((1, 2)))
+        >>> state = init_state(Tiny(), Recipe(), size=8, key=jax.random.key(0))
+        >>> int(state.step), state.params["Dense_0"]["kernel"].shape
+        (0, (3, 2))
     """
+    optimizer = optimizer or recipe.make_optimizer()
 
     # Run once: compiling dozens of random draws with care would take longer than all they do.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1"})
@@ -75,8 +99,8 @@ def init_state(
             params=params,
             batch_stats=batch_stats,
             opt_state=optimizer.init(partition(params, frozen)[0]),
-            scale=scale,
-            average=copies if average else None,
+            scale=loss_scale(recipe.precision),
+            average=copies if recipe.average else None,
             epoch_loss=jnp.zeros(()),
             epoch_skipped=jnp.zeros((), jnp.int32),
         )

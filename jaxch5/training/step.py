@@ -14,15 +14,15 @@ from flax.training.dynamic_scale import DynamicScale
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxch5.augmentation.mixing import Mixed
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
-from jaxch5.losses import Loss
 from jaxch5.models.layers import normalize
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.optim.groups import ParamPath, merge, partition
+from jaxch5.optim.optimizer import with_update_due
 from jaxch5.training.mesh import mean_over_devices, number_of_device, over_rows
 from jaxch5.training.precision import next_scale
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import loss_of_batch
 from jaxch5.training.state import TrainState
 
@@ -31,7 +31,6 @@ TrainStep = Callable[
     tuple[TrainState, dict[str, Float[Array, ""]]],
 ]
 Keys = tuple[Key[Array, ""], Key[Array, ""], Key[Array, ""]]
-Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 EvalStep = Callable[[TrainState, Batch | CachedBatch], Float[Array, "batch classes"]]
 DrawnEvalStep = Callable[
     [TrainState, Batch | CachedBatch, Key[Array, ""]], Float[Array, "batch classes"]
@@ -57,17 +56,14 @@ class Gradient(NamedTuple):
 
 def make_train_step(
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    loss: Loss,
+    recipe: Recipe,
     policy: Policy | None,
     size: int,
     normalization: Normalization = IMAGENET,
-    mix: Mixer | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
-    average: float = 0.0,
     mesh: Mesh | None = None,
-    bn: str = "global",
-    prepared: Callable[[optax.OptState, Array], optax.OptState] = lambda opt_state, step: opt_state,
+    steps_per_epoch: int | None = None,
 ) -> TrainStep:
     """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
 
@@ -76,22 +72,39 @@ def make_train_step(
     for the loss (float16), a step whose gradient is not finite changes nothing but that factor.
 
     Args:
-        model: called as `model.apply(variables, x, train=True)` on normalized pictures.
-        optimizer: its state is the state's `opt_state`.
-        loss: mean over the items of logits and labels, or `ItemLosses`.
-        policy: what `aug_transforms` returns; None takes the centre crop.
-        size: side of the network's input, pixels.
-        normalization: applied to the augmented pictures.
-        mix: `mixup` or `cutmix`, of pictures and a key; None mixes nothing.
-        frozen: parameters that stay as they are; no gradient is taken of them.
-        average: decay of the state's exponential average of the variables, where it keeps one.
-        mesh: the devices that share a batch; None is one.
-        bn: batch norms take their statistics of the whole batch ("global"), or of the rows of each
-            device ("local"), which then draws what to mix, and what to drop, for itself.
-        prepared: what the optimizer's state is made into before an update, of the steps done.
+        model: Module that is called as `model.apply(variables, x, train=True)` on normalized
+            pictures.
+        recipe: Loss, optimizer, what is mixed and averaged, and where batch norms take their
+            statistics: with bn="local" each device draws what to mix, and what to drop, for itself.
+        policy: What `aug_transforms` returns; None takes the centre crop.
+        size: Side of the network's input, pixels.
+        normalization: Mean and deviation of the augmented pictures.
+        optimizer: Optimizer whose state is the state's `opt_state`; None is the recipe's.
+        frozen: Parameters that stay as they are; no gradient is taken of them.
+        mesh: Devices that share a batch; None is one.
+        steps_per_epoch: Training batches, at the end of which the recipe's `accumulate` makes an
+            update of what is left; None leaves nothing.
+
+    Example:
+        >>> from jaxch5.data.block import DataBlock
+        >>> from jaxch5.data.source import digits
+        >>> from jaxch5.data.split import random_split
+        >>> from jaxch5.training.state import init_state
+        >>> class Tiny(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         return nn.Dense(10, name="head")(x.mean((1, 2)))
+        >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
+        >>> key, recipe = jax.random.key(0), Recipe(wd=0.1)
+        >>> step = jax.jit(make_train_step(Tiny(), recipe, data.augment, data.size))
+        >>> state = init_state(Tiny(), recipe, data.size, key)
+        >>> state, metrics = step(state, next(iter(data.train)), key)
+        >>> int(state.step), metrics["loss"].shape
+        (1, ())
     """
+    optimizer = optimizer or recipe.make_optimizer()
     # In the one case each device prepares its pictures, in the other it takes its gradient as well.
-    local = mesh if bn == "local" else None
+    local = mesh if recipe.bn == "local" else None
 
     def prepare(batch: Batch | CachedBatch, key: Key[Array, ""]) -> Array:
         return augment(policy, batch.open(), key, size)
@@ -105,8 +118,8 @@ def make_train_step(
         with jax.named_scope("augment"):
             pictures = over_rows(prepare, None if local else mesh)(batch, augment_key)
         pairs = None
-        if mix is not None:
-            mixed = mix(pictures, mix_key)
+        if recipe.mix is not None:
+            mixed = recipe.mix(pictures, mix_key)
             pictures, pairs = mixed.pictures, (mixed.partner, mixed.share)
         pictures = normalize(pictures, normalization)
 
@@ -118,7 +131,9 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            value = loss_of_batch(loss, logits, batch.label, pairs, mean_over_devices(local))
+            value = loss_of_batch(
+                recipe.objective, logits, batch.label, pairs, mean_over_devices(local)
+            )
             return value, updated.get("batch_stats", {})
 
         take = jax.value_and_grad if scale is None else scale.value_and_grad
@@ -140,16 +155,18 @@ def make_train_step(
 
         @jax.named_scope("update")
         def advance(grads: PyTree, batch_stats: PyTree) -> TrainState:
-            updates, opt_state = optimizer.update(
-                grads, prepared(state.opt_state, state.step), trained
-            )
+            opt_state = state.opt_state
+            if recipe.accumulate > 1:
+                length = steps_per_epoch or recipe.accumulate
+                opt_state = with_update_due(opt_state, state.step, recipe.accumulate, length)
+            updates, opt_state = optimizer.update(grads, opt_state, trained)
             params = merge(optax.apply_updates(trained, updates), fixed)
             after = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
             if state.average is None:
                 return after
             variables = {"params": params, "batch_stats": batch_stats}
             # The first steps are far from the last, so that the average begins as a short one.
-            decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
+            decay = jnp.minimum(recipe.average, (1.0 + state.step) / (10.0 + state.step))
             return after.replace(
                 average=optax.incremental_update(variables, state.average, 1.0 - decay)
             )

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxch5.errors import ConfigError
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.optim.groups import frozen_paths, labels, merge, partition
-from jaxch5.training.recipe import layer_groups
+from jaxch5.training.freezing import layer_groups
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy
-from jaxch5.optim.optimizer import make_optimizer
-from jaxch5.training.precision import dtype_of, loss_scale
+from jaxch5.training.precision import dtype_of
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.state import init_state
 from jaxch5.training.step import make_train_step
 
@@ -43,10 +43,10 @@ FLOAT16 = pytest.param("fp16", marks=pytest.mark.float16)
 
 
 def trained(precision, loss=cross_entropy, steps=1):
-    optimizer = make_optimizer(lr=0.01)
-    model = Small(dtype_of(precision))
-    state = init_state(model, optimizer, 8, jax.random.key(0), scale=loss_scale(precision))
-    step = jax.jit(make_train_step(model, optimizer, loss, None, 8))
+    recipe = Recipe(precision=precision, loss=loss)
+    model, optimizer = Small(dtype_of(precision)), recipe.make_optimizer(0.01)
+    state = init_state(model, recipe, 8, jax.random.key(0), optimizer)
+    step = jax.jit(make_train_step(model, recipe, None, 8, optimizer=optimizer))
     states = [state]
     for _ in range(steps):
         states.append(step(states[-1], batch(), jax.random.key(1))[0])

@@ -20,7 +20,8 @@ from jaxch5.models.resnet import Conv, ResNet
 from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.groups import frozen_paths
 from jaxch5.optim.optimizer import with_hyperparams
-from jaxch5.training.recipe import Frozen, Recipe, layer_groups, summarize_model
+from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.state import init_state, with_fresh_optimizer
 
 RESNET = ResNet("resnet18", 2, "concat_pool")
@@ -74,7 +75,9 @@ def frozen_of(model, shapes, frozen_to, **recipe):
 def frozen_at(frozen_to, train_bn, model=NARROW):
     shapes = shapes_of(model)
     frozen = frozen_of(model, shapes, frozen_to, train_bn=train_bn)
-    return frozen, init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
+    return frozen, init_state(
+        model, frozen.recipe, 32, jax.random.key(0), frozen.optimizer, frozen.paths
+    )
 
 
 def after_a_step(data, frozen, state):
@@ -150,7 +153,7 @@ def test_a_frozen_layer_norm_stays_in_training(data):
     model = Normed("layer")
     shapes = shapes_of(model)
     frozen = frozen_of(model, shapes, -1)
-    state = init_state(model, frozen.optimizer, 32, jax.random.key(0), frozen.paths)
+    state = init_state(model, frozen.recipe, 32, jax.random.key(0), frozen.optimizer, frozen.paths)
     state = state.replace(opt_state=with_hyperparams(state.opt_state, lr=jnp.full(2, 0.1)))
     train_step, _ = frozen.steps(data, IMAGENET)
     batch = jax.tree.map(jnp.asarray, next(iter(data.train)))

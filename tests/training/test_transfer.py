@@ -14,8 +14,8 @@ from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import create_model
 from jaxch5.models.spec import IMAGENET
-from jaxch5.optim.optimizer import make_optimizer
 from jaxch5.training.checkpoint import Checkpoints
+from jaxch5.training.recipe import Recipe
 from jaxch5.training.rundir import create_run
 from jaxch5.training.state import init_state
 from jaxch5.training.transfer import available, find_weights, from_run, load_weights, transfer
@@ -113,7 +113,7 @@ def run_with(tmp_path, saves=(), keep_best=False, average=False):
     weight is the number of its step, and of its average the step after."""
     path = tmp_path / "run"
     create_run(Config.model_validate({"fit": {"keep_best": keep_best}}), path)
-    state = init_state(Tiny(), make_optimizer(), 8, jax.random.key(0), average=average)
+    state = init_state(Tiny(), Recipe(average=0.9 * average), 8, jax.random.key(0))
     records = []
     with Checkpoints(path / "checkpoints") as checkpoints:
         for step, accuracy in saves:

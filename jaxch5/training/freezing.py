@@ -1,0 +1,139 @@
+"""What freezing groups of layers makes of a network, its optimizer and its step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import optax
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jaxch5.data.block import Data
+from jaxch5.errors import ConfigError
+from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
+from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
+from jaxch5.training.recipe import Recipe
+from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
+
+
+def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
+    """Returns the groups of a network's layers.
+
+    Args:
+        name: "fastai" (of a ResNet three) or "stages" (its six). A module of one's own has its body
+            and its head, where one of its modules is called `head`, else one group.
+        spec: The architecture.
+        modules: Names of the network's top-level modules.
+
+    Raises:
+        ConfigError: there is no such name, or a stage has no modules.
+
+    Example:
+        >>> from jaxch5.models.registry import spec_of
+        >>> resnet = spec_of("resnet18")
+        >>> layer_groups("fastai", resnet, [*resnet.stages, "conv1", "layer1_0"]).names
+        ('stem to layer2', 'layer3 and layer4', 'head')
+    """
+    sizes = spec.group_sizes(name)
+    found = {spec.stage(module) for module in modules}
+    if strange := found - {*spec.stages}:
+        raise ConfigError(
+            f"{spec.name}: stage_of names {min(strange)}, which is none of its stages: "
+            f"{', '.join(spec.stages)}"
+        )
+    if missing := [stage for stage in spec.stages if stage not in found]:
+        if spec.stages == BODY_AND_HEAD:
+            return Groups(("all",), lambda module: 0, (2,))
+        raise ConfigError(
+            f"{spec.name}: stage {missing[0]} has none of its modules: {', '.join(modules)}"
+        )
+    return groups_of(spec.stages, spec.stage, sizes)
+
+
+class Frozen:
+    """A network of which the first groups are frozen: what is trained, and how a step goes.
+
+    Args:
+        model: a linen module.
+        variables: the model's, or their shapes.
+        spec: its architecture.
+        groups: of its layers.
+        frozen_to: the groups before this one are frozen; negative counts from the end.
+        recipe: how it is trained.
+
+    Raises:
+        ConfigError: there is no such group, none of its parameters would be trained, or the module
+            cannot do without `train_bn`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: PyTree,
+        spec: ModelSpec,
+        groups: Groups,
+        frozen_to: int,
+        recipe: Recipe,
+    ) -> None:
+        count = len(groups.names)
+        if not -count <= frozen_to < count:
+            raise ConfigError(
+                f"freeze_to: {frozen_to} is no group; there are {count}: {', '.join(groups.names)}"
+            )
+        self.frozen_to = frozen_to % count
+        self.recipe = recipe
+        self.paths: frozenset[ParamPath] = frozen_paths(
+            variables, groups, self.frozen_to, recipe.train_bn
+        )
+        self.optimizer: optax.GradientTransformation = recipe.make_optimizer(
+            [0.0] * count, labels=partial(labels, groups=groups), no_decay=spec.no_decay
+        )
+        if len(self.paths) == len(flatten_dict(variables["params"])):
+            raise ConfigError(
+                f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
+            )
+        self.model = model
+        if self.frozen_to and not recipe.train_bn:
+            if spec.frozen:
+                self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
+            elif variables.get("batch_stats"):
+                raise ConfigError(
+                    f"model.train_bn = false: the ModelSpec of {spec.name} does not say how frozen "
+                    "stages keep their running statistics (frozen)"
+                )
+
+    def steps(
+        self, data: Data, normalization: Normalization, mesh: Mesh | None = None
+    ) -> tuple[TrainStep, EvalStep]:
+        """The two steps on pictures of `data`, not compiled yet, on the devices of a mesh."""
+        train_step = make_train_step(
+            self.model,
+            self.recipe,
+            data.augment,
+            data.size,
+            normalization,
+            self.optimizer,
+            self.paths,
+            mesh,
+            len(data.train),
+        )
+        return train_step, make_eval_step(self.model, data.size, normalization, mesh)
+
+
+def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
+    """Lines about a network: of each group and in all, how many parameters, and how many train."""
+    rows: list[Any] = []
+    flat = flatten_dict(params)
+    for number, name in enumerate(groups.names):
+        of_group = {path: leaf for path, leaf in flat.items() if groups.of(path[0]) == number}
+        trained = sum(leaf.size for path, leaf in of_group.items() if path not in frozen)
+        rows.append((name, sum(leaf.size for leaf in of_group.values()), trained))
+    rows.append(("total", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    width = max(len(row[0]) for row in rows)
+    yield f"{'group':<{width}}  {'parameters':>12}  {'trained':>12}"
+    for name, count, trained in rows:
+        yield f"{name:<{width}}  {count:>12,}  {trained:>12,}"

@@ -12,6 +12,7 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run, save_figure
 from jaxch5.errors import ConfigError, DataError
+from jaxch5.files import unused
 from jaxch5.settings import differing
 from jaxch5.text import counted, print_line, print_row
 
@@ -115,7 +116,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for name, figure in figures.items():
         save_figure(figure, out / f"{name}.png")
     if source.file is not None:
-        interp.write_suspects(unused(out / "suspects.csv"))
+        # A person may have corrected labels in the file of an earlier evaluation.
+        interp.write_suspects(unused(out / "suspects", ".csv"))
     head, *lines = str(report).splitlines()
     for line in (head, *lines):
         print_row(console, line, head)
@@ -139,14 +141,6 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "most_confused": confused,
         "figures": str(out),
     }
-
-
-def unused(path: Path) -> Path:
-    """The path, or one beside it with a number: a person may have mended labels in the old file."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    return candidate
 
 
 def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[Source, Scored]:

@@ -70,6 +70,19 @@ def write_file(path: Path, content: bytes) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def unused(path: Path, suffix: str = "") -> Path:
+    """Returns a path with a suffix where nothing is yet, numbered from 2 on if it has to be.
+
+    Example:
+        >>> unused(Path("no such folder/suspects"), ".csv").name
+        'suspects.csv'
+    """
+    candidate, number = path.with_name(path.name + suffix), 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}{suffix}"), number + 1
+    return candidate
+
+
 def json_value(value: Any) -> Any:
     """Replaces what is no finite number, which JSON does not have, by None.
 

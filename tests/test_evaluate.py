@@ -13,7 +13,7 @@ from jaxch5.config import Config, DataConfig, from_toml
 from jaxch5.data.from_config import load_data
 from jaxch5.data.table import from_csv
 from jaxch5.errors import DataError
-from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate, unused
+from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate
 from jaxch5.predictor import load_learner
 from jaxch5.settings import flat
 
@@ -258,12 +258,6 @@ def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, caps
     source = from_csv(file)
     assert len(source) == 8
     assert source.file(0).is_file()
-
-
-def test_a_list_that_is_there_is_never_overwritten(tmp_path):
-    assert unused(tmp_path / "a.csv") == tmp_path / "a.csv"
-    (tmp_path / "a.csv").touch()
-    assert unused(tmp_path / "a.csv") == tmp_path / "a-2.csv"
 
 
 def test_what_is_no_run_is_named(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxch5.files import making, to_json, write_file
+from jaxch5.files import making, to_json, unused, write_file
 
 
 def test_what_is_made_is_there_as_a_whole_or_not_at_all(tmp_path):
@@ -53,3 +53,12 @@ def test_what_is_no_number_is_null_and_all_else_as_it_was(value):
     text = to_json(value)
     assert json.loads(text, parse_constant=pytest.fail) == as_expected(value)
     assert "\n" not in text
+
+
+def test_what_is_there_is_never_overwritten(tmp_path):
+    """Not the folder of an earlier run, nor the list in which somebody corrects labels."""
+    assert unused(tmp_path / "a", ".csv") == tmp_path / "a.csv"
+    (tmp_path / "a.csv").touch()
+    assert unused(tmp_path / "a", ".csv") == tmp_path / "a-2.csv"
+    (tmp_path / "v1.5").mkdir()
+    assert unused(tmp_path / "v1.5") == tmp_path / "v1.5-2"

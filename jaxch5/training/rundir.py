@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from jaxch5.config import Config, from_toml
 from jaxch5.errors import CheckpointError, ConfigError
-from jaxch5.files import to_json, write_file
+from jaxch5.files import to_json, unused, write_file
 from jaxch5.settings import to_toml
 
 # Of an epoch: a number, or the name of its phase, for each key.
@@ -92,7 +92,7 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
         CheckpointError: the directory cannot be made or written.
     """
     if path is None:
-        path = _unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
+        path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
     run = RunDir(path.expanduser().absolute())
     if run.config_file.exists():
         raise ConfigError(
@@ -208,10 +208,3 @@ def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
 def _name(config: Config) -> str:
     folder = config.data.path
     return f"{folder.name if folder else 'digits'}-{config.model.arch}"
-
-
-def _unused(path: Path) -> Path:
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate

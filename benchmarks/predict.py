@@ -34,6 +34,7 @@ from jaxch5.learner import Learner
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.hooks.report import write_reports
+from jaxch5.task import SOFTMAX
 from jaxch5.training.events import Begin, End, Epoch
 from jaxch5.training.plan import Plan
 from jaxch5.training.rundir import create_run
@@ -42,9 +43,14 @@ from jaxch5.training.rundir import create_run
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
 
 
+def shuffled(source: Source) -> np.ndarray:
+    """The places of a source's pictures in an order that is always the same."""
+    return np.random.default_rng(0).permutation(len(source))
+
+
 def load(source: Source, config: Config, train: int, valid: int) -> Data:
     """The first pictures of a shuffled source, nothing kept."""
-    items = np.random.default_rng(0).permutation(len(source))
+    items = shuffled(source)
     settings = config.data
     block = DataBlock(
         source, lambda _: (items[:train], items[:valid]), settings.presize, settings.size
@@ -98,6 +104,8 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     names = [f"a breed with a name, no {number}" for number in range(CLASSES)]
     labels = np.arange(len(source), dtype=np.int32) % CLASSES
+    # The one batch to train on has a picture of each class.
+    labels[shuffled(source)] = labels.copy()
     source = replace(source, classes=tuple(names), labels=labels)
     config = Config.model_validate(
         {"data": {"path": folder, "presize": 460, "size": 224, "batch_size": BATCH}}
@@ -134,7 +142,7 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
         for epoch in range(epochs)
     ]
 
-    hook = write_reports(run, data, records, Attempts(print))
+    hook = write_reports(run, data, records, Attempts(print), SOFTMAX)
     hook(Begin(0, len(data.train), (plan,), groups, data.classes, data.describe(), run.path))
     state: Any = None
 

@@ -59,7 +59,8 @@ def as_safetensors(predictor: Predictor) -> bytes:
     """
     if predictor.spec.names is None:
         raise _no_names(predictor, "safetensors", "torchvision's")
-    weights = export_state_dict(predictor.variables, predictor.spec)
+    spec, head = predictor.spec, predictor.about.head
+    weights = export_state_dict(predictor.variables, spec, head=head)
     return _safetensors(weights, _for_others(predictor))
 
 
@@ -78,7 +79,7 @@ def as_fastai(predictor: Predictor) -> bytes:
             "safetensors, fastai's Learner takes torchvision's network with these weights"
         )
     return _safetensors(
-        export_state_dict(predictor.variables, spec, "fastai"), _for_others(predictor)
+        export_state_dict(predictor.variables, spec, "fastai", head), _for_others(predictor)
     )
 
 
@@ -87,8 +88,9 @@ def as_learner(predictor: Predictor) -> bytes:
 
     The weights of a module of one's own have flax's names.
     """
-    spec, variables = predictor.spec, predictor.variables
-    weights = export_state_dict(variables, spec) if spec.names else flax_names(variables)
+    spec, variables, head = predictor.spec, predictor.variables, predictor.about.head
+    named = spec.names is not None
+    weights = export_state_dict(variables, spec, head=head) if named else flax_names(variables)
     return _safetensors(weights, _metadata(description_of(predictor)))
 
 

@@ -304,7 +304,7 @@ def load_learner(
         pretrained = from_run(path, spec)
     else:
         about, spec, said = about_of_file(path, model)
-        pretrained = from_file(path, spec, beside=False)
+        pretrained = from_file(path, spec, beside=False, head=about.head)
     task = task or known_task(path, said)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")

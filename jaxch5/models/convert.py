@@ -87,7 +87,9 @@ def rename(name: str, beginnings: Mapping[str, str]) -> str:
     return name
 
 
-def find_network(tree: Mapping[Any, Any], arch: str | ModelSpec, part: str = "") -> Found:
+def find_network(
+    tree: Mapping[Any, Any], arch: str | ModelSpec, part: str = "", head: str = ""
+) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
     Where several are, one of the architecture is preferred, then one of `FIRST`, then the first.
@@ -96,6 +98,7 @@ def find_network(tree: Mapping[Any, Any], arch: str | ModelSpec, part: str = "")
         tree: State dict, or dictionaries that hold some and anything else.
         arch: Architecture that is looked for.
         part: Part of the file's names that must lead to it, such as "state_dict_ema"; "" takes any.
+        head: Kind of head that it has most likely; see `heads_of`.
 
     Raises:
         WeightsError: there is none, or none in this part.
@@ -110,7 +113,7 @@ def find_network(tree: Mapping[Any, Any], arch: str | ModelSpec, part: str = "")
     if not tensors:
         raise WeightsError("holds no state dict")
     spec = spec_of(arch)
-    names, (body, _) = names_of(spec), parts_of(entries_of(spec))
+    names, (body, _) = names_of(spec), parts_of(entries_of(spec, heads_of(spec, head)[0]))
     roots = _roots(tensors, names, {entry.name for entry in body})
     if not roots:
         raise WeightsError(_stranger(spec, names, list(tensors)))
@@ -161,20 +164,27 @@ def names_of(spec: ModelSpec) -> Names:
     return spec.names
 
 
+def heads_of(spec: ModelSpec, likely: str = "") -> list[str]:
+    """Returns the heads that an architecture can have, the likely one first.
+
+    Until one is found, the network is traced with each, which takes a second.
+    """
+    return sorted(spec.heads or ("",), key=lambda kind: kind != likely)
+
+
 @lru_cache(maxsize=8)
-def entries_of(spec: ModelSpec, head: str | None = None) -> tuple[Entry, ...]:
+def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     """Returns what a state dict of an architecture has.
 
     Args:
         spec: Architecture.
-        head: One of its heads; None is the first.
+        head: One of its heads; "" where it has no choice of them.
 
     Raises:
         ConfigError: two of its variables have one name.
     """
     names = names_of(spec)
-    kind = (spec.heads or ("",))[0] if head is None else head
-    init = partial(create_model(spec, MARK, kind).init, train=False)
+    init = partial(create_model(spec, MARK, head).init, train=False)
     picture = jax.ShapeDtypeStruct((1, spec.size, spec.size, 3), np.float32)
     shapes = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
 

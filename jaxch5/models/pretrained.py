@@ -104,6 +104,7 @@ def from_file(
     arch: str | ModelSpec,
     normalization: Normalization | None = None,
     beside: bool = True,
+    head: str = "",
 ) -> Pretrained:
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
@@ -116,6 +117,7 @@ def from_file(
         arch: the architecture that they should be of.
         normalization: mean and deviation of their training; None takes what the file says.
         beside: whether what is beside the file is heard; a learner's file says all itself.
+        head: kind of head that they have most likely, which is looked for first.
 
     Raises:
         WeightsError: the file cannot be read, or does not fit.
@@ -127,11 +129,11 @@ def from_file(
     try:
         if spec.names is None:
             return Pretrained(_of_flax(tensors), *known[:2], str(path), known.source)
-        found = find_network(tensors, spec, part)
+        found = find_network(tensors, spec, part, head)
         if spec.recognizes and (holds := architecture_of(found.entries)) not in (spec.name, None):
             line = f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
             raise WeightsError(line)
-        variables, left_out = import_network(found, spec)
+        variables, left_out = import_network(found, spec, head)
         refuse_damaged(variables)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None

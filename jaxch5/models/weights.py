@@ -20,6 +20,7 @@ from jaxch5.models.convert import (
     entries_of,
     find_network,
     foreign,
+    heads_of,
     names_of,
     parts_of,
     rename,
@@ -70,12 +71,15 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
     return variables
 
 
-def import_network(found: Found, arch: str | ModelSpec) -> tuple[dict[str, PyTree], list[str]]:
+def import_network(
+    found: Found, arch: str | ModelSpec, head: str = ""
+) -> tuple[dict[str, PyTree], list[str]]:
     """Returns variables of a network that was found in a file; see `import_state_dict`.
 
     Args:
         found: What `find_network` returns.
         arch: Architecture that it should be of.
+        head: Kind of head that it has most likely; see `heads_of`.
 
     Returns:
         The variables, and the names of entries that belong to neither the body nor a head that is
@@ -88,7 +92,7 @@ def import_network(found: Found, arch: str | ModelSpec) -> tuple[dict[str, PyTre
     entries = {name: value for name, value in found.entries.items() if not name.endswith(COUNTER)}
     if spec.recognizes and not spec.recognizes(entries) and (holds := architecture_of(entries)):
         raise WeightsError(f"weights of {spec.name}: these are weights of {holds}")
-    for kind in spec.heads or ("",):
+    for kind in heads_of(spec, head):
         body, heads = parts_of(entries_of(spec, kind))
         if _has_head(heads, entries):
             break
@@ -113,7 +117,7 @@ def import_network(found: Found, arch: str | ModelSpec) -> tuple[dict[str, PyTre
 
 
 def export_state_dict(
-    variables: Mapping[str, PyTree], arch: str | ModelSpec, library: str = ""
+    variables: Mapping[str, PyTree], arch: str | ModelSpec, library: str = "", head: str = ""
 ) -> dict[str, np.ndarray]:
     """Returns a state dict of PyTorch's names and layouts; see `import_state_dict`.
 
@@ -125,6 +129,7 @@ def export_state_dict(
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
         library: Other names that it has, such as "fastai" (its `vision_learner`); "" is its first.
+        head: Kind of head that they have most likely, which is looked for first.
 
     Raises:
         WeightsError: the variables are not those of `arch`.
@@ -144,7 +149,7 @@ def export_state_dict(
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
     # Of several heads, the one that is there.
-    for kind in spec.heads or ("",):
+    for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
         if {entry.path for entry in expected} == flat.keys():
             break

@@ -22,6 +22,7 @@ from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training import loop
 from jaxch5.training.events import Epoch, Ready, Step
 from jaxch5.training.rundir import create_run
+from jaxch5.training.state import TrainState
 
 
 class Body(nn.Module):
@@ -68,13 +69,13 @@ def changed(before, after):
 def used(monkeypatch):
     """What each step is really given: its rates and its momentum."""
     steps = []
-    original = loop.with_hyperparams
+    original = TrainState.at_rate
 
-    def listen(opt_state, lr, momentum):
+    def listen(state, lr, momentum):
         steps.append((np.asarray(lr).tolist(), float(momentum)))
-        return original(opt_state, lr=lr, momentum=momentum)
+        return original(state, lr, momentum)
 
-    monkeypatch.setattr(loop, "with_hyperparams", listen)
+    monkeypatch.setattr(TrainState, "at_rate", listen)
     return steps
 
 

@@ -131,8 +131,8 @@ def fastai_loader(request: dict[str, Any]) -> Any:
 
 def measure_sources() -> dict[str, float]:
     """Building a source of 100,000 files, and what one of a million items holds."""
-    from jaxch5.data.folder import from_folder
     from jaxch5.data.source import labelled_files
+    from jaxch5.data.sources.folder import from_folder
 
     with tempfile.TemporaryDirectory() as root:
         for folder in range(100):

@@ -22,8 +22,8 @@ def learner_of(settings: dict[str, Any]) -> Learner:
     from rich.console import Console
 
     from jaxch5 import configured
-    from jaxch5.config import Config
-    from jaxch5.data.from_config import load_data
+    from jaxch5.config.building import load_data
+    from jaxch5.config.settings import Config
 
     config = Config.model_validate(settings)
     learn = configured.learner_of(load_data(config), config)

@@ -29,7 +29,10 @@ from PIL import Image
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.image import decode
 from jaxch5.data.image import presize as lay
-from jaxch5.data.packed import (
+from jaxch5.data.packing import SHARD_SIZE, pack, without_filling
+from jaxch5.data.pipeline import Loader
+from jaxch5.data.source import Source, labelled_files
+from jaxch5.data.sources.packed import (
     INDEX,
     LABELS,
     REFERENCES,
@@ -38,11 +41,8 @@ from jaxch5.data.packed import (
     Stored,
     from_packed,
 )
-from jaxch5.data.packing import SHARD_SIZE, pack, without_filling
-from jaxch5.data.pipeline import Loader
-from jaxch5.data.source import Source, labelled_files
+from jaxch5.data.sources.store import sha256_of
 from jaxch5.data.split import random_split
-from jaxch5.data.store import sha256_of
 
 MILLION = 10**6
 # One in so many pictures tells enough of codecs.

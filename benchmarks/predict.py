@@ -24,20 +24,20 @@ import numpy as np
 from common import arguments_of, find_files, in_turn, ratio, seconds_of, spread, tell, use_device
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.configured import learner_of
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.folder import from_folder
 from jaxch5.data.source import Source
-from jaxch5.interpretation import interpretation_of
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.learner import Learner
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
+from jaxch5.results.interpretation import interpretation_of
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.report import write_reports
 from jaxch5.task import SOFTMAX
 from jaxch5.training.events import Begin, End, Epoch
 from jaxch5.training.plan import Plan
-from jaxch5.training.rundir import create_run
 
 # The chapter's pets.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3

@@ -35,10 +35,10 @@ from common import arguments_of, find_files, in_turn, ratio, spread, tell
 def saving(flowers: Path, turns: int) -> dict[str, Any]:
     from rich.console import Console
 
-    from jaxch5.config import Config
+    from jaxch5.config.building import load_data
+    from jaxch5.config.settings import Config
     from jaxch5.configured import learner_of
-    from jaxch5.data.from_config import load_data
-    from jaxch5.training.checkpoint import Checkpoints
+    from jaxch5.run.checkpoint import Checkpoints
 
     values = {"data": {"path": str(flowers)}, "model": {"weights": "none"}}
     config = Config.model_validate(values)
@@ -112,12 +112,12 @@ def long(epochs: int) -> dict[str, Any]:
     import psutil
     from rich.console import Console
 
-    from jaxch5.config import Config
+    from jaxch5.config.settings import Config
     from jaxch5.data.block import DataBlock
     from jaxch5.data.source import from_arrays
     from jaxch5.data.split import random_split
     from jaxch5.learner import vision_learner
-    from jaxch5.training.rundir import create_run
+    from jaxch5.run.directory import create_run
 
     class Tiny(nn.Module):
         @nn.compact
@@ -179,7 +179,7 @@ def saves_of_arrays(way: str, count: int = 600) -> None:
     import orbax.checkpoint as ocp
     import psutil
 
-    from jaxch5.training.arrays import SaveArrays, to_arrays
+    from jaxch5.run.arrays import SaveArrays, to_arrays
 
     tree = {f"layer{n}": {"kernel": jnp.ones((3, 3, 3, 4)), "bias": jnp.ones(4)} for n in range(8)}
     kind = SaveArrays if way == "ours" else ocp.args.StandardSave

@@ -25,10 +25,10 @@ import numpy as np
 from common import arguments_of, in_turn, ratio, seconds_of, spread, tell, use_device
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.building import load_data, policy_of
+from jaxch5.config.settings import Config
 from jaxch5.configured import learner_of, train_as_configured
 from jaxch5.data.block import Data, DataBlock
-from jaxch5.data.from_config import load_data, policy_of
 from jaxch5.data.source import Source, digits, from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner

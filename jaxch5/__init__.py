@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "jaxch5.batch": ("Batch",),
-    "jaxch5.data.archive": ("from_archive",),
-    "jaxch5.data.packed": ("from_packed",),
-    "jaxch5.data.table": ("from_csv",),
-    "jaxch5.data.tfds": ("from_tfds",),
-    "jaxch5.data.folder": ("from_folder", "from_regex"),
+    "jaxch5.data.sources.archive": ("from_archive",),
+    "jaxch5.data.sources.packed": ("from_packed",),
+    "jaxch5.data.sources.table": ("from_csv",),
+    "jaxch5.data.sources.tfds": ("from_tfds",),
+    "jaxch5.data.sources.folder": ("from_folder", "from_regex"),
     "jaxch5.data.sampler": ("balanced", "repeated", "sequential", "shuffled"),
     "jaxch5.data.source": ("digits", "from_arrays"),
     "jaxch5.data.split": ("column_split", "folder_split", "given_split", "random_split"),
@@ -22,8 +22,8 @@ _EXPORTS = {
     "jaxch5.data.block": ("Data", "DataBlock"),
     "jaxch5.augmentation.policy": ("aug_transforms", "augment", "center"),
     "jaxch5.augmentation.mixing": ("cutmix", "mixup"),
-    "jaxch5.insight.augmentations": ("plot_augmentations",),
-    "jaxch5.interpretation": ("Interpretation",),
+    "jaxch5.plots.augmentations": ("plot_augmentations",),
+    "jaxch5.results.interpretation": ("Interpretation",),
     "jaxch5.models.registry": ("create_model", "register"),
     "jaxch5.models.spec": ("HubWeights", "ModelSpec", "Names", "Normalization"),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
@@ -33,7 +33,7 @@ _EXPORTS = {
     "jaxch5.training.recipe": ("Recipe",),
     "jaxch5.training.state": ("init_state",),
     "jaxch5.training.step": ("make_train_step",),
-    "jaxch5.training.transfer": ("load_weights",),
+    "jaxch5.run.transfer": ("load_weights",),
     "jaxch5.optim.schedule": (
         "even_mults",
         "fine_tune_momentum",
@@ -46,7 +46,7 @@ _EXPORTS = {
         "triangular",
     ),
     "jaxch5.optim.suggest": ("suggest_lr",),
-    "jaxch5.insight.plots": ("plot_lr_find",),
+    "jaxch5.plots.training": ("plot_lr_find",),
     "jaxch5.optim.optimizer": ("make_optimizer",),
     "jaxch5.losses": (
         "ItemLosses",
@@ -61,7 +61,7 @@ _EXPORTS = {
     ),
     "jaxch5.task": ("Best", "Task", "one_vs_rest", "single_label"),
     "jaxch5.learner": ("Learner", "vision_learner"),
-    "jaxch5.predictor": ("Predictor", "load_learner"),
+    "jaxch5.results.predictor": ("Predictor", "load_learner"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

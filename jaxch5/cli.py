@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import Field, ValidationError
 from rich.console import Console
 
-from jaxch5.command_line import command_line
-from jaxch5.config import SOURCES, Config, check_applies, idle_in, idle_settings
+from jaxch5.config.command_line import command_line
+from jaxch5.config.settings import SOURCES, Config, check_applies, idle_in, idle_settings
+from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
-from jaxch5.files import DRAWN_BY, to_json, write_file
-from jaxch5.libraries import empty_is_unset, silent
-from jaxch5.settings import deep_update, explain, flat, known_keys, read_toml, to_toml, without
-from jaxch5.text import print_line, printable
 from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raised
+from jaxch5.util.files import DRAWN_BY, to_json, write_file
+from jaxch5.util.libraries import empty_is_unset, silent
+from jaxch5.util.text import print_line, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ class Options(Config):
         config = self.settings()
         if config.model.weights != "auto":
             return config
-        from jaxch5.training.transfer import available
+        from jaxch5.run.transfer import available
 
         weights, reason = available(config.model.arch)
         if reason:

@@ -8,23 +8,23 @@ from dataclasses import fields
 from functools import partial
 
 from jaxch5.augmentation.mixing import MIXERS
-from jaxch5.config import Config, FitConfig, ModelConfig, check_applies
+from jaxch5.config.building import load_data, load_source
+from jaxch5.config.settings import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
-from jaxch5.data.from_config import load_data, load_source
 from jaxch5.data.source import leave_out
 from jaxch5.data.verify import unreadable
-from jaxch5.imports import is_import_path, load_function
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.spec import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
+from jaxch5.run.directory import RunDir, read_skipped
 from jaxch5.run.hooks.checkpoints import Saving
+from jaxch5.run.pictures import going_on
 from jaxch5.task import SOFTMAX, Task, task_of
-from jaxch5.text import counted
 from jaxch5.training.hosts import agree, first_then_others
 from jaxch5.training.recipe import Recipe
-from jaxch5.training.recorded import going_on
-from jaxch5.training.rundir import RunDir, read_skipped
+from jaxch5.util.imports import is_import_path, load_function
+from jaxch5.util.text import counted
 
 
 def data_of(

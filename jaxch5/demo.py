@@ -15,10 +15,10 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError, DataError, Jaxch5Error
 from jaxch5.predict import most_likely
-from jaxch5.text import printable
+from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
-    from jaxch5.predictor import Predictor
+    from jaxch5.results.predictor import Predictor
 
 # Nobody but this machine reaches it.
 HOST = "127.0.0.1"
@@ -62,7 +62,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
             raise Jaxch5Error(
                 "the page needs Gradio: python -m pip install -e '.[demo]' in jaxch5's folder"
             ) from None
-        from jaxch5.predictor import load_learner
+        from jaxch5.results.predictor import load_learner
         from jaxch5.training.process import prepare_process
 
         prepare_process()

@@ -11,13 +11,13 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run, save_figure
+from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.files import unused
-from jaxch5.settings import differing
-from jaxch5.text import counted, print_line, print_row
+from jaxch5.util.files import unused
+from jaxch5.util.text import counted, print_line, print_row
 
 if TYPE_CHECKING:
-    from jaxch5.config import Config
+    from jaxch5.config.settings import Config
     from jaxch5.data.scoring import Scored
     from jaxch5.data.source import Source
 
@@ -55,7 +55,7 @@ class EvaluateOptions(Options):
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
         """The run brings its settings."""
-        from jaxch5.training.rundir import open_run
+        from jaxch5.run.directory import open_run
 
         if "config" in given:
             raise ConfigError("--config: does not go together with a run, which brings its own")
@@ -67,11 +67,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.data.pictures import with_classes
     from jaxch5.data.source import remarks, take
     from jaxch5.data.verify import unreadable
-    from jaxch5.interpretation import interpretation_of
-    from jaxch5.predictor import load_learner
+    from jaxch5.results.interpretation import interpretation_of
+    from jaxch5.results.predictor import load_learner
+    from jaxch5.run.directory import open_run
     from jaxch5.task import task_of
     from jaxch5.training.process import prepare_process
-    from jaxch5.training.rundir import open_run
 
     prepare_process()
     console = options.console()
@@ -151,11 +151,11 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
             for.
         DataError: there are no pictures to score.
     """
-    from jaxch5.data.from_config import load_source, split_of
+    from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
     from jaxch5.data.scoring import holds_own, score_all, score_drawn_again, score_validated
     from jaxch5.data.source import leave_out
-    from jaxch5.training.rundir import RunDir, read_skipped
+    from jaxch5.run.directory import RunDir, read_skipped
 
     run, source = RunDir(options.run), load_source(config.data)
     pictures, data = read_pictures(run.pictures_file), config.data

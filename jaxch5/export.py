@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
-from jaxch5.text import printable
+from jaxch5.util.text import printable
 
 
 class ExportOptions(Options):
@@ -48,8 +48,8 @@ FILES = {
 
 def export(options: ExportOptions) -> dict[str, Any]:
     """Writes the file; returns its name, size and format."""
-    from jaxch5.artifacts import write_artifact
-    from jaxch5.predictor import load_learner
+    from jaxch5.results.artifacts import write_artifact
+    from jaxch5.results.predictor import load_learner
 
     out = options.out or Path(FILES[options.format])
     predictor = load_learner(options.run, options.architecture(), options.task())

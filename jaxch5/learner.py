@@ -18,20 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxch5.about import About, head_of
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
-from jaxch5.insight.recorder import Recorder
-from jaxch5.interpretation import Interpretation, interpretation_of
+from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.optim import schedule
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
-from jaxch5.predictor import Prediction, Predictor
+from jaxch5.results.about import About, head_of
+from jaxch5.results.interpretation import Interpretation, interpretation_of
+from jaxch5.results.predictor import Prediction, Predictor
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.checkpoint import Checkpoints, Saved
+from jaxch5.run.directory import RunDir, write_metrics
 from jaxch5.run.follow import follow, guest
 from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
 from jaxch5.run.hooks.records import record_into, write_records
@@ -39,8 +41,9 @@ from jaxch5.run.hooks.report import write_reports
 from jaxch5.run.hooks.table import Table
 from jaxch5.run.hooks.tensorboard import TensorBoard
 from jaxch5.run.hooks.trace import Trace
-from jaxch5.text import plain_console, print_line
-from jaxch5.training.checkpoint import Checkpoints, Saved
+from jaxch5.run.pictures import check_about, check_pictures, known_by
+from jaxch5.run.recorder import Recorder
+from jaxch5.run.transfer import pretrained_of, transfer
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
@@ -59,14 +62,12 @@ from jaxch5.training.plan import (
 )
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.recipe import Recipe
-from jaxch5.training.recorded import check_about, check_pictures, known_by
 from jaxch5.training.reduction import check_is_mean
-from jaxch5.training.rundir import Record, RunDir, write_metrics
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
 from jaxch5.training.step import DrawnEvalStep, make_drawn_eval_step
 from jaxch5.training.steps import Steps, compile_steps
-from jaxch5.training.transfer import pretrained_of, transfer
 from jaxch5.training.tta import compile_looks, drawn_looks
+from jaxch5.util.text import plain_console, print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -441,7 +442,7 @@ class Learner:
         what the run did.
 
         Args:
-            run: what `jaxch5.training.rundir.open_run` gives.
+            run: what `jaxch5.run.directory.open_run` gives.
 
         Raises:
             CheckpointError: none of the checkpoints is intact.
@@ -541,13 +542,14 @@ class Learner:
 
         Args:
             path: of the file.
-            format: "safetensors", "fastai", "stablehlo" or "learner"; see `jaxch5.artifacts`.
+            format: "safetensors", "fastai", "stablehlo" or "learner"; see
+                `jaxch5.results.artifacts`.
 
         Raises:
             ConfigError: there is no such format, or the head has no place in it.
             CheckpointError: the file cannot be written.
         """
-        from jaxch5.artifacts import write_artifact
+        from jaxch5.results.artifacts import write_artifact
 
         write_artifact(self.predictor(), Path(path), format)
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from jaxch5.cli import Options, drawable, run, save_figure
-from jaxch5.defaults import default_of
-from jaxch5.text import print_line
+from jaxch5.config.defaults import default_of
+from jaxch5.util.text import print_line
 
 _default = partial(default_of, "training.lr_finder:find_lr")
 
@@ -32,10 +32,10 @@ class LrFindOptions(Options):
 
 def lr_find(options: LrFindOptions) -> dict[str, Any]:
     """Prints the suggestions of every rule and writes the figure; returns them."""
+    from jaxch5.config.building import load_data
     from jaxch5.configured import learner_of
-    from jaxch5.data.from_config import load_data
-    from jaxch5.insight.plots import plot_lr_find
     from jaxch5.optim.suggest import RULES
+    from jaxch5.plots.training import plot_lr_find
     from jaxch5.training.lr_finder import sweep_rates
     from jaxch5.training.process import prepare_process
 

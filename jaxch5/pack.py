@@ -12,8 +12,8 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import Options, print_list, run
-from jaxch5.settings import deep_update
-from jaxch5.text import counted, print_line
+from jaxch5.config.toml import deep_update
+from jaxch5.util.text import counted, print_line
 
 
 class PackOptions(Options):
@@ -48,8 +48,8 @@ class PackOptions(Options):
 
 def pack(options: PackOptions) -> dict[str, Any]:
     """Prints what was written and what was left out; returns it."""
+    from jaxch5.config.building import checked_source, own_split_of
     from jaxch5.data import packing
-    from jaxch5.data.from_config import checked_source, own_split_of
     from jaxch5.data.source import select
     from jaxch5.data.split import divide
 

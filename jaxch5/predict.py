@@ -16,11 +16,11 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import DataError
-from jaxch5.text import printable
+from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
-    from jaxch5.data.listing import PassedOver
-    from jaxch5.predictor import Prediction
+    from jaxch5.data.sources.listing import PassedOver
+    from jaxch5.results.predictor import Prediction
 
 # What to call a picture; and its path, its content, or why there is neither.
 Found = tuple[str, str | bytes | DataError]
@@ -46,8 +46,8 @@ class PredictOptions(Options):
 
 def predict(options: PredictOptions) -> dict[str, Any]:
     """Prints a line a picture; returns what it printed."""
-    from jaxch5.data.listing import described
-    from jaxch5.predictor import load_learner
+    from jaxch5.data.sources.listing import described
+    from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -114,7 +114,7 @@ def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver
 
     A name that stands for none has the reason in place of a path.
     """
-    from jaxch5.data.listing import list_folder
+    from jaxch5.data.sources.listing import list_folder
 
     found: list[Found] = []
     passed_over: dict[str, PassedOver] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from jaxch5.cli import Options, drawable, run, save_figure
-from jaxch5.text import print_line
+from jaxch5.util.text import print_line
 
 
 class ShowOptions(Options):
@@ -25,7 +25,7 @@ class ShowOptions(Options):
 
 def show(options: ShowOptions) -> dict[str, Any]:
     """Prints the summary and writes the figure; returns both."""
-    from jaxch5.data.from_config import load_data
+    from jaxch5.config.building import load_data
     from jaxch5.training.process import prepare_process
 
     prepare_process()

@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxch5.errors import ConfigError
-from jaxch5.imports import load_object
-from jaxch5.insight.metrics import Labels, Metric, Probabilities, decide, metric_of
-from jaxch5.insight.recorder import is_number
 from jaxch5.losses import Loss, cross_entropy, sigmoid_cross_entropy, softmax
-from jaxch5.text import NO_NUMBER
+from jaxch5.metrics import Labels, Metric, Probabilities, decide, is_number, metric_of
+from jaxch5.util.imports import load_object
+from jaxch5.util.text import NO_NUMBER
 
 # Smaller probabilities are zeros that a float32 softmax ran down to; their loss is 87.
 SMALLEST = float(np.finfo(np.float32).tiny)

@@ -12,12 +12,10 @@ from pydantic import Field
 from rich.console import Console
 
 from jaxch5.cli import Options, run
-from jaxch5.config import MAY_CHANGE, MAY_MOVE, Config
+from jaxch5.config.settings import MAY_CHANGE, MAY_MOVE, Config
+from jaxch5.config.toml import differing, flat
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
-from jaxch5.settings import differing, flat
-from jaxch5.text import print_line, printable
-from jaxch5.training.interrupts import Terminated
-from jaxch5.training.rundir import (
+from jaxch5.run.directory import (
     RunDir,
     add_environment,
     create_run,
@@ -27,6 +25,8 @@ from jaxch5.training.rundir import (
     write_config,
     write_skipped,
 )
+from jaxch5.training.interrupts import Terminated
+from jaxch5.util.text import print_line, printable
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -81,8 +81,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
+    from jaxch5.config.building import as_decided
     from jaxch5.configured import data_of
-    from jaxch5.data.from_config import as_decided
     from jaxch5.training import hosts
 
     console = options.console(quiet=not first)
@@ -140,8 +140,8 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
 
 def _learner(data: Data, config: Config, console: Console) -> Learner:
     from jaxch5.configured import learner_of
+    from jaxch5.run.transfer import find_weights
     from jaxch5.training.hosts import agree, first_then_others
-    from jaxch5.training.transfer import find_weights
 
     model = config.model
     if model.weights == "imagenet":
@@ -155,8 +155,8 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
+    from jaxch5.run.environment import environment
     from jaxch5.run.hooks.table import advice
-    from jaxch5.training.environment import environment
     from jaxch5.training.hosts import is_first
 
     if is_first():

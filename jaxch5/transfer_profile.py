@@ -13,15 +13,15 @@ from pydantic import Field, field_validator
 from rich.console import Console
 
 from jaxch5.cli import Options, drawable, run, save_figure
-from jaxch5.config import MAY_MOVE, Config
+from jaxch5.config.settings import MAY_MOVE, Config
+from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
-from jaxch5.files import to_json
-from jaxch5.settings import differing
-from jaxch5.text import print_line
+from jaxch5.util.files import to_json
+from jaxch5.util.text import print_line
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
-    from jaxch5.training.rundir import Record
+    from jaxch5.metrics import Record
 
 SCRATCH = "scratch"
 RESULTS = "profile.jsonl"
@@ -50,12 +50,9 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     learned was of its own task; where it costs none, it was general.
     """
     from jaxch5.configured import data_of
-    from jaxch5.insight.plots import plot_transfer_profile
     from jaxch5.models.registry import spec_of
-    from jaxch5.task import task_of
-    from jaxch5.training.process import prepare_process
-    from jaxch5.training.recorded import record_pictures
-    from jaxch5.training.rundir import (
+    from jaxch5.plots.training import plot_transfer_profile
+    from jaxch5.run.directory import (
         RunDir,
         create_run,
         discard_run,
@@ -63,6 +60,9 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
         open_run,
         write_skipped,
     )
+    from jaxch5.run.pictures import record_pictures
+    from jaxch5.task import task_of
+    from jaxch5.training.process import prepare_process
 
     prepare_process()
     console = options.console()

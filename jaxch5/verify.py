@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jaxch5.cli import FAILED, Options, print_list, run
 from jaxch5.errors import DataError
-from jaxch5.text import counted, print_line
+from jaxch5.util.text import counted, print_line
 
 REPEATED = {
     "duplicates": "are there more than once",
@@ -39,7 +39,7 @@ class VerifyOptions(Options):
 
 def verify(options: VerifyOptions) -> dict[str, Any]:
     """Prints what is wrong with the pictures; returns it by reference."""
-    from jaxch5.data.from_config import checked_source, split_of
+    from jaxch5.config.building import checked_source, split_of
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
 

@@ -20,8 +20,8 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from PIL import Image
 from rich.console import Console
 
-from jaxch5.libraries import variable
 from jaxch5.training.precision import has_float16
+from jaxch5.util.libraries import variable
 
 
 class Termination:
@@ -203,10 +203,10 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(pictures, tmp_path_factory):
     """A run of one epoch, and the learner that made it."""
-    from jaxch5.config import Config
+    from jaxch5.config.building import load_data
+    from jaxch5.config.settings import Config
     from jaxch5.configured import learner_of
-    from jaxch5.data.from_config import load_data
-    from jaxch5.training.rundir import create_run
+    from jaxch5.run.directory import create_run
 
     config = Config.model_validate(
         {

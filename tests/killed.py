@@ -16,14 +16,14 @@ import numpy as np
 import sklearn.metrics  # noqa: F401
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
+from jaxch5.run.directory import RunDir, create_run
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.process import prepare_process
-from jaxch5.training.rundir import RunDir, create_run
 
 
 class Tiny(nn.Module):

@@ -23,36 +23,23 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 
 # From the top down. A name stands for a module or for a package. Commands are found by themselves.
 LAYERS = {
-    "commands": {"__main__", "cli", "command_line", "configured"},
-    "learner": {"learner"},
-    "run": {"about", "artifacts", "predictor", "run"},
+    "commands": {"__main__", "cli", "configured"},
+    "learner": {"learner", "trainer"},
+    "run": {"run", "results.about", "results.artifacts", "results.predictor"},
     "training": {"training"},
-    "data": {"data", "interpretation"},
-    "insight": {"insight", "task"},
-    "settings": {"config"},
+    "data": {"config.building", "data", "results"},
+    "plots": {"plots", "results.calibration"},
+    "task": {"metrics", "task"},
+    "settings": {"config.settings", "config.command_line"},
     "pure": {"augmentation", "losses", "models", "optim"},
-    "base": {
-        "address",
-        "applies",
-        "batch",
-        "cases",
-        "defaults",
-        "errors",
-        "files",
-        "imports",
-        "libraries",
-        "ranges",
-        "settings",
-        "text",
-    },
+    "base": {"batch", "config", "errors", "util"},
 }
 
 LONGEST = 350
 # Longer ones, and how long they may become.
 LONG = {
     # All settings, with the text of --help: a list, which is looked up and not read.
-    "config": 680,
-    # The face for notebooks: half of it is docstrings, and each method calls one function or two.
+    "config.settings": 680,
     "learner": 700,
 }
 
@@ -86,9 +73,12 @@ def layer(name: str) -> int:
     """The number of a module's layer, the commands' being 0."""
     if is_command(name):
         return 0
-    for number, parts in enumerate(LAYERS.values()):
-        if name.split(".")[0] in parts:
-            return number
+    parts = name.split(".")
+    # Of a package's modules some may have a layer of their own.
+    for known in (".".join(parts[:length]) for length in range(len(parts), 0, -1)):
+        for number, members in enumerate(LAYERS.values()):
+            if known in members:
+                return number
     raise AssertionError(f"{name}: is in no layer; give it a place in LAYERS and in {PAGE.name}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxch5.libraries import variable
+from jaxch5.util.libraries import variable
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 # Those that a person starts: they take arguments. The others are parts of them.
@@ -136,8 +136,8 @@ def test_what_several_said_becomes_one_table(common, tmp_path):
 def test_photographs_are_a_set_of_their_own(common, tmp_path):
     from photographs import HEIGHT, WIDTH, write
 
-    from jaxch5.data.folder import from_folder
     from jaxch5.data.image import decode
+    from jaxch5.data.sources.folder import from_folder
 
     write(tmp_path, 20, classes=2)
     source = from_folder(tmp_path)

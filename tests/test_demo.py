@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from jaxch5.artifacts import FORMATS
 from jaxch5.cli import run
 from jaxch5.demo import DemoOptions, answer, demo, listening
-from jaxch5.files import write_file
-from jaxch5.predictor import Predictor, load_learner
+from jaxch5.results.artifacts import FORMATS
+from jaxch5.results.predictor import Predictor, load_learner
+from jaxch5.util.files import write_file
 
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = "<img src=x onerror=alert(1)>${alert(1)}.safetensors"

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from jaxch5.cli import run as run_command
-from jaxch5.config import Config, DataConfig, from_toml
-from jaxch5.data.from_config import load_data
-from jaxch5.data.table import from_csv
+from jaxch5.config.building import load_data
+from jaxch5.config.settings import Config, DataConfig, from_toml
+from jaxch5.config.toml import flat
+from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
 from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate
-from jaxch5.predictor import load_learner
-from jaxch5.settings import flat
+from jaxch5.results.predictor import load_learner
 
 
 def evaluated(capsys, *argv):

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 import jaxch5
-from jaxch5.about import About
 from jaxch5.models.spec import Normalization
-from jaxch5.predictor import Predictor
+from jaxch5.results.about import About
+from jaxch5.results.predictor import Predictor
 
 PROGRAM = """
 import hashlib, sys
-from jaxch5.artifacts import FORMATS
-from jaxch5.predictor import load_learner
+from jaxch5.results.artifacts import FORMATS
+from jaxch5.results.predictor import load_learner
 predictor = load_learner(sys.argv[1])
 for name in ("safetensors", "stablehlo", "learner"):
     content = FORMATS[name](predictor)
@@ -51,7 +51,7 @@ def test_every_process_writes_the_same_bytes_without_its_paths(trained, tmp_path
 
 def test_a_program_says_what_it_is_of(trained):
     _, learn = trained
-    from jaxch5.artifacts import as_stablehlo
+    from jaxch5.results.artifacts import as_stablehlo
 
     program = jax.export.deserialize(bytearray(as_stablehlo(learn.predictor())))
     about = json.loads(program.fun_name)
@@ -82,7 +82,7 @@ def cells():
 @pytest.fixture(scope="module")
 def recipe(cells, tmp_path_factory):
     """What README's lines define, run in a folder that has what they ask for."""
-    from jaxch5.artifacts import as_stablehlo
+    from jaxch5.results.artifacts import as_stablehlo
 
     folder = tmp_path_factory.mktemp("deployed")
     (folder / "model.stablehlo").write_bytes(as_stablehlo(cells))

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
@@ -18,10 +18,10 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
+from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training import loop
 from jaxch5.training.events import Epoch, Ready, Step
-from jaxch5.training.rundir import create_run
 from jaxch5.training.state import TrainState
 
 

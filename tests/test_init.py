@@ -20,8 +20,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_prediction_does_without_the_pipeline_of_training():
     """A command that says what is on one picture mostly imports."""
-    code = (
-        "import sys, jaxch5.predictor; print({'grain', 'matplotlib', 'sklearn'} & set(sys.modules))"
-    )
+    modules = "{'grain', 'matplotlib', 'sklearn'}"
+    code = f"import sys, jaxch5.results.predictor; print({modules} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "set()"

@@ -22,7 +22,7 @@ from jaxch5.errors import ConfigError, DataError, TrainingError, WeightsError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.models.registry import create_model
-from jaxch5.predictor import load_learner
+from jaxch5.results.predictor import load_learner
 from jaxch5.training.loop import STEPS_BETWEEN_READS, Epoch, Plan, Step, fit
 from jaxch5.training.recipe import Recipe
 

@@ -9,12 +9,12 @@ import psutil
 import pytest
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.training.rundir import create_run
+from jaxch5.run.directory import create_run
 
 
 class Tiny(nn.Module):

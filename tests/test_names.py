@@ -11,10 +11,10 @@ from rich.console import Console
 
 from jaxch5 import evaluate, pack, predict, show, train, verify
 from jaxch5.cli import run as run_command
-from jaxch5.data.folder import from_folder, from_regex
-from jaxch5.data.listing import list_folder
-from jaxch5.data.table import from_csv
-from jaxch5.text import print_line, printable
+from jaxch5.data.sources.folder import from_folder, from_regex
+from jaxch5.data.sources.listing import list_folder
+from jaxch5.data.sources.table import from_csv
+from jaxch5.util.text import print_line, printable
 
 NO_TEXT = os.fsdecode(b"\xff\xfe")
 FORGED = "\n  0  0.0001  epoch\x1b[31m\x1b]0;title\x07\r"

@@ -13,13 +13,13 @@ import pytest
 
 import jaxch5 as jx
 from jaxch5 import evaluate, export, predict, train
-from jaxch5.config import Config, from_toml
+from jaxch5.config.settings import Config, from_toml
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, WeightsError
-from jaxch5.training.checkpoint import Checkpoints
-from jaxch5.training.rundir import create_run, open_run
+from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.directory import create_run, open_run
 
 SMALL = ("--data.presize", "36", "--data.size", "32", "--data.batch-size", "8")
 SMALL += ("--model.weights", "none", "--model.head", "linear")
@@ -189,7 +189,7 @@ def test_the_task_travels_with_the_classifier(sigmoid, pictures, tmp_path):
     picture = next((pictures / "red").iterdir())
     prediction = loaded.predict(picture)
     assert (prediction.label, prediction.index) == ("none of these", 2)
-    from jaxch5.artifacts import as_learner, as_stablehlo
+    from jaxch5.results.artifacts import as_learner, as_stablehlo
 
     (tmp_path / "learner.safetensors").write_bytes(as_learner(loaded))
     again = jx.load_learner(tmp_path / "learner.safetensors")
@@ -207,7 +207,7 @@ def test_the_task_travels_with_the_classifier(sigmoid, pictures, tmp_path):
 def test_a_file_that_is_older_than_tasks_is_of_softmax(trained, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    from jaxch5.artifacts import _metadata, as_learner, description_of
+    from jaxch5.results.artifacts import _metadata, as_learner, description_of
 
     _, learn = trained
     new, old = (tmp_path / f"{name}.safetensors" for name in ("new", "old"))
@@ -230,7 +230,7 @@ def test_a_file_that_is_older_than_tasks_is_of_softmax(trained, tmp_path):
 def test_what_a_file_says_of_its_task_is_not_trusted(said, line, trained, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    from jaxch5.artifacts import _metadata, as_learner, description_of
+    from jaxch5.results.artifacts import _metadata, as_learner, description_of
 
     _, learn = trained
     file = tmp_path / "learner.safetensors"
@@ -269,7 +269,7 @@ def test_in_python_a_loss_and_metrics_are_functions_or_import_paths(shades):
         return learn.records[0]
 
     plain = first_epoch()
-    own = first_epoch(loss=halved, metrics=[zero, "jaxch5.insight.metrics:recall", "top_1"])
+    own = first_epoch(loss=halved, metrics=[zero, "jaxch5.metrics:recall", "top_1"])
     assert own["valid_loss"] == pytest.approx(plain["valid_loss"] / 2, rel=1e-5)
     assert (own["zero"], own["top_1"]) == (0.0, plain["accuracy"])
     assert 0 <= own["recall"] <= 1

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxch5 as jx
 from jaxch5.cli import run
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.errors import ConfigError, Jaxch5Error, WeightsError
 from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.export import ExportOptions, export
@@ -29,9 +29,9 @@ from jaxch5.models.layers import HEADS
 from jaxch5.models.pretrained import from_file
 from jaxch5.models.spec import with_frozen_stages
 from jaxch5.predict import PredictOptions, predict
+from jaxch5.run.directory import create_run, open_run
+from jaxch5.run.transfer import find_weights
 from jaxch5.train import TrainOptions, train
-from jaxch5.training.rundir import create_run, open_run
-from jaxch5.training.transfer import find_weights
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
 
 # What a user writes, in a file of its own: three stages, a layer norm, and names of a state dict

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from jaxch5.cli import run
-from jaxch5.config import Config
-from jaxch5.data.from_config import load_data
+from jaxch5.config.building import load_data
+from jaxch5.config.settings import Config
 from jaxch5.learner import vision_learner
 from jaxch5.pack import PackOptions, pack
 from jaxch5.show import ShowOptions, show

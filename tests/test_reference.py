@@ -109,4 +109,4 @@ def test_the_site_shows_examples_as_code_and_asks_nothing_of_others(tmp_path):
         assert "<blockquote>" not in html, page
         assert not re.search(r'(?:src|rel="stylesheet" href)="https?:', html), page
     data = (tmp_path / "reference" / "data.html").read_text(encoding="utf-8")
-    assert 'id="jaxch5.data.folder.from_folder"' in data
+    assert 'id="jaxch5.data.sources.folder.from_folder"' in data

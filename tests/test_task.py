@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxch5.config import ModelConfig
+from jaxch5.config.settings import ModelConfig
 from jaxch5.errors import ConfigError
-from jaxch5.insight.recorder import is_number
-from jaxch5.interpretation import Interpretation
+from jaxch5.metrics import is_number
+from jaxch5.results.interpretation import Interpretation
 from jaxch5.task import NAMED, SOFTMAX, Best, one_vs_rest, single_label, task_of
 
 BEST = SOFTMAX.best

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxch5.config import Config, from_toml
+from jaxch5.config.settings import Config, from_toml
 from jaxch5.train import main
 
 SIZES = ("--data.presize", "48", "--data.size", "32", "--data.batch-size", "8")

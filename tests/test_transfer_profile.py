@@ -9,12 +9,12 @@ from PIL import Image
 from jaxch5.cli import parse, run
 from jaxch5.configured import data_of
 from jaxch5.data.block import DataBlock
-from jaxch5.data.folder import from_folder
 from jaxch5.data.pictures import read_pictures
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.training.recorded import record_pictures
-from jaxch5.training.rundir import RunDir, create_run, locked
+from jaxch5.run.directory import RunDir, create_run, locked
+from jaxch5.run.pictures import record_pictures
 from jaxch5.transfer_profile import (
     RESULTS,
     ProfileOptions,

@@ -16,9 +16,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from jaxch5.artifacts import as_learner
 from jaxch5.errors import CheckpointError, Jaxch5Error, WeightsError
-from jaxch5.predictor import load_learner
+from jaxch5.results.artifacts import as_learner
+from jaxch5.results.predictor import load_learner
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_what_is_hidden_in_a_run_is_not_run(run, tmp_path):
         said["custom_metadata"] = {"__reduce__": ["builtins.exec", [code]]}
         file.write_text(json.dumps(said))
     program = (
-        "import sys\nfrom jaxch5.predictor import load_learner\n"
+        "import sys\nfrom jaxch5.results.predictor import load_learner\n"
         "from jaxch5.errors import Jaxch5Error\n"
         "try:\n    load_learner(sys.argv[1])\nexcept Jaxch5Error as error:\n    print(error)\n"
     )

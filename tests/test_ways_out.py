@@ -245,7 +245,7 @@ def test_where_there_is_no_set_none_is_left_out_of(command, trained, tmp_path, c
         assert status == 1
     else:
         from jaxch5.demo import answer
-        from jaxch5.predictor import load_learner
+        from jaxch5.results.predictor import load_learner
 
         error = answer(load_learner(trained[0]), str(bad))[1]
     assert "no picture in a known format" in error

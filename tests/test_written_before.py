@@ -23,14 +23,14 @@ from safetensors.numpy import load, load_file
 
 import jaxch5 as jx
 from jaxch5.cli import run as run_command
-from jaxch5.config import from_toml
+from jaxch5.config.settings import from_toml
 from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.predict import PredictOptions, predict
+from jaxch5.run.directory import open_run
 from jaxch5.train import TrainOptions, train
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import epoch_key
-from jaxch5.training.rundir import open_run
 
 WRITTEN = Path(__file__).parent / "written"
 sys.path.append(str(WRITTEN))

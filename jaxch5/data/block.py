@@ -21,8 +21,8 @@ from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.data.summary import draw, first_pictures, summarize
 from jaxch5.errors import ConfigError
-from jaxch5.insight.plots import plot_pictures
-from jaxch5.text import counted, plain_console, print_line
+from jaxch5.plots.training import plot_pictures
+from jaxch5.util.text import counted, plain_console, print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.source import Source, canvas_of, without_bad
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import progress_bar
+from jaxch5.util.text import progress_bar
 
 
 class Canvases:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from jaxch5.config import MAX_PIXELS
+from jaxch5.config.ranges import parse_range
+from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.depth import Deep, deep_of, full_scale, pixels_of
 from jaxch5.data.formats import (
     TWICE_THE_MEMORY,
@@ -22,8 +23,7 @@ from jaxch5.data.formats import (
 from jaxch5.data.jpeg import decode_at, part_of
 from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
 from jaxch5.errors import DataError
-from jaxch5.ranges import parse_range
-from jaxch5.text import printable
+from jaxch5.util.text import printable
 
 # Pixels that become RGB at a time, where that takes copies.
 STRIP = 1_000_000

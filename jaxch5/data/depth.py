@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, TiffImagePlugin
 
-from jaxch5.config import MAX_PIXELS
+from jaxch5.config.ranges import Limits, Ranges
+from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
-from jaxch5.ranges import Limits, Ranges
 
 # Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
@@ -104,7 +104,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     """Returns the picture in bytes, black to white as the file or the ranges say; others are cut.
 
     Example:
-        >>> from jaxch5.ranges import parse_range
+        >>> from jaxch5.config.ranges import parse_range
         >>> deep = Deep(np.array([[[0.0], [2047.5], [9999.0]]]), None)
         >>> pixels_of(deep, parse_range("4095"))[0, :, 0].tolist()
         [0, 128, 255]

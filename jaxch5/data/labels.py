@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxch5.errors import DataError
-from jaxch5.text import counted, printable
+from jaxch5.util.text import counted, printable
 
 
 def check_labels(

@@ -13,7 +13,16 @@ import simplejpeg
 from jaxtyping import Bool, Float32, Int, UInt8
 from rich.console import Console
 
-from jaxch5.data.packed import (
+from jaxch5.data.parallel import in_order
+from jaxch5.data.source import (
+    Source,
+    canvas_of,
+    check_presize,
+    select,
+    with_range,
+    without_bad,
+)
+from jaxch5.data.sources.packed import (
     INDEX,
     LABEL,
     LABELS,
@@ -24,19 +33,10 @@ from jaxch5.data.packed import (
     Stored,
     read_index,
 )
-from jaxch5.data.parallel import in_order
-from jaxch5.data.source import (
-    Source,
-    canvas_of,
-    check_presize,
-    select,
-    with_range,
-    without_bad,
-)
-from jaxch5.data.store import Store
+from jaxch5.data.sources.store import Store
 from jaxch5.errors import DataError
-from jaxch5.files import sha256_of
-from jaxch5.text import progress_bar
+from jaxch5.util.files import sha256_of
+from jaxch5.util.text import progress_bar
 
 QUALITY = 95
 # At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them:

@@ -13,12 +13,12 @@ from jaxtyping import Float32, Shaped, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from jaxch5.address import is_address
 from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading, decode_opened, decode_stored
 from jaxch5.data.image import presize
 from jaxch5.data.profiles import to_srgb
 from jaxch5.errors import DataError
-from jaxch5.text import printable
+from jaxch5.util.address import is_address
+from jaxch5.util.text import printable
 
 Picture = (
     str

@@ -24,8 +24,8 @@ from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, take
 from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import CheckpointError, ConfigError
-from jaxch5.files import to_json, write_file
-from jaxch5.text import composed
+from jaxch5.util.files import to_json, write_file
+from jaxch5.util.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
 # What is no file has no size.

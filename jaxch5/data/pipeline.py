@@ -17,7 +17,7 @@ from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.sampler import Sampler, draw, sequential, shuffled, shuffled_ranges
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 # Batches that are copied to the device before they are asked for.
 AHEAD = 2

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, ImageCms
 
-from jaxch5.text import printable
+from jaxch5.util.text import printable
 
 # Profiles that are kept as they were read: each camera and each screen has one.
 KEPT = 256

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxch5.errors import ConfigError
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from jaxch5.data.pictures import Found, Pictures
 from jaxch5.errors import DataError
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
 # Of the pictures that a run validated, so many that a set is taken for the run's own.

@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
-from jaxch5.address import is_address
-from jaxch5.data.content import head_of
 from jaxch5.data.decode import AS_FILES_SAY, Decoded, Reading
 from jaxch5.data.depth import SUFFIXES as DEEP
 from jaxch5.data.depth import guess_range
 from jaxch5.data.labels import check_labels, look_alikes, numbers_of
-from jaxch5.data.listing import PassedOver, described
 from jaxch5.data.picture import (
     Picture,
     as_images,
@@ -26,8 +23,11 @@ from jaxch5.data.picture import (
     read_picture,
     read_stored,
 )
+from jaxch5.data.sources.content import head_of
+from jaxch5.data.sources.listing import PassedOver, described
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.text import composed, counted
+from jaxch5.util.address import is_address
+from jaxch5.util.text import composed, counted
 
 # Columns of what is in folders of training and of validation pictures.
 FOLDER = "folder"
@@ -96,7 +96,7 @@ def remarks(source: Source) -> list[str]:
     """Returns what a line about a source says beside numbers: notes, and what is passed over.
 
     Example:
-        >>> from jaxch5.data.listing import HIDDEN
+        >>> from jaxch5.data.sources.listing import HIDDEN
         >>> remarks(replace(digits(), passed_over={HIDDEN: [".a", ".b"]}))
         ['passed over: 2 hidden files']
     """

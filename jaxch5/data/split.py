@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
-from jaxch5.text import composed, counted, folded
+from jaxch5.util.text import composed, counted, folded
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 

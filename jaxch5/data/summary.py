@@ -21,7 +21,7 @@ from jaxch5.data.pipeline import Loader
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, name_of, remarks, without_bad
 from jaxch5.errors import DataError
-from jaxch5.text import counted, printable
+from jaxch5.util.text import counted, printable
 
 # Reading the sizes of some pictures tells enough, and takes no longer for a million.
 SIZES_READ = 200

@@ -15,7 +15,7 @@ from rich.console import Console
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, leave_out, read_pixels
 from jaxch5.errors import DataError
-from jaxch5.text import progress_bar
+from jaxch5.util.text import progress_bar
 
 # Levels below which all is black: 12 bits that are taken for 16 reach a level of 16.
 DARK = 17

@@ -21,7 +21,7 @@ from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.models.reader import flatten
 from jaxch5.models.registry import architectures, create_model, spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Names, VariablePath
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")

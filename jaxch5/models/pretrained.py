@@ -14,13 +14,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.libraries import empty_is_unset
 from jaxch5.models.convert import architecture_of, find_network
 from jaxch5.models.provenance import known_of
 from jaxch5.models.reader import read_weights, reason_of, refuse_damaged
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.models.weights import import_network
+from jaxch5.util.libraries import empty_is_unset
 
 FILE = "model.safetensors"
 # For each of the hub's few network addresses to say what it has; the file may take its time.

@@ -13,9 +13,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
 
+from jaxch5.config.ranges import PositiveShare, Share
 from jaxch5.errors import WeightsError
 from jaxch5.models.spec import IMAGENET, ModelSpec, Normalization
-from jaxch5.ranges import PositiveShare, Share
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")

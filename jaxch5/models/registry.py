@@ -11,8 +11,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from jaxch5.errors import ConfigError
-from jaxch5.imports import check_choice, load_object
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, with_frozen_stages
+from jaxch5.util.imports import check_choice, load_object
 
 if TYPE_CHECKING:
     import flax.linen as nn

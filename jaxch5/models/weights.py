@@ -28,7 +28,7 @@ from jaxch5.models.convert import (
 from jaxch5.models.reader import as_floats, refuse_not_finite
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 # PyTorch counts batches here and never reads the count with its default momentum.
 COUNTER = "num_batches_tracked"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 
 from jaxch5.errors import IN_HOOK, DataError
-from jaxch5.text import name_of
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook, Ready, Step
 from jaxch5.training.interrupts import StopAtOnce, Terminated
 from jaxch5.training.state import TrainState
+from jaxch5.util.text import name_of
 
 
 def follow(

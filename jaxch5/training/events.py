@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jaxch5.interpretation import Interpretation
+from jaxch5.metrics import Record
+from jaxch5.results.interpretation import Interpretation
 from jaxch5.training.plan import Plan
-from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 
 

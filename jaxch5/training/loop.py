@@ -14,15 +14,14 @@ from jaxch5.batch import CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.errors import TrainingError
-from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
+from jaxch5.metrics import Metric, Record
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Epoch, Step, StepRecord
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.plan import Plan
 from jaxch5.training.reduction import loss_of_batch
 from jaxch5.training.resident import calls, steps_of
-from jaxch5.training.rundir import Record
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps

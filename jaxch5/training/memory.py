@@ -11,7 +11,7 @@ import psutil
 from jaxtyping import PyTree
 
 from jaxch5.errors import TrainingError
-from jaxch5.text import counted
+from jaxch5.util.text import counted
 
 
 class Need(NamedTuple):

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxch5.augmentation.mixing import Mixed
 from jaxch5.errors import ConfigError
-from jaxch5.insight.metrics import Metric
 from jaxch5.losses import Loss
+from jaxch5.metrics import Metric
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
 from jaxch5.task import SOFTMAX, Task
 

@@ -21,7 +21,7 @@ from jaxch5.losses import (
     nll_loss,
     sigmoid_cross_entropy,
 )
-from jaxch5.text import name_of
+from jaxch5.util.text import name_of
 
 # The losses that can be asked for what they know of each item.
 OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxch5.batch import Batch
-from jaxch5.libraries import variable
+from jaxch5.util.libraries import variable
 
 
 @pytest.fixture(scope="session")

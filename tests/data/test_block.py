@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxch5.data.block import DataBlock
-from jaxch5.data.folder import from_folder
 from jaxch5.data.source import Source, digits, from_arrays
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.split import folder_split, random_split
 from jaxch5.errors import ConfigError, DataError
 

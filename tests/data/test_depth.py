@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxch5.config.ranges import parse_range
 from jaxch5.data.decode import Reading, decode
 from jaxch5.data.depth import Deep, deep_of, guess_range, pixels_of
-from jaxch5.data.folder import from_folder
 from jaxch5.data.source import with_range
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import DataError
-from jaxch5.ranges import parse_range
 
 FIELDS = {"H": 3, "I": 4}
 RAMP = np.linspace(0, 1, 24).reshape(4, 6)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxch5.data.folder import from_folder
 from jaxch5.data.formats import OPENERS, SUFFIXES, SUFFIXES_OF, format_of
 from jaxch5.data.image import decode
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import DataError
 
 COLOURS = [(200, 40, 40), (40, 180, 40), (40, 40, 190), (120, 120, 120)]

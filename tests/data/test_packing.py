@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from dm_pix import psnr
 
-from jaxch5.data.folder import from_folder
 from jaxch5.data.image import presize
-from jaxch5.data.packed import INDEX, from_packed
 from jaxch5.data.packing import pack
 from jaxch5.data.source import canvas_of, from_arrays
+from jaxch5.data.sources.folder import from_folder
+from jaxch5.data.sources.packed import INDEX, from_packed
 from jaxch5.data.split import given_split, random_split
 from jaxch5.errors import ConfigError, DataError
 
@@ -102,7 +102,7 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from jaxch5.data.packing import pack
-from jaxch5.data.folder import from_folder
+from jaxch5.data.sources.folder import from_folder
 source = from_folder(sys.argv[1])
 reads = []
 def read(item):

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.folder import from_folder
 from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.pipeline import Loader, to_device
 from jaxch5.data.source import Source, from_arrays
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.errors import Jaxch5Error
 
 SIZE = 8

@@ -10,11 +10,11 @@ from PIL import Image, ImageCms
 
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.decode import decode
-from jaxch5.data.packed import from_packed
 from jaxch5.data.packing import pack, without_filling
 from jaxch5.data.picture import held, presized
 from jaxch5.data.profiles import adobe_rgb, load_profile, matrix_profile, profile_name
 from jaxch5.data.source import from_arrays, read_pixels
+from jaxch5.data.sources.packed import from_packed
 
 # Of red, green and blue: x and y; then the gamma. ITU-R BT.709, SMPTE EG 432-1, Adobe RGB (1998).
 SRGB = [(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)]

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxch5.cli import Options, parse
-from jaxch5.config import Config
+from jaxch5.config.building import load_data
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.from_config import load_data
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.sampler import balanced, name_of, repeated, sequential, shuffled
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.learner import vision_learner
+from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
-from jaxch5.training.rundir import create_run
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(np.array)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxch5.data.folder import from_folder
 from jaxch5.data.pictures import find, pictures_of, read_pictures, with_classes, write_pictures
 from jaxch5.data.scoring import holds_own, score_all, score_validated
 from jaxch5.data.source import from_arrays, take
+from jaxch5.data.sources.folder import from_folder
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
 

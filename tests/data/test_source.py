@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxch5.config import Config
-from jaxch5.data.from_config import load_source
+from jaxch5.config.building import load_source
+from jaxch5.config.settings import Config
 from jaxch5.data.source import digits, from_arrays
 from jaxch5.errors import DataError
 

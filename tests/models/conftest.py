@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxch5.libraries import variable
 from jaxch5.models.registry import create_model
+from jaxch5.util.libraries import variable
 
 
 @pytest.fixture(scope="session")

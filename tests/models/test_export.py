@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxch5.about import About
-from jaxch5.artifacts import write_artifact
 from jaxch5.cli import run as run_command
 from jaxch5.export import FILES, ExportOptions, export
 from jaxch5.models.layers import normalize
 from jaxch5.models.registry import create_model
 from jaxch5.models.spec import Normalization
 from jaxch5.models.weights import import_state_dict
-from jaxch5.predictor import Predictor
+from jaxch5.results.about import About
+from jaxch5.results.artifacts import write_artifact
+from jaxch5.results.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("a", "b", "c", "d", "é")

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from jaxch5.augmentation.mixing import cutmix, mixup
 from jaxch5.augmentation.policy import aug_transforms
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import digits, from_arrays
 from jaxch5.data.split import random_split
@@ -28,11 +28,11 @@ from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.models.layers import BatchNorm
+from jaxch5.run.directory import RunDir, create_run
 from jaxch5.training.loop import Epoch, Plan, fit
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.precision import has_float16
 from jaxch5.training.process import prepare_process
-from jaxch5.training.rundir import RunDir, create_run
 from jaxch5.training.steps import compile_steps
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxch5.config import Config
+from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
@@ -19,7 +19,7 @@ from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
 from jaxch5.optim.optimizer import with_hyperparams
-from jaxch5.training.rundir import create_run
+from jaxch5.run.directory import create_run
 
 BATCHES = 6
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxch5.errors import CheckpointError, DataError, TrainingError
+from jaxch5.metrics import Record
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.directory import RunDir
 from jaxch5.task import SOFTMAX, Best
-from jaxch5.training.checkpoint import Checkpoints
 from jaxch5.training.events import Begin, End, Epoch, Event, Step
-from jaxch5.training.rundir import Record, RunDir
 from jaxch5.training.state import TrainState, is_finite
 
 # The record of an epoch, and its weights and statistics.

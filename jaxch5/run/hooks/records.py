@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from jaxch5.data.block import Data
-from jaxch5.insight.recorder import Recorder
+from jaxch5.metrics import Record
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.directory import RunDir, write_metrics
+from jaxch5.run.pictures import record_pictures
+from jaxch5.run.recorder import Recorder
 from jaxch5.training.events import Begin, Epoch, Event, Hook, Step
-from jaxch5.training.recorded import record_pictures
-from jaxch5.training.rundir import Record, RunDir, write_metrics
 
 
 def record_into(recorder: Recorder) -> Hook:

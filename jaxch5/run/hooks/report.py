@@ -9,14 +9,15 @@ import numpy as np
 
 from jaxch5.data.block import Data
 from jaxch5.data.summary import draw, first_pictures
-from jaxch5.insight.embed import Image, figure_image, picture_image
-from jaxch5.insight.report import Report, write_report
-from jaxch5.interpretation import Interpretation
+from jaxch5.metrics import Record
+from jaxch5.plots.embed import Image, figure_image, picture_image
+from jaxch5.results.interpretation import Interpretation
+from jaxch5.results.report import Report, write_report
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.directory import RunDir
+from jaxch5.run.environment import versions
 from jaxch5.task import Task
-from jaxch5.training.environment import versions
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
-from jaxch5.training.rundir import Record, RunDir
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4
 TOP_LOSSES = 9

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxch5.insight.recorder import is_number
+from jaxch5.metrics import Record, is_number
 from jaxch5.task import SOFTMAX, Best, Task
-from jaxch5.text import NO_NUMBER, has_bars, print_line, print_row
 from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
-from jaxch5.training.rundir import Record
+from jaxch5.util.text import NO_NUMBER, has_bars, print_line, print_row
 
 # Least width of a column of figures.
 FIGURES = 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxch5.errors import Jaxch5Error
-from jaxch5.insight.recorder import is_number
+from jaxch5.metrics import is_number
 from jaxch5.training.events import Begin, End, Epoch, Event, Step
 
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 from rich.console import Console
 
-from jaxch5.config import Config
-from jaxch5.insight.report import write_report
+from jaxch5.config.settings import Config
+from jaxch5.results.report import write_report
+from jaxch5.run.directory import create_run
 from jaxch5.run.hooks import report as module
-from jaxch5.training.rundir import create_run
 
 
 def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp_path, monkeypatch):

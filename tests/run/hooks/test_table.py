@@ -6,9 +6,9 @@ import re
 from rich.console import Console
 
 from jaxch5.run.hooks.table import HEADER, Table, format_row
-from jaxch5.text import print_line
 from jaxch5.training.events import Begin, End, Epoch, Ready, Step, StepRecord
 from jaxch5.training.plan import plan_at_rate
+from jaxch5.util.text import print_line
 
 RECORD = {
     "epoch": 0,

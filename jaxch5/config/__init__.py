@@ -1,0 +1,1 @@
+"""Settings, what goes with what, TOML, the command line, and what they describe."""

@@ -1,0 +1,228 @@
+"""The data that a configuration describes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from jaxch5.augmentation.policy import Policy, aug_transforms
+from jaxch5.config.applies import Pictures
+from jaxch5.config.settings import AugmentConfig, Config, DataConfig, check_applies
+from jaxch5.data.block import Data, DataBlock
+from jaxch5.data.decode import Reading
+from jaxch5.data.sampler import SAMPLERS, Sampler
+from jaxch5.data.source import (
+    FOLDER,
+    IS_VALID,
+    Source,
+    check_several,
+    digits,
+    may_be_deep,
+    with_range,
+)
+from jaxch5.data.sources.folder import from_folder, from_regex
+from jaxch5.data.sources.table import from_csv, is_table
+from jaxch5.data.split import (
+    Split,
+    column_split,
+    find_column,
+    folder_split,
+    names_parts,
+    own_column,
+    random_split,
+)
+from jaxch5.data.verify import readable
+from jaxch5.errors import ConfigError
+from jaxch5.util.address import Address
+from jaxch5.util.imports import load_function
+
+
+def load_source(settings: DataConfig) -> Source:
+    """Returns the labelled pictures that the settings name, and how they are decoded.
+
+    Raises:
+        DataError: they cannot be found or told apart.
+        ConfigError: settings do not fit the place.
+    """
+    source = _found(settings)
+    if source.presized is None:
+        source = replace(source, reading=Reading(settings.range, settings.max_pixels))
+        if not source.reading.range.startswith("auto") and not may_be_deep(source):
+            words = f"data.range = {settings.range} changes nothing: none has more than 8 bits"
+            source = replace(source, notes=(*source.notes, words))
+        return with_range(source, read_all=settings.tfds is not None)
+    packed = source.reading.range
+    if settings.range not in ("auto", packed):
+        raise ConfigError(
+            f"data.range = {settings.range}: the pictures of {settings.path} were packed with "
+            f"{packed}; pack them again to change it"
+        )
+    return replace(source, reading=Reading(packed, settings.max_pixels))
+
+
+def as_decided(config: Config, source: Source) -> Config:
+    """Writes what was guessed of a source into its configuration, to mean the same tomorrow."""
+    return config.model_copy(update={"data": {"range": source.reading.range}})
+
+
+def _found(settings: DataConfig) -> Source:
+    if settings.tfds is not None:
+        from jaxch5.data.sources.tfds import from_tfds
+
+        return from_tfds(settings.tfds, settings.tfds_dir)
+    if settings.archive is not None:
+        from jaxch5.data.sources.archive import from_archive
+
+        return from_archive(
+            settings.archive, settings.sha256, settings.pattern, settings.train, settings.valid
+        )
+    if settings.path is None:
+        return digits()
+    if is_packed(settings.path):
+        from jaxch5.data.sources.packed import from_packed
+
+        return from_packed(settings.path)
+    assert isinstance(settings.path, Path)
+    if is_table(settings.path):
+        return from_csv(settings.path, settings.image_column, settings.label_column, settings.root)
+    if settings.path.is_file():
+        from jaxch5.data.sources.archive import from_archive, is_archive
+
+        if is_archive(settings.path):
+            return from_archive(
+                settings.path, None, settings.pattern, settings.train, settings.valid
+            )
+    if settings.pattern is not None:
+        return from_regex(settings.path, settings.pattern, settings.train, settings.valid)
+    return from_folder(settings.path, settings.train, settings.valid)
+
+
+def is_packed(path: Path | Address) -> bool:
+    """Whether the pictures are a packed set; those at an address can be nothing else."""
+    from jaxch5.data.sources.packed import INDEX
+
+    return isinstance(path, Address) or (path / INDEX).is_file()
+
+
+def facts_of(settings: DataConfig, source: Source) -> Pictures:
+    """Returns what is known of the pictures that the settings name, for `check_applies`."""
+    if settings.tfds is not None or settings.archive is not None:
+        kind = "archive" if settings.tfds is None else "tfds"
+    elif settings.path is None:
+        kind = "digits"
+    elif is_packed(settings.path):
+        kind = "packed"
+    else:
+        kind = "table" if is_table(Path(settings.path)) else "folder"
+    column = None if FOLDER in source.columns else column_of(settings, source)
+    own = "" if column is None else f"their column {column}"
+    if FOLDER in source.columns:
+        own = "their folders" if kind == "folder" else "their own parts"
+    return Pictures(
+        kind,
+        tuple(source.columns),
+        column is not None,
+        "" if settings.split == "random" else own,
+    )
+
+
+def checked_source(config: Config) -> Source:
+    """Returns the pictures that the settings name, once it is sure that they apply.
+
+    Raises:
+        DataError: they cannot be found or told apart.
+        ConfigError: a setting that was given does nothing for these pictures.
+    """
+    source = load_source(config.data)
+    check_applies(config, pictures=facts_of(config.data, source))
+    check_several(source)
+    return source
+
+
+def own_split_of(settings: DataConfig, source: Source) -> Split | None:
+    """The source's own split; None where it has none, or the settings ask for a random one."""
+    if settings.split == "random":
+        return None
+    if FOLDER in source.columns:
+        return folder_split()
+    column = column_of(settings, source)
+    if column is None and settings.split == "auto":
+        return None
+    return column_split(column or settings.split_column)
+
+
+def column_of(settings: DataConfig, source: Source) -> str | None:
+    """Returns the column that splits a source: the one named, or its own; None without any."""
+    if FOLDER in source.columns:
+        return None
+    return find_column(source, settings.split_column) or (
+        own_column(source) if settings.split_column == IS_VALID else None
+    )
+
+
+def split_of(settings: DataConfig, source: Source) -> Split:
+    """The split that the settings ask for."""
+    random = random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
+    return own_split_of(settings, source) or random
+
+
+def sampler_of(name: str) -> Sampler:
+    """Returns the sampler that has this name, or that an import path names.
+
+    Raises:
+        ConfigError: there is none.
+
+    Example:
+        >>> sampler_of("balanced").__name__
+        'balanced'
+    """
+    return SAMPLERS.get(name) or load_function(name, "data.sampler")
+
+
+def policy_of(settings: AugmentConfig) -> Policy:
+    """What the settings make of `aug_transforms`."""
+    values = settings.model_dump(exclude={"mix", "mix_alpha"})
+    beyond = {name: values.pop(name) for name in ("max_saturation", "max_hue", "p_gray")}
+    return replace(aug_transforms(**values), **beyond)
+
+
+def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
+    column = None if settings.split == "random" else column_of(settings, source)
+    if column is None:
+        return []
+    others = [
+        name for name, values in source.columns.items() if name != column and names_parts(values)
+    ]
+    guessed = [f"split by its column {column}"] if column != settings.split_column else []
+    return guessed + [f"its column {name} splits nothing" for name in others]
+
+
+def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:
+    """Source, split, sizes and augmentation as the configuration says, ready to iterate.
+
+    Args:
+        config: what the run does.
+        source: its pictures, where they are loaded already.
+        split: theirs, where it is not the one that the configuration asks for.
+
+    Raises:
+        DataError: the pictures cannot be found, told apart or split.
+        ConfigError: a setting that was given does nothing for these pictures.
+    """
+    settings = config.data
+    if source is None:
+        source = load_source(settings)
+        if settings.on_bad == "skip":
+            source = readable(source)
+    check_applies(config, pictures=facts_of(settings, source))
+    if split is None:
+        source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
+    block = DataBlock(
+        source,
+        split or split_of(settings, source),
+        settings.presize,
+        settings.size,
+        policy_of(config.augment),
+        sampler_of(settings.sampler),
+    )
+    return block.load(settings.batch_size, cache=settings.cache, seed=config.seed)

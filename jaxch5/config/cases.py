@@ -1,0 +1,93 @@
+"""Cases in which settings have other defaults: photographs, pretrained weights, some schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxch5.config.defaults import default_of
+
+# Where pictures may come from; without any, they are the digits.
+SOURCES = ("path", "tfds", "archive")
+
+
+class Case(NamedTuple):
+    """A case in which some settings have other defaults.
+
+    Attributes:
+        words: The case, as `--help` calls it.
+        holds: Whether it is the case, by a function that gives the value of any setting.
+        defaults: By the settings' dotted names.
+    """
+
+    words: str
+    holds: Callable[[Callable[[str], Any]], Any]
+    defaults: dict[str, Any]
+
+
+_augment = partial(default_of, "augmentation.policy:aug_transforms")
+_fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
+# The settings' own defaults are those of the digits, which are tiny, and which are other signs when
+# they are mirrored or cut.
+CASES = (
+    Case(
+        "for pictures of one's own",
+        lambda get: any(get(f"data.{name}") is not None for name in SOURCES),
+        {
+            "data.presize": 192,
+            "data.size": 128,
+            "data.batch_size": 32,
+            "augment.do_flip": _augment("do_flip"),
+            "augment.max_lighting": _augment("max_lighting"),
+            "augment.max_warp": _augment("max_warp"),
+            "augment.min_scale": default_of("augmentation.policy", "MIN_SCALE"),
+            "model.weights": default_of("learner:vision_learner", "weights"),
+            "model.head": default_of("training.recipe:Recipe", "head"),
+        },
+    ),
+    Case(
+        "with weights to begin from",
+        lambda get: get("model.weights") != "none",
+        {"fit.schedule": "fine_tune"},
+    ),
+    Case(
+        "with fine_tune",
+        lambda get: get("fit.schedule") == "fine_tune",
+        {"fit.pct_start": _fine_tune("pct_start"), "fit.div": _fine_tune("div")},
+    ),
+    Case(
+        "with flat_cosine",
+        lambda get: get("fit.schedule") == "flat_cosine",
+        {"fit.pct_start": default_of("optim.schedule:flat_cosine", "pct_start")},
+    ),
+    Case(
+        "with cutmix",
+        lambda get: get("augment.mix") == "cutmix",
+        {"augment.mix_alpha": default_of("augmentation.mixing:cutmix", "alpha")},
+    ),
+)
+
+
+def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], Any]) -> Any:
+    """Returns what was given for a setting, or else its default in the case that holds.
+
+    Args:
+        key: Dotted name of the setting.
+        given: All that was given, by dotted names.
+        own_default: From a setting to its default where no case has another one.
+
+    Example:
+        >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
+        >>> value_of("fit.div", {"fit.schedule": "fine_tune"}, own.get)
+        5.0
+        >>> value_of("fit.div", {"data.path": "photos"}, own.get)  # whose weights are pretrained
+        5.0
+    """
+    if key in given:
+        return given[key]
+    get = partial(value_of, given=given, own_default=own_default)
+    for case in CASES:
+        if key in case.defaults and case.holds(get):
+            return case.defaults[key]
+    return own_default(key)

@@ -1,0 +1,666 @@
+"""The configuration: what a run does, complete enough to run it again.
+
+One pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written into
+the run directory. Some defaults depend on where the pictures come from: the embedded digits are
+tiny, and mirrored or cut they are other signs; photographs are neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from jaxch5.config.applies import Situation, idle
+from jaxch5.config.cases import CASES, SOURCES, value_of
+from jaxch5.config.defaults import default_of
+from jaxch5.config.ranges import PositiveShare, Share, parse_range
+from jaxch5.config.toml import deep_update, explain, flat, known_keys, nested, read_toml, without
+from jaxch5.config.toml import differing as differing
+from jaxch5.config.toml import to_toml as to_toml
+from jaxch5.errors import ConfigError
+from jaxch5.models.registry import architectures
+from jaxch5.util.address import Address, is_address
+from jaxch5.util.imports import FORM, check_choice
+from jaxch5.util.text import is_text, printable
+
+# Settings with other values of which a run may be resumed: they do not change what is computed.
+MAY_CHANGE = (
+    "data.cache",
+    "model.remat",
+    "fit.devices",
+    "fit.shard_optimizer",
+    "fit.keep_best",
+    "checkpoint.every_steps",
+    "checkpoint.every_minutes",
+    "log",
+    "profile",
+    "hooks",
+)
+# Decoding one of so many takes a gigabyte at most.
+MAX_PIXELS = 80_000_000
+# Where the pictures are, which a run with a record of them knows again by their names.
+MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
+# More is a slip of the keyboard, and too much for a device's integers.
+MANY = 1_000_000
+# Of a validation's context: settings that do nothing are let pass.
+LENIENT = "lenient"
+
+
+_table = partial(default_of, "data.sources.table:from_csv")
+_split = partial(default_of, "data.split:random_split")
+_augment = partial(default_of, "augmentation.policy:aug_transforms")
+_policy = partial(default_of, "augmentation.policy:Policy")
+_cycle = partial(default_of, "optim.schedule:one_cycle")
+_fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
+_optimizer = partial(default_of, "optim.optimizer:make_optimizer")
+_recipe = partial(default_of, "training.recipe:Recipe")
+_saving = partial(default_of, "run.hooks.checkpoints:Saving")
+
+
+def own_default(key: str) -> Any:
+    """Returns the default of a setting where no case has another one."""
+    model: Any = Config
+    for part in key.split("."):
+        field = model.model_fields[part]
+        model = field.annotation
+    return field.default
+
+
+def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A field whose description says in which cases it has another default."""
+    for case in CASES:
+        if key in case.defaults:
+            value = case.defaults[key]
+            shown = "on" if value is True else f"{value:g}" if isinstance(value, float) else value
+            description += f"; {shown} {case.words}"
+    return Field(default, description=description, **bounds)
+
+
+class Section(BaseModel):
+    """Settings, each as it was given or, by `value_of`, as the others that were given have it.
+
+    `model_fields_set` has those that were given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # Begins the dotted names of its settings.
+    section: ClassVar[str] = ""
+    # Dotted names of what stands on the command line: it was meant, whatever its value.
+    _named: frozenset[str] = PrivateAttr(frozenset())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return handler(values)
+        values = {
+            name: value.given() if isinstance(value, Section) else value
+            for name, value in cls.meant(values).items()
+        }
+        given, own = flat(values, cls.section), len(cls.section)
+        keys = {key for case in CASES for key in case.defaults if key.startswith(cls.section)}
+        defaults = {key[own:]: value_of(key, given, own_default) for key in keys - given.keys()}
+        made = handler(deep_update(nested(defaults), values))
+        for key in defaults:
+            *section, name = key.split(".")
+            reduce(getattr, section, made).model_fields_set.discard(name)
+        return made
+
+    @model_validator(mode="after")
+    def _all_does_something(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get(LENIENT):
+            for line in idle_settings(self).values():
+                raise ValueError(line)
+        return self
+
+    @classmethod
+    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings that are meant by what is given, on which defaults then depend."""
+        return values
+
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that were given, nested."""
+        return self.model_dump(exclude_unset=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns the same settings with others given, nested or as sections.
+
+        What was not given follows them; what was given stays, even where it does nothing then.
+
+        Example:
+            >>> FitConfig().model_copy(update={"schedule": "fine_tune"}).div
+            5.0
+        """
+        values = deep_update(self.given(), dict(update or {}))
+        copied = type(self).model_validate(values, context={LENIENT: True})
+        copied._named = self._named
+        return copied
+
+
+def idle_settings(settings: Section, **known: Any) -> dict[str, str]:
+    """Returns the settings that were given and do nothing, with the reason; see `idle`.
+
+    Args:
+        settings: a configuration, or a section of it.
+        known: what is known beside it; see `Situation`.
+
+    Example:
+        >>> config = Config.model_validate({"fit": {"gamma": 3.0}}, context={LENIENT: True})
+        >>> idle_settings(config)
+        {'fit.gamma': 'fit.gamma = 3.0: goes with fit.loss = focal, not with cross_entropy'}
+    """
+
+    def defaults_of(key: str) -> list[Any]:
+        """Returns the values that a setting may have without being given."""
+        return [own_default(key), *(case.defaults[key] for case in CASES if key in case.defaults)]
+
+    situation = Situation(flat(settings, settings.section), **known)
+    return idle(situation, defaults_of, settings._named)
+
+
+class DataConfig(Section):
+    """The pictures, and how they become batches."""
+
+    section: ClassVar[str] = "data."
+
+    path: Path | Address | None = Field(
+        None,
+        description="folder of class folders, or of train/ and valid/ folders of them, or a zip or "
+        "tar file of such, or a CSV file, or a packed folder, which may be at an address "
+        "(s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
+    )
+    pattern: str | None = Field(
+        None,
+        description="regular expression for whole file names, whose first group is the class, as "
+        r"in (.+)_\d+\.jpg; without it, folders are classes",
+    )
+    train: str | None = Field(
+        None,
+        description="folder of the training pictures, from path; . takes all that are not in "
+        "valid, whatever their folders are called; without it, one called train or the like",
+    )
+    valid: str | None = Field(
+        None,
+        description="folder of the validation pictures, from path; without it, one called valid, "
+        "validation, val, dev or the like",
+    )
+    image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
+    label_column: str = Field(_table("label"), description="column of class names in a CSV file")
+    root: Path | None = Field(
+        None, description="where relative paths in a CSV file begin; without it, beside the file"
+    )
+    tfds: str | None = Field(None, description="name of a tensorflow-datasets set")
+    tfds_dir: Path | None = Field(
+        None, description="folder with prepared sets; without it, tensorflow-datasets' own"
+    )
+    archive: str | None = Field(
+        None, description="address of a zip or tar file of pictures, fetched once"
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="checksum of the archive, 64 digits"
+    )
+    split: Literal["auto", "random", "given"] = Field(
+        "auto",
+        description="given: the set's own train and valid folders, its split_column or its splits; "
+        "auto: given where there is one, else random",
+    )
+    split_column: str = Field(
+        default_of("data.source", "IS_VALID"),
+        description="column of a CSV file that is true for validation pictures",
+    )
+    valid_fraction: float = Field(
+        _split("valid_fraction"),
+        gt=0,
+        lt=1,
+        description="share of the pictures, 0 to 1, that a random split holds out for validation",
+    )
+    stratify: bool = Field(
+        _split("stratify"), description="a random split holds out the same share of each class"
+    )
+    on_bad: Literal["stop", "skip"] = Field(
+        "stop",
+        description="skip: read every picture first, and leave out those that cannot be read",
+    )
+    range: str = Field(
+        default_of("data.decode:Reading", "range"),
+        description="of pictures of more than 8 bits, the value that is white (4095), or those "
+        "that are black and white (-1024,3071); auto: as the file says, or else guessed once for "
+        "the whole set",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1_000_000,
+        description="largest picture that is decoded, pixels; a larger JPEG is decoded at a half, "
+        "a quarter or an eighth of its size",
+    )
+    split_seed: int = Field(_split("seed"), ge=0, description="seed of the split")
+    presize: int = setting("data.presize", 40, "short side on the CPU, pixels", ge=8, le=4096)
+    size: int = setting("data.size", 32, "side of the network's input, pixels", ge=8, le=4096)
+    batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
+    sampler: str = Field(
+        default_of("data.block:DataBlock", "sampler"),
+        description="what an epoch draws: shuffled, each picture once; balanced, each class "
+        f"equally often; or a function of one's own, as {FORM}",
+    )
+    cache: Literal["auto", "off", "memory", "device"] = Field(
+        default_of("data.block:DataBlock.load", "cache"),
+        description="where presized pictures are kept between epochs",
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_or_address(cls, path: Any) -> Any:
+        if not isinstance(path, str):
+            return path
+        return Address(path) if is_address(path) else Path(path)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, name: str) -> str:
+        return check_choice(name, ("shuffled", "balanced"), "data.sampler")
+
+    @field_validator("range")
+    @classmethod
+    def _known_range(cls, text: str) -> str:
+        try:
+            parse_range(text)
+        except ValueError as error:
+            raise ValueError(f"data.range = {error}") from None
+        return text
+
+    @field_validator("path", "root", "tfds_dir")
+    @classmethod
+    def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
+        """A run can be resumed from another working directory, and says so in TOML."""
+        if path is not None and not is_text(str(path)):
+            shown = printable(str(path))
+            raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
+        return path.expanduser().absolute() if isinstance(path, Path) else path
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"data.{given[0]} = {getattr(self, given[0])}: does not go together with "
+                f"data.{given[1]}; name one place"
+            )
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes to training pictures; names and meanings are fastai's `aug_transforms`."""
+
+    section: ClassVar[str] = "augment."
+
+    do_flip: bool = setting("augment.do_flip", False, "mirror half of the pictures")
+    flip_vert: bool = Field(
+        _augment("flip_vert"), description="all eight symmetries of the square, not two"
+    )
+    max_rotate: float = Field(
+        _augment("max_rotate"), ge=0, le=180, description="largest turn, degrees"
+    )
+    min_zoom: float = Field(
+        _augment("min_zoom"), gt=0, le=10, description="smallest zoom, a factor"
+    )
+    max_zoom: float = Field(_augment("max_zoom"), gt=0, le=10, description="largest zoom, a factor")
+    max_lighting: float = setting(
+        "augment.max_lighting",
+        0.1,
+        "largest change of brightness and contrast, 0 to 1",
+        ge=0,
+        lt=1,
+    )
+    max_warp: float = setting(
+        "augment.max_warp", 0.1, "largest change of perspective, 0 to 0.5", ge=0, le=0.5
+    )
+    p_affine: float = Field(
+        _augment("p_affine"), ge=0, le=1, description="probability of each turn, zoom or warp"
+    )
+    p_lighting: float = Field(
+        _augment("p_lighting"), ge=0, le=1, description="probability of a change of lighting"
+    )
+    min_scale: float = setting(
+        "augment.min_scale", 1.0, "smallest share of the area that a crop keeps", ge=0.01, le=1
+    )
+    max_saturation: float = Field(
+        _policy("max_saturation"),
+        ge=0,
+        lt=1,
+        description="largest change of saturation, 0 to 1; 0 is none",
+    )
+    max_hue: float = Field(
+        _policy("max_hue"),
+        ge=0,
+        le=0.5,
+        description="largest turn of the colour circle, 0 to 0.5; 0 is none",
+    )
+    p_gray: float = Field(
+        _policy("p_gray"), ge=0, le=1, description="probability of a picture without colour"
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="pairs of a batch's pictures become one, and so do their labels"
+    )
+    mix_alpha: float = setting(
+        "augment.mix_alpha",
+        default_of("augmentation.mixing:mixup", "alpha"),
+        "parameter of the Beta distribution of a pair's shares",
+        gt=0,
+        le=10,
+    )
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    section: ClassVar[str] = "model."
+
+    arch: str = Field(
+        "resnet18",
+        description=f"architecture: {', '.join(architectures())}, or {FORM} of a ModelSpec of "
+        "one's own",
+    )
+    weights: str = setting(
+        "model.weights",
+        "none",
+        "where training begins: none; imagenet; auto (imagenet where it can be had, else none); a "
+        ".safetensors or .pth file (FILE#PART for one of its state dicts); a run directory",
+        min_length=1,
+    )
+    mean: tuple[Share, Share, Share] | None = Field(
+        None,
+        description="mean of each colour, of values 0 to 1, that the weights were trained with; "
+        "without it and std, what the weights say, else ImageNet's",
+    )
+    std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
+        None, description="deviation of each colour, of values 0 to 1; goes with mean"
+    )
+    head: Literal["linear", "concat_pool"] = setting(
+        "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
+    )
+    task: str = Field(
+        "softmax",
+        description="what labels mean: softmax, one of the classes; sigmoid, one of them or, where "
+        f"none is probable enough, none of these; or a jaxch5.Task, as {FORM}",
+    )
+    threshold: Share = Field(
+        default_of("task:one_vs_rest", "threshold"),
+        description="with sigmoid: least probability of an answer other than none of these",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        _recipe("precision"),
+        description="type of the network's computation; weights are float32 in all",
+    )
+    groups: Literal["fastai", "stages"] = Field(
+        _recipe("groups"),
+        description="groups of layers for freezing and rates: of a ResNet three, or its six stages",
+    )
+    train_bn: bool = Field(
+        _recipe("train_bn"), description="batch norms of frozen layers are trained"
+    )
+    bn: Literal["global", "local"] = Field(
+        _recipe("bn"),
+        description="on several devices, batch norms take their statistics of the whole batch, "
+        "as one device would; or of the rows of each device, with one message a step",
+    )
+    remat: bool = Field(
+        _recipe("remat"),
+        description="compute what is within a block again for the gradient: less memory, more time",
+    )
+
+    @field_validator("arch")
+    @classmethod
+    def _known_arch(cls, arch: str) -> str:
+        return check_choice(arch, architectures(), "model.arch")
+
+    @field_validator("weights")
+    @classmethod
+    def _from_anywhere(cls, weights: str) -> str:
+        """A run can be resumed from another working directory."""
+        named = weights in ("none", "imagenet", "auto")
+        return weights if named else str(Path(weights).expanduser().absolute())
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return check_choice(name, ("softmax", "sigmoid"), "model.task")
+
+
+class FitConfig(Section):
+    """Training: how long, with which rates, and with which optimizer."""
+
+    section: ClassVar[str] = "fit."
+
+    epochs: int = Field(
+        5, ge=1, le=MANY, description="passes over the set; with fine_tune, of the second phase"
+    )
+    schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
+        "fit.schedule",
+        "one_cycle",
+        "schedule of the rate, where fine_tune is one cycle for the head, then one for all",
+    )
+    lr: float = Field(_fine_tune("base_lr"), gt=0, le=100, description="highest learning rate")
+    wd: float = Field(
+        _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
+    )
+    pct_start: float = setting(
+        "fit.pct_start",
+        _cycle("pct_start"),
+        "share of the steps in which the rate rises, or, with flat_cosine, stays",
+        gt=0,
+        lt=1,
+    )
+    div: float = setting("fit.div", _cycle("div"), "the first rate is lr / div", ge=1)
+    div_final: float = Field(
+        _cycle("div_final"), ge=1, description="the last rate is lr / div_final"
+    )
+    moms: tuple[float, float, float] = Field(
+        default_of("optim.schedule", "MOMS"),
+        description="momentum at the start, the highest rate and the end",
+    )
+    freeze_epochs: int = Field(
+        _fine_tune("freeze_epochs"),
+        ge=0,
+        le=MANY,
+        description="with fine_tune: passes in which the head alone is trained",
+    )
+    lr_mult: float = Field(
+        _fine_tune("lr_mult"),
+        ge=1,
+        description="with fine_tune: the head's rate over the earliest layers'",
+    )
+    cycle_epochs: int = Field(
+        2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"
+    )
+    loss: str = Field(
+        "cross_entropy",
+        description=f"what is minimized: cross_entropy, the task's own; focal; {FORM}",
+    )
+    label_smoothing: float = Field(
+        default_of("losses:cross_entropy", "label_smoothing"),
+        ge=0,
+        lt=1,
+        description="share of a target that is spread over all classes, 0 to 1",
+    )
+    gamma: float = Field(
+        default_of("losses:focal_loss", "gamma"),
+        ge=0,
+        le=10,
+        description="of the focal loss; 0 is cross-entropy",
+    )
+    metrics: tuple[str, ...] = Field(
+        _recipe("metrics"),
+        description="recorded of each epoch beside the task's: top_5 and the like, precision, "
+        f"recall, f1, or {FORM}; given once for each, or with commas between",
+    )
+    optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
+        _optimizer("name"), description="adam has fastai's constants, adamw optax's"
+    )
+    clip: float = Field(
+        _optimizer("clip"),
+        ge=0,
+        description="largest norm of the gradients together; 0 does not clip",
+    )
+    accumulate: int = Field(
+        _optimizer("accumulate"),
+        ge=1,
+        le=MANY,
+        description="batches whose mean gradient makes one update; those left at an epoch's end "
+        "make one too",
+    )
+    average: float = Field(
+        _recipe("average"),
+        ge=0,
+        lt=1,
+        description="decay a step of an exponential average of the weights, which is evaluated and "
+        "saved; 0 keeps none",
+    )
+    devices: int = Field(
+        _recipe("devices"),
+        ge=0,
+        description="devices that share a batch, of each process; 0 takes all",
+    )
+    shard_optimizer: bool = Field(
+        _recipe("shard_optimizer"),
+        description="share the optimizer's moments out among the devices of a process",
+    )
+    keep_best: bool = Field(
+        _saving("keep_best"),
+        description="end with the weights of the best epoch (of the two tasks, the one with the "
+        "highest accuracy, then the lowest validation loss), not of the last",
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        return check_choice(name, ("cross_entropy", "focal"), "fit.loss")
+
+    @model_validator(mode="after")
+    def _momentum_is_a_share(self) -> FitConfig:
+        if not all(0 <= momentum < 1 for momentum in self.moms):
+            raise ValueError(f"fit.moms = {list(self.moms)}: each must be at least 0 and below 1")
+        return self
+
+
+class CheckpointConfig(Section):
+    """Saving. The last two states and the best are kept; one is saved after every epoch."""
+
+    section: ClassVar[str] = "checkpoint."
+
+    every_steps: int = Field(
+        _saving("every_steps"),
+        ge=0,
+        description="steps between saves within an epoch; 0 does not count steps",
+    )
+    every_minutes: float = Field(
+        _saving("every_minutes"),
+        ge=0,
+        description="minutes between saves within an epoch; 0 does not look at the clock",
+    )
+
+
+class Config(Section):
+    """Everything that decides what a run computes."""
+
+    data: DataConfig = Field(default_factory=DataConfig, description="the pictures")
+    augment: AugmentConfig = Field(
+        default_factory=AugmentConfig, description="random changes to them"
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
+    fit: FitConfig = Field(default_factory=FitConfig, description="training")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving")
+    seed: int = Field(
+        default_of("learner:vision_learner", "seed"),
+        ge=0,
+        lt=2**32,
+        description="root of every random draw but the split's",
+    )
+    deterministic: bool = Field(
+        _recipe("deterministic"),
+        description="the same bits each time on a GPU too, where that may be slower",
+    )
+    log: Literal["none", "tensorboard"] = Field(
+        "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
+    )
+    profile: bool = Field(
+        False, description="trace some steps into the run directory, for Perfetto and TensorBoard"
+    )
+    hooks: tuple[str, ...] = Field(
+        (),
+        description="functions that are called with each event of training, as import paths "
+        "(package.module:name), separated by commas",
+    )
+
+    def __eq__(self, other: object) -> bool:
+        """Two configurations are equal where all settings are, whoever named them."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.data.presize < self.data.size:
+            raise ValueError(
+                f"data.presize = {self.data.presize} is below data.size = {self.data.size}: "
+                "presize is the larger of the two, so that a crop has room"
+            )
+        if self.augment.min_zoom > self.augment.max_zoom:
+            raise ValueError(
+                f"augment.min_zoom = {self.augment.min_zoom} is above augment.max_zoom = "
+                f"{self.augment.max_zoom}"
+            )
+        return self
+
+
+def check_applies(config: Config, **known: Any) -> None:
+    """Makes sure that everything that was given does something.
+
+    Args:
+        config: all settings.
+        known: what is known beside them: `pictures`, `devices`, `lacks`; see `Situation`.
+
+    Raises:
+        ConfigError: one line for the first setting that does nothing.
+    """
+    for line in idle_settings(config, **known).values():
+        raise ConfigError(line)
+
+
+def idle_in(values: dict[str, Any]) -> dict[str, str]:
+    """Returns those of a file's nested values that do nothing; none where they are no good."""
+    values = {name: value for name, value in values.items() if name in Config.model_fields}
+    try:
+        return idle_settings(Config.model_validate(values, context={LENIENT: True}))
+    except ValidationError:
+        return {}
+
+
+def from_toml(path: Path, recorded: bool = False) -> Config:
+    """The configuration in a TOML file, with defaults for what it does not name.
+
+    Args:
+        path: the file.
+        recorded: whether it is a run's own, which may be older than the rules of today: what does
+            nothing is left out then, not refused.
+
+    Raises:
+        ConfigError: one line for the first key that is unknown or has a value that is not allowed.
+    """
+    values = read_toml(path)
+    try:
+        return Config.model_validate(without(values, idle_in(values)) if recorded else values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, known_keys(Config))}") from None

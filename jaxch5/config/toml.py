@@ -1,0 +1,145 @@
+"""Settings in general, as any pydantic model has them: TOML, dotted names, and what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from jaxch5.errors import ConfigError
+
+
+def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested dictionaries in which the values of `changes` win.
+
+    Example:
+        >>> deep_update({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+        {'a': {'b': 3, 'c': 2}}
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = deep_update(merged[key], value) if nested else value
+    return merged
+
+
+def flat(settings: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of settings, or of nested dictionaries, by their dotted names.
+
+    Example:
+        >>> from jaxch5.config.settings import Config
+        >>> flat(Config())["fit.epochs"]
+        5
+        >>> flat({"a": {"b": 1, "c": 2}, "d": 3})
+        {'a.b': 1, 'a.c': 2, 'd': 3}
+    """
+    values: dict[str, Any] = {}
+    for key, value in settings.items() if isinstance(settings, dict) else settings:
+        inner = isinstance(value, dict | BaseModel)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionaries of which `flat` gives these values.
+
+    Example:
+        >>> nested({"a.b": 1, "a.c": 2, "d": 3})
+        {'a': {'b': 1, 'c': 2}, 'd': 3}
+    """
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        made = deep_update(made, {first: nested({rest: value}) if rest else value})
+    return made
+
+
+def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> dict[str, Any]:
+    """Returns a copy of nested dictionaries without the values of some dotted names.
+
+    Example:
+        >>> without({"a": {"b": 1, "c": 2}}, ["a.b"])
+        {'a': {'c': 2}}
+    """
+    return {
+        key: without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in keys
+    }
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: the file does not exist, cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+
+
+def to_toml(settings: BaseModel) -> str:
+    """All settings as TOML; what has no value is left out.
+
+    Example:
+        >>> from jaxch5.config.settings import Config
+        >>> print(to_toml(Config()).splitlines()[0])
+        seed = 0
+    """
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings.
+
+    Example:
+        >>> from jaxch5.config.settings import Config
+        >>> known_keys(Config)[0], known_keys(Config)[-1]
+        ('data.path', 'hooks')
+    """
+    keys = []
+    for name, field in settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def differing(one: BaseModel, other: BaseModel) -> list[str]:
+    """Dotted names of the settings in which two models of a kind differ.
+
+    Example:
+        >>> from jaxch5.config.settings import Config
+        >>> differing(Config(), Config(seed=1))
+        ['seed']
+    """
+    values = flat(other)
+    return [key for key, value in flat(one).items() if value != values[key]]
+
+
+def explain(error: ValidationError, keys: list[str]) -> str:
+    """One line for the first thing that pydantic found: key, value, what is allowed."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, keys, n=1)
+        return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+    if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], int):
+        given = ",".join(map(str, first["input"]))
+        return f"{key.rpartition('.')[0]} = {given}: has {len(first['input'])} values, too few"
+    allowed = first["msg"].replace("Input should", "should").split(", unable")[0]
+    return f"{key} = {first['input']}: {allowed}"

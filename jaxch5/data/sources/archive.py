@@ -1,0 +1,112 @@
+"""Labelled pictures in an archive, here or at an address."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jaxch5.data.source import Source
+from jaxch5.data.sources.content import head_of, kind_of
+from jaxch5.data.sources.download import cache_folder, fetch_archive
+from jaxch5.data.sources.folder import from_folder, from_regex
+from jaxch5.data.sources.layout import ARCHIVES
+from jaxch5.data.sources.listing import joined, list_folder
+from jaxch5.data.sources.unpack import unpack
+from jaxch5.errors import DataError
+from jaxch5.util.address import is_address
+from jaxch5.util.files import sha256_of
+
+
+def from_archive(
+    url: str | os.PathLike[str],
+    sha256: str | None = None,
+    pattern: str | None = None,
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
+) -> Source:
+    r"""Reads pictures in a zip or tar file, unpacked once into the user's cache folder.
+
+    Folders around the pictures that hold no others are passed through.
+
+    Args:
+        url: the file's address, from where it is fetched once, or its path.
+        sha256: checksum of the file, in hexadecimal; None takes it unchecked.
+        pattern: tells the class from the file name, as `from_regex` does; None takes the class
+            from the folder, as `from_folder` does.
+        train, valid: folders of the training and of the validation pictures, as of `from_folder`.
+
+    Raises:
+        DataError: the file cannot be fetched or read, is not the one expected, or holds no
+            pictures that can be told apart.
+
+    Example:
+        >>> url = "https://example.org/pets.tar.gz"  # any address of yours
+        >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
+    """
+    place = os.fspath(url)
+    linked = is_address(place)
+    folder = fetch_archive(place, sha256) if linked else _unpacked(Path(place), sha256)
+    parts = [train, *([valid] if isinstance(valid, str) else valid or ())]
+    inner = _inner(folder, parts, by_folder=pattern is None)
+    try:
+        if pattern is None:
+            source = from_folder(inner, train, valid)
+        else:
+            source = from_regex(inner, pattern, train, valid)
+    except DataError as error:
+        again = f"; it is fetched again once {folder} is removed" if linked else ""
+        raise DataError(f"{place}: {error}{again}") from None
+    source = replace(source, name=place)
+    if inner == folder:
+        return source
+    around = list_folder(folder, {os.fspath(inner)}).passed_over
+    back = os.path.relpath(folder, inner) + "/"
+    return replace(source, passed_over=joined(("", source.passed_over), (back, around)))
+
+
+def is_archive(file: Path) -> bool:
+    """Checks whether a file is a zip or tar file, by its content, or is called like one."""
+    if not file.is_file():
+        return False
+    try:
+        # A zip file that is cut short has no end, by which zipfile knows it.
+        is_zip = kind_of(head_of(file)) == "a zip file" or zipfile.is_zipfile(file)
+        return is_zip or tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
+    except OSError:
+        return False
+
+
+def _unpacked(file: Path, sha256: str | None) -> Path:
+    """Returns the folder of an archive's content, which other content never takes the place of."""
+    file = file.expanduser()
+    try:
+        digest = sha256_of(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    if sha256 is not None and digest != sha256:
+        raise DataError(f"{file}: its content does not have the SHA-256 given, but {digest}")
+    folder = cache_folder("archives") / digest
+    if not folder.is_dir():
+        unpack(file, folder, os.fspath(file))
+    return folder
+
+
+def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
+    """Returns the folder itself, or the only folder in it as long as all pictures are in there.
+
+    Where folders are classes, the only folder that holds nothing but pictures is one.
+    """
+    named = [part for part in parts if part not in (None, ".")]
+    while not any((folder / str(part)).is_dir() for part in named):
+        pictures = list_folder(folder).pictures
+        inner = {name.partition("/")[0] for name in pictures}
+        if len(inner) != 1 or not (folder / next(iter(inner))).is_dir():
+            return folder
+        if by_folder and all(name.count("/") == 1 for name in pictures):
+            return folder
+        folder = folder / inner.pop()
+    return folder

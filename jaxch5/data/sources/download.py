@@ -1,0 +1,215 @@
+"""What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
+
+Everything goes into the user's cache folder under a name made from its address, in one piece and
+once it was looked at: what is there is complete, and is what was asked for. Nobody waits long for
+an address that does not answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import platformdirs
+from rich.console import Console
+
+from jaxch5.data.formats import format_of
+from jaxch5.data.sources.content import head_of, kind_of
+from jaxch5.data.sources.unpack import unpack
+from jaxch5.errors import DataError
+from jaxch5.util.files import making, sha256_of
+from jaxch5.util.text import counted, progress_bar
+
+CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
+ATTEMPTS = 3
+PARALLEL = 16
+# Enough to see what is wrong with a list; a list whose server is gone would take hours.
+FAILURES_SHOWN = 5
+
+
+def cache_folder(name: str) -> Path:
+    """Returns one of the folders where fetched files are kept, made where it is not there yet.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    folder = platformdirs.user_cache_path("jaxch5") / "fetched" / name
+    make_folder(folder)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror}") from None
+
+
+def fetch(address: str, file: Path) -> None:
+    """Writes what an address holds into a file.
+
+    Args:
+        address: one that fsspec understands, such as `https://...`.
+        file: what may be there is written over.
+
+    Raises:
+        DataError: it cannot be had, after three attempts where an answer may yet come.
+    """
+    import aiohttp
+    import fsspec
+
+    if "::" in address:
+        # fsspec would take what stands behind it for another file system, some of which run code.
+        raise DataError("an address with :: is refused")
+    options = {}
+    if address.lower().startswith("http"):
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+        # Proxies are those of the environment.
+        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            filesystem, path = fsspec.url_to_fs(address, **options)
+            filesystem.get_file(path, str(file))
+            return
+        except FileNotFoundError:
+            raise DataError("there is no such file") from None
+        except aiohttp.ClientResponseError as error:
+            # A server in trouble may recover; one that refuses will refuse again.
+            reason = f"the server answered {error.status} {error.message}"
+            if error.status < 500:
+                raise DataError(reason) from None
+        except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
+            # The wait was the attempt: a server that is not there is not worth another.
+            raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
+        except (ValueError, ImportError) as error:
+            # fsspec knows no such addresses, or lacks a library for them.
+            raise DataError(str(error)) from None
+        except Exception as error:
+            # Each file system has errors of its own.
+            reason = f"did not come in one piece ({str(error) or type(error).__name__})"
+        time.sleep(0.5 * attempt)
+    raise DataError(reason)
+
+
+def fetch_links(
+    links: Iterable[str], folder: Path | None = None, console: Console | None = None
+) -> Mapping[str, Path]:
+    """Fetches pictures in parallel; those that are there already are not asked for again.
+
+    What comes is looked at before it is kept: a server may answer a page.
+
+    Args:
+        links: addresses that fsspec understands, `http(s)://` among them.
+        folder: where the files are kept; None is the user's cache folder.
+        console: where the progress bar is drawn; None is standard error.
+
+    Returns:
+        Of each link, its file.
+
+    Raises:
+        DataError: some cannot be fetched or are no pictures; it names them. What was fetched stays
+            for the next time.
+    """
+    folder = cache_folder("links") if folder is None else folder
+    files = {link: folder / file_name_for(link) for link in links}
+    # Earlier versions kept whatever came.
+    missing = [link for link, file in files.items() if format_of(head_of(file)) is None]
+    if not missing:
+        return files
+    make_folder(folder)
+    failures: dict[str, str] = {}
+    with progress_bar(console) as progress, ThreadPoolExecutor(PARALLEL) as pool:
+        task = progress.add_task(f"fetching {counted(len(missing), 'picture')}", total=len(missing))
+        running = {pool.submit(_fetch_link, link, files[link]): link for link in missing}
+        for done in as_completed(running):
+            progress.advance(task)
+            if error := done.exception():
+                failures[running[done]] = str(error) or type(error).__name__
+            if len(failures) == FAILURES_SHOWN:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+    if failures:
+        shown = "; ".join(f"{link}: {reason}" for link, reason in failures.items())
+        raise DataError(
+            f"{shown} (of {counted(len(missing), 'link')} to fetch; what was fetched is kept; "
+            "fix the links or remove their rows)"
+        )
+    return files
+
+
+def _fetch_link(link: str, file: Path) -> None:
+    try:
+        with making(file) as scratch:
+            fetch(link, scratch)
+            begin = head_of(scratch)
+            if format_of(begin) is None:
+                raise DataError(f"what came is {kind_of(begin)}, not a picture")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
+    """Fetches an archive of pictures and unpacks it; returns the folder.
+
+    Members that would be written outside of the folder are refused.
+
+    Args:
+        url: address of a zip or tar file.
+        sha256: of the file, in hexadecimal; None takes it unchecked.
+        folder: where it is kept; None is the user's cache folder.
+
+    Raises:
+        DataError: it cannot be fetched, is no archive, has another checksum, or cannot be unpacked.
+    """
+    folder = cache_folder("archives") if folder is None else folder
+    # What was once taken unchecked must not pass for what a checksum now asks for.
+    unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
+    if unpacked.is_dir():
+        return unpacked
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:
+        file = Path(scratch) / file_name_for(url)
+        try:
+            fetch(url, file)
+        except DataError as error:
+            raise DataError(
+                f"{url}: {error}; one that you fetched otherwise is taken with --data.path FILE"
+            ) from None
+        if sha256 and sha256_of(file) != sha256.lower():
+            raise DataError(f"{url}: its content does not have the SHA-256 given")
+        unpack(file, unpacked, url)
+    return unpacked
+
+
+def reachable(url: str) -> bool:
+    """Checks whether an address answers at all, within a few seconds."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
+    except (HTTPError, HTTPException):
+        return True
+    except (OSError, ValueError) as error:
+        # Whoever shows another certificate than the one expected is there.
+        return isinstance(error, URLError) and isinstance(error.reason, ssl.SSLError)
+    return True
+
+
+def file_name_for(address: str) -> str:
+    """Returns a file name that no two addresses share, with the address's own ending."""
+    end = PurePosixPath(urlsplit(address).path).name
+    suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
+    return hashlib.sha256(address.encode()).hexdigest()[:32] + "".join(suffixes)

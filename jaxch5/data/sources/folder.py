@@ -1,0 +1,305 @@
+"""Labelled pictures in folders, whose place or name tells their class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxch5.data.source import FOLDER, IS_VALID, Source, labelled_files
+from jaxch5.data.sources.layout import (
+    ARCHIVES,
+    TABLES,
+    Parts,
+    check_classes,
+    ending_in,
+    not_used,
+    parts_of,
+    where_classes_are,
+)
+from jaxch5.data.sources.listing import (
+    EMPTY,
+    HIDDEN,
+    Listing,
+    PassedOver,
+    Reason,
+    described,
+    folders_in,
+    joined,
+    list_folder,
+)
+from jaxch5.data.split import TEST, TRAIN, VALID, part_of
+from jaxch5.errors import DataError
+from jaxch5.util.text import composed
+
+
+def from_folder(
+    path: str | os.PathLike[str],
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
+) -> Source:
+    """Reads pictures in class folders, or in train and valid folders of class folders.
+
+    A picture's class is the first folder on its way. What is no item is in `passed_over`, with the
+    reason. Where there is a valid folder, the column "folder" says which of them an item is in,
+    for `folder_split`, and "is_valid" whether it is held out. Folders are known as parts of a set
+    by what people call them, in any case: train and training; valid, validation, val and dev.
+
+    Args:
+        path: the set's folder.
+        train: folder of the training pictures, from `path`; "." takes all that are in no other
+            part, whatever their folders are called. None looks for one.
+        valid: folder of the validation pictures, or names that it may have; None looks for one.
+
+    Raises:
+        DataError: there is no such folder, it holds no pictures in class folders, or its folders
+            are called like parts of a set and hold no class folders.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (4, 4)).save(folder / name / "1.png")
+        >>> source = from_folder(folder)
+        >>> source.classes, list(source.references)
+        (('cat', 'dog'), ['cat/1.png', 'dog/1.png'])
+    """
+    root = existing_folder(path)
+    parts = parts_of(root, train, valid)
+    found = _find(root, parts)
+    classes = [name.partition("/")[0] for name in found.names]
+    loose = next((item for item, name in enumerate(found.names) if name == classes[item]), None)
+    if not parts.train and train is None and not (parts.valid and loose is not None):
+        found = found._replace(notes=check_classes(root, found.names, set(classes)))
+    if loose is not None:
+        folders = [part for part in parts.all if part]
+        raise DataError(
+            f"{root}: {found.references[loose]} is in no class folder; "
+            f"{where_classes_are(root, folders)}{'' if folders else _above(root)}"
+        )
+    passed_over = joined(("", found.passed_over), ("", {EMPTY: found.empty}))
+    found = found._replace(passed_over=passed_over)
+    source = _source(root, parts, found, classes)
+    if parts.valid:
+        _same_classes(root, source, parts.train or TRAIN)
+    return replace(source, hint=_other_classes(root, found)) if len(set(classes)) == 1 else source
+
+
+def from_regex(
+    path: str | os.PathLike[str],
+    pattern: str,
+    train: str | None = None,
+    valid: str | Sequence[str] | None = None,
+) -> Source:
+    r"""Reads pictures whose file names tell their class.
+
+    Args:
+        path: the set's folder; folders in it are searched too.
+        pattern: regular expression for the whole file name; its first group is the class, as in
+            `r"(.+)_\d+\.jpg"`. How a file system stores an umlaut does not matter.
+        train, valid: folders of the training and of the validation pictures, as of `from_folder`;
+            None for both takes all pictures, whatever folder they are in.
+
+    Raises:
+        DataError: there is no such folder, no picture, or a name in which the pattern finds no
+            class.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("Birman_1.png", "great_dane_7.png"):
+        ...     Image.new("RGB", (4, 4)).save(folder / name)
+        >>> from_regex(folder, r"(.+)_\d+\.png").classes
+        ('Birman', 'great_dane')
+    """
+    root = existing_folder(path)
+    option = f"--data.pattern {pattern}"
+    try:
+        expression = re.compile(composed(pattern))
+    except re.error as error:
+        raise DataError(f"{option}: is no regular expression: {error}") from None
+    if expression.groups < 1:
+        raise DataError(f"{option}: has no group for the class, as in (.+)_\\d+\\.jpg")
+    whole = train is None and valid is None
+    parts = Parts() if whole else parts_of(root, train, valid)
+    found = _find(root, parts)
+    names = [name.rpartition("/")[2] for name in found.names]
+    matches = [expression.fullmatch(composed(name)) for name in names]
+    _check_all(option, root, names, [match is not None for match in matches], "does not match")
+    classes = [match[1] or "" for match in matches if match]
+    reason = "finds no class (its first group is empty) in"
+    _check_all(option, root, names, [name.strip() != "" for name in classes], reason)
+    if whole:
+        found = found._replace(notes=_mixed(found.names))
+    return _source(root, parts, found, classes)
+
+
+class _Found(NamedTuple):
+    """What is below a set's folder.
+
+    Attributes:
+        references: paths of the pictures from the set's folder.
+        names: paths of the pictures from the folders of their parts.
+        parts: the part that each picture is in.
+        passed_over: everything else.
+        empty: folders that would be classes, and hold no pictures.
+        notes: phrases for the line about the data.
+    """
+
+    references: list[str]
+    names: list[str]
+    parts: list[str]
+    passed_over: dict[Reason, list[str]]
+    empty: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def _find(root: Path, parts: Parts) -> _Found:
+    """Returns all pictures of a set's parts.
+
+    Raises:
+        DataError: there are none.
+    """
+    folders = {os.path.join(root, part) for part in parts.all if part}
+    found = _Found([], [], [], {}, [])
+    passed_over: list[tuple[str, PassedOver]] = []
+    for part in parts.all:
+        listing = list_folder(existing_folder(root / part), folders)
+        prefix = f"{part}/" if part else ""
+        names = listing.pictures
+        found.references.extend([prefix + name for name in names] if prefix else names)
+        found.names.extend(names)
+        found.parts.extend([part] * len(names))
+        found.empty.extend(prefix + name for name in _without_pictures(listing))
+        passed_over.append((prefix, listing.passed_over))
+    if parts.train:
+        rest = list_folder(root, folders)
+        passed_over += [("", not_used(parts, rest.pictures)), ("", rest.passed_over)]
+    found.passed_over.update(joined(*passed_over))
+    if not found.names:
+        raise DataError(_no_pictures(root, found.passed_over))
+    return found
+
+
+def _source(root: Path, parts: Parts, found: _Found, classes: Sequence[str]) -> Source:
+    columns: dict[str, list[str | bool]] = {}
+    if parts.valid:
+        columns[FOLDER] = [part or TRAIN for part in found.parts]
+        columns[IS_VALID] = [part in parts.valid for part in found.parts]
+    source = labelled_files(root, found.references, classes, columns)
+    notes = (*source.notes, *found.notes, *_left_beside(root))
+    return replace(source, passed_over=found.passed_over, notes=notes)
+
+
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is a folder that can be listed.
+
+    Raises:
+        DataError: it is not.
+    """
+    root = Path(path).expanduser()
+    try:
+        os.scandir(root).close()
+    except FileNotFoundError:
+        raise DataError(f"{root}: there is no such folder (--data.path)") from None
+    except NotADirectoryError:
+        raise DataError(f"{root}: is a file, not a folder of pictures (--data.path)") from None
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read: {error.strerror}") from None
+    return root
+
+
+def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:
+    """Returns what to say of a folder without pictures."""
+    line = f"{root}: holds no pictures"
+    if passed_over:
+        line += f"; passed over: {described(passed_over)}"
+    if inside := [*ending_in(root, TABLES), *ending_in(root, ARCHIVES)]:
+        line += f"; {os.path.basename(inside[0])} is there: --data.path {inside[0]}"
+    return line
+
+
+def _check_all(
+    option: str, root: Path, names: Sequence[str], good: Sequence[bool], reason: str
+) -> None:
+    bad = [name for name, is_good in zip(names, good, strict=True) if not is_good]
+    if bad:
+        shown = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
+        raise DataError(
+            f"{option}: {reason} {len(bad)} of {len(names)} file names in {root}: {shown}"
+        )
+
+
+def _without_pictures(listing: Listing) -> list[str]:
+    """Returns folders that would be classes if they held pictures, and hold nothing else."""
+    # The folder of runs stays where the runs were removed.
+    taken = {"runs"}
+    for reason, paths in listing.passed_over.items():
+        for path in paths:
+            top, _, below = path.partition("/")
+            if not below or (reason is not HIDDEN and not reason.suspect):
+                taken.add(top)
+    return [f"{name}/" for name in listing.barren if name not in taken]
+
+
+def _mixed(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns a note where a pattern takes folders of several parts for one set."""
+    tops = sorted({name.partition("/")[0] for name in names if "/" in name})
+    parts = {part_of(top): top for top in tops if part_of(top)}
+    if len(parts) < 2:
+        return ()
+    train, valid = parts.get(TRAIN), parts.get(VALID) or parts.get(TEST)
+    way = f"; --data.train {train} --data.valid {valid} does" if train and valid else ""
+    folders = " and ".join(f"{top}/" for top in parts.values())
+    return (f"--data.pattern does not tell {folders} apart{way}",)
+
+
+def _other_classes(root: Path, found: _Found) -> str:
+    """Returns a way out where the only class may be none."""
+    folder = os.path.join(found.parts[0], found.names[0].partition("/")[0])
+    if any(name.count("/") > 1 for name in found.names):
+        return f"if its folders are the classes, use --data.path {root / folder}"
+    return where_classes_are(root, [], [folder])
+
+
+def _above(root: Path) -> str:
+    """Returns a way out where a class folder is named instead of the folder that it is in."""
+    above, beside = _beside(root)
+    return f"; or --data.path {above} if {root.absolute().name} is a class" if beside[1:] else ""
+
+
+def _left_beside(root: Path) -> tuple[str, ...]:
+    """Returns a note where a training folder is named, and one of validation is beside it."""
+    above, beside = _beside(root)
+    own = root.absolute().name
+    return tuple(
+        f"{name}/ beside {own}/ is not used; --data.path {above} validates on it"
+        for name in beside
+        if part_of(own) == TRAIN and part_of(name) == VALID
+    )
+
+
+def _beside(root: Path) -> tuple[Path, list[str]]:
+    """Returns the folder that a folder is in, and the folders there, as far as can be seen."""
+    above = root.absolute().parent
+    with suppress(OSError):
+        return above, folders_in(above)
+    return above, []
+
+
+def _same_classes(root: Path, source: Source, train: str) -> None:
+    in_valid = np.array(source.columns[IS_VALID], bool)
+    for number in np.setdiff1d(source.labels[in_valid], source.labels[~in_valid]):
+        raise DataError(
+            f"{root}: class {source.classes[number]} has pictures for validation "
+            f"but none in {train}/; put some there, or remove the class"
+        )

@@ -1,0 +1,189 @@
+"""How a set of pictures is laid out: which folders are its parts, and which are classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence, Set
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxch5.data.sources.listing import Reason, folders_in, list_folder
+from jaxch5.data.split import TEST, TRAIN, VALID, part_of
+from jaxch5.errors import DataError
+
+# Names that win over others of the same meaning.
+USUAL = ("train", "valid", "val")
+TABLES, ARCHIVES = (".csv", ".tsv"), (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2")
+
+
+class Parts(NamedTuple):
+    """Folders of a set's parts, as paths from its root.
+
+    Attributes:
+        train: the folder of the training pictures; empty for all that is in no other part.
+        valid: the folders of the validation pictures.
+    """
+
+    train: str = ""
+    valid: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.train, *self.valid)
+
+    def __str__(self) -> str:
+        return " and ".join(f"{part}/" for part in self.all if part)
+
+
+def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -> Parts:
+    """Returns the parts of a set: those that are named, else those that are called like parts.
+
+    Args:
+        root: the set's folder.
+        train: folder of training pictures, from `root`; None looks for one.
+        valid: folder of validation pictures, from `root`, or names that it may have; None looks
+            for one.
+
+    Raises:
+        DataError: a folder that is named is not there, or several are called like one part.
+    """
+    chosen = None if train is None else _existing(root, train, "--data.train")
+    if isinstance(valid, str):
+        held_out = [_existing(root, valid, "--data.valid")]
+    elif valid is not None:
+        held_out = [name for name in valid if (root / name).is_dir()]
+    else:
+        held_out = [] if chosen == "" else _called(VALID, root, os.path.dirname(chosen or ""))
+    if chosen in held_out:
+        raise DataError(
+            f"{root}: {train or '.'} is named for training and for validation (--data.train, "
+            "--data.valid); name two folders"
+        )
+    if chosen is not None:
+        return Parts(chosen, tuple(held_out))
+    called = [name for name in _called(TRAIN, root) if name not in held_out]
+    if called and (held_out or _holds_the_classes(root, called[0])):
+        return Parts(called[0], tuple(held_out))
+    # What is only called like validation, beside class folders, is no part: `check_classes`.
+    return Parts("", tuple(held_out) if valid is not None else ())
+
+
+def _existing(root: Path, name: str, option: str) -> str:
+    """Returns the path of a folder from the root, if it is there."""
+    path = root / Path(name).expanduser()
+    if not path.is_dir():
+        known = ", ".join(folders_in(root)) or "none"
+        raise DataError(f"{root}: has no folder {name} ({option}); its folders: {known}")
+    relative = Path(os.path.relpath(path, root)).as_posix()
+    return "" if relative == "." else relative
+
+
+def _called(part: str, root: Path, below: str = "") -> list[str]:
+    """Returns folders that are called like a part of a set."""
+    names = [name for name in folders_in(root / below) if part_of(name) == part]
+    usual = [name for name in names if name in USUAL]
+    # Without class folders in them, which of them is meant is not the question.
+    if len(names) > 1 and not usual and any(folders_in(root / below / name) for name in names):
+        raise DataError(
+            f"{root}: {names[0]} and {names[1]} are both called like folders of "
+            f"{'training' if part == TRAIN else 'validation'} pictures; name one with --data.{part}"
+        )
+    return [os.path.join(below, name) for name in usual or names]
+
+
+def _holds_the_classes(root: Path, train: str) -> bool:
+    """Checks whether a folder that is called like training, with none for validation, is a part.
+
+    One that holds pictures itself is a class: trains, beside buses.
+    """
+    if not folders_in(root / train):
+        return False
+    others = [name for name in folders_in(root) if part_of(name) is None]
+    return train in USUAL or not any(list_folder(root / name).pictures for name in others)
+
+
+def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[str, ...]:
+    """Looks at folders that would be classes although they are called like parts of a set.
+
+    Args:
+        root: the set's folder.
+        names: paths of its pictures.
+        tops: the folders that they are in.
+
+    Returns:
+        What the line about the data says of them.
+
+    Raises:
+        DataError: they are no classes.
+    """
+    parts = sorted(top for top in tops if part_of(top) is not None)
+    if not parts:
+        return ()
+    shown, are = " and ".join(f"{top}/" for top in parts), "is" if len(parts) == 1 else "are"
+    inner = {name.partition("/")[0] for name in names if name.count("/") > 1}
+    nested = [top for top in parts if top in inner]
+    if len(parts) == len(tops) and nested:
+        raise DataError(
+            f"{root}: {shown} {are} called like parts of a set, and none is for training; name it "
+            "with --data.train"
+        )
+    if len(parts) == len(tops):
+        raise DataError(
+            f"{root}: {shown} {are} called like parts of a set, and there are no class folders in "
+            f"{'it' if len(parts) == 1 else 'them'}; {where_classes_are(root, parts)}"
+        )
+    if nested:
+        option = TRAIN if part_of(nested[0]) == TRAIN else VALID
+        raise DataError(
+            f"{root}: {nested[0]}/ is called like a part of a set, but is beside class folders; "
+            f"name it with --data.{option} {nested[0]}, or take it for a class with --data.train ."
+        )
+    return (f"{shown} {are} taken for {'a class' if len(parts) == 1 else 'classes'}",)
+
+
+def where_classes_are(root: Path, parts: Sequence[str], others: Sequence[str] = ()) -> str:
+    """Names the ways out where no folder tells a class: a table, file names, class folders.
+
+    Args:
+        root: the set's folder.
+        parts: folders in it that are called like parts of a set.
+        others: folders in it that may hold tables as well.
+    """
+    folders = ("", *parts, *others)
+    tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]
+    ways = ["--data.pattern, where file names tell the class", "a folder for each class"]
+    if tables:
+        more = f" (or {', '.join(tables[1:3])})" if tables[1:] else ""
+        ways.insert(0, f"--data.path {tables[0]}{more}, with --data.root for where its paths begin")
+    if len(parts) > 1:
+        ways.append(f"--data.train . if {' and '.join(parts)} are classes")
+    return "use " + "; or ".join(ways)
+
+
+def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    """Returns files in a folder with certain endings."""
+    return [
+        os.path.join(folder, name)
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(endings) and not name.startswith(".")
+    ]
+
+
+def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
+    """Sorts pictures that are in no part by the folder that they are in.
+
+    Example:
+        >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])
+        >>> next(iter(reasons)).many
+        'pictures in test/, not used (--data.valid test validates on them)'
+    """
+    tops: dict[str, list[str]] = {}
+    for name in pictures:
+        tops.setdefault(name.rpartition("/")[0] and name.partition("/")[0], []).append(name)
+    reasons = {}
+    for top, names in tops.items():
+        is_test = part_of(top) == TEST
+        way = f" (--data.valid {top} validates on them)" if is_test else ""
+        where = f"in {top}/, not used{way}" if top else f"beside {parts}, not used"
+        reasons[Reason(f"picture {where}", f"pictures {where}", suspect=not is_test)] = names
+    return reasons

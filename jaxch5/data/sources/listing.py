@@ -1,0 +1,277 @@
+"""What is below a folder: the pictures, and everything that is passed over, with the reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxch5.data.formats import SUFFIXES, format_of
+from jaxch5.data.sources.content import head_of
+from jaxch5.util.files import DRAWN_BY
+from jaxch5.util.text import composed
+
+
+class Reason(NamedTuple):
+    """Why files below a folder are no items.
+
+    Attributes:
+        one: what one of them is called.
+        many: what several are called; empty where it is the same.
+        suspect: whether such files look like pictures that somebody will miss.
+    """
+
+    one: str
+    many: str = ""
+    suspect: bool = False
+
+    def text(self, count: int = 2) -> str:
+        """Returns what follows a number of files."""
+        return self.one if count == 1 else self.many or self.one
+
+
+HIDDEN = Reason("hidden file", "hidden files")
+OWN = Reason("file of a run or a figure", "files of runs and figures")
+OTHER = Reason("file of another kind", "files of other kinds")
+AGAIN = Reason("folder listed already, by a link", "folders listed already, by links")
+EMPTY = Reason("class folder without pictures", "class folders without pictures", suspect=True)
+UNENDED = Reason(
+    "picture without a picture's ending", "pictures without a picture's ending", suspect=True
+)
+UNREAD = Reason("picture in a format not read", "pictures in formats not read", suspect=True)
+DEAD = Reason("link that leads nowhere", "links that lead nowhere", suspect=True)
+NAMED = Reason(
+    "file in a folder named like a picture", "files in folders named like a picture", suspect=True
+)
+SPECIAL = Reason("no file, named like a picture", "no files, named like pictures", suspect=True)
+CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
+
+PassedOver = Mapping[Reason, Sequence[str]]
+# A folder that is being listed: its entries, its prefix, folders seen, and why it is passed over.
+Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
+
+ENDINGS = frozenset(SUFFIXES)
+# What systems and their tools put beside pictures, in lower case.
+OF_THE_SYSTEM = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+# Endings of pictures that are not read, most of them raw files of cameras.
+UNREAD_SUFFIXES = (
+    *(".svg", ".svgz", ".psd", ".xcf", ".jxl", ".ico", ".cur", ".tga", ".dds", ".exr", ".hdr"),
+    *(".eps", ".pcx", ".sgi", ".pam", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef"),
+    *(".nrw", ".arw", ".srf", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".x3f", ".3fr"),
+    *(".iiq", ".erf", ".kdc", ".mrw", ".gpr", ".heics", ".flif", ".bpg", ".jls", ".jxr", ".wdp"),
+)
+# Endings that say enough; of files with another one, or with none, the first bytes are read.
+OTHER_SUFFIXES = (
+    *(".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".css", ".js", ".log", ".doc", ".docx"),
+    *(".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx"),
+    *(".py", ".pyc", ".ipynb", ".sh", ".bat", ".mat", ".npy", ".npz", ".h5", ".hdf5", ".pkl"),
+    *(".parquet", ".arrow", ".db", ".sqlite", ".lst", ".idx", ".rec", ".tfrecord", ".xmp", ".aae"),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".md5", ".sha256", ".mp4"),
+    *(".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".pth", ".pt", ".safetensors", ".onnx"),
+)
+# A run has the first two and one of the others.
+RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
+# How a PNG says, and what an SVG says in its first lines, that we drew it.
+MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode()
+# Names that commands give to figures.
+FIGURE_NAMES = (
+    *("batch.png", "lr_find.png", "transfer_profile.png"),
+    *("confusion_matrix.png", "top_losses.png", "calibration.png"),
+)
+# Of so many PNG files each is opened; of more, only those that are called like a figure.
+PNG_OPENED = 2000
+NAMES_SHOWN = 3
+
+
+class Listing(NamedTuple):
+    """What is below a folder, as relative paths with slashes.
+
+    Attributes:
+        pictures: in the order of their names.
+        passed_over: every other file, once.
+        barren: names of the folders in it that were looked into and hold no pictures.
+    """
+
+    pictures: list[str]
+    passed_over: dict[Reason, list[str]]
+    barren: list[str]
+
+
+def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
+    """Lists a folder and the folders in it.
+
+    Links are followed, but never into the folder itself, and within each folder in it (a class)
+    to no folder twice: links that lead in circles end, and show no picture again. What is hidden
+    (a name that begins with a dot), runs, and figures that a command saved are no pictures.
+
+    Args:
+        root: the folder.
+        leave_out: paths, from where `root` begins, of folders that are not looked into.
+
+    Raises:
+        OSError: the folder itself cannot be listed.
+    """
+    pictures: list[str] = []
+    drawings: list[str] = []
+    passed_over: dict[Reason, list[str]] = defaultdict(list)
+    looked_into: list[str] = []
+
+    def entries_of(
+        folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
+    ) -> Opened:
+        """Returns a folder's entries in order; none where it is passed over."""
+        nothing: Opened = (iter(()), prefix, seen, within)
+        try:
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                passed_over[within or AGAIN].append(prefix)
+                return nothing
+            seen.add(identity)
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: composed(entry.name))
+        except OSError:
+            if not prefix:
+                raise
+            passed_over[within or CLOSED].append(prefix)
+            return nothing
+        if within is NAMED and not entries:
+            passed_over[NAMED].append(prefix)
+        if within is None and _is_run({entry.name for entry in entries}):
+            within = OWN
+        return iter(entries), prefix, seen, within
+
+    # A stack of its own: folders may be nested more deeply than functions.
+    opened = [entries_of(os.fspath(root), "", set(), None)]
+    while opened:
+        entries, prefix, seen, inherited = opened[-1]
+        for entry in entries:
+            name, within = entry.name, inherited
+            ending = name[name.rfind(".") :].lower()
+            if ending in ENDINGS and within is None and name[0] != ".":
+                if _leads_to(entry.is_file):
+                    pictures.append(prefix + name)
+                    if ending == ".png":
+                        drawings.append(prefix + name)
+                    continue
+                within = NAMED
+            if _is_hidden(name):
+                within = HIDDEN
+            # Links are followed to pictures only: not from what is passed over anyway.
+            if _leads_to(entry.is_dir) and not (within and entry.is_symlink()):
+                if entry.path not in leave_out:
+                    if within is None and not prefix:
+                        looked_into.append(name)
+                    seen = seen if prefix else set(seen)
+                    opened.append(entries_of(entry.path, f"{prefix}{name}/", seen, within))
+                    break
+            elif within is NAMED and inherited is None:
+                dead = entry.is_symlink() and not _leads_to(entry.is_dir)
+                passed_over[DEAD if dead else SPECIAL].append(prefix + name)
+            else:
+                passed_over[within or _why_not(entry)].append(prefix + name)
+        else:
+            opened.pop()
+
+    full = {path.partition("/")[0] for path in pictures}
+    barren = [name for name in looked_into if name not in full]
+    if own := set(_figures(root, drawings)):
+        pictures = [name for name in pictures if name not in own]
+        passed_over[OWN] = sorted([*passed_over[OWN], *own], key=composed)
+    return Listing(pictures, dict(passed_over), barren)
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Lists the folders in a folder that may hold pictures, links to folders among them."""
+    with os.scandir(folder) as listing:
+        names = [
+            entry.name
+            for entry in listing
+            if not _is_hidden(entry.name)
+            and not entry.name.lower().endswith(SUFFIXES)
+            and _leads_to(entry.is_dir)
+        ]
+    return sorted(names, key=composed)
+
+
+def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
+    """Returns what several folders pass over, each with the prefix of its paths."""
+    together: dict[Reason, list[str]] = defaultdict(list)
+    for prefix, passed_over in parts:
+        for reason, paths in passed_over.items():
+            if paths:
+                together[reason] += [prefix + path for path in paths]
+    return dict(together)
+
+
+def described(passed_over: PassedOver) -> str:
+    """Counts the files passed over by reason, and names the first of those that may be missed.
+
+    Example:
+        >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
+        '2 hidden files, 1 link that leads nowhere (d.jpg)'
+    """
+    parts = []
+    for reason, paths in passed_over.items():
+        more = ", ..." if len(paths) > NAMES_SHOWN else ""
+        names = f" ({', '.join(paths[:NAMES_SHOWN])}{more})" if reason.suspect else ""
+        parts.append(f"{len(paths):,} {reason.text(len(paths))}{names}")
+    return ", ".join(parts)
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name.lower() in OF_THE_SYSTEM
+
+
+def _is_run(names: Collection[str]) -> bool:
+    return set(names) >= RUN and not RUN_WRITES.isdisjoint(names)
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:
+        # A link to itself.
+        return False
+
+
+def _why_not(entry: os.DirEntry[str]) -> Reason:
+    """Tells why something that is not called like a picture is none."""
+    lower = entry.name.lower()
+    if not _leads_to(entry.is_file):
+        return DEAD if entry.is_symlink() else OTHER
+    if lower.endswith(OTHER_SUFFIXES):
+        return OTHER
+    if lower.endswith(".svg") and MARKED_SVG in head_of(entry.path):
+        return OWN
+    if lower.endswith(UNREAD_SUFFIXES):
+        return UNREAD
+    return UNENDED if _begins_like_a_picture(head_of(entry.path)) else OTHER
+
+
+def _begins_like_a_picture(head: bytes) -> bool:
+    form = format_of(head)
+    if form == "BMP":
+        # Two letters may begin a text; the field after the size is always 0.
+        return head[6:10] == b"\0\0\0\0"
+    if form == "PPM":
+        return re.match(rb"P.\s+(#|\d+\s+\d)", head) is not None
+    return form is not None
+
+
+def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
+    """Yields the PNG files that are figures which a command saved.
+
+    Of many not each is opened: that would take as long as all the rest.
+    """
+    if len(drawings) > PNG_OPENED:
+        drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]
+    for name in drawings:
+        if MARKED_PNG in head_of(os.path.join(root, name)):
+            yield name

@@ -1,0 +1,192 @@
+"""A folder that files are read from and written to in one piece: local, or at an address.
+
+Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; which account and
+which endpoint they mean is their libraries' affair (`AWS_ENDPOINT_URL`, `AWS_PROFILE` and so on).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxch5.data.sources.download import CONNECT_SECONDS, cache_folder
+from jaxch5.errors import DataError
+from jaxch5.util.address import is_address
+from jaxch5.util.files import making, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fsspec import AbstractFileSystem
+
+# Google's library alone takes 15 seconds to find that it has no credentials.
+ANSWER_SECONDS = 20.0
+
+ResultT = TypeVar("ResultT")
+
+
+class Store:
+    """Files of one folder, by name.
+
+    Args:
+        place: path of the folder, or its address. The folder need not exist to be written to; a
+            bucket must.
+    """
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(place).rstrip("/") or "/"
+        self._folder = None if is_address(self.name) else Path(self.name).expanduser()
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None where there is no such file.
+
+        Raises:
+            DataError: the place does not answer, or does not let the file be read.
+        """
+        if self._folder is not None:
+            with _said(self.where(name)), suppress(FileNotFoundError, NotADirectoryError):
+                return (self._folder / name).read_bytes()
+            return None
+
+        def content() -> bytes | None:
+            filesystem, path = self._remote(name, at_once=True)
+            try:
+                return filesystem.cat_file(path)
+            except FileNotFoundError as error:
+                # So says S3 of a bucket; of a file it is the path alone.
+                if "bucket does not exist" in str(error):
+                    raise
+                return None
+
+        with _said(self.name):
+            return _within(ANSWER_SECONDS, content)
+
+    def size(self, name: str) -> int | None:
+        """A file's size, bytes; None where there is no such file."""
+        with _said(self.where(name)), suppress(FileNotFoundError):
+            if self._folder is not None:
+                return (self._folder / name).stat().st_size
+            filesystem, path = self._remote(name)
+            return filesystem.size(path)
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small file.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        with self.making(name) as file:
+            file.write_bytes(content)
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """Gives a local file to write to, which is put into place at the end, if all went well.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self._folder is None:
+            with tempfile.TemporaryDirectory(prefix="jaxch5-") as scratch:
+                file = Path(scratch) / name
+                yield file
+                with _said(self.where(name)):
+                    filesystem, path = self._remote(name)
+                    filesystem.put_file(str(file), path)
+            return
+        with _said(self.name):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with _said(self.where(name)), making(self._folder / name) as file:
+            yield file
+
+    def fetch(self, name: str, sha256: str) -> Path:
+        """A local file of the same content: itself, or a copy in the cache, made once.
+
+        Raises:
+            DataError: it cannot be fetched, or is not what the checksum says.
+        """
+        if self._folder is not None:
+            return self._folder / name
+        # Named by its content, it can be neither stale nor another set's.
+        copy = cache_folder("packed") / f"{sha256}{Path(name).suffix}"
+        if copy.exists():
+            return copy
+        with _said(self.where(name)), making(copy) as scratch:
+            filesystem, path = self._remote(name)
+            filesystem.get_file(path, str(scratch))
+            if sha256_of(scratch) != sha256:
+                raise DataError(
+                    f"{self.where(name)}: is not the file that was packed (its SHA-256 "
+                    "differs); remove it and run python -m jaxch5.pack again"
+                )
+        return copy
+
+    def where(self, name: str) -> str:
+        """A file's whole path or address."""
+        return f"{self.name}/{name}"
+
+    @property
+    def remote(self) -> bool:
+        return self._folder is None
+
+    def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
+        """The file system and the path in it; `at_once` asks S3 once only, not for 15 seconds."""
+        import fsspec
+
+        options: dict[str, Any] = {}
+        if at_once and self.name.startswith(("s3://", "s3a://")):
+            configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+            options["config_kwargs"] = {
+                **configured,
+                "connect_timeout": CONNECT_SECONDS,
+                "retries": {"max_attempts": 1},
+            }
+        try:
+            return fsspec.url_to_fs(self.where(name), **options)
+        except ImportError as error:
+            # The extra brings two of the libraries there are; fsspec names the others.
+            known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
+            needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
+            raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
+
+
+@contextmanager
+def _said(where: str) -> Iterator[None]:
+    """Makes one line of whatever a file system raises."""
+    try:
+        yield
+    except DataError:
+        raise
+    except TimeoutError:
+        raise DataError(f"{where}: no answer within {ANSWER_SECONDS:g} seconds") from None
+    except Exception as error:
+        # Each library has errors of its own.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{where}: {reason.splitlines()[0]}") from None
+
+
+def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
+    """The answer; the limits of the libraries themselves add up to minutes."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((ask(), None))
+        except Exception as error:
+            outcome.extend((None, error))
+
+    # Nobody waits for a daemon when the process ends.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError
+    answer, error = outcome
+    if error is not None:
+        raise error
+    return answer

@@ -1,0 +1,200 @@
+"""Labelled pictures from tensorflow-datasets, read without TensorFlow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxch5.data.source import FOLDER, Source
+from jaxch5.data.sources.download import cache_folder, file_name_for, reachable
+from jaxch5.data.sources.listing import Reason
+from jaxch5.errors import DataError
+from jaxch5.util.files import making
+from jaxch5.util.libraries import empty_is_unset, logging_from
+
+RECORDS_AT_A_TIME = 512
+# What tensorflow-datasets gives to items of which no class is known, such as a contest's test set.
+NO_LABEL = -1
+
+
+# It announces every step of its own.
+@logging_from(logging.ERROR, "absl")
+@empty_is_unset()
+def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
+    """Pictures of a tensorflow-datasets set, read by place from its array_record files.
+
+    A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
+    `tfds`). Its split "train" and its split "validation", or "test" where there is no such, become
+    the folders train and valid of `folder_split`; with both, "test" is left alone. Items without a
+    label are passed over; the line about the data counts these, and names the splits not used.
+
+    Args:
+        name: of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
+        data_dir: folder with prepared sets; None is tensorflow-datasets' own.
+
+    Raises:
+        DataError: there is no such set, it is not prepared and cannot be, or it holds no pictures
+            with a class.
+
+    Example:
+        >>> source = from_tfds("oxford_iiit_pet")  # doctest: +SKIP
+        >>> data = DataBlock(source, given_split(), 460, 224).load(64)  # doctest: +SKIP
+    """
+    import tensorflow_datasets as tfds
+
+    folder = None if data_dir is None else str(Path(data_dir).expanduser())
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record", try_gcs=False)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise DataError(f"data.tfds = {name}: {str(error).strip().splitlines()[0]}") from None
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    image, label = _features(builder, name)
+    splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
+    if len(splits) == 3:
+        splits.remove("test")
+    if not splits:
+        raise DataError(
+            f"data.tfds = {name}: has no split train, validation or test (its splits: "
+            f"{', '.join(builder.info.splits)})"
+        )
+    decoders = {image: tfds.decode.SkipDecoding()}
+    try:
+        parts = [builder.as_data_source(split=split, decoders=decoders) for split in splits]
+    except NotImplementedError as error:
+        raise DataError(
+            f"data.tfds = {name}: {builder.data_path} cannot be read by place ({error}); with "
+            "another --data.tfds-dir it is prepared there in a form that can"
+        ) from None
+
+    of_splits = [
+        _labels(builder, split, part, label) for split, part in zip(splits, parts, strict=True)
+    ]
+    every = [
+        (part, item, f"{name}/{split}/{item:07d}", split)
+        for split, part in zip(splits, parts, strict=True)
+        for item in range(len(part))
+    ]
+    every_label = np.concatenate(of_splits)
+    unlabelled = [every[place][2] for place in np.flatnonzero(every_label == NO_LABEL)]
+    kept = np.flatnonzero(every_label != NO_LABEL)
+    items, labels = [every[place] for place in kept], every_label[kept]
+    column = ["train" if split == "train" else "valid" for *_, split in items]
+    unused = [
+        f"{split} ({info.num_examples:,})"
+        for split, info in builder.info.splits.items()
+        if split not in splits
+    ]
+
+    def read(index: int) -> bytes:
+        part, item, reference, _ = items[index]
+        record = part[item]
+        if record[label] != labels[index]:
+            raise DataError(f"{reference}: its label has become another; load the set again")
+        return record[image]
+
+    return Source(
+        classes=tuple(builder.info.features[label].names),
+        labels=labels,
+        references=[reference for _, _, reference, _ in items],
+        read=read,
+        columns={FOLDER: column} if len(set(column)) > 1 else {},
+        passed_over={Reason("without a label"): unlabelled} if unlabelled else {},
+        notes=(f"splits not used: {', '.join(unused)}",) if unused else (),
+    )
+
+
+def _prepare(builder: Any, name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    # By itself tensorflow-datasets tries an address that does not answer for minutes.
+    addresses = _addresses(builder)
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(reachable, addresses))
+    if addresses and not any(answers):
+        raise DataError(
+            f"data.tfds = {name}: is not prepared in {builder.data_path}, and "
+            f"{' and '.join(addresses)} cannot be reached; name a folder that holds it with "
+            "--data.tfds-dir, or a folder of pictures with --data.path"
+        )
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except ImportError as error:
+        raise DataError(
+            f"data.tfds = {name}: needs {error.name or 'TensorFlow'} to be prepared, once: "
+            "python -m pip install -e '.[tfds]' in jaxch5's folder"
+        ) from None
+    except Exception as error:
+        # A builder is anybody's code and raises what it likes.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"data.tfds = {name}: could not be prepared: {reason[0]}") from None
+
+
+def _addresses(builder: Any) -> list[str]:
+    """Where the set comes from: builders keep their addresses beside their code."""
+    module = vars(sys.modules[type(builder).__module__])
+    found = [
+        value
+        for value in module.values()
+        if isinstance(value, str) and value.startswith(("http://", "https://"))
+    ]
+    return sorted(set(found)) or [builder.info.homepage] * bool(builder.info.homepage)
+
+
+def _features(builder: Any, name: str) -> tuple[str, str]:
+    """Names of the picture and of the class among a record's entries."""
+    import tensorflow_datasets as tfds
+
+    entries = dict(builder.info.features)
+    images = [key for key, entry in entries.items() if type(entry) is tfds.features.Image]
+    labels = [key for key, entry in entries.items() if isinstance(entry, tfds.features.ClassLabel)]
+    if not images or not labels:
+        raise DataError(
+            f"data.tfds = {name}: holds no pictures with one class each "
+            f"(its entries: {', '.join(entries)})"
+        )
+    return images[0], "label" if "label" in labels else labels[0]
+
+
+def _labels(
+    builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
+) -> Int32[np.ndarray, "records"]:
+    """Labels of a split; reading them means reading all of it, so they are kept."""
+    name = f"{label} of {_files(builder, split)}"
+    file = cache_folder("labels") / f"{file_name_for(name)}.npy"
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError):
+        pass
+    read = records.__getitems__  # type: ignore[attr-defined]
+    labels = [
+        record[label]
+        for start in range(0, len(records), RECORDS_AT_A_TIME)
+        for record in read(range(start, min(start + RECORDS_AT_A_TIME, len(records))))
+    ]
+    result = np.array(labels, np.int32)
+    # It only saves time.
+    with suppress(OSError), making(file) as scratch, scratch.open("wb") as opened:
+        np.save(opened, result)
+    return result
+
+
+def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
+    """Returns a split's files with size and times: a set that is prepared again has others.
+
+    The time of change counts as well, since a copy keeps the other one, and an archive may set it.
+    """
+    files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
+    stats = [(file, os.stat(file)) for file in files]
+    return [(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in stats]

@@ -1,0 +1,134 @@
+"""Unpacking archives that anyone may have made."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from jaxch5.data.sources.content import head_of, kind_of
+from jaxch5.errors import DataError
+from jaxch5.util.files import making
+
+# Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
+# many times its own size, and a gigabyte that small ones need not account for; but no more than
+# this share of the disk's free room.
+GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
+# What the smallest file takes on a disk.
+BLOCK = 4096
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar file; tarfile itself takes a damaged header for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            # A block of zeros is the end.
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError("it is cut short, or damaged") from None
+
+
+def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
+    """Unpacks a zip or tar file into a new folder, in one piece.
+
+    Symbolic links and devices are refused: nothing may be written through the one or to the other.
+
+    Args:
+        archive: the file.
+        folder: where to unpack; it is made.
+        name: what errors call the archive; None is its file's name.
+
+    Raises:
+        DataError: it is neither, it is damaged, a member would be written elsewhere, or all of
+            them would take too much room.
+    """
+    name = archive.name if name is None else name
+    try:
+        with making(folder) as scratch:
+            scratch.mkdir()
+            _unpack(archive, scratch, name)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        ValueError,
+        RuntimeError,  # A password, or a method of packing that is not known.
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
+        # Another process may have unpacked it in the meantime.
+        if not folder.is_dir():
+            raise DataError(f"{name}: cannot be unpacked: {error}") from None
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    room = _room_for(archive, folder)
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            # A member that is longer than it says fails its checksum.
+            for entry in packed.infolist():
+                _stays_inside(name, entry.filename.replace("\\", "/"))
+                room = _taken(name, room, entry.file_size)
+            packed.extractall(folder)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive, tarinfo=_Member) as members:
+            # Python 3.11 has filters from its fourth release on.
+            more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            members.extractall(folder, _harmless(members, room, name), **more)  # type: ignore[arg-type]
+    else:
+        kind = kind_of(head_of(archive))
+        # A zip file is known by its end.
+        what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
+        raise DataError(f"{name}: is {what}")
+
+
+def _stays_inside(name: str, place: str) -> None:
+    path = PurePosixPath(place)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{name}: holds {place}, which leads out of it")
+
+
+def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of a tar file, each looked at before it is unpacked."""
+    for member in members:
+        # Some versions of tarfile follow a chain of long links out of the folder.
+        if not (member.isfile() or member.isdir() or member.islnk()):
+            raise DataError(f"{name}: holds {member.name}, which is no file and no folder")
+        for place in (member.name, member.linkname):
+            _stays_inside(name, place)
+        member.mode = 0o755 if member.isdir() else 0o644
+        room = _taken(name, room, member.size)
+        yield member
+
+
+def _room_for(archive: Path, folder: Path) -> int:
+    """Returns the bytes that an archive's members may take together once unpacked."""
+    free = int(SHARE_OF_DISK * shutil.disk_usage(folder).free)
+    return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
+
+
+def _taken(name: str, room: int, size: int) -> int:
+    """Returns what is left of the room after one more member.
+
+    Raises:
+        DataError: it does not fit.
+    """
+    left = room - max(size, BLOCK)
+    if left < 0:
+        raise DataError(
+            f"{name}: unpacked it would take more than it may ("
+            f"{GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
+            f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
+            "folder with --data.path"
+        )
+    return left

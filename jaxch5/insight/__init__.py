@@ -1,1 +1,0 @@
-"""Insight: pictures of what goes into training and of what comes out of it."""

@@ -1,0 +1,231 @@
+"""Metrics: pure functions of probabilities and labels, fractions of 1 over all items.
+
+They are NaN where there are no items, or where a probability is no finite number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeGuard
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxch5.errors import ConfigError
+from jaxch5.util.imports import FORM, is_import_path, load_function
+from jaxch5.util.text import name_of
+
+Probabilities = Float[np.ndarray, "items classes"]
+Labels = Int[np.ndarray, "items"]
+Metric = Callable[[Probabilities, Labels], float]
+# An epoch's numbers by their names, and the name of its phase.
+Record = dict[str, Any]
+
+# bfloat16 rounds a probability by this much at most.
+ROUNDING = 0.004
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Checks whether a record's value is a finite number; JSON has null for what is none.
+
+    Example:
+        >>> [is_number(value) for value in (0.5, float("nan"), None)]
+        [True, False, False]
+    """
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
+    """Decides for the most probable class of each item; the first of equals is taken.
+
+    Args:
+        probabilities: of each class.
+        threshold: least probability of an answer; where none has it, the answer is the number of
+            classes, which stands for none of these.
+
+    Example:
+        >>> decide(np.array([[0.7, 0.1], [0.3, 0.4]]), threshold=0.5)
+        array([0, 2])
+    """
+    probabilities = np.asarray(probabilities)
+    best = np.argmax(probabilities, axis=1)
+    if not threshold:
+        return best
+    # As float64, so that what is asked of a float32 and of its copy has one answer.
+    sure = probabilities.max(axis=1).astype(np.float64) >= threshold
+    return np.where(sure, best, probabilities.shape[1])
+
+
+def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """Share of items whose answer is their label; see `decide`.
+
+    Args:
+        probabilities: of each class.
+        labels: class numbers.
+        threshold: least probability of an answer; so in the others below.
+
+    Example:
+        >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    if not _are_numbers(probabilities):
+        return math.nan
+    return float(np.mean(decide(probabilities, threshold) == labels))
+
+
+def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """What `accuracy` leaves of 1.
+
+    Example:
+        >>> error_rate(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return 1.0 - accuracy(probabilities, labels, threshold)
+
+
+def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
+    """Share of items whose label is among the `k` most probable classes.
+
+    Of equally probable classes the first comes first, so that `k` = 1 is `accuracy`.
+
+    Example:
+        >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
+        0.5
+    """
+    if not _are_numbers(probabilities):
+        return math.nan
+    probabilities = np.asarray(probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return float(np.mean((order[:, :k] == np.asarray(labels)[:, None]).any(axis=1)))
+
+
+def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """Of the items predicted to be of a class, the share that are; the mean over classes.
+
+    As scikit-learn has it by default, and `Interpretation.classification_report`, the mean is over
+    the classes that have items or are predicted; one that is never predicted counts 0.
+
+    Example:
+        >>> precision(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.25
+    """
+    return _macro("precision", probabilities, labels, threshold)
+
+
+def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """Of the items of a class, the share predicted to be; the mean over classes, as `precision`.
+
+    Example:
+        >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return _macro("recall", probabilities, labels, threshold)
+
+
+def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
+    """The harmonic mean of a class's precision and recall; the mean over classes, as `precision`.
+
+    Example:
+        >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
+        0.3333
+    """
+    return _macro("f1", probabilities, labels, threshold)
+
+
+def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: float) -> float:
+    # Importing scikit-learn takes two seconds, which a run without these metrics need not wait.
+    from sklearn import metrics
+
+    if not _are_numbers(probabilities):
+        return math.nan
+    predictions = decide(probabilities, threshold)
+    function = getattr(metrics, f"{score}_score")
+    # None of these is an answer, but no class that could be found.
+    there = np.setdiff1d(np.union1d(labels, predictions), [probabilities.shape[1]])
+    score_of_all = function(labels, predictions, labels=there, average="macro", zero_division=0.0)
+    return float(score_of_all)
+
+
+def _are_numbers(probabilities: Probabilities) -> bool:
+    """Checks whether there is something to score: of nothing, and of NaN, there is no share."""
+    return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
+
+
+# Of answers: each takes the threshold of the answer as a third argument.
+METRICS: dict[str, Callable[..., float]] = {
+    "accuracy": accuracy,
+    "error_rate": error_rate,
+    "precision": precision,
+    "recall": recall,
+    "f1": f1,
+}
+
+
+def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric]:
+    """A metric's name and function.
+
+    Args:
+        metric: a name of `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
+            probabilities and labels, or its import path, which goes by its own name.
+        threshold: least probability of an answer, for those of `METRICS`.
+
+    Raises:
+        ConfigError: there is no such metric, or it cannot be imported.
+
+    Example:
+        >>> name, function = metric_of("top_2")
+        >>> name, function(np.array([[0.5, 0.3, 0.2]]), np.array([1]))
+        ('top_2', 1.0)
+    """
+    if isinstance(metric, str) and is_import_path(metric):
+        metric = load_function(metric, "fit.metrics")
+    if callable(metric):
+        return name_of(metric), metric
+    if metric in METRICS:
+        function = METRICS[metric]
+        return metric, partial(function, threshold=threshold) if threshold else function
+    top = re.fullmatch(r"top_([1-9][0-9]*)", str(metric))
+    if top:
+        return metric, partial(top_k, k=int(top[1]))
+    raise ConfigError(
+        f"fit.metrics = {metric}: should be one of {', '.join(METRICS)}, top_K as in top_5, or a "
+        f"function of probabilities and labels or its import path, {FORM}"
+    )
+
+
+def check_probabilities(
+    targets: Labels,
+    probabilities: Probabilities,
+    classes: int,
+    references: Sequence[str] | None = None,
+) -> None:
+    """Makes sure that targets and probabilities are of one length, and of so many classes.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if targets.ndim != 1 or len(targets) == 0:
+        raise ConfigError(f"targets: are of shape {targets.shape}, should be a class for each item")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ConfigError(f"targets: are {targets.dtype}, should be whole numbers")
+    if probabilities.shape != (len(targets), classes):
+        raise ConfigError(
+            f"probabilities: are of shape {probabilities.shape}, but there are {len(targets)} "
+            f"targets and {classes} classes"
+        )
+    if targets.min() < 0 or targets.max() >= classes:
+        raise ConfigError(
+            f"targets: run from {targets.min()} to {targets.max()}, but there are {classes} classes"
+        )
+    if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
+        raise ConfigError(
+            f"probabilities: those of {unknown} of the items are no numbers; the network that gave "
+            "them learned at too high a rate, or has damaged weights"
+        )
+    if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
+        raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")
+    if references is not None and len(references) != len(targets):
+        raise ConfigError(f"references: there are {len(references)}, but {len(targets)} targets")

@@ -1,0 +1,1 @@
+"""Figures of data, augmentation, training and mistakes."""

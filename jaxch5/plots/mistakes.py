@@ -1,0 +1,167 @@
+"""Figures of where a model is wrong; each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxch5.plots.training import TITLE_LENGTH, grid, shortened
+
+if TYPE_CHECKING:
+    from jaxch5.plots.figure import Figure
+    from jaxch5.results.calibration import Calibration
+
+# Of a letter, in parts of the font's size: matplotlib's own font, on average.
+LETTER_WIDTH = 0.62
+LINE_HEIGHT = 1.25
+POINTS = 72
+# Inches that a matrix may take: a page, and a screen at 100 dots an inch.
+LARGEST_MATRIX = 12.0
+SMALLEST_FONT = 6.0
+
+
+def plot_confusion(
+    matrix: Num[np.ndarray, "classes classes"], classes: Sequence[str], unit: str = "items"
+) -> Figure:
+    """Actual classes down, predicted ones across; right answers and mistakes have a scale each.
+
+    With one scale for both, the diagonal of a good model would make its mistakes invisible. Cells
+    hold their number while it fits; beyond that there are colour bars. Names that would overlap
+    are left out evenly.
+
+    Args:
+        matrix: as `Interpretation.confusion_matrix` returns it, counts or shares.
+        classes: names.
+        unit: what the numbers count, for the colour bars.
+
+    Example:
+        >>> figure = plot_confusion(np.array([[5, 1], [0, 4]]), ["cat", "dog"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['5', '4', '1']
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
+    from jaxch5.plots.figure import Figure
+
+    count, whole = len(classes), np.issubdtype(matrix.dtype, np.integer)
+    side = min(1.6 + 0.28 * count, LARGEST_MATRIX)
+    cell = side * POINTS / count
+    texts = np.vectorize(lambda number: f"{number:{'d' if whole else '.2f'}}")(matrix)
+    longest_text = max(map(len, texts.flat))
+    number_font = min(10.0, 0.8 * cell, 0.85 * cell / (LETTER_WIDTH * longest_text))
+    font = min(10.0, max(SMALLEST_FONT, cell / LINE_HEIGHT))
+    every = math.ceil(font * LINE_HEIGHT / cell)
+    names = [shortened(name) for name in classes[::every]]
+    longest = max(map(len, names)) * LETTER_WIDTH * font
+    room = 0.6 + longest / POINTS
+
+    # Cells come out almost square; exact squares would leave names no room where they are wide.
+    bars = 0.0 if number_font >= SMALLEST_FONT else 1.8
+    figure = Figure(figsize=(side + room + bars, side + room), layout="constrained")
+    axes = figure.subplots()
+    diagonal = np.eye(count, dtype=bool)
+    # The palest colours would not stand out from the white of empty cells.
+    shades = np.linspace(0.2, 1.0, 256)
+    for label, colors, part in (("right", "Blues", diagonal), ("mistakes", "Oranges", ~diagonal)):
+        filled = part & (matrix != 0)
+        values = np.ma.masked_where(~filled, matrix)
+        colored = ListedColormap(colormaps[colors](shades))
+        top = (part * matrix).max() or 1
+        image = axes.imshow(values, colored, vmin=0, vmax=top, aspect="auto")
+        if bars:
+            counts = MaxNLocator(6, integer=whole)
+            figure.colorbar(image, ax=axes, label=f"{label}, {unit}", ticks=counts, shrink=0.5)
+            continue
+        for row, column in np.argwhere(filled):
+            color = "white" if matrix[row, column] > 0.6 * top else "black"
+            style = {"size": number_font, "color": color}
+            axes.text(column, row, texts[row, column], style, ha="center", va="center_baseline")
+
+    ticks, edges = range(0, count, every), np.arange(0, count + 1, every) - 0.5
+    plain: dict[str, Any] = {"fontsize": font, "parse_math": False}
+    axes.set_xticks(ticks, names, rotation=0 if longest < 0.9 * cell else 90, **plain)
+    axes.set_yticks(ticks, names, **plain)
+    axes.set(xlabel="predicted", ylabel="actual")
+    # Faint lines lead the eye from a cell to its names.
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def plot_mistakes(
+    pictures: Sequence[Float[np.ndarray, "height width 3"]],
+    predicted: Sequence[str],
+    actual: Sequence[str],
+    losses: Sequence[float],
+    probabilities: Sequence[float],
+    inches: float = 2.2,
+) -> Figure:
+    """Pictures, each under its prediction, actual class, loss and probability of the prediction.
+
+    Args:
+        pictures: values from 0 to 1.
+        predicted, actual: class names, of each picture.
+        losses, probabilities: of each picture.
+        inches: side of a cell.
+
+    Example:
+        >>> figure = plot_mistakes([np.zeros((8, 8, 3))], ["cat"], ["dog"], [2.5], [0.75])
+        >>> figure.axes[0].get_title()
+        'cat / dog\\n2.50 / 0.75'
+    """
+    pairs = [tuple(map(shortened, pair)) for pair in zip(predicted, actual, strict=True)]
+    fit = all(len(one) + len(other) + 3 <= TITLE_LENGTH for one, other in pairs)
+    between, lines = (" / ", 2) if fit else (" /\n", 3)
+    titles = [
+        f"{between.join(pair)}\n{loss:.2f} / {probability:.2f}"
+        for pair, loss, probability in zip(pairs, losses, probabilities, strict=True)
+    ]
+    ncols = math.ceil(math.sqrt(len(pictures)))
+    nrows = math.ceil(len(pictures) / ncols)
+    figure = grid(pictures, titles, nrows, ncols, inches, lines)
+    width, height = figure.get_size_inches()
+    # The line above the pictures is wider than one of them.
+    figure.set_size_inches(max(width, 3.0), height + 0.4)
+    figure.suptitle("prediction / actual / loss / probability", fontsize=10)
+    return figure
+
+
+def plot_calibration(calibration: Calibration) -> Figure:
+    """Accuracy against confidence, and below it how many items have which confidence.
+
+    Args:
+        calibration: as `Interpretation.calibration` returns it.
+
+    Example:
+        >>> from jaxch5.results.calibration import calibrate
+        >>> figure = plot_calibration(calibrate(np.array([0.6, 0.8]), np.array([True, True])))
+        >>> figure.axes[0].get_title()
+        'expected calibration error 30.0 %'
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    from jaxch5.plots.figure import Figure
+
+    filled, edges = calibration.count > 0, np.linspace(0, 100, len(calibration.count) + 1)
+    confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
+    figure = Figure(figsize=(5.0, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 100], [0, 100], "--", color="tab:gray", label="confidence = accuracy")
+    upper.plot(confidence, accuracy, "o-", color="tab:blue", label="the model", clip_on=False)
+    error = 100 * calibration.expected_error
+    upper.set_title(f"expected calibration error {error:.1f} %", fontsize=10)
+    upper.set(ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100))
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(edges[:-1], calibration.count, width=np.diff(edges), align="edge", edgecolor="white")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    lower.set(xlabel="confidence, %", ylabel="items")
+    return figure

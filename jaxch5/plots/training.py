@@ -1,0 +1,160 @@
+"""Figures of data and of training; each function returns a matplotlib figure, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxch5.util.text import printable
+
+if TYPE_CHECKING:
+    from jaxch5.plots.figure import Figure
+
+# A title longer than its picture would run into the next one.
+TITLE_LENGTH = 24
+
+
+def plot_pictures(
+    pictures: Float[np.ndarray, "pictures height width 3"],
+    titles: Sequence[str],
+    nrows: int,
+    ncols: int,
+    inches: float = 2.0,
+) -> Figure:
+    """A grid of pictures with a title over each; cells beyond the last picture stay empty.
+
+    Args:
+        pictures: values from 0 to 1.
+        titles: one for each.
+        nrows, ncols: of the grid.
+        inches: side of a cell.
+
+    Example:
+        >>> figure = plot_pictures(np.zeros((3, 8, 8, 3)), ["a", "b", "c"], nrows=2, ncols=2)
+        >>> [axes.get_title() for axes in figure.axes]
+        ['a', 'b', 'c', '']
+    """
+    return grid(pictures, [shortened(title) for title in titles], nrows, ncols, inches)
+
+
+def grid(
+    pictures: Sequence[Float[np.ndarray, "height width 3"]] | np.ndarray,
+    titles: Sequence[str],
+    nrows: int,
+    ncols: int,
+    inches: float,
+    lines: int = 1,
+) -> Figure:
+    """Draws what `plot_pictures` draws, under titles of so many lines that are kept as they are."""
+    from jaxch5.plots.figure import Figure
+
+    height = inches + 0.09 + 0.16 * lines
+    figure = Figure(figsize=(inches * ncols, height * nrows), layout="constrained")
+    cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+        # Titles of a row stand on one line, whatever the pictures' shapes.
+        axes.set_anchor("N")
+    for axes, picture, title in zip(cells, pictures, titles, strict=False):
+        axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
+        # A dollar sign would begin a formula: class names are plain text.
+        axes.set_title(title, fontsize=9, parse_math=False)
+    return figure
+
+
+def shortened(title: str, length: int = TITLE_LENGTH) -> str:
+    """The beginning and the end of a title that is too long; what does not print is escaped.
+
+    matplotlib refuses bytes that are no text.
+
+    Example:
+        >>> shortened("a_very_long_name_of_a_class_2", 12)
+        'a_very…ass_2'
+    """
+    title = printable(" ".join(title.split()))
+    if len(title) <= length:
+        return title
+    return f"{title[: length // 2]}…{title[-(length - 1 - length // 2) :]}"
+
+
+def plot_lr_find(
+    sweeps: Sequence[tuple[Sequence[float], Sequence[float]]], suggested: Mapping[str, float]
+) -> Figure:
+    """Loss against rate on a logarithmic scale, with the suggested rates marked.
+
+    Args:
+        sweeps: of each sweep, the rates and the smooth losses.
+        suggested: a rule's name to its rate; marked on the first sweep.
+
+    Example:
+        >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    from jaxch5.plots.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for lrs, losses in sweeps:
+        axes.plot(lrs, losses, color="tab:blue", alpha=0.9 if len(sweeps) == 1 else 0.5)
+    lrs, losses = sweeps[0]
+    for number, (name, rate) in enumerate(suggested.items(), start=1):
+        loss = np.interp(np.log(rate), np.log(lrs), losses)
+        axes.plot(rate, loss, "o", color=f"C{number}", label=f"{name} {rate:.1e}")
+    # The explosion at the end would press the valley flat.
+    low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
+    axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
+    if suggested:
+        axes.legend(frameon=False)
+    return figure
+
+
+def plot_transfer_profile(
+    frozen: Sequence[Sequence[float]],
+    scratch: Sequence[float],
+    stages: Sequence[str],
+    metric: str = "accuracy",
+    is_share: bool = True,
+) -> Figure:
+    """A metric, such as accuracy, against the number of stages that were taken along and frozen.
+
+    Args:
+        frozen: of each number of stages from 0 on, the scores of its repeats.
+        scratch: scores of training from scratch.
+        stages: their names, and that of the head, which is never frozen.
+        metric: name of what the scores are.
+        is_share: whether they are shares of 1, which are shown as percentages.
+
+    Example:
+        >>> figure = plot_transfer_profile([[0.9], [0.8]], [0.5], ["stem", "head"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['nothing', 'stem']
+    """
+    from jaxch5.plots.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(frozen))
+    unit, percent = (100, " %") if is_share else (1, "")
+    means = [unit * float(np.mean(values)) for values in frozen]
+    for place, values in zip(places, frozen, strict=True):
+        axes.plot(
+            [place] * len(values), [unit * v for v in values], ".", color="tab:blue", alpha=0.5
+        )
+    axes.plot(places, means, "o-", color="tab:blue", label="transferred and frozen so far")
+    mean = unit * float(np.mean(scratch))
+    axes.axhline(
+        mean,
+        color="tab:gray",
+        linestyle="--",
+        label=f"from scratch, {mean:.{1 if is_share else 4}f}{percent}",
+    )
+    axes.set_xticks(places, ["nothing", *stages[: len(frozen) - 1]])
+    axes.set_xlabel("frozen up to and including")
+    axes.set_ylabel(metric + percent.replace(" ", ", "))
+    axes.legend(frameon=False)
+    return figure

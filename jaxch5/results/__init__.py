@@ -1,0 +1,1 @@
+"""What a trained classifier knows, as numbers, pages and files."""

@@ -1,0 +1,182 @@
+"""What has to be known of a classifier beside its weights, and whether both fit each other."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from pydantic import ValidationError
+
+from jaxch5.config.settings import Config
+from jaxch5.config.toml import explain, known_keys
+from jaxch5.data.decode import AS_FILES_SAY
+from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.registry import architectures, spec_of
+from jaxch5.models.spec import ModelSpec
+from jaxch5.task import NAMED, SOFTMAX, Task, task_of
+from jaxch5.util.imports import FORM
+
+EXPORT = "export one with python -m jaxch5.export RUN --format learner"
+
+
+class About(NamedTuple):
+    """What has to be known of a classifier beside its weights.
+
+    Attributes:
+        arch, head, precision: those of the network; see `create_model`.
+        presize, size: short side on the CPU, and side of the network's input, pixels.
+        range, max_pixels: how pictures are decoded; see `Reading`.
+    """
+
+    arch: str
+    head: str
+    precision: str
+    presize: int
+    size: int
+    range: str = AS_FILES_SAY.range
+    max_pixels: int = AS_FILES_SAY.max_pixels
+
+
+def about_of_file(
+    path: Path, model: str | ModelSpec | nn.Module | None = None
+) -> tuple[About, ModelSpec, dict[str, Any]]:
+    """Returns what a learner's file says of itself, its architecture, and all of its metadata.
+
+    Args:
+        path: the file.
+        model: what the caller says that it is of; see `spec_of_file`.
+
+    Raises:
+        ConfigError: there is no such architecture as the caller names.
+        WeightsError: there is no such file, or it is no learner's, or of another architecture.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such run or file") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
+    # What files lack that were written before it was known has a default.
+    missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
+    if missing:
+        raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
+    spec = spec_of_file(path, said["arch"], model)
+    sizes = {
+        name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
+    }
+    named = ("head", "precision") if spec.heads else ("precision",)
+    network = {name: said[name] for name in named}
+    try:
+        # What a file says has the bounds that the configuration has.
+        config = Config.model_validate({"data": sizes, "model": network})
+    except ValidationError as error:
+        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
+    return about_of(config)._replace(arch=said["arch"], head=said["head"]), spec, said
+
+
+def spec_of_file(path: Path, arch: str, model: str | ModelSpec | nn.Module | None) -> ModelSpec:
+    """Returns the architecture of a run or a learner's file, which is not imported on its word.
+
+    Args:
+        path: the run or the file.
+        arch: what it says that it is of.
+        model: what the caller says that it is of.
+
+    Raises:
+        ConfigError: there is no such architecture as the caller names.
+        WeightsError: it is of another, or of one that only the caller can name.
+    """
+    if model is None:
+        if arch not in architectures():
+            raise WeightsError(
+                f"{path}: is of {arch}, which is none of {', '.join(architectures())} (arch); name "
+                f"it with --model.arch {FORM}, or in Python: load_learner(path, model=...)"
+            )
+        return spec_of(arch)
+    spec = spec_of(model)
+    if arch != spec.name:
+        raise WeightsError(f"{path}: is of {arch}, not of {spec.name}")
+    return spec
+
+
+def known_task(path: Path, said: dict[str, Any]) -> Task:
+    """Returns the task that a run or a file says it is of; nothing is imported for it.
+
+    Args:
+        path: the run or the file.
+        said: its `task` and its `threshold`; softmax where it has none. See `task_of`.
+
+    Raises:
+        WeightsError: it is none of those that have a name, or the threshold is no probability.
+    """
+    name, threshold = said.get("task", SOFTMAX.name), said.get("threshold", 0)
+    if name not in NAMED:
+        raise WeightsError(
+            f"{path}: is of the task {name}, which is none of {', '.join(NAMED)}; name it, by "
+            "--model.task package.module:TASK or in Python by load_learner(path, task=...)"
+        )
+    try:
+        return task_of(name, float(threshold))
+    except (ValueError, ConfigError):
+        raise WeightsError(
+            f"{path}: its threshold is {threshold}, and should be from 0 to 1"
+        ) from None
+
+
+def head_of(model: nn.Module, spec: ModelSpec) -> str:
+    """Returns what a learner's file calls a network's head; "" where it has no choice of heads."""
+    return getattr(model, "head", "") if spec.heads or spec.names is None else ""
+
+
+def about_of(config: Config) -> About:
+    """Returns what a run's configuration says of the classifier that it trains."""
+    model, data = config.model, config.data
+    sizes = data.presize, data.size, data.range, data.max_pixels
+    return About(model.arch, model.head, model.precision, *sizes)
+
+
+def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: int) -> None:
+    """Makes sure that what a file or a run says of itself is so; anyone may have written it.
+
+    Args:
+        path: the file or the run.
+        network: the module that it should be of.
+        pretrained: what it holds.
+        size: side of the pictures that the network takes, pixels.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    classes, (mean, std) = pretrained.classes or (), pretrained.normalization
+    if not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: its classes are no names")
+    if pretrained.left_out:
+        raise WeightsError(f"{path}: {pretrained.left_out[0]} is not part of its network")
+    numbers = [*mean, *std]
+    if len(numbers) != 6 or not all(
+        isinstance(number, int | float) and isfinite(number) for number in numbers
+    ):
+        raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
+    if min(std) <= 0:
+        raise WeightsError(f"{path}: its deviation is not above zero")
+    init = partial(network.init, train=False)
+    picture = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
+    found = flatten_dict(pretrained.variables)
+    for name in sorted(wanted.keys() | found.keys()):
+        has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))
+        if has != needs:
+            raise WeightsError(
+                f"{path}: {'.'.join(name)} has shape {has}, where its architecture, its head and "
+                f"{len(classes)} classes have {needs}"
+            )

@@ -1,0 +1,202 @@
+"""A trained classifier as one file: for PyTorch, for jax alone, and for jaxch5 again.
+
+Each file says what a reader needs beside the numbers, and the same classifier gives the same bytes,
+whichever process writes it and wherever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import without_labels
+from jaxch5.errors import ConfigError
+from jaxch5.models.pretrained import flax_names
+from jaxch5.models.reader import SAFETENSORS
+from jaxch5.models.weights import export_state_dict
+from jaxch5.results.predictor import Predictor
+from jaxch5.util.files import write_file
+
+# Of a validation picture: all of its short side, and the middle of the long one.
+CROP = "center"
+
+
+def description_of(predictor: Predictor) -> dict[str, Any]:
+    """Returns what a reader needs beside the weights, by the names that exports give it.
+
+    Returns:
+        `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
+        0 to 1), `classes`, in the order of the outputs, `task`, which is the activation, and the
+        `threshold` below which the answer is none of them.
+    """
+    return {
+        **predictor.about._asdict(),
+        "crop": CROP,
+        "mean": list(predictor.normalization.mean),
+        "std": list(predictor.normalization.std),
+        "classes": list(predictor.classes),
+        "task": predictor.task.name,
+        "threshold": predictor.task.threshold,
+    }
+
+
+def as_safetensors(predictor: Predictor) -> bytes:
+    """Serializes weights by the names of other libraries (torchvision's), and describes them.
+
+    Raises:
+        ConfigError: the network is a module of one's own, which has no such names.
+    """
+    if predictor.spec.names is None:
+        raise _no_names(predictor, "safetensors", "torchvision's")
+    spec, head = predictor.spec, predictor.about.head
+    weights = export_state_dict(predictor.variables, spec, head=head)
+    return _safetensors(weights, _for_others(predictor))
+
+
+def as_fastai(predictor: Predictor) -> bytes:
+    """Serializes weights by the names of fastai's `vision_learner`, with its head.
+
+    Raises:
+        ConfigError: the network has no such names, or its head is another.
+    """
+    spec, head = predictor.spec, predictor.about.head
+    if spec.names is None or "fastai" not in spec.names.others:
+        raise _no_names(predictor, "fastai", "fastai's")
+    if head != "concat_pool":
+        raise ConfigError(
+            f"format = fastai: is for head concat_pool, not {head}; with format "
+            "safetensors, fastai's Learner takes torchvision's network with these weights"
+        )
+    return _safetensors(
+        export_state_dict(predictor.variables, spec, "fastai", head), _for_others(predictor)
+    )
+
+
+def as_learner(predictor: Predictor) -> bytes:
+    """Serializes a classifier for `load_learner`, which takes nothing else for a learner.
+
+    The weights of a module of one's own have flax's names.
+    """
+    spec, variables, head = predictor.spec, predictor.variables, predictor.about.head
+    named = spec.names is not None
+    weights = export_state_dict(variables, spec, head=head) if named else flax_names(variables)
+    return _safetensors(weights, _metadata(description_of(predictor)))
+
+
+def _no_names(predictor: Predictor, form: str, whose: str) -> ConfigError:
+    what = f"format = {form}: has {whose} names, and {predictor.spec.name}"
+    if predictor.spec.names is not None:
+        return ConfigError(f"{what} has others; choose safetensors, stablehlo or learner")
+    return ConfigError(
+        f"{what} is a module of one's own; choose stablehlo, or learner, which "
+        "load_learner(path, model=...) loads in Python"
+    )
+
+
+def _for_others(predictor: Predictor) -> dict[str, str]:
+    """Returns metadata in which the architecture is called as in timm's `config.json`."""
+    metadata = _metadata(description_of(predictor))
+    return {"architecture" if name == "arch" else name: metadata[name] for name in metadata}
+
+
+def _metadata(description: dict[str, Any]) -> dict[str, str]:
+    """Writes values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
+    return {
+        name: json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in description.items()
+    }
+
+
+def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    content = save(weights, metadata)
+    # The library writes its metadata in an order that changes from one process to the next.
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False)
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded + content[8 + length :]
+
+
+def as_stablehlo(predictor: Predictor) -> bytes:
+    """What `jax.export.deserialize` reads.
+
+    Its `call` takes the middle squares of upright RGB pictures, brought to `presize`: uint8 [any
+    batch, presize, presize, 3]. From there on it is the way of validation. It returns
+    probabilities; its `fun_name` is the description as JSON.
+    """
+    from jax import export
+
+    side, size = predictor.about.presize, predictor.about.size
+
+    frame = np.diag(np.array([side, side, 1], np.float32))
+
+    def seen(square: UInt8[Array, "side side 3"]) -> Float[Array, "size size 3"]:
+        return center(without_labels(square[None], frame[None]), size)[0]
+
+    def program(squares: UInt8[Array, "batch side side 3"]) -> Float[Array, "batch classes"]:
+        return predictor.probabilities(jax.vmap(seen)(squares))
+
+    (batch,) = export.symbolic_shape("batch")
+    squares = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    with _without_locations():
+        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(squares)
+    described = dataclasses.replace(exported, fun_name=json.dumps(description_of(predictor)))
+    return bytes(described.serialize())
+
+
+@contextmanager
+def _without_locations() -> Iterator[None]:
+    """Keeps lines of source out of a program: they name folders of whoever exports it."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+FORMATS: dict[str, Callable[[Predictor], bytes]] = {
+    "safetensors": as_safetensors,
+    "fastai": as_fastai,
+    "stablehlo": as_stablehlo,
+    "learner": as_learner,
+}
+
+
+def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
+    """Writes a classifier as one file; returns its size in bytes.
+
+    Args:
+        predictor: the classifier.
+        path: the file to write.
+        format: a key of `FORMATS`.
+
+    Raises:
+        ConfigError: there is no such format, the head has no place in it, or the name ends
+            otherwise than readers of the format want it.
+        CheckpointError: the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")
+    if format == "learner" and path.suffix != SAFETENSORS:
+        raise ConfigError(
+            f"{path}: should end in {SAFETENSORS}, or it cannot be loaded; "
+            f"{path.with_suffix(SAFETENSORS)} would do"
+        )
+    content = FORMATS[format](predictor)
+    write_file(path, content)
+    return len(content)

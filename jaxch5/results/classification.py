@@ -1,0 +1,121 @@
+"""The classification report: precision, recall and F1 of each class and over all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxch5.util.text import NO_NUMBER, printable
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A line of a report; `support` is the number of items, the scores are fractions of 1.
+
+    The scores are None where a class has no items and is never predicted.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+    @property
+    def cells(self) -> list[str]:
+        """The scores as text."""
+        scores = (self.precision, self.recall, self.f1)
+        return [NO_NUMBER if score is None else f"{score:.4f}" for score in scores]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of each class and over all; as text, a table; `dataclasses.asdict` goes into JSON.
+
+    Attributes:
+        classes: a line for each class.
+        accuracy: share of right items.
+        macro: the mean over the classes that have items or are predicted.
+        weighted: the mean over classes, weighted by their support.
+    """
+
+    classes: tuple[Scores, ...]
+    accuracy: float
+    macro: Scores
+    weighted: Scores
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes that have no items."""
+        return tuple(line.name for line in self.classes if not line.support)
+
+    def __str__(self) -> str:
+        lines = (*self.classes, self.macro, self.weighted)
+        # A line end in a class's name would break the table.
+        names = [printable(" ".join(line.name.split())) for line in lines]
+        width = max(map(len, names))
+
+        def row(name: str, *cells: object) -> str:
+            precision, recall, f1, support = cells
+            return f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {support:>7}"
+
+        named = zip(names, lines, strict=True)
+        rows = [row(name, *line.cells, line.support) for name, line in named]
+        head = row("", "precision", "recall", "f1", "support")
+        total = row("accuracy", "", "", f"{self.accuracy:.4f}", self.macro.support)
+        return "\n".join([head, *rows[:-2], "", total, *rows[-2:]])
+
+
+def classification_report(
+    targets: Int[np.ndarray, "items"],
+    predictions: Int[np.ndarray, "items"],
+    classes: Sequence[str],
+) -> Report:
+    """Computes precision, recall and F1, as scikit-learn has them by default.
+
+    Precision is 0 where a class is never predicted, recall where it has no items. A class of
+    neither has no scores, and the means leave it out.
+
+    Args:
+        targets, predictions: actual and predicted class of each item, places in `classes`; a
+            prediction beyond them is of none of them, and is wrong.
+        classes: names; two may be the same.
+
+    Example:
+        >>> targets, predictions = np.array([0, 1, 1]), np.array([0, 0, 1])
+        >>> classification_report(targets, predictions, ["cat", "dog", "emu"]).absent
+        ('emu',)
+        >>> print(classification_report(targets, predictions, ["cat", "dog"]))
+                      precision  recall      f1  support
+        cat              0.5000  1.0000  0.6667        1
+        dog              1.0000  0.5000  0.6667        2
+        <BLANKLINE>
+        accuracy                         0.6667        3
+        macro avg        0.7500  0.7500  0.6667        3
+        weighted avg     0.8333  0.6667  0.6667        3
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    there = np.union1d(targets, predictions)
+    there = there[there < len(classes)]
+    *scores, support = precision_recall_fscore_support(
+        targets, predictions, labels=there, zero_division=0.0
+    )
+    table = np.transpose(scores)
+    rows: dict[int, list[Any]] = {
+        number: [*row, count]
+        for number, row, count in zip(there.tolist(), table.tolist(), support.tolist(), strict=True)
+    }
+    nothing = [None, None, None, 0]
+    macro = [*table.mean(axis=0).tolist(), len(targets)]
+    weighted = [*(support @ table / support.sum()).tolist(), len(targets)]
+    return Report(
+        tuple(Scores(name, *rows.get(place, nothing)) for place, name in enumerate(classes)),
+        accuracy=float(np.mean(predictions == targets)),
+        macro=Scores("macro avg", *macro),
+        weighted=Scores("weighted avg", *weighted),
+    )

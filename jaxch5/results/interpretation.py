@@ -1,0 +1,349 @@
+"""Where a classifier is wrong: counts, losses, calibration, labels that look wrong, pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import without_labels
+from jaxch5.data.source import Source, canvas_of
+from jaxch5.errors import ConfigError
+from jaxch5.metrics import check_probabilities, decide
+from jaxch5.plots import mistakes
+from jaxch5.plots.training import plot_pictures
+from jaxch5.results.calibration import Calibration, calibrate
+from jaxch5.results.classification import Report, classification_report
+from jaxch5.results.suspects import (
+    SUSPECT_LOSS,
+    SUSPECT_PROBABILITY,
+    Suspect,
+    find_suspects,
+    write_suspects,
+)
+from jaxch5.task import SOFTMAX, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = Float[np.ndarray, "height width 3"]
+
+# Of the pictures that are shown, pixels.
+SIDE = 192
+
+
+@dataclass(frozen=True, eq=False)
+class Interpretation:
+    """A classifier's answers to a set of items, for questions about its mistakes.
+
+    Attributes:
+        targets: actual class of each item, a place in `classes`.
+        probabilities: of each item, what the model gives to each class.
+        classes: names; a class may have no items.
+        references: path of each item.
+        pictures: from an item's number to its picture, values from 0 to 1.
+        task: what makes an answer of probabilities.
+
+    Raises:
+        ConfigError: these do not fit each other.
+
+    Example:
+        >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+        >>> interp = Interpretation([0, 1, 1], probabilities, ["cat", "dog"])
+        >>> interp.most_confused()
+        [('dog', 'cat', 1)]
+    """
+
+    targets: Int[np.ndarray, "items"]
+    probabilities: Float[np.ndarray, "items classes"]
+    classes: Sequence[str]
+    references: Sequence[str] | None = None
+    pictures: Callable[[int], Picture] | None = None
+    task: Task = SOFTMAX
+
+    def __post_init__(self) -> None:
+        targets = np.asarray(self.targets)
+        probabilities = np.asarray(self.probabilities, np.float64)
+        classes = tuple(map(str, self.classes))
+        check_probabilities(targets, probabilities, len(classes), self.references)
+        vars(self).update(targets=targets.astype(int), probabilities=probabilities, classes=classes)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def predictions(self) -> Int[np.ndarray, "items"]:
+        """The answer for each item, a place in `answers`: its most probable class, or none."""
+        return self.task.decode(self.probabilities)
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the answers: those of the classes, and "none of these" where that is one."""
+        return self.task.answers(self.classes)
+
+    @cached_property
+    def confidences(self) -> Float[np.ndarray, "items"]:
+        """The probability of each item's most probable class."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def losses(self) -> Float[np.ndarray, "items"]:
+        """How wrong the probabilities of each item are about its target: their cross-entropy."""
+        return self.task.item_losses(self.probabilities, self.targets)
+
+    def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
+        """Items of each actual class (row) by answer (column); "none of these" is last in both.
+
+        Args:
+            normalize: shares of the row instead of counts; a class without items has zeros.
+
+        Example:
+            >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
+            array([[1, 0],
+                   [1, 1]])
+        """
+        count = len(self.answers)
+        cells = np.bincount(self.targets * count + self.predictions, minlength=count * count)
+        matrix = cells.reshape(count, count)
+        return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """Actual class, predicted class and count of each kind of mistake, the most frequent first.
+
+        Mistakes that are equally frequent come in the order of the classes.
+
+        Args:
+            min_val: kinds with fewer items are left out.
+
+        Example:
+            >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
+            >>> interp.most_confused(min_val=2)
+            [('b', 'a', 2)]
+        """
+        matrix = self.confusion_matrix()
+        np.fill_diagonal(matrix, 0)
+        rows, columns = np.nonzero(matrix >= max(1, min_val))
+        counts = matrix[rows, columns]
+        return [
+            (self.answers[rows[kind]], self.answers[columns[kind]], int(counts[kind]))
+            for kind in np.argsort(-counts, kind="stable")
+        ]
+
+    def top_losses(
+        self, k: int | None = None, largest: bool = True
+    ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+        """Losses and numbers of the items that the model is most wrong about.
+
+        Args:
+            k: how many; None, or more than there are, is all.
+            largest: False gives the smallest losses, smallest first.
+
+        Raises:
+            ConfigError: `k` is negative.
+
+        Example:
+            >>> interp = Interpretation([0, 0], np.array([[0.5, 0.5], [0.25, 0.75]]), ["a", "b"])
+            >>> losses, items = interp.top_losses(1)
+            >>> round(float(losses[0]), 4), int(items[0])
+            (1.3863, 1)
+        """
+        if k is not None and k < 0:
+            raise ConfigError(f"k = {k}: should be 0 or more")
+        items = np.argsort(-self.losses if largest else self.losses, kind="stable")[:k]
+        return self.losses[items], items
+
+    def classification_report(self) -> Report:
+        """Computes precision, recall and F1 of each class, and their means over those there are.
+
+        Example:
+            >>> interp = Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["cat", "dog"])
+            >>> interp.classification_report().macro.precision
+            0.75
+        """
+        return classification_report(self.targets, self.predictions, self.classes)
+
+    def calibration(self, bins: int = 10) -> Calibration:
+        """How often the most probable class is right, by its probability.
+
+        A probability on the edge of two bins falls into the lower one.
+
+        Args:
+            bins: of equal width, from 0 to 1.
+
+        Raises:
+            ConfigError: `bins` is less than 1.
+
+        Example:
+            >>> probabilities = np.array([[0.9, 0.1], [0.7, 0.3]])
+            >>> Interpretation([0, 1], probabilities, ["a", "b"]).calibration(bins=2).count
+            array([0, 2])
+        """
+        return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
+
+    def expected_calibration_error(self, bins: int = 10) -> float:
+        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+
+        Args:
+            bins: as `calibration`, which raises the same.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.7, 0.3]]), ["a", "b"])
+            >>> round(interp.expected_calibration_error(bins=2), 4)
+            0.3
+        """
+        return self.calibration(bins).expected_error
+
+    def suspects(
+        self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
+    ) -> list[Suspect]:
+        """Items whose label looks wrong: the model is sure of another class. Largest loss first.
+
+        Args:
+            min_loss: of the label; the default is the loss of a probability of a tenth.
+            min_probability: of the prediction.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.95, 0.05]]), ["a", "b"])
+            >>> [(suspect.item, suspect.prediction) for suspect in interp.suspects()]
+            [(1, 'a')]
+        """
+        found = find_suspects(
+            self.targets, self.predictions, self.confidences, self.losses, self.classes
+        )
+        return [one for one in found if one.loss >= min_loss and one.probability >= min_probability]
+
+    def write_suspects(
+        self,
+        path: str | os.PathLike[str],
+        min_loss: float = SUSPECT_LOSS,
+        min_probability: float = SUSPECT_PROBABILITY,
+    ) -> int:
+        """Writes `suspects` that are files into a CSV file, to correct labels in; returns how many.
+
+        The file's columns are image, label, prediction, probability and loss: `from_csv` reads it.
+
+        Args:
+            path: of the CSV file; one that is there is replaced.
+            min_loss, min_probability: as `suspects`.
+
+        Raises:
+            ConfigError: there are no paths.
+            DataError: the file cannot be written.
+
+        Example:
+            >>> probabilities = np.array([[0.99, 0.01]])
+            >>> interp = Interpretation([1], probabilities, ["a", "b"], ["no file.png"])
+            >>> interp.write_suspects(os.devnull)
+            0
+        """
+        if self.references is None:
+            raise ConfigError("references: are missing; suspects are written by their paths")
+        return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
+
+    def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
+        """`confusion_matrix` as a picture: right answers in blue, mistakes in orange.
+
+        Args:
+            normalize: shares of the row instead of counts.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
+            >>> interp.plot_confusion_matrix().axes[0].get_ylabel()
+            'actual'
+        """
+        unit = "share of the actual class" if normalize else "items"
+        return mistakes.plot_confusion(self.confusion_matrix(normalize), self.answers, unit)
+
+    def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
+        """Pictures of `top_losses`, each under its prediction, actual class, loss and probability.
+
+        Args:
+            k: how many pictures.
+            largest: False shows the smallest losses.
+
+        Raises:
+            ConfigError: `k` is less than 1, or there are no pictures.
+
+        Example:
+            >>> black = lambda item: np.zeros((8, 8, 3))
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"], pictures=black)
+            >>> len(interp.plot_top_losses(2).axes)
+            2
+        """
+        if k < 1:
+            raise ConfigError(f"k = {k}: should be 1 or more")
+        losses, items = self.top_losses(k, largest)
+        predicted, actual = zip(*map(self._named, items), strict=True)
+        confidences = self.confidences[items].tolist()
+        pictures = self._shown(items)
+        return mistakes.plot_mistakes(pictures, predicted, actual, losses.tolist(), confidences)
+
+    def plot_calibration(self, bins: int = 10) -> Figure:
+        """`calibration` as a picture: accuracy against confidence.
+
+        Args:
+            bins: as `calibration`, which raises the same.
+
+        Example:
+            >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
+            >>> interp.plot_calibration().axes[0].get_ylabel()
+            'accuracy, %'
+        """
+        return mistakes.plot_calibration(self.calibration(bins))
+
+    def plot_results(self, nrows: int, ncols: int) -> Figure:
+        """Draws the first items, each under its prediction and its class.
+
+        Args:
+            nrows, ncols: Size of the grid.
+
+        Raises:
+            ConfigError: there are no pictures.
+            DataError: a picture cannot be read.
+        """
+        items = range(min(nrows * ncols, len(self)))
+        titles = [" / ".join(self._named(item)) for item in items]
+        return plot_pictures(np.stack(self._shown(items)), titles, nrows, ncols)
+
+    def _named(self, item: int) -> tuple[str, str]:
+        return self.answers[self.predictions[item]], self.classes[self.targets[item]]
+
+    def _shown(self, items: Iterable[int]) -> list[Picture]:
+        if self.pictures is None:
+            raise ConfigError("pictures: are missing, so that none can be shown")
+        return [self.pictures(int(item)) for item in items]
+
+
+def interpretation_of(
+    source: Source,
+    items: Int[np.ndarray, "items"],
+    probabilities: Float[np.ndarray, "items classes"],
+    labels: Int[np.ndarray, "items"],
+    task: Task = SOFTMAX,
+) -> Interpretation:
+    """What a model made of some items.
+
+    Args:
+        source, items: where they are from, and their numbers in it.
+        probabilities: what the model gave to each class.
+        labels: their classes.
+        task: what makes an answer of probabilities.
+    """
+
+    def picture(place: int) -> Picture:
+        canvas, frame = canvas_of(source, int(items[place]), SIDE)
+        batch = without_labels(canvas[None], frame[None])
+        return np.asarray(jax.jit(center, static_argnums=1)(batch, SIDE))[0]
+
+    references = [
+        str(source.file(item)) if source.file else source.references[item]
+        for item in items.tolist()
+    ]
+    return Interpretation(labels, probabilities, source.classes, references, picture, task)

@@ -1,0 +1,317 @@
+"""A trained classifier without its data: predicts pictures, and travels as one file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import Batch, without_labels
+from jaxch5.data.canvases import Canvases
+from jaxch5.data.decode import Reading
+from jaxch5.data.parallel import threads_for_batches
+from jaxch5.data.picture import Picture, held, many, presized
+from jaxch5.data.pipeline import Loader
+from jaxch5.data.source import Source
+from jaxch5.errors import DataError, WeightsError
+from jaxch5.models.layers import normalize
+from jaxch5.models.pretrained import from_file
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.results.about import (
+    EXPORT,
+    About,
+    about_of,
+    about_of_file,
+    check_weights,
+    head_of,
+    known_task,
+    spec_of_file,
+)
+from jaxch5.run.directory import open_run
+from jaxch5.run.transfer import from_run
+from jaxch5.task import SOFTMAX, Task
+from jaxch5.training.compiler import compiler_options
+from jaxch5.training.precision import dtype_of
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer, its place in `Task.answers`, and the probabilities of all classes.
+
+    Where the answer is none of these, its label says so, and its place is the number of classes.
+    """
+
+    label: str
+    index: int
+    probabilities: Float[np.ndarray, "classes"]
+
+
+class Predictor:
+    """Predicts the classes of pictures; made by `load_learner` or `Learner.predictor`.
+
+    Args:
+        model: called as `model.apply(variables, x, train=False)` on normalized pictures.
+        variables: of the model.
+        classes: names, in the order of the logits.
+        normalization: mean and deviation of the colours.
+        about: sizes, and how the model was made.
+        task: what makes probabilities of logits, and an answer of them.
+        spec: its architecture; None is that of the model.
+
+    Example:
+        >>> class Bright(nn.Module):
+        ...     def __call__(self, x, train):
+        ...         return jax.numpy.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], axis=1)
+        >>> plain = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> about = About("Bright", "", "fp32", presize=8, size=8)
+        >>> predictor = Predictor(Bright(), {}, ("dark", "bright"), plain, about)
+        >>> predictor.predict(np.full((10, 12, 3), 250, np.uint8)).label
+        'bright'
+        >>> [found.label for found in predictor.predict_many([np.zeros((8, 8, 3), np.uint8)])]
+        ['dark']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, PyTree],
+        classes: tuple[str, ...],
+        normalization: Normalization,
+        about: About,
+        task: Task = SOFTMAX,
+        spec: ModelSpec | None = None,
+    ) -> None:
+        self.model = model
+        self.variables = variables
+        self.classes = classes
+        self.normalization = normalization
+        self.about = about
+        self.task = task
+        self.spec = spec or spec_of(model)
+
+    def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
+        """Returns the same classifier with other weights, such as those of a later step.
+
+        What is compiled is shared, since weights are an argument of it.
+
+        Args:
+            variables: weights and statistics of the same shapes.
+        """
+        # Made before it is shared.
+        program = self._compiled
+        other = copy(self)
+        other.variables, other._compiled = variables, program
+        return other
+
+    def reading(self, **changes: str | int) -> Predictor:
+        """Returns the same classifier, which decodes pictures otherwise.
+
+        Args:
+            changes: `range` or `max_pixels`; see `Reading`.
+        """
+        about = self.about._replace(**changes)  # type: ignore[arg-type]
+        rest = self.classes, self.normalization, about, self.task, self.spec
+        return Predictor(self.model, self.variables, *rest)
+
+    def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
+        """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
+
+        Args:
+            pictures: what `center` returns, or the like.
+        """
+        return self._of_normalized(self.variables, normalize(pictures, self.normalization))
+
+    def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
+        logits = cast(Array, self.model.apply(variables, pictures, train=False))
+        return self.task.activation(logits)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch classes"]:
+            pictures = normalize(center(batch, self.about.size), self.normalization)
+            return self._of_normalized(variables, pictures)
+
+        return jax.jit(of_batch, compiler_options=compiler_options())
+
+    def predict(self, picture: Picture) -> Prediction:
+        """The class of one picture.
+
+        Args:
+            picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;
+                see `read_picture`.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        canvas, frame = self._presized(picture)
+        return self._predictions(canvas[None], frame[None])[0]
+
+    def predict_many(
+        self, pictures: Iterable[Picture] | Picture
+    ) -> Iterator[Prediction | DataError]:
+        """The class of each of many pictures, in their order; an error in place of a bad one.
+
+        Pictures are read by threads while the batch before is computed, all batches by one program;
+        a picture that comes alone is computed alone, as `predict` does.
+
+        Args:
+            pictures: each as `predict` takes it; one alone is taken as such. Where they end in an
+                error, those that came before it are predicted first.
+
+        Returns:
+            Of each a prediction, or the error that `predict` would raise.
+
+        Raises:
+            DataError: they cannot be taken one by one.
+        """
+        return self._predict_each(iter(many(pictures)))
+
+    def _predict_each(self, pictures: Iterator[Picture]) -> Iterator[Prediction | DataError]:
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        ended: Exception | None = None
+        with ThreadPoolExecutor(threads_for_batches()) as pool:
+            while ended is None:
+                try:
+                    waiting.append(pool.submit(self._presized, held(next(pictures), self._reading)))
+                except Exception as error:
+                    ended = error
+                if len(waiting) == 3 * BATCH:
+                    yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
+            # One that is left here has come alone: of more, more are left.
+            rows = 1 if len(waiting) == 1 else BATCH
+            while waiting:
+                count = min(rows, len(waiting))
+                yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
+        if not isinstance(ended, StopIteration):
+            # The caller's own; those that came before have been predicted.
+            raise ended
+
+    def probabilities_of(
+        self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
+    ) -> Float[np.ndarray, "items classes"]:
+        """Probabilities of items of a source, in their order.
+
+        Args:
+            source: labelled pictures.
+            items: their numbers.
+            batch_size: how many are computed at a time.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        if source.reading.range == "auto":
+            # Not decided, as of a source that nobody trained with: as in training.
+            reading = source.reading._replace(range=self.about.range)
+            source = replace(source, reading=reading)
+        loader = Loader(Canvases(source, self.about.presize, keep=False), items, batch_size)
+        rows = []
+        for batch in loader.steps(0, len(loader)):
+            opened = batch.open()
+            rows.append(np.asarray(self._compiled(self.variables, opened))[opened.mask])
+        return np.concatenate(rows)
+
+    def _predict_ready(
+        self, futures: list[Future[tuple[np.ndarray, np.ndarray]]], rows: int
+    ) -> Iterator[Prediction | DataError]:
+        read: list[tuple[np.ndarray, np.ndarray] | DataError] = []
+        for future in futures:
+            try:
+                read.append(future.result())
+            except DataError as error:
+                read.append(error)
+        good = [pair for pair in read if not isinstance(pair, DataError)]
+        # Filled up, so that a last, shorter batch needs no program of its own.
+        filled = good + good[:1] * (rows - len(good))
+        predictions: Iterator[Prediction] = iter(())
+        if good:
+            images, frames = (np.stack(column) for column in zip(*filled, strict=True))
+            predictions = iter(self._predictions(images, frames))
+        for pair in read:
+            yield pair if isinstance(pair, DataError) else next(predictions)
+
+    def _presized(self, picture: Picture | DataError) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(picture, DataError):
+            raise picture
+        return presized(picture, self.about.presize, reading=self._reading)
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.about.range, self.about.max_pixels)
+
+    def _predictions(
+        self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
+    ) -> list[Prediction]:
+        probabilities = np.asarray(self._compiled(self.variables, without_labels(images, frames)))
+        answers, names = self.task.decode(probabilities), self.task.answers(self.classes)
+        return [
+            Prediction(names[answer], int(answer), row)
+            for answer, row in zip(answers, probabilities, strict=True)
+        ]
+
+
+def load_learner(
+    path: str | Path, model: str | ModelSpec | nn.Module | None = None, task: Task | None = None
+) -> Predictor:
+    """A trained classifier from a run directory, or from a file that `export` wrote.
+
+    Args:
+        path: of a run, or a `.safetensors` file of format `learner`.
+        model: the architecture that was trained, where it is one's own: a `ModelSpec`, an import
+            path to one, or the module. A path that the file names by itself is not imported.
+        task: what it was trained for, where that is one's own; None takes what the path says.
+
+    Raises:
+        ConfigError: there is no run.
+        WeightsError: it has no checkpoint, the file is no learner, or its task is one's own.
+
+    Example:
+        >>> import tempfile
+        >>> from functools import partial
+        >>> from jaxch5.results.artifacts import as_learner
+        >>> model = create_model("resnet18", num_classes=2)
+        >>> init = partial(model.init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> plain = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> about = About("resnet18", "linear", "fp32", presize=40, size=32)
+        >>> trained = Predictor(model, variables, ("cat", "dog"), plain, about)
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     _ = file.write(as_learner(trained))
+        ...     load_learner(file.name).classes
+        ('cat', 'dog')
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        config = open_run(path)[1]
+        about, said = about_of(config), config.model.model_dump()
+        # That of a run in Python may be another than its configuration says: checkpoints know.
+        spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
+        about = about._replace(arch=spec.name)
+        pretrained = from_run(path, spec)
+    else:
+        about, spec, said = about_of_file(path, model)
+        pretrained = from_file(path, spec, beside=False, head=about.head)
+    task = task or known_task(path, said)
+    if pretrained.classes is None:
+        raise WeightsError(f"{path}: names no classes; {EXPORT}")
+    dtype = dtype_of(about.precision)
+    arch = spec if model is None or isinstance(model, str) else model
+    network = create_model(arch, len(pretrained.classes), about.head, dtype)
+    about = about._replace(head=head_of(network, spec))
+    check_weights(path, network, pretrained, about.size)
+    rest = pretrained.classes, pretrained.normalization, about, task, spec
+    return Predictor(network, pretrained.variables, *rest)

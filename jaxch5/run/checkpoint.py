@@ -1,0 +1,286 @@
+"""Checkpoints: the last states of a run and the best, saved by orbax in the background."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxch5.errors import CheckpointError
+from jaxch5.metrics import Record
+from jaxch5.run.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
+from jaxch5.task import Best
+from jaxch5.training.state import TrainState
+from jaxch5.util.files import json_value
+
+# What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
+VARIABLES, REST, ABOUT = "variables", "rest", "about"
+# In what is said about a checkpoint: the checksum of the rest of it, and how epochs are compared.
+DIGEST, BEST = "sha256", "best"
+
+T = TypeVar("T")
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds: the state, and a record of each epoch that it has finished."""
+
+    state: TrainState
+    records: list[Record]
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that waits for the last save.
+
+    A save returns as soon as the state has been copied and goes on in the background. It becomes
+    visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
+    last two are kept, and the best by `jaxch5.task.Best`. Checksums of all that a
+    checkpoint holds lie in it and are compared when it is read: a disk, or a copy, may have changed
+    a bit or lost a file.
+
+    Args:
+        directory: where they lie; it exists.
+        read_only: leaves the directory as it is, with what its run may be saving at this moment.
+
+    Raises:
+        CheckpointError: from `save`, or on leaving, where one could not be written.
+    """
+
+    def __init__(self, directory: Path, read_only: bool = False) -> None:
+        self.directory = directory
+        # Only saves at the end of an epoch have metrics; the others cannot be the best.
+        best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+        self._manager = ocp.CheckpointManager(
+            directory,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_rank,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+                cleanup_tmp_directories=not read_only,
+                create=False,
+                # Each process has a manager of its own, and none waits for another's.
+                multiprocessing_options=_alone(),
+                # So that whoever writes finds the directory there.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if error is None:
+                raise
+
+    def close(self) -> None:
+        """Waits for the last save, and ends the threads that save."""
+        with self._unsaved():
+            self._manager.close()
+
+    def save(
+        self,
+        state: TrainState,
+        records: Sequence[Record],
+        epoch_done: bool,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begins to save a state under the number of its step, in the place of what has it already.
+
+        What goes wrong in the background is raised by the next call, or by `wait`.
+
+        Args:
+            state: it may be consumed by the next step as soon as this returns.
+            records: of the epochs done so far.
+            epoch_done: whether the last record is of this very state.
+            about: what else a reader should know, as JSON has it; `about` gives it back. `BEST` in
+                it is the `Best` by which epochs are compared, where that is another than usual.
+        """
+        step = int(state.step)
+        if step in self.steps():
+            # Saved before it was validated, by a run that was then stopped.
+            self.wait()
+            self._manager.delete(step)
+        # Copies, because on a CPU the save would read the very buffers that the next step writes
+        # into.
+        variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
+        said = json_value({**(about or {}), "records": list(records)})
+        with self._unsaved():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{
+                        VARIABLES: SaveArrays(variables),
+                        REST: SaveArrays(rest),
+                        ABOUT: ocp.args.JsonSave({**said, DIGEST: _digest(said)}),
+                    }
+                ),
+                metrics=said["records"][-1] | {BEST: said.get(BEST)} if epoch_done else None,
+            )
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved any more."""
+        with self._unsaved():
+            self._manager.wait_until_finished()
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in rising order."""
+        return sorted(self._manager.all_steps())
+
+    def last_step(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint that ends an epoch; None where there is none."""
+        return self._manager.best_step()
+
+    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
+        """What `read` gives of the newest checkpoint that is intact; None where none was written.
+
+        Args:
+            read: from a step of `steps()`; it raises CheckpointError where that one is damaged.
+            say: takes a line about each that is damaged, where an older one is intact.
+
+        Raises:
+            CheckpointError: checkpoints were written, and none of them is intact.
+        """
+        written = sorted((int(path.name) for path in self._written()), reverse=True)
+        damaged: list[str] = []
+        for step in written:
+            try:
+                found = read(step)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                continue
+            for line in damaged:
+                say(f"{line}; the one before it, of step {step}, is used")
+            return found
+        if damaged:
+            raise CheckpointError(
+                f"{damaged[0]}; no other checkpoint of this run is intact either: begin a new one"
+            )
+        return None
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints after a step, which would count as newer than what follows it."""
+        for path in self._written():
+            if int(path.name) > step:
+                shutil.rmtree(path, ignore_errors=True)
+        self._manager.reload()
+
+    def _written(self) -> list[Path]:
+        return [path for path in self.directory.glob("*") if path.name.isdecimal()]
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was said about a checkpoint when it was saved, and its `records`.
+
+        Raises:
+            CheckpointError: it is damaged; so from the two below.
+        """
+        about = dict(self._read(step, ABOUT, ocp.args.JsonRestore()))
+        with self._damage_of(step):
+            if about.pop(DIGEST, None) != _digest(about):
+                raise ValueError("what it says of itself is not what was saved")
+        return about
+
+    def variables(self, step: int) -> dict[str, PyTree]:
+        """What the model of a checkpoint is evaluated with: weights and statistics."""
+        arrays = self._read(step, VARIABLES, RestoreArrays())
+        with self._damage_of(step):
+            return unflatten_dict(arrays, sep="/")
+
+    def restore(self, like: TrainState, step: int) -> Saved:
+        """The checkpoint of a step.
+
+        Args:
+            like: a state of the same shapes, or its `jax.eval_shape`.
+            step: one of `steps()`.
+        """
+        records = self.about(step)["records"]
+        like = jax.eval_shape(lambda: like)
+        arrays = {name: self._read(step, name, RestoreArrays()) for name in (VARIABLES, REST)}
+        with self._damage_of(step):
+            variables = from_arrays(arrays[VARIABLES], like.variables)
+            state = from_arrays(arrays[REST], _without_variables(like))
+        if like.average is None:
+            state = state.replace(**variables)
+        else:
+            state = state.replace(average=variables)
+        return Saved(jax.device_put(state), records)
+
+    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+        with self._damage_of(step):
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+    @contextmanager
+    def _damage_of(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory / str(step)}: is damaged: {_reason(error)}"
+            ) from error
+
+    @contextmanager
+    def _unsaved(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise CheckpointError(
+                f"{self.directory}: the checkpoint could not be saved: {_reason(error)}"
+            ) from error
+
+
+def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Ranks a record by what it says: whoever reads a run need not know what it was trained for."""
+    return Best(*record.get(BEST) or ()).rank(record)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    number = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process{number}"
+    )
+
+
+def _without_variables(state: TrainState) -> TrainState:
+    """The state without what its `variables` holds."""
+    if state.average is None:
+        return state.replace(params=None, batch_stats=None)
+    return state.replace(average=None)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """The storage library's errors name internal files at length and the reason last."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
+        if known in line:
+            return known
+    return line

@@ -1,0 +1,209 @@
+"""The run directory: what a run leaves on disk, and where.
+
+config.toml        the complete configuration, enough to run it again
+metrics.jsonl      one line an epoch
+pictures.jsonl.gz  which pictures it was trained on and which it validated
+skipped.jsonl      pictures left out because they cannot be read, where there are any
+environment.jsonl  versions, machine and device, a line each time it began or resumed
+report.html        what was trained on what, and how it went, for people
+checkpoints/       the last state and the best
+tensorboard/       event files, where they were asked for
+profile/           traces of some steps, where they were asked for
+lock               held by the process that writes here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxch5.config.settings import Config, from_toml
+from jaxch5.config.toml import to_toml
+from jaxch5.errors import CheckpointError, ConfigError
+from jaxch5.metrics import Record
+from jaxch5.util.files import to_json, unused, write_file
+
+
+class RunDir(NamedTuple):
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def pictures_file(self) -> Path:
+        return self.path / "pictures.jsonl.gz"
+
+    @property
+    def skipped_file(self) -> Path:
+        return self.path / "skipped.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
+
+
+def create_run(config: Config, path: Path | None = None) -> RunDir:
+    """Makes a run directory and writes the configuration into it.
+
+    Args:
+        config: what the run will do.
+        path: the directory, new or empty; None makes `runs/DATE-NAME` in the working directory.
+
+    Raises:
+        ConfigError: `path` holds something already.
+        CheckpointError: the directory cannot be made or written.
+    """
+    if path is None:
+        path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
+    run = RunDir(path.expanduser().absolute())
+    if run.config_file.exists():
+        raise ConfigError(
+            f"{path}: holds a run already; python -m jaxch5.train --resume {path} goes on with it, "
+            "or name another directory"
+        )
+    try:
+        if run.path.is_dir() and any(run.path.iterdir()):
+            raise ConfigError(f"{path}: is not empty; name a new directory for the run")
+        run.checkpoints.mkdir(parents=True)
+        run.config_file.write_text(to_toml(config), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); name another directory with --workdir"
+        ) from None
+    return run
+
+
+def open_run(path: Path) -> tuple[RunDir, Config]:
+    """A run that exists, and its configuration.
+
+    Raises:
+        ConfigError: there is no run at `path`, or its configuration cannot be used.
+    """
+    run = RunDir(path.expanduser().absolute())
+    if not run.config_file.is_file():
+        raise ConfigError(f"{path}: is no run directory: it holds no {run.config_file.name}")
+    return run, from_toml(run.config_file, recorded=True)
+
+
+@contextmanager
+def locked(run: RunDir) -> Iterator[None]:
+    """Keeps other processes from writing into a run; a process that dies holds nothing.
+
+    Raises:
+        CheckpointError: another process holds it.
+    """
+    with run.lock_file.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"{run.path}: is being written by {holder}; wait for it, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def write_config(run: RunDir, config: Config) -> None:
+    """Writes `config.toml`, in one piece.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    write_file(run.config_file, to_toml(config).encode("utf-8"))
+
+
+def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
+    """Adds a line to `environment.jsonl`.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    file = run.environment_file
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    write_file(file, f"{before}{to_json(environment)}\n".encode())
+
+
+def discard_run(run: RunDir) -> None:
+    """Removes a run from which nothing was learned."""
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
+    """Writes `metrics.jsonl`, a line an epoch, in one piece: a reader sees the old or the new.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    _write_lines(run.metrics_file, records)
+
+
+def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
+    """Writes `skipped.jsonl`: of each picture that was left out, its reference and the reason.
+
+    Where none was, there is no file.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    if not reasons:
+        return
+    lines = [{"reference": name, "reason": reason} for name, reason in reasons.items()]
+    _write_lines(run.skipped_file, lines)
+
+
+def read_skipped(run: RunDir) -> dict[str, str]:
+    """What `write_skipped` wrote; nothing where it wrote nothing."""
+    if not run.skipped_file.exists():
+        return {}
+    lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())
+    return {line["reference"]: line["reason"] for line in lines}
+
+
+def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    write_file(file, "".join(to_json(line) + "\n" for line in lines).encode("utf-8"))
+
+
+def _name(config: Config) -> str:
+    folder = config.data.path
+    # An import path has a colon, which some file systems refuse.
+    return f"{folder.name if folder else 'digits'}-{config.model.arch.replace(':', '.')}"

@@ -1,0 +1,205 @@
+"""The pictures of a run: recorded when it begins, and the same ones when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from jaxch5.data.block import Data
+from jaxch5.data.pictures import (
+    Pictures,
+    find,
+    merged,
+    pictures_of,
+    read_pictures,
+    restricted,
+    trained_on,
+    write_pictures,
+)
+from jaxch5.data.source import Source
+from jaxch5.data.split import Split
+from jaxch5.errors import ConfigError, DataError
+from jaxch5.models.pretrained import Pretrained
+from jaxch5.run.directory import RunDir, read_skipped
+from jaxch5.task import SOFTMAX
+from jaxch5.util.text import counted, same_names
+
+
+def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
+    """Writes down which pictures a run is trained on and which it validates.
+
+    Where it was trained on others before, these stay written down.
+
+    Args:
+        run: where to write.
+        data: its pictures.
+        restored: whether the run goes on, so that nothing is known where nothing is written yet.
+
+    Raises:
+        CheckpointError: the record cannot be written, or one that is there is damaged.
+        ConfigError: the one that is there is of other classes.
+    """
+    before, now = read_pictures(run.pictures_file), data.pictures
+    if before is None:
+        if not restored:
+            write_pictures(run.pictures_file, now)
+    elif before.classes != now.classes:
+        raise ConfigError(
+            f"{run.path}: is a run of the classes {', '.join(before.classes)}; name another "
+            "directory for these pictures"
+        )
+    elif before.digest != now.digest:
+        write_pictures(run.pictures_file, merged(before, now))
+
+
+def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
+    """Returns a line where weights of another run know pictures that are validated.
+
+    Args:
+        pretrained: what training begins from; no more than a run says what it was trained on.
+        data: what is validated.
+
+    Raises:
+        CheckpointError: the record of that run is damaged.
+    """
+    earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
+    count = trained_on(data.pictures, earlier) if earlier else 0
+    if not pretrained or not count:
+        return None
+    return (
+        f"{pretrained.origin} was trained on {count:,} of the "
+        f"{counted(len(data.valid.items), 'picture')} for validation: the accuracy will be too good"
+    )
+
+
+def going_on(
+    run: RunDir, source: Source, say: Callable[[str], None], instead: str
+) -> tuple[Source, Split] | None:
+    """Returns the pictures that a run began with, and their split; None without a record.
+
+    Args:
+        run: to go on with.
+        source: what its configuration names today, which may hold more.
+        say: takes a line about what is not as it was.
+        instead: what else can be done where a picture is gone.
+
+    Raises:
+        DataError: a picture is gone, or is of another class now.
+        CheckpointError: the record is damaged.
+    """
+    pictures = read_pictures(run.pictures_file)
+    if pictures is None:
+        say(
+            "this run has no record of its pictures (it is of an earlier version): its split is "
+            "drawn again, and is another one if pictures came or went"
+        )
+        return None
+    found = find(pictures, pictures_of(source))
+    way = (
+        "the run goes on with the pictures that it began with: put it back, name where they are "
+        f"now with --data.path, or {instead}"
+    )
+    if name := _first(pictures, found.places < 0):
+        raise DataError(f"{name}: is not there any more; {way}")
+    if name := _first(pictures, found.relabelled):
+        raise DataError(f"{name}: is of another class than when the run began; {way}")
+    if name := _first(pictures, found.changed):
+        say(f"{name}: is another file than when the run began, so that it ends otherwise")
+    skipped = read_skipped(run)
+    others = np.flatnonzero(found.known < 0).tolist()
+    if came := sum(source.references[item] not in skipped for item in others):
+        one = "picture came since the run began and is left out"
+        say(counted(came, one, "pictures came since the run began and are left out"))
+    return restricted(source, pictures, found), pictures.split
+
+
+def check_pictures(run: RunDir, data: Data) -> None:
+    """Makes sure that data has the pictures of a run, in the parts in which they were.
+
+    Raises:
+        ConfigError: it has not.
+        CheckpointError: the record is damaged.
+    """
+    pictures, now = read_pictures(run.pictures_file), data.pictures
+    if pictures is None or pictures.digest == now.digest:
+        return
+    found = find(pictures, now)
+    there = found.places >= 0
+    moved = pictures.held_out[there] != now.held_out[found.places[there]]
+    counts = (
+        (int((~there).sum()), "missing"),
+        (int(moved.sum()), "in the other part"),
+        (int(found.relabelled.sum()), "of another class"),
+        (int((found.known < 0).sum()), "new"),
+    )
+    said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    raise ConfigError(
+        f"{run.path}: was trained on other pictures than these ({said}); split them by "
+        "recorded_split(RUN), or begin another run from its weights"
+    )
+
+
+def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Makes sure that a checkpoint is of the architecture, classes and task that are here.
+
+    Args:
+        checkpoint: its folder, for the message.
+        about: what is said about it.
+        here: the same of the network that it is for.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    # What was saved before there were tasks is of the only one.
+    about = {"task": SOFTMAX.name, **about}
+    same = {
+        "arch": about["arch"] == here["arch"],
+        "classes": same_names(about["classes"], here["classes"]),
+        "task": about["task"] == here["task"],
+    }
+    for name, fits in same.items():
+        if not fits:
+            raise ConfigError(
+                f"{checkpoint}: is of {name} {about[name]}, not {here[name]}; resume a run with "
+                "the network, the classes and the task that it began with"
+            )
+
+
+def recorded_split(path: str | Path) -> Split:
+    """Returns the split of a run, for a source that holds its pictures, and maybe others.
+
+    Those that are not the run's are in neither part.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        ConfigError: it has no record of its pictures.
+        DataError: from the split, where a picture of the run is missing.
+        CheckpointError: the record is damaged.
+    """
+    run = RunDir(Path(path).expanduser().absolute())
+    pictures = read_pictures(run.pictures_file)
+    if pictures is None:
+        raise ConfigError(f"{path}: has no {run.pictures_file.name}, which says how it was split")
+
+    def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
+        places = find(pictures, pictures_of(source)).places
+        if name := _first(pictures, places < 0):
+            raise DataError(f"{name}: is a picture of {path}, and not there any more")
+        return places[~pictures.held_out], places[pictures.held_out]
+
+    return split
+
+
+def _first(pictures: Pictures, chosen: Bool[np.ndarray, "pictures"]) -> str:
+    """Names the first picture that was chosen, and counts the others; "" where none was."""
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return ""
+    others = f" (and {counted(len(places) - 1, 'other')})" if len(places) > 1 else ""
+    return f"{pictures.references[int(places[0])]}{others}"

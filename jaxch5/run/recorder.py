@@ -1,0 +1,70 @@
+"""What training did: losses and rates step by step, records epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from jaxch5.metrics import Record, is_number
+
+if TYPE_CHECKING:
+    from jaxch5.plots.figure import Figure
+
+
+@dataclass
+class Recorder:
+    """Grows while a learner trains.
+
+    A run that was resumed has the records of all its epochs, and the steps since then.
+
+    Attributes:
+        records: of each epoch: losses and metrics as fractions of 1, seconds, and pictures a second
+            of training.
+        losses: of each step.
+        lrs: of each step, the rate of each group of layers, the head last.
+        moms: momentum of each step.
+        ends: of each epoch that ended since, how many steps had been made.
+
+    Example:
+        >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])
+        >>> [axes.get_title() for axes in recorder.plot_sched().axes]
+        ['learning rate', 'momentum']
+    """
+
+    records: list[Record] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    lrs: list[list[float]] = field(default_factory=list)
+    moms: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def plot_loss(self, skip_start: int = 5) -> Figure:
+        """The training loss of each step, and the validation loss of each epoch.
+
+        Args:
+            skip_start: steps at the beginning that are left out: their losses dwarf the others.
+        """
+        from jaxch5.plots.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(range(skip_start, len(self.losses)), self.losses[skip_start:], label="training")
+        validated = self.records[len(self.records) - len(self.ends) :]
+        values = [record["valid_loss"] for record in validated]
+        losses = [value if is_number(value) else math.nan for value in values]
+        axes.plot(self.ends, losses, marker="o", label="validation")
+        axes.set(xlabel="step", ylabel="loss")
+        axes.legend()
+        return figure
+
+    def plot_sched(self) -> Figure:
+        """Rate and momentum of each step."""
+        from jaxch5.plots.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(self.lrs)
+        left.set(title="learning rate", xlabel="step")
+        right.plot(self.moms)
+        right.set(title="momentum", xlabel="step")
+        return figure

@@ -1,0 +1,239 @@
+"""Beginning from weights that were trained before: whose, and which parts of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import PyTree
+
+from jaxch5.errors import CheckpointError, ConfigError, WeightsError
+from jaxch5.models.pretrained import Pretrained, from_file, from_hub
+from jaxch5.models.provenance import SETTINGS
+from jaxch5.models.reader import refuse_damaged
+from jaxch5.models.registry import spec_of
+from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.directory import open_run
+from jaxch5.util.text import counted, plain_console, print_line, same_names
+
+
+def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree]:
+    """Returns variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
+
+    Args:
+        weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file,
+            with `#PART` for one of several state dicts in it; or a run directory.
+        arch: Name of an architecture, or a `ModelSpec`.
+
+    Raises:
+        ConfigError: the folder is no run, or there is no such architecture.
+        WeightsError: they cannot be had, or do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from functools import partial
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> from jaxch5.models.registry import create_model
+        >>> from jaxch5.models.weights import export_state_dict
+        >>> init = partial(create_model("resnet18", num_classes=3).init, train=False)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+        >>> variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     save_file(export_state_dict(variables, "resnet18"), file.name)
+        ...     load_weights(file.name, "resnet18")["params"]["head"]["kernel"].shape
+        (512, 3)
+    """
+    return find_weights(weights, arch).variables
+
+
+def find_weights(
+    weights: str | Path, arch: str | ModelSpec, normalization: Normalization | None = None
+) -> Pretrained:
+    """Returns what `load_weights` gives, with what travels with the weights.
+
+    Args:
+        weights, arch: what `load_weights` takes.
+        normalization: mean and deviation of their training; None takes what they say.
+    """
+    path = Path(weights).expanduser()
+    if weights != "imagenet" and not path.is_dir():
+        return from_file(path, arch, normalization)
+    found = from_hub(arch) if weights == "imagenet" else from_run(path, arch)
+    if normalization is None:
+        return found
+    return found._replace(normalization=normalization, normalized_by=SETTINGS)
+
+
+def available(arch: str | ModelSpec) -> tuple[str, str]:
+    """What `weights="auto"` stands for: "imagenet" where they can be had, else "none" and why.
+
+    Returns:
+        The name, and a line for people where it is "none".
+    """
+    try:
+        from_hub(arch)
+    except WeightsError as error:
+        return "none", f"no ImageNet weights, training from scratch: {error}"
+    return "imagenet", ""
+
+
+def pretrained_of(
+    weights: str | Path,
+    arch: str | ModelSpec | nn.Module,
+    head: str,
+    classes: tuple[str, ...],
+    normalization: Normalization | None,
+    say: Callable[[str], None] | None,
+) -> Pretrained | None:
+    """What `vision_learner` begins from; None where that is the network's own initialization.
+
+    Args:
+        weights, arch, head, normalization: what `vision_learner` takes.
+        classes: names of the new network's classes.
+        say: takes a line about the weights, or one where "auto" finds none; None prints it.
+
+    Raises:
+        ConfigError: weights are named for a module of one's own, or the folder is no run.
+        WeightsError: they cannot be had, or do not fit.
+
+    Example:
+        >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
+    """
+    if not isinstance(arch, str | ModelSpec):
+        if weights in ("auto", "none"):
+            return None
+        raise ConfigError(
+            f"weights = {weights}: a module of one's own begins from its own initialization; "
+            "say weights='none', or give a ModelSpec of it"
+        )
+    say = say or partial(print_line, plain_console())
+    if weights == "auto":
+        weights, reason = available(arch)
+        if reason:
+            say(reason)
+    if weights == "none":
+        return None
+    pretrained = find_weights(weights, arch, normalization)
+    say(describe(pretrained, head if spec_of(arch).heads else "", classes))
+    return pretrained
+
+
+def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
+    """Describes weights in a line: where from, how they were normalized, and which head.
+
+    Args:
+        pretrained: the weights.
+        head: of the new network, "linear" or "concat_pool"; "" is the architecture's own.
+        classes: names of the new network's classes.
+    """
+    mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
+    parts = [
+        f"weights: {pretrained.origin}",
+        f"mean {mean} and deviation {std} ({pretrained.normalized_by})",
+        _fate_of_head(pretrained, head, classes),
+    ]
+    if pretrained.left_out:
+        first, count = pretrained.left_out[0], len(pretrained.left_out)
+        others = f" and {counted(count - 1, 'other')}" if count > 1 else ""
+        parts.append(f"not taken: {first}{others}")
+    if pretrained.others:
+        parts.append(
+            f"the file holds others too, which --model.weights FILE#PART takes: "
+            f"{', '.join(pretrained.others)}"
+        )
+    return "; ".join(parts)
+
+
+def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
+    """Tells whether `transfer` takes the head, and why not."""
+    old = pretrained.variables["params"].get("head")
+    if old is None:
+        return "a new head: they have none that is known here"
+    kind = "concat_pool" if "fc2" in old else "linear"
+    if pretrained.classes is None:
+        return "a new head: nothing says which classes theirs is of"
+    if not same_names(classes, pretrained.classes):
+        return f"a new head: their {len(pretrained.classes)} classes are others, or in other order"
+    if head and kind != head:
+        return f"a new head: theirs is {kind} (--model.head {kind})"
+    return f"their head is kept: the same {len(classes)} classes"
+
+
+def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
+    """The weights that a run ended with: of its last checkpoint, or of its best if it kept that.
+
+    Raises:
+        ConfigError: there is no run.
+        WeightsError: it has no checkpoint, or is of another architecture.
+    """
+    run, config = open_run(path)
+    name = spec_of(arch).name
+    with Checkpoints(run.checkpoints, read_only=True) as saves:
+
+        def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
+            about = saves.about(step)
+            if (found := about.get("arch")) != name:
+                raise WeightsError(
+                    f"{path}: is a run of {found}, not of {name} (--model.arch {found})"
+                )
+            return about, saves.variables(step)
+
+        best = saves.best_step() if config.fit.keep_best else None
+        try:
+            found = read(best) if best is not None else saves.newest(read, warnings.warn)
+        except CheckpointError as error:
+            raise WeightsError(str(error)) from None
+    if found is None:
+        raise WeightsError(f"{path}: this run has no checkpoint yet")
+    about, variables = found
+    try:
+        refuse_damaged(variables)
+        normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
+        return Pretrained(variables, normalization, tuple(about["classes"]), str(path), "the run")
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: its checkpoint lacks what it is of: {error}") from None
+
+
+def transfer(
+    variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
+) -> dict[str, PyTree]:
+    """The variables with the body of the pretrained ones, and their head if the classes are theirs.
+
+    Args:
+        variables: of the new network, freshly drawn.
+        pretrained: of a network with the same body.
+        classes: names of the new network's classes.
+
+    Raises:
+        WeightsError: a part of the body is missing or has another shape.
+    """
+
+    def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
+        fits = _shapes(new) == _shapes(old)
+        if name == "head":
+            return old if fits and same_names(classes, pretrained.classes or ()) else new
+        if not fits:
+            what = f"has no {name}" if old is None else f"its {name} has other shapes"
+            raise WeightsError(f"{pretrained.origin}: {what}")
+        return old
+
+    return {
+        kind: {
+            name: part(name, new, pretrained.variables.get(kind, {}).get(name))
+            for name, new in parts.items()
+        }
+        for kind, parts in variables.items()
+    }
+
+
+def _shapes(tree: PyTree) -> Any:
+    return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]

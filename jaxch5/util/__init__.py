@@ -1,0 +1,1 @@
+"""What every part needs: text for people, files, addresses, other libraries."""

@@ -1,0 +1,67 @@
+"""Each setting of where pictures come from leads to its source and its split."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxch5.config.building import load_data, load_source, policy_of
+from jaxch5.config.settings import Config
+
+
+def data_of(**data):
+    return load_data(Config.model_validate({"data": {"batch_size": 4, **data}}))
+
+
+def test_without_anything_it_is_the_digits():
+    assert len(load_source(Config().data)) == 1797
+
+
+def test_a_pattern_takes_the_class_from_the_names(tmp_path):
+    for name in ("cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png", "dog_3.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    data = data_of(path=tmp_path, pattern=r"(.+)_\d\.png", batch_size=2)
+    assert data.classes == ("cat", "dog")
+
+
+def test_a_table_is_split_by_its_column_unless_random_is_asked_for(pictures, tmp_path):
+    rows = [f"red/{n}.jpg,red,{n < 5}\nblue/{n}.jpg,blue,{n < 5}\n" for n in range(20)]
+    table = tmp_path / "t.csv"
+    table.write_text("file,class,is_valid\n" + "".join(rows))
+    columns = {"image_column": "file", "label_column": "class", "root": pictures}
+    data = data_of(path=table, **columns)
+    assert (len(data.train.items), len(data.valid.items)) == (30, 10)
+    assert all("/" in data.source.references[item] for item in data.valid.items)
+    data = data_of(path=table, split="random", **columns)
+    assert (len(data.train.items), len(data.valid.items)) == (32, 8)
+
+
+def test_folders_of_parts_can_be_split_anew(pictures, tmp_path):
+    for part in ("train", "valid"):
+        shutil.copytree(pictures, tmp_path / part)
+    assert len(data_of(path=tmp_path).valid.items) == 40
+    assert len(data_of(path=tmp_path, split="random").valid.items) == 16
+
+
+def test_a_stratified_split_holds_out_the_same_share_of_each_class(pictures):
+    data = data_of(path=pictures, stratify=True)
+    counts = np.bincount(data.source.labels[data.valid.items])
+    assert counts.tolist() == [4, 4]
+
+
+def test_given_without_a_split_of_its_own_is_an_error(pictures):
+    with pytest.raises(Exception, match="is_valid"):
+        data_of(path=pictures, split="given")
+
+
+def test_every_augmentation_setting_reaches_the_policy():
+    settings = {"max_saturation": 0.3, "max_hue": 0.1, "p_gray": 0.2, "max_warp": 0.05}
+    policy = policy_of(Config.model_validate({"augment": settings}).augment)
+    assert {name: getattr(policy, name) for name in settings} == settings
+
+
+def test_bad_pictures_are_skipped_for_every_command(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "all")
+    (tmp_path / "all" / "red" / "0.jpg").write_bytes(b"")
+    assert len(data_of(path=tmp_path / "all", on_bad="skip").source) == 39

@@ -1,0 +1,99 @@
+"""A configuration is complete, checked, and survives the way to a file and back."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jaxch5.config.settings import Config, differing, from_toml, to_toml
+from jaxch5.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("config", [Config(), Config.model_validate({"data": {"path": "x"}})])
+def test_toml_round_trip(config, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config))
+    assert from_toml(file) == config
+
+
+def test_the_digits_configuration_is_the_default():
+    assert from_toml(CONFIGS / "digits.toml") == Config()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.stem)
+def test_every_configuration_in_the_folder_can_be_used(file):
+    config = from_toml(file)
+    assert file.stem == "digits" or file.stem.endswith(config.model.arch)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"path": "x", "tfds": "y"}, "data.tfds; name one place"),
+        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: goes with data.path or data.archive only"),
+        ({"tfds": "y", "root": "z"}, "goes with data.path only"),
+        ({"archive": "y", "sha256": "0"}, "data.sha256"),
+    ],
+)
+def test_places_that_do_not_go_together_are_named(data, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        Config.model_validate({"data": data})
+
+
+def test_pictures_of_ones_own_have_other_defaults():
+    config = Config.model_validate({"data": {"path": "photos", "size": 96}})
+    assert (config.data.presize, config.data.size, config.data.batch_size) == (192, 96, 32)
+    assert config.augment.do_flip
+    assert not Config().augment.do_flip
+
+
+def test_a_path_is_kept_absolute_so_that_a_run_can_be_taken_up_from_elsewhere():
+    assert Config.model_validate({"data": {"path": "photos"}}).data.path == Path.cwd() / "photos"
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[data]\npresise = 50", "data.presise: no such setting; did you mean data.presize?"),
+        ("colour = 1", "colour: no such setting"),
+        ("[fit]\nepochs = 0", "fit.epochs = 0: should be greater than or equal to 1"),
+        (
+            f"[fit]\nepochs = {10**20}",
+            f"fit.epochs = {10**20}: should be less than or equal to 1000000",
+        ),
+        ("[fit]\nepochs = 'x'", "fit.epochs = x: should be a valid integer"),
+        ("[fit]\nlr = nan", "fit.lr = nan: should be a finite number"),
+        ("[model]\narch = 'resnet19'", "should be resnet18, resnet34, resnet50"),
+        ("[data]\npresize = 30", "data.presize = 30 is below data.size = 32"),
+        ("[augment]\nmin_zoom = 2.0", "augment.min_zoom = 2.0 is above augment.max_zoom = 1.1"),
+        ("[fit]\nmoms = [0.9, 0.8, 1.0]", "each must be at least 0 and below 1"),
+        ("data = 3", "data = 3: should be"),
+        ("seed =", "not a TOML file"),
+    ],
+)
+def test_a_bad_file_ends_in_one_line_that_names_the_key_and_what_is_allowed(toml, line, tmp_path):
+    file = tmp_path / "bad.toml"
+    file.write_text(toml)
+    with pytest.raises(ConfigError) as caught:
+        from_toml(file)
+    assert line in str(caught.value)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: there is no such configuration file"):
+        from_toml(tmp_path / "nowhere.toml")
+
+
+def test_differing_names_nested_settings():
+    other = Config.model_validate({"fit": {"epochs": 6}, "seed": 3})
+    assert differing(Config(), other) == ["fit.epochs", "seed"]
+
+
+def test_a_path_that_toml_cannot_hold_is_refused():
+    with pytest.raises(ValidationError, match="no valid UTF-8"):
+        Config.model_validate({"data": {"path": "photos\udcff"}})

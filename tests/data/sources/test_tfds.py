@@ -1,0 +1,194 @@
+"""tensorflow-datasets: written to array_record and read back with no TensorFlow."""
+
+import io
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxch5.data.image import decode
+from jaxch5.data.source import remarks
+from jaxch5.data.sources.tfds import from_tfds
+from jaxch5.data.split import given_split
+from jaxch5.errors import DataError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    """Grey pictures whose shade is their number."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    COUNTS = {"train": 20, "test": 6}  # noqa: RUF012
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["round", "square"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in self.COUNTS.items()}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            file = io.BytesIO()
+            Image.new("RGB", (10, 12), (number,) * 3).save(file, "PNG")
+            file.seek(0)
+            yield number, {"image": file, "label": number % 2}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    TinyShapes(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_items_are_read_by_place(prepared, own_cache):
+    source = from_tfds("tiny_shapes", prepared)
+    assert source.classes == ("round", "square")
+    assert len(source) == 26
+    shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(len(source))]
+    assert sorted(shades[:20]) == list(range(20))
+    np.testing.assert_array_equal(source.labels, np.array(shades) % 2)
+    assert "tensorflow" not in sys.modules
+
+
+def test_its_own_splits_are_kept(prepared, own_cache):
+    train, valid = given_split()(from_tfds("tiny_shapes", prepared))
+    assert (len(train), len(valid)) == (20, 6)
+
+
+def test_labels_are_read_once(prepared, own_cache):
+    first = from_tfds("tiny_shapes", prepared)
+    kept = list(own_cache.rglob("*.npy"))
+    assert len(kept) == 2
+    np.testing.assert_array_equal(from_tfds("tiny_shapes", prepared).labels, first.labels)
+
+
+class Relabelled(TinyShapes):
+    """The same pictures, each time it is prepared with the labels that the test says."""
+
+    labels: tuple[int, ...] = ()
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(len(self.labels))}
+
+    def _generate_examples(self, count):
+        for number, example in super()._generate_examples(count):
+            yield number, example | {"label": self.labels[number]}
+
+
+def prepare(folder, labels):
+    Relabelled.labels = tuple(labels)
+    Relabelled(data_dir=folder, file_format="array_record").download_and_prepare()
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        # As an archive or a copy sets them: sizes and these times are alike each time.
+        os.utime(file, (1e9, 1e9))
+
+
+labels_of_twelve = st.lists(st.integers(0, 1), min_size=12, max_size=12)
+
+
+@settings(max_examples=6, deadline=None)
+@given(first=labels_of_twelve, then=labels_of_twelve)
+def test_a_set_that_was_prepared_again_has_its_new_labels(first, then, tmp_path_factory):
+    """Files of the same names, sizes and times of modification are others all the same."""
+    folder = tmp_path_factory.mktemp("prepared-twice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for labels in (first, then):
+            shutil.rmtree(folder / "sets", ignore_errors=True)
+            prepare(folder / "sets", labels)
+            for _ in range(2):
+                source = from_tfds("relabelled", folder / "sets")
+                shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(12)]
+                assert [labels[shade] for shade in shades] == source.labels.tolist()
+
+
+def test_a_set_that_is_overwritten_while_it_is_read_gives_no_picture_of_another_class(
+    own_cache, tmp_path
+):
+    for name, label in (("old", 0), ("new", 1)):
+        prepare(tmp_path / name, [label] * 12)
+    stale = from_tfds("relabelled", tmp_path / "old")
+    for file in (tmp_path / "new").rglob("*.array_record*"):
+        shutil.copyfile(file, tmp_path / "old" / file.relative_to(tmp_path / "new"))
+    with pytest.raises(DataError, match=r"relabelled/train/0000000: its label has become another"):
+        stale.read(0)
+
+
+@settings(max_examples=6, deadline=None)
+@given(labels=st.lists(st.integers(-1, 1), min_size=1, max_size=12))
+def test_every_item_is_labelled_or_counted(labels, tmp_path_factory):
+    """-1 is tensorflow-datasets' word for no label, as in a contest's test set."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        prepare(folder / "sets", labels)
+        source = from_tfds("relabelled", folder / "sets")
+    shades = [int(decode(source.read(item))[0, 0, 0]) for item in range(len(source))]
+    assert [labels[shade] for shade in shades] == source.labels.tolist()
+    missing = labels.count(-1)
+    assert len(source) == len(labels) - missing
+    assert remarks(source) == [f"passed over: {missing} without a label"] * bool(missing)
+
+
+def test_a_split_without_labels_is_no_split(own_cache, tmp_path):
+    class Contest(TinyShapes):
+        def _generate_examples(self, count):
+            for number, example in super()._generate_examples(count):
+                yield number, example | {"label": number % 2 if count == 20 else -1}
+
+    Contest(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("contest", tmp_path)
+    assert len(source) == 20
+    assert source.columns == {}
+    assert remarks(source) == ["passed over: 6 without a label"]
+
+
+def test_splits_that_are_not_used_are_named(own_cache, tmp_path):
+    class Parts(TinyShapes):
+        COUNTS = {"train": 4, "validation": 4, "test": 6, "extra": 2}  # noqa: RUF012
+
+    class Odd(TinyShapes):
+        COUNTS = {"first": 4, "second": 4}  # noqa: RUF012
+
+    for builder in (Parts, Odd):
+        builder(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = from_tfds("parts", tmp_path)
+    assert len(source) == 8
+    assert remarks(source) == ["splits not used: test (6), extra (2)"]
+    with pytest.raises(DataError, match=r"its splits: first, second"):
+        from_tfds("odd", tmp_path)
+
+
+def test_the_set_trains_through_the_block(prepared, own_cache):
+    import jaxch5 as jx
+
+    data = jx.DataBlock(jx.from_tfds("tiny_shapes", prepared), jx.given_split(), 16, 8).load(4)
+    batch = next(iter(data.train))
+    assert batch.image.shape == (4, 16, 24, 3)
+
+
+@pytest.mark.parametrize("name", ["oxford_iiit_pet", "tf_flowers", "imagenette"])
+def test_a_set_that_cannot_be_had_says_what_was_tried(name, tmp_path, monkeypatch):
+    import jaxch5.data.sources.tfds as module
+
+    monkeypatch.setattr(module, "reachable", lambda address: False)
+    with pytest.raises(DataError, match=f"{name}.*http.*--data.tfds-dir") as error:
+        from_tfds(name, tmp_path / "none")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_unknown_set_is_named(tmp_path):
+    with pytest.raises(DataError, match="no_such_set"):
+        from_tfds("no_such_set", tmp_path)

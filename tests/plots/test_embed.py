@@ -1,0 +1,43 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxch5.plots.embed import figure_image, picture_image
+
+
+def pixels(image):
+    """What a browser would show of it."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image.uri.split(",")[1]))))
+
+
+def test_a_small_picture_keeps_its_pixels():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    image = picture_image(picture / 255, "noise")
+    assert image.uri.startswith("data:image/png;base64,")
+    assert (image.width, image.height, image.alt) == (6, 8, "noise")
+    np.testing.assert_array_equal(pixels(image), picture)
+
+
+def test_a_large_picture_becomes_smaller():
+    noise = np.random.default_rng(0).random((50, 75, 3)).repeat(10, 0).repeat(10, 1)
+    image = picture_image(noise, "")
+    assert (image.width, image.height) == (384, 256)
+    assert pixels(image).shape == (256, 384, 3)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1.0, 0), (2.0, 255), (np.nan, 0)])
+def test_values_out_of_range_are_cut(value, shown):
+    assert (pixels(picture_image(np.full((4, 4, 3), value), "")) == shown).all()
+
+
+def test_a_figure_takes_the_smaller_form():
+    lines, photograph = Figure(figsize=(4, 3)), Figure(figsize=(4, 3))
+    lines.subplots().plot([0, 1])
+    noise = np.random.default_rng(0).random((300, 400, 3))
+    photograph.subplots().imshow(noise)
+    assert figure_image(lines, "").uri.startswith("data:image/png")
+    assert figure_image(photograph, "").uri.startswith("data:image/jpeg")

@@ -1,0 +1,386 @@
+import base64
+import dataclasses
+import hashlib
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from jaxch5.errors import CheckpointError
+from jaxch5.plots.embed import figure_image
+from jaxch5.results import report as module
+from jaxch5.results.report import Report, render, write_report
+from jaxch5.util.text import NO_NUMBER
+
+EVIL = """<script>alert(1)</script>"'&{{ 7*7 }}"""
+SCREENS = [(360, "light"), (360, "dark"), (1200, "light"), (1200, "dark")]
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page: elements with attributes, and all text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.texts, self._open = [], [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    def attributes(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def epochs(count=9):
+    return [
+        {
+            "epoch": epoch,
+            "phase": "frozen" if epoch < 3 else "unfrozen",
+            "train_loss": 2.5 * 0.6**epoch + 0.2,
+            "valid_loss": 1.4 * 0.7**epoch + 0.31,
+            "accuracy": 1 - 0.4 * 0.7**epoch,
+            "error_rate": 0.4 * 0.7**epoch,
+            "seconds": 64.2,
+            "images_per_second": 410.4,
+        }
+        for epoch in range(count)
+    ]
+
+
+def schedule(steps=1000):
+    shape = np.sin(np.linspace(0.05, 3.1, steps))
+    return shape[:, None] * np.array([1e-5, 1e-4, 1e-3]), 0.95 - 0.1 * shape
+
+
+def running(**changes):
+    rates, momentum = schedule()
+    start = Report(
+        title="pets-resnet50",
+        data_line="5,912 pictures to train on and 1,478 to validate with, of 37 classes.",
+        config='seed = 0\n\n[data]\npath = "~/pets"\n',
+        records=epochs(),
+        rates=rates.tolist(),
+        momentum=momentum.tolist(),
+        group_names=("stem", "stages", "head"),
+        versions={"jax": "0.10.2"},
+    )
+    return dataclasses.replace(start, **changes)
+
+
+def names_of(count):
+    return [f"{'American ' * (number % 3 == 0)}breed no {number}" for number in range(count)]
+
+
+def photograph(rng, height=460, width=612):
+    """Smooth colours with a grain: about as hard to compress as a photograph."""
+    down, across = np.mgrid[0:height, 0:width] / 90
+    waves = np.sin(down[..., None] * rng.uniform(1, 3, 3) + across[..., None] * rng.normal(size=3))
+    return (0.5 + 0.3 * waves + rng.normal(0, 0.04, (height, width, 3))).clip(0, 1)
+
+
+def finished(classes=37, names=None, picture=photograph, **changes):
+    rng = np.random.default_rng(0)
+    names = names or names_of(classes)
+    classes = len(names)
+    confusion = np.diag(rng.integers(30, 42, classes))
+    np.add.at(confusion, tuple(rng.integers(0, classes, (2, 3 * classes))), 1)
+    found = confusion.diagonal() / confusion.sum(axis=1)
+    figure = Figure(figsize=(6, 6.75), layout="constrained")
+    for axes in figure.subplots(3, 3).ravel():
+        axes.imshow(picture(rng))
+        axes.set_axis_off()
+    calibration = Figure(figsize=(5, 4), layout="constrained")
+    calibration.subplots().plot([0, 1], [0, 1])
+    done = running(
+        finished=True,
+        sample=figure_image(figure, "Nine pictures of the training set with their classes."),
+        confusion=confusion,
+        classes=names,
+        most_confused=[(names[0], names[1], 6), (names[1], names[0], 3)],
+        class_table=[
+            {"class": name, "precision": share, "recall": share, "f1": share, "support": 40}
+            for name, share in zip(names, found, strict=True)
+        ],
+        top_losses=[
+            {
+                "picture": picture(rng),
+                "prediction": names[0],
+                "actual": names[-1],
+                "loss": 9.1234 - number,
+                "probability": 0.0123,
+                "reference": f"images/{names[-1]}_{number}.jpg",
+            }
+            for number in range(9)
+        ],
+        calibration=figure_image(calibration, "Frequency against confidence."),
+    )
+    return dataclasses.replace(done, **changes)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render(finished())
+
+
+def test_every_part_has_its_place_and_its_link(page):
+    tags = Page(page)
+    sections = [attrs["id"] for attrs in tags.attributes("section")]
+    assert len(sections) == 10
+    links = [attrs["href"] for attrs in tags.attributes("a")]
+    assert links == [f"#{section}" for section in sections]
+    ids = [attrs["id"] for _, attrs in tags.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_numbers_are_there(page):
+    text = Page(page).text
+    last = epochs()[-1]
+    for shown in (
+        f"{last['train_loss']:.4f}",
+        f"{last['valid_loss']:.4f}",
+        f"{100 * last['error_rate']:.2f}\N{NO-BREAK SPACE}%",
+        "9:38",
+        "1:04",
+        "loss 9.12, probability 1.2",
+        "breed no 36_8.jpg",
+        'path = "~/pets"',
+        "0.10.2",
+        "training: from 2.7 to 0.242, lowest 0.242, highest 2.7.",
+    ):
+        assert shown in text, shown
+
+
+def test_cells_are_shaded_by_their_share_of_the_row():
+    counts = np.array([[8, 0], [1, 3]])
+    source = render(running(confusion=counts, classes=["a", "b"]))
+    cells = re.findall(
+        r"<td(?: class=\"(.*?)\")?>(\d*)(?=<)", source[source.index("confusion sm") :]
+    )
+    assert ("hit l8", "8") in cells
+    assert ("", "") in cells
+    assert ("miss l2", "1") in cells
+    assert ("hit l6", "3") in cells
+
+
+def test_names_are_text_wherever_they_stand():
+    changes = {
+        "title": EVIL,
+        "data_line": EVIL,
+        "config": EVIL,
+        "group_names": (EVIL, "b", "c"),
+        "versions": {EVIL: EVIL},
+        "records": [record | {"phase": EVIL} for record in epochs()],
+    }
+    source = render(finished(names=[EVIL, "other"], **changes))
+    tags = Page(source)
+    assert len(tags.attributes("script")) == 1
+    assert "<script>alert" not in source
+    assert tags.text.count(EVIL) > 30
+    alts = [attrs["alt"] for attrs in tags.attributes("img")]
+    assert f"A picture of other that was taken for {EVIL}" in alts
+
+
+def test_bytes_that_are_no_text_are_shown_as_escapes(tmp_path):
+    write_report(tmp_path / "report.html", running(title="caf\udce9"))
+    assert "<h1>caf\\udce9</h1>" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_nothing_comes_from_elsewhere(page):
+    assert "://" not in page
+    for tag, attrs in Page(page).tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert attrs.get(name, "#").startswith(("#", "data:")), (tag, name)
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_the_policy_lets_only_our_script_run(page):
+    metas = Page(page).attributes("meta")
+    policy = next(meta["content"] for meta in metas if "http-equiv" in meta)
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not re.search(r"\son\w+=", page)
+
+
+@pytest.mark.parametrize("report", [Report("a", "b"), running(records=()), running()])
+def test_what_is_missing_is_left_out(report):
+    source = render(report)
+    assert "Training goes on" in source
+    assert 'id="confusion"' not in source
+    assert source.count("<section") == source.count('<li><a href="#')
+
+
+def test_numbers_that_are_none():
+    record = epochs(1)[0] | {"train_loss": float("nan"), "valid_loss": float("inf")}
+    text = Page(render(running(records=[record]))).text
+    assert "training: no finite value." in text
+    assert "n/a" not in text
+    assert NO_NUMBER in text
+
+
+def test_steps_that_were_skipped_have_a_column():
+    records = [record | {"skipped_steps": 17} for record in epochs()]
+    assert "<td>17</td>" in render(running(records=records))
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    write_report(path, running(title="old"))
+
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.Path, "write_bytes", full)
+    with pytest.raises(CheckpointError, match=r"report\.html: cannot be written: No space left"):
+        write_report(path, running(title="new"))
+    assert "<h1>old</h1>" in path.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_none(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_report(tmp_path / "file" / "report.html", running())
+
+
+def test_the_report_of_an_epoch_costs_little(tmp_path):
+    rates, momentum = schedule(20_000)
+    sample = figure_image(Figure(), "A figure.")
+    report = running(
+        records=epochs(100), rates=rates.tolist(), momentum=momentum.tolist(), sample=sample
+    )
+    write_report(tmp_path / "report.html", report)
+    # Of the processor, which other tests may be using too.
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        write_report(tmp_path / "report.html", report)
+        times.append(time.process_time() - began)
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("classes", [2, 37, 200])
+def test_the_last_report_is_small_and_quick(tmp_path, classes):
+    path = tmp_path / "report.html"
+    report = finished(classes)
+    began = time.process_time()
+    write_report(path, report)
+    assert time.process_time() - began < 5
+    assert path.stat().st_size < 3e6
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, tmp_path_factory):
+    """Opens a report from disk and gathers its errors and what it asks for."""
+    folder = tmp_path_factory.mktemp("reports")
+    contexts = []
+
+    def open_report(report, width=1200, scheme="light", **options):
+        path = folder / f"{len(contexts)}.html"
+        write_report(path, report)
+        context = chromium.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.complaints, tab.requests = [], []
+        tab.on("console", lambda message: tab.complaints.append(message.text))
+        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: (tab.complaints.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: tab.requests.append(request.url))
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_report
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_a_page_fits_its_screen_and_asks_for_nothing(opened, tmp_path, width, scheme):
+    tab = opened(finished(), width, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    assert tab.complaints == []
+    outside = [url for url in tab.requests if not url.startswith(("file:", "data:"))]
+    assert outside == []
+    assert len([url for url in tab.requests if url.startswith("file:")]) == 1
+
+
+@pytest.mark.browser
+def test_a_name_is_no_script_in_a_browser(opened):
+    evil = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+    tab = opened(finished(names=[evil, "b"], title=evil, group_names=(evil, "b", "c")))
+    assert tab.complaints == []
+    assert tab.locator("h1").inner_text() == evil
+    assert tab.locator("table.sortable tbody th").first.inner_text() == evil
+    assert tab.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.browser
+def test_the_table_of_classes_is_sorted_by_keyboard(opened):
+    tab = opened(finished(classes=12))
+    names = tab.locator("table.sortable tbody th")
+    assert names.all_inner_texts() == names_of(12)
+    tab.get_by_role("button", name="recall").focus()
+    tab.keyboard.press("Enter")
+    heading = tab.locator("table.sortable thead th").nth(2)
+    values = "cells => cells.map(cell => Number(cell.dataset.value))"
+    cells = tab.locator("table.sortable tbody td:nth-child(3)")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert cells.evaluate_all(values) == sorted(cells.evaluate_all(values))
+    tab.keyboard.press("Space")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert cells.evaluate_all(values) == sorted(cells.evaluate_all(values), reverse=True)
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") is None
+    by_number = sorted(
+        names_of(12), key=lambda name: ("American" not in name, int(name.split()[-1]))
+    )
+    assert names.all_inner_texts() == by_number
+
+
+@pytest.mark.browser
+def test_without_script_the_table_is_plain(opened):
+    tab = opened(finished(classes=5), java_script_enabled=False)
+    assert tab.locator("table.sortable tbody tr").count() == 5
+    assert tab.locator("button").count() == 0
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("classes", [2, 37, 200])
+def test_the_labels_of_the_matrix_stay_in_sight(opened, classes):
+    tab = opened(finished(classes), width=360)
+    box = tab.locator(".matrix")
+    box.scroll_into_view_if_needed()
+    box.evaluate("box => { box.scrollTop = 1e6; box.scrollLeft = 1e6 }")
+    left = box.bounding_box()["x"]
+    label = tab.locator(".confusion tbody th").last.bounding_box()
+    cell = tab.locator(".confusion tbody td").last.bounding_box()
+    assert label["x"] >= left - 1
+    assert label["x"] + label["width"] <= cell["x"] + 1
+    assert cell["x"] + cell["width"] <= 360

@@ -1,0 +1,108 @@
+"""A run directory is made once, opened again, and its metrics are always whole."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxch5.config.settings import Config
+from jaxch5.errors import CheckpointError, ConfigError
+from jaxch5.run.directory import (
+    add_environment,
+    create_run,
+    discard_run,
+    locked,
+    open_run,
+    write_metrics,
+)
+
+
+def test_a_run_can_be_opened_again_with_its_configuration(tmp_path):
+    config = Config(seed=3)
+    run = create_run(config, tmp_path / "run")
+    assert open_run(tmp_path / "run") == (run, config)
+
+
+def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [create_run(Config()).path for _ in range(3)]
+    assert len(set(runs)) == 3
+    assert all(run.parent == tmp_path / "runs" for run in runs)
+    assert all("digits-resnet18" in run.name for run in runs)
+
+
+def test_a_run_is_never_written_over(tmp_path):
+    create_run(Config(), tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a run already; python -m jaxch5\.train --resume"):
+        create_run(Config(), tmp_path)
+
+
+def test_a_directory_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty"):
+        create_run(Config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_path_that_cannot_be_made_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(CheckpointError, match=r"file/run: cannot be written .*--workdir"):
+        create_run(Config(), file / "run")
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no run directory: it holds no config\.toml"):
+        open_run(tmp_path)
+
+
+def test_metrics_are_a_line_an_epoch(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    records = [{"epoch": 0, "accuracy": 0.5}, {"epoch": 1, "accuracy": 0.75}]
+    for count in (1, 2):
+        write_metrics(run, records[:count])
+    lines = run.metrics_file.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+    ]
+
+
+def test_a_discarded_run_leaves_nothing(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    discard_run(run)
+    assert not run.path.exists()
+
+
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path; from jaxch5.run.directory import *\n"
+        "with locked(RunDir(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, run.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    holder = f"is being written by process {other.pid} on "
+    with pytest.raises(CheckpointError, match=holder), locked(run):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(run):
+        assert str(os.getpid()) in run.lock_file.read_text()
+
+
+def test_each_start_adds_a_line_about_where_it_runs(tmp_path):
+    run = create_run(Config(), tmp_path / "run")
+    add_environment(run, {"device": "one"})
+    add_environment(run, {"device": "two"})
+    lines = run.environment_file.read_text().splitlines()
+    assert [json.loads(line)["device"] for line in lines] == ["one", "two"]

@@ -1,0 +1,13 @@
+"""What may make two runs of one configuration differ is written down."""
+
+import json
+
+import jax
+
+from jaxch5.run.environment import environment
+
+
+def test_versions_and_device_are_named():
+    said = json.loads(json.dumps(environment()))
+    assert said["versions"]["jax"] == jax.__version__
+    assert said["device"] == "cpu"

@@ -1,0 +1,212 @@
+"""Training begins from the weights of others: which parts it takes, and what it refuses."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from huggingface_hub import constants
+
+from jaxch5.config.settings import Config
+from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.registry import create_model
+from jaxch5.models.spec import IMAGENET
+from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.directory import create_run
+from jaxch5.run.transfer import available, find_weights, from_run, load_weights, transfer
+from jaxch5.training.recipe import Recipe
+from jaxch5.training.state import init_state
+
+PETS = ("cat", "dog", "fish")
+ABOUT = {
+    "arch": "resnet18",
+    "classes": list(PETS),
+    "frozen_to": 0,
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+}
+
+
+def variables_of(value, arch="resnet18", head="concat_pool", classes=PETS):
+    def init(key):
+        model = create_model(arch, len(classes), head)
+        return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), shapes)
+
+
+def pretrained(classes=PETS, **named):
+    """Weights that are 1 throughout."""
+    return Pretrained(variables_of(1, classes=classes or PETS, **named), IMAGENET, classes, "there")
+
+
+def origins(variables):
+    """Of each part of each kind, the one value that it holds."""
+    return {
+        (kind, name): set(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(part)]).tolist())
+        for kind, parts in variables.items()
+        for name, part in parts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "head_from"),
+    [
+        ({}, {}, 1),
+        ({"classes": ("cat", "dog", "bird")}, {}, 0),
+        ({"classes": ("Bär", "Kuh")}, {"classes": ("Ba\u0308r", "Kuh")}, 1),
+        ({"classes": ("dog", "cat", "fish")}, {}, 0),
+        ({"classes": ("cat", "dog")}, {}, 0),
+        ({}, {"classes": None}, 0),
+        ({}, {"head": "linear"}, 0),
+        ({"head": "linear"}, {}, 0),
+        ({"head": "linear"}, {"head": "linear"}, 1),
+    ],
+)
+def test_the_body_is_taken_and_the_head_only_with_its_classes(new, old, head_from):
+    """The same classes in the same order, of a head of the same kind; else a new one is drawn."""
+    variables = variables_of(0, **new)
+    taken = transfer(variables, pretrained(**old), new.get("classes", PETS))
+    assert jax.tree.structure(taken) == jax.tree.structure(variables)
+    for (_, name), values in origins(taken).items():
+        assert values == {head_from if name == "head" else 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("params", "conv1"), ("params", "layer4_1"), ("batch_stats", "bn1")]
+)
+def test_a_missing_part_is_named(kind, name):
+    source = pretrained()
+    del source.variables[kind][name]
+    with pytest.raises(WeightsError, match=f"^there: has no {name}$"):
+        transfer(variables_of(0), source, PETS)
+
+
+def test_a_part_of_another_shape_is_named():
+    """Not taken to fail later, somewhere in a compiled program."""
+    with pytest.raises(WeightsError, match=r"^there: its layer1_0 has other shapes$"):
+        transfer(variables_of(0), pretrained(arch="resnet50"), PETS)
+    source = pretrained()
+    source.variables["params"]["conv1"]["kernel"] = np.ones((3, 3, 3, 64), np.float32)
+    with pytest.raises(WeightsError, match=r"^there: its conv1 has other shapes$"):
+        transfer(variables_of(0), source, PETS)
+
+
+class Tiny(nn.Module):
+    """A checkpoint of it is as good as a ResNet's."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3, name="head")(x.mean(axis=(1, 2)))
+
+
+def full_of(value, tree):
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
+
+
+def run_with(tmp_path, saves=(), keep_best=False, average=False):
+    """A run with a checkpoint for each (step, accuracy); None is a save within an epoch. Every
+    weight is the number of its step, and of its average the step after."""
+    path = tmp_path / "run"
+    create_run(Config.model_validate({"fit": {"keep_best": keep_best}}), path)
+    state = init_state(Tiny(), Recipe(average=0.9 * average), 8, jax.random.key(0))
+    records = []
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        for step, accuracy in saves:
+            if accuracy is not None:
+                records.append({"epoch": len(records), "accuracy": accuracy})
+            state = state.replace(
+                step=jnp.int32(step),
+                params=full_of(step, state.params),
+                average=full_of(step + 1, state.average),
+            )
+            checkpoints.save(state, records, accuracy is not None, ABOUT)
+    return path
+
+
+def step_of(found):
+    (step,) = {value for values in origins(found.variables).values() for value in values}
+    return step
+
+
+def test_normalization_and_classes_travel_with_a_run(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)])
+    found = find_weights(str(path), "resnet18")
+    assert found.normalization == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert found.classes == PETS
+    assert found.origin == str(path)
+    assert origins(load_weights(path, "resnet18")) == origins(found.variables)
+
+
+@pytest.mark.parametrize(
+    ("saves", "named", "step"),
+    [
+        ([(4, 0.9), (8, 0.5)], {}, 8),
+        ([(4, 0.9), (8, 0.5)], {"keep_best": True}, 4),
+        ([(4, 0.9), (6, None)], {"keep_best": True}, 4),
+        ([(2, None)], {"keep_best": True}, 2),
+        ([(4, 0.5)], {"average": True}, 5),
+    ],
+    ids=["last", "best", "best of before", "none is best yet", "average"],
+)
+def test_a_run_gives_what_it_ended_with(saves, named, step, tmp_path):
+    assert step_of(from_run(run_with(tmp_path, saves, **named), "resnet18")) == step
+
+
+def test_a_run_of_another_architecture_is_named(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)])
+    with pytest.raises(WeightsError) as raised:
+        from_run(path, "resnet34")
+    line = f"{path}: is a run of resnet18, not of resnet34 (--model.arch resnet18)"
+    assert str(raised.value) == line
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path):
+    """Also one whose checkpoints were cleared away; it stays without them."""
+    path = run_with(tmp_path)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=f"^{path}: this run has no checkpoint yet$"):
+            from_run(path, "resnet18")
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    assert [file.name for file in path.iterdir()] == ["config.toml"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)])
+    shutil.rmtree(path / "checkpoints" / "4" / "variables")
+    with pytest.raises(WeightsError, match=f"^{path}/checkpoints/4: is damaged: "):
+        from_run(path, "resnet18")
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is no run directory"):
+        find_weights(tmp_path, "resnet18")
+
+
+def test_a_run_may_be_read_while_it_saves(tmp_path):
+    """What another process has begun to save is not cleared away."""
+    path = run_with(tmp_path, [(4, 0.5)])
+    unfinished = path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "part").write_bytes(b"half of it")
+    assert step_of(from_run(path, "resnet18")) == 4
+    assert (unfinished / "part").exists()
+    shutil.rmtree(path / "checkpoints" / "4" / "variables")
+    with pytest.raises(WeightsError):
+        from_run(path, "resnet18")
+    assert (unfinished / "part").exists()
+
+
+def test_auto_is_none_and_says_why_where_imagenets_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    name, line = available("resnet18")
+    assert name == "none"
+    assert line.startswith("no ImageNet weights, training from scratch: timm/resnet18")
+    assert len(line.splitlines()) == 1
+    with pytest.raises(WeightsError):
+        load_weights("imagenet", "resnet18")

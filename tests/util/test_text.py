@@ -1,0 +1,54 @@
+"""What is printed for people, in a terminal and in a notebook."""
+
+import ast
+import builtins
+import io
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import jaxch5
+from jaxch5.util.text import plain_console, print_line, print_row
+
+
+class ZMQInteractiveShell:
+    """By this name of `get_ipython()`'s class rich knows a notebook."""
+
+
+@pytest.mark.parametrize("stderr", [False, True])
+def test_a_notebook_gets_lines_of_text(stderr, monkeypatch, capsys):
+    """Not HTML, for which rich would need IPython, nor what a kernel's FORCE_COLOR asks for."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    console = plain_console(stderr)
+    print_line(console, "epoch 0")
+    assert not console.is_terminal
+    assert capsys.readouterr()[stderr] == "epoch 0\n"
+
+
+def test_a_table_loses_columns_where_there_is_no_room_and_not_its_lines():
+    """As many columns as fit, whole, the first always; a file gets all of them."""
+    head, row = "name  first  second", "cat     0.5     0.7"
+    for width, columns in ((19, 19), (18, 11), (11, 11), (4, 4), (2, 4)):
+        output = io.StringIO()
+        terminal = Console(file=output, width=width, force_terminal=True, no_color=True)
+        print_row(terminal, head, head)
+        print_row(terminal, row, head)
+        assert output.getvalue() == f"{head[:columns]}\n{row[:columns]}\n"
+    output = io.StringIO()
+    print_row(Console(file=output, width=2), row, head)
+    assert output.getvalue() == f"{row}\n"
+
+
+def test_what_is_counted_has_the_form_that_goes_with_one():
+    """Pictures and others are counted everywhere, and there may be one of them."""
+    for file in Path(jaxch5.__file__).parent.rglob("*.py"):
+        texts = [
+            node for node in ast.walk(ast.parse(file.read_text())) if type(node) is ast.JoinedStr
+        ]
+        for count, after in (pair for text in texts for pair in itertools.pairwise(text.values)):
+            if isinstance(after, ast.Constant) and not isinstance(count.value, ast.IfExp):
+                assert not re.match(r" (pictures|others)\b", after.value), ast.unparse(count)

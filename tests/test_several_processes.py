@@ -13,6 +13,7 @@ import pytest
 
 CHILD = Path(__file__).with_name("tiny_train.py")
 SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
+SETTINGS += ["--model.arch", "tiny_train:SPEC"]
 # Another order than the usual one, too, is each process's own work.
 SETTINGS += ["--data.sampler", "balanced"]
 

@@ -1,28 +1,19 @@
-"""The learner: data, model and state in one hand, for notebooks and for the commands.
-
-It holds a state and calls functions; what is computed is in `jaxch5.training`.
-"""
+"""The learner: the face of training for notebooks and for the commands."""
 
 from __future__ import annotations
 
-import copy
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
 from jaxch5.errors import ConfigError
-from jaxch5.metrics import Record
-from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.optim import schedule
@@ -31,66 +22,31 @@ from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
 from jaxch5.results.about import About, head_of
 from jaxch5.results.interpretation import Interpretation, interpretation_of
 from jaxch5.results.predictor import Prediction, Predictor
-from jaxch5.run.attempts import Attempts
-from jaxch5.run.checkpoint import Checkpoints, Saved
-from jaxch5.run.directory import RunDir, write_metrics
-from jaxch5.run.follow import follow, guest
-from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
-from jaxch5.run.hooks.records import record_into, write_records
-from jaxch5.run.hooks.report import write_reports
-from jaxch5.run.hooks.table import Table
-from jaxch5.run.hooks.tensorboard import TensorBoard
-from jaxch5.run.hooks.trace import Trace
-from jaxch5.run.pictures import check_about, check_pictures, known_by
-from jaxch5.run.recorder import Recorder
-from jaxch5.run.transfer import pretrained_of, transfer
-from jaxch5.training.events import Begin, End, Event, Hook, Ready
-from jaxch5.training.freezing import Frozen, layer_groups, summarize_model
-from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
-from jaxch5.training.interrupts import Interrupts
-from jaxch5.training.loop import evaluate, fit, predict
-from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, Sweep, find_lr, sweep_rates
-from jaxch5.training.memory import out_of_memory
-from jaxch5.training.mesh import make_mesh, on_one_device, place, placement_of, share
+from jaxch5.run.transfer import pretrained_of
+from jaxch5.trainer import Trainer
+from jaxch5.training.events import Hook
+from jaxch5.training.freezing import summarize_model
+from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_rates
+from jaxch5.training.mesh import on_one_device
 from jaxch5.training.plan import (
-    Plan,
-    check_rates,
-    left_to_do,
     plan_at_rate,
     plan_of_one_cycle,
     plans_of_fine_tune,
 )
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.recipe import Recipe
-from jaxch5.training.reduction import check_is_mean
-from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
-from jaxch5.training.step import DrawnEvalStep, make_drawn_eval_step
-from jaxch5.training.steps import Steps, compile_steps
+from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
-from jaxch5.util.text import plain_console, print_line
+from jaxch5.util.text import print_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Learner:
+class Learner(Trainer):
     """A model in training on data; made by `vision_learner`.
 
-    Attributes:
-        data: the pictures.
-        model, spec: a linen module, and what is known of its architecture.
-        recipe: loss, optimizer, precision and what else does not change.
-        groups: of the model's layers.
-        state: weights, statistics and optimizer, as of the last step.
-        recorder: losses, rates and records of what was trained.
-        sweep: of the last `lr_find`: rates, losses and smooth losses.
-        console: where tables and bars are drawn.
-        mesh: the devices that share a batch, where there are several.
-        run: where records and checkpoints are written; None writes nothing.
-        saving: when checkpoints are written, and whether training ends with the best one.
-        log: whether figures are written for TensorBoard, into the run.
-        profile: whether some steps are traced, into the run.
-        hooks: functions of the events of training; see `jaxch5.training.events`.
+    Its attributes are those of `jaxch5.trainer.Trainer`.
 
     Example:
         Any linen module learns; here a tiny one tells dark pictures from bright ones.
@@ -120,121 +76,6 @@ class Learner:
         >>> probabilities.shape, learn.predict(np.zeros((8, 8, 3), np.uint8)).label
         ((6, 2), 'dark')
     """
-
-    def __init__(
-        self,
-        data: Data,
-        model: nn.Module,
-        recipe: Recipe,
-        pretrained: Pretrained | None = None,
-        seed: int = 0,
-        normalization: Normalization | None = None,
-        hooks: Sequence[Hook] = (),
-        spec: ModelSpec | None = None,
-    ) -> None:
-        self.mesh = make_mesh(data.train.batch_size, recipe.devices)
-        if recipe.mix or (self.mesh and recipe.bn == "local"):
-            check_is_mean(recipe.objective, len(data.classes))
-        self.data = share(data, self.mesh)
-        self.model = model
-        self.recipe = recipe
-        self.pretrained = pretrained
-        self.sweep: Sweep | None = None
-        self.console = plain_console()
-        self.run: RunDir | None = None
-        self.saving = Saving()
-        self.log = self.profile = False
-        self.hooks = tuple(hooks)
-        self._compiled: dict[Any, Steps] = {}
-        self._looks: dict[Any, DrawnEvalStep] = {}
-        self._predictor: tuple[Any, Predictor] | None = None
-        init = partial(model.init, train=False)
-        picture = jnp.zeros((1, data.size, data.size, 3))
-        self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
-        self.spec = spec or spec_of(model, self._shapes["params"])
-        self.normalization = normalization or (pretrained or self.spec).normalization
-        self.groups = layer_groups(recipe.groups, self.spec, self._shapes["params"])
-        self._begin(seed)
-
-    def _begin(self, seed: int) -> None:
-        weights_key, self._key = jax.random.split(jax.random.key(seed))
-        self.recorder = Recorder()
-        self._kept: Record | None = None
-        self._restored = False
-        self._frozen = self._frozen_to(-1 if self.pretrained else 0)
-        self.state: TrainState = init_state(
-            self.model,
-            self.recipe,
-            self.data.size,
-            weights_key,
-            self._frozen.optimizer,
-            self._frozen.paths,
-        )
-        if self.pretrained:
-            drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-            taken = transfer(drawn, self.pretrained, self.data.classes)
-            self.state = with_variables(self.state, taken)
-        self._place()
-
-    def _place(self) -> None:
-        """Where the state lies is where its steps are computed."""
-        self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
-
-    def again(self, seed: int) -> Learner:
-        """A learner of the same data and model from another seed; nothing is compiled again.
-
-        Args:
-            seed: of the initial weights and of every draw in training.
-        """
-        other = copy.copy(self)
-        other.data = self.data.with_seed(seed)
-        other._begin(seed)
-        return other
-
-    @property
-    def records(self) -> list[Record]:
-        """Of each epoch done: losses and metrics as fractions of 1, seconds, pictures a second."""
-        return self.recorder.records
-
-    def _frozen_to(self, group: int) -> Frozen:
-        return Frozen(self.model, self._shapes, self.spec, self.groups, group, self.recipe)
-
-    @property
-    def _steps(self) -> Steps:
-        data, frozen, normalization = self.data, self._frozen, self.normalization
-        # An epoch's length decides when what was accumulated makes an update.
-        length = len(data.train) if self.recipe.accumulate > 1 else 0
-        shapes = data.train.shapes()
-        key = (frozen.frozen_to, normalization, data.size, data.augment, shapes, length)
-        if key not in self._compiled:
-            steps = frozen.steps(data, normalization, self.mesh)
-            deterministic = self.recipe.deterministic
-            self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
-        return self._compiled[key]
-
-    def freeze_to(self, n: int) -> None:
-        """Freezes the groups of layers before group `n` and clears the optimizer's moments.
-
-        Frozen groups get no update, and no gradient is taken of them, but for their batch norms
-        where `train_bn` says so.
-
-        Args:
-            n: number of the first group that trains; negative counts from the end.
-
-        Raises:
-            ConfigError: there is no such group.
-        """
-        self._frozen = self._frozen_to(n)
-        self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
-        self._place()
-
-    def freeze(self) -> None:
-        """Freezes all but the head; see `freeze_to`."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Has all layers train; see `freeze_to`."""
-        self.freeze_to(0)
 
     def summary(self) -> None:
         """Prints how many parameters each group of layers has, and how many of them train."""
@@ -344,149 +185,6 @@ class Learner:
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
         return namedtuple("SuggestedRates", chosen)(**chosen)
-
-    def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains through plans that count from 0; a restored run, through what is left of them."""
-        steps_per_epoch = len(self.data.train)
-        for plan in plans:
-            check_rates(plan, steps_per_epoch)
-        restored, self._restored = self._restored, False
-        if not restored:
-            # Epochs begin at multiples of their length, also after one that was interrupted.
-            start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
-            self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
-            plans = [plan._replace(start=start + plan.start) for plan in plans]
-        attempt = Attempts(partial(print_line, self.console))
-        hooks, keeper = self._hooks(restored, attempt)
-        with Interrupts() as interrupts:
-            check = agreed_check(interrupts)
-            events = self._events(plans, restored, interrupts, check, keeper)
-            follow(events, hooks, check, lambda: self.state)
-        attempt.check()
-
-    def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
-        """What watches a call to train, in the order in which it sees events; who has the best."""
-        task, columns = self.recipe.task, self.recipe.columns
-        columns += ["skipped_steps"] * bool(self.state.scale)
-        hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
-        keeper: Keeper
-        if (run := self.run) and is_first():
-            hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
-            hooks.append(write_records(run, self.data, restored, self.records, attempt))
-            hooks.append(write_reports(run, self.data, self.records, attempt, task))
-            keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
-        else:
-            keeper = KeepBest(self._kept, self.state.variables, task.best)
-        self._kept = None
-        hooks += [keeper, *map(guest, self.hooks if is_first() else ())]
-        if run and self.profile and is_first():
-            hooks.append(Trace(run.profile, partial(print_line, self.console)))
-        return hooks, keeper
-
-    def _events(
-        self,
-        plans: Sequence[Plan],
-        restored: bool,
-        interrupts: Interrupts,
-        check: Callable[[], None],
-        keeper: Keeper,
-    ) -> Iterator[Event]:
-        """Trains, and yields what happens."""
-        data, recipe, run = self.data, self.recipe, self.run
-        step, length = int(self.state.step), len(data.train)
-        unvalidated = restored and step % length == 0 and len(self.records) < step // length
-        if not restored and not step and (line := known_by(self.pretrained, data)):
-            print_line(self.console, line)
-        names = tuple(self.groups.names), tuple(data.classes)
-        yield Begin(step, length, tuple(plans), *names, data.describe(), run and run.path)
-        for plan in left_to_do(plans, step, length, unvalidated) if restored else plans:
-            within = int(self.state.step) > plan.start
-            if plan.frozen_to is not None and not within:
-                self.freeze_to(plan.frozen_to)
-            with interrupts.during("compiling"):
-                steps = self._steps
-            check()
-            yield Ready(int(self.state.step), plan)
-            args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
-            with out_of_memory(steps.need, data.train.batch_size, data.size):
-                for event in fit(self.state, data, *args, check, recipe.task):
-                    # Held as soon as it is there, because the one before is consumed by then.
-                    self.state = event.state
-                    yield event
-        if self.saving.keep_best:
-            self._kept, variables = keeper.best() or (None, self.state.variables)
-            self.state = with_variables(self.state, of_first(variables))
-            self._place()
-        interp = None
-        # All processes take part in this, and the first writes it.
-        if run and np.isfinite((preds := self.get_preds())[0]).all():
-            interp = interpretation_of(data.source, data.valid.items, *preds, recipe.task)
-        yield End(int(self.state.step), self.state, "finished", interpretation=interp)
-
-    def _about(self) -> dict[str, Any]:
-        """What a reader of a checkpoint has to know before it can use the state."""
-        return {
-            "arch": self.spec.name,
-            "classes": list(self.data.classes),
-            "frozen_to": self._frozen.frozen_to,
-            "mean": list(self.normalization.mean),
-            "std": list(self.normalization.std),
-            "task": self.recipe.task.name,
-            "best": list(self.recipe.task.best),
-        }
-
-    def restore(self, run: RunDir) -> bool:
-        """Takes the state and the records of a run's last checkpoint; False where it has none.
-
-        A damaged one is passed over, with a line that says so. The next call to train goes on with
-        what the run did.
-
-        Args:
-            run: what `jaxch5.run.directory.open_run` gives.
-
-        Raises:
-            CheckpointError: none of the checkpoints is intact.
-            ConfigError: they are of another architecture or of other classes.
-        """
-        with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:
-            found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
-            agree({f"a checkpoint in {run.path}": found is not None})
-            if found is None:
-                return False
-            check_pictures(run, self.data)
-            self.state, records = found
-            self._place()
-            agree({"step of the last checkpoint": int(self.state.step)})
-            if is_first():
-                saves.remove_after(int(self.state.step))
-                write_metrics(run, records)
-        self.recorder.records[:] = records
-        self._kept = None
-        self._restored = True
-        return True
-
-    def _saved(self, saves: Checkpoints, step: int) -> Saved:
-        about = saves.about(step)
-        check_about(saves.directory / str(step), about, self._about())
-        self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-        self.freeze_to(about["frozen_to"])
-        return saves.restore(self.state, step)
-
-    @property
-    def record(self) -> Record:
-        """Of the epoch whose weights the learner has: the last, or the best if it keeps that."""
-        return self._kept or self.records[-1]
-
-    def validate(self) -> dict[str, float]:
-        """Computes `valid_loss`, the task's metrics and others over the validation set."""
-        recipe, step = self.recipe, self._steps.evaluate
-        loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
-        return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
-
-    def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Probabilities and labels of the validation set, in its order."""
-        logits, labels = predict(self.state, self.data.valid, self._steps.evaluate)
-        return self.recipe.task.probabilities(logits), labels
 
     def interpret(self) -> Interpretation:
         """What the model makes of the validation set: confusions, losses, calibration.

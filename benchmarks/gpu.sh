@@ -65,7 +65,7 @@ else
         xla_gpu_exhaustive_tiling_search=True
         xla_gpu_enable_command_buffer=
         xla_gpu_experimental_enable_conv_fusion=True
-        xla_gpu_experimental_enable_fusion_autotuner=True
+        xla_gpu_experimental_enable_fusion_autotuner=False
     )
 fi
 

@@ -7,7 +7,8 @@ import platformdirs
 
 from jaxch5.data.parallel import cores
 
-# On a GPU, leaves out kernels that add in an order of their own each time.
+# On a GPU, leaves out kernels that add in an order of their own each time, and does not choose
+# among the others by measuring them, which another compilation may decide otherwise.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
 # Of each platform, options that were measured to help there. On a CPU: reductions by a library. Of
 # a GPU none is known yet; benchmarks/gpu.sh tries some.

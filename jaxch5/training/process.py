@@ -20,13 +20,16 @@ def prepare_process() -> None:
     """Has the process keep compiled programs for the next start, and memory for the next step.
 
     For commands and notebooks, before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`.
+    `keep_freed_memory`. On a GPU random numbers come from a kernel of jaxlib's; they are the same.
 
     Example:
         >>> prepare_process()  # doctest: +SKIP
     """
     keep_compiled_programs()
     keep_freed_memory()
+    # XLA writes out the rounds of each draw otherwise: the initial weights of a ResNet-50 took 18 s
+    # to compile on an H200 (docs/benchmarks.md).
+    jax.config.update("jax_threefry_gpu_kernel_lowering", True)
 
 
 def keep_freed_memory() -> None:

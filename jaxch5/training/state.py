@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int32, Key, PyTree
 
 from jaxch5.optim.groups import ParamPath, partition
 from jaxch5.optim.optimizer import with_hyperparams
+from jaxch5.training.compiler import DETERMINISTIC
 from jaxch5.training.precision import loss_scale
 from jaxch5.training.recipe import Recipe
 
@@ -88,8 +89,9 @@ def init_state(
     """
     optimizer = optimizer or recipe.make_optimizer()
 
-    # Run once: compiling dozens of random draws with care would take longer than all they do.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1"})
+    # Run once: compiling dozens of random draws with care would take longer than all they do. And
+    # kernels that a GPU chooses by measuring differ in the last bit of some weights.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1", **DETERMINISTIC})
     def init(key: Key[Array, ""]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})

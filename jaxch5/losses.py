@@ -14,7 +14,7 @@ from jaxch5.errors import ConfigError
 
 
 def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
-    """Probabilities: exponentials of the logits, divided by their sum.
+    """Returns probabilities: exponentials of the logits, divided by their sum.
 
     The exponential makes every value positive and the division makes them add to one.
 
@@ -29,7 +29,7 @@ def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch clas
 
 
 def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
-    """Logarithms of the probabilities, computed without taking the logarithm of a small number.
+    """Returns log-probabilities, computed without the logarithm of a small number.
 
     Args:
         logits: the model's activations, any real numbers; classes are the last axis.
@@ -42,10 +42,10 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 
 
 class ItemLosses(NamedTuple):
-    """Losses of the items of a batch, of which the mean is still to be taken.
+    """Losses of the items of a batch, whose mean is still to be taken.
 
-    A loss of one's own that has weights returns these, not a mean: their mean over a batch that is
-    mixed, or shared by several devices, cannot be taken of means.
+    A loss of one's own that has weights returns these and not a mean: for a batch that is mixed, or
+    shared by several devices, the mean cannot be computed from means.
 
     Attributes:
         value: Loss of each item, multiplied by its weight.
@@ -67,7 +67,7 @@ class ItemLosses(NamedTuple):
         """Divides the sum of the values by the sum of the weights, as PyTorch does; 0 by 0 is 0.
 
         Args:
-            over_devices: Mean over the devices that share a batch, of which each has some items.
+            over_devices: Mean over the devices that share a batch, each of which has some items.
         """
         if self.weight is None:
             return jnp.mean(self.value)
@@ -77,7 +77,7 @@ class ItemLosses(NamedTuple):
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""] | ItemLosses]
 Reduction = Literal["mean", "sum", "none"]
-# Said in no signature: all that is known, for `loss_of_batch`, which takes the mean.
+# A reduction in no signature: it returns `ItemLosses`, for `loss_of_batch`, which takes the mean.
 ITEMS = "items"
 
 
@@ -87,7 +87,7 @@ def nll_loss(
     weight: Float[ArrayLike, "classes"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Negative log-likelihood: minus the log-probability that each item gives to its label.
+    """Computes the negative log-likelihood: minus each item's log-probability of its label.
 
     Args:
         log_probabilities: what `log_softmax` returns.
@@ -116,7 +116,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Cross-entropy: `nll_loss` of `log_softmax`.
+    """Computes the cross-entropy: `nll_loss` of `log_softmax`.
 
     Args:
         logits: the model's activations, any real numbers.
@@ -151,7 +151,7 @@ def focal_loss(
     weight: Float[ArrayLike, "classes"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Cross-entropy in which items that are already right count less (Lin et al., 1708.02002).
+    """Computes cross-entropy in which items already right count less (Lin et al., 1708.02002).
 
     Args:
         logits: the model's activations.
@@ -170,7 +170,7 @@ def focal_loss(
         0.0018
     """
     likelihood = _of_labels(log_softmax(logits), labels)
-    # Below 1, a power of nothing has a gradient without end.
+    # The gradient of a power below 1 is infinite at zero.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)
     items = _weighted(-(wrong**gamma) * likelihood, _class_weight(logits, weight), labels)
     return _reduced(items, reduction)
@@ -179,13 +179,13 @@ def focal_loss(
 def binary_cross_entropy(
     logits: Float[Array, "batch"], labels: Int[Array, "batch"], reduction: Reduction = "mean"
 ) -> Float[Array, "*batch"]:
-    """Cross-entropy of two classes with one activation an item, whose sigmoid is class 1's share.
+    """Computes two-class cross-entropy from one logit per item, whose sigmoid is class 1's share.
 
-    The same as `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends on
-    their difference alone.
+    It equals `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends only on
+    their difference.
 
     Args:
-        logits: one activation an item, any real number.
+        logits: one activation per item, any real number.
         labels: 0 or 1.
         reduction: as in `nll_loss`.
 
@@ -206,11 +206,11 @@ def sigmoid_cross_entropy(
     weight: Float[ArrayLike, "classes"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Binary cross-entropy of each class against all others, added up over the classes.
+    """Computes the binary cross-entropy of each class against all others, summed over the classes.
 
-    Each class has a sigmoid of its own, so that an item may be like none of them. The sum is what
-    big_vision's `sigmoid_xent` has (Beyer et al., 2006.07159); a mean over the classes would make
-    gradients smaller the more there are.
+    Each class has a sigmoid of its own, so that an item may be like none of them. The sum is as
+    in big_vision's `sigmoid_xent` (Beyer et al., 2006.07159); a mean over the classes would make
+    gradients smaller the more classes there are.
 
     Args:
         logits: the model's activations, any real numbers.
@@ -274,7 +274,7 @@ def _reduced(items: ItemLosses, reduction: str) -> Any:
 def explain_loss(
     logits: Float[ArrayLike, "classes"], label: int, classes: Sequence[str] | None = None
 ) -> None:
-    """Prints how cross-entropy comes about for one item, step by step, as the chapter's table does.
+    """Prints how cross-entropy comes about for one item, step by step, like the chapter's table.
 
     Args:
         logits: the model's activations for the item.

@@ -1,6 +1,6 @@
 """Metrics: pure functions of probabilities and labels, fractions of 1 over all items.
 
-They are NaN where there are no items, or where a probability is no finite number.
+They are NaN where there are no items, or where a probability is not a finite number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDING = 0.004
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Checks whether a record's value is a finite number; JSON has null for what is none.
+    """Checks whether a record's value is a finite number; JSON has null for any other.
 
     Example:
         >>> [is_number(value) for value in (0.5, float("nan"), None)]
@@ -39,10 +39,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
-    """Decides for the most probable class of each item; the first of equals is taken.
+    """Decides for the most probable class of each item, and for the first of equally probable ones.
 
     Args:
-        probabilities: of each class.
+        probabilities: probability of each class.
         threshold: least probability of an answer; where none has it, the answer is the number of
             classes, which stands for none of these.
 
@@ -54,18 +54,18 @@ def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarr
     best = np.argmax(probabilities, axis=1)
     if not threshold:
         return best
-    # As float64, so that what is asked of a float32 and of its copy has one answer.
+    # In float64, so that a float32 and its copy give the same answer.
     sure = probabilities.max(axis=1).astype(np.float64) >= threshold
     return np.where(sure, best, probabilities.shape[1])
 
 
 def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Share of items whose answer is their label; see `decide`.
+    """Returns the share of items whose answer is their label; see `decide`.
 
     Args:
-        probabilities: of each class.
+        probabilities: probability of each class.
         labels: class numbers.
-        threshold: least probability of an answer; so in the others below.
+        threshold: least probability of an answer, here and in the metrics below.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -77,7 +77,7 @@ def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.
 
 
 def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """What `accuracy` leaves of 1.
+    """Returns the share of items whose answer is not their label, 1 - `accuracy`.
 
     Example:
         >>> error_rate(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -87,9 +87,9 @@ def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 
 
 
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
-    """Share of items whose label is among the `k` most probable classes.
+    """Returns the share of items whose label is among the `k` most probable classes.
 
-    Of equally probable classes the first comes first, so that `k` = 1 is `accuracy`.
+    Among equally probable classes the first comes first, so that `k` = 1 is `accuracy`.
 
     Example:
         >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
@@ -103,9 +103,9 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
 
 
 def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Of the items predicted to be of a class, the share that are; the mean over classes.
+    """Averages over classes the share of items predicted to be of a class that are of it.
 
-    As scikit-learn has it by default, and `Interpretation.classification_report`, the mean is over
+    As in scikit-learn by default, and in `Interpretation.classification_report`, the mean is over
     the classes that have items or are predicted; one that is never predicted counts 0.
 
     Example:
@@ -116,7 +116,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Of the items of a class, the share predicted to be; the mean over classes, as `precision`.
+    """Averages over classes, as `precision` does, the share of a class's items that are found.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -126,7 +126,7 @@ def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0)
 
 
 def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """The harmonic mean of a class's precision and recall; the mean over classes, as `precision`.
+    """Averages over classes, as `precision` does, the harmonic mean of precision and recall.
 
     Example:
         >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
@@ -136,25 +136,25 @@ def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> 
 
 
 def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: float) -> float:
-    # Importing scikit-learn takes two seconds, which a run without these metrics need not wait.
+    # Importing scikit-learn takes two seconds, which a run without these metrics does not spend.
     from sklearn import metrics
 
     if not _are_numbers(probabilities):
         return math.nan
     predictions = decide(probabilities, threshold)
     function = getattr(metrics, f"{score}_score")
-    # None of these is an answer, but no class that could be found.
+    # None of these is an answer, but not a class that could be found.
     there = np.setdiff1d(np.union1d(labels, predictions), [probabilities.shape[1]])
     score_of_all = function(labels, predictions, labels=there, average="macro", zero_division=0.0)
     return float(score_of_all)
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
-    """Checks whether there is something to score: of nothing, and of NaN, there is no share."""
+    """Checks whether there is something to score: neither nothing nor NaN has a share."""
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
-# Of answers: each takes the threshold of the answer as a third argument.
+# Metrics of answers, which take the threshold of the answer as a third argument.
 METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "error_rate": error_rate,
@@ -165,7 +165,7 @@ METRICS: dict[str, Callable[..., float]] = {
 
 
 def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric]:
-    """A metric's name and function.
+    """Returns a metric's name and function.
 
     Args:
         metric: a name of `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
@@ -202,7 +202,7 @@ def check_probabilities(
     classes: int,
     references: Sequence[str] | None = None,
 ) -> None:
-    """Makes sure that targets and probabilities are of one length, and of so many classes.
+    """Makes sure that targets and probabilities agree in number and classes, and are valid.
 
     Raises:
         ConfigError: they are not.

@@ -17,22 +17,22 @@ from jaxch5.metrics import Labels, Metric, Probabilities, decide, is_number, met
 from jaxch5.util.imports import load_object
 from jaxch5.util.text import NO_NUMBER
 
-# Smaller probabilities are zeros that a float32 softmax ran down to; their loss is 87.
+# The least probability in float32, below which softmax underflows to zero; its loss is 87.
 SMALLEST = float(np.finfo(np.float32).tiny)
 # The losses that every record has.
 LOSSES = ("train_loss", "valid_loss")
 # The answer where no class is probable enough.
 NONE = "none of these"
-# Of an answer, where a task asks for one and no other is given.
+# Least probability of an answer, where a task asks for one and none is given.
 THRESHOLD = 0.5
 
 
 class Best(NamedTuple):
     """The rule by which epochs are compared, weights are kept and epochs are praised.
 
-    The best record is the one with the best value of a metric; of these, with the lowest validation
-    loss; and of these the last, which had the lowest rate. What is no number is worse than any
-    number.
+    The best record is the one with the best value of a metric; among several, the one with the
+    lowest validation loss; among several again the last, which had the lowest rate. A value that is
+    not a number is worse than any number.
 
     Attributes:
         metric: Name in the records.
@@ -82,7 +82,7 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Whether its values are shares of 1, as metrics are, and not losses."""
+        """Tells whether its values are shares of 1, as metrics are, and not losses."""
         return self.metric not in LOSSES
 
 
@@ -108,11 +108,11 @@ class Task:
         name: What settings, runs and files call it.
         loss: Default loss of logits and labels, for each item; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
-        item_losses: Loss of each item, of probabilities and labels, as float64: by how much the
-            probabilities are wrong about the label.
+        item_losses: Function from probabilities and labels to each item's loss, as float64: by how
+            much the probabilities are wrong about the label.
         threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
         metrics: What every epoch is scored by: names (see `metric_of`), or functions of
-            probabilities and labels. Those that are named take the threshold into account.
+            probabilities and labels. Named ones take the threshold into account.
         best: How epochs are compared.
 
     Raises:
@@ -146,7 +146,7 @@ class Task:
         return np.asarray(jax.device_get(self.activation(jax.device_put(logits))))
 
     def decode(self, probabilities: Probabilities) -> Int[np.ndarray, "items"]:
-        """Answers for each item: a place in `answers`."""
+        """Returns the answer for each item: a place in `answers`."""
         return decide(probabilities, self.threshold)
 
     def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class Task:
         """Returns what items are scored by: the task's metrics and others, by their names.
 
         Args:
-            more: Other metrics, as in `metrics`; one of the task's by its name is there already.
+            more: Other metrics, as in `metrics`; one whose name the task has already is skipped.
 
         Raises:
             ConfigError: there is no such metric, or two have one name.
@@ -222,7 +222,7 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
 
     Args:
         name: "softmax", "sigmoid", or the import path of one's own, `package.module:TASK`.
-        threshold: Of sigmoid; see `one_vs_rest`. One's own brings its own.
+        threshold: Threshold of the sigmoid task; see `one_vs_rest`. One's own brings its own.
 
     Raises:
         ConfigError: there is no such task.

@@ -23,10 +23,10 @@ Values = Float[Array, "batch"]
 
 
 def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictures:
-    """Brightness, then contrast, by one trip to the logits and back.
+    """Changes brightness, then contrast, by one trip to the logits and back.
 
     Args:
-        pictures: in 0 to 1.
+        pictures: values from 0 to 1.
         brightness: what mid-grey becomes, 0 to 1; 0.5 changes nothing.
         contrast: what the slope at mid-grey is multiplied by; 1 changes nothing.
 
@@ -62,7 +62,7 @@ def hue(pictures: Pictures, turn: Values) -> Pictures:
 
 
 def gray(pictures: Pictures, chosen: Bool[Array, "batch"]) -> Pictures:
-    """The luma (ITU-R 601) in all three channels where `chosen`.
+    """Sets all three channels to the luma (ITU-R 601) where `chosen`.
 
     Example:
         >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
@@ -76,10 +76,10 @@ def gray(pictures: Pictures, chosen: Bool[Array, "batch"]) -> Pictures:
 def random_lighting(
     draws: Float[Array, "batch 4"], pictures: Pictures, max_lighting: float, p: float
 ) -> Pictures:
-    """With probability `p` each: mid-grey moved, and its slope multiplied.
+    """Moves mid-grey, and multiplies the slope there, with probability `p` each.
 
-    Mid-grey moves by up to half of `max_lighting`; the factor lies between `1 - max_lighting` and
-    its inverse, evenly in its logarithm.
+    Mid-grey moves by up to half of `max_lighting`; the factor is between `1 - max_lighting` and its
+    inverse, uniform in its logarithm.
     """
     brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
     return lighting(
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p` a factor between `1 - max_saturation` and its inverse."""
+    """Multiplies saturation, with probability `p`, by `1 - max_saturation` to its inverse."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -100,7 +100,7 @@ def random_saturation(
 def random_hue(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
 ) -> Pictures:
-    """With probability `p` a turn from `-max_hue` to about `max_hue`.
+    """Turns the hue, with probability `p`, by `-max_hue` to about `max_hue`.
 
     fastai adds a factor between `1 - max_hue` and its inverse to the hue, which is a circle of
     length 1; what remains is the factor less one.
@@ -110,13 +110,13 @@ def random_hue(
 
 
 def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) -> Pictures:
-    """Grey with probability `p`."""
+    """Turns pictures grey with probability `p`."""
     return gray(pictures, draws[:, 0] < p)
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # The values are named once: where they are the sampler's, the compiler computes them again for
-    # each mention, which doubled the time of the whole.
+    # The values get a name: where they come from the sampler, the compiler computes them again for
+    # each mention, which doubled the total time.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 
 

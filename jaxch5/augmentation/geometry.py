@@ -2,7 +2,7 @@
 
 A matrix acts on homogeneous points (x, y, 1), x to the right and y down. The operations work in a
 square from -1 to 1 whose sides are equally long in the picture, so that turning does not shear.
-From the output to the canvas a point takes this way:
+A point goes from the output to the canvas in these steps:
 
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
@@ -25,7 +25,7 @@ Values = Float[Array, "batch"]
 
 
 def from_rows(*rows: tuple[Values | float, Values | float, Values | float]) -> Matrices:
-    """Matrices from nine entries, each a number or one for every sample.
+    """Builds matrices from nine entries, each a number or an array of one for every sample.
 
     Example:
         >>> from_rows((jnp.ones(2), 0, 0), (0, 1, 0), (0, 0, 1)).shape
@@ -38,7 +38,7 @@ def from_rows(*rows: tuple[Values | float, Values | float, Values | float]) -> M
 
 
 def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
-    """The product: the last matrix is the first to act.
+    """Multiplies matrices, of which the last is the first to act.
 
     Example:
         >>> there, back = rotate(jnp.array([30.0])), rotate(jnp.array([-30.0]))
@@ -56,7 +56,7 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
 
 
 def square(size: int) -> Float[Array, "3 3"]:
-    """From a pixel of an output of `size` by `size` to the square; pixel centres at half integers.
+    """Maps a pixel of an output of `size` by `size` to the square; pixel centres are half integers.
 
     Example:
         >>> (square(4) @ jnp.array([4.0, 2.0, 1.0])).tolist()
@@ -76,7 +76,7 @@ def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
 
 
 def dihedral(symmetry: Int[Array, "batch"]) -> Matrices:
-    """One of the eight symmetries of the square, 0 being none.
+    """Returns one of the eight symmetries of the square for each sample; 0 changes nothing.
 
     Bit 0 exchanges left and right, bit 1 up and down, then bit 2 rows and columns. A quarter turn
     counter-clockwise is 5, clockwise 6, a half turn 3.
@@ -118,7 +118,7 @@ def zoom(factor: Values, x: Values, y: Values) -> Matrices:
 
 
 def crop(area: Values, x: Values, y: Values) -> Matrices:
-    """Keeps a square part: its share of the area, and where it lies, 0 to 1 along either axis.
+    """Keeps a square part, by its share of the area and its place, 0 to 1 along either axis.
 
     Example:
         >>> crop(jnp.array([0.25]), jnp.array([0.0]), jnp.array([0.5]))[0].tolist()
@@ -128,13 +128,13 @@ def crop(area: Values, x: Values, y: Values) -> Matrices:
 
 
 def warp(x: Values, y: Values) -> Matrices:
-    """Perspective: tilts the picture about its vertical (x) and its horizontal (y) axis.
+    """Tilts the picture about its vertical (x) and its horizontal (y) axis, in perspective.
 
-    A corner (u, v) of the picture comes to lie at (u - y u v, v - x u v), as in fastai's `Warp`.
+    A corner (u, v) of the picture moves to (u - y u v, v - x u v), as in fastai's `Warp`.
     The homography that takes these four points back to the corners has a closed form.
 
     Args:
-        x, y: |x| + |y| below 1, where three corners would come to lie on a line.
+        x, y: tilts, |x| + |y| below 1; at 1 three corners would be on a line.
 
     Example:
         >>> x, y, w = warp(jnp.array([0.2]), jnp.array([0.0]))[0] @ jnp.array([1.0, 0.8, 1.0])
@@ -149,11 +149,11 @@ def warp(x: Values, y: Values) -> Matrices:
 
 
 def position(frame: Matrices, place: Values) -> Matrices:
-    """Lays the square into the picture's unit square: the whole of its short side.
+    """Places the square in the picture's unit square, as long as the picture's short side.
 
     Args:
-        frame: of the pictures, whose shape it tells.
-        place: where along the long side, 0 (left, top) to 1 (right, bottom); 0.5 is the centre
+        frame: frames of the pictures, which tell their shapes.
+        place: position along the long side, 0 (left, top) to 1 (right, bottom); 0.5 is the centre
             crop.
 
     Example:
@@ -175,10 +175,10 @@ def position(frame: Matrices, place: Values) -> Matrices:
 def uniforms(
     key: Key[Array, ""], index: Int[Array, "batch"], count: int
 ) -> Float[Array, "batch {count}"]:
-    """For each item `count` numbers from 0 to 1, from the key folded with its index.
+    """Draws `count` numbers from 0 to 1 for each item, from the key folded with its index.
 
-    One call for all operations: each use of the generator adds to the time of compilation, about a
-    fifth of a second on two cores.
+    One call serves all operations: each use of the generator adds about a fifth of a second to the
+    compilation, on two cores.
 
     Example:
         >>> few = uniforms(jax.random.key(0), jnp.array([7]), 3)
@@ -195,35 +195,35 @@ def random_flip(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
 
 
 def random_dihedral(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
-    """With probability `p` one of the eight symmetries, none among them, each equally likely."""
+    """Applies with probability `p` one of the eight symmetries, the identity among them."""
     symmetry = jnp.floor(8 * draws[:, 1]).astype(jnp.int32)
     return dihedral(jnp.where(draws[:, 0] < p, symmetry, 0))
 
 
 def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) -> Matrices:
-    """With probability `p` a turn of up to `max_degrees` either way."""
+    """Turns by up to `max_degrees` either way with probability `p`."""
     return rotate(jnp.where(draws[:, 0] < p, max_degrees * (2 * draws[:, 1] - 1), 0.0))
 
 
 def random_zoom(
     draws: Float[Array, "batch 4"], min_zoom: float, max_zoom: float, p: float
 ) -> Matrices:
-    """With probability `p` a zoom between two factors, about a point anywhere in the picture."""
+    """Zooms by a factor between two, about any point of the picture, with probability `p`."""
     factor = min_zoom + (max_zoom - min_zoom) * draws[:, 1]
     return zoom(jnp.where(draws[:, 0] < p, factor, 1.0), draws[:, 2], draws[:, 3])
 
 
 def random_warp(draws: Float[Array, "batch 4"], magnitude: float, p: float) -> Matrices:
-    """With probability `p` each, a tilt about either axis of up to `magnitude`."""
+    """Tilts about each axis by up to `magnitude`, with probability `p` each."""
     tilt = jnp.where(draws[:, :2] < p, magnitude * (2 * draws[:, 2:] - 1), 0.0)
     return warp(tilt[:, 0], tilt[:, 1])
 
 
 def random_crop(draws: Float[Array, "batch 3"], min_scale: float) -> Matrices:
-    """A part with between `min_scale` and all of the area, anywhere."""
+    """Keeps a part with between `min_scale` and all of the area, anywhere in the picture."""
     return crop(min_scale + (1 - min_scale) * draws[:, 0], draws[:, 1], draws[:, 2])
 
 
 def random_position(draws: Float[Array, "batch 1"], frame: Matrices) -> Matrices:
-    """Anywhere along the long side."""
+    """Places the square anywhere along the long side."""
     return position(frame, draws[:, 0])

@@ -1,7 +1,7 @@
 """Mixing: new examples from pairs of a batch's pictures.
 
-Both ways work on augmented pictures; each picture draws its own share, and its partner is another
-item of the batch. The loss is then the same mixture of the losses to both labels:
+Both methods work on augmented pictures; each picture draws its own share, and its partner is
+another item of the batch. The loss is then the same mixture of the losses to both labels:
 `jaxch5.training.reduction.loss_of_batch`.
 """
 
@@ -18,7 +18,7 @@ Pictures = Float[Array, "batch height width 3"]
 
 
 class Mixed(NamedTuple):
-    """Pictures, each with the place of its partner and the share, 0 to 1, that is its own."""
+    """Mixed pictures, each with the place of its partner and the share, 0 to 1, that is its own."""
 
     pictures: Pictures
     partner: Int[Array, "batch"]
@@ -26,13 +26,13 @@ class Mixed(NamedTuple):
 
 
 def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
-    """Weighted means of two pictures (Zhang et al., arXiv:1710.09412).
+    """Mixes each picture with another by a weighted mean (Zhang et al., arXiv:1710.09412).
 
     Args:
-        pictures: in 0 to 1.
+        pictures: values from 0 to 1.
         key: a new one each step.
-        alpha: of the Beta distribution from which the weight is drawn; the larger part is the
-            picture's own, as in fastai's `MixUp`.
+        alpha: parameter of the Beta distribution from which the weight is drawn; the larger part is
+            the picture's own, as in fastai's `MixUp`.
 
     Example:
         >>> mixed = mixup(jnp.ones((4, 2, 2, 3)), jax.random.key(0))
@@ -48,14 +48,14 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 
 
 def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed:
-    """A box of each picture is cut from another (Yun et al., arXiv:1905.04899).
+    """Fills a box of each picture from another one (Yun et al., arXiv:1905.04899).
 
-    The share is that of the pixels that are really the picture's own.
+    The share is the fraction of the pixels that remain the picture's own.
 
     Args:
-        pictures: in 0 to 1.
+        pictures: values from 0 to 1.
         key: a new one each step.
-        alpha: of the Beta distribution from which the share that stays is drawn.
+        alpha: parameter of the Beta distribution from which the share that stays is drawn.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))

@@ -28,7 +28,7 @@ DRAWS = {
     "hue": 2,
     "gray": 1,
 }
-# Of photographs, the smallest share of the area that a crop keeps, where nobody says otherwise.
+# The smallest share of a photograph's area that a crop keeps by default.
 MIN_SCALE = 0.75
 Draws = dict[str, Float[Array, "batch count"]]
 
@@ -37,7 +37,7 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Ranges and probabilities of random changes; `aug_transforms` makes one and says more.
 
-    The last three are no part of it; `dataclasses.replace(policy, max_hue=0.1)` sets them.
+    The last three are no arguments of it; `dataclasses.replace(policy, max_hue=0.1)` sets them.
 
     Args:
         max_saturation: largest change of saturation, 0 to 1; drawn with `p_lighting`.
@@ -95,11 +95,11 @@ def aug_transforms(
     p_lighting: float = 0.75,
     min_scale: float = 1.0,
 ) -> Policy:
-    """Random changes of pictures, with fastai's names, defaults and meanings.
+    """Returns a policy of random changes, with fastai's names, defaults and meanings.
 
     Args:
-        do_flip: mirrors half of the pictures.
-        flip_vert: with `do_flip`, one of all eight symmetries for half of the pictures.
+        do_flip: whether half of the pictures are mirrored.
+        flip_vert: whether, with `do_flip`, half of the pictures get one of all eight symmetries.
         max_rotate: largest turn either way, degrees.
         min_zoom, max_zoom: factors between which a zoom is drawn.
         max_lighting: largest change of brightness and contrast, 0 to 1.
@@ -128,7 +128,7 @@ def augment(
     size: int,
     dtype: Any = jnp.float32,
 ) -> Float[Array, "batch {size} {size} 3"]:
-    """Randomly changed pictures of a batch, in 0 to 1, each by a draw of its own.
+    """Changes each picture of a batch at random, by a draw of its own, to values from 0 to 1.
 
     An item's draw comes from the key folded with its `index`: it depends neither on the batch that
     the item is in nor on the batch's size.
@@ -138,7 +138,7 @@ def augment(
         batch: presized pictures.
         key: a new one each epoch.
         size: side of the output, pixels.
-        dtype: of the output.
+        dtype: type of the output.
 
     Example:
         >>> index = jnp.zeros(1, jnp.int32)
@@ -170,12 +170,12 @@ def augment(
 def center(
     batch: Batch, size: int, dtype: Any = jnp.float32
 ) -> Float[Array, "batch {size} {size} 3"]:
-    """The middle of each picture, all of its short side, in 0 to 1.
+    """Returns the middle of each picture, as wide as its short side, with values from 0 to 1.
 
     Args:
         batch: presized pictures.
         size: side of the output, pixels.
-        dtype: of the output.
+        dtype: type of the output.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
@@ -191,7 +191,7 @@ def center(
 
 
 def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:
-    """Numbers from 0 to 1 for each operation and item, from the key folded with the index."""
+    """Draws numbers from 0 to 1 for each operation and item, from the key folded with the index."""
     numbers = geometry.uniforms(key, index, sum(DRAWS.values()))
     ends = [sum(list(DRAWS.values())[: k + 1]) for k in range(len(DRAWS) - 1)]
     return dict(zip(DRAWS, jnp.split(numbers, ends, axis=1), strict=True))
@@ -200,14 +200,14 @@ def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:
 def random_matrix(
     policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"], size: int
 ) -> Float[Array, "batch 3 3"]:
-    """From output pixels to canvas pixels."""
+    """Returns random matrices from output pixels to canvas pixels."""
 
     def of_one(arguments: tuple[Draws, Array]) -> Array:
         draws, frame = jax.tree.map(lambda leaf: leaf[None], arguments)
         return geometry.compose(*_operations(policy, draws, frame), geometry.square(size))[0]
 
-    # One sample after the other on a CPU, whose compiler orders the sums of a matrix by the batch's
-    # size otherwise: the last bit of an item's matrix would depend on the batch that it is in.
+    # One sample at a time on a CPU, whose compiler otherwise orders the sums of a matrix by the
+    # batch's size: the last bit of an item's matrix would depend on the batch that it is in.
     return jax.lax.platform_dependent(
         (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
     )
@@ -236,7 +236,7 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Brightness and contrast, then what `Policy` has besides them; 0 to 1 but for rounding."""
+    """Changes brightness and contrast, then the rest of `Policy`; 0 to 1 but for rounding."""
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

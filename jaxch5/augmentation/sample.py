@@ -9,15 +9,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-# Above this many canvas pixels an output pixel, one bilinear sample would skip pixels. There the
+# Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. There the
 # mean of n x n sub-samples, at most COARSEST canvas pixels apart, stands for an output pixel's
-# area; below it sub-samples blur more than they gain.
+# area; below it, sub-samples blur more than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
-# Positions are kept to this fraction of a pixel. It is finer than a network sees (83 dB), it wipes
-# out rounding, so that an identity, a flip or a quarter turn hits pixel centres exactly, and it
-# makes interpolation between bytes exact in float32, whatever the order of its sums.
+# Positions are rounded to this fraction of a pixel. It is finer than a network sees (83 dB),
+# removes rounding errors, so that an identity, a flip or a quarter turn hits pixel centres exactly,
+# and makes interpolation between bytes exact in float32, whatever the order of its sums.
 SUBPIXELS = 256
 
 
@@ -29,19 +29,19 @@ def sample(
     dtype: Any = jnp.float32,
     subsamples: int | None = None,
 ) -> Float[Array, "batch {size} {size} 3"]:
-    """Pictures of `size` by `size`, in 0 to 1, by one bilinear interpolation.
+    """Samples pictures of `size` by `size`, in 0 to 1, by one bilinear interpolation.
 
-    What lies beyond a picture's border is reflected at it; the canvas beyond the picture is never
+    Positions beyond a picture's border are reflected at it; the canvas beyond the picture is never
     seen. Where a matrix shrinks its picture, each output pixel is the mean of several sub-samples.
 
     Args:
         image: canvases.
-        matrix: from an output pixel to a canvas pixel, both with centres at half integers. It may
-            be a perspective.
-        frame: from the unit square to the canvas, which tells where the picture's border is.
+        matrix: map from an output pixel to a canvas pixel, both with centres at half integers. It
+            may be a perspective.
+        frame: map from the unit square to the canvas, which tells where the picture's border is.
         size: side of the output, pixels.
-        dtype: of the output.
-        subsamples: how many along a side an output pixel gets at most; None has `subsamples_for`
+        dtype: type of the output.
+        subsamples: the most sub-samples along a side of an output pixel; None lets `subsamples_for`
             decide. It is fixed when compiling, because a shape cannot depend on a draw; a picture
             that its matrix does not shrink takes them all at the centre, where they agree.
 
@@ -78,7 +78,7 @@ def sample(
 
 
 def subsamples_for(scale: float) -> int:
-    """Sub-samples along the side of an output pixel that covers `scale` canvas pixels.
+    """Returns the sub-samples along a side of an output pixel that covers `scale` canvas pixels.
 
     Example:
         >>> [subsamples_for(scale) for scale in (1.0, 1.4, 1.5, 2.05, 4.0)]
@@ -88,7 +88,7 @@ def subsamples_for(scale: float) -> int:
 
 
 def local_scale(matrix: Float[Array, "batch 3 3"], at: float) -> Float[Array, "batch"]:
-    """Canvas pixels an output pixel, along a side, near the output pixel (`at`, `at`).
+    """Returns the canvas pixels per output pixel, along a side, near the output pixel (`at`, `at`).
 
     Example:
         >>> round(float(local_scale(jnp.diag(jnp.array([2.0, 2.0, 1.0]))[None], 8.0)[0]), 6)
@@ -105,7 +105,7 @@ def local_scale(matrix: Float[Array, "batch 3 3"], at: float) -> Float[Array, "b
 def _borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
-    """The least and the greatest canvas coordinates, x and y, of each picture."""
+    """Returns the least and the greatest canvas coordinates, x and y, of each picture."""
     right, down, origin = (frame[:, :2, column] for column in range(3))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)
     high = origin + jnp.maximum(right, 0) + jnp.maximum(down, 0)
@@ -118,7 +118,7 @@ def _sources(
     offset_y: Float[Array, "batch"],
     size: int,
 ) -> tuple[Float[Array, "batch {size} {size}"], Float[Array, "batch {size} {size}"]]:
-    """Where on the canvas each output pixel, moved by an offset, comes from: x and y."""
+    """Returns where on the canvas, x and y, each output pixel, moved by an offset, comes from."""
     centres = jnp.arange(size) + 0.5
     x = (centres + offset_x[:, None])[:, None, :]
     y = (centres + offset_y[:, None])[:, :, None]
@@ -139,7 +139,7 @@ def _neighbours(
     Int[Array, "batch rows columns"],
     Float[Array, "batch rows columns"],
 ]:
-    """Along one axis: the pixels before and after each place, and how far it is to the second.
+    """Returns the pixels before and after each place on an axis, and the distance from the first.
 
     Places are reflected into `low` to `high`.
     """

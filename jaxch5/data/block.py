@@ -96,22 +96,22 @@ class Data:
 
     @cached_property
     def pictures(self) -> Pictures:
-        """The names of the pictures, and in which part each is."""
+        """Returns the names of the pictures and the part that each is in."""
         return pictures_of(self.source, self.train.items, self.valid.items)
 
     def with_seed(self, seed: int) -> Data:
-        """The same pictures, shuffled from another seed.
+        """Returns the same pictures, shuffled from another seed.
 
         Args:
-            seed: of the shuffling.
+            seed: seed of the shuffling.
         """
         return replace(self, train=self.train.with_seed(seed))
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Data:
-        """The part of the data that one of several processes reads.
+        """Returns the part of the data that one of several processes reads.
 
         Args:
-            put: puts an array that lies on the default device on all that train.
+            put: function that puts an array from the default device on all devices that train.
             part: number of the process, and how many there are.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
@@ -121,7 +121,7 @@ class Data:
         """Prints what goes into each stage of the pipeline and what comes out.
 
         Args:
-            console: where to; None is standard output.
+            console: console to print to; None is standard output.
 
         Raises:
             DataError: a stage fails; the line names the stage and the file, and what went well
@@ -139,12 +139,12 @@ class Data:
     def show_batch(
         self, nrows: int = 3, ncols: int = 3, unique: bool = False, seed: int = 0
     ) -> Figure:
-        """A figure of training pictures as the network gets them, with their classes.
+        """Draws a figure of training pictures as the network gets them, with their classes.
 
         Args:
-            nrows, ncols: of the grid.
-            unique: shows one picture under many draws, not many pictures.
-            seed: of the draws.
+            nrows, ncols: rows and columns of the grid.
+            unique: whether one picture is shown under many draws, instead of many pictures.
+            seed: seed of the draws.
 
         Raises:
             DataError: a picture cannot be read.
@@ -197,14 +197,14 @@ class DataBlock:
             )
 
     def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
-        """Data in batches. Pictures are read when they are asked for, but for the device's cache.
+        """Makes batches; pictures are read when they are asked for, except for the device's cache.
 
         Args:
-            batch_size: pictures a step.
+            batch_size: pictures per step.
             cache: where presized pictures are kept: "off", "memory", "device" (all are made now;
                 steps gather from them), or "auto": the device if it is an accelerator and they fit
                 in a quarter of its free memory, else memory if they fit in a quarter of that.
-            seed: of the shuffling.
+            seed: seed of the shuffling.
 
         Raises:
             DataError: the split leaves a part empty, a class without training pictures, or a

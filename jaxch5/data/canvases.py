@@ -31,7 +31,7 @@ class Canvases:
     def __init__(self, source: Source, size: int, keep: bool) -> None:
         self.source = source
         self.size = size
-        # Memory that is never written to is never taken, so this costs nothing yet.
+        # Memory that is never written to is never allocated, so this costs nothing yet.
         count = len(source) if keep else 0
         self._images = np.empty((count, *canvas_shape(size)), np.uint8)
         self._frames = np.empty((count, 3, 3), np.float32)
@@ -41,7 +41,7 @@ class Canvases:
     def __call__(
         self, items: Int[np.ndarray, "batch"]
     ) -> tuple[UInt8[np.ndarray, "batch height width 3"], Float32[np.ndarray, "batch 3 3"]]:
-        """Canvases and frames of some items of the source.
+        """Returns the canvases and frames of some items of the source.
 
         Raises:
             DataError: a picture cannot be read.
@@ -85,7 +85,7 @@ class Canvases:
         self.on_device = jax.device_put((images, frames))
 
     def shared(self, put: Callable[[jax.Array], jax.Array]) -> Canvases:
-        """The same canvases; those that lie on the device lie where `put` puts them."""
+        """Returns the same canvases; those on the device are put where `put` puts them."""
         other = copy(self)
         if self.on_device is not None:
             images, frames = self.on_device
@@ -100,16 +100,16 @@ def choose_cache(
     free_memory: Callable[[], int],
     free_on_device: Callable[[], int | None],
 ) -> tuple[str, str]:
-    """Where presized pictures are kept between epochs, and why, in a few words.
+    """Decides where presized pictures are kept between epochs, and says why in a few words.
 
     Args:
         cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
             what is free there, else memory if it fits in a quarter of that, else off.
         count: number of pictures.
         size: short side of the canvas, pixels.
-        free_memory: gives the free memory of the host, bytes.
-        free_on_device: gives the free memory of the accelerator, bytes; None where it is not
-            known, as on a CPU.
+        free_memory: function that returns the free memory of the host, bytes.
+        free_on_device: function that returns the free memory of the accelerator, bytes; None where
+            it is not known, as on a CPU.
 
     Raises:
         ConfigError: `cache` is none of the four.
@@ -131,12 +131,12 @@ def choose_cache(
 
 
 def free_memory() -> int:
-    """Memory of the host that can be had without taking it from others, bytes."""
+    """Returns the host's memory that can be had without taking it from others, bytes."""
     return psutil.virtual_memory().available
 
 
 def free_on_device() -> int | None:
-    """Free memory of the default device, bytes; None on a CPU, which shares the host's."""
+    """Returns the default device's free memory, bytes; None on a CPU, which shares the host's."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return None

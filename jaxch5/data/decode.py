@@ -25,7 +25,7 @@ from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
-# Pixels that become RGB at a time, where that takes copies.
+# Pixels that become RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
 
 
@@ -47,7 +47,7 @@ AS_FILES_SAY = Reading()
 class Decoded(NamedTuple):
     """A picture as it is stored, upright and in bytes, but in the colours of its own profile.
 
-    To convert these takes longer than to shrink the picture, so that it is shrunk first.
+    Converting these takes longer than shrinking the picture, so that it is shrunk first.
 
     Attributes:
         pixels: red, green and blue.
@@ -67,8 +67,8 @@ def decode(
     """Returns a picture as a person would see it: upright, in sRGB.
 
     EXIF's orientation is obeyed, and so is a colour profile; grey, palette, CMYK and deeper
-    pictures become RGB, what is transparent is laid on white, and of an animation the first frame
-    is taken. Damaged metadata is passed over.
+    pictures become RGB, transparent pixels are laid on white, and the first frame of an animation
+    is taken. Damaged metadata is ignored.
 
     Args:
         data: the file's content, in one of the formats of docs/training.md.
@@ -128,7 +128,7 @@ def decode_opened(
         >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).pixels.tolist()
         [[[255, 255, 255]]]
     """
-    # Damaged metadata costs the metadata.
+    # Damaged metadata is ignored.
     with suppress(Exception):
         image = ImageOps.exif_transpose(image)
     try:
@@ -155,10 +155,10 @@ class Header(NamedTuple):
 
 
 def look_at(data: bytes) -> Header:
-    """Returns what a picture says of itself, of all pictures that `decode` reads.
+    """Returns what a picture's header says, for every kind of picture that `decode` reads.
 
     Raises:
-        Exception: of many kinds, where nothing is known of it.
+        Exception: any kind, where the header cannot be read.
     """
     for content in (data, *without_metadata(data)):
         with suppress(Exception):
@@ -201,7 +201,7 @@ def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
     try:
         header = read_header(data)
     except Exception:
-        # Of kinds that Pillow does not know, nothing more is known.
+        # Nothing more is known about kinds that Pillow does not know.
         return Decoded(pixels)
     return _upright(Decoded(pixels, profile_in(header.info)), header)
 
@@ -252,7 +252,7 @@ def _to_rgb(
     image: Image.Image, profile: bytes | None, reading: Reading
 ) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        # Of formats that say their bits, which Pillow moves up to 16.
+        # From formats that say their bits, which Pillow moves up to 16.
         values = np.asarray(image)[..., None]
         said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
         return pixels_of(Deep(values, said), parse_range(reading.range))

@@ -89,7 +89,7 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
 
 def _check_bytes(needed: int, data: bytes) -> None:
-    """Refuses what no compression brings into a file, since OpenCV takes memory before it looks.
+    """Refuses more bytes than any compression packs into a file: OpenCV allocates before it looks.
 
     Raises:
         PIL.Image.DecompressionBombError: it takes more bytes.
@@ -113,7 +113,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     height, width, channels = deep.values.shape
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP // width)
-    # Whoever packs colours of 12 bits packs alpha so, too.
+    # Files that pack colours of 12 bits pack alpha in the same way.
     opaque = high if deep.values[..., -1].max() <= high else full_scale(deep.values.dtype)[1]
     for top in range(0, height, rows):
         strip = deep.values[top : top + rows].astype(np.float64)
@@ -138,11 +138,11 @@ def full_scale(dtype: np.dtype) -> Limits:
 def guess_range(
     count: int, read: Read, peek: Read | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[str, str]:
-    """Returns what a set's deep pictures are taken for, from some of them.
+    """Guesses the range of a set's deep pictures from some of them.
 
     Args:
         count: number of pictures in the set.
-        read: from a picture's number to its content; what it raises counts as not deep.
+        read: function from a picture's number to its content; an error of it counts as not deep.
         peek: the same for the first 64 bytes alone; None where that is no faster.
         max_pixels: largest number of pixels that is decoded; larger pictures are not looked at.
 
@@ -158,7 +158,7 @@ def guess_range(
     """
 
     def content_of(read: Read, item: int) -> bytes:
-        # What cannot be read is said where it is needed.
+        # A file that cannot be read is reported where it is needed.
         with suppress(Exception):
             if isinstance(content := read(item), bytes):
                 return content
@@ -206,7 +206,7 @@ def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
     slack = 1.01 if kind == "floats" else 1.0
     white = next((white for white in whites if high <= white * slack), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
-    # Below zero are signed numbers, of computed tomography for one.
+    # Values below zero are signed numbers, as in computed tomography.
     black = 0.0 if low >= -0.01 * white else -(2.0 ** np.ceil(np.log2(-low)))
     return float(black), float(min(white, largest))
 
@@ -240,7 +240,7 @@ def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
         tags.load(file)
         return tags
     except Exception:
-        # Whatever a broken file leads Pillow to; its own reader will say it.
+        # A broken file may make Pillow raise anything; Pillow's own reader will report it.
         return None
 
 

@@ -88,7 +88,7 @@ def read_header(data: bytes) -> Image.Image:
 
     Raises:
         DataError: it is HEIC, and the extra `heic` is not installed.
-        Exception: of many kinds; Pillow raises whatever a broken file leads it to.
+        Exception: any kind; a broken file may make Pillow raise anything.
 
     Example:
         >>> file = io.BytesIO()
@@ -159,10 +159,10 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield png_pixels(data, keep=True)
         yield png_pixels(data)
     elif form == "JPEG":
-        # Whatever else is in a segment, Pillow reads past.
+        # Pillow skips everything else in a segment.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # Of a kind that no decoder knows; how the picture is turned is said elsewhere.
+        # A kind that no decoder knows; how the picture is turned is said elsewhere.
         yield ITEM.sub(rb"\1none", data)
 
 
@@ -189,7 +189,7 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
 
 
 def _heif(file: io.BytesIO) -> Image.Image:
-    # By its class: registering it would change what Pillow reads for the whole process.
+    # By its class, since registering it would change what Pillow reads for the whole process.
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError:

@@ -16,7 +16,7 @@ LINEAR, SMOOTHED = 3 / 2, 2.0
 
 
 def canvas_shape(presize: int) -> tuple[int, int, int]:
-    """Height, width and channels of the canvas on which every picture of a set lies.
+    """Returns the height, width and channels of the canvas that holds any picture of a set.
 
     Example:
         >>> canvas_shape(460)
@@ -30,8 +30,8 @@ def presize(
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Brings a picture's short side to `size` and lays it on a canvas, keeping its shape.
 
-    An upright picture is laid on its side; what is longer than the canvas is cut evenly; the rest
-    of the canvas repeats the picture's edge.
+    An upright picture is laid on its side, and what is longer than the canvas is cut evenly. The
+    picture's edge is repeated over the rest of the canvas.
 
     Args:
         picture: pixels, upright.

@@ -14,8 +14,8 @@ from PIL import Image
 MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over all of it; encoders make about ten.
 MAX_SCANS = 64
-# Of several scans the coefficients of all components are kept, two bytes each, whatever fraction of
-# the pixels is made of them: as many bytes as pixels are allowed, times this.
+# With several scans the coefficients of all components are kept, two bytes each, whatever fraction
+# of the pixels is made of them: as many bytes as pixels are allowed, times this.
 COEFFICIENTS = 9
 # libjpeg's other fractions, such as 5/8, take longer to decode than all of it.
 FRACTIONS = (8, 4, 2)
@@ -77,9 +77,9 @@ def decode_at(
 
 
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
-    """Checks whether a JPEG has one scan alone, as most; no decoder takes a second one then.
+    """Checks whether a JPEG has only one scan, as most do; no decoder reads a second one then.
 
-    To count the scans means to go through the whole file, a twentieth of the time of a picture.
+    Counting the scans would mean reading the whole file, a twentieth of the time of a picture.
     """
     layers = getattr(header, "layers", 0)
     begin = START_OF_SCAN + bytes([0, 2 * layers + 6, layers])
@@ -90,7 +90,7 @@ def _in_one_scan(header: Image.Image, data: bytes) -> bool:
 
 
 def count_scans(data: bytes) -> int:
-    """Returns how many scans a JPEG has up to its end; what comes behind that is not looked at.
+    """Returns how many scans a JPEG has up to its end; what follows the end is not looked at.
 
     Example:
         >>> import io

@@ -18,7 +18,7 @@ from jaxch5.util.text import counted, printable
 def check_labels(
     labels: Any, classes: Sequence[str], references: Sequence[str]
 ) -> Int32[np.ndarray, "items"]:
-    """Returns the labels as numbers of classes, each of which there is.
+    """Returns the labels as numbers of classes that exist.
 
     Args:
         labels: the class of each item, a place in `classes`: integers [items].
@@ -78,7 +78,7 @@ def check_classes(classes: Sequence[str]) -> None:
     """Makes sure that each class has a name, and one that no other has.
 
     Raises:
-        DataError: one has not.
+        DataError: a class has none, or shares it.
     """
     if isinstance(classes, str):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
@@ -94,7 +94,7 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
-    """Returns labels in any form that has one meaning, as numbers of classes.
+    """Returns labels, in any form that has only one meaning, as class numbers.
 
     These are integers, floats without a fraction, booleans where there are two classes, names of
     classes, each of these [items] or [items, 1], and rows [items, classes] of one 1 and zeros.
@@ -104,7 +104,7 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         classes: names.
 
     Returns:
-        Integers [items], which may be none of a class; see `check_labels`.
+        Integers [items], which may be out of the range of classes; see `check_labels`.
 
     Raises:
         DataError: they have no meaning, or more than one.

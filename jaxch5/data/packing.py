@@ -58,18 +58,18 @@ def pack(
 ) -> Index:
     """Presizes every picture and writes them into shards, from which `from_packed` reads them.
 
-    Stopped at any moment and called again, it goes on with the shards that are not there yet; one
-    that was removed is made again.
+    If it is stopped at any moment and called again, it resumes with the shards that are missing;
+    one that was removed is made again.
 
     Args:
         source: labelled pictures.
         out: folder or address to write to.
         size: short side of the presized pictures, pixels.
-        in_valid: which of them are for validation; None leaves that to a later split.
-        quality: of the JPEG files, 1 to 100.
+        in_valid: whether each of them is for validation; None leaves that to a later split.
+        quality: quality of the JPEG files, 1 to 100.
         shard_size: pictures in a shard.
-        seed: of the order of the pictures.
-        skip_bad: leaves out what cannot be read; else it ends the packing.
+        seed: seed of the pictures' order.
+        skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
@@ -84,7 +84,7 @@ def pack(
     store = Store(out)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
-    # Left out where it changes nothing, so that what was begun before goes on.
+    # Left out where it changes nothing, so that a set begun by an earlier version is resumed.
     settings += [source.reading.range] if source.reading.range != "auto" else []
     planned = np.split(order, range(shard_size, len(order), shard_size))
     empty = Index(
@@ -141,7 +141,7 @@ def pack(
 def without_filling(
     canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The presized picture alone and upright, which `presize` lays on its canvas just the same."""
+    """Returns the presized picture alone and upright; `presize` puts it on the same canvas."""
     upright = frame[0, 0] == 0
     picture = canvas[:, : int(frame[0, :2].sum())]
     return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)
@@ -172,7 +172,7 @@ def _write_shard(
                 advance()
             writer.close()
         except RuntimeError as error:
-            # What the library makes of a full disk.
+            # The library's error for a full disk.
             raise DataError(f"{file}: cannot be written: {str(error).splitlines()[0]}") from None
         stored = _stored(name, file)
     return Shard(**stored.model_dump(), count=len(items) - len(skipped), skipped=skipped)
@@ -215,14 +215,14 @@ def _is_there(store: Store, shard: Shard) -> bool:
 
 
 def _json(index: Index) -> bytes:
-    # By json, which writes names that are no UTF-8 as escapes; pydantic refuses them.
+    # With json, which escapes names that are not UTF-8; pydantic refuses them.
     return json.dumps(index.model_dump(exclude_none=True), indent=1).encode()
 
 
 def _digest(
     source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int | str]
 ) -> str:
-    """Of all that decides what is packed, but the pictures' content."""
+    """Returns a digest of all that decides what is packed, except the pictures' content."""
     digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
     digest.update(np.ascontiguousarray(source.labels).data)
     for reference in source.references:

@@ -14,24 +14,24 @@ ResultT = TypeVar("ResultT")
 
 # Items under way at a time, for each thread; the rest of a large set waits in no queue.
 AHEAD = 4
-# Of those that make batches: more have not been measured, and each of them holds one in memory.
+# The most threads that make batches: more have not been measured, and each holds one in memory.
 MAX_THREADS = 16
 
 
 def cores() -> int:
-    """How many cores this process may use: a scheduler may keep some from it."""
+    """Returns how many cores this process may use: a scheduler may keep some from it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def threads_for_batches() -> int:
-    """How many threads make batches, or what goes into them: one for each core, up to a limit."""
+    """Returns how many threads make batches or their contents: one per core, up to a limit."""
     return min(cores(), MAX_THREADS)
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
-    """The function's results, as `map` gives them, made by a thread for each core.
+    """Yields the function's results, as `map` does, made by a thread for each core.
 
     Only a few items are under way at a time, however many there are.
 

@@ -32,10 +32,10 @@ Picture = (
     | ArrayLike
     | Decoded
 )
-# Of pixels: grey, grey with alpha, RGB, RGBA.
+# Channels of grey pixels, grey with alpha, RGB and RGBA.
 CHANNELS = (1, 2, 3, 4)
 FORMS = "a path, a file's content, a PIL picture, or pixels"
-# Of a path that somebody else's error repeats.
+# The most characters of a path that another library's error repeats.
 SHOWN = 200
 
 
@@ -80,7 +80,7 @@ def presized(
         reading: see `decode`.
 
     Returns:
-        Canvas and frame, as of `presize`.
+        Canvas and frame, as `presize` returns them.
 
     Raises:
         DataError: it cannot be read; the line says why.
@@ -155,7 +155,7 @@ def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataErr
 
 
 def many(pictures: Any) -> Iterable[Any]:
-    """Returns pictures, of which one alone is one of one.
+    """Returns pictures one by one; a single picture counts as one of one.
 
     Raises:
         DataError: they cannot be taken one by one.
@@ -170,11 +170,11 @@ def many(pictures: Any) -> Iterable[Any]:
 
 
 def as_images(images: Any) -> Sequence[Picture]:
-    """Returns many pictures, which can be read more than once, as far as they can be looked at now.
+    """Returns many pictures, readable more than once, checked as far as that is possible now.
 
     Args:
-        images: a list, of which each is as `read_picture` takes it; or an array of them all, which
-            may be on a disk (`np.memmap`, h5py) and is not read.
+        images: a list of pictures, each as `read_picture` takes it; or an array of all of them,
+            which may be on a disk (`np.memmap`, h5py) and is not read.
 
     Raises:
         DataError: they are no such pictures.
@@ -182,7 +182,7 @@ def as_images(images: Any) -> Sequence[Picture]:
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
     try:
-        # Of another library: there, taking one of them is an operation.
+        # An array of another library, where indexing is an operation.
         images = np.asarray(images) if hasattr(images, "__dlpack__") else images
     except Exception as error:
         raise DataError(f"from_arrays: images: {printable(str(error))[:SHOWN]}") from None
@@ -190,7 +190,7 @@ def as_images(images: Any) -> Sequence[Picture]:
         check_shape(images.shape[1:], "images")
         if isinstance(images, np.ndarray):
             return cast(Sequence[Picture], _as_bytes(images, "images"))
-        # On a disk; the first tells of which kind all are.
+        # On a disk; the first shows what kind they all are.
         _as_bytes(np.asarray(images[:1]), "images")
         return cast(Sequence[Picture], images)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -204,7 +204,7 @@ def as_images(images: Any) -> Sequence[Picture]:
 
 
 def _held(picture: Picture, reference: str) -> Picture:
-    """Returns a picture that can be read again, of which pixels have been looked at."""
+    """Returns a picture that can be read again, with its pixels checked."""
     if isinstance(picture, Image.Image):
         try:
             picture.load()
@@ -226,7 +226,7 @@ def check_pixels(
         DataError: they are no pixels from 0 to 255.
     """
     try:
-        # On an accelerator, say, an array of another library may say no in any way.
+        # An array of another library may raise anything, for example on an accelerator.
         pixels = np.asarray(picture)
     except Exception as error:
         reason = (printable(str(error)) or type(error).__name__)[:SHOWN]
@@ -307,7 +307,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
 def _in_color(pixels: Shaped[np.ndarray, "height width *channels"], reference: str) -> Decoded:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if channels in (2, 4):
-        # As from a file: what is transparent is laid on white.
+        # As with a file, transparent pixels are laid on white.
         return decode_opened(Image.fromarray(np.ascontiguousarray(pixels)), reference)
     if channels == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)

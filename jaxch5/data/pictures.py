@@ -1,8 +1,8 @@
 """Which pictures a run was trained on and which it validated, and where these are now.
 
-A set of pictures changes while its runs stay: some come, some go, labels are corrected, or all
-of it moves. Its split, drawn again, is then another one, so that a run keeps what it began with: a
-line of JSON for each picture, compressed.
+A set of pictures changes while its runs stay: pictures are added and removed, labels are corrected,
+or the set moves. Drawing its split again would then give another one, so a run keeps the one that
+it began with: a line of JSON for each picture, compressed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxch5.util.files import to_json, write_file
 from jaxch5.util.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
-# What is no file has no size.
+# The size of an item that is not a file.
 UNKNOWN = -1
 # Sizes that a thread asks for at a time.
 CHUNK = 1000
@@ -57,13 +57,13 @@ class Pictures:
 
     @cached_property
     def digest(self) -> str:
-        """The same for the same names, classes and parts, whatever the files hold."""
+        """Returns a digest of the names, classes and parts, whatever the files hold."""
         names = [list(map(composed, texts)) for texts in (self.classes, self.references)]
         said = json.dumps([*names, self.labels.tolist(), self.held_out.tolist()])
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Splits the source that `restricted` gives; it is one of those in `jaxch5.data.split`."""
+        """Splits the source that `restricted` returns, as the splits in `jaxch5.data.split` do."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Of each picture of the run, whether it is there, and not another one of its name."""
+        """Tells for each picture of the run whether it is there, and not another of its name."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -117,8 +117,8 @@ def pictures_of(
 def find(pictures: Pictures, others: Pictures) -> Found:
     """Looks for a run's pictures among others, by their names.
 
-    Names are compared composed, since file systems differ in how they store an umlaut. Where a name
-    is there more than once, the first is the first, and so on.
+    Names are compared composed, since file systems differ in how they store an umlaut. Repeated
+    names are matched in their order.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -143,7 +143,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
 
 
 def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """Returns how many of those that are validated an earlier run was trained on.
+    """Returns how many of the validated pictures an earlier run was trained on.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -157,7 +157,7 @@ def trained_on(pictures: Pictures, earlier: Pictures) -> int:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """Joins the pictures of two calls to train; what either trained on counts as that.
+    """Joins the pictures of two calls to train; what either trained on counts as trained on.
 
     Args:
         before, now: pictures of the same classes, earlier ones first.
@@ -187,9 +187,9 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
     """Returns the source with the run's pictures alone, in their order, and with the run's classes.
 
     Args:
-        source: may hold others too.
-        pictures: all of them are in it.
-        found: where; what `find` gives for `pictures_of(source)`.
+        source: source that holds them, and possibly others.
+        pictures: pictures of the run, all of which are in the source.
+        found: their places, as `find` returns them for `pictures_of(source)`.
     """
     same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
     if same and source.classes == pictures.classes:
@@ -219,7 +219,7 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 
 
 def write_pictures(path: Path, pictures: Pictures) -> None:
-    """Writes the pictures of a run, in one piece and the same bytes for the same pictures.
+    """Writes the pictures of a run, atomically, and the same bytes for the same pictures.
 
     The first line says what the file is, with the classes in their order; each other line is a
     picture: its name, its class, its part ("train" or "valid") and its size.
@@ -251,7 +251,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
         }
         lines.append(line if size == UNKNOWN else {**line, "bytes": size})
     content = "".join(to_json(line) + "\n" for line in lines)
-    # A fast level, and no time of day in it.
+    # A fast level, and no time stamp.
     write_file(path, gzip.compress(content.encode(), compresslevel=3, mtime=0))
 
 
@@ -286,7 +286,7 @@ def read_pictures(path: Path) -> Pictures | None:
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # What is damaged in a compressed file comes to light as almost anything.
+    # Damage in a compressed file may raise almost anything.
     except Exception as error:
         raise CheckpointError(
             f"{path}: is damaged ({error}); put back a copy, or remove it: the split is then drawn "
@@ -295,7 +295,7 @@ def read_pictures(path: Path) -> Pictures | None:
 
 
 def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields names composed, and each different: a repeated one with how often it came before."""
+    """Yields names composed, and each different: a repeated one with its number of earlier uses."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)

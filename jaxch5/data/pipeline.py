@@ -21,7 +21,7 @@ from jaxch5.util.text import counted
 
 # Batches that are copied to the device before they are asked for.
 AHEAD = 2
-# Name in a profile of the time in which the next batch is waited for.
+# Name in a profile of the time spent waiting for the next batch.
 WAITING = "waiting for pictures"
 
 
@@ -37,9 +37,9 @@ class Loader:
         canvases: the presized pictures.
         items: numbers of the part's items in the source.
         batch_size: rows of every batch.
-        seed: of the shuffling; None for validation.
-        part: number of this process and how many there are; each reads its rows of every batch,
-            of which there are as many as of any other.
+        seed: seed of the shuffling; None for validation.
+        part: number of this process and how many there are; each reads its own rows of every batch,
+            the same number for all processes.
         sampler: what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
@@ -84,10 +84,10 @@ class Loader:
         batches, rest = divmod(self.draws, batch_size)
         self._length = batches + (seed is None and rest > 0)
 
-        # Where the items lie in a few large files, each process keeps to a range of them, so that
-        # it needs its own files only; else all draw from one order of the whole set.
+        # Where the items are stored in a few large files, each process keeps to a range of them, so
+        # that it needs only its own files; otherwise all draw from one order of the set.
         ranges = part[1] if each_once and canvases.source.sharded else 1
-        # Each thread that makes a batch asks for it. It knows nothing of the loader, which would
+        # Called by each thread that makes a batch. It holds no reference to the loader, which would
         # otherwise keep itself alive, and the canvases with it.
         shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(
@@ -95,60 +95,60 @@ class Loader:
         )
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Returns the number of batches in an epoch."""
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+        """Yields the batches of one epoch."""
         steps = self.steps(number * len(self), (number + 1) * len(self))
         return (batch.open() for batch in steps)
 
     def steps(self, start: int, stop: int | None = None) -> Iterator[Batch | CachedBatch]:
-        """The batches from step `start` on, across epochs, up to `stop` or without end.
+        """Yields the batches from step `start` on, across epochs, up to `stop` or without end.
 
-        They are of NumPy arrays, but for the pictures that lie on the device.
+        They are NumPy arrays, except for the pictures that are on the device.
 
         Raises:
             DataError: while iterating, where a picture cannot be read.
         """
-        # Not above, because whoever predicts a picture needs none of it: a tenth of a second.
+        # Imported here, because predicting does not need it and it takes a tenth of a second.
         import grain
 
         threads = threads_for_batches()
-        # Two batches beyond those in the making hide a slow one; more would only take memory.
+        # Two batches beyond those in progress hide a slow one; more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
         iterator = iter(numbers.map(self._batch).to_iter_dataset(options))
         try:
             yield from iterator
         finally:
-            # Whoever leaves early would otherwise leave the reading threads behind.
+            # A caller that stops early would otherwise leave the reading threads running.
             iterator.close()
 
     def with_seed(self, seed: int) -> Loader:
-        """Training batches of the same items in another order."""
+        """Returns a loader of the same items with their order drawn from another seed."""
         return Loader(self.canvases, self.items, self.batch_size, seed, self._part, self.sampler)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
-        """The part of it that one of several processes reads; see `Data.shared`."""
+        """Returns the part of the loader that one of several processes reads; see `Data.shared`."""
         canvases = self.canvases.shared(put)
         return Loader(canvases, self.items, self.batch_size, self._seed, part, self.sampler)
 
     @property
     def labels(self) -> Int[np.ndarray, "items"]:
-        """Of the items, in the order of `items`."""
+        """Returns the labels of the items, in the order of `items`."""
         return self.canvases.source.labels[self.items]
 
     @property
     def on_device(self) -> tuple[jax.Array, jax.Array] | None:
-        """Canvases and frames of the whole source, where they lie on the device."""
+        """Returns the canvases and frames of the whole source, if they are on the device."""
         return self.canvases.on_device
 
     def shapes(self) -> Batch | CachedBatch:
-        """Shapes and types of what `steps` gives, of all processes together."""
+        """Returns the shapes and types of what `steps` yields, for all processes together."""
 
         def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
@@ -174,7 +174,7 @@ class Loader:
         own = slice(process * count, (process + 1) * count)
         row = self.order(epoch)[number, own]
         places = row[row >= 0]
-        # The last rows of a last, short batch may be of another process alone.
+        # Another process may hold all last rows of a last, short batch.
         known = np.ones(len(places), bool)
         if not len(places):
             places, known = self.order(epoch)[0, own][:1].clip(0), np.zeros(1, bool)
@@ -230,9 +230,9 @@ def _order(
     shape: tuple[int, int],
     epoch: int,
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Which places of `items` the batches of an epoch have, by rows; -1 where there is none.
+    """Returns the places of `items` in an epoch's batches, by rows; -1 where there is none.
 
-    The columns are of `ranges` processes, each of which has a range of the items.
+    The columns belong to `ranges` processes, each of which has a range of the items.
     """
     if ranges > 1:
         orders = np.array_split(np.argsort(items), ranges)
@@ -253,11 +253,11 @@ def to_device(
     batches: Iterator[Batch | CachedBatch],
     put: Callable[[Batch | CachedBatch], Batch | CachedBatch] = jax.device_put,
 ) -> Iterator[Batch | CachedBatch]:
-    """The same batches on the device, copied while the ones before are worked on.
+    """Yields the same batches on the device, copied while the previous ones are in use.
 
     Args:
-        batches: of NumPy arrays.
-        put: begins to copy one; by default to the default device.
+        batches: batches of NumPy arrays.
+        put: function that begins to copy a batch; by default to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):
@@ -268,7 +268,7 @@ def to_device(
 
 
 def _waited_for(batches: Iterator[Batch | CachedBatch]) -> Iterator[Batch | CachedBatch]:
-    """The same batches; a profile shows how long each was waited for."""
+    """Yields the same batches; a profile shows how long each was waited for."""
     while True:
         with jax.profiler.TraceAnnotation(WAITING):
             batch = next(batches, None)

@@ -19,10 +19,10 @@ from jaxch5.util.text import printable
 KEPT = 256
 # Levels, of 255, by which a profile may differ from sRGB and be taken for it.
 SAME = 1
-# Pixels that are converted at a time: what that takes stays in a processor's cache.
+# Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
-# What cameras write that were set to Adobe RGB, in place of a profile (DCF 2.0), in either order of
-# bytes: that the colours are none of sRGB's, and the name of the rule.
+# What cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte order: that the
+# colours are not sRGB's, and the name of the rule.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
     (b"\xa0\x01\0\x03\0\0\0\x01\xff\xff", b"\0\x01\0\x02\0\0\0\x04R03\0"),
@@ -50,10 +50,10 @@ class Profile(NamedTuple):
     """A profile that is none of sRGB's.
 
     Attributes:
-        space: what its numbers are: "RGB", "GRAY" or "CMYK".
-        arithmetic: to sRGB, of a colour profile that is curves and a matrix, as most are.
-        shades: sRGB's grey for each level of a grey profile.
-        transform: to sRGB, of any other.
+        space: kind of its numbers: "RGB", "GRAY" or "CMYK".
+        arithmetic: conversion to sRGB, for a colour profile of curves and a matrix, as most are.
+        shades: sRGB's grey for each level, for a grey profile.
+        transform: conversion to sRGB, for any other.
     """
 
     space: str
@@ -66,7 +66,7 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
     """Returns the colour profile that comes with a picture, or that its EXIF stands for.
 
     Args:
-        info: that of a `PIL.Image.Image`.
+        info: the attribute `info` of a `PIL.Image.Image`.
     """
     if profile := info.get("icc_profile"):
         return profile
@@ -78,13 +78,13 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Reads how a profile's numbers become sRGB's; None where they are, or it is damaged."""
+    """Reads how a profile's numbers become sRGB's; None if they are already, or it is damaged."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # All colours of 16 levels each: there are many files of sRGB's profile.
+            # Compared on colours of 16 levels each, since there are many files of sRGB's profile.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)
@@ -104,14 +104,14 @@ def load_profile(content: bytes) -> Profile | None:
             return None if same else Profile(space, shades=shades)
         return Profile(space, transform=transform)
     except Exception:
-        # Damaged metadata costs the metadata; lcms, through Pillow, raises several kinds of errors.
+        # A damaged profile is ignored; lcms, through Pillow, raises several kinds of errors.
         return None
 
 
 def to_srgb(
     pixels: UInt8[np.ndarray, "height width 3"], content: bytes | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Converts a picture to sRGB's numbers, unless its profile is sRGB's or is for others.
+    """Converts a picture to sRGB's numbers, unless its profile is sRGB's or does not fit it.
 
     Args:
         pixels: a picture; it may be written to.
@@ -164,7 +164,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _curve(tag: bytes) -> np.ndarray | None:
-    """Returns linear light of each of 256 levels.
+    """Returns the linear light of each of 256 levels.
 
     Source: ICC.1:2010, 10.5 and 10.15.
     """
@@ -181,7 +181,7 @@ def _curve(tag: bytes) -> np.ndarray | None:
         g, a, b, c, d, e, f = (*numbers, *[0.0] * 7)[:7]
         if kind == 0:
             return level**g
-        # Of the other two, which are rare, black is no black.
+        # In the other two forms, which are rare, black is not black.
         if kind in (1, 2):
             return None
         return np.where(level >= d, np.maximum(a * level + b, 0) ** g + e, c * level + f)
@@ -197,7 +197,7 @@ def srgb_levels() -> UInt8[np.ndarray, "65536"]:
 
 
 def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarray:
-    """Returns the table's entries at some places."""
+    """Returns the entries of a table at some places."""
     try:
         return cv2.LUT(places, table)
     except cv2.error:
@@ -268,6 +268,6 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
 
 
 def _tags(content: bytes | bytearray) -> list[tuple[bytes, int, int]]:
-    """Returns kind, place and size of each part of a profile."""
+    """Returns the kind, place and size of each part of a profile."""
     (count,) = struct.unpack_from(">I", content, 128)
     return [struct.unpack_from(">4sII", content, 132 + 12 * entry) for entry in range(count)]

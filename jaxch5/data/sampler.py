@@ -1,8 +1,8 @@
 """Samplers: which items an epoch draws, in which order, and how often.
 
 A sampler is a pure function `(labels, epoch, seed) -> places in labels`. It keeps nothing from one
-epoch to the next, so that training can be resumed anywhere, and every process comes to the same
-order by itself. All epochs have as many draws; an item that is drawn again is augmented anew.
+epoch to the next, so that training can be resumed anywhere, and every process arrives at the same
+order by itself. All epochs have equally many draws; an item that is drawn twice is augmented twice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def shuffled_ranges(ranges: Sequence[Order], epoch: int, seed: int) -> list[Orde
 def balanced(
     labels: Labels, epoch: int, seed: int = 0, weights: Sequence[float] | None = None
 ) -> Order:
-    """Draws each class equally often, or by its weight, as many draws as there are items.
+    """Draws each class equally often, or by its weight, with as many draws as there are items.
 
     The items of a class are drawn equally often too: all of them before one is drawn again. A
     number of draws that does not divide is rounded up or down, by chance and right on average
@@ -72,8 +72,8 @@ def balanced(
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        weights: Of each class, how often it is drawn, as compared with the others; None draws all
-            equally often. A class without items is not drawn.
+        weights: How often each class is drawn, relative to the others; None draws all equally
+            often. A class without items is not drawn.
 
     Raises:
         ConfigError: There is no weight for a class, or no draws would be left.
@@ -114,7 +114,7 @@ def balanced(
 def repeated(
     labels: Labels, epoch: int, seed: int = 0, times: int = 2, sampler: Sampler = shuffled
 ) -> Order:
-    """Makes one epoch of several, for sets that are so small that epochs end before they began.
+    """Makes one epoch of several, for sets so small that an epoch is over at once.
 
     Args:
         labels: Classes of the items.

@@ -12,7 +12,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import counted
 
 VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
-# Of the pictures that a run validated, so many that a set is taken for the run's own.
+# The share of a run's validated pictures from which on a set counts as the run's own.
 OWN_SHARE = 0.5
 
 
@@ -35,22 +35,22 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether at least half of the pictures that a run validated are in another set.
 
-    They are, where the set has moved; and where it holds other files of the same names, they are
-    not.
+    This is so if the set has moved, and not if it holds other files of the same names.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
 
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
-    """Returns the pictures that a run validated, as far as they are still there.
+    """Returns the pictures that a run validated, as far as they still exist.
 
-    What has another size under the name of such a picture is another picture, maybe one that the
-    run was trained on, and is left out. One of another class is scored by the class that it has.
+    A file of another size under the name of such a picture is another picture, possibly one that
+    the run was trained on, and is left out. A picture that has changed its class is scored by the
+    class that it has now.
 
     Args:
-        pictures: those of the run.
-        found: where they are in the source.
-        where: the source, for people.
+        pictures: pictures of the run.
+        found: their places in the source.
+        where: name of the source, for messages.
 
     Raises:
         DataError: none of them is there.
@@ -95,9 +95,9 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
     Args:
         count: number of the source's pictures.
-        pictures: those of the run; None where it has no record of them.
-        found: where they are in the source.
-        where: the source, for people.
+        pictures: pictures of the run; None where it has no record of them.
+        found: their places in the source.
+        where: name of the source, for messages.
     """
     line = f"all {counted(count, 'picture')} of {where}"
     if pictures is None or found is None:

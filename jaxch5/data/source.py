@@ -1,4 +1,4 @@
-"""Sources: labelled pictures, wherever they lie, behind one small type."""
+"""Sources: labelled pictures, wherever they are stored, behind one small type."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Source:
         classes: names, in the order of the labels.
         labels: the class of each item, a place in `classes`.
         references: names of the items, the same on every machine; errors show them.
-        read: from an item's number to its file's bytes, or to its pixels [height, width, 3], with
-            their colour profile where that is none of sRGB's.
+        read: function from an item's number to its file's bytes, or to its pixels [height, width,
+            3], with their colour profile if that is not sRGB's.
         columns: what else is known of each item, for splits: the folder that it is in, or a
             column of a table.
-        file: from an item's number to its file; None where items are no files.
+        file: function from an item's number to its file; None where items are not files.
         presized: short side to which the pictures were brought beforehand, pixels; None where they
             were not.
-        sharded: whether items whose numbers are near are in the same of a few large files, so that
-            each of several processes had better keep to a range of them.
-        passed_over: files below the folder that are no items, by reason; a folder counts as one
-            where nothing in it was looked at, and ends with a slash.
+        sharded: whether items with close numbers are stored in the same of a few large files, so
+            that each of several processes should keep to a range of them.
+        passed_over: files below the folder that are not items, by reason; a folder counts as one if
+            nothing in it was looked at, and ends with a slash.
         notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
             line about the data.
         reading: how the files are decoded, where more than one way is right.
@@ -78,7 +78,7 @@ class Source:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        # Whatever made it: a wrong label trains to the end of an epoch, or for ever.
+        # Checked here for all sources: a wrong label would show at an epoch's end, or never.
         labels = check_labels(self.labels, self.classes, self.references)
         object.__setattr__(self, "labels", labels)
 
@@ -86,14 +86,14 @@ class Source:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        # What stands at the end of a notebook's cell is shown; not every name and label, then.
+        # A notebook shows the value of a cell's last line; that should not be every name and label.
         return (
             f"<{counted(len(self), 'picture')} of {counted(len(self.classes), 'class', 'classes')}>"
         )
 
 
 def remarks(source: Source) -> list[str]:
-    """Returns what a line about a source says beside numbers: notes, and what is passed over.
+    """Returns what a line about a source says besides numbers: notes, and what is passed over.
 
     Example:
         >>> from jaxch5.data.sources.listing import HIDDEN
@@ -143,14 +143,14 @@ def without_bad(error: DataError) -> DataError:
 
 
 def with_range(source: Source, read_all: bool = False) -> Source:
-    """Returns the source with what its pictures of more than 8 bits are taken for, if it has any.
+    """Returns the source with the range of its pictures of more than 8 bits, if it has any.
 
-    Some of them are read for it, unless that is decided already; where the names of all files say
-    that there are none, nothing is.
+    Some of them are read to guess it, unless it is set already, or the names of all files rule out
+    such pictures.
 
     Args:
         source: labelled pictures.
-        read_all: whether they are looked at that are no files.
+        read_all: whether pictures that are not files are looked at too.
     """
     if source.reading.range != "auto" or source.presized is not None:
         return source
@@ -166,7 +166,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Checks whether pictures may have more than 8 bits: files by their names, others at all."""
+    """Checks whether pictures may have more than 8 bits: files by their names, others always."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
@@ -224,7 +224,7 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
 
 
 def check_several(source: Source) -> None:
-    """Makes sure that a source has classes to tell apart; to be scored, one is enough.
+    """Makes sure that a source has several classes to tell apart; for scoring, one is enough.
 
     Raises:
         DataError: it has one only.
@@ -238,7 +238,7 @@ def check_several(source: Source) -> None:
 
 
 def leave_out(source: Source, references: Container[str]) -> Source:
-    """The source without some items, by their names; see `select`."""
+    """Returns the source without some items, given by their names; see `select`."""
     names = enumerate(source.references)
     return select(source, [item for item, name in names if name not in references])
 
@@ -248,14 +248,14 @@ def from_arrays(
     labels: Sequence[int] | Sequence[str] | Shaped[np.ndarray, "items ..."],
     classes: Sequence[str],
 ) -> Source:
-    """Pictures in memory.
+    """Makes a source of pictures in memory.
 
     Args:
         images: pictures, each pixels from 0 to 255, [height, width] or [height, width, channels], a
             PIL picture, or a file's content or path; one array of pixels will do. See
             `read_picture`.
-        labels: for each item, a place in `classes` or a name of one; columns [items, 1] and one-hot
-            rows [items, classes] are taken too.
+        labels: a place in `classes` or the name of a class for each item; columns [items, 1] and
+            one-hot rows [items, classes] are taken too.
         classes: names.
 
     Raises:
@@ -285,7 +285,7 @@ def from_arrays(
 
 
 def digits() -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8x8 scans with 16 shades.
+    """Returns scikit-learn's 1,797 handwritten digits, 8x8 scans with 16 shades.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository.
 
@@ -312,14 +312,14 @@ def labelled_files(
     elsewhere: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
 ) -> Source:
-    """A source of files below a folder.
+    """Makes a source of files below a folder.
 
     Args:
         root: the folder.
-        references: of each item, the path from `root`.
-        class_names: classes of the items; an umlaut is the same stored as one sign or as two.
+        references: path from `root` of each item.
+        class_names: classes of the items; composed and decomposed umlauts are the same.
         columns: what else is known of each item.
-        elsewhere: of references that are no paths, the file.
+        elsewhere: files of the references that are not paths.
         notes: what had to be guessed.
     """
     class_names = [*map(composed, class_names)]

@@ -62,7 +62,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 
     Args:
         valid_fraction: share of the items, between 0 and 1.
-        seed: of the draw.
+        seed: seed of the draw.
         stratify: draws from each class separately, so that shares are the same in both parts.
 
     Raises:
@@ -79,7 +79,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
         raise DataError(f"valid_fraction = {valid_fraction}: should be between 0 and 1")
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        # What stands in a source twice is drawn once, so that it is in one part.
+        # A picture that is in a source twice is drawn once, so that it is in one part.
         first: dict[str, int] = {}
         same = [first.setdefault(name, item) for item, name in enumerate(source.references)]
         distinct = list(first.values())
@@ -91,7 +91,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
                 f"class {source.classes[number]} has {pictures}: it cannot be both "
                 "trained on and validated; add one or remove the class"
             )
-        # The draw goes by the names, so that the order in which a source lists them is no matter.
+        # The draw goes by the names, so the order in which a source lists them does not matter.
         by_name = np.array(sorted(distinct, key=lambda item: composed(source.references[item])))
         shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(by_name))]
         if not stratify:

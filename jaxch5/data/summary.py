@@ -90,7 +90,7 @@ def summarize(
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Has what fails within say at which stage it did."""
+    """Adds the name of the stage to an error that is raised within."""
     try:
         yield
     except DataError as error:

@@ -28,7 +28,7 @@ class Findings:
     """What is wrong with a set of pictures; two are the same where all their pixels are.
 
     Attributes:
-        count: of the pictures looked at.
+        count: number of pictures looked at.
         unreadable: item to reason.
         duplicates: items that show the same picture, all of one class and in one part.
         conflicts: items that show the same picture under two or more classes.
@@ -95,7 +95,7 @@ def find_problems(
 
 
 def unreadable(source: Source, console: Console | None = None) -> dict[str, str]:
-    """References of the pictures that cannot be read, each with the reason.
+    """Returns the references of the pictures that cannot be read, each with the reason.
 
     Args:
         source: labelled pictures; every one of them is read.
@@ -110,7 +110,7 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
 
 
 def readable(source: Source, console: Console | None = None) -> Source:
-    """The pictures of a source that can be read, in their order.
+    """Returns the pictures of a source that can be read, in their order.
 
     Args:
         source: labelled pictures; every one of them is read.
@@ -142,7 +142,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
         ('black', None)
     """
     kind = None
-    # Of most pictures a few of the pixels tell.
+    # For most pictures a few of the pixels suffice.
     for part in (pixels[::16, ::16], pixels):
         low, high = (edge(part, axis=(0, 1)).astype(int) for edge in (np.min, np.max))
         if high.max() < DARK:

@@ -33,10 +33,11 @@ def _call(module: Any, x: Array, train: bool) -> Array:
 
 
 def as_linen(module: Any) -> nn.Module:
-    """Returns a linen module: itself, or what flax's bridge makes of a module of nnx.
+    """Returns a linen module: the given one, or what flax's bridge makes of an nnx module.
 
-    That begins with the weights that the module has, is called with pictures alone, and is set to
-    train and to evaluate by its own `train()` and `eval()`. Its dropout draws from the step's key.
+    It begins with the weights that the nnx module has, which is called with pictures alone, and is
+    set to train and to evaluate by its own `train()` and `eval()`. Its dropout draws from the
+    step's key.
 
     Args:
         module: Module of linen or nnx.
@@ -69,7 +70,7 @@ def as_linen(module: Any) -> nn.Module:
     def copied(rngs: nnx.Rngs) -> nnx.Module:
         copy = nnx.clone(module)
         if "dropout" in rngs:
-            # Streams that a module was given no names for are called default.
+            # Streams for which a module was given no names are called default.
             nnx.reseed(copy, default=rngs["dropout"](), dropout=rngs["dropout"]())
         return copy
 

@@ -25,7 +25,7 @@ from jaxch5.util.text import counted
 
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that is no other length in a network: where it is, the classes are.
+# A number of classes that is no other length in a network, so that it marks the axis of classes.
 MARK = 7919
 
 # Signs of networks that are none of ours, for the message.
@@ -92,7 +92,7 @@ def find_network(
 ) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
-    Where several are, one of the architecture is preferred, then one of `FIRST`, then the first.
+    If several are found, one of the architecture is preferred, then one of `FIRST`, then the first.
 
     Args:
         tree: State dict, or dictionaries that hold some and anything else.
@@ -134,7 +134,7 @@ def find_network(
 
 
 def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict is of an architecture, though some of its entries may be gone."""
+    """Checks whether a state dict is of an architecture, though some entries may be missing."""
     if spec.recognizes:
         return spec.recognizes(entries)
     known = {entry.name for entry in body}
@@ -144,7 +144,7 @@ def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, A
 
 
 def architecture_of(entries: Mapping[str, Any]) -> str | None:
-    """Tells which architecture's names a state dict has; None for none.
+    """Tells which architecture's names a state dict has; None if it has those of none.
 
     Example:
         >>> architecture_of({"fc.bias": 0})
@@ -189,7 +189,7 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     shapes = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
 
     def entry(path: VariablePath, like: jax.ShapeDtypeStruct) -> Entry:
-        # Of one number, seen as many: no memory is taken.
+        # One number, broadcast: no memory is allocated.
         empty = np.broadcast_to(np.zeros((), np.float32), like.shape)
         return Entry(path, names.of(path), names.written(path, empty).shape)
 
@@ -211,14 +211,14 @@ def parts_of(entries: Collection[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
-    """Returns names that would change what a body computes, or are of no module."""
+    """Returns names that would change what a body computes, or that belong to no module."""
     own = {entry.name.partition(".")[0] for entry in body}
     return [name for name in names if name.partition(".")[0] in own or "." not in name]
 
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
     """Returns what leads to each network, and how the names of its layers begin there."""
-    # What ends another name, as `conv1.weight` ends `layer1.0.conv1.weight`, leads nowhere.
+    # A name that ends another one, as `conv1.weight` ends `layer1.0.conv1.weight`, leads nowhere.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [

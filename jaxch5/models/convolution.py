@@ -21,8 +21,8 @@ from jaxch5.models.winograd import winograd
 
 # On maps up to this side, gathering patches for one matrix product beats the native convolution.
 SMALL_MAP = 2
-# From these on, fewer multiplications are worth what the way there and back takes, and the longer
-# compilation: shorter side of the map, channels, pictures.
+# From these on, fewer multiplications are worth the transforms and the longer compilation: shorter
+# side of the map, channels, pictures.
 LARGE_MAP, MANY_CHANNELS, MANY_PICTURES = 5, 64, 8
 
 
@@ -31,7 +31,7 @@ def convolve(
     kernel: Float[Array, "k k in_channels out_channels"],
     stride: int = 1,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Convolution with k // 2 zeros of padding on each side, as torchvision's ResNets have it.
+    """Convolves with k // 2 zeros of padding on each side, as torchvision's ResNets do.
 
     Example:
         >>> convolve(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), stride=2).shape
@@ -51,7 +51,7 @@ def convolve(
 
 
 def native(x: Array, kernel: Array, stride: int) -> Array:
-    """XLA's convolution: the oracle of the other forms."""
+    """Applies XLA's convolution, the reference for the other forms."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -63,12 +63,12 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
-    """A 1x1 convolution: the pixels it reads times the kernel."""
+    """Computes a 1x1 convolution: the pixels that it reads times the kernel."""
     return _matrix_product(x[:, ::stride, ::stride, :], kernel[0, 0])
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Every output pixel's patch laid out in a row, and one matrix product.
+    """Lays out every output pixel's patch in a row, and takes one matrix product.
 
     On the smallest maps some of the kernel's rows and columns only ever meet the padding: they are
     left out.
@@ -86,7 +86,7 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
     pictures, sides, channels = x.shape[0], x.shape[1:3], kernel.shape[2:]
     return (
         x.dtype == jnp.float32
-        # A program that is exported for any number of them has a symbol there.
+        # A program that is exported for any number of them has a symbol here.
         and isinstance(pictures, int)
         and pictures >= MANY_PICTURES
         and min(sides) >= LARGE_MAP
@@ -97,7 +97,7 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
 def max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """3x3 maximum with stride 2, as after the stem.
+    """Takes the 3x3 maximum with stride 2, as after the stem.
 
     Example:
         >>> max_pool(jnp.ones((1, 8, 8, 3))).shape
@@ -109,14 +109,14 @@ def max_pool(
 
 
 def native_max_pool(x: Array) -> Array:
-    """XLA's windowed maximum: the oracle of the other form."""
+    """Applies XLA's windowed maximum, the reference for the other form."""
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
     )
 
 
 def max_of_windows(x: Array) -> Array:
-    """The maximum of nine shifted pictures, whose gradient needs no scatter."""
+    """Takes the maximum of nine shifted pictures, whose gradient needs no scatter."""
     first, *others = [
         _window(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
@@ -127,7 +127,7 @@ def max_of_windows(x: Array) -> Array:
 
 
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The same array, which a CPU computes once and keeps.
+    """Returns the same array, which a CPU computes once and keeps.
 
     Without it XLA's CPU compiler repeats the sum of a block and its shortcut, and so the sums of
     all the blocks before, in every place that reads it.
@@ -147,7 +147,7 @@ def _matrix_product(x: Array, matrix: Array) -> Array:
 
 
 def _taps_inside(side: int, size: int, stride: int) -> range:
-    """The places in a window that meet the map somewhere, along one side."""
+    """Returns the places in a window that meet the map somewhere, along one side."""
     outputs = -(-side // stride)
     places = [
         place
@@ -158,7 +158,7 @@ def _taps_inside(side: int, size: int, stride: int) -> range:
 
 
 def _window(x: Array, size: int, stride: int, row: int, column: int, fill: float) -> Array:
-    """For one place in a window, the pixels that lie there: [B, H / stride, W / stride, C]."""
+    """Returns the pixels at one place of all windows: [B, H / stride, W / stride, C]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
     height, width = (-(-side // stride) for side in x.shape[1:3])

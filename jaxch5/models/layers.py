@@ -18,7 +18,7 @@ from jaxch5.models.spec import Normalization
 def normalize(
     pictures: Float[Array, "batch height width 3"], normalization: Normalization
 ) -> Float[Array, "batch height width 3"]:
-    """Pictures whose channels have about mean 0 and deviation 1.
+    """Shifts and scales pictures so that channels have about mean 0 and deviation 1.
 
     Example:
         >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -37,10 +37,10 @@ class BatchNorm(nn.Module):
     and both running statistics move by a tenth. Statistics are computed and kept in float32.
 
     Attributes:
-        dtype: of the result.
+        dtype: type of the result.
         momentum: the share of a new batch in the running statistics.
         epsilon: added to the variance.
-        bias_init: of the bias; the scale begins at one.
+        bias_init: initializer of the bias; the scale begins at one.
 
     Example:
         >>> norm = BatchNorm()
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             wide = x.astype(jnp.float32)
             mean = jnp.mean(wide, axes)
-            # The variance's gradient by the mean is zero: said here, no pass over the batch is made
+            # The variance's gradient by the mean is zero: stopping it saves a pass over the batch
             # to sum it, which took a twentieth of a step on a CPU.
             var = jnp.mean(jnp.square(wide - jax.lax.stop_gradient(mean)), axes)
             if not self.is_initializing():
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
 
 
 def uniform_of_fan_in(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) -> Array:
-    """PyTorch's initialization of linear layers: uniform within one over the root of fan-in."""
+    """Draws from PyTorch's initialization of linear layers: uniform within 1 / sqrt(fan-in)."""
     bound = 1.0 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 

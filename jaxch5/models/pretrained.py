@@ -1,4 +1,4 @@
-"""Weights that were trained before: ImageNet's from the Hugging Face hub, and files of them."""
+"""Pretrained weights: ImageNet's from the Hugging Face hub, and files of weights."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from jaxch5.models.weights import import_network
 from jaxch5.util.libraries import empty_is_unset
 
 FILE = "model.safetensors"
-# For each of the hub's few network addresses to say what it has; the file may take its time.
+# Time limit for each of the hub's few network addresses to answer; the file may take longer.
 ANSWER_SECONDS = 3.0
 
 
 class Pretrained(NamedTuple):
-    """Weights with what travels with them.
+    """Weights, with what belongs to them.
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: that they were trained with.
+        normalization: normalization that they were trained with.
         classes: names of their head's classes; None where they are not known.
         origin: where they come from, for people.
         normalized_by: who says what the normalization is, for people.
-        left_out: entries of the file that are neither of the body nor of a head known here.
+        left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
     """
 
@@ -53,7 +53,7 @@ class Pretrained(NamedTuple):
 def from_hub(
     arch: str | ModelSpec, cache: Path | None = None, endpoint: str | None = None
 ) -> Pretrained:
-    """ImageNet's weights of an architecture; once fetched, they are read from the hub's cache.
+    """Returns ImageNet's weights of an architecture, fetched once into the hub's cache.
 
     Args:
         arch: the architecture.
@@ -61,7 +61,7 @@ def from_hub(
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
 
     Raises:
-        WeightsError: it has none, or they are not in the cache and the hub does not give them.
+        WeightsError: there are none, or they are neither in the cache nor to be had from the hub.
     """
     spec = spec_of(arch)
     if spec.weights is None:
@@ -77,7 +77,7 @@ def from_hub(
     if not isinstance(file, str):
         url = hub.hf_hub_url(repository, FILE, endpoint=endpoint)
         try:
-            # Asked once first: a download goes on asking a hub in trouble for most of a minute.
+            # Asked once beforehand: a download keeps asking a hub in trouble for most of a minute.
             said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
             # huggingface-hub makes paths of these, and follows them wherever they lead.
             for name in (said.etag, said.commit_hash):
@@ -116,7 +116,7 @@ def from_file(
             names one of several state dicts that it holds.
         arch: the architecture that they should be of.
         normalization: mean and deviation of their training; None takes what the file says.
-        beside: whether what is beside the file is heard; a learner's file says all itself.
+        beside: whether files beside it are read; a learner's file says everything itself.
         head: kind of head that they have most likely, which is looked for first.
 
     Raises:
@@ -150,7 +150,7 @@ def from_file(
 
 
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Returns arrays by the path to each, joined by slashes: names for modules that have no others.
+    """Returns arrays by their paths, joined by slashes: names for modules that have no others.
 
     Example:
         >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))

@@ -1,4 +1,4 @@
-"""What is known of weights beside their numbers: mean, deviation and classes, and from where.
+"""What is known about weights besides their numbers: mean, deviation and classes, and from where.
 
 A safetensors file may say it in its metadata, as `export` writes it. Beside a file may be timm's
 `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
@@ -19,7 +19,7 @@ from jaxch5.models.spec import IMAGENET, ModelSpec, Normalization
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# A description is a page of text; whatever is longer is none.
+# A description is a page of text; anything longer is not one.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std set others"
 SETTINGS = "--model.mean and --model.std"
@@ -42,7 +42,7 @@ class Description(BaseModel):
 
 
 class Known(NamedTuple):
-    """What is known of weights.
+    """What is known about weights.
 
     Attributes:
         normalization: mean and deviation of their training; the architecture's where nothing is
@@ -63,12 +63,12 @@ def known_of(
     given: Normalization | None = None,
     beside: bool = True,
 ) -> Known:
-    """Reads what a file of weights, and what is beside it, say.
+    """Reads what a file of weights, and the files beside it, say.
 
     Args:
         path: the file.
         metadata: that of a safetensors file.
-        spec: their architecture; a description of another is not theirs.
+        spec: their architecture; a description of another one is ignored.
         given: mean and deviation that the settings name, which win.
         beside: whether other files are looked at.
 
@@ -123,7 +123,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Returns the keys of a description that are known here; of a file that is none, nothing."""
+    """Returns the keys of a description that are known here; none if the file is no description."""
     try:
         if not file.is_file():
             return {}

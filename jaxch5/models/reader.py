@@ -15,11 +15,12 @@ from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
 
-# Of PyTorch's files; `.bin` is the hub's, `.ckpt` Lightning's, and `.tar` that of `model.pth.tar`.
+# Endings of PyTorch's files; `.bin` is the hub's, `.ckpt` Lightning's, and `.tar` that of
+# `model.pth.tar`.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
-# What timm, fastai, Lightning and scripts keep beside the weights: options, scores and paths. They
-# are read as nothing, so that what is written there is not made.
+# What timm, fastai, Lightning and scripts store beside the weights: options, scores and paths. They
+# are read as placeholders, so that no such object is made.
 IGNORED = (
     "argparse.Namespace",
     "fastcore.foundation.L",
@@ -32,9 +33,9 @@ IGNORED = (
 )
 
 
-# How deep nested dictionaries are entered.
+# How deeply nested dictionaries are entered.
 DEEPEST = 10
-# Dictionaries are read as such: a pickle goes on to fill them.
+# These are read as dictionaries, because a pickle goes on to fill them.
 DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -43,7 +44,7 @@ DICTIONARIES = (
 
 
 class Ignored:
-    """Stands for an object that is no weight, and takes what it is given without a look at it."""
+    """Stands for an object that is no weight, and ignores whatever it is given."""
 
     def __init__(self, *values: Any) -> None:
         pass
@@ -53,7 +54,7 @@ class Ignored:
 
 
 def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns what a file of weights holds, and what it says of itself.
+    """Returns what a file of weights holds, and its metadata.
 
     Returns:
         Arrays in PyTorch's layouts by dotted names, those of nested dictionaries among them, and
@@ -76,7 +77,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     from safetensors import SafetensorError, safe_open
 
     try:
-        # Of the frameworks, this is the one that knows bfloat16.
+        # The only one of the frameworks that knows bfloat16.
         with safe_open(path, framework="flax") as file:
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
@@ -154,7 +155,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
     seen: set[int] = set()
 
     def enter(tree: Mapping[Any, Any], prefix: str, depth: int) -> None:
-        # Whoever wrote the file chose how deep it is, and whether it is in itself.
+        # Whoever wrote the file chose how deep it is, and whether it contains itself.
         if id(tree) in seen or depth > DEEPEST:
             return
         seen.add(id(tree))
@@ -217,6 +218,6 @@ def as_floats(value: Any, name: str) -> np.ndarray:
         raise WeightsError(
             f"{name} holds {array.dtype}, not floats: take weights before they are quantized"
         )
-    # What float32 does not hold becomes infinite, and is refused as such.
+    # What exceeds float32 becomes infinite, and is refused as such.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)

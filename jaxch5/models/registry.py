@@ -1,6 +1,6 @@
 """Architectures by name: ours, those that were registered, and import paths.
 
-Ours are read when they are asked for, so that a list of their names costs nothing.
+Ours are imported when they are asked for, so that a list of their names costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Where the specifications of ours are. An architecture is its file and its line here.
+# Modules of our own specifications. An architecture is its file and its line here.
 OURS = {f"resnet{depth}": f"jaxch5.models.resnet:RESNET{depth}" for depth in (18, 34, 50, 101, 152)}
 _registered: dict[str, ModelSpec] = {}
 
@@ -67,8 +67,8 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
 
     Args:
         arch: Name, import path, specification, or a module of one's own.
-        modules: Names of the top-level modules of a module of one's own, where they are known: by
-            those of the ResNets it has their stages.
+        modules: Names of the top-level modules of a module of one's own, where they are known; if
+            they are those of a ResNet, it has a ResNet's stages.
 
     Raises:
         ConfigError: there is no such architecture, or its name is another's.
@@ -101,7 +101,7 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
     if name in OURS:
         return _known(name)
     resnet = _known("resnet18")
-    # Modules by the names of a ResNet's have its groups; of other bodies, all stages are frozen.
+    # Modules with the names of a ResNet's have its groups; other bodies are frozen as a whole.
     like = "layer4_0" in modules
     stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
 
@@ -132,8 +132,8 @@ def create_model(
         head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
             both.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
-        remat: Whether what is within a block is computed again for the gradient, which takes less
-            memory and more time (Chen et al., 1604.06174); not of a module of one's own.
+        remat: Whether a block's activations are computed again for the gradient, which takes less
+            memory and more time (Chen et al., 1604.06174); not for a module of one's own.
 
     Raises:
         ConfigError: there is no such architecture or head, or it cannot be built so.

@@ -113,10 +113,11 @@ class ResNet(nn.Module):
         arch: a key of `ARCHITECTURES`.
         num_classes: number of logits.
         head: a key of `HEADS`.
-        dtype: of the computation; weights, statistics and logits are float32.
+        dtype: type of the computation; weights, statistics and logits are float32.
         frozen_stages: how many of the stem and the four stages, from the front, use their running
             statistics in training as well, and leave them as they are.
-        remat: what is within a block is computed again for the gradient, not kept in memory.
+        remat: whether a block's activations are computed again for the gradient, not kept in
+            memory.
     """
 
     arch: str

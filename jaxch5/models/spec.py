@@ -1,4 +1,4 @@
-"""What is known of an architecture: all that the rest of the package needs, in one place.
+"""What is known about an architecture: all that the rest of the package needs, in one place.
 
 Groups of layers, freezing, weight decay, weights of other libraries, learners' files and the
 transfer profile follow from a `ModelSpec`; `jaxch5.models.registry` finds one by its name.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # A variable's way through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
 VariablePath = tuple[str, ...]
-# A network whose stages are not told: what is not its head is its body.
+# The stages of a network that does not name any: what is not its head is its body.
 BODY_AND_HEAD = ("body", "head")
 HEAD = "head"
 # What layers call their variables in PyTorch.
@@ -51,13 +51,13 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class HubWeights(NamedTuple):
-    """ImageNet's weights of an architecture on the Hugging Face hub.
+    """ImageNet weights of an architecture on the Hugging Face hub.
 
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
         accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it.
         licence: Licence of the weights.
-        size: Side of the pictures that the accuracy is of, pixels.
+        size: Side of the pictures for which the accuracy holds, pixels.
         crop: Share of the short side that these pictures were cut from.
         interpolation: Filter that brought them to their size.
 
@@ -133,7 +133,7 @@ class ModelSpec:
         name: Name in configurations, checkpoints and learners' files.
         build: Function from the number of classes to the module. Where it has the parameters
             `head`, `dtype` or `remat`, it is given what the settings say (see `create_model`), and
-            keeps `head` as the module's attribute; where it has not, they are refused.
+            keeps `head` as the module's attribute; where it does not have them, they are refused.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage; None takes the stage
             that the name is, or begins with before an underscore, else the first one.
@@ -142,8 +142,8 @@ class ModelSpec:
         heads: Heads that it can be built with, the first being the one of its ImageNet weights; ()
             is one, its own.
         frozen: Function from a module and a number to the module whose first so many stages use
-            their running statistics in training too, which `train_bn=False` needs where there are
-            some.
+            their running statistics in training too, which `train_bn=False` needs for a module with
+            such statistics.
         no_decay: Parameters, by their last names, that weight decay leaves alone beside biases and
             vectors.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
@@ -151,8 +151,8 @@ class ModelSpec:
         normalization: Mean and deviation of the colours that its weights were trained with.
         size: Side of pictures that it can be built for, pixels.
         family: Name of its kind, for messages, such as "ResNet".
-        recognizes: Function that tells whether a state dict, of which entries may be gone, is of
-            this very architecture; None goes by how many names are missing.
+        recognizes: Function that tells whether a state dict, some of whose entries may be missing,
+            is of this very architecture; None goes by how many names are missing.
 
     Example:
         >>> import flax.linen as nn
@@ -226,7 +226,7 @@ class ModelSpec:
 
 
 def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
-    """Returns a module whose attribute `frozen_stages` is a number; see `ModelSpec.frozen`.
+    """Returns a module with another value of its attribute `frozen_stages`; see `ModelSpec.frozen`.
 
     Raises:
         ConfigError: it has no such attribute.

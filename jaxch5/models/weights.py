@@ -35,10 +35,10 @@ COUNTER = "num_batches_tracked"
 
 
 def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> dict[str, PyTree]:
-    """Returns variables of a network from a state dict of torchvision's, timm's or fastai's.
+    """Returns a network's variables from a state dict of torchvision, timm or fastai.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found. Of a ResNet, a head under
-    `head.`, numbered as the layers of fastai's `create_head` are, makes a `concat_pool` head.
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found. In a ResNet, a head under
+    `head.` whose layers are numbered as in fastai's `create_head` makes a `concat_pool` head.
 
     Args:
         state_dict: PyTorch's names and array-likes in PyTorch's layouts: convolutions
@@ -74,7 +74,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
 def import_network(
     found: Found, arch: str | ModelSpec, head: str = ""
 ) -> tuple[dict[str, PyTree], list[str]]:
-    """Returns variables of a network that was found in a file; see `import_state_dict`.
+    """Returns the variables of a network that was found in a file; see `import_state_dict`.
 
     Args:
         found: What `find_network` returns.
@@ -119,7 +119,7 @@ def import_network(
 def export_state_dict(
     variables: Mapping[str, PyTree], arch: str | ModelSpec, library: str = "", head: str = ""
 ) -> dict[str, np.ndarray]:
-    """Returns a state dict of PyTorch's names and layouts; see `import_state_dict`.
+    """Returns a state dict with PyTorch's names and layouts; see `import_state_dict`.
 
     With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
     `concat_pool` head their bodies load what does not begin with `head.`, and fastai's
@@ -148,7 +148,7 @@ def export_state_dict(
     flat = flatten_dict(jax.device_get(dict(variables)))
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
-    # Of several heads, the one that is there.
+    # Among several heads, the one that the variables have.
     for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
         if {entry.path for entry in expected} == flat.keys():
@@ -171,7 +171,7 @@ def export_state_dict(
 
 
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict has a head: half of its tensors at least, of the usual widths."""
+    """Checks whether a state dict has a head: at least half of its tensors, of the usual widths."""
     here = [entry for entry in heads if entry.name in entries]
 
     def is_wide(entry: Entry) -> bool:

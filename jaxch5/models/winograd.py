@@ -1,11 +1,10 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
-Four outputs of three taps are four of the coefficients of a product of polynomials. To multiply
-polynomials, one may take their values at some points, multiply these, and find the coefficients
-again: six products, the sixth of the leading coefficients, where the sums as they stand take twelve
-(Toom and Cook; Winograd, 1980). In both directions these are 36 for 16 outputs, not 144. Over all
-tiles of 4x4 outputs and all channels each of the 36 is a matrix product (Lavin and Gray,
-1509.09308).
+Four outputs of three taps are four of the coefficients of a product of polynomials. Polynomials can
+be multiplied by taking their values at some points, multiplying these, and finding the coefficients
+again: six products, the sixth of the leading coefficients, where the plain sums take twelve (Toom
+and Cook; Winograd, 1980). In both directions these are 36 for 16 outputs, not 144. Each of the 36
+is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gray, 1509.09308).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """From a tile's inputs, from the taps, and from the products to a tile's outputs."""
+    """Returns the matrices from inputs, from taps, and from products to the outputs of a tile."""
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
@@ -48,9 +47,9 @@ def winograd(
     x: Float[Array, "batch height width in_channels"],
     kernel: Float[Array, "3 3 in_channels out_channels"],
 ) -> Float[Array, "batch height width out_channels"]:
-    """Convolution with one zero of padding on each side and stride 1, in float32.
+    """Convolves with one zero of padding on each side and stride 1, in float32.
 
-    Its errors are some 3e-6 of the outputs' standard deviation, where sums as they stand have 1e-7.
+    Its errors are some 3e-6 of the outputs' standard deviation, where plain sums have 1e-7.
 
     Example:
         >>> y = winograd(jnp.ones((1, 4, 6, 3)), jnp.ones((3, 3, 3, 5)))
@@ -65,7 +64,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    # Left to JAX, the gradients would be of the steps below, one by one: twice as slow.
+    # JAX's own gradients would follow the steps below, one by one: twice as slow.
     x, kernel = saved
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     return _convolve(cotangent, turned), _kernel_gradient(x, cotangent)
@@ -96,12 +95,12 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
 
 
 def _tiles(x: Array) -> tuple[int, int]:
-    """Rows and columns of tiles."""
+    """Returns the rows and columns of tiles."""
     return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
 
 
 def _inputs(x: Array) -> Array:
-    """What the products take of a picture."""
+    """Transforms a picture into what the products take."""
     (_, height, width, _), (rows, columns) = x.shape, _tiles(x)
     below, right = TILE * rows - height + 1, TILE * columns - width + 1
     padded = jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
@@ -109,7 +108,7 @@ def _inputs(x: Array) -> Array:
 
 
 def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
-    """The matrix times every tile in both directions: [36, tiles, channels].
+    """Multiplies a matrix by every tile, in both directions: [36, tiles, channels].
 
     Each tile takes as many pixels as the matrix has columns; tiles begin at every fourth.
     """
@@ -123,7 +122,7 @@ def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
-    """The matrix times a vector of arrays; most of it is zero, so a product would be slower."""
+    """Multiplies a matrix by a vector of arrays, skipping its zeros, which are most of it."""
     return jnp.stack(
         [
             sum(factor * part for factor, part in zip(row.tolist(), parts, strict=True) if factor)

@@ -57,7 +57,7 @@ def groups_of(
 
 
 def labels(params: PyTree, groups: Groups) -> PyTree:
-    """Of each parameter, the number of its group: what `optax.multi_transform` takes.
+    """Returns the number of each parameter's group, as `optax.multi_transform` takes it.
 
     Example:
         >>> groups = Groups(("body", "head"), lambda module: int(module == "head"))
@@ -70,14 +70,14 @@ def labels(params: PyTree, groups: Groups) -> PyTree:
 def frozen_paths(
     variables: PyTree, groups: Groups, frozen_to: int, train_bn: bool = True
 ) -> frozenset[ParamPath]:
-    """The parameters that are not trained.
+    """Returns the paths of the parameters that are not trained.
 
     Args:
         variables: the network's `params`, and the running statistics in `batch_stats`, by which a
             batch norm is known. Other norms have none, and are as frozen as what is around them.
-        groups: of its layers.
-        frozen_to: the groups before this one are frozen; 0 freezes none.
-        train_bn: batch norms in frozen groups are trained all the same, as fastai does.
+        groups: groups of its layers.
+        frozen_to: number of the first group that is not frozen; 0 freezes none.
+        train_bn: whether batch norms in frozen groups are trained all the same, as in fastai.
 
     Example:
         >>> params = {"bn1": {"scale": 0, "bias": 0}, "conv1": {"kernel": 0}, "head": {"bias": 0}}
@@ -97,7 +97,7 @@ def frozen_paths(
 
 
 def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyTree]:
-    """The trained parameters and the frozen ones, each a tree of its own; `merge` is the way back.
+    """Splits parameters into the trained and the frozen ones, a tree each; `merge` joins them.
 
     Example:
         >>> partition({"a": {"w": 1}, "b": {"w": 2}}, frozenset({("a", "w")}))
@@ -109,7 +109,7 @@ def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyT
 
 
 def merge(trained: PyTree, frozen: PyTree) -> PyTree:
-    """One tree of the two that `partition` gives.
+    """Joins the two trees that `partition` returns.
 
     Example:
         >>> merge({"a": {"w": 1}}, {"b": {"w": 2}})

@@ -60,7 +60,7 @@ def make_optimizer(
     accumulate: int = ACCUMULATE,
     no_decay: Collection[str] = (),
 ) -> optax.GradientTransformation:
-    """An optimizer with decoupled weight decay and a rate for each group of parameters.
+    """Makes an optimizer with decoupled weight decay and a rate for each group of parameters.
 
     Rates and momentum live in the optimizer's state, so that a schedule changes them without a
     new compilation: see `with_hyperparams`. Biases and the scales and offsets of norms do not
@@ -73,7 +73,7 @@ def make_optimizer(
         lr: learning rate, or one for each group.
         momentum: decay of the first moment.
         wd: weight decay, a share of the learning rate (Loshchilov and Hutter, 1711.05101).
-        labels: gives the number of each parameter's group; None is one group.
+        labels: function that returns the number of each parameter's group; None is one group.
         clip: largest norm of all gradients together; 0 does not clip.
         accumulate: steps whose mean gradient makes one update.
         no_decay: parameters, by their last names, that do not decay either.
@@ -111,7 +111,7 @@ def make_optimizer(
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns an optimizer that sums up gradients, whose mean makes an update when one is due.
 
-    It is `optax.MultiSteps`, of which the steps until an update are set before each step: see
+    It is `optax.MultiSteps`, whose number of steps until an update is set before each step: see
     `with_update_due`.
     """
     return optax.MultiSteps(optimizer, lambda steps: steps).gradient_transformation()
@@ -125,7 +125,7 @@ def with_update_due(
     Every so many steps of an epoch make one, and so do those that are left at its end.
 
     Args:
-        opt_state: What is told.
+        opt_state: State of the optimizer.
         step: Steps done before.
         accumulate: Steps whose mean gradient makes an update.
         steps_per_epoch: Training batches.
@@ -144,7 +144,7 @@ def with_update_due(
     """
     place = step % steps_per_epoch
     due = ((place + 1) % accumulate == 0) | (place + 1 == steps_per_epoch)
-    # A step that float16 had to skip has left one gradient less.
+    # A step that float16 had to skip has added no gradient.
     summed = optax.tree_utils.tree_get(opt_state, "mini_step")
     return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 
@@ -170,7 +170,7 @@ def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
 
 
 def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) -> optax.OptState:
-    """The optimizer's state with other values of `lr` (one a group) and `momentum`.
+    """Returns the optimizer's state with other values of `lr` (one a group) and `momentum`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -183,7 +183,7 @@ def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) 
 
 
 def number_of_rates(opt_state: optax.OptState) -> int:
-    """How many groups have a rate of their own.
+    """Returns how many groups have a rate of their own.
 
     Example:
         >>> import jax.numpy as jnp

@@ -26,7 +26,7 @@ FINE_TUNE_DIV = 5.0
 
 
 def cosine_interpolation(start: float, end: float, position: float) -> float:
-    """Value at `position` (0 to 1) on a half cosine wave from `start` to `end`.
+    """Returns the value at `position` (0 to 1) on a half cosine wave from `start` to `end`.
 
     Example:
         >>> cosine_interpolation(0.0, 1.0, 0.5)
@@ -42,7 +42,7 @@ def one_cycle(
     div: float = DIV,
     div_final: float = DIV_FINAL,
 ) -> Schedule:
-    """One-cycle learning rate: warm up to `lr_max`, then anneal to almost nothing.
+    """Returns a one-cycle learning rate: warm up to `lr_max`, then anneal to almost nothing.
 
     Both parts are half cosine waves. Source: Smith and Topin, 1708.07120; the shape is that of
     fastai's `fit_one_cycle`.
@@ -67,7 +67,7 @@ def one_cycle_momentum(
     pct_start: float = PCT_START,
     moms: tuple[float, float, float] = MOMS,
 ) -> Schedule:
-    """Momentum that falls while the one-cycle rate rises, and the other way round.
+    """Returns momentum that falls while the one-cycle rate rises, and the other way round.
 
     Args:
         steps: number of training steps of the whole cycle.
@@ -95,11 +95,11 @@ def _two_waves(values: tuple[float, float, float], steps: int, pct_start: float)
 
 
 def even_mults(start: float, stop: float, n: int) -> list[float]:
-    """`n` rates from `start` to `stop`, each the same factor above the one before (fastai's name).
+    """Returns `n` rates from `start` to `stop` in a geometric series (fastai's name).
 
     Args:
-        start, stop: the first and the last, both above 0.
-        n: at least 1; a single rate is `stop`.
+        start, stop: the first and the last rate, both above 0.
+        n: number of rates, at least 1; a single rate is `stop`.
 
     Example:
         >>> [round(rate, 6) for rate in even_mults(1e-4, 1e-2, 3)]
@@ -112,12 +112,12 @@ def even_mults(start: float, stop: float, n: int) -> list[float]:
 
 
 def group_rates(lr: float | slice, groups: int) -> list[float]:
-    """A rate for each group of layers, earliest first, with fastai's meaning of a slice.
+    """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
 
     Args:
         lr: a float, the same for all; `slice(hi)`, `hi` for the last group and a tenth of it for
             the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
-        groups: how many.
+        groups: number of groups.
 
     Raises:
         ConfigError: a rate is missing or not above 0.
@@ -152,22 +152,22 @@ def fine_tune_schedule(
     div: float = FINE_TUNE_DIV,
     div_final: float = DIV_FINAL,
 ) -> Float[np.ndarray, "steps groups"]:
-    """Rates of the chapter's `fine_tune`, step by step.
+    """Returns the rates of the chapter's `fine_tune`, step by step.
 
-    Two phases: the new head alone, at one cycle to `base_lr` that rises nearly all the way
-    (`pct_start` 0.99, `div` 25); then all layers, at one cycle to half of that for the head, and to
-    a `lr_mult`-th of the head's for the earliest group, geometrically between. In the first phase
-    the frozen groups have a rate too, as fastai records it; they are not trained with it.
+    There are two phases: the new head alone, with one cycle to `base_lr` that rises nearly all the
+    way (`pct_start` 0.99, `div` 25); then all layers, with one cycle to half of that for the head,
+    to a `lr_mult`-th of the head's for the earliest group, and geometrically between. In the first
+    phase the frozen groups have a rate too, as fastai records it; they are not trained with it.
 
     Args:
-        epochs: of the second phase.
+        epochs: epochs of the second phase.
         steps_per_epoch: training batches.
         base_lr: highest rate of the first phase.
-        freeze_epochs: of the first phase.
-        groups: of layers.
+        freeze_epochs: epochs of the first phase.
+        groups: number of groups of layers.
         lr_mult: the head's rate over the earliest group's, in the second phase.
-        pct_start, div: of the second phase; see `one_cycle`.
-        div_final: the same for both phases; see `one_cycle`.
+        pct_start, div: shape of the second phase; see `one_cycle`.
+        div_final: shape of both phases; see `one_cycle`.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -193,14 +193,14 @@ def fine_tune_momentum(
     pct_start: float = FINE_TUNE_PCT_START,
     moms: tuple[float, float, float] = MOMS,
 ) -> Float[np.ndarray, "steps"]:
-    """Momentum of `fine_tune`, step by step, beside the rates of `fine_tune_schedule`.
+    """Returns the momentum of `fine_tune`, step by step, beside `fine_tune_schedule`.
 
     Args:
-        epochs: of the second phase.
+        epochs: epochs of the second phase.
         steps_per_epoch: training batches.
-        freeze_epochs: of the first phase.
-        pct_start: of the second phase; see `one_cycle`.
-        moms: the same for both phases; see `one_cycle_momentum`.
+        freeze_epochs: epochs of the first phase.
+        pct_start: shape of the second phase; see `one_cycle`.
+        moms: momentum of both phases; see `one_cycle_momentum`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
@@ -216,7 +216,7 @@ def fine_tune_momentum(
 
 
 class _Phase(NamedTuple):
-    """What `one_cycle` takes after the highest rate."""
+    """The arguments of `one_cycle` after the highest rate."""
 
     steps: int
     pct_start: float
@@ -233,7 +233,7 @@ def _fine_tune_phases(
 def flat_cosine(
     lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = DIV_FINAL
 ) -> Schedule:
-    """The highest rate for a share of the steps, then half a cosine wave down.
+    """Returns the highest rate for a share of the steps, then half a cosine wave down.
 
     Source: fastai's `fit_flat_cos`.
 
@@ -252,7 +252,7 @@ def flat_cosine(
 
 
 def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
-    """A rate that rises and falls in straight lines, again and again (Smith, 1506.01186).
+    """Returns a rate that rises and falls linearly, again and again (Smith, 1506.01186).
 
     Args:
         lr_min, lr_max: the lowest and the highest rate.
@@ -272,13 +272,13 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
 
 
 def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) -> Schedule:
-    """Half a cosine wave down, then a restart with a longer one.
+    """Returns a rate that falls by half a cosine wave, then restarts with a longer one.
 
     Source: Loshchilov and Hutter, 1608.03983.
 
     Args:
         lr_max: rate at each restart.
-        steps: of the first wave.
+        steps: number of steps of the first wave.
         factor: each wave has this many times the steps of the one before; at least 1.
         lr_min: rate that each wave falls to.
 

@@ -1,7 +1,7 @@
 """Learning rates that a sweep suggests: from (rate, loss) pairs to one rate each.
 
 A sweep raises the rate from step to step. Each rule looks at the smooth losses of the steps between
-the noisy start and the blow-up at the end; rates lie evenly on a logarithmic scale.
+the noisy start and the blow-up at the end; rates are evenly spaced on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEWEST_STEPS = 8
 
 
 def valley(lrs: Rates, losses: Losses) -> float:
-    """A point two thirds down the longest valley: the longest run of ever lower losses.
+    """Returns a rate two thirds down the longest valley: the longest run of ever lower losses.
 
     The run may leave steps out. Source: fastai's `valley`.
     """
@@ -38,7 +38,7 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Left end of the last window, coming from the right, in which the slope stays the same.
+    """Returns the left end of the last window, from the right, in which the slope stays the same.
 
     Source: fastai's `slide`.
     """
@@ -53,17 +53,17 @@ def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005)
 
 
 def minimum(lrs: Rates, losses: Losses) -> float:
-    """A tenth of the rate at which the loss is lowest (the chapter's first rule of thumb)."""
+    """Returns a tenth of the rate with the lowest loss (the chapter's first rule of thumb)."""
     return float(lrs[np.argmin(losses)]) / 10
 
 
 def steep(lrs: Rates, losses: Losses) -> float:
-    """The rate at which the loss falls fastest, on the logarithmic scale."""
+    """Returns the rate at which the loss falls fastest, on the logarithmic scale."""
     return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
 
 
 def last_decrease(lrs: Rates, losses: Losses) -> float:
-    """The last rate at which the loss was clearly going down (the chapter's second rule of thumb).
+    """Returns the last rate at which the loss clearly falls (the chapter's second rule of thumb).
 
     Clearly: at a tenth of the steepest slope or more, before the lowest loss.
     """
@@ -82,7 +82,7 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
 
 
 def check_steps(num_it: int) -> None:
-    """Refuses a sweep of which too little would be left, wherever the loss goes.
+    """Refuses a sweep too short to leave enough steps, wherever the loss goes.
 
     Raises:
         ConfigError: it has too few steps.
@@ -118,7 +118,7 @@ def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
 
 
 def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> dict[str, float]:
-    """Learning rates by every rule: valley, slide, minimum, steep and last_decrease.
+    """Suggests a learning rate by every rule: valley, slide, minimum, steep and last_decrease.
 
     Args:
         lrs: rate of each step, rising.

@@ -1,4 +1,4 @@
-"""Pictures of augmentation: what each operation does, and what one interpolation is good for."""
+"""Figures of augmentation: what each operation does, and what one interpolation is good for."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ PRESIZE = 2
 def plot_augmentations(
     picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
 ) -> Figure:
-    """A row of draws of each operation alone, then one of all together.
+    """Draws a row of each operation alone, then one of all together.
 
     An operation alone is always carried out; in the last row probabilities are the policy's. Each
     column keeps its place along the picture's long side, which the row "position" shows.
 
     Args:
-        picture: as `decode` returns it.
-        policy: None is `aug_transforms(min_scale=0.75)`.
+        picture: picture as `decode` returns it.
+        policy: policy to draw; None is `aug_transforms(min_scale=0.75)`.
         size: side of the network's input, pixels.
-        seed: of the draws.
-        draws: columns.
+        seed: seed of the draws.
+        draws: number of columns.
 
     Example:
         >>> figure = plot_augmentations(np.zeros((30, 40, 3), np.uint8), size=16, draws=2)
@@ -80,7 +80,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """The policy's operations, each alone and certain, then all together.
+    """Returns the policy's operations, each alone and certain, then all together.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
@@ -98,15 +98,14 @@ def operations(policy: Policy) -> dict[str, Policy]:
 def plot_presizing(
     picture: Picture, size: int = 224, degrees: float = 30.0, zoom: float = 1.2, area: float = 0.7
 ) -> Figure:
-    """The same turn, zoom and crop in two ways, side by side.
+    """Draws the same turn, zoom and crop in two ways, side by side.
 
     On the left the picture is presized and interpolated once. On the right it is brought to the
-    network's size first and every operation interpolates what the one before it left over: detail
-    is lost at each, and what a turn brings in from outside is a reflection, although the picture
-    went on there.
+    network's size first, and every operation interpolates what the one before it left: each loses
+    detail, and a turn brings in a reflection from outside, although the picture went on there.
 
     Args:
-        picture: as `decode` returns it; one longer than high, or the reverse, shows most.
+        picture: picture as `decode` returns it; one longer than high, or the reverse, shows most.
         size: side of the network's input, pixels.
         degrees, zoom, area: the turn, the zoom about the middle, and the share that a crop keeps.
 
@@ -157,7 +156,7 @@ def _one_by_one(
 
 
 def _repeated(picture: Picture, count: int, size: int) -> Batch:
-    """One picture `count` times, its canvas the picture itself."""
+    """Returns a batch of one picture `count` times, with the picture itself as canvas."""
     from PIL import Image
 
     height, width = np.shape(picture)[:2]

@@ -26,7 +26,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Canvas(NamedTuple):
-    """Sides of the canvas, and of the field for the curves on it, in units of SVG."""
+    """Sides of the canvas, and of the area for the curves on it, in units of SVG."""
 
     width: int
     height: int
@@ -93,13 +93,13 @@ def line_chart(
     """Lays out curves over whole numbers, such as epochs or steps.
 
     Args:
-        title: of the chart.
-        x: of each point, growing.
-        series: a curve's name to its value at each point; one that is no finite number is a gap.
-        x_label, y_label: of the axes.
+        title: title of the chart.
+        x: place of each point, growing.
+        series: values of each curve by its name; one that is not a finite number is a gap.
+        x_label, y_label: labels of the axes.
         from_zero: whether a linear y axis begins at 0.
         log: whether the y axis is logarithmic; values that are not above 0 are gaps then.
-        dividers: of x, where something changes.
+        dividers: places on the x axis where something changes.
 
     Example:
         >>> chart = line_chart("Loss", [0, 1, 2], {"training": [3, 2, 1]}, "epoch", "loss")
@@ -165,14 +165,14 @@ def _linear_marks(finite: Mapping[str, np.ndarray], from_zero: bool) -> Float[np
     everything = np.concatenate(list(finite.values()))
     everything = everything if len(everything) else np.array([0.0, 1.0])
     low = min(0.0, everything.min()) if from_zero else everything.min()
-    # Errors that are all 0 lie on the axis, not in the middle between less than none and some.
+    # Errors that are all 0 are drawn on the axis, not halfway up.
     high = everything.max() or (1.0 if from_zero else 0.0)
     locator = MaxNLocator(nbins=5, steps=STEPS)
     return np.asarray(locator.tick_values(*locator.nonsingular(low, high)))
 
 
 def _log_marks(finite: Mapping[str, np.ndarray]) -> Float[np.ndarray, "marks"]:
-    """From whole power of ten to whole power of ten, however deep a curve dives at its end."""
+    """Returns marks from one power of ten to another, however deep a curve dives at its end."""
     peaks = [values.max() for values in finite.values() if len(values) and values.max() > 0] or [1]
     first = math.floor(math.log10(min(peaks)) + 1e-9) - DECADES_BELOW_PEAK
     last = math.ceil(math.log10(max(peaks)) - 1e-9)
@@ -188,7 +188,7 @@ def _describe(name: str, finite: np.ndarray) -> str:
 
 
 def _text(value: float) -> str:
-    """A number as it stands beside an axis.
+    """Formats a number for an axis.
 
     Example:
         >>> [_text(value) for value in (0.0, 0.6000000000000001, 1500.0, 5e-7)]
@@ -198,7 +198,7 @@ def _text(value: float) -> str:
 
 
 def _power(value: float) -> str:
-    """A power of ten as it stands beside an axis.
+    """Formats a power of ten for an axis.
 
     Example:
         >>> _power(1e-05)

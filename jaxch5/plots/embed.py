@@ -36,12 +36,12 @@ class Image(NamedTuple):
 
 
 def figure_image(figure: Figure, alt: str) -> Image:
-    """A figure as a picture inside a page, as PNG or JPEG, whichever is smaller.
+    """Returns a figure as a picture inside a page, as PNG or JPEG, whichever is smaller.
 
     Drawing a figure takes far longer than writing a report: draw once, report after each epoch.
 
     Args:
-        figure: any.
+        figure: figure to draw.
         alt: what it shows, in words.
 
     Example:
@@ -55,7 +55,7 @@ def figure_image(figure: Figure, alt: str) -> Image:
 
 
 def picture_image(picture: Float[np.ndarray, "height width 3"], alt: str) -> Image:
-    """A picture of values from 0 to 1, made smaller where it is larger than the page shows it.
+    """Returns a picture for a page, made smaller where it is larger than the page shows it.
 
     Example:
         >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]

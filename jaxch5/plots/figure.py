@@ -10,9 +10,9 @@ from matplotlib import figure
 class Figure(figure.Figure):
     """A matplotlib figure that a notebook shows where it is the last line of a cell.
 
-    Without this it would show text such as `<Figure size 600x400 with 1 Axes>`, unless somebody had
-    imported `matplotlib.pyplot`, which keeps every figure and chooses a display: nothing for a
-    library to do.
+    Otherwise it would show text such as `<Figure size 600x400 with 1 Axes>`, unless somebody had
+    imported `matplotlib.pyplot`, which keeps every figure and chooses a display, as no library
+    should.
 
     Example:
         >>> Figure()._repr_png_()[1:4]

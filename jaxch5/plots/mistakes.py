@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
     from jaxch5.results.calibration import Calibration
 
-# Of a letter, in parts of the font's size: matplotlib's own font, on average.
+# Width of a letter, in parts of the font's size: matplotlib's own font, on average.
 LETTER_WIDTH = 0.62
 LINE_HEIGHT = 1.25
 POINTS = 72
-# Inches that a matrix may take: a page, and a screen at 100 dots an inch.
+# Inches that a matrix may have: a page, and a screen at 100 dots an inch.
 LARGEST_MATRIX = 12.0
 SMALLEST_FONT = 6.0
 
@@ -27,14 +27,14 @@ SMALLEST_FONT = 6.0
 def plot_confusion(
     matrix: Num[np.ndarray, "classes classes"], classes: Sequence[str], unit: str = "items"
 ) -> Figure:
-    """Actual classes down, predicted ones across; right answers and mistakes have a scale each.
+    """Draws a confusion matrix, actual classes down and predicted ones across.
 
-    With one scale for both, the diagonal of a good model would make its mistakes invisible. Cells
-    hold their number while it fits; beyond that there are colour bars. Names that would overlap
-    are left out evenly.
+    Right answers and mistakes have a colour scale each: with one for both, the diagonal of a good
+    model would make its mistakes invisible. Cells hold their number while it fits; beyond that
+    there are colour bars. Of names that would overlap, some are left out evenly.
 
     Args:
-        matrix: as `Interpretation.confusion_matrix` returns it, counts or shares.
+        matrix: matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
         classes: names.
         unit: what the numbers count, for the colour bars.
 
@@ -105,12 +105,12 @@ def plot_mistakes(
     probabilities: Sequence[float],
     inches: float = 2.2,
 ) -> Figure:
-    """Pictures, each under its prediction, actual class, loss and probability of the prediction.
+    """Draws pictures, each under its prediction, actual class, loss and probability.
 
     Args:
-        pictures: values from 0 to 1.
-        predicted, actual: class names, of each picture.
-        losses, probabilities: of each picture.
+        pictures: pictures with values from 0 to 1.
+        predicted, actual: class names for each picture.
+        losses, probabilities: loss of each picture, and probability of its prediction.
         inches: side of a cell.
 
     Example:
@@ -136,10 +136,10 @@ def plot_mistakes(
 
 
 def plot_calibration(calibration: Calibration) -> Figure:
-    """Accuracy against confidence, and below it how many items have which confidence.
+    """Draws accuracy against confidence, and below it how many items have which confidence.
 
     Args:
-        calibration: as `Interpretation.calibration` returns it.
+        calibration: calibration as `Interpretation.calibration` returns it.
 
     Example:
         >>> from jaxch5.results.calibration import calibrate

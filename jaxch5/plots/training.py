@@ -24,12 +24,12 @@ def plot_pictures(
     ncols: int,
     inches: float = 2.0,
 ) -> Figure:
-    """A grid of pictures with a title over each; cells beyond the last picture stay empty.
+    """Draws a grid of pictures with a title over each; cells beyond the last picture stay empty.
 
     Args:
-        pictures: values from 0 to 1.
+        pictures: pictures with values from 0 to 1.
         titles: one for each.
-        nrows, ncols: of the grid.
+        nrows, ncols: rows and columns of the grid.
         inches: side of a cell.
 
     Example:
@@ -66,9 +66,9 @@ def grid(
 
 
 def shortened(title: str, length: int = TITLE_LENGTH) -> str:
-    """The beginning and the end of a title that is too long; what does not print is escaped.
+    """Shortens a title in its middle if it is too long, and escapes what does not print.
 
-    matplotlib refuses bytes that are no text.
+    matplotlib refuses bytes that are not text.
 
     Example:
         >>> shortened("a_very_long_name_of_a_class_2", 12)
@@ -83,11 +83,11 @@ def shortened(title: str, length: int = TITLE_LENGTH) -> str:
 def plot_lr_find(
     sweeps: Sequence[tuple[Sequence[float], Sequence[float]]], suggested: Mapping[str, float]
 ) -> Figure:
-    """Loss against rate on a logarithmic scale, with the suggested rates marked.
+    """Draws loss against rate on a logarithmic scale, with the suggested rates marked.
 
     Args:
-        sweeps: of each sweep, the rates and the smooth losses.
-        suggested: a rule's name to its rate; marked on the first sweep.
+        sweeps: the rates and the smooth losses of each sweep.
+        suggested: suggested rates by their rules; marked on the first sweep.
 
     Example:
         >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})
@@ -120,10 +120,10 @@ def plot_transfer_profile(
     metric: str = "accuracy",
     is_share: bool = True,
 ) -> Figure:
-    """A metric, such as accuracy, against the number of stages that were taken along and frozen.
+    """Draws a metric, such as accuracy, against the number of stages taken along and frozen.
 
     Args:
-        frozen: of each number of stages from 0 on, the scores of its repeats.
+        frozen: scores of the repeats, for each number of stages from 0 on.
         scratch: scores of training from scratch.
         stages: their names, and that of the head, which is never frozen.
         metric: name of what the scores are.

@@ -37,7 +37,7 @@ def from_archive(
         sha256: checksum of the file, in hexadecimal; None takes it unchecked.
         pattern: tells the class from the file name, as `from_regex` does; None takes the class
             from the folder, as `from_folder` does.
-        train, valid: folders of the training and of the validation pictures, as of `from_folder`.
+        train, valid: folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
         DataError: the file cannot be fetched or read, is not the one expected, or holds no
@@ -73,7 +73,7 @@ def is_archive(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        # A zip file that is cut short has no end, by which zipfile knows it.
+        # zipfile knows a zip file by its end, which one that is cut short does not have.
         is_zip = kind_of(head_of(file)) == "a zip file" or zipfile.is_zipfile(file)
         return is_zip or tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
     except OSError:
@@ -81,7 +81,7 @@ def is_archive(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """Returns the folder of an archive's content, which other content never takes the place of."""
+    """Returns the folder of an archive's content, which other content never replaces."""
     file = file.expanduser()
     try:
         digest = sha256_of(file)

@@ -9,7 +9,7 @@ import re
 from jaxch5.data.formats import format_of
 from jaxch5.util.text import printable
 
-# As many as tell a format or a page.
+# Enough bytes to tell a format or a page.
 FIRST_BYTES = 1024
 SHOWN = 40
 PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
@@ -22,7 +22,7 @@ ARCHIVES = {
 
 
 def head_of(file: str | os.PathLike[str]) -> bytes:
-    """Returns as many bytes of a file as tell what it is; none where it cannot be read."""
+    """Returns the first bytes of a file, enough to tell what it is; none if it cannot be read."""
     try:
         with open(file, "rb", buffering=0) as opened:
             return opened.read(FIRST_BYTES)

@@ -1,8 +1,8 @@
 """What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
 
-Everything goes into the user's cache folder under a name made from its address, in one piece and
-once it was looked at: what is there is complete, and is what was asked for. Nobody waits long for
-an address that does not answer.
+Everything goes into the user's cache folder under a name made from its address, atomically and
+after a check: a file that exists there is complete, and is what was asked for. An address that does
+not answer is given up soon.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def make_folder(folder: Path) -> None:
 
 
 def fetch(address: str, file: Path) -> None:
-    """Writes what an address holds into a file.
+    """Writes the content of an address into a file.
 
     Args:
         address: one that fsspec understands, such as `https://...`.
-        file: what may be there is written over.
+        file: path to write to; an existing file is overwritten.
 
     Raises:
         DataError: it cannot be had, after three attempts where an answer may yet come.
@@ -74,7 +74,7 @@ def fetch(address: str, file: Path) -> None:
     import fsspec
 
     if "::" in address:
-        # fsspec would take what stands behind it for another file system, some of which run code.
+        # fsspec would take what follows for another file system, some of which run code.
         raise DataError("an address with :: is refused")
     options = {}
     if address.lower().startswith("http"):
@@ -94,7 +94,7 @@ def fetch(address: str, file: Path) -> None:
             if error.status < 500:
                 raise DataError(reason) from None
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
-            # The wait was the attempt: a server that is not there is not worth another.
+            # The wait was the attempt: a server that is not there is not worth another one.
             raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
         except (ValueError, ImportError) as error:
             # fsspec knows no such addresses, or lacks a library for them.
@@ -111,7 +111,7 @@ def fetch_links(
 ) -> Mapping[str, Path]:
     """Fetches pictures in parallel; those that are there already are not asked for again.
 
-    What comes is looked at before it is kept: a server may answer a page.
+    Each file is checked before it is kept: a server may answer with a page.
 
     Args:
         links: addresses that fsspec understands, `http(s)://` among them.
@@ -119,10 +119,10 @@ def fetch_links(
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
-        Of each link, its file.
+        The file of each link.
 
     Raises:
-        DataError: some cannot be fetched or are no pictures; it names them. What was fetched stays
+        DataError: some cannot be fetched or are not pictures; it names them. What was fetched stays
             for the next time.
     """
     folder = cache_folder("links") if folder is None else folder
@@ -170,14 +170,14 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
 
     Args:
         url: address of a zip or tar file.
-        sha256: of the file, in hexadecimal; None takes it unchecked.
+        sha256: checksum of the file, in hexadecimal; None takes it unchecked.
         folder: where it is kept; None is the user's cache folder.
 
     Raises:
         DataError: it cannot be fetched, is no archive, has another checksum, or cannot be unpacked.
     """
     folder = cache_folder("archives") if folder is None else folder
-    # What was once taken unchecked must not pass for what a checksum now asks for.
+    # A file that was once taken unchecked must not pass for what a checksum now asks for.
     unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked
@@ -203,7 +203,7 @@ def reachable(url: str) -> bool:
     except (HTTPError, HTTPException):
         return True
     except (OSError, ValueError) as error:
-        # Whoever shows another certificate than the one expected is there.
+        # A server that shows an unexpected certificate does answer.
         return isinstance(error, URLError) and isinstance(error.reason, ssl.SSLError)
     return True
 

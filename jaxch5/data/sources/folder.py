@@ -105,7 +105,7 @@ def from_regex(
         path: the set's folder; folders in it are searched too.
         pattern: regular expression for the whole file name; its first group is the class, as in
             `r"(.+)_\d+\.jpg"`. How a file system stores an umlaut does not matter.
-        train, valid: folders of the training and of the validation pictures, as of `from_folder`;
+        train, valid: folders of the training and of the validation pictures, as for `from_folder`;
             None for both takes all pictures, whatever folder they are in.
 
     Raises:
@@ -201,7 +201,7 @@ def _source(root: Path, parts: Parts, found: _Found, classes: Sequence[str]) -> 
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
-    """The path, if it is a folder that can be listed.
+    """Returns the path, if it is a folder that can be listed.
 
     Raises:
         DataError: it is not.
@@ -264,7 +264,7 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_classes(root: Path, found: _Found) -> str:
-    """Returns a way out where the only class may be none."""
+    """Returns a way out where the only class may be no class."""
     folder = os.path.join(found.parts[0], found.names[0].partition("/")[0])
     if any(name.count("/") > 1 for name in found.names):
         return f"if its folders are the classes, use --data.path {root / folder}"

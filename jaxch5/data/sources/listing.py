@@ -66,7 +66,7 @@ UNREAD_SUFFIXES = (
     *(".nrw", ".arw", ".srf", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".x3f", ".3fr"),
     *(".iiq", ".erf", ".kdc", ".mrw", ".gpr", ".heics", ".flif", ".bpg", ".jls", ".jxr", ".wdp"),
 )
-# Endings that say enough; of files with another one, or with none, the first bytes are read.
+# Endings that say enough; files with other endings, or with none, are told by their first bytes.
 OTHER_SUFFIXES = (
     *(".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".css", ".js", ".log", ".doc", ".docx"),
     *(".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx"),
@@ -77,14 +77,14 @@ OTHER_SUFFIXES = (
 )
 # A run has the first two and one of the others.
 RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
-# How a PNG says, and what an SVG says in its first lines, that we drew it.
+# The mark in a PNG, and in an SVG's first lines, that this package drew it.
 MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode()
 # Names that commands give to figures.
 FIGURE_NAMES = (
     *("batch.png", "lr_find.png", "transfer_profile.png"),
     *("confusion_matrix.png", "top_losses.png", "calibration.png"),
 )
-# Of so many PNG files each is opened; of more, only those that are called like a figure.
+# So many PNG files are all opened; among more, only those that are called like a figure.
 PNG_OPENED = 2000
 NAMES_SHOWN = 3
 
@@ -242,7 +242,7 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
 
 
 def _why_not(entry: os.DirEntry[str]) -> Reason:
-    """Tells why something that is not called like a picture is none."""
+    """Tells why something that is not called like a picture is passed over."""
     lower = entry.name.lower()
     if not _leads_to(entry.is_file):
         return DEAD if entry.is_symlink() else OTHER
@@ -268,7 +268,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     """Yields the PNG files that are figures which a command saved.
 
-    Of many not each is opened: that would take as long as all the rest.
+    Large folders are not opened file by file, which would take as long as all the rest.
     """
     if len(drawings) > PNG_OPENED:
         drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]

@@ -2,18 +2,18 @@
 
 A packed set is a folder, local or at an address, with
 
-- `packed.json`: what it is (`Index`): classes, presize, and of each file its size and checksum;
-- `labels.npy`: of each item, a place in the classes, int32;
-- `references.jsonl`: of each item, a JSON string, the name that it had in its source;
-- `valid.npy`: of each item, whether it is for validation, where its source had a split of its own;
+- `packed.json`: what it is (`Index`): classes, presize, and the size and checksum of each file;
+- `labels.npy`: a place in the classes for each item, int32;
+- `references.jsonl`: a JSON string for each item, the name that it had in its source;
+- `valid.npy`: whether each item is for validation, where its source had a split of its own;
 - `pictures-00000-of-00008.array_record` and so on, the shards: a record for each item, in an order
   shuffled once, so that every shard holds all classes. A record is the label, four bytes, little
   end first, and a JPEG file of the presized picture.
 
-The JPEG files have quality 95 and whole colours (4:4:4). Measured on 93 photographs at a short side
-of 192 pixels (`benchmarks/pack.py`): 36 KB a picture, and a PSNR against the presized picture of
-39.8 dB (median; 36.5 at the lowest). PNG and lossless WebP took 89 and 83 KB, and four and three
-times as long to decode.
+The JPEG files have quality 95 and full-resolution colours (4:4:4). Measured on 93 photographs at a
+short side of 192 pixels (`benchmarks/pack.py`), a picture takes 36 KB, with a PSNR against the
+presized picture of 39.8 dB (median; 36.5 at the lowest). PNG and lossless WebP took 89 and 83 KB,
+and four and three times as long to decode.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LABEL = struct.Struct("<i")
 
 
 class Stored(BaseModel):
-    """A file of a packed set: its name, its size in bytes, its checksum."""
+    """A file of a packed set, by its name, its size in bytes, and its checksum."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,25 +51,25 @@ class Stored(BaseModel):
 
 
 class Shard(Stored):
-    """A shard: how many records, and which pictures were left out, by their place in the plan."""
+    """A shard, by its number of records and the pictures left out, as their places in the plan."""
 
     count: int
     skipped: dict[int, str] = {}
 
 
 class Index(BaseModel):
-    """What a packed set is. While it is being made, what is not there yet is None."""
+    """The index of a packed set; while the set is being made, what does not exist yet is None."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal["jaxch5 packed pictures"] = "jaxch5 packed pictures"
     version: Literal[1] = 1
-    # Of the pictures' names and labels and of the settings: what may go on where it was stopped.
+    # Digest of the pictures' names and labels and of the settings; packing resumes where it agrees.
     plan: str
     presize: int
     quality: int
     classes: tuple[str, ...]
-    # Of pictures that had more than 8 bits; a later picture for prediction is taken like them.
+    # The range of pictures that had more than 8 bits; pictures to predict are read with it.
     range: str = "auto"
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
@@ -97,7 +97,7 @@ class Lazy(Sequence[Any]):
 
 
 def read_index(store: Store) -> Index | None:
-    """A set's index; None where there is none.
+    """Returns a set's index; None if there is none.
 
     Raises:
         DataError: the place cannot be read, or its index is not one.
@@ -116,15 +116,15 @@ def read_index(store: Store) -> Index | None:
 
 
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
-    """Pictures that `python -m jaxch5.pack` has packed.
+    """Reads pictures that `python -m jaxch5.pack` has packed.
 
-    Memory holds 4 bytes an item for its label and 8 for the place of its name. Of a set at an
+    Memory holds 4 bytes per item for its label and 8 for the place of its name. If the set is at an
     address, each file is fetched once, when it is first needed, into the user's cache folder, which
     therefore needs room for all of them.
 
     Args:
-        path: of the folder, or its address, such as `s3://bucket/flowers`.
-        shards: which of them; `slice(k, None, n)` is the share of the k-th of n processes.
+        path: folder of the set, or its address, such as `s3://bucket/flowers`.
+        shards: which shards to read; `slice(k, None, n)` is the share of the k-th of n processes.
 
     Raises:
         DataError: there is no such set, it is not finished, or it cannot be fetched.
@@ -170,7 +170,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         return np.concatenate([rows[begins[n] : begins[n + 1]] for n in chosen])
 
     def place(item: int) -> tuple[int, int]:
-        """Which of the chosen shards, and where in it."""
+        """Returns which of the chosen shards an item is in, and where."""
         number = bisect_right(ends, item)
         return number, item - (ends[number - 1] if number else 0)
 
@@ -223,7 +223,7 @@ class _Reader:
         try:
             return self._records[position]
         except Exception as error:
-            # What the library raises is a RuntimeError or an IndexError, by its mood.
+            # The library raises sometimes a RuntimeError and sometimes an IndexError.
             raise self.damaged(reference, str(error).partition("(")[0].strip()) from None
 
     def damaged(self, reference: str, reason: str) -> DataError:
@@ -238,7 +238,7 @@ class _Reader:
 
 
 def _whole(store: Store, stored: Stored) -> str:
-    """Path of a file of the set, on this machine."""
+    """Returns the path of a file of the set on this machine."""
     file = store.fetch(stored.file, stored.sha256)
     try:
         size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""A folder that files are read from and written to in one piece: local, or at an address.
+"""A folder whose files are read and written atomically: local, or at an address.
 
 Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; which account and
 which endpoint they mean is their libraries' affair (`AWS_ENDPOINT_URL`, `AWS_PROFILE` and so on).
@@ -43,7 +43,7 @@ class Store:
         self._folder = None if is_address(self.name) else Path(self.name).expanduser()
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content; None where there is no such file.
+        """Returns a small file's content; None if there is no such file.
 
         Raises:
             DataError: the place does not answer, or does not let the file be read.
@@ -58,7 +58,7 @@ class Store:
             try:
                 return filesystem.cat_file(path)
             except FileNotFoundError as error:
-                # So says S3 of a bucket; of a file it is the path alone.
+                # S3 says this about a bucket; about a file it says only the path.
                 if "bucket does not exist" in str(error):
                     raise
                 return None
@@ -67,7 +67,7 @@ class Store:
             return _within(ANSWER_SECONDS, content)
 
     def size(self, name: str) -> int | None:
-        """A file's size, bytes; None where there is no such file."""
+        """Returns a file's size, bytes; None if there is no such file."""
         with _said(self.where(name)), suppress(FileNotFoundError):
             if self._folder is not None:
                 return (self._folder / name).stat().st_size
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """Gives a local file to write to, which is put into place at the end, if all went well.
+        """Yields a local file to write to, which is put into place at the end, if all went well.
 
         Raises:
             DataError: it cannot be written.
@@ -105,7 +105,7 @@ class Store:
             yield file
 
     def fetch(self, name: str, sha256: str) -> Path:
-        """A local file of the same content: itself, or a copy in the cache, made once.
+        """Returns a local file of the same content: itself, or a copy in the cache, made once.
 
         Raises:
             DataError: it cannot be fetched, or is not what the checksum says.
@@ -127,7 +127,7 @@ class Store:
         return copy
 
     def where(self, name: str) -> str:
-        """A file's whole path or address."""
+        """Returns a file's full path or address."""
         return f"{self.name}/{name}"
 
     @property
@@ -135,7 +135,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """The file system and the path in it; `at_once` asks S3 once only, not for 15 seconds."""
+        """Returns the file system and the path in it; `at_once` asks S3 once, and not for long."""
         import fsspec
 
         options: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class Store:
 
 @contextmanager
 def _said(where: str) -> Iterator[None]:
-    """Makes one line of whatever a file system raises."""
+    """Makes one line of whatever error a file system raises."""
     try:
         yield
     except DataError:
@@ -171,7 +171,7 @@ def _said(where: str) -> Iterator[None]:
 
 
 def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
-    """The answer; the limits of the libraries themselves add up to minutes."""
+    """Returns the answer, or gives up; the libraries' own limits add up to minutes."""
     outcome: list[Any] = []
 
     def run() -> None:

@@ -33,8 +33,8 @@ def from_csv(
 ) -> Source:
     """Reads pictures listed in a table with a header: CSV, or separated by semicolons or tabs.
 
-    The other columns go along, for `column_split`. Links (`https://...`) are fetched now, once,
-    into the user's cache folder. A file that is not there under its name is looked for with
+    The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, once,
+    into the user's cache folder. A file that does not exist under its name is looked for with
     slashes for backslashes, in another case, and with the ending of a picture; it is taken where
     exactly one fits, and `notes` of the source say so.
 
@@ -135,7 +135,7 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
         known = {folded(name.strip()) for name in header}
         return sum(folded(name.strip()) in known for name in wanted), len(header)
 
-    # Of several that fit as well, the first.
+    # If several fit equally well, the first one.
     return max(SEPARATORS, key=fits)
 
 
@@ -197,7 +197,7 @@ def _references(
     """Finds the reference of each row's picture; says what had to be guessed for that.
 
     One look at each path now is better than an error in the middle of an epoch. Rows that name the
-    same file, however they do, get the same reference: a split must not part them.
+    same file, in whatever form, get the same reference: a split must not part them.
     """
     lookup = Lookup(folder)
     first: dict[object, str] = {}
@@ -230,7 +230,7 @@ def _references(
 
 
 def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Returns what is to be said of pictures that stand in several rows."""
+    """Returns what is to be said about pictures that are in several rows."""
     classes: dict[str, set[str]] = {}
     for reference, name in zip(references, class_names, strict=True):
         classes.setdefault(reference, set()).add(composed(name))

@@ -22,7 +22,7 @@ from jaxch5.util.files import making
 from jaxch5.util.libraries import empty_is_unset, logging_from
 
 RECORDS_AT_A_TIME = 512
-# What tensorflow-datasets gives to items of which no class is known, such as a contest's test set.
+# The label that tensorflow-datasets gives to items without a class, such as a contest's test set.
 NO_LABEL = -1
 
 
@@ -30,7 +30,7 @@ NO_LABEL = -1
 @logging_from(logging.ERROR, "absl")
 @empty_is_unset()
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
-    """Pictures of a tensorflow-datasets set, read by place from its array_record files.
+    """Reads pictures of a tensorflow-datasets set, by place, from its array_record files.
 
     A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
     `tfds`). Its split "train" and its split "validation", or "test" where there is no such, become
@@ -38,7 +38,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     label are passed over; the line about the data counts these, and names the splits not used.
 
     Args:
-        name: of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
+        name: name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
         data_dir: folder with prepared sets; None is tensorflow-datasets' own.
 
     Raises:
@@ -136,13 +136,13 @@ def _prepare(builder: Any, name: str) -> None:
             "python -m pip install -e '.[tfds]' in jaxch5's folder"
         ) from None
     except Exception as error:
-        # A builder is anybody's code and raises what it likes.
+        # A builder is anybody's code and may raise anything.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"data.tfds = {name}: could not be prepared: {reason[0]}") from None
 
 
 def _addresses(builder: Any) -> list[str]:
-    """Where the set comes from: builders keep their addresses beside their code."""
+    """Returns where the set comes from; builders keep their addresses beside their code."""
     module = vars(sys.modules[type(builder).__module__])
     found = [
         value
@@ -153,7 +153,7 @@ def _addresses(builder: Any) -> list[str]:
 
 
 def _features(builder: Any, name: str) -> tuple[str, str]:
-    """Names of the picture and of the class among a record's entries."""
+    """Returns the names of the picture and of the class among a record's entries."""
     import tensorflow_datasets as tfds
 
     entries = dict(builder.info.features)
@@ -170,7 +170,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
 def _labels(
     builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
 ) -> Int32[np.ndarray, "records"]:
-    """Labels of a split; reading them means reading all of it, so they are kept."""
+    """Returns the labels of a split, which are kept, since reading them means reading all of it."""
     name = f"{label} of {_files(builder, split)}"
     file = cache_folder("labels") / f"{file_name_for(name)}.npy"
     try:

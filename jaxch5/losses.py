@@ -282,7 +282,7 @@ def explain_loss(
         classes: names; None numbers them.
 
     Raises:
-        ConfigError: the label is no class.
+        ConfigError: the label is not the number of a class.
 
     Example:
         >>> explain_loss([0.6734, 0.2576], label=0, classes=["3", "7"])

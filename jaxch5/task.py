@@ -117,7 +117,7 @@ class Task:
 
     Raises:
         ConfigError: there is no such metric, none by which epochs could be compared, or the
-            threshold is no probability.
+            threshold is not a probability.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -201,7 +201,7 @@ def one_vs_rest(threshold: float = THRESHOLD) -> Task:
         threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
 
     Raises:
-        ConfigError: the threshold is no probability.
+        ConfigError: the threshold is not a probability.
 
     Example:
         >>> task = one_vs_rest(threshold=0.5)

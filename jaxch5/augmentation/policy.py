@@ -37,7 +37,7 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Ranges and probabilities of random changes; `aug_transforms` makes one and says more.
 
-    The last three are no arguments of it; `dataclasses.replace(policy, max_hue=0.1)` sets them.
+    It does not set the last three; `dataclasses.replace(policy, max_hue=0.1)` does.
 
     Args:
         max_saturation: largest change of saturation, 0 to 1; drawn with `p_lighting`.

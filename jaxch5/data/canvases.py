@@ -112,7 +112,7 @@ def choose_cache(
             it is not known, as on a CPU.
 
     Raises:
-        ConfigError: `cache` is none of the four.
+        ConfigError: `cache` is not one of the four.
 
     Example:
         >>> choose_cache("auto", 1000, 40, lambda: 10**9, lambda: None)
@@ -131,7 +131,7 @@ def choose_cache(
 
 
 def free_memory() -> int:
-    """Returns the host's memory that can be had without taking it from others, bytes."""
+    """Returns the host's memory that is available without taking it from other processes, bytes."""
     return psutil.virtual_memory().available
 
 

@@ -139,7 +139,7 @@ def decode_opened(
 
 
 class Header(NamedTuple):
-    """What a file says of its picture, before anything is decoded.
+    """What a file says about its picture, before anything is decoded.
 
     Attributes:
         format: its name.

@@ -23,7 +23,7 @@ from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, 
 
 # Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
-# What cameras and scanners make.
+# Bits, and whites of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
 # Headers looked at for a guess, and pictures and pixels read.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000

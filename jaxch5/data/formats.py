@@ -81,7 +81,7 @@ HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
 
 def read_header(data: bytes) -> Image.Image:
-    """Returns what a picture says of itself (`size`, `mode`, `format`), before anything is decoded.
+    """Returns a picture's header (`size`, `mode`, `format`), before anything is decoded.
 
     Args:
         data: the file's content, whose first bytes tell its format.

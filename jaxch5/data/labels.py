@@ -26,7 +26,7 @@ def check_labels(
         references: what errors call each item.
 
     Raises:
-        DataError: they are no such numbers, or a class has no name of its own.
+        DataError: they are not places of classes, or a class has no name of its own.
 
     Example:
         >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
@@ -65,7 +65,7 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for name in classes:
-        # What is not seen (a joiner, a mark of direction) tells nothing apart.
+        # Signs that are not seen (a joiner, a mark of direction) do not tell classes apart.
         seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
         look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
         if look in first:

@@ -177,7 +177,7 @@ def as_images(images: Any) -> Sequence[Picture]:
             which may be on a disk (`np.memmap`, h5py) and is not read.
 
     Raises:
-        DataError: they are no such pictures.
+        DataError: they are not such pictures.
     """
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
@@ -223,7 +223,7 @@ def check_pixels(
     """Returns a picture's pixels as bytes, with the channels that it is given with.
 
     Raises:
-        DataError: they are no pixels from 0 to 255.
+        DataError: they are not pixels from 0 to 255.
     """
     try:
         # An array of another library may raise anything, for example on an accelerator.

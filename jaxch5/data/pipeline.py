@@ -29,7 +29,7 @@ class Loader:
     """Batches of one part of a source.
 
     The batch of every step of every epoch is fixed by the seed alone, so that a position in the
-    stream is one number, the step: `steps(k)` goes on where `k` batches have been seen. Training
+    stream is one number, the step: `steps(k)` continues where `k` batches have been seen. Training
     draws as its sampler says and drops the last batch where it is short; validation keeps the order
     and fills the last batch with rows whose mask is False.
 
@@ -68,7 +68,7 @@ class Loader:
         self.canvases = canvases
         self._seed = seed
         self._part = part
-        # An epoch's order, and what `earlier_draws` says of it.
+        # An epoch's order, and its `earlier_draws`.
         self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
 
         labels, each_once = canvases.source.labels, self.sampler in (sequential, shuffled)

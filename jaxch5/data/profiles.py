@@ -47,7 +47,7 @@ class Arithmetic(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """A profile that is none of sRGB's.
+    """A profile other than sRGB's.
 
     Attributes:
         space: kind of its numbers: "RGB", "GRAY" or "CMYK".

@@ -165,7 +165,7 @@ def draw(
         draws: How many draws there should be; None allows any number above 0.
 
     Raises:
-        ConfigError: There are no such items, or another number of them.
+        ConfigError: It returns anything but places in the labels, or too many or too few.
     """
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {name_of(sampler)}: epoch {epoch}"

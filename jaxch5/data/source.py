@@ -60,7 +60,7 @@ class Source:
         hint: a way out, for errors, where other classes may be meant than the only one it has.
 
     Raises:
-        DataError: a label is none of the classes, or a class has no name of its own.
+        DataError: a label is not one of the classes, or a class has no name of its own.
     """
 
     classes: tuple[str, ...]

@@ -28,7 +28,7 @@ FIRST = ("", "state_dict", "model", "teacher")
 # A number of classes that is no other length in a network, so that it marks the axis of classes.
 MARK = 7919
 
-# Signs of networks that are none of ours, for the message.
+# Signs of networks of other kinds, for the message.
 STRANGERS = {
     r"embedder\.convolution": "a ResNet by the names of transformers; timm and torchvision have "
     "the same weights by the names that are known here",

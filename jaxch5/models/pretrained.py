@@ -34,8 +34,8 @@ class Pretrained(NamedTuple):
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
         normalization: normalization that they were trained with.
         classes: names of their head's classes; None where they are not known.
-        origin: where they come from, for people.
-        normalized_by: who says what the normalization is, for people.
+        origin: where they come from, for messages.
+        normalized_by: who says what the normalization is, for messages.
         left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
     """
@@ -61,7 +61,7 @@ def from_hub(
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
 
     Raises:
-        WeightsError: there are none, or they are neither in the cache nor to be had from the hub.
+        WeightsError: there are none, or they are not in the cache and the hub does not serve them.
     """
     spec = spec_of(arch)
     if spec.weights is None:

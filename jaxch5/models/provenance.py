@@ -26,7 +26,7 @@ SETTINGS = "--model.mean and --model.std"
 
 
 class Metadata(BaseModel):
-    """What a safetensors file may say of its weights, each as JSON."""
+    """What a safetensors file may say about its weights, each as JSON."""
 
     mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] | None = None
     std: Json[tuple[Deviation, Deviation, Deviation]] | None = None
@@ -34,7 +34,7 @@ class Metadata(BaseModel):
 
 
 class Description(BaseModel):
-    """What a file beside the weights may say of them; mean and deviation of values 0 to 1."""
+    """What a file beside the weights may say about them; mean and deviation of values 0 to 1."""
 
     mean: tuple[Share, Share, Share] | None = None
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
@@ -48,7 +48,7 @@ class Known(NamedTuple):
         normalization: mean and deviation of their training; the architecture's where nothing is
             known.
         classes: names of their head's classes; None where they are not known.
-        source: who says what the normalization is, for people.
+        source: who says what the normalization is, for messages.
     """
 
     normalization: Normalization
@@ -123,7 +123,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Returns the keys of a description that are known here; none if the file is no description."""
+    """Returns the known keys of a description; none if the file is not a description."""
     try:
         if not file.is_file():
             return {}

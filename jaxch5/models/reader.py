@@ -44,7 +44,7 @@ DICTIONARIES = (
 
 
 class Ignored:
-    """Stands for an object that is no weight, and ignores whatever it is given."""
+    """Stands for an object that is not a weight, and ignores whatever it is given."""
 
     def __init__(self, *values: Any) -> None:
         pass
@@ -193,7 +193,7 @@ def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
 
 
 def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses tensors by name that hold what is no finite number.
+    """Refuses tensors by name that hold numbers that are not finite.
 
     Raises:
         WeightsError: one does.

@@ -71,7 +71,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
             they are those of a ResNet, it has a ResNet's stages.
 
     Raises:
-        ConfigError: there is no such architecture, or its name is another's.
+        ConfigError: there is no such architecture, or another one has its name.
 
     Example:
         >>> spec_of("resnet50").stages
@@ -136,7 +136,7 @@ def create_model(
             memory and more time (Chen et al., 1604.06174); not for a module of one's own.
 
     Raises:
-        ConfigError: there is no such architecture or head, or it cannot be built so.
+        ConfigError: there is no such architecture or head, or it cannot be built like this.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -48,7 +48,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws what `plot_pictures` draws, under titles of so many lines that are kept as they are."""
+    """Draws what `plot_pictures` draws, but keeps titles as they are, of so many lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines

@@ -1,4 +1,4 @@
-"""What some bytes are, whatever their name says: servers answer pages in place of files."""
+"""What some bytes are, whatever their name says: servers answer with pages in place of files."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def fetch(address: str, file: Path) -> None:
         file: path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: it cannot be had, after three attempts where an answer may yet come.
+        DataError: it cannot be fetched, after three attempts where a retry may help.
     """
     import aiohttp
     import fsspec
@@ -174,7 +174,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         folder: where it is kept; None is the user's cache folder.
 
     Raises:
-        DataError: it cannot be fetched, is no archive, has another checksum, or cannot be unpacked.
+        DataError: it cannot be fetched or unpacked, is not an archive, or has another checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
     # A file that was once taken unchecked must not pass for what a checksum now asks for.

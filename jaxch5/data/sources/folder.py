@@ -219,7 +219,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:
-    """Returns what to say of a folder without pictures."""
+    """Returns what to say about a folder without pictures."""
     line = f"{root}: holds no pictures"
     if passed_over:
         line += f"; passed over: {described(passed_over)}"

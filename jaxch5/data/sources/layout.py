@@ -64,7 +64,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # What is only called like validation, beside class folders, is no part: `check_classes`.
+    # A folder only called like validation, beside class folders, is not a part: `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
@@ -111,10 +111,10 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
         tops: the folders that they are in.
 
     Returns:
-        What the line about the data says of them.
+        What the line about the data says about them.
 
     Raises:
-        DataError: they are no classes.
+        DataError: they are not classes.
     """
     parts = sorted(top for top in tops if part_of(top) is not None)
     if not parts:

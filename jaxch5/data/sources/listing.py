@@ -16,7 +16,7 @@ from jaxch5.util.text import composed
 
 
 class Reason(NamedTuple):
-    """Why files below a folder are no items.
+    """Why files below a folder are not items.
 
     Attributes:
         one: what one of them is called.
@@ -54,7 +54,7 @@ PassedOver = Mapping[Reason, Sequence[str]]
 Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
 
 ENDINGS = frozenset(SUFFIXES)
-# What systems and their tools put beside pictures, in lower case.
+# Files that systems and their tools put beside pictures, in lower case.
 OF_THE_SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
     *("$recycle.bin", "system volume information", "lost+found"),

@@ -19,7 +19,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted, folded, is_text, printable
 
-# What separates the columns of a table.
+# Signs that separate the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Begins a file in UTF-16, in which Excel writes "Unicode text".
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")

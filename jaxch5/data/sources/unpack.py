@@ -19,7 +19,7 @@ from jaxch5.util.files import making
 # many times its own size, and a gigabyte that small ones need not account for; but no more than
 # this share of the disk's free room.
 GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
-# What the smallest file takes on a disk.
+# Bytes that the smallest file takes on a disk.
 BLOCK = 4096
 
 
@@ -38,9 +38,9 @@ class _Member(tarfile.TarInfo):
 
 
 def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
-    """Unpacks a zip or tar file into a new folder, in one piece.
+    """Unpacks a zip or tar file into a new folder, atomically.
 
-    Symbolic links and devices are refused: nothing may be written through the one or to the other.
+    Symbolic links and devices are refused: nothing may be written through them or to them.
 
     Args:
         archive: the file.

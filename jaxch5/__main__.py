@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def commands() -> dict[str, str]:
-    """How each command is called, and what it does: the first line of its module.
+    """Returns how each command is called and what it does, from the first line of its module.
 
     Example:
         >>> commands()["python -m jaxch5.train"]

@@ -22,10 +22,10 @@ class Batch:
     has `mask` False and counts nowhere.
 
     Attributes:
-        image: canvases, 0 to 255.
-        frame: from the unit square to pixels of the canvas.
-        label: a place in the classes.
-        index: place of the item in its split, and which draw of it this is.
+        image: Canvases, 0 to 255.
+        frame: Matrix from the unit square to pixels of the canvas.
+        label: Place in the classes.
+        index: Place of the item in its split, and which draw of it this is.
         mask: False for rows that fill up the last batch.
 
     Example:
@@ -44,14 +44,14 @@ class Batch:
     mask: Bool[Any, "batch"]
 
     def open(self) -> Batch:
-        """Itself: the pictures are in it."""
+        """Returns the batch itself: the pictures are in it."""
         return self
 
 
 def without_labels(
     image: UInt8[Any, "batch height width 3"], frame: Float32[Any, "batch 3 3"]
 ) -> Batch:
-    """A batch of pictures of which nothing else is known: to be looked at, or predicted."""
+    """Makes a batch of pictures of which nothing else is known, to look at or to predict."""
     nothing = np.zeros(len(image), np.int32)
     return Batch(image, frame, label=nothing, index=nothing, mask=nothing == 0)
 
@@ -65,7 +65,7 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """A batch of a set that lies on the device: which items, not their pictures; a pytree.
+    """A batch of a set that is stored on the device: which items, not their pictures; a pytree.
 
     `images` and `frames` are those of the whole set, in the order of its source; they stay where
     they are. Opened inside a compiled step, the gathering is part of it.
@@ -79,7 +79,7 @@ class CachedBatch:
     mask: Bool[Any, "batch"]
 
     def open(self) -> Batch:
-        """The batch, its pictures gathered from the set's."""
+        """Returns the batch with its pictures gathered from the set's."""
         image = self.images.at[self.item].get(mode="promise_in_bounds")
         frame = self.frames.at[self.item].get(mode="promise_in_bounds")
         return Batch(image, frame, self.label, self.index, self.mask)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Of a list for people.
+# Entries of a list for people.
 SHOWN = 20
 # Key of a command's result that is true where it did its work and the answer is a failure.
 FAILED = "failed"
@@ -58,15 +58,15 @@ class Options(Config):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """The TOML file under the values that the command line names, which win."""
+        """Returns the TOML file whose values those of the command line override."""
         return Path(given["config"]) if "config" in given else None
 
     def console(self, quiet: bool = False) -> Console:
-        """Where people read: standard output, which with `--json` belongs to the document."""
+        """Returns the console for people: standard output, or with `--json` standard error."""
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
-        """The configuration alone."""
+        """Returns the configuration alone."""
         values = {name: getattr(self, name) for name in Config.model_fields}
         config = Config.model_validate(values)
         config._named = self._named
@@ -76,12 +76,12 @@ class Options(Config):
         """Returns the configuration with changes, on which other settings' defaults may depend.
 
         Args:
-            say: takes a line for each setting of the command line that does nothing with them;
-                None is for changes that the command line must not contradict.
-            changes: nested as in the configuration.
+            say: Function that takes a line for each setting of the command line that does nothing
+                with them; None is for changes that the command line must not contradict.
+            changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: without `say`, there is such a setting, or one of the changes is another
+            ConfigError: Without `say`, there is such a setting, or one of the changes is another
                 on the command line.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
@@ -101,14 +101,14 @@ class Options(Config):
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def architecture(self) -> str | None:
-        """Returns the architecture that stands on the command line, not one of a run's own."""
+        """Returns the architecture that the command line names; a run's own is not one."""
         return self.model.arch if "model.arch" in self._named else None
 
     def task(self) -> Task | None:
         """Returns the task that the command line names, for classifiers that may not say theirs.
 
         Raises:
-            ConfigError: it cannot be imported.
+            ConfigError: It cannot be imported.
         """
         if "model.task" not in self._named:
             return None
@@ -117,7 +117,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """The configuration with "auto" weights decided, so that it means the same tomorrow."""
+        """Returns the configuration with "auto" weights decided, so that it stays the same."""
         config = self.settings()
         if config.model.weights != "auto":
             return config
@@ -133,11 +133,11 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
-    """Options from the file that `--config` names, overridden by the rest of the command line.
+    """Reads options from the file that `--config` names, overridden by the command line.
 
     Raises:
-        ConfigError: one line for the first key that is unknown or has a value that is not allowed.
-        SystemExit: after `--help`.
+        ConfigError: One line for the first key that is unknown or has a value that is not allowed.
+        SystemExit: After `--help`.
     """
     given = command_line(options, argv, prog)
     file = options.settings_file(given)
@@ -146,7 +146,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
-        # What is said of several settings begins with the one that is wrong.
+        # A line about several settings begins with the one that is wrong.
         keys = {".".join(map(str, error.errors()[0]["loc"])), explain(error, []).split()[0]}
         from_file = file and not keys & flat(given).keys()
         line = explain(error, known_keys(Config if from_file else options))
@@ -159,14 +159,14 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
 def _not_overruled(
     on_file: dict[str, Any], given: dict[str, Any], recorded: bool
 ) -> dict[str, Any]:
-    """Returns what a file says, without what the command line takes the ground from.
+    """Returns a file's values without those that the command line makes pointless.
 
     Another source replaces the file's; what goes with a schedule is of no account under another.
 
     Args:
-        on_file: its values.
-        given: the command line's.
-        recorded: whether it is a run's own file, which may be older than the rules of today.
+        on_file: Values of the file.
+        given: Values of the command line.
+        recorded: Whether it is a run's own file, which may be older than the rules of today.
     """
     if any(name in given.get("data", {}) for name in SOURCES):
         on_file = without(on_file, [f"data.{name}" for name in SOURCES])
@@ -175,10 +175,10 @@ def _not_overruled(
 
 
 def shipped(file: Path) -> Path:
-    """The configuration file itself, or the one of this name that comes with jaxch5.
+    """Returns the configuration file itself, or the one of this name that comes with jaxch5.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: There is neither.
 
     Example:
         >>> shipped(Path("digits")).name
@@ -198,7 +198,7 @@ def shipped(file: Path) -> Path:
 
 
 def drawable(out: Path) -> Path:
-    """A pydantic validator: the name of a file that a figure can be written to."""
+    """Validates, for pydantic, the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
     # Found after minutes of training otherwise.
@@ -211,7 +211,7 @@ def save_figure(figure: Figure, out: Path) -> None:
     """Writes a figure, which says of itself that it is no data, in one piece.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: It cannot be written.
     """
     drawn = io.BytesIO()
     form = out.suffix[1:].lower()
@@ -237,7 +237,7 @@ def run(
     prog: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command: parses, calls, prints its result as JSON where asked, gives its exit status.
+    """Runs a command: parses, calls, prints its result as JSON if asked, returns its exit status.
 
     0 is done; 1 failed; 2 bad usage or configuration; 130 interrupted, 143 terminated. What it
     changes in its process is put back: a notebook that calls it keeps its handlers and logs.
@@ -272,10 +272,10 @@ def _run(
         else:
             result = command(parsed)
             failed = result.pop(FAILED, False)
-            # Of several processes that train together, one has it.
+            # Of several processes that train together, only the first has a result.
             if parsed.json_output and result:
                 print(to_json(result))
-        # What cannot be written should be found here, where it is still one line and a status.
+        # A failure to write should be found here, where it is still one line and a status.
         sys.stdout.flush()
         return int(failed)
     except Jaxch5Error as error:
@@ -298,7 +298,7 @@ def _run(
 
 
 def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
-    """Says what could not be written, or read, unless nobody listens any more; gives the status."""
+    """Says what could not be written, or read, unless nobody listens; returns the exit status."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -30,21 +30,21 @@ from jaxch5.util.text import counted
 def data_of(
     config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
 ) -> tuple[Data, dict[str, str]]:
-    """The pictures, and why some are left out; of a run that goes on, the same as before.
+    """Returns the pictures, and why some are left out; for a run that goes on, the same as before.
 
     Args:
-        config: what names them.
-        run: the one that goes on; None begins one.
-        say: takes a line about them, and lines about what is not as it was.
-        instead: what else can be done where a picture of the run is gone.
+        config: Configuration that names them.
+        run: Run that goes on; None begins one.
+        say: Function that takes a line about them, and lines about what is not as it was.
+        instead: What else can be done where a picture of the run is gone, for the message.
 
     Raises:
-        DataError: the pictures cannot be found, told apart or split, or one of the run is gone.
-        ConfigError: a setting that was given does nothing for these pictures.
-        CheckpointError: the record of the run's pictures is damaged.
+        DataError: The pictures cannot be found, told apart or split, or one of the run is gone.
+        ConfigError: A setting that was given does nothing for these pictures.
+        CheckpointError: The record of the run's pictures is damaged.
     """
     source = first_then_others(lambda: load_source(config.data))
-    # Of a run that goes on, those that were left out before: others would change its split.
+    # A run that goes on leaves out what it left out before: other pictures would change its split.
     skipped = read_skipped(run) if run else {}
     if config.data.on_bad == "skip" and not run:
         skipped = unreadable(source)
@@ -63,15 +63,15 @@ def data_of(
 
 
 def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = None) -> Learner:
-    """The learner that a configuration describes.
+    """Makes the learner that a configuration describes.
 
     Args:
-        data: the pictures.
-        config: what describes it.
-        say: takes the line about the weights that it begins from; None prints it.
+        data: Pictures to train on.
+        config: Configuration of the learner.
+        say: Function that takes the line about the weights it begins from; None prints it.
 
     Raises:
-        WeightsError: its weights cannot be had, or do not fit.
+        WeightsError: Its weights cannot be had, or do not fit.
     """
     learn = vision_learner(
         data,
@@ -105,10 +105,10 @@ def lacking(learn: Learner) -> dict[str, str]:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The recipe that a configuration describes: settings have the names of its fields.
+    """Returns the recipe that a configuration describes: settings have the names of its fields.
 
     Raises:
-        ConfigError: a loss, a metric or a task of one's own cannot be imported.
+        ConfigError: A loss, a metric or a task of one's own cannot be imported.
 
     Example:
         >>> recipe_of(Config.model_validate({"fit": {"wd": 0.1}})).wd
@@ -125,7 +125,7 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def from_scratch(config: Config) -> Config:
-    """The same without weights to begin from, but with the schedule that goes with them."""
+    """Returns the configuration without weights to begin from, but with their schedule."""
     changes = {"model": {"weights": "none"}, "fit": {"schedule": config.fit.schedule}}
     return config.model_copy(update=changes)
 
@@ -143,10 +143,10 @@ def normalization_of(model: ModelConfig) -> Normalization | None:
 
 
 def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
-    """The loss that the settings name, which may be the task's.
+    """Returns the loss that the settings name, which may be the task's.
 
     Raises:
-        ConfigError: it is one's own, and cannot be imported.
+        ConfigError: It is one's own, and cannot be imported.
     """
     if is_import_path(settings.loss):
         return load_function(settings.loss, "fit.loss")
@@ -180,7 +180,7 @@ def train_as_configured(learn: Learner, settings: FitConfig) -> None:
 
 
 def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
-    """The rate of each step under flat_cosine, triangular or sgdr.
+    """Returns the rate of each step under flat_cosine, triangular or sgdr.
 
     Example:
         >>> rate = schedule_of(FitConfig(schedule="triangular", lr=1.0, div=4.0), 10)
@@ -197,7 +197,7 @@ def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
 
 
 def total_epochs(settings: FitConfig) -> int:
-    """Epochs of all phases together.
+    """Counts the epochs of all phases together.
 
     Example:
         >>> total_epochs(FitConfig(schedule="fine_tune", epochs=6, freeze_epochs=3))

@@ -30,7 +30,7 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'; object-src 'none'"
 )
 SHOWN = 10
-# Of the picture on the page, pixels.
+# Height of the picture on the page, pixels.
 HEIGHT = 360
 # Seconds between looks for dropped pictures to delete, and their age then; all go at the end.
 DELETE_EVERY, DELETE_AFTER = 60, 600
@@ -45,14 +45,14 @@ class DemoOptions(Options):
     """Serve a page, to this machine alone, that says what is on a picture that is dropped on it."""
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
-    port: int = Field(7860, ge=0, le=65535, description="of the page's address; 0 takes a free one")
+    port: int = Field(7860, ge=0, le=65535, description="port of the page; 0 takes a free one")
 
 
 def demo(options: DemoOptions) -> dict[str, Any]:
     """Serves the page until it is interrupted.
 
     Raises:
-        Jaxch5Error: what the page is made with is not installed.
+        Jaxch5Error: What the page is made with is not installed.
     """
     with listening(options.port) as server:
         try:
@@ -88,10 +88,10 @@ def demo(options: DemoOptions) -> dict[str, Any]:
 
 
 def listening(port: int) -> socket.socket:
-    """A socket that takes connections from this machine.
+    """Opens a socket that takes connections from this machine.
 
     Raises:
-        ConfigError: the port cannot be had.
+        ConfigError: The port cannot be had.
     """
     try:
         return socket.create_server((HOST, port))
@@ -103,7 +103,7 @@ def listening(port: int) -> socket.socket:
 
 
 def answer(predictor: Predictor, path: str | None) -> Answer:
-    """What is on the picture in a file; nothing where there is no file.
+    """Says what is on the picture in a file; nothing where there is no file.
 
     Returns:
         Probabilities by class, most likely first, and an empty message; or no probabilities and
@@ -124,11 +124,11 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
 
 
 def page(title: str, answer: Callable[[str | None], Answer]) -> Any:
-    """An ASGI application: a place to drop a picture, and what is said of it.
+    """Makes an ASGI application: a place to drop a picture, and what is said of it.
 
     Args:
-        title: of the page.
-        answer: from the dropped file, or None once it is taken away, to what is shown.
+        title: Title of the page.
+        answer: Function from the dropped file, or None once it is taken away, to what is shown.
     """
     import gradio as gr
     from fastapi import FastAPI
@@ -174,7 +174,7 @@ def page(title: str, answer: Callable[[str | None], Answer]) -> Any:
 
 
 def with_policy(app: Any) -> Any:
-    """An ASGI application whose answers carry `POLICY`."""
+    """Returns an ASGI application whose answers carry `POLICY`."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         async def send_with_policy(event: dict[str, Any]) -> None:

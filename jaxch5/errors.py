@@ -9,7 +9,7 @@ IN_HOOK = "raised in the hook"
 
 
 class Jaxch5Error(Exception):
-    """The base of them all; a command that meets one prints it and exits with `exit_code`."""
+    """The base of these errors; a command that meets one prints it and exits with `exit_code`."""
 
     exit_code = 1
 

@@ -27,7 +27,7 @@ TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that decide neither which pictures are scored nor how.
 OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
-# Those by which the run's pictures were split and its network reads them.
+# Settings by which the run's pictures were split and its network reads them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size"),
@@ -54,7 +54,7 @@ class EvaluateOptions(Options):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """The run brings its settings."""
+        """Returns the run's own settings."""
         from jaxch5.run.directory import open_run
 
         if "config" in given:
@@ -147,9 +147,9 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     """Returns the pictures that the options name, and which of them are scored.
 
     Raises:
-        ConfigError: the run has no record of the pictures that it validated, and they are asked
+        ConfigError: The run has no record of the pictures that it validated, and they are asked
             for.
-        DataError: there are no pictures to score.
+        DataError: There are no pictures to score.
     """
     from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
@@ -185,7 +185,7 @@ def check_settings(config: Config, recorded: Config, file: Path) -> None:
     """Makes sure that nothing is asked for that is the run's own.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: Something is.
     """
     for key in differing(config, recorded):
         section, _, name = key.partition(".")

@@ -16,10 +16,10 @@ from jaxch5.util.text import printable
 class ExportOptions(Options):
     """Write a trained classifier as one file.
 
-    safetensors: torchvision's names. Of a linear head, torchvision's and timm's networks load all
-    of it, strictly; of a concat_pool head (the default for pictures of one's own), their bodies
-    load what does not begin with `head.`. fastai: the names of fastai's `vision_learner` of
-    torchvision's ResNets, whose model loads all of it, strictly; of a concat_pool head alone.
+    safetensors: torchvision's names. With a linear head, torchvision's and timm's networks load
+    everything, strictly; with a concat_pool head (the default for pictures of one's own), their
+    bodies load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`
+    with torchvision's ResNets, whose model loads everything, strictly; for a concat_pool head only.
     PyTorch's networks want pictures normalized by the mean and deviation in the file. stablehlo:
     a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
     pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; README has the lines
@@ -29,7 +29,7 @@ class ExportOptions(Options):
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
     format: Literal["safetensors", "fastai", "stablehlo", "learner"] = Field(
-        "safetensors", description="of the file"
+        "safetensors", description="format of the file"
     )
     out: Path | None = Field(
         None,

@@ -32,13 +32,13 @@ class PackOptions(Options):
         description="folder to write to, or its address (s3://..., gs://...)"
     )
     shard_size: int = Field(8192, ge=1, description="pictures in a file")
-    quality: int = Field(95, ge=1, le=100, description="of the JPEG files that pictures become")
+    quality: int = Field(95, ge=1, le=100, description="quality of the JPEG files written")
 
     path_argument: ClassVar[str] = "source"
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """No network is fed here, so its input need not be named to fit below presize."""
+        """Fits the network's input to presize where it is not named: no network is fed here."""
         values = super().meant(values)
         data = values.get("data", {})
         if "presize" in data and "size" not in data:

@@ -104,7 +104,7 @@ def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
 def most_likely(
     prediction: Prediction, classes: tuple[str, ...], top: int
 ) -> list[tuple[str, float]]:
-    """The `top` classes with their probabilities, most likely first."""
+    """Returns the `top` classes with their probabilities, most likely first."""
     order = np.argsort(-prediction.probabilities, kind="stable")[:top]
     return [(classes[number], float(prediction.probabilities[number])) for number in order]
 
@@ -157,7 +157,7 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
     if is_picture:
         yield "-", content
     else:
-        # Of the signs that end a line elsewhere, all but the first may be in a name.
+        # Other characters that end a line elsewhere may be part of a name.
         yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
 
 

@@ -51,7 +51,7 @@ class TrainOptions(Options):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """A run that is resumed brings its own settings."""
+        """Returns the file with the settings: a run that is resumed brings its own."""
         if "resume" not in given:
             return super().settings_file(given)
         for other in ("config", "workdir"):
@@ -63,7 +63,7 @@ class TrainOptions(Options):
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the last epoch's record and the run directory.
 
-    Of several processes, the first alone prints and writes; the others return nothing.
+    Where several processes train, only the first prints and writes; the others return nothing.
     """
     from jaxch5.training import hosts
     from jaxch5.training.process import prepare_process

@@ -115,7 +115,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Scores of each kind; what the file does not have yet is trained, and added to it."""
+    """Returns the scores of each kind; what the file does not have yet is trained and added."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -145,10 +145,10 @@ def measure(
 
 
 def settings_of_profile(options: Options) -> Config:
-    """The configuration with what a profile needs: groups of stages, and frozen ones that stay.
+    """Returns the configuration of a profile: stages are groups, and frozen ones stay as they are.
 
     Raises:
-        ConfigError: no weights are named.
+        ConfigError: No weights are named.
     """
     config = options.settings_with(
         model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}
@@ -180,7 +180,7 @@ def trained(
     points: list[tuple[int | str, int]],
     say: Callable[[str], None],
 ) -> Iterator[tuple[tuple[int | str, int], Record]]:
-    """Trains each kind from each seed, and gives the records one after the other."""
+    """Trains each kind from each seed, and yields the records one after the other."""
     from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
     learners = {

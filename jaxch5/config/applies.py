@@ -1,4 +1,4 @@
-"""When a setting does anything: one table for all of them, so that what is given is not dropped.
+"""When a setting does anything: one table for all, so that none is ignored in silence.
 
 A setting that is not in the table always does something. What is known grows: first the settings
 alone, then the pictures, then the devices; a rule that asks for what is not known yet holds.
@@ -29,10 +29,10 @@ class Pictures:
     """What is known of pictures once they are found.
 
     Attributes:
-        kind: what they are read from, of `KINDS`.
-        columns: names of the columns that a split can go by.
-        split_column: whether the column that the settings name is among them.
-        own_split: what splits them, in words; empty where a random split does.
+        kind: What they are read from, one of `KINDS`.
+        columns: Names of the columns that a split can go by.
+        split_column: Whether the column that the settings name is among them.
+        own_split: What splits them, in words; empty where a random split does.
     """
 
     kind: str
@@ -46,10 +46,10 @@ class Situation:
     """What decides whether a setting does anything.
 
     Attributes:
-        values: settings by their dotted names: all, or those of a section.
-        pictures: None until they are found.
-        devices: processes, and devices of each, that share a batch; None until they are known.
-        lacks: settings of the command line that do nothing for the network, with the reason, once
+        values: Settings by their dotted names: all, or those of a section.
+        pictures: What is known of the pictures; None until they are found.
+        devices: Processes, and devices of each, that share a batch; None until they are known.
+        lacks: Settings of the command line that do nothing for the network, with the reason, once
             it is known.
     """
 
@@ -78,10 +78,10 @@ class Rule:
     """What a setting goes with.
 
     Attributes:
-        holds: whether the setting does anything.
-        goes_with: what it needs, and where that helps what there is instead.
-        told: whether only the command line can break it; values in files and in Python are as
-            often for another place or another hand.
+        holds: Function that tells whether the setting does anything.
+        goes_with: Function that says what it needs and, where that helps, what there is instead.
+        told: Whether only the command line can break it; values in files and in Python are often
+            meant for another place as well.
     """
 
     holds: Callable[[Situation], bool]
@@ -106,7 +106,7 @@ def _given(key: str) -> Rule:
 
 
 def _above(least: float, *keys: str) -> Rule:
-    """Returns a setting that needs one of others to be large enough to change anything."""
+    """Returns a rule by which one of some settings has to be large enough to change anything."""
     wanted = " or ".join(keys)
     return Rule(
         lambda situation: any(situation.values[key] > least for key in keys),
@@ -272,7 +272,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-# What asks for nothing, and so is obeyed wherever it is given.
+# Values that ask for nothing, and so are obeyed wherever they are given.
 NEUTRAL = {
     "data.stratify": False,
     "augment.flip_vert": False,
@@ -300,12 +300,12 @@ def idle(
 ) -> dict[str, str]:
     """Returns the settings that were given and do nothing, each with a line that says why.
 
-    Given is what stands on the command line, and what has another value than a default.
+    A setting was given if it is on the command line, or has another value than its defaults.
 
     Args:
-        situation: what is known.
-        defaults_of: from a setting to the values that it may have without having been given.
-        named: settings that stand on the command line.
+        situation: What is known.
+        defaults_of: Function from a setting to the values that it may have without being given.
+        named: Settings that are on the command line.
 
     Example:
         >>> values = {"fit.loss": "focal", "fit.gamma": 3.0, "fit.label_smoothing": 0.1}
@@ -331,5 +331,5 @@ def _holds(rule: Rule, situation: Situation) -> bool:
     try:
         return rule.holds(situation)
     except KeyError:
-        # Of a section alone, what it depends on may be elsewhere.
+        # In a section alone, what it depends on may be missing.
         return True

@@ -41,8 +41,8 @@ def load_source(settings: DataConfig) -> Source:
     """Returns the labelled pictures that the settings name, and how they are decoded.
 
     Raises:
-        DataError: they cannot be found or told apart.
-        ConfigError: settings do not fit the place.
+        DataError: They cannot be found or told apart.
+        ConfigError: Settings do not fit the place.
     """
     source = _found(settings)
     if source.presized is None:
@@ -98,7 +98,7 @@ def _found(settings: DataConfig) -> Source:
 
 
 def is_packed(path: Path | Address) -> bool:
-    """Whether the pictures are a packed set; those at an address can be nothing else."""
+    """Checks whether the pictures are a packed set; those at an address can be nothing else."""
     from jaxch5.data.sources.packed import INDEX
 
     return isinstance(path, Address) or (path / INDEX).is_file()
@@ -127,11 +127,11 @@ def facts_of(settings: DataConfig, source: Source) -> Pictures:
 
 
 def checked_source(config: Config) -> Source:
-    """Returns the pictures that the settings name, once it is sure that they apply.
+    """Returns the pictures that the settings name, after a check that all of these apply.
 
     Raises:
-        DataError: they cannot be found or told apart.
-        ConfigError: a setting that was given does nothing for these pictures.
+        DataError: They cannot be found or told apart.
+        ConfigError: A setting that was given does nothing for these pictures.
     """
     source = load_source(config.data)
     check_applies(config, pictures=facts_of(config.data, source))
@@ -140,7 +140,7 @@ def checked_source(config: Config) -> Source:
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
-    """The source's own split; None where it has none, or the settings ask for a random one."""
+    """Returns the source's own split; None without one, or where settings ask for a random one."""
     if settings.split == "random":
         return None
     if FOLDER in source.columns:
@@ -161,7 +161,7 @@ def column_of(settings: DataConfig, source: Source) -> str | None:
 
 
 def split_of(settings: DataConfig, source: Source) -> Split:
-    """The split that the settings ask for."""
+    """Returns the split that the settings ask for."""
     random = random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
     return own_split_of(settings, source) or random
 
@@ -170,7 +170,7 @@ def sampler_of(name: str) -> Sampler:
     """Returns the sampler that has this name, or that an import path names.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: There is none.
 
     Example:
         >>> sampler_of("balanced").__name__
@@ -180,7 +180,7 @@ def sampler_of(name: str) -> Sampler:
 
 
 def policy_of(settings: AugmentConfig) -> Policy:
-    """What the settings make of `aug_transforms`."""
+    """Returns the augmentation that the settings describe."""
     values = settings.model_dump(exclude={"mix", "mix_alpha"})
     beyond = {name: values.pop(name) for name in ("max_saturation", "max_hue", "p_gray")}
     return replace(aug_transforms(**values), **beyond)
@@ -198,16 +198,16 @@ def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
 
 
 def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:
-    """Source, split, sizes and augmentation as the configuration says, ready to iterate.
+    """Loads the data that a configuration describes, ready to iterate.
 
     Args:
-        config: what the run does.
-        source: its pictures, where they are loaded already.
-        split: theirs, where it is not the one that the configuration asks for.
+        config: Configuration of the run.
+        source: Pictures, where they are loaded already.
+        split: Split, where it is not the one that the configuration asks for.
 
     Raises:
-        DataError: the pictures cannot be found, told apart or split.
-        ConfigError: a setting that was given does nothing for these pictures.
+        DataError: The pictures cannot be found, told apart or split.
+        ConfigError: A setting that was given does nothing for these pictures.
     """
     settings = config.data
     if source is None:

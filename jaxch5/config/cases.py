@@ -17,8 +17,8 @@ class Case(NamedTuple):
 
     Attributes:
         words: The case, as `--help` calls it.
-        holds: Whether it is the case, by a function that gives the value of any setting.
-        defaults: By the settings' dotted names.
+        holds: Function that tells whether it is the case, by one that has any setting's value.
+        defaults: Defaults by the settings' dotted names.
     """
 
     words: str
@@ -75,7 +75,7 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
     Args:
         key: Dotted name of the setting.
         given: All that was given, by dotted names.
-        own_default: From a setting to its default where no case has another one.
+        own_default: Function from a setting to its default where no case has another one.
 
     Example:
         >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}

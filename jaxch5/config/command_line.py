@@ -1,4 +1,4 @@
-"""The words of a command line, as settings: what stands there, and a `--help` that can be read."""
+"""The command line: its words as settings, and a `--help` that can be read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxch5.errors import ConfigError
 
 
 class Help(HelpFormatter):
-    """`--help` without a usage of sixty options, with paragraphs, and no default of None."""
+    """Formats `--help`: no usage of sixty options, paragraphs as such, and no default of None."""
 
     def add_usage(
         self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None

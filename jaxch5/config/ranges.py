@@ -21,10 +21,10 @@ Limits = tuple[float, float]
 
 
 class Ranges(NamedTuple):
-    """Which values are black and white, of integers and of floats; None where it is not known.
+    """The values that are black and white, for integers and for floats; None where not known.
 
     Attributes:
-        file_first: whether a file that says so itself is believed.
+        file_first: Whether a file that says so itself is believed.
     """
 
     file_first: bool
@@ -34,7 +34,7 @@ class Ranges(NamedTuple):
 
 @lru_cache
 def parse_range(text: str) -> Ranges:
-    """Returns what `--data.range` says.
+    """Parses a value of `--data.range`.
 
     Args:
         text: "auto", the value that is white, or those that are black and white, as in "0,4095";
@@ -42,7 +42,7 @@ def parse_range(text: str) -> Ranges:
             says itself, before the numbers.
 
     Raises:
-        ValueError: it says nothing of the kind.
+        ValueError: The text says nothing of the kind.
 
     Example:
         >>> parse_range("4095").integers, parse_range("auto floats -1,1").floats

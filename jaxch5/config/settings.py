@@ -37,7 +37,7 @@ from jaxch5.util.address import Address, is_address
 from jaxch5.util.imports import FORM, check_choice
 from jaxch5.util.text import is_text, printable
 
-# Settings with other values of which a run may be resumed: they do not change what is computed.
+# Settings that may differ when a run is resumed: they do not change what is computed.
 MAY_CHANGE = (
     "data.cache",
     "model.remat",
@@ -50,13 +50,13 @@ MAY_CHANGE = (
     "profile",
     "hooks",
 )
-# Decoding one of so many takes a gigabyte at most.
+# Decoding a picture of so many takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
-# Where the pictures are, which a run with a record of them knows again by their names.
+# Where the pictures are: a run that has a record of them finds them again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
-# Of a validation's context: settings that do nothing are let pass.
+# Key of a validation's context by which settings that do nothing are let pass.
 LENIENT = "lenient"
 
 
@@ -81,7 +81,7 @@ def own_default(key: str) -> Any:
 
 
 def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
-    """A field whose description says in which cases it has another default."""
+    """Makes a field whose description says in which cases it has another default."""
     for case in CASES:
         if key in case.defaults:
             value = case.defaults[key]
@@ -91,16 +91,16 @@ def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
 
 
 class Section(BaseModel):
-    """Settings, each as it was given or, by `value_of`, as the others that were given have it.
+    """A section of settings, each as given or else, by `value_of`, as the given ones have it.
 
     `model_fields_set` has those that were given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    # Begins the dotted names of its settings.
+    # Prefix of the dotted names of its settings.
     section: ClassVar[str] = ""
-    # Dotted names of what stands on the command line: it was meant, whatever its value.
+    # Dotted names of what is on the command line: it was meant, whatever its value.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @model_validator(mode="wrap")
@@ -156,8 +156,8 @@ def idle_settings(settings: Section, **known: Any) -> dict[str, str]:
     """Returns the settings that were given and do nothing, with the reason; see `idle`.
 
     Args:
-        settings: a configuration, or a section of it.
-        known: what is known beside it; see `Situation`.
+        settings: Configuration, or a section of it.
+        known: What is known beside it; see `Situation`.
 
     Example:
         >>> config = Config.model_validate({"fit": {"gamma": 3.0}}, context={LENIENT: True})
@@ -286,7 +286,7 @@ class DataConfig(Section):
     @field_validator("path", "root", "tfds_dir")
     @classmethod
     def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
-        """A run can be resumed from another working directory, and says so in TOML."""
+        """Makes paths absolute: a run can be resumed from another directory, by its TOML file."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
             raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
@@ -431,7 +431,7 @@ class ModelConfig(Section):
     @field_validator("weights")
     @classmethod
     def _from_anywhere(cls, weights: str) -> str:
-        """A run can be resumed from another working directory."""
+        """Makes a path absolute: a run can be resumed from another directory."""
         named = weights in ("none", "imagenet", "auto")
         return weights if named else str(Path(weights).expanduser().absolute())
 
@@ -501,7 +501,7 @@ class FitConfig(Section):
         default_of("losses:focal_loss", "gamma"),
         ge=0,
         le=10,
-        description="of the focal loss; 0 is cross-entropy",
+        description="focusing parameter of the focal loss; 0 is cross-entropy",
     )
     metrics: tuple[str, ...] = Field(
         _recipe("metrics"),
@@ -607,7 +607,7 @@ class Config(Section):
     )
 
     def __eq__(self, other: object) -> bool:
-        """Two configurations are equal where all settings are, whoever named them."""
+        """Compares the settings, and not which of them the command line named."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
@@ -629,18 +629,18 @@ def check_applies(config: Config, **known: Any) -> None:
     """Makes sure that everything that was given does something.
 
     Args:
-        config: all settings.
-        known: what is known beside them: `pictures`, `devices`, `lacks`; see `Situation`.
+        config: All settings.
+        known: What is known beside them: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
-        ConfigError: one line for the first setting that does nothing.
+        ConfigError: One line for the first setting that does nothing.
     """
     for line in idle_settings(config, **known).values():
         raise ConfigError(line)
 
 
 def idle_in(values: dict[str, Any]) -> dict[str, str]:
-    """Returns those of a file's nested values that do nothing; none where they are no good."""
+    """Returns those of a file's nested values that do nothing; none where they are not valid."""
     values = {name: value for name, value in values.items() if name in Config.model_fields}
     try:
         return idle_settings(Config.model_validate(values, context={LENIENT: True}))
@@ -649,15 +649,15 @@ def idle_in(values: dict[str, Any]) -> dict[str, str]:
 
 
 def from_toml(path: Path, recorded: bool = False) -> Config:
-    """The configuration in a TOML file, with defaults for what it does not name.
+    """Reads the configuration in a TOML file, with defaults for what it does not name.
 
     Args:
-        path: the file.
-        recorded: whether it is a run's own, which may be older than the rules of today: what does
-            nothing is left out then, not refused.
+        path: TOML file.
+        recorded: Whether it is a run's own, which may be older than the rules of today: what does
+            nothing is then left out, not refused.
 
     Raises:
-        ConfigError: one line for the first key that is unknown or has a value that is not allowed.
+        ConfigError: One line for the first key that is unknown or has a value that is not allowed.
     """
     values = read_toml(path)
     try:

@@ -15,7 +15,7 @@ from jaxch5.errors import ConfigError
 
 
 def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested dictionaries in which the values of `changes` win.
+    """Returns a copy of nested dictionaries in which the values of `changes` win.
 
     Example:
         >>> deep_update({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
@@ -74,10 +74,10 @@ def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> d
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Reads the tables of a TOML file.
 
     Raises:
-        ConfigError: the file does not exist, cannot be read or is no TOML.
+        ConfigError: The file does not exist, cannot be read or is no TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(settings: BaseModel) -> str:
-    """All settings as TOML; what has no value is left out.
+    """Writes all settings as TOML; what has no value is left out.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -101,7 +101,7 @@ def to_toml(settings: BaseModel) -> str:
 
 
 def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all settings.
+    """Lists the dotted names of all settings.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -118,7 +118,7 @@ def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def differing(one: BaseModel, other: BaseModel) -> list[str]:
-    """Dotted names of the settings in which two models of a kind differ.
+    """Lists the dotted names of the settings in which two models of a kind differ.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -130,7 +130,7 @@ def differing(one: BaseModel, other: BaseModel) -> list[str]:
 
 
 def explain(error: ValidationError, keys: list[str]) -> str:
-    """One line for the first thing that pydantic found: key, value, what is allowed."""
+    """Explains the first thing that pydantic found in one line: key, value, what is allowed."""
     first = error.errors()[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])

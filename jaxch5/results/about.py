@@ -1,4 +1,4 @@
-"""What has to be known of a classifier beside its weights, and whether both fit each other."""
+"""What has to be known of a classifier beside its weights, and whether the two fit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class About(NamedTuple):
     """What has to be known of a classifier beside its weights.
 
     Attributes:
-        arch, head, precision: those of the network; see `create_model`.
-        presize, size: short side on the CPU, and side of the network's input, pixels.
-        range, max_pixels: how pictures are decoded; see `Reading`.
+        arch, head, precision: Those of the network; see `create_model`.
+        presize, size: Short side on the CPU, and side of the network's input, pixels.
+        range, max_pixels: How pictures are decoded; see `Reading`.
     """
 
     arch: str
@@ -50,12 +50,12 @@ def about_of_file(
     """Returns what a learner's file says of itself, its architecture, and all of its metadata.
 
     Args:
-        path: the file.
-        model: what the caller says that it is of; see `spec_of_file`.
+        path: Learner's file.
+        model: Architecture that the caller says it has; see `spec_of_file`.
 
     Raises:
-        ConfigError: there is no such architecture as the caller names.
-        WeightsError: there is no such file, or it is no learner's, or of another architecture.
+        ConfigError: There is no such architecture as the caller names.
+        WeightsError: There is no such file, it is no learner's, or it has another architecture.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -66,7 +66,7 @@ def about_of_file(
         raise WeightsError(f"{path}: there is no such run or file") from None
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
-    # What files lack that were written before it was known has a default.
+    # What older files do not say has a default.
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing:
         raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
@@ -77,7 +77,7 @@ def about_of_file(
     named = ("head", "precision") if spec.heads else ("precision",)
     network = {name: said[name] for name in named}
     try:
-        # What a file says has the bounds that the configuration has.
+        # What a file says has to obey the bounds of the configuration.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
@@ -85,16 +85,16 @@ def about_of_file(
 
 
 def spec_of_file(path: Path, arch: str, model: str | ModelSpec | nn.Module | None) -> ModelSpec:
-    """Returns the architecture of a run or a learner's file, which is not imported on its word.
+    """Returns the architecture of a run or a learner's file; nothing is imported on its word.
 
     Args:
-        path: the run or the file.
-        arch: what it says that it is of.
-        model: what the caller says that it is of.
+        path: Run or file.
+        arch: Architecture that it says it has.
+        model: Architecture that the caller says it has.
 
     Raises:
-        ConfigError: there is no such architecture as the caller names.
-        WeightsError: it is of another, or of one that only the caller can name.
+        ConfigError: There is no such architecture as the caller names.
+        WeightsError: It has another, or one that only the caller can name.
     """
     if model is None:
         if arch not in architectures():
@@ -113,11 +113,11 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
     """Returns the task that a run or a file says it is of; nothing is imported for it.
 
     Args:
-        path: the run or the file.
-        said: its `task` and its `threshold`; softmax where it has none. See `task_of`.
+        path: Run or file.
+        said: Its `task` and its `threshold`; softmax where it has none. See `task_of`.
 
     Raises:
-        WeightsError: it is none of those that have a name, or the threshold is no probability.
+        WeightsError: It is none of those that have a name, or the threshold is no probability.
     """
     name, threshold = said.get("task", SOFTMAX.name), said.get("threshold", 0)
     if name not in NAMED:
@@ -146,16 +146,16 @@ def about_of(config: Config) -> About:
 
 
 def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: int) -> None:
-    """Makes sure that what a file or a run says of itself is so; anyone may have written it.
+    """Makes sure that what a file or a run says of itself is true; anyone may have written it.
 
     Args:
-        path: the file or the run.
-        network: the module that it should be of.
-        pretrained: what it holds.
-        size: side of the pictures that the network takes, pixels.
+        path: File or run.
+        network: Module that it should fit.
+        pretrained: Weights that it holds, with what it says of them.
+        size: Side of the pictures that the network takes, pixels.
 
     Raises:
-        WeightsError: it is not.
+        WeightsError: It is not.
     """
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):

@@ -28,7 +28,7 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# Of a validation picture: all of its short side, and the middle of the long one.
+# How validation crops a picture: all of its short side, and the middle of the long one.
 CROP = "center"
 
 
@@ -55,7 +55,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
     """Serializes weights by the names of other libraries (torchvision's), and describes them.
 
     Raises:
-        ConfigError: the network is a module of one's own, which has no such names.
+        ConfigError: The network is a module of one's own, which has no such names.
     """
     if predictor.spec.names is None:
         raise _no_names(predictor, "safetensors", "torchvision's")
@@ -68,7 +68,7 @@ def as_fastai(predictor: Predictor) -> bytes:
     """Serializes weights by the names of fastai's `vision_learner`, with its head.
 
     Raises:
-        ConfigError: the network has no such names, or its head is another.
+        ConfigError: The network has no such names, or its head is another.
     """
     spec, head = predictor.spec, predictor.about.head
     if spec.names is None or "fastai" not in spec.names.others:
@@ -131,11 +131,11 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 
 
 def as_stablehlo(predictor: Predictor) -> bytes:
-    """What `jax.export.deserialize` reads.
+    """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
     Its `call` takes the middle squares of upright RGB pictures, brought to `presize`: uint8 [any
-    batch, presize, presize, 3]. From there on it is the way of validation. It returns
-    probabilities; its `fun_name` is the description as JSON.
+    batch, presize, presize, 3]. From there on it computes what validation computes. It
+    returns probabilities; its `fun_name` is the description as JSON.
     """
     from jax import export
 
@@ -181,14 +181,14 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
     """Writes a classifier as one file; returns its size in bytes.
 
     Args:
-        predictor: the classifier.
-        path: the file to write.
-        format: a key of `FORMATS`.
+        predictor: Classifier to write.
+        path: File to write.
+        format: Key of `FORMATS`.
 
     Raises:
-        ConfigError: there is no such format, the head has no place in it, or the name ends
-            otherwise than readers of the format want it.
-        CheckpointError: the file cannot be written.
+        ConfigError: There is no such format, it has no place for the head, or the file's name has
+            another ending than readers of the format expect.
+        CheckpointError: The file cannot be written.
     """
     if format not in FORMATS:
         raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")

@@ -13,12 +13,12 @@ from jaxch5.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Items by the probability of their prediction, in bins of equal width from 0 to 1.
+    """Confidence and accuracy of predictions, in bins of confidence of equal width from 0 to 1.
 
     Attributes:
-        confidence: mean probability of the predictions in each bin; NaN where there are none.
-        accuracy: share of them that are right; NaN where there are none.
-        count: of items.
+        confidence: Mean probability of the predictions in each bin; NaN where there are none.
+        accuracy: Share of them that are right; NaN where there are none.
+        count: Number of items in each bin.
     """
 
     confidence: Float[np.ndarray, "bins"]
@@ -29,7 +29,7 @@ class Calibration:
     def expected_error(self) -> float:
         """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
 
-        NaN where there are none.
+        It is NaN where there are no items.
         """
         if not self.count.any():
             return math.nan
@@ -40,13 +40,13 @@ class Calibration:
 def calibrate(
     confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"], bins: int = 10
 ) -> Calibration:
-    """Means of confidence and of accuracy, by confidence.
+    """Takes the mean confidence and accuracy of predictions in bins of confidence.
 
     Args:
-        confidences: probability of each item's prediction; on the edge of two bins it falls into
-            the lower one.
-        right: whether the prediction is.
-        bins: how many.
+        confidences: Probability of each item's prediction; one on the edge of two bins falls into
+            the lower.
+        right: Whether each prediction is right.
+        bins: Number of bins.
 
     Raises:
         ConfigError: `bins` is less than 1.

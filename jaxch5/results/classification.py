@@ -34,13 +34,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of each class and over all; as text, a table; `dataclasses.asdict` goes into JSON.
+    """Scores of each class and over all: as text a table, by `dataclasses.asdict` fit for JSON.
 
     Attributes:
-        classes: a line for each class.
-        accuracy: share of right items.
-        macro: the mean over the classes that have items or are predicted.
-        weighted: the mean over classes, weighted by their support.
+        classes: A line for each class.
+        accuracy: Share of right items.
+        macro: Mean over the classes that have items or are predicted.
+        weighted: Mean over classes, weighted by their support.
     """
 
     classes: tuple[Scores, ...]
@@ -77,13 +77,13 @@ def classification_report(
 ) -> Report:
     """Computes precision, recall and F1, as scikit-learn has them by default.
 
-    Precision is 0 where a class is never predicted, recall where it has no items. A class of
+    Precision is 0 where a class is never predicted, recall where it has no items. A class with
     neither has no scores, and the means leave it out.
 
     Args:
-        targets, predictions: actual and predicted class of each item, places in `classes`; a
-            prediction beyond them is of none of them, and is wrong.
-        classes: names; two may be the same.
+        targets, predictions: Actual and predicted class of each item, places in `classes`; a
+            prediction beyond them is none of them, and is wrong.
+        classes: Names of the classes; two may be the same.
 
     Example:
         >>> targets, predictions = np.array([0, 1, 1]), np.array([0, 0, 1])

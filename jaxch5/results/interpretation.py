@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Picture = Float[np.ndarray, "height width 3"]
 
-# Of the pictures that are shown, pixels.
+# Side of the pictures that are shown, pixels.
 SIDE = 192
 
 
@@ -44,15 +44,15 @@ class Interpretation:
     """A classifier's answers to a set of items, for questions about its mistakes.
 
     Attributes:
-        targets: actual class of each item, a place in `classes`.
-        probabilities: of each item, what the model gives to each class.
-        classes: names; a class may have no items.
-        references: path of each item.
-        pictures: from an item's number to its picture, values from 0 to 1.
-        task: what makes an answer of probabilities.
+        targets: Actual class of each item, a place in `classes`.
+        probabilities: Probability that the model gives to each class for each item.
+        classes: Names of the classes; a class may have no items.
+        references: Path of each item.
+        pictures: Function from an item's number to its picture, values from 0 to 1.
+        task: Task that turns probabilities into an answer.
 
     Raises:
-        ConfigError: these do not fit each other.
+        ConfigError: These do not fit each other.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -99,10 +99,11 @@ class Interpretation:
         return self.task.item_losses(self.probabilities, self.targets)
 
     def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
-        """Items of each actual class (row) by answer (column); "none of these" is last in both.
+        """Counts items by actual class (row) and answer (column); "none of these" is last in both.
 
         Args:
-            normalize: shares of the row instead of counts; a class without items has zeros.
+            normalize: Whether to return shares of the row instead of counts; a class without items
+                has zeros.
 
         Example:
             >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
@@ -115,12 +116,12 @@ class Interpretation:
         return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
-        """Actual class, predicted class and count of each kind of mistake, the most frequent first.
+        """Lists actual class, predicted class and count of each kind of mistake, by frequency.
 
-        Mistakes that are equally frequent come in the order of the classes.
+        The most frequent comes first; equally frequent ones are in the order of the classes.
 
         Args:
-            min_val: kinds with fewer items are left out.
+            min_val: Least count of a kind that is listed.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
@@ -139,11 +140,11 @@ class Interpretation:
     def top_losses(
         self, k: int | None = None, largest: bool = True
     ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-        """Losses and numbers of the items that the model is most wrong about.
+        """Returns losses and numbers of the items that the model is most wrong about.
 
         Args:
-            k: how many; None, or more than there are, is all.
-            largest: False gives the smallest losses, smallest first.
+            k: Number of items; None, or more than there are, is all.
+            largest: Whether to return the largest losses; False gives the smallest first.
 
         Raises:
             ConfigError: `k` is negative.
@@ -170,12 +171,12 @@ class Interpretation:
         return classification_report(self.targets, self.predictions, self.classes)
 
     def calibration(self, bins: int = 10) -> Calibration:
-        """How often the most probable class is right, by its probability.
+        """Measures how often the most probable class is right, by its probability.
 
         A probability on the edge of two bins falls into the lower one.
 
         Args:
-            bins: of equal width, from 0 to 1.
+            bins: Number of bins of equal width, from 0 to 1.
 
         Raises:
             ConfigError: `bins` is less than 1.
@@ -188,10 +189,12 @@ class Interpretation:
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+        """Returns the mean distance of confidence and accuracy (Guo et al., 1706.04599).
+
+        Each bin is weighted by its items.
 
         Args:
-            bins: as `calibration`, which raises the same.
+            bins: As in `calibration`, which raises the same.
 
         Example:
             >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.7, 0.3]]), ["a", "b"])
@@ -203,11 +206,13 @@ class Interpretation:
     def suspects(
         self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
     ) -> list[Suspect]:
-        """Items whose label looks wrong: the model is sure of another class. Largest loss first.
+        """Finds items whose label looks wrong: the model is sure of another class.
+
+        The largest loss comes first.
 
         Args:
-            min_loss: of the label; the default is the loss of a probability of a tenth.
-            min_probability: of the prediction.
+            min_loss: Least loss of the label; the default is that of a probability of a tenth.
+            min_probability: Least probability of the prediction.
 
         Example:
             >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.95, 0.05]]), ["a", "b"])
@@ -230,12 +235,12 @@ class Interpretation:
         The file's columns are image, label, prediction, probability and loss: `from_csv` reads it.
 
         Args:
-            path: of the CSV file; one that is there is replaced.
-            min_loss, min_probability: as `suspects`.
+            path: CSV file to write; an existing one is replaced.
+            min_loss, min_probability: As in `suspects`.
 
         Raises:
-            ConfigError: there are no paths.
-            DataError: the file cannot be written.
+            ConfigError: There are no paths.
+            DataError: The file cannot be written.
 
         Example:
             >>> probabilities = np.array([[0.99, 0.01]])
@@ -248,10 +253,10 @@ class Interpretation:
         return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
 
     def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
-        """`confusion_matrix` as a picture: right answers in blue, mistakes in orange.
+        """Draws `confusion_matrix`: right answers in blue, mistakes in orange.
 
         Args:
-            normalize: shares of the row instead of counts.
+            normalize: Whether to show shares of the row instead of counts.
 
         Example:
             >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
@@ -262,11 +267,11 @@ class Interpretation:
         return mistakes.plot_confusion(self.confusion_matrix(normalize), self.answers, unit)
 
     def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
-        """Pictures of `top_losses`, each under its prediction, actual class, loss and probability.
+        """Draws the pictures of `top_losses` under prediction, class, loss and probability.
 
         Args:
-            k: how many pictures.
-            largest: False shows the smallest losses.
+            k: Number of pictures.
+            largest: Whether to show the largest losses; False shows the smallest.
 
         Raises:
             ConfigError: `k` is less than 1, or there are no pictures.
@@ -286,10 +291,10 @@ class Interpretation:
         return mistakes.plot_mistakes(pictures, predicted, actual, losses.tolist(), confidences)
 
     def plot_calibration(self, bins: int = 10) -> Figure:
-        """`calibration` as a picture: accuracy against confidence.
+        """Draws `calibration`: accuracy against confidence.
 
         Args:
-            bins: as `calibration`, which raises the same.
+            bins: As in `calibration`, which raises the same.
 
         Example:
             >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
@@ -305,8 +310,8 @@ class Interpretation:
             nrows, ncols: Size of the grid.
 
         Raises:
-            ConfigError: there are no pictures.
-            DataError: a picture cannot be read.
+            ConfigError: There are no pictures.
+            DataError: A picture cannot be read.
         """
         items = range(min(nrows * ncols, len(self)))
         titles = [" / ".join(self._named(item)) for item in items]
@@ -328,13 +333,13 @@ def interpretation_of(
     labels: Int[np.ndarray, "items"],
     task: Task = SOFTMAX,
 ) -> Interpretation:
-    """What a model made of some items.
+    """Makes an interpretation of a model's answers to some items.
 
     Args:
-        source, items: where they are from, and their numbers in it.
-        probabilities: what the model gave to each class.
-        labels: their classes.
-        task: what makes an answer of probabilities.
+        source, items: Source of the items, and their numbers in it.
+        probabilities: Probability that the model gave to each class.
+        labels: Classes of the items.
+        task: Task that turns probabilities into an answer.
     """
 
     def picture(place: int) -> Picture:

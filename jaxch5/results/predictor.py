@@ -64,13 +64,13 @@ class Predictor:
     """Predicts the classes of pictures; made by `load_learner` or `Learner.predictor`.
 
     Args:
-        model: called as `model.apply(variables, x, train=False)` on normalized pictures.
-        variables: of the model.
-        classes: names, in the order of the logits.
-        normalization: mean and deviation of the colours.
-        about: sizes, and how the model was made.
-        task: what makes probabilities of logits, and an answer of them.
-        spec: its architecture; None is that of the model.
+        model: Module, called as `model.apply(variables, x, train=False)` on normalized pictures.
+        variables: Variables of the model.
+        classes: Names of the classes, in the order of the logits.
+        normalization: Mean and deviation of the colours.
+        about: Sizes, and how the model was made.
+        task: Task that turns logits into probabilities, and these into an answer.
+        spec: Architecture; None is that of the model.
 
     Example:
         >>> class Bright(nn.Module):
@@ -109,7 +109,7 @@ class Predictor:
         What is compiled is shared, since weights are an argument of it.
 
         Args:
-            variables: weights and statistics of the same shapes.
+            variables: Weights and statistics of the same shapes.
         """
         # Made before it is shared.
         program = self._compiled
@@ -118,7 +118,7 @@ class Predictor:
         return other
 
     def reading(self, **changes: str | int) -> Predictor:
-        """Returns the same classifier, which decodes pictures otherwise.
+        """Returns the same classifier with other settings for the decoding of pictures.
 
         Args:
             changes: `range` or `max_pixels`; see `Reading`.
@@ -128,10 +128,10 @@ class Predictor:
         return Predictor(self.model, self.variables, *rest)
 
     def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
-        """Of pictures in 0 to 1 of the network's size: a pure function, to be compiled.
+        """Computes probabilities of pictures: a pure function, made to be compiled.
 
         Args:
-            pictures: what `center` returns, or the like.
+            pictures: Pictures as `center` returns them: of the network's size, from 0 to 1.
         """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
@@ -148,14 +148,14 @@ class Predictor:
         return jax.jit(of_batch, compiler_options=compiler_options())
 
     def predict(self, picture: Picture) -> Prediction:
-        """The class of one picture.
+        """Predicts the class of one picture.
 
         Args:
-            picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;
-                see `read_picture`.
+            picture: Path, content of a file, open file, PIL picture, or pixels from 0 to 255; see
+                `read_picture`.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: It cannot be read.
         """
         canvas, frame = self._presized(picture)
         return self._predictions(canvas[None], frame[None])[0]
@@ -163,20 +163,20 @@ class Predictor:
     def predict_many(
         self, pictures: Iterable[Picture] | Picture
     ) -> Iterator[Prediction | DataError]:
-        """The class of each of many pictures, in their order; an error in place of a bad one.
+        """Predicts the classes of many pictures, in their order; a bad one gives its error.
 
         Pictures are read by threads while the batch before is computed, all batches by one program;
         a picture that comes alone is computed alone, as `predict` does.
 
         Args:
-            pictures: each as `predict` takes it; one alone is taken as such. Where they end in an
+            pictures: Pictures, each as `predict` takes it, or a single one. Where they end in an
                 error, those that came before it are predicted first.
 
         Returns:
-            Of each a prediction, or the error that `predict` would raise.
+            A prediction for each, or the error that `predict` would raise.
 
         Raises:
-            DataError: they cannot be taken one by one.
+            DataError: They cannot be taken one by one.
         """
         return self._predict_each(iter(many(pictures)))
 
@@ -191,30 +191,30 @@ class Predictor:
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # One that is left here has come alone: of more, more are left.
+            # If one is left here, it came alone: of many, more are left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
                 yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
         if not isinstance(ended, StopIteration):
-            # The caller's own; those that came before have been predicted.
+            # The error is the caller's own; what came before it has been predicted.
             raise ended
 
     def probabilities_of(
         self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
     ) -> Float[np.ndarray, "items classes"]:
-        """Probabilities of items of a source, in their order.
+        """Computes probabilities of items of a source, in their order.
 
         Args:
-            source: labelled pictures.
-            items: their numbers.
-            batch_size: how many are computed at a time.
+            source: Labelled pictures.
+            items: Numbers of the items.
+            batch_size: Number of pictures that are computed at a time.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
         if source.reading.range == "auto":
-            # Not decided, as of a source that nobody trained with: as in training.
+            # Undecided, as for a source that nobody trained with: it is read as in training.
             reading = source.reading._replace(range=self.about.range)
             source = replace(source, reading=reading)
         loader = Loader(Canvases(source, self.about.presize, keep=False), items, batch_size)
@@ -266,17 +266,17 @@ class Predictor:
 def load_learner(
     path: str | Path, model: str | ModelSpec | nn.Module | None = None, task: Task | None = None
 ) -> Predictor:
-    """A trained classifier from a run directory, or from a file that `export` wrote.
+    """Loads a trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
-        path: of a run, or a `.safetensors` file of format `learner`.
-        model: the architecture that was trained, where it is one's own: a `ModelSpec`, an import
+        path: Run directory, or a `.safetensors` file of format `learner`.
+        model: Architecture that was trained, where it is one's own: a `ModelSpec`, an import
             path to one, or the module. A path that the file names by itself is not imported.
-        task: what it was trained for, where that is one's own; None takes what the path says.
+        task: Task that it was trained for, where that is one's own; None takes what the path says.
 
     Raises:
-        ConfigError: there is no run.
-        WeightsError: it has no checkpoint, the file is no learner, or its task is one's own.
+        ConfigError: There is no run.
+        WeightsError: It has no checkpoint, the file is no learner, or its task is one's own.
 
     Example:
         >>> import tempfile
@@ -298,7 +298,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # That of a run in Python may be another than its configuration says: checkpoints know.
+        # A run in Python may have another one than its configuration says: checkpoints know it.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         about = about._replace(arch=spec.name)
         pretrained = from_run(path, spec)

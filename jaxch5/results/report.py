@@ -46,28 +46,28 @@ class ConfusionRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What a report says. All but the first two may be missing, and are then left out.
+    """The content of a report; all but the first two may be missing, and are then left out.
 
     Attributes:
-        title: name of the run.
-        data_line: one sentence about the data.
-        config: the configuration as TOML.
-        records: of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics, seconds,
-            images_per_second, and skipped_steps where steps may be skipped.
-        rates: of each step, the learning rate of each group.
-        momentum: of each step.
-        group_names: names of the groups of layers; numbers where there are none.
-        sample: of training pictures (see `embed.figure_image`).
-        confusion: counts, with a row for each actual class and a column for each predicted one.
-        classes: their names, and that of none of them where it is an answer.
-        most_confused: actual class, predicted class and count, the most frequent first.
-        class_table: of each class: class, precision, recall, f1 and support.
-        top_losses: of each picture, the worst first: picture (values from 0 to 1), prediction,
+        title: Name of the run.
+        data_line: One sentence about the data.
+        config: Configuration as TOML.
+        records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
+            seconds, images_per_second, and skipped_steps where steps may be skipped.
+        rates: Learning rate of each group at each step.
+        momentum: Momentum of each step.
+        group_names: Names of the groups of layers; numbers where there are none.
+        sample: Training pictures (see `embed.figure_image`).
+        confusion: Counts, with a row for each actual class and a column for each predicted one.
+        classes: Names of the classes, and of none of them where that is an answer.
+        most_confused: Actual class, predicted class and count, the most frequent first.
+        class_table: Row of each class: class, precision, recall, f1 and support.
+        top_losses: Row of each picture, the worst first: picture (values from 0 to 1), prediction,
             actual, loss, probability (of the actual class) and reference.
-        calibration: how far to trust the probabilities (see `embed.figure_image`).
-        versions: a package's name to its version.
-        finished: whether training is over.
-        task: what the records and the answers are of.
+        calibration: How far to trust the probabilities (see `embed.figure_image`).
+        versions: Version of each package, by name.
+        finished: Whether training is over.
+        task: Task of the records and the answers.
     """
 
     title: str
@@ -93,17 +93,17 @@ def write_report(path: Path, report: Report) -> None:
     """Writes the report in one piece: a reader sees the old one or the new one.
 
     Args:
-        path: the HTML file, which may exist.
-        report: what to say.
+        path: HTML file, which may exist.
+        report: Content of the report.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     write_file(path, render(report).encode("utf-8"))
 
 
 def render(report: Report) -> str:
-    """The page of a report.
+    """Renders the page of a report.
 
     Example:
         >>> page = render(Report("digits", "Handwritten <digits>."))
@@ -136,7 +136,7 @@ def _loss_image(loss: Mapping[str, Any]) -> Image:
 
 
 def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:
-    """Losses and the task's last metric over epochs, divided between phases of training."""
+    """Draws losses and the task's last metric over epochs, divided between phases of training."""
     if not records:
         return []
     epochs = [record["epoch"] for record in records]
@@ -157,10 +157,10 @@ def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:
 def _schedules(
     rates: Sequence[Sequence[float]], momentum: Sequence[float], names: Sequence[str]
 ) -> list[Chart]:
-    """Rates and momentum over steps.
+    """Draws rates and momentum over steps.
 
-    The rates of groups differ by a factor, often of 100: on a logarithmic axis they lie side by
-    side, on a linear one all but the largest would lie on the axis.
+    The rates of groups differ by a factor, often of 100: on a linear axis all but the largest would
+    be zero to the eye, so the axis is logarithmic.
     """
     charts = []
     if len(rates):
@@ -221,7 +221,7 @@ def _fixed(value: float | None, digits: int = 4) -> str:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage.
+    """Formats a share as a percentage.
 
     Example:
         >>> _percent(0.0625).split(), _percent(float("nan")) == NO_NUMBER
@@ -231,7 +231,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """A time as minutes and seconds, or hours, minutes and seconds.
+    """Formats a time as minutes and seconds, or hours, minutes and seconds.
 
     Example:
         >>> _clock(64.2), _clock(3725)

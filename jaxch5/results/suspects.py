@@ -1,4 +1,4 @@
-"""Items whose label looks wrong, as a table in which a person mends the labels."""
+"""Items whose label looks wrong, as a table in which a person corrects the labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_suspects(
     classes: Sequence[str],
 ) -> list[Suspect]:
     """Finds the items that are taken for another class than their own, largest loss first."""
-    # None of these is no other class.
+    # The answer "none of these" is no other class.
     wrong = (predictions != targets) & (predictions < len(classes))
     found = [
         Suspect(
@@ -58,12 +58,12 @@ def write_suspects(
     """Writes suspects that are files into a CSV file that `from_csv` reads; returns how many.
 
     Args:
-        path: of the CSV file; one that is there is replaced.
-        suspects: in the order of the rows.
-        references: path of each item, not of suspects alone.
+        path: CSV file to write; an existing one is replaced.
+        suspects: Suspects, in the order of the rows.
+        references: Path of each item, not of suspects alone.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: The file cannot be written.
 
     Example:
         >>> import tempfile

@@ -1,6 +1,6 @@
-"""How orbax writes the arrays of a checkpoint here: one safetensors file an item, and its checksum.
+"""How orbax stores a checkpoint's arrays here: one safetensors file an item, and its checksum.
 
-orbax's own way still is slower and loses memory at each save: `benchmarks/reliability.py arrays`.
+orbax's own format is slower and leaks memory at each save: see `benchmarks/reliability.py arrays`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from etils.epath import Path
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# Weights of another's run are read before they are known to fit; a ResNet-152 has 0.24 GB.
+# Weights of other people's runs are read before they are known to fit; a ResNet-152 has 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]
 
 
 def to_arrays(tree: PyTree) -> Arrays:
-    """Copies of the leaves of a tree on the host, by their paths.
+    """Copies the leaves of a tree to the host, by their paths.
 
     >>> to_arrays({"conv": {"kernel": np.zeros(2)}})
     {'conv/kernel': array([0., 0.])}
@@ -40,10 +40,10 @@ def to_arrays(tree: PyTree) -> Arrays:
 
 
 def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
-    """The tree of the shapes and types of `like` whose leaves are the arrays.
+    """Returns the tree with the shapes and types of `like` whose leaves are the arrays.
 
     Raises:
-        ValueError: an array is missing, or of another shape or type, or one too many is there.
+        ValueError: An array is missing, has another shape or type, or is one too many.
 
     >>> from_arrays({"bias": np.zeros(2)}, {"bias": jax.ShapeDtypeStruct((2,), np.float64)})
     {'bias': array([0., 0.])}
@@ -72,21 +72,21 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
         self._pool = ThreadPoolExecutor(1)
 
     async def async_save(self, directory: Path, args: SaveArrays) -> list[Future[None]] | None:
-        """Begins to write; the arrays must stay as they are."""
+        """Starts to write; the arrays must stay as they are."""
         if jax.process_index() != 0:
             return None
         return [self._pool.submit(_write, directory, args.arrays)]
 
     def save(self, directory: Path, args: SaveArrays) -> None:
-        """Writes."""
+        """Writes the arrays."""
         _write(directory, args.arrays)
 
     def restore(self, directory: Path, args: RestoreArrays | None = None) -> Arrays:
-        """Reads.
+        """Reads the arrays.
 
         Raises:
-            ValueError: the arrays are not those that were saved, or more than memory should hold.
-            OSError: a file cannot be read.
+            ValueError: The arrays are not those that were saved, or more than memory should hold.
+            OSError: A file cannot be read.
         """
         size = (directory / FILE).stat().length
         if size > MOST_BYTES:

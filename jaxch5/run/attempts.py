@@ -1,4 +1,4 @@
-"""What a run should write: what cannot be written does not end training, and is not forgotten."""
+"""Writing what a run leaves: a failure does not end training, and is not forgotten."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Writes, says what cannot be written, and raises it at the end if it still cannot.
+    """Writes, says what cannot be written, and raises the errors that remain at the end.
 
     Args:
-        say: takes the lines.
+        say: Function that takes the lines.
 
     Example:
         >>> def write(full):
@@ -31,7 +31,7 @@ class Attempts:
         self.failed: dict[str, CheckpointError] = {}
 
     def __call__(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
-        """Checks whether it can be written, by writing it."""
+        """Writes something, and returns whether it could be written."""
         try:
             write(*arguments)
         except CheckpointError as error:
@@ -45,7 +45,7 @@ class Attempts:
         """Raises what could not be written when it was last tried.
 
         Raises:
-            CheckpointError: there is such.
+            CheckpointError: There is such a failure.
         """
         for error in self.failed.values():
             raise error

@@ -26,9 +26,9 @@ from jaxch5.task import Best
 from jaxch5.training.state import TrainState
 from jaxch5.util.files import json_value
 
-# What is evaluated, which another run may begin from; the rest of the state; and all else, as JSON.
+# Items of a checkpoint: what is evaluated, the rest of the state, and everything else, as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# In what is said about a checkpoint: the checksum of the rest of it, and how epochs are compared.
+# Keys of what is said about a checkpoint: the checksum of the rest, and how epochs are compared.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
@@ -46,16 +46,16 @@ class Checkpoints:
 
     A save returns as soon as the state has been copied and goes on in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the best by `jaxch5.task.Best`. Checksums of all that a
-    checkpoint holds lie in it and are compared when it is read: a disk, or a copy, may have changed
-    a bit or lost a file.
+    last two are kept, and the best by `jaxch5.task.Best`. Checksums of all that a checkpoint holds
+    are stored in it and compared when it is read: a disk, or a copy, may have changed a bit or lost
+    a file.
 
     Args:
-        directory: where they lie; it exists.
-        read_only: leaves the directory as it is, with what its run may be saving at this moment.
+        directory: Folder of the checkpoints; it exists.
+        read_only: Whether the folder is left as it is, with what its run may be saving just now.
 
     Raises:
-        CheckpointError: from `save`, or on leaving, where one could not be written.
+        CheckpointError: From `save`, or on leaving, where one could not be written.
     """
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
@@ -103,16 +103,16 @@ class Checkpoints:
         epoch_done: bool,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begins to save a state under the number of its step, in the place of what has it already.
+        """Starts to save a state under the number of its step, in place of what has that number.
 
         What goes wrong in the background is raised by the next call, or by `wait`.
 
         Args:
-            state: it may be consumed by the next step as soon as this returns.
-            records: of the epochs done so far.
-            epoch_done: whether the last record is of this very state.
-            about: what else a reader should know, as JSON has it; `about` gives it back. `BEST` in
-                it is the `Best` by which epochs are compared, where that is another than usual.
+            state: State, which may be consumed by the next step as soon as this returns.
+            records: Records of the epochs done so far.
+            epoch_done: Whether the last record is of this very state.
+            about: What else a reader should know, as JSON has it; `about` returns it. `BEST` in it
+                is the `Best` by which epochs are compared, where that is not the usual one.
         """
         step = int(state.step)
         if step in self.steps():
@@ -137,16 +137,16 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when nothing is being saved any more."""
+        """Waits until nothing is being saved any more."""
         with self._unsaved():
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, in rising order."""
+        """Returns the steps that have a checkpoint, in rising order."""
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
-        """The step of the newest checkpoint; None where there is none."""
+        """Returns the step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
@@ -154,14 +154,14 @@ class Checkpoints:
         return self._manager.best_step()
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
-        """What `read` gives of the newest checkpoint that is intact; None where none was written.
+        """Reads the newest checkpoint that is intact; returns None where none was written.
 
         Args:
-            read: from a step of `steps()`; it raises CheckpointError where that one is damaged.
-            say: takes a line about each that is damaged, where an older one is intact.
+            read: Function of a step of `steps()`; it raises CheckpointError where that is damaged.
+            say: Function that takes a line about each damaged one, where an older one is intact.
 
         Raises:
-            CheckpointError: checkpoints were written, and none of them is intact.
+            CheckpointError: Checkpoints were written, and none of them is intact.
         """
         written = sorted((int(path.name) for path in self._written()), reverse=True)
         damaged: list[str] = []
@@ -191,10 +191,10 @@ class Checkpoints:
         return [path for path in self.directory.glob("*") if path.name.isdecimal()]
 
     def about(self, step: int) -> dict[str, Any]:
-        """What was said about a checkpoint when it was saved, and its `records`.
+        """Returns what was said about a checkpoint when it was saved, and its `records`.
 
         Raises:
-            CheckpointError: it is damaged; so from the two below.
+            CheckpointError: It is damaged; the two methods below raise the same.
         """
         about = dict(self._read(step, ABOUT, ocp.args.JsonRestore()))
         with self._damage_of(step):
@@ -203,17 +203,17 @@ class Checkpoints:
         return about
 
     def variables(self, step: int) -> dict[str, PyTree]:
-        """What the model of a checkpoint is evaluated with: weights and statistics."""
+        """Reads the weights and statistics that the model of a checkpoint is evaluated with."""
         arrays = self._read(step, VARIABLES, RestoreArrays())
         with self._damage_of(step):
             return unflatten_dict(arrays, sep="/")
 
     def restore(self, like: TrainState, step: int) -> Saved:
-        """The checkpoint of a step.
+        """Reads the checkpoint of a step.
 
         Args:
-            like: a state of the same shapes, or its `jax.eval_shape`.
-            step: one of `steps()`.
+            like: State of the same shapes, or its `jax.eval_shape`.
+            step: One of `steps()`.
         """
         records = self.about(step)["records"]
         like = jax.eval_shape(lambda: like)
@@ -267,7 +267,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _without_variables(state: TrainState) -> TrainState:
-    """The state without what its `variables` holds."""
+    """Returns the state without what its `variables` holds."""
     if state.average is None:
         return state.replace(params=None, batch_stats=None)
     return state.replace(average=None)
@@ -278,7 +278,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The storage library's errors name internal files at length and the reason last."""
+    """Finds the reason in an error of the storage library, which names internal files before it."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:

@@ -4,7 +4,7 @@ config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line an epoch
 pictures.jsonl.gz  which pictures it was trained on and which it validated
 skipped.jsonl      pictures left out because they cannot be read, where there are any
-environment.jsonl  versions, machine and device, a line each time it began or resumed
+environment.jsonl  versions, machine and device, a line for each start and resume
 report.html        what was trained on what, and how it went, for people
 checkpoints/       the last state and the best
 tensorboard/       event files, where they were asked for
@@ -33,7 +33,7 @@ from jaxch5.util.files import to_json, unused, write_file
 
 
 class RunDir(NamedTuple):
-    """Paths of a run."""
+    """The paths of a run."""
 
     path: Path
 
@@ -82,12 +82,12 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
     """Makes a run directory and writes the configuration into it.
 
     Args:
-        config: what the run will do.
-        path: the directory, new or empty; None makes `runs/DATE-NAME` in the working directory.
+        config: Configuration of the run.
+        path: Directory, new or empty; None makes `runs/DATE-NAME` in the working directory.
 
     Raises:
         ConfigError: `path` holds something already.
-        CheckpointError: the directory cannot be made or written.
+        CheckpointError: The directory cannot be made or written.
     """
     if path is None:
         path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
@@ -110,10 +110,10 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
 
 
 def open_run(path: Path) -> tuple[RunDir, Config]:
-    """A run that exists, and its configuration.
+    """Opens a run that exists; returns its paths and its configuration.
 
     Raises:
-        ConfigError: there is no run at `path`, or its configuration cannot be used.
+        ConfigError: There is no run at `path`, or its configuration cannot be used.
     """
     run = RunDir(path.expanduser().absolute())
     if not run.config_file.is_file():
@@ -123,10 +123,10 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Keeps other processes from writing into a run; a process that dies holds nothing.
+    """Keeps other processes from writing into a run; the lock of a process that dies is void.
 
     Raises:
-        CheckpointError: another process holds it.
+        CheckpointError: Another process holds the lock.
     """
     with run.lock_file.open("a+", encoding="utf-8") as file:
         try:
@@ -147,7 +147,7 @@ def write_config(run: RunDir, config: Config) -> None:
     """Writes `config.toml`, in one piece.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     write_file(run.config_file, to_toml(config).encode("utf-8"))
 
@@ -156,7 +156,7 @@ def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
     """Adds a line to `environment.jsonl`.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     file = run.environment_file
     before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -172,18 +172,18 @@ def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, in one piece: a reader sees the old or the new.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     _write_lines(run.metrics_file, records)
 
 
 def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
-    """Writes `skipped.jsonl`: of each picture that was left out, its reference and the reason.
+    """Writes `skipped.jsonl`: each picture that was left out, by its reference, and the reason.
 
-    Where none was, there is no file.
+    Where none was left out, there is no file.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     if not reasons:
         return
@@ -192,7 +192,7 @@ def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
 
 
 def read_skipped(run: RunDir) -> dict[str, str]:
-    """What `write_skipped` wrote; nothing where it wrote nothing."""
+    """Reads what `write_skipped` wrote; without a file, nothing was left out."""
     if not run.skipped_file.exists():
         return {}
     lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())

@@ -15,12 +15,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "dm-pix", "orbax-checkpoi
 
 
 def versions() -> dict[str, str]:
-    """Of jaxch5 and of the packages that decide what it computes."""
+    """Returns the versions of jaxch5 and of the packages that decide what it computes."""
     return {"jaxch5": __version__} | {name: version(name) for name in PACKAGES}
 
 
 def environment() -> dict[str, Any]:
-    """What may make two runs of one configuration differ; as JSON has it.
+    """Describes what may make two runs of one configuration differ, as JSON has it.
 
     Example:
         >>> sorted(environment())

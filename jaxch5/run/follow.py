@@ -1,4 +1,4 @@
-"""A call to train as hooks see it: every event in turn, and how it ended, whatever ended it."""
+"""Training as hooks see it: every event in turn, and how it ended, whatever ended it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def follow(
     """Hands events to hooks, and an `End` where they break off.
 
     Args:
-        events: from a `Begin` to the `End` of a call that is finished.
-        hooks: each sees each event, also after one before it has failed.
-        check: called after each step and each epoch; what it raises ends the call.
-        state: gives the state that the call has come to.
+        events: Events from a `Begin` to the `End` of a call that is finished.
+        hooks: Hooks, each of which sees each event, also after one before it has failed.
+        check: Function called after each step and each epoch; what it raises ends the call.
+        state: Function that returns the state that the call has come to.
 
     Raises:
-        Exception: what a hook, the check or the events raised.
+        Exception: What a hook, the check or the events raised.
     """
     event: Event | None = None
     resting = False
@@ -44,7 +44,7 @@ def follow(
     except BaseException as ended_by:
         if event is not None and not isinstance(event, End):
             interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
-            # Elsewhere it may be consumed by a step that failed.
+            # Otherwise a step that failed may have consumed it.
             good = resting or interrupted or isinstance(ended_by, DataError)
             last = End(event.number, state() if good else None, "failed", ended_by)
             _hand(last._replace(how="interrupted") if interrupted else last, hooks)
@@ -63,7 +63,7 @@ def _hand(event: Event, hooks: Sequence[Hook]) -> None:
 
 
 def guest(hook: Hook) -> Hook:
-    """A user's hook: what it alters of an event is its own, and what it raises names it."""
+    """Wraps a user's hook: what it changes in an event is its own, and its errors name it."""
 
     def call(event: Event) -> None:
         if not isinstance(event, (Begin, Ready)) and event.state is not None:

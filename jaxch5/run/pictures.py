@@ -30,18 +30,18 @@ from jaxch5.util.text import counted, same_names
 
 
 def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
-    """Writes down which pictures a run is trained on and which it validates.
+    """Records which pictures a run is trained on and which it validates.
 
-    Where it was trained on others before, these stay written down.
+    Others that it was trained on before stay recorded.
 
     Args:
-        run: where to write.
-        data: its pictures.
-        restored: whether the run goes on, so that nothing is known where nothing is written yet.
+        run: Run to write into.
+        data: Pictures of the run.
+        restored: Whether the run is resumed, so that nothing is known where nothing is recorded.
 
     Raises:
-        CheckpointError: the record cannot be written, or one that is there is damaged.
-        ConfigError: the one that is there is of other classes.
+        CheckpointError: The record cannot be written, or an existing one is damaged.
+        ConfigError: The existing one is of other classes.
     """
     before, now = read_pictures(run.pictures_file), data.pictures
     if before is None:
@@ -57,14 +57,14 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
 
 
 def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
-    """Returns a line where weights of another run know pictures that are validated.
+    """Returns a warning where weights were trained on pictures that are to be validated.
 
     Args:
-        pretrained: what training begins from; no more than a run says what it was trained on.
-        data: what is validated.
+        pretrained: Weights that training begins from; only a run says what they were trained on.
+        data: Pictures to validate.
 
     Raises:
-        CheckpointError: the record of that run is damaged.
+        CheckpointError: The record of that run is damaged.
     """
     earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
     count = trained_on(data.pictures, earlier) if earlier else 0
@@ -82,14 +82,14 @@ def going_on(
     """Returns the pictures that a run began with, and their split; None without a record.
 
     Args:
-        run: to go on with.
-        source: what its configuration names today, which may hold more.
-        say: takes a line about what is not as it was.
-        instead: what else can be done where a picture is gone.
+        run: Run to go on with.
+        source: Pictures that its configuration names today, which may be more.
+        say: Function that takes a line about what is not as it was.
+        instead: What else can be done where a picture is gone, for the message.
 
     Raises:
-        DataError: a picture is gone, or is of another class now.
-        CheckpointError: the record is damaged.
+        DataError: A picture is gone, or is of another class now.
+        CheckpointError: The record is damaged.
     """
     pictures = read_pictures(run.pictures_file)
     if pictures is None:
@@ -118,11 +118,11 @@ def going_on(
 
 
 def check_pictures(run: RunDir, data: Data) -> None:
-    """Makes sure that data has the pictures of a run, in the parts in which they were.
+    """Makes sure that data has the pictures of a run, each in the part in which it was.
 
     Raises:
-        ConfigError: it has not.
-        CheckpointError: the record is damaged.
+        ConfigError: It has not.
+        CheckpointError: The record is damaged.
     """
     pictures, now = read_pictures(run.pictures_file), data.pictures
     if pictures is None or pictures.digest == now.digest:
@@ -144,17 +144,17 @@ def check_pictures(run: RunDir, data: Data) -> None:
 
 
 def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Makes sure that a checkpoint is of the architecture, classes and task that are here.
+    """Makes sure that a checkpoint has the architecture, classes and task that are here.
 
     Args:
-        checkpoint: its folder, for the message.
-        about: what is said about it.
-        here: the same of the network that it is for.
+        checkpoint: Folder of the checkpoint, for the message.
+        about: What was said about it when it was saved.
+        here: The same about the network that it is for.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: It has others.
     """
-    # What was saved before there were tasks is of the only one.
+    # Checkpoints from before there were tasks are of the only one.
     about = {"task": SOFTMAX.name, **about}
     same = {
         "arch": about["arch"] == here["arch"],
@@ -172,15 +172,15 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
 def recorded_split(path: str | Path) -> Split:
     """Returns the split of a run, for a source that holds its pictures, and maybe others.
 
-    Those that are not the run's are in neither part.
+    Pictures that are not the run's are in neither part.
 
     Args:
-        path: the run directory.
+        path: Run directory.
 
     Raises:
-        ConfigError: it has no record of its pictures.
-        DataError: from the split, where a picture of the run is missing.
-        CheckpointError: the record is damaged.
+        ConfigError: It has no record of its pictures.
+        DataError: From the split, where a picture of the run is missing.
+        CheckpointError: The record is damaged.
     """
     run = RunDir(Path(path).expanduser().absolute())
     pictures = read_pictures(run.pictures_file)

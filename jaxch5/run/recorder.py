@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder:
-    """Grows while a learner trains.
+    """What training did; it grows while a learner trains.
 
-    A run that was resumed has the records of all its epochs, and the steps since then.
+    A resumed run has the records of all its epochs, and the steps made since.
 
     Attributes:
-        records: of each epoch: losses and metrics as fractions of 1, seconds, and pictures a second
-            of training.
-        losses: of each step.
-        lrs: of each step, the rate of each group of layers, the head last.
-        moms: momentum of each step.
-        ends: of each epoch that ended since, how many steps had been made.
+        records: Record of each epoch: losses and metrics as fractions of 1, seconds, and trained
+            pictures a second.
+        losses: Loss of each step.
+        lrs: Rates of each step, one for each group of layers, the head last.
+        moms: Momentum of each step.
+        ends: Number of steps that had been made when each of these epochs ended.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])
@@ -39,10 +39,10 @@ class Recorder:
     ends: list[int] = field(default_factory=list)
 
     def plot_loss(self, skip_start: int = 5) -> Figure:
-        """The training loss of each step, and the validation loss of each epoch.
+        """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: steps at the beginning that are left out: their losses dwarf the others.
+            skip_start: Number of steps left out at the beginning: their losses dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 
@@ -58,7 +58,7 @@ class Recorder:
         return figure
 
     def plot_sched(self) -> Figure:
-        """Rate and momentum of each step."""
+        """Plots rate and momentum of each step."""
         from jaxch5.plots.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")

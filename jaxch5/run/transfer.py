@@ -1,4 +1,4 @@
-"""Beginning from weights that were trained before: whose, and which parts of them."""
+"""Weights that training begins from: whose they are, and which parts of them are taken."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
-        ConfigError: the folder is no run, or there is no such architecture.
-        WeightsError: they cannot be had, or do not fit.
+        ConfigError: The folder is no run, or there is no such architecture.
+        WeightsError: They cannot be had, or do not fit.
 
     Example:
         >>> import tempfile
@@ -56,11 +56,11 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
 def find_weights(
     weights: str | Path, arch: str | ModelSpec, normalization: Normalization | None = None
 ) -> Pretrained:
-    """Returns what `load_weights` gives, with what travels with the weights.
+    """Finds weights, with the normalization, the classes and the origin that go with them.
 
     Args:
-        weights, arch: what `load_weights` takes.
-        normalization: mean and deviation of their training; None takes what they say.
+        weights, arch: As in `load_weights`.
+        normalization: Mean and deviation of their training; None takes what they say.
     """
     path = Path(weights).expanduser()
     if weights != "imagenet" and not path.is_dir():
@@ -72,7 +72,7 @@ def find_weights(
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
-    """What `weights="auto"` stands for: "imagenet" where they can be had, else "none" and why.
+    """Resolves `weights="auto"`: "imagenet" where they can be had, else "none" and why.
 
     Returns:
         The name, and a line for people where it is "none".
@@ -92,16 +92,17 @@ def pretrained_of(
     normalization: Normalization | None,
     say: Callable[[str], None] | None,
 ) -> Pretrained | None:
-    """What `vision_learner` begins from; None where that is the network's own initialization.
+    """Finds what `vision_learner` begins from; None is the network's own initialization.
 
     Args:
-        weights, arch, head, normalization: what `vision_learner` takes.
-        classes: names of the new network's classes.
-        say: takes a line about the weights, or one where "auto" finds none; None prints it.
+        weights, arch, head, normalization: As in `vision_learner`.
+        classes: Names of the new network's classes.
+        say: Function that takes a line about the weights, or one where "auto" finds none; None
+            prints it.
 
     Raises:
-        ConfigError: weights are named for a module of one's own, or the folder is no run.
-        WeightsError: they cannot be had, or do not fit.
+        ConfigError: Weights are named for a module of one's own, or the folder is no run.
+        WeightsError: They cannot be had, or do not fit.
 
     Example:
         >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
@@ -126,12 +127,12 @@ def pretrained_of(
 
 
 def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes weights in a line: where from, how they were normalized, and which head.
+    """Describes weights in a line: their origin, their normalization, and whose the head is.
 
     Args:
-        pretrained: the weights.
-        head: of the new network, "linear" or "concat_pool"; "" is the architecture's own.
-        classes: names of the new network's classes.
+        pretrained: Weights to describe.
+        head: Head of the new network, "linear" or "concat_pool"; "" is the architecture's own.
+        classes: Names of the new network's classes.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
     parts = [
@@ -167,11 +168,11 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
-    """The weights that a run ended with: of its last checkpoint, or of its best if it kept that.
+    """Returns the weights that a run ended with: its last, or its best if it kept those.
 
     Raises:
-        ConfigError: there is no run.
-        WeightsError: it has no checkpoint, or is of another architecture.
+        ConfigError: There is no run.
+        WeightsError: It has no checkpoint, or is of another architecture.
     """
     run, config = open_run(path)
     name = spec_of(arch).name
@@ -206,15 +207,15 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 def transfer(
     variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
 ) -> dict[str, PyTree]:
-    """The variables with the body of the pretrained ones, and their head if the classes are theirs.
+    """Returns variables with the pretrained body, and the pretrained head for the same classes.
 
     Args:
-        variables: of the new network, freshly drawn.
-        pretrained: of a network with the same body.
-        classes: names of the new network's classes.
+        variables: Variables of the new network, freshly drawn.
+        pretrained: Weights of a network with the same body.
+        classes: Names of the new network's classes.
 
     Raises:
-        WeightsError: a part of the body is missing or has another shape.
+        WeightsError: A part of the body is missing or has another shape.
     """
 
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:

@@ -1,7 +1,7 @@
-"""Events of a call to train: what hooks see of it.
+"""Events of training: what hooks see of it.
 
-A hook is a callable of an event. What it returns is dropped, and what it is given is not what the
-next step computes with, so that it can watch training and cannot change it.
+A hook is a function of an event. What it returns is ignored, and the next step does not compute
+with what it was given, so that a hook can watch training but cannot change it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Step(NamedTuple):
 
     Attributes:
         number: Steps that were made.
-        state: State after them, good until the hook returns.
+        state: State after them, valid until the hook returns.
         read: Steps whose losses were read back from the device just now: a few at a time, each
             once, in order.
 
@@ -106,11 +106,11 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Tells that an epoch was made and validated.
+    """Tells that an epoch was trained and validated.
 
     Attributes:
         number: Steps that were made.
-        state: State after them, good until the hook returns.
+        state: State after them, valid until the hook returns.
         read: Steps of the epoch that no `Step` had.
         record: Losses and metrics as fractions of 1, by name; `epoch`, `phase`, `seconds`,
             `images_per_second`.
@@ -132,12 +132,12 @@ class Epoch(NamedTuple):
 
 
 class End(NamedTuple):
-    """Tells how a call to train ended; it follows each `Begin`, but for a second Ctrl-C.
+    """Tells how a call to train ended; it follows each `Begin`, except after a second Ctrl-C.
 
     Attributes:
         number: Steps that were made.
-        state: State from which training can go on, good until the hook returns; None where there
-            is none, because a step failed.
+        state: State from which training can go on, valid until the hook returns; None where a step
+            failed and there is none.
         how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
         error: What ended it early.
         interpretation: What the trained model makes of the validation set, where a run that is

@@ -24,13 +24,13 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     """Returns the groups of a network's layers.
 
     Args:
-        name: "fastai" (of a ResNet three) or "stages" (its six). A module of one's own has its body
-            and its head, where one of its modules is called `head`, else one group.
-        spec: The architecture.
+        name: "fastai" (three for a ResNet) or "stages" (its six). A module of one's own has two
+            groups, body and head, where one of its modules is called `head`, else one.
+        spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 
     Raises:
-        ConfigError: there is no such name, or a stage has no modules.
+        ConfigError: There is no such name, or a stage has no modules.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -55,19 +55,19 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
 
 
 class Frozen:
-    """A network of which the first groups are frozen: what is trained, and how a step goes.
+    """A network whose first groups of layers are frozen: what is trained, and by which steps.
 
     Args:
-        model: a linen module.
-        variables: the model's, or their shapes.
-        spec: its architecture.
-        groups: of its layers.
-        frozen_to: the groups before this one are frozen; negative counts from the end.
-        recipe: how it is trained.
+        model: Linen module.
+        variables: Variables of the model, or their shapes.
+        spec: Architecture of the model.
+        groups: Groups of its layers.
+        frozen_to: Group before which all are frozen; a negative number counts from the end.
+        recipe: How the model is trained.
 
     Raises:
-        ConfigError: there is no such group, none of its parameters would be trained, or the module
-            cannot do without `train_bn`.
+        ConfigError: There is no such group, no parameter would be trained, or the module cannot do
+            without `train_bn`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Frozen:
     def steps(
         self, data: Data, normalization: Normalization, mesh: Mesh | None = None
     ) -> tuple[TrainStep, EvalStep]:
-        """The two steps on pictures of `data`, not compiled yet, on the devices of a mesh."""
+        """Returns the steps of training and evaluation for `data` on a mesh, not compiled yet."""
         train_step = make_train_step(
             self.model,
             self.recipe,
@@ -125,7 +125,7 @@ class Frozen:
 
 
 def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
-    """Lines about a network: of each group and in all, how many parameters, and how many train."""
+    """Yields lines about a network: how many parameters each group has, and trains."""
     rows: list[Any] = []
     flat = flatten_dict(params)
     for number, name in enumerate(groups.names):

@@ -1,9 +1,9 @@
 """Several processes that train one network: how they find, agree with and lose one another.
 
 Each process runs the same program on its own devices (of its host, or of a part of it) and reads
-its own rows of every batch; the first alone prints and writes. Whatever makes the processes do
-different things would leave each waiting for the others, so that it is compared before they begin,
-and requests to stop are agreed upon.
+its own rows of every batch; only the first prints and writes. Processes that do different things
+would wait for one another forever, so whatever could make them differ is compared before they
+begin, and requests to stop are agreed upon.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from jaxch5.training.mesh import to_host
 # A process that has not been heard of for so long has ended, and with it the run.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Of an agreed check, from one exchange to the next, before which what the first gave is not read.
+# Calls of an agreed check from one exchange to the next; what is exchanged is read one later.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not come within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
 
-# In the errors of the libraries that carry messages between devices.
+# Words in errors of the libraries that carry messages between devices.
 UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"
 
 T = TypeVar("T")
@@ -44,9 +44,9 @@ _leaving = threading.Lock()
 
 
 def join(distributed: str) -> None:
-    """Waits for the other processes; to be called before JAX has done anything.
+    """Joins the other processes; has to be called before JAX has done anything.
 
-    Where another one ends later, this one does so too, with status 1 and one line.
+    If another process ends later, this one ends too, with status 1 and one line.
 
     Args:
         distributed: "auto", where Slurm, Kubernetes, MPI or a TPU pod says who the others are; or
@@ -54,8 +54,8 @@ def join(distributed: str) -> None:
             is, from 0.
 
     Raises:
-        ConfigError: it is neither, or nobody says who the others are.
-        TrainingError: the others did not come.
+        ConfigError: `distributed` is neither, or nothing says who the others are.
+        TrainingError: The others did not come.
     """
     given: dict[str, Any] = {}
     if distributed != "auto":
@@ -98,7 +98,7 @@ def join(distributed: str) -> None:
 
 
 def _keep_output() -> None:
-    """The CPU's messages between processes are announced on standard output, which is ours."""
+    """Keeps standard output ours: the CPU's library for messages announces itself there."""
     if jax.default_backend() == "cpu":
         sys.stdout.flush()
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -106,14 +106,15 @@ def _keep_output() -> None:
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-# Python would forget what C holds on to.
+# Python must not free what C may call.
 _handlers: list[Any] = []
 
 
 def _on_abort(line: str) -> None:
-    """JAX aborts a process whose peers are lost, at length and with a status of its own.
+    """Ends the process with one line where JAX aborts it, because its peers are lost.
 
-    Python's own handlers run when the main thread next runs Python, which it may never do.
+    JAX would print pages and exit with a status of its own. Python's own handlers run when the main
+    thread next runs Python, which it may never do.
     """
 
     @_Handler
@@ -127,13 +128,13 @@ def _on_abort(line: str) -> None:
 
 
 def leave(line: str = "", status: int = 1) -> NoReturn:
-    """Ends this process at once, where in order it would first wait for the others."""
+    """Ends this process at once; an orderly exit would first wait for the others."""
     _leave(f"{_who()}: {line}\n" if line else "", status)
 
 
 def _leave(line: str, status: int = 1) -> NoReturn:
     if not _leaving.acquire(blocking=False):
-        # Another thread is about to.
+        # Another thread is ending the process.
         threading.Event().wait()
     os.write(2, line.encode())
     sys.stdout.flush()
@@ -145,23 +146,23 @@ def _who() -> str:
 
 
 def joined() -> bool:
-    """Whether there are other processes."""
+    """Checks whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process prints and writes for all."""
+    """Checks whether this process prints and writes for all."""
     return jax.process_index() == 0
 
 
 def is_loss_of_another(error: Exception) -> bool:
-    """Whether an error is what becomes of a message to a process that has ended."""
+    """Checks whether an error comes from a message to a process that has ended."""
     failed = isinstance(error, (ValueError, jax.errors.JaxRuntimeError))
     return joined() and failed and bool(re.search(UNREACHABLE, str(error)))
 
 
 def gather(text: str) -> list[str]:
-    """A text of each process, in their order."""
+    """Returns a text of each process, in their order."""
     if not joined():
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -173,13 +174,13 @@ def gather(text: str) -> list[str]:
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Compares what has to be the same in all processes.
+    """Makes sure that values are the same in all processes.
 
     Args:
-        values: by name, as JSON has them.
+        values: Values by name, as JSON has them.
 
     Raises:
-        ConfigError: in every process, where one differs.
+        ConfigError: One differs; it is raised in every process.
     """
     everywhere = [json.loads(text) for text in gather(json.dumps(values))]
     for number, others in enumerate(everywhere):
@@ -192,9 +193,9 @@ def agree(values: Mapping[str, Any]) -> None:
 
 
 def first_then_others(function: Callable[[], T]) -> T:
-    """What a function gives, for which the others wait until the first has had it.
+    """Calls a function in the first process, then in the others; returns its result.
 
-    So a download is done once, where the processes share a cache.
+    A download is then done once, where the processes share a cache.
     """
     if not joined():
         return function()
@@ -204,15 +205,15 @@ def first_then_others(function: Callable[[], T]) -> T:
 
 
 def of_first(tree: PyTree) -> PyTree:
-    """The arrays that the first process has, in all of them."""
+    """Returns the first process's arrays in every process."""
     return multihost_utils.broadcast_one_to_all(to_host(tree)) if joined() else tree
 
 
 def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
-    """The `check` of interrupts, which all processes obey at the same call.
+    """Returns the `check` of interrupts, which all processes obey at the same call.
 
-    What one was asked is told to the others every few calls, and read some calls later, so that
-    nobody waits for it.
+    A request to one is told to the others every few calls, and read some calls later, so that no
+    process waits for it.
     """
     if not joined():
         return interrupts.check

@@ -13,19 +13,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """SIGTERM has come. Uncaught, it ends the process with the status that shells give it."""
+    """Says that SIGTERM has come; uncaught, it ends the process with the status that shells use."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class StopAtOnce(KeyboardInterrupt):
-    """SIGINT has come again: nothing is to be waited for any more."""
+    """Says that SIGINT has come again: nothing is waited for any more."""
 
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Handles signals, in the main thread; afterwards whoever handled them before does."""
+    """Handles signals in the main thread, and restores their handlers afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +39,7 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
 
 
 def termination_raised() -> AbstractContextManager[None]:
-    """Makes SIGTERM raise `Terminated` within it."""
+    """Returns a context within which SIGTERM raises `Terminated`."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -51,7 +51,7 @@ class Interrupts:
     """Holds SIGINT and SIGTERM back until `check`; a context manager.
 
     A second SIGINT is not held back. Python gives signals to the main thread alone; in another
-    this does nothing.
+    thread this does nothing.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Interrupts:
 
     @property
     def asked(self) -> int | None:
-        """The signal that has come."""
+        """The signal that has come; None where none has."""
         return self._asked
 
     def obey(self, number: int) -> None:
@@ -94,7 +94,7 @@ class Interrupts:
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Work that cannot be broken off: a signal that comes in it is told so at once."""
+        """Marks work that cannot be broken off: a signal in it is answered by a line at once."""
         self._doing = what
         try:
             yield
@@ -106,5 +106,5 @@ class Interrupts:
             raise StopAtOnce
         self._asked = number
         if self._doing:
-            # Not by print, in the midst of which this may have come.
+            # Not by print, which the signal may have interrupted.
             os.write(2, f"\n{self._doing}: stopping when that is done\n".encode())

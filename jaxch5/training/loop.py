@@ -26,10 +26,10 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step; those that lie some steps back have long been computed.
+# Reading a loss back waits for its step; those of some steps ago have long been computed.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
-# One bad batch may do it; after this many in a row nothing will come of the run.
+# One bad batch may cause one; after this many in a row the run is lost.
 NOT_FINITE_IN_A_ROW = 3
 
 
@@ -48,24 +48,24 @@ def fit(
     """Trains as planned, from the step that `state` is at, and yields what happens.
 
     Args:
-        state: where training begins; it is consumed.
-        data: what to train on and to validate with.
-        plan: what to do.
-        steps: what `compile_steps` returns.
-        loss: the recipe's, for validation.
-        key: root of all random draws.
-        metrics: what to record beside the task's metrics; see `Task.scores`.
-        validate_first: the state is that of the end of an epoch, which was not validated yet.
-        check: called between the batches of a validation; what it raises ends it.
-        task: what labels mean, for validation.
+        state: State from which training begins; it is consumed.
+        data: Pictures to train on and to validate with.
+        plan: Epochs, rates and momentum.
+        steps: Compiled steps, from `compile_steps`.
+        loss: Loss of the recipe, for validation.
+        key: Root of all random draws.
+        metrics: Metrics to record beside the task's; see `Task.scores`.
+        validate_first: Whether the state ends an epoch that was not validated yet.
+        check: Function called between the batches of a validation; what it raises ends it.
+        task: What labels mean, for validation.
 
     Yields:
-        a `Step` after each step, or call of many, and an `Epoch` after each epoch; the state in
-        them is good until the next event is asked for.
+        A `Step` after each step, or call of many, and an `Epoch` after each epoch; the state in
+        them is valid until the next event is requested.
 
     Raises:
-        TrainingError: three losses in a row, or the mean of an epoch's, are no finite number; or
-            float16 had every step skipped.
+        TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or every
+            step was skipped because of float16.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -82,13 +82,12 @@ def fit(
         trained = time.perf_counter() - began
         made = steps_per_epoch - int(jax.device_get(state.epoch_skipped))
         learned |= made > 0
-        # A mean of nothing is no number.
         train_loss = float(jax.device_get(state.epoch_loss)) / made if made else math.nan
         if made and not np.isfinite(train_loss):
             raise TrainingError(
                 f"the training loss of epoch {epoch} is {train_loss}{losses.way_out(stop - 1)}"
             )
-        # While the factor of the loss falls, it may still become one that serves.
+        # While the factor of the loss falls, it may still reach one that works.
         if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
             raise TrainingError(_nothing_learned(epoch))
         record: Record = {
@@ -151,7 +150,7 @@ def _nothing_learned(epoch: int) -> str:
 
 
 class _Losses:
-    """Losses of steps, read back from the device a few at a time, and watched."""
+    """Reads losses of steps back from the device a few at a time, and watches them."""
 
     def __init__(self, plan: Plan, start: int, half: bool) -> None:
         self._plan = plan
@@ -162,7 +161,7 @@ class _Losses:
         self._finite = start > 0
 
     def add(self, losses: Float[Array, "*steps"]) -> None:
-        """Of a step, or of a call of many."""
+        """Adds the loss of a step, or those of a call of many."""
         self._unread.append(losses)
 
     def read(self, but: int = 0) -> list[StepRecord]:
@@ -204,7 +203,7 @@ class _Losses:
 
 
 def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:
-    """The key from which all draws of an epoch come."""
+    """Returns the key from which all draws of an epoch come."""
     return jax.random.fold_in(key, jax.device_put(np.uint32(epoch)))
 
 
@@ -214,7 +213,7 @@ def predict(
     eval_step: EvalStep,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-    """Logits and labels of all items of a validation loader, each once, in order."""
+    """Computes logits and labels of all items of a validation loader, each once, in order."""
     logits: list[np.ndarray] = []
     waiting: Array | None = None
     put = placement_of(state).put_batch
@@ -226,7 +225,7 @@ def predict(
         waiting = output
     if waiting is not None:
         logits.append(jax.device_get(waiting))
-    # Batches are filled up with rows that are no item's.
+    # Batches are filled up with rows that belong to no item.
     places, rows = loader.order(0).reshape(-1), np.concatenate(logits)
     in_order = np.empty((len(loader.items), rows.shape[1]), rows.dtype)
     in_order[places[places >= 0]] = rows[places >= 0]
@@ -244,17 +243,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Computes the loss, the task's metrics and others over a loader; each picture counts once.
 
-    Where the network gives no number for some, all are NaN, and `unanswered` counts those pictures:
-    what could be said of the rest would be of other pictures.
+    Where the network gives no number for some pictures, all scores are NaN and `unanswered` counts
+    these pictures: scores of the rest would be about another set.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)
-    # NaN is the greatest, and its place would be taken for the answer.
+    # NaN counts as the greatest value, so that its place would be taken for the answer.
     unanswered = int(np.sum(~np.isfinite(logits.max(axis=1))))
     if unanswered:
         return {**dict.fromkeys(("valid_loss", *scores), math.nan), "unanswered": unanswered}
     probabilities = task.probabilities(logits)
-    # Of the function itself, whose programs JAX keeps: a function made here is compiled each time.
+    # JAX keeps the programs of this function; one that is made here would be compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
     loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))

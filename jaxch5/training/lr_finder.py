@@ -1,4 +1,4 @@
-"""The learning rate finder: the training step at ever higher rates, and what became of the loss.
+"""The learning rate finder: training steps at ever higher rates, and the loss after each.
 
 Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
 """
@@ -32,7 +32,7 @@ EXPLOSION = 4.0
 
 
 class Sweep(NamedTuple):
-    """Rate of each step, its loss, and the smooth loss after it."""
+    """A sweep: the rate of each step, its loss, and the smoothed loss after it."""
 
     lrs: list[float]
     losses: list[float]
@@ -40,10 +40,10 @@ class Sweep(NamedTuple):
 
 
 def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
-    """Rates of a sweep, each the same factor above the one before; `end_lr` would come next.
+    """Returns the rates of a sweep, each a fixed factor above the last; `end_lr` would come next.
 
     Raises:
-        ConfigError: the rates do not rise from above 0, or there are too few steps.
+        ConfigError: The rates do not rise from above 0, or there are too few steps.
 
     Example:
         >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]
@@ -57,7 +57,7 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
 
 
 def smooth_losses(losses: list[float]) -> list[float]:
-    """Exponential averages of the losses so far, corrected for having begun at nothing.
+    """Returns exponential averages of the losses so far, corrected for their start at zero.
 
     They end where the loss explodes, with the first value above four times the best.
 
@@ -84,17 +84,14 @@ def find_lr(
     end_lr: float = END_LR,
     num_it: int = NUM_IT,
 ) -> Sweep:
-    """Trains a copy of the state, a step at each rate, until the loss explodes.
-
-    An explicit loop over the very step that training uses, compiled already; `state` stays as it
-    is.
+    """Trains a copy of the state, one step at each rate, until the loss explodes.
 
     Args:
-        state: where to start; it is not consumed.
-        data: its training batches are taken from the beginning, as often round as needed.
-        train_step: compiled for the state and the batches.
-        key: root of the draws.
-        start_lr, end_lr, num_it: see `sweep_rates`.
+        state: State to start from; it is not consumed.
+        data: Data whose training batches are taken from the first on, repeatedly if need be.
+        train_step: Training step, compiled for the state and the batches.
+        key: Root of the draws.
+        start_lr, end_lr, num_it: See `sweep_rates`.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.tree.map(jnp.copy, state)
@@ -108,7 +105,7 @@ def find_lr(
         state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
         state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
         unread.append(metrics["loss"])
-        # Some steps more than were needed cost less than waiting for each of them.
+        # A few steps too many cost less than waiting for each of them.
         if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
             losses += [float(loss) for loss in jax.device_get(unread)]
             unread = []

@@ -15,13 +15,13 @@ from jaxch5.util.text import counted
 
 
 class Need(NamedTuple):
-    """Bytes that a compiled step takes: whatever the batch is, and for each of its pictures."""
+    """Memory that a step needs, in bytes: a fixed part, and a part for each picture."""
 
     fixed: int
     per_picture: int
 
     def of(self, batch_size: int) -> int:
-        """Bytes of a step.
+        """Returns the bytes that a step with so many pictures needs.
 
         Example:
             >>> Need(100, 10).of(4)
@@ -31,12 +31,12 @@ class Need(NamedTuple):
 
 
 def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
-    """What a compiled training step takes; None where the compiler does not say.
+    """Returns the memory that a training step needs; None where the compiler does not say.
 
     Args:
-        step: what `jax.jit(...).lower(...).compile()` returns; its state is donated.
-        state: what it takes, beside the batch.
-        batch_size: that it was compiled for.
+        step: Compiled step, from `jax.jit(...).lower(...).compile()`; its state is donated.
+        state: Arrays that it takes beside the batch.
+        batch_size: Size of the batch that it was compiled for.
     """
     analysis = step.memory_analysis()
     if analysis is None:
@@ -47,7 +47,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Bytes that the default device has in all; on a CPU, those of the machine."""
+    """Returns the bytes that the default device has in all; on a CPU, those of the machine."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
@@ -55,15 +55,15 @@ def memory_limit() -> int:
 
 
 def check_memory(need: Need | None, batch_size: int, size: int, limit: int) -> None:
-    """Refuses a step that cannot fit: where a CPU's memory ends, so does the process.
+    """Refuses a step that cannot fit: a process that uses up a CPU's memory is killed.
 
     Args:
-        need: of the step.
-        batch_size, size: pictures a step, and their side in pixels.
-        limit: bytes that there are in all.
+        need: Memory that the step needs.
+        batch_size, size: Number of pictures in a step, and their side in pixels.
+        limit: Bytes that there are in all.
 
     Raises:
-        TrainingError: it takes more.
+        TrainingError: The step needs more.
 
     Example:
         >>> check_memory(Need(10**9, 10**8), 128, 224, limit=8 * 10**9)
@@ -80,7 +80,7 @@ def out_of_memory(need: Need | None, batch_size: int, size: int) -> Iterator[Non
     """Names what did not fit, and what might, where the device runs out of memory.
 
     Raises:
-        TrainingError: it did.
+        TrainingError: The device ran out of memory.
     """
     try:
         yield
@@ -96,7 +96,7 @@ def _too_large(need: Need | None, batch_size: int, size: int, limit: int) -> Tra
     fits = batch_size // 2
     if need:
         line += f", which take about {need.of(batch_size) / 1e9:.1f} GB"
-        # Others hold memory too: what should have fitted and did not leaves half of the batch.
+        # Others hold memory too: where a batch should have fitted and did not, half of it is named.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
     if fits < 1:

@@ -1,10 +1,10 @@
-"""Several devices: which of them share a batch, and what of a step lies where.
+"""Several devices: which of them share a batch, and where the arrays of a step are stored.
 
-Each device takes as many rows of every batch as any other, and holds all weights. Where a state
-lies says where its steps are computed: `placement_of` reads it off, so that nothing else has to be
-told. A mesh has two axes, the processes and the devices of each; the optimizer's moments, where
-they are shared out, are so among the devices of one process, so that each process has them all and
-can save them alone.
+Each device takes as many rows of every batch as any other, and holds all weights. Where a state is
+stored decides where its steps are computed: `placement_of` reads it off, so that nothing else has
+to be passed on. A mesh has two axes, the processes and the devices of each; the optimizer's moments
+can be sharded among the devices of one process, so that each process has them all and can save them
+alone.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from jaxch5.errors import ConfigError
 from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = "process", "device"
-# Smaller arrays are not worth a message to share them out.
+# Smaller arrays are not worth the message that sharding takes.
 SHARED_FROM = 1024
 
 
 def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
-    """The devices that share a batch; None where it is one, of one process.
+    """Returns the mesh of devices that share a batch; None where there is a single device.
 
     Args:
-        batch_size: rows of a batch, of all devices together.
-        devices: of each process; 0 takes all.
+        batch_size: Rows of a batch, over all devices together.
+        devices: Number of devices of each process; 0 takes all.
 
     Raises:
-        ConfigError: there are not so many, or the rows cannot be shared equally.
+        ConfigError: There are fewer devices, or the rows cannot be shared equally.
     """
     by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
@@ -46,7 +46,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
     present = min(map(len, by_process.values()))
     if devices > present:
         raise ConfigError(f"fit.devices = {devices}: there are {present}; 0 takes all")
-    # In the order of the processes, so that the rows of each lie together.
+    # In the order of the processes, so that the rows of each are adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:
         raise ConfigError(_not_equal(batch_size, *grid.shape))
@@ -64,7 +64,7 @@ def _not_equal(batch_size: int, processes: int, devices: int) -> str:
 
 
 class Placement(NamedTuple):
-    """Where a step's arrays lie: what every device has, and what is shared out by rows.
+    """Where a step's arrays are stored: those that every device has, and those split by rows.
 
     Both are None on one device, which is then the default one.
     """
@@ -73,15 +73,15 @@ class Placement(NamedTuple):
     rows: Sharding | None
 
     def put(self, tree: PyTree) -> PyTree:
-        """Arrays, the same in every process, on every device."""
+        """Puts arrays, the same in every process, on every device."""
         return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
 
     def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """A batch, of which each process gives its own rows, each device having its rows of it."""
+        """Puts a batch on the devices, of which each gets rows that its own process gives."""
         return jax.tree.map(_put, batch, self._of(batch)) if self.rows else jax.device_put(batch)
 
     def shapes(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """The shapes of a batch, which say where it lies as well."""
+        """Returns the shapes of a batch, which say where it is stored as well."""
         if not self.rows:
             return batch
         return jax.tree.map(
@@ -99,7 +99,7 @@ class Placement(NamedTuple):
 
 
 def placement_of(state: TrainState) -> Placement:
-    """Where the arrays of a state's steps lie."""
+    """Returns where the arrays of a state's steps are stored."""
     sharding = state.step.sharding
     if not isinstance(sharding, NamedSharding):
         return Placement(None, None)
@@ -107,7 +107,7 @@ def placement_of(state: TrainState) -> Placement:
 
 
 def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
-    """A tree like a batch: `rows` for what has a row a picture, `everywhere` for a whole set.
+    """Returns a tree like a batch: `rows` for what has a row a picture, else `everywhere`.
 
     Example:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
@@ -119,12 +119,12 @@ def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
 
 
 def place(state: TrainState, mesh: Mesh | None, shard_optimizer: bool = False) -> TrainState:
-    """The state on every device of a mesh; None leaves it where it is.
+    """Puts a state on every device of a mesh; None leaves it where it is.
 
     Args:
-        state: weights, statistics and optimizer.
-        mesh: what `make_mesh` returns.
-        shard_optimizer: the optimizer's moments are shared out among the devices of a process,
+        state: Weights, statistics and optimizer.
+        mesh: Mesh that `make_mesh` returns.
+        shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process,
             which then update their part of the weights (Rajbhandari et al., 1910.02054, stage 1).
     """
     if mesh is None:
@@ -146,7 +146,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """The data, of which each process reads its own rows; a cache lies on every device."""
+    """Returns the data of which each process reads its own rows; a cache is on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())
@@ -165,7 +165,7 @@ def _put(leaf: Any, sharding: Sharding | None) -> jax.Array:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Arrays that may be shared out among the devices of this process, as NumPy arrays."""
+    """Returns arrays, which may be sharded among the devices of this process, as NumPy arrays."""
 
     def whole(leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
@@ -179,7 +179,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
-    """Returns what one device has of arrays of which every device has all, or copies of that."""
+    """Returns arrays that every device has as those of one device, or as copies."""
     take = jnp.copy if copies else jnp.asarray
     return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
@@ -187,16 +187,17 @@ def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
 def over_rows(
     function: Callable[..., PyTree], mesh: Mesh | None, mean: bool = False
 ) -> Callable[..., PyTree]:
-    """A function that each device computes of its own rows of a batch.
+    """Returns a function that each device computes for its own rows of a batch.
 
-    What is computed of single rows is the same on any number of devices. The partitioner would
-    find that out of most functions, but not of those that gather from all pixels of a batch.
+    What is computed for single rows is the same on any number of devices. The partitioner finds
+    that out for most functions, but not for those that gather from all pixels of a batch.
 
     Args:
-        function: of a batch and of other things, which every device has; of the same rows.
-        mesh: what `make_mesh` returns; None gives `function`.
-        mean: the results are no rows but means over them, float32; so are those of all devices,
-            which then travel as one vector, by one message.
+        function: Function from a batch, and from other values that every device has, to results
+            with the same rows.
+        mesh: Mesh that `make_mesh` returns; None gives `function` itself.
+        mean: Whether the results are means over the rows, float32; those of all devices are then
+            averaged as one vector, by one message.
     """
     if mesh is None:
         return function
@@ -211,7 +212,7 @@ def over_rows(
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
-        # Unchecked: the check would have each gradient summed over the devices by itself.
+        # Unchecked: the check would have each gradient summed over the devices separately.
         return jax.shard_map(
             of_rows,
             mesh=mesh,
@@ -224,10 +225,10 @@ def over_rows(
 
 
 def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
-    """Returns the mean over devices, without gradient, for use in a function of `over_rows`.
+    """Returns a function for the mean over devices, without gradient, for use within `over_rows`.
 
     Args:
-        mesh: what `over_rows` was given; None is no such function.
+        mesh: Mesh that `over_rows` was given; None leaves values as they are.
     """
     if mesh is None:
         return lambda x: x
@@ -235,5 +236,5 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
 
 
 def number_of_device(mesh: Mesh) -> Int[Array, ""]:
-    """Within a function of `over_rows`: which of the devices computes it, from 0."""
+    """Returns which device computes, counted from 0, for use within `over_rows`."""
     return jax.lax.axis_index(mesh.axis_names)

@@ -1,4 +1,4 @@
-"""Plans: how many epochs to train, at which rates, and which plans of a run are left to do."""
+"""Plans: how many epochs to train, at which rates, and which plans of a run are unfinished."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
     """Refuses to train for less than one epoch, or for a part of one.
 
     Raises:
-        ConfigError: it is no whole number, or too small.
+        ConfigError: The number is not whole, or too small.
 
     Example:
         >>> check_epochs(0)
@@ -35,10 +35,10 @@ def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
 
 
 def check_momentum(*values: float) -> None:
-    """Refuses momentum that would forget nothing.
+    """Refuses a momentum that is negative, or that would forget nothing.
 
     Raises:
-        ConfigError: one of the values is below 0, or not below 1.
+        ConfigError: One of the values is below 0, or not below 1.
     """
     for value in values:
         if not 0 <= value < 1:
@@ -46,16 +46,16 @@ def check_momentum(*values: float) -> None:
 
 
 class Plan(NamedTuple):
-    """How many epochs to train, and with what.
+    """A phase of training: how many epochs, at which rates and momentum.
 
     Attributes:
-        name: of this phase of training, for the records.
-        epochs: how many.
-        rates: from a step of this phase to the rate of each group.
-        momentum: from a step of this phase.
-        start: steps that were done before this phase.
-        frozen_to: the group of layers that whoever begins this phase freezes to; None leaves what
-            is frozen as it is.
+        name: Name of this phase, for the records.
+        epochs: Number of epochs.
+        rates: Function from a step of this phase to the rate of each group.
+        momentum: Function from a step of this phase to the momentum.
+        start: Steps that were made before this phase.
+        frozen_to: Group of layers to freeze to when this phase begins; None leaves what is frozen
+            as it is.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
     frozen_to: int | None = None
 
     def stop(self, steps_per_epoch: int) -> int:
-        """Steps that are done after this phase.
+        """Returns how many steps have been made after this phase.
 
         Example:
             >>> plan_at_rate(2, 0.1, 0.9, groups=1)._replace(start=5).stop(steps_per_epoch=10)
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
 def plan_at_rate(
     epochs: int, lr: float | slice | Schedule, momentum: float | Schedule, groups: int
 ) -> Plan:
-    """A plan with a rate and a momentum that stay, or with any schedule of them; see `Learner.fit`.
+    """Plans epochs at a constant rate and momentum, or by any schedules; see `Learner.fit`.
 
     Example:
         >>> plan_at_rate(1, slice(0.1), lambda step: 0.9, groups=2).rates(0)
@@ -107,7 +107,7 @@ def plan_of_one_cycle(
     pct_start: float,
     moms: tuple[float, float, float],
 ) -> Plan:
-    """A plan with one cycle of rate and momentum; see `Learner.fit_one_cycle`.
+    """Plans one cycle of rate and momentum; see `Learner.fit_one_cycle`.
 
     Example:
         >>> plan = plan_of_one_cycle(1, 4, 1, 1.0, 25.0, 1e5, 0.25, (0.95, 0.85, 0.95))
@@ -140,7 +140,7 @@ def plans_of_fine_tune(
     div_final: float,
     moms: tuple[float, float, float],
 ) -> list[Plan]:
-    """The two phases of `Learner.fine_tune`; without epochs of the first, the second alone.
+    """Plans the two phases of `Learner.fine_tune`; without epochs of the first, only the second.
 
     Example:
         >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))
@@ -170,10 +170,10 @@ def plans_of_fine_tune(
 
 
 def check_rates(plan: Plan, steps_per_epoch: int) -> None:
-    """Refuses a plan of which no step would change anything.
+    """Refuses a plan none of whose steps would change anything.
 
     Raises:
-        ConfigError: it has no rate above 0.
+        ConfigError: No rate is above 0.
     """
     steps = plan.epochs * steps_per_epoch
     if not any(max(plan.rates(step)) > 0 for step in range(steps)):
@@ -183,13 +183,13 @@ def check_rates(plan: Plan, steps_per_epoch: int) -> None:
 def left_to_do(
     plans: Sequence[Plan], step: int, steps_per_epoch: int, unvalidated: bool
 ) -> list[Plan]:
-    """The plans, one following the other, of which something is left after so many steps.
+    """Returns those of successive plans that are unfinished after so many steps.
 
     Args:
-        plans: what a run does.
-        step: how many steps of it are done.
-        steps_per_epoch: training batches.
-        unvalidated: these steps end an epoch that is still to be validated, by its own plan.
+        plans: Plans of a run, in order.
+        step: Number of steps that have been made.
+        steps_per_epoch: Number of training batches.
+        unvalidated: Whether these steps end an epoch that its own plan has not validated yet.
 
     Example:
         >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))

@@ -1,6 +1,6 @@
 """Precision: in which type the network computes, and what keeps small gradients from vanishing.
 
-Weights, batch statistics, logits, loss and optimizer are float32 in all of them (Micikevicius et
+Weights, batch statistics, logits, loss and optimizer are float32 in every case (Micikevicius et
 al., 1710.03740).
 """
 
@@ -20,13 +20,13 @@ DTYPES: dict[str, Any] = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp
 
 
 def dtype_of(precision: str) -> Any:
-    """The type of the network's computation.
+    """Returns the type in which the network computes.
 
     Args:
         precision: "fp32", "bf16" or "fp16".
 
     Raises:
-        ConfigError: it is none of the three, or the processor cannot compute in it.
+        ConfigError: The name is none of the three, or the processor cannot compute in the type.
 
     Example:
         >>> dtype_of("bf16").__name__
@@ -53,7 +53,7 @@ def has_float16() -> bool:
 
 
 def loss_scale(precision: str) -> DynamicScale | None:
-    """What multiplies the loss before it is differentiated; None where nothing has to.
+    """Returns the factor of the loss before it is differentiated; None where none is needed.
 
     float16 has five bits of exponent, so that small gradients would become zero. The factor is
     halved when a gradient overflows, in which case the step is skipped, and doubled after 2,000
@@ -69,12 +69,12 @@ def loss_scale(precision: str) -> DynamicScale | None:
 
 
 def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
-    """The factor after a step whose gradient was, or was not, finite.
+    """Returns the factor after a step whose gradient was, or was not, finite.
 
     Example:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # The rule is flax's, which knows a gradient only where it takes one.
+    # The rule is flax's, which sees a gradient only where it takes one itself.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

@@ -17,7 +17,7 @@ LARGEST = 2**31 - 1
 
 
 def prepare_process() -> None:
-    """Has the process keep compiled programs for the next start, and memory for the next step.
+    """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     For commands and notebooks, before jax first computes. See `keep_compiled_programs` and
     `keep_freed_memory`. On a GPU random numbers come from a kernel of jaxlib's; they are the same.
@@ -33,17 +33,16 @@ def prepare_process() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Has the memory of a step on a CPU, up to 2 GB, kept for the next one, on Linux with glibc.
+    """Keeps the memory of a step on a CPU, up to 2 GB, for the next one; on Linux with glibc.
 
-    XLA takes the memory of a whole step in one piece, and frees it when the step is done. glibc
-    has every piece that large from the system and gives it back at once, so that in each step the
-    system fills new pages with zeros as they are first touched: a fifth of the time of a
-    ResNet-50's step (docs/benchmarks.md). PyTorch takes a piece for each array, small enough for
-    glibc to keep.
+    XLA allocates the memory of a step in one piece, and frees it when the step is done. glibc maps
+    every piece of that size from the system and returns it at once, so that in each step the system
+    zeroes new pages as they are first touched, which takes a good part of a large network's step
+    (docs/benchmarks.md). PyTorch allocates a piece for each array, small enough for glibc to keep.
 
-    glibc keeps large pieces of the main thread alone. So the main thread computes, and waits for
-    each step, which it would soon do in any case; and there is never a second step's memory. Once
-    jax has computed, it is too late for that, and nothing is gained.
+    glibc keeps large pieces for the main thread only. So the main thread computes, and waits for
+    each step, as it soon would in any case. Once jax has computed something it is too late for
+    that, and nothing is gained.
 
     Example:
         >>> keep_freed_memory()  # doctest: +SKIP

@@ -30,7 +30,7 @@ class Recipe:
         precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
-        groups: "fastai" (of a ResNet, three) or "stages" (its six), for freezing and rates.
+        groups: "fastai" (three for a ResNet) or "stages" (its six), for freezing and rates.
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
             their running statistics, and a frozen body costs a forward pass only. Layers that
             normalize without running statistics are no batch norms.
@@ -51,12 +51,11 @@ class Recipe:
         deterministic: Whether the same seed gives the same bits on a GPU too, where that may be
             slower.
         devices: Number of devices of each process that share a batch; 0 takes all.
-        bn: Whether batch norms take their statistics of the whole batch ("global"), so that the
-            number of devices changes nothing, or of the rows of each device ("local").
+        bn: Whether batch norms take their statistics from the whole batch ("global"), so that the
+            number of devices changes nothing, or from the rows of each device ("local").
         remat: Whether what is within a block is computed again for the gradient, and not kept in
             memory.
-        shard_optimizer: Whether the optimizer's moments are shared out among the devices of a
-            process.
+        shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
         task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
 
     Raises:
@@ -87,7 +86,7 @@ class Recipe:
     task: Task = SOFTMAX
 
     def __post_init__(self) -> None:
-        # Found here, and not after the first epoch.
+        # Checked here, and not after the first epoch.
         self.task.scores(self.metrics)
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
@@ -106,9 +105,9 @@ class Recipe:
         """Returns the recipe with other values.
 
         Args:
-            values: Of the first fields, in their order.
-            also: What else might have been meant by an unknown name, for the message.
-            overrides: Of fields by name.
+            values: Values of the first fields, in their order.
+            also: Other names that an unknown one might stand for, for the message.
+            overrides: Values of fields by name.
 
         Raises:
             ConfigError: There is no such field, or more values than fields.

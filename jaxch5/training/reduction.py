@@ -25,7 +25,7 @@ from jaxch5.util.text import name_of
 
 # The losses that can be asked for what they know of each item.
 OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)
-# Of one batch the weighted mean may be the plain one by accident.
+# On one batch the weighted mean may equal the plain one by accident.
 CHANCES = 3
 
 
@@ -36,7 +36,7 @@ def loss_of_batch(
     pairs: tuple[Int[Array, "batch"], Float[Array, "batch"]] | None = None,
     over_devices: Callable[[Array], Array] = lambda x: x,
 ) -> Float[Array, ""]:
-    """Takes the mean of the losses of a batch: the one place where that is done.
+    """Returns the mean loss of a batch.
 
     With class weights it is the sum of the weighted losses over the sum of the weights. A mixed
     item has both labels, each with its share of the loss and of the weight: where all shares of a
@@ -46,7 +46,7 @@ def loss_of_batch(
     instead: the same gradient, multiplied by the mean weight of the batch.)
 
     Args:
-        loss: Mean, or `ItemLosses`, of logits and labels. A mean is asked for one item at a time
+        loss: Mean, or `ItemLosses`, of logits and labels. A mean is taken of one item at a time
             where items are mixed; see `check_is_mean`.
         logits: Activations.
         labels: Class numbers.
@@ -55,7 +55,7 @@ def loss_of_batch(
         over_devices: As in `ItemLosses.mean`.
 
     Raises:
-        ConfigError: the loss returns neither a scalar nor `ItemLosses`.
+        ConfigError: The loss returns neither a scalar nor `ItemLosses`.
 
     Example:
         >>> logits, labels = jnp.array([[0.0, 1.0], [2.0, 0.0]]), jnp.array([0, 1])
@@ -82,17 +82,17 @@ def loss_of_batch(
 
 
 def check_is_mean(loss: Loss, classes: int) -> None:
-    """Refuses a loss of which the parts of a batch do not give the loss of all of it.
+    """Refuses a loss that is not the mean of the losses of single items.
 
-    Mixed items, and those of several devices that take their losses apart, are each given to the
-    loss alone. Weights, of which a mean is all that is known, would cancel.
+    Mixed items are given to the loss one by one, and so are the rows of each device where batch
+    norms are local. Weights that are hidden in a mean would cancel there.
 
     Args:
         loss: Mean, or `ItemLosses`, of logits and labels.
-        classes: How many there are.
+        classes: Number of classes.
 
     Raises:
-        ConfigError: it is not the mean of the losses of single items.
+        ConfigError: The loss is not such a mean.
 
     Example:
         >>> check_is_mean(partial(cross_entropy, weight=[1, 2, 3]), 3)

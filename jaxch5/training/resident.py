@@ -1,4 +1,4 @@
-"""Many steps in one call, where the whole set lies on the device: nothing waits for the host.
+"""Many steps in one call, where the set is stored on the device: nothing waits for the host.
 
 An epoch is then a few calls of one compiled program, a `lax.scan` over steps that gather their
 pictures, augment and train. On a CPU such a scan is slower than the steps one by one.
@@ -20,7 +20,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Calls an epoch, so that the bar moves and a signal is heard; and steps a call, at most.
+# Calls in an epoch, so that the bar moves and signals are noticed; and most steps in a call.
 CALLS = 8
 MOST_STEPS = 32
 
@@ -32,7 +32,7 @@ ManySteps = Callable[
 
 
 def steps_a_call(steps_per_epoch: int) -> int:
-    """How many steps a call does; what is left of an epoch is done step by step.
+    """Returns how many steps a call makes; what is left of an epoch is done step by step.
 
     Example:
         >>> steps_a_call(4), steps_a_call(91), steps_a_call(10_000)
@@ -42,13 +42,13 @@ def steps_a_call(steps_per_epoch: int) -> int:
 
 
 def make_many_steps(train_step: TrainStep) -> ManySteps:
-    """A function `(state, batches, rates, momentum, key) -> (state, losses)` of many steps.
+    """Returns a function `(state, batches, rates, momentum, key) -> (state, losses)` of many steps.
 
     Args:
-        train_step: of one; see `make_train_step`.
+        train_step: Function of one step; see `make_train_step`.
 
     Returns:
-        The function; `batches` is a stacked one of `calls`, the key is the epoch's.
+        The function; its batches are stacked as `calls` yields them, its key is the epoch's.
     """
 
     def many_steps(
@@ -75,7 +75,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
 def calls(
     batches: Iterator[Batch | CachedBatch], start: int, steps_per_epoch: int, a_call: int
 ) -> Iterator[Batch | CachedBatch]:
-    """The batches of steps from `start` on, those of a call of many steps stacked.
+    """Yields the batches of steps from `start` on, those of a call of many steps stacked.
 
     Calls begin at the same steps of every epoch, wherever training resumes.
     """
@@ -91,12 +91,12 @@ def calls(
 
 
 def steps_of(batch: Batch | CachedBatch) -> int:
-    """How many batches lie in one; more than one where they are stacked."""
+    """Returns the number of batches in one: more than 1 where they are stacked."""
     return len(batch.label) if batch.label.ndim == 2 else 1
 
 
 def stacked(batch: CachedBatch, count: int) -> CachedBatch:
-    """The shapes of so many batches that are stacked."""
+    """Returns the shapes of so many stacked batches."""
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), _rows(batch)
     )
@@ -109,5 +109,5 @@ def _stack(batches: Sequence[Any]) -> CachedBatch:
 
 
 def _rows(batch: CachedBatch) -> CachedBatch:
-    """What a batch has of its own: all but the set."""
+    """Returns what a batch has of its own: all but the set."""
     return replace(batch, images=None, frames=None)

@@ -21,7 +21,7 @@ from jaxch5.training.recipe import Recipe
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What changes from step to step.
+    """Everything that changes from step to step.
 
     `step` counts the steps done. `opt_state` is that of the trained parameters alone. `scale` is
     float16's factor of the loss, else None. `average` is the exponential average of the variables,
@@ -68,7 +68,7 @@ def init_state(
     optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
 ) -> TrainState:
-    """A state at step 0 with weights drawn from `key`.
+    """Makes a state at step 0 with weights drawn from `key`.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
@@ -89,8 +89,8 @@ def init_state(
     """
     optimizer = optimizer or recipe.make_optimizer()
 
-    # Run once: compiling dozens of random draws with care would take longer than all they do. And
-    # kernels that a GPU chooses by measuring differ in the last bit of some weights.
+    # Run once: optimizing dozens of random draws would take longer than the draws do. And kernels
+    # that a GPU chooses by timing differ in the last bit of some weights.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1", **DETERMINISTIC})
     def init(key: Key[Array, ""]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
@@ -111,7 +111,7 @@ def init_state(
 
 
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
-    """The state with copies of other weights and statistics, also as its average if it keeps one.
+    """Returns the state with copies of other variables, also as its average if it keeps one.
 
     Copies, because a step consumes its state.
     """
@@ -124,12 +124,12 @@ def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainStat
 def with_fresh_optimizer(
     state: TrainState, optimizer: optax.GradientTransformation, frozen: frozenset[ParamPath]
 ) -> TrainState:
-    """The state with the moments cleared, and kept for the parameters that are not frozen alone."""
+    """Returns the state with new moments, for the parameters that are not frozen."""
     trained, _ = partition(state.params, frozen)
     return state.replace(opt_state=jax.jit(optimizer.init)(trained))
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether every weight and statistic is a finite number."""
+    """Checks whether every weight and statistic is a finite number."""
     leaves = jax.tree.leaves(jax.device_get(state.variables))
     return all(bool(np.isfinite(leaf).all()) for leaf in leaves)

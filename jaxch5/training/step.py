@@ -38,7 +38,7 @@ DrawnEvalStep = Callable[
 
 
 class Weights(NamedTuple):
-    """What a gradient is taken of, what else the network has, and float16's factor of the loss."""
+    """The weights that are trained, what else the network has, and float16's factor of the loss."""
 
     trained: PyTree
     fixed: PyTree
@@ -65,7 +65,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     steps_per_epoch: int | None = None,
 ) -> TrainStep:
-    """A function `(state, batch, key) -> (state, metrics)` that augments, trains and updates.
+    """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
     `key` is the epoch's; draws are folded with each item's index and with the step, so that any
     step can be run again. `metrics` holds the batch's mean `loss`. Where the state has a factor
@@ -82,7 +82,7 @@ def make_train_step(
         optimizer: Optimizer whose state is the state's `opt_state`; None is the recipe's.
         frozen: Parameters that stay as they are; no gradient is taken of them.
         mesh: Devices that share a batch; None is one.
-        steps_per_epoch: Training batches, at the end of which the recipe's `accumulate` makes an
+        steps_per_epoch: Number of training batches, after which the recipe's `accumulate` makes an
             update of what is left; None leaves nothing.
 
     Example:
@@ -103,7 +103,7 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # In the one case each device prepares its pictures, in the other it takes its gradient as well.
+    # With local batch norms each device takes its own gradient, else it only prepares its pictures.
     local = mesh if recipe.bn == "local" else None
 
     def prepare(batch: Batch | CachedBatch, key: Key[Array, ""]) -> Array:
@@ -193,7 +193,7 @@ def make_eval_step(
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
 ) -> EvalStep:
-    """A function `(state, batch) -> logits` of the centre crops; padded rows are the caller's."""
+    """Returns a function `(state, batch) -> logits` of centre crops; it keeps padded rows."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size), normalization)
@@ -212,7 +212,7 @@ def make_drawn_eval_step(
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
 ) -> DrawnEvalStep:
-    """A function `(state, batch, key) -> logits` of augmented pictures, for the mean of many."""
+    """Returns a function `(state, batch, key) -> logits` of augmented pictures."""
 
     def logits(
         batch: Batch | CachedBatch, variables: PyTree, key: Key[Array, ""]

@@ -1,4 +1,4 @@
-"""The steps of a run, compiled: of training, of evaluation, and of many at once."""
+"""The compiled steps of a run: one training step, many at once, and evaluation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from jaxch5.training.step import EvalStep, TrainStep
 
 
 class Steps(NamedTuple):
-    """What `compile_steps` returns; these take the shapes that they were compiled for alone.
+    """The compiled steps of a run, which take only the shapes that they were compiled for.
 
     Attributes:
-        train: one step of training; the state is donated.
-        evaluate: logits of a batch.
-        need: memory of a training step; None where the compiler does not say.
-        many: `a_call` steps of training at once; None where they are done one by one.
-        a_call: how many.
+        train: Function of one training step; the state is donated.
+        evaluate: Function from a state and a batch to logits.
+        need: Memory that a training step needs; None where the compiler does not say.
+        many: Function of `a_call` training steps; None where they are done one by one.
+        a_call: Number of training steps that a call makes.
     """
 
     train: TrainStep
@@ -48,19 +48,19 @@ def compile_steps(
     deterministic: bool = False,
     resident: bool | None = None,
 ) -> Steps:
-    """The steps compiled for the shapes of `data`, at the same time, to run where `state` lies.
+    """Compiles the steps for the shapes of `data`, all at a time, to run where `state` is stored.
 
     Args:
-        train_step, eval_step: see `jaxch5.training.step`.
-        state: of the shapes that it will have.
-        data: what to train on.
-        key: of the kind that it will be.
-        deterministic: see `compiler_options`.
-        resident: whether training goes many steps a call; None is where the set lies on an
+        train_step, eval_step: Functions that `jaxch5.training.step` makes.
+        state: State with the shapes that later ones will have.
+        data: Pictures to train on.
+        key: Key of the kind that later ones will be.
+        deterministic: See `compiler_options`.
+        resident: Whether a call makes many steps; None does so where the set is stored on an
             accelerator.
 
     Raises:
-        TrainingError: the device's memory is too small.
+        TrainingError: The device's memory is too small.
     """
     options = compiler_options(deterministic)
     placement = placement_of(state)
@@ -68,7 +68,7 @@ def compile_steps(
     if resident is None:
         resident = isinstance(batch, CachedBatch) and jax.default_backend() != "cpu"
     a_call = steps_a_call(len(data.train)) if resident else 1
-    # A state stays as it lies, so that the next step finds it there.
+    # A state stays where it is stored, so that the next step finds it there.
     after = jax.tree.map(lambda leaf: leaf.sharding, state) if everywhere else None
     jit = partial(jax.jit, compiler_options=options)
     train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
@@ -88,7 +88,7 @@ def compile_steps(
     pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
-            # Not in this thread, which would hear of no signal until it is done.
+            # Not in this thread, which would notice no signal until it is done.
             compiled_evaluate = pool.submit(lambda: evaluate.lower(state, of_step).compile())
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(train.lower(state, of_step, key).compile).result()

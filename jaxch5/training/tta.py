@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a model makes of augmented pictures, for the mean of many looks."""
+"""Test-time augmentation: a model's answers to augmented pictures, for the mean of many looks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jaxch5.training.step import DrawnEvalStep
 
 
 def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep:
-    """Returns what `drawn_looks` takes: a step that is compiled for each shape that it meets, once.
+    """Returns the step for `drawn_looks`, which is compiled once for each shape that it meets.
 
     Args:
-        drawn_step: what `make_drawn_eval_step` returns.
-        state: one on the devices on which others will be.
+        drawn_step: Function that `make_drawn_eval_step` returns.
+        state: State on the devices on which later ones will be.
     """
     everywhere = placement_of(state).everywhere
     return jax.jit(drawn_step, out_shardings=everywhere, compiler_options=compiler_options())
@@ -37,15 +37,15 @@ def drawn_looks(
     n: int,
     task: Task = SOFTMAX,
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
-    """Probabilities of all items of a validation loader, `n` times, each time by other draws.
+    """Yields probabilities of all items of a validation loader, `n` times, each from other draws.
 
     Args:
-        step: what `compile_looks` returns.
-        state: of the network; it is not consumed.
-        loader: of validation pictures.
-        key: root of the draws.
-        n: how many times.
-        task: what makes probabilities of logits.
+        step: Function that `compile_looks` returns.
+        state: State of the network; it is not consumed.
+        loader: Loader of validation pictures.
+        key: Root of the draws.
+        n: Number of looks.
+        task: Task that turns logits into probabilities.
     """
     placement = placement_of(state)
     for draw in jax.random.split(jax.random.fold_in(key, n), n):

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class Address(str):
-    """Where files lie that fsspec reaches; in a configuration it stands beside `pathlib.Path`.
+    """The address of files that fsspec reaches; in a configuration it stands beside `pathlib.Path`.
 
     Example:
         >>> Address("s3://bucket/flowers").name

@@ -15,21 +15,21 @@ from typing import Any
 
 from jaxch5.errors import CheckpointError
 
-# What figures that commands save say of themselves, so that they are not taken for data.
+# Metadata of figures that commands save, so that they are not taken for data.
 DRAWN_BY = "jaxch5"
 
 
 @contextmanager
 def making(path: Path) -> Iterator[Path]:
-    """Gives the path of a new file or folder, which takes its place at the end, if all went well.
+    """Gives a path for a new file or folder, which takes its place at the end, if all went well.
 
     A reader sees what was there before, or all of the new one. Nothing is left of one that failed.
 
     Args:
-        path: the place; what is made stands beside it until then.
+        path: Place of the file or folder; what is made is stored beside it until then.
 
     Raises:
-        OSError: it cannot take its place.
+        OSError: It cannot take its place.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -52,7 +52,7 @@ def write_file(path: Path, content: bytes) -> None:
     What is no file, such as a pipe or a device, is written to and stays what it is.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: It cannot be written.
 
     Example:
         >>> import tempfile

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of the variables that they read. CUDA_VISIBLE_DEVICES is none of them: empty, it hides all GPUs.
+# Prefixes of variables that they read. CUDA_VISIBLE_DEVICES is left out: empty, it hides all GPUs.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
-# Those of checkpoints and of addresses log what they also raise, at length.
+# Libraries for checkpoints and for addresses log at length what they also raise.
 LOUD = ("absl", "asyncio", "gcsfs")
 
 
@@ -47,8 +47,8 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
     """Silences loggers below a level; afterwards they are as they were.
 
     Args:
-        level: the lowest one that is not silent.
-        names: those of the loggers.
+        level: Lowest level that is not silent.
+        names: Names of the loggers.
 
     Example:
         >>> with logging_from(logging.ERROR, "absl"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Text in one line in which nothing is hidden: what does not print is written as an escape.
+    """Returns text in one line in which nothing is hidden: what does not print becomes an escape.
 
     Names of files and classes may hold line feeds, codes that a terminal obeys, and bytes that are
     no text.
@@ -38,9 +38,9 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     """Returns a count with what is counted, in the form that goes with it.
 
     Args:
-        count: how many.
-        one: what one is called, and what else of a sentence depends on the count.
-        many: the same for another count; None adds an s.
+        count: Number of things.
+        one: What one is called, and what else in a sentence depends on the count.
+        many: The same for another count; None adds an s.
 
     Example:
         >>> counted(1, "picture"), counted(1200, "picture"), counted(0, "class", "classes")
@@ -62,7 +62,7 @@ def name_of(function: Any) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is more than bytes: those of a path that are no UTF-8 become surrogates."""
+    """Checks whether a name is text: bytes of a path that are no UTF-8 become surrogates."""
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
@@ -94,14 +94,14 @@ def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console whose lines are plain text in a notebook too.
+    """Makes a console whose lines are plain text in a notebook too.
 
     Where rich finds a notebook, it shows each line as an HTML page of its own. Told that it is
     none, it takes the notebook for a terminal, because the kernel sets `FORCE_COLOR`, and prints
     the codes that move a terminal's cursor.
 
     Args:
-        stderr: writes to standard error, not to standard output.
+        stderr: Whether to write to standard error instead of standard output.
     """
     console = Console(stderr=stderr)
     if not console.is_jupyter:
@@ -110,15 +110,15 @@ def plain_console(stderr: bool = False) -> Console:
 
 
 def has_bars(console: Console) -> bool:
-    """Whether a bar can be drawn there and wiped away again: not in a file, nor if `TERM=dumb`."""
+    """Checks whether a bar can be drawn and wiped away: not in a file, nor if `TERM=dumb`."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """A bar that is wiped away at the end, and not drawn where none can be; a context manager.
+    """Makes a bar that is wiped away at the end, or not drawn where none can be.
 
     Args:
-        console: where it is drawn; None is standard error.
+        console: Console to draw it on; None is standard error.
     """
     from rich.progress import Progress
 
@@ -135,9 +135,9 @@ def print_row(console: Console, row: str, head: str) -> None:
     """Prints a line of a table, without the columns that a narrow terminal has no room for.
 
     Args:
-        console: what is no terminal gets all of them.
-        row: the line, aligned with the head.
-        head: the table's first line; the head itself is printed as a row too.
+        console: Console to print on; one that is no terminal gets all columns.
+        row: Line to print, aligned with the head.
+        head: First line of the table; the head itself is printed as a row too.
     """
     if console.is_terminal:
         ends = [name.end() for name in re.finditer(r"\S+", head)]

@@ -28,10 +28,10 @@ class Saving(NamedTuple):
     """When checkpoints are written, beside the one after every epoch.
 
     Attributes:
-        every_steps: steps between two; 0 does not count them.
-        every_minutes: minutes between two; 0 does not look at the clock.
-        keep_best: training ends with the weights of the best epoch, as the task compares them, not
-            of the last.
+        every_steps: Steps between two; 0 does not count steps.
+        every_minutes: Minutes between two; 0 does not look at the clock.
+        keep_best: Whether training ends with the weights of the best epoch, by the task's rule, and
+            not with the last.
     """
 
     every_steps: int = 0
@@ -40,14 +40,14 @@ class Saving(NamedTuple):
 
 
 class SaveCheckpoints:
-    """Saves the state after each epoch, where it is time to, and where training ends early.
+    """Saves the state after each epoch, when it is due within one, and where training ends early.
 
     Args:
-        run: where to save.
-        saving: when to save.
-        about: gives what is said about each checkpoint.
-        records: of the epochs, which another hook adds to before this one.
-        attempt: what saves.
+        run: Run to save into.
+        saving: When to save.
+        about: Function that returns what is said about each checkpoint.
+        records: Records of the epochs; another hook has added to them before this one is called.
+        attempt: Caller of what saves, which notes failures.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # In the first epoch, the picture is fixed and all begins again.
+        # In the first epoch nothing is saved: once the picture is fixed, the run begins again.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:
@@ -110,18 +110,18 @@ class SaveCheckpoints:
 
     def _is_due(self, step: int) -> bool:
         every_steps, every_minutes, _ = self._saving
-        # An event may be of many steps.
+        # An event may stand for many steps.
         if every_steps and step // every_steps > self._seen // every_steps:
             return True
         return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
 
     def _save(self, state: TrainState, epoch_done: bool) -> None:
-        # What is no number is no good to anybody, and must not push out what is.
+        # A state that is not finite is useless, and must not replace one that is.
         if not is_finite(state):
             return
         self._saved_at = time.monotonic()
         save = self._saves.save, state, self._records, epoch_done, self._about()
-        # What fails may be the save before, of which this one is told.
+        # What failed may be the save before, whose error is raised by this one.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
 
 
@@ -129,9 +129,9 @@ class KeepBest:
     """Keeps the best epoch's weights in memory, where no checkpoint does.
 
     Args:
-        record: of the best epoch so far; None where there is none.
-        variables: its weights and statistics.
-        best: how epochs are compared.
+        record: Record of the best epoch so far; None where there is none.
+        variables: Weights and statistics of that epoch.
+        best: How epochs are compared.
     """
 
     def __init__(
@@ -156,5 +156,5 @@ Keeper = SaveCheckpoints | KeepBest
 
 
 def _copied(record: Record, variables: dict[str, PyTree]) -> Kept:
-    """Copies: the next step consumes the state, and other hooks have the record."""
+    """Copies both: the next step consumes the state, and other hooks have the record."""
     return dict(record), jax.tree.map(jnp.copy, variables)

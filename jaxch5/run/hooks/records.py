@@ -14,7 +14,7 @@ from jaxch5.training.events import Begin, Epoch, Event, Hook, Step
 
 
 def record_into(recorder: Recorder) -> Hook:
-    """A hook by which a recorder grows."""
+    """Returns a hook that adds to a recorder."""
 
     def record(event: Event) -> None:
         if not isinstance(event, (Step, Epoch)):
@@ -34,14 +34,14 @@ def record_into(recorder: Recorder) -> Hook:
 def write_records(
     run: RunDir, data: Data, restored: bool, records: list[Record], attempt: Attempts
 ) -> Hook:
-    """A hook that writes which pictures a run has, and the metrics of each epoch.
+    """Returns a hook that writes which pictures a run has, and the metrics of each epoch.
 
     Args:
-        run: where to write.
-        data: the pictures.
-        restored: whether the run is resumed.
-        records: of the epochs, which another hook adds to before this one.
-        attempt: what writes.
+        run: Run to write into.
+        data: Pictures of the run.
+        restored: Whether the run is resumed.
+        records: Records of the epochs; another hook has added to them before this one is called.
+        attempt: Caller of what writes, which notes failures.
     """
     pictures = partial(attempt, "pictures", record_pictures, run, data, restored)
 

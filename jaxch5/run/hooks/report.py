@@ -27,14 +27,14 @@ CONFUSED_SHOWN = 20
 def write_reports(
     run: RunDir, data: Data, records: Sequence[Record], attempt: Attempts, task: Task
 ) -> Hook:
-    """A hook that writes the report after each epoch, and a fuller one at the end.
+    """Returns a hook that writes the report after each epoch, and a fuller one at the end.
 
     Args:
-        run: where to write.
-        data: the pictures.
-        records: of the epochs, which another hook adds to before this one.
-        attempt: what writes.
-        task: what the records and the answers are of.
+        run: Run to write into.
+        data: Pictures of the run.
+        records: Records of the epochs; another hook has added to them before this one is called.
+        attempt: Caller of what writes, which notes failures.
+        task: Task of the records and the answers.
     """
     report = Report(run.path.name, data.describe(), versions=versions(), task=task)
 
@@ -101,7 +101,7 @@ def _finished(
 
 
 def _sample_of(data: Data) -> Image:
-    """Some training pictures as the network gets them, side by side, in one picture."""
+    """Puts some training pictures, as the network gets them, side by side in one picture."""
     batch = first_pictures(data.train, SAMPLE_ROWS * SAMPLE_COLUMNS)
     pictures = draw(data.augment, batch, data.size)
     rows = [

@@ -17,11 +17,11 @@ FIGURES = 7
 
 
 def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
-    """The first line of the table.
+    """Returns the first line of the table.
 
     Args:
-        extra: records that have a column beside those that every table of the task has.
-        task: the one whose metrics have a column each.
+        extra: Records that have a column beside those that every table of the task has.
+        task: Task whose metrics have a column each.
 
     Example:
         >>> print(header(["top_5"]))
@@ -82,7 +82,7 @@ def without_numbers(record: Record) -> Iterator[str]:
 
 
 def advice(records: Sequence[Record], best: Best = SOFTMAX.best) -> str | None:
-    """A line where the best epoch lay far before the last, else None.
+    """Returns a line where the best epoch was far before the last, else None.
 
     With one-cycle the best epoch should be among the last, in which the rate falls to nothing; an
     earlier one says that the cycle was longer than the data can use.
@@ -104,14 +104,14 @@ def advice(records: Sequence[Record], best: Best = SOFTMAX.best) -> str | None:
 
 
 class Table:
-    """Draws the events of a call to train as they come; see `jaxch5.training.events`.
+    """Draws the events of training as they come; see `jaxch5.training.events`.
 
     Where the console is no terminal there is no bar and no escape code, only the table's lines. A
     narrow terminal gets the columns that it has room for.
 
     Args:
-        console: where to draw.
-        extra, task: as in `header`.
+        console: Console to draw on.
+        extra, task: As in `header`.
     """
 
     def __init__(self, console: Console, extra: Sequence[str] = (), task: Task = SOFTMAX) -> None:
@@ -120,7 +120,7 @@ class Table:
         self._head = header(extra, task)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            # On a narrow terminal the figures have its place.
+            # On a narrow terminal the figures take its place.
             *[BarColumn(bar_width=None)] * (console.width >= len(header(task=task))),
             TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
             TimeRemainingColumn(),

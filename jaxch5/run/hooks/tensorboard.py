@@ -13,11 +13,11 @@ class TensorBoard:
     """Writes event files: losses and rates at each step, records at each epoch.
 
     Args:
-        folder: where they are written.
-        start: the step that comes next; what an earlier process wrote from there on is void.
+        folder: Folder to write into.
+        start: Step that comes next; what an earlier process wrote from there on is void.
 
     Raises:
-        Jaxch5Error: what writes them is not installed.
+        Jaxch5Error: The library that writes them is not installed.
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:

@@ -20,8 +20,8 @@ class Trace:
     It is the last of the hooks, so that a trace begins when the others are done.
 
     Args:
-        folder: where traces are written, those of a phase in a folder of its name.
-        say: takes a line about each.
+        folder: Folder to write into; each phase has a folder of its name in it.
+        say: Function that takes a line about each trace.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ class Trace:
     def _start(self, event: Step) -> None:
         self._first, self._tracing = event.number, True
         options = jax.profiler.ProfileOptions()
-        # Each call of each function would be an event.
+        # Otherwise each call of a Python function would be an event.
         options.python_tracer_level = 0
         jax.block_until_ready(event.state)
         jax.profiler.start_trace(

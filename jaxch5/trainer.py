@@ -1,4 +1,4 @@
-"""The trainer: data, model and state in one hand, and what training does with them.
+"""The trainer: it holds data, a model and its state, and trains.
 
 It holds a state and calls functions; what is computed is in `jaxch5.training`.
 """
@@ -57,20 +57,20 @@ class Trainer:
     """A model in training on data; what `Learner` adds is for notebooks.
 
     Attributes:
-        data: the pictures.
-        model, spec: a linen module, and what is known of its architecture.
-        recipe: loss, optimizer, precision and what else does not change.
-        groups: of the model's layers.
-        state: weights, statistics and optimizer, as of the last step.
-        recorder: losses, rates and records of what was trained.
-        sweep: of the last `lr_find`: rates, losses and smooth losses.
-        console: where tables and bars are drawn.
-        mesh: the devices that share a batch, where there are several.
-        run: where records and checkpoints are written; None writes nothing.
-        saving: when checkpoints are written, and whether training ends with the best one.
-        log: whether figures are written for TensorBoard, into the run.
-        profile: whether some steps are traced, into the run.
-        hooks: functions of the events of training; see `jaxch5.training.events`.
+        data: Pictures to train on and to validate with.
+        model, spec: Linen module, and what is known of its architecture.
+        recipe: Loss, optimizer, precision and what else does not change.
+        groups: Groups of the model's layers.
+        state: Weights, statistics and optimizer, after the last step.
+        recorder: Losses, rates and records of what was trained.
+        sweep: Rates, losses and smoothed losses of the last `lr_find`.
+        console: Console on which tables and bars are drawn.
+        mesh: Devices that share a batch; None where there is one.
+        run: Run into which records and checkpoints are written; None writes nothing.
+        saving: When checkpoints are written, and whether training ends with the best one.
+        log: Whether figures are written for TensorBoard, into the run.
+        profile: Whether some steps are traced, into the run.
+        hooks: Functions of the events of training; see `jaxch5.training.events`.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class Trainer:
         self._place()
 
     def _place(self) -> None:
-        """Where the state lies is where its steps are computed."""
+        """Puts the state on the devices on which its steps are then computed."""
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Self:
-        """A learner of the same data and model from another seed; nothing is compiled again.
+        """Returns a learner of the same data and model, from another seed, compiled already.
 
         Args:
-            seed: of the initial weights and of every draw in training.
+            seed: Seed of the initial weights and of every draw in training.
         """
         other = copy.copy(self)
         other.data = self.data.with_seed(seed)
@@ -145,12 +145,12 @@ class Trainer:
 
     @property
     def records(self) -> list[Record]:
-        """Of each epoch done: losses and metrics as fractions of 1, seconds, pictures a second."""
+        """Records of the epochs: losses, metrics as fractions of 1, seconds, pictures a second."""
         return self.recorder.records
 
     @property
     def record(self) -> Record:
-        """Of the epoch whose weights the learner has: the last, or the best if it keeps that."""
+        """The record of the epoch whose weights it has: the last, or the best if it keeps that."""
         return self._kept or self.records[-1]
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -172,14 +172,14 @@ class Trainer:
     def freeze_to(self, n: int) -> None:
         """Freezes the groups of layers before group `n` and clears the optimizer's moments.
 
-        Frozen groups get no update, and no gradient is taken of them, but for their batch norms
+        Frozen groups get no update, and no gradient is taken of them, except for their batch norms
         where `train_bn` says so.
 
         Args:
-            n: number of the first group that trains; negative counts from the end.
+            n: Number of the first group that trains; a negative one counts from the end.
 
         Raises:
-            ConfigError: there is no such group.
+            ConfigError: There is no such group.
         """
         self._frozen = self._frozen_to(n)
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
@@ -190,11 +190,11 @@ class Trainer:
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Has all layers train; see `freeze_to`."""
+        """Makes all layers train; see `freeze_to`."""
         self.freeze_to(0)
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains through plans that count from 0; a restored run, through what is left of them."""
+        """Trains by plans that count from 0; after a restore, by what is left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
@@ -213,7 +213,7 @@ class Trainer:
         attempt.check()
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
-        """What watches a call to train, in the order in which it sees events; who has the best."""
+        """Returns the hooks, in the order in which they see events, and who keeps the best."""
         task, columns = self.recipe.task, self.recipe.columns
         columns += ["skipped_steps"] * bool(self.state.scale)
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
@@ -272,7 +272,7 @@ class Trainer:
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        """What a reader of a checkpoint has to know before it can use the state."""
+        """Returns what a reader of a checkpoint has to know before it can use the state."""
         return {
             "arch": self.spec.name,
             "classes": list(self.data.classes),
@@ -284,17 +284,17 @@ class Trainer:
         }
 
     def restore(self, run: RunDir) -> bool:
-        """Takes the state and the records of a run's last checkpoint; False where it has none.
+        """Restores the state and the records of a run's last checkpoint; returns False without one.
 
-        A damaged one is passed over, with a line that says so. The next call to train goes on with
+        A damaged one is passed over, with a line that says so. The next call to train continues
         what the run did.
 
         Args:
-            run: what `jaxch5.run.directory.open_run` gives.
+            run: Run that `jaxch5.run.directory.open_run` returns.
 
         Raises:
-            CheckpointError: none of the checkpoints is intact.
-            ConfigError: they are of another architecture or of other classes.
+            CheckpointError: None of the checkpoints is intact.
+            ConfigError: They are of another architecture or of other classes.
         """
         with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:
             found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
@@ -327,6 +327,6 @@ class Trainer:
         return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Probabilities and labels of the validation set, in its order."""
+        """Computes probabilities and labels of the validation set, in its order."""
         logits, labels = predict(self.state, self.data.valid, self._steps.evaluate)
         return self.recipe.task.probabilities(logits), labels

@@ -102,8 +102,7 @@ class Interpretation:
         """Counts items by actual class (row) and answer (column); "none of these" is last in both.
 
         Args:
-            normalize: Whether to return shares of the row instead of counts; a class without items
-                has zeros.
+            normalize: Whether to return shares of the row instead of counts; zeros without items.
 
         Example:
             >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
@@ -189,9 +188,7 @@ class Interpretation:
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Returns the mean distance of confidence and accuracy (Guo et al., 1706.04599).
-
-        Each bin is weighted by its items.
+        """Returns the mean distance of confidence and accuracy, by items (Guo et al., 1706.04599).
 
         Args:
             bins: As in `calibration`, which raises the same.
@@ -206,9 +203,7 @@ class Interpretation:
     def suspects(
         self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
     ) -> list[Suspect]:
-        """Finds items whose label looks wrong: the model is sure of another class.
-
-        The largest loss comes first.
+        """Finds items whose label looks wrong, since the model is sure of another; worst first.
 
         Args:
             min_loss: Least loss of the label; the default is that of a probability of a tenth.

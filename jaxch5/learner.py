@@ -88,10 +88,10 @@ class Learner(Trainer):
         """Trains with any schedule.
 
         Args:
-            epochs: passes over the training set.
-            lr: the same rate throughout, a slice of such rates (see `group_rates`), or a function
-                of the step, such as `flat_cosine`, `triangular` or `sgdr` return.
-            momentum: the same throughout, or a function of the step.
+            epochs: Passes over the training set.
+            lr: The same rate throughout, a slice of such rates (see `group_rates`), or a function from
+                the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
+            momentum: The same throughout, or a function of the step.
         """
         self._fit([plan_at_rate(epochs, lr, momentum, len(self.groups.names))])
 
@@ -109,7 +109,7 @@ class Learner(Trainer):
         A learner whose state was restored from a checkpoint of the same cycle goes on from there.
 
         Args:
-            epochs: passes over the training set.
+            epochs: Passes over the training set.
             lr_max: highest learning rate; or a slice, one for each group of layers, as
                 `group_rates` spreads it.
             div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
@@ -138,11 +138,11 @@ class Learner(Trainer):
         the phases the optimizer's moments are cleared.
 
         Args:
-            epochs: passes over the training set in the second phase.
+            epochs: Passes over the training set in the second phase.
             base_lr: highest rate of the first phase; `lr_find` on the frozen learner suggests one.
             freeze_epochs: passes in the first phase; 0 leaves it out.
             lr_mult: the head's rate over the earliest group's, in the second phase.
-            pct_start, div: of the second phase; see `one_cycle`.
+            pct_start, div: Arguments of the second phase's `one_cycle`.
             div_final, moms: the same for both phases; see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
@@ -199,7 +199,7 @@ class Learner(Trainer):
         """A figure of the first validation pictures, each with its prediction and its class.
 
         Args:
-            nrows, ncols: of the grid.
+            nrows, ncols: Shape of the grid.
 
         Raises:
             DataError: a picture cannot be read.
@@ -239,7 +239,7 @@ class Learner(Trainer):
         """Writes the classifier as one file.
 
         Args:
-            path: of the file.
+            path: File to write.
             format: "safetensors", "fastai", "stablehlo" or "learner"; see
                 `jaxch5.results.artifacts`.
 
@@ -255,7 +255,7 @@ class Learner(Trainer):
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
 
         Args:
-            path: of the file.
+            path: File to write.
 
         Raises:
             CheckpointError: the file cannot be written.

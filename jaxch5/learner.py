@@ -89,8 +89,8 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr: The same rate throughout, a slice of such rates (see `group_rates`), or a function from
-                the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
+            lr: The same rate throughout, a slice of such rates (see `group_rates`), or a function
+                from the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
             momentum: The same throughout, or a function of the step.
         """
         self._fit([plan_at_rate(epochs, lr, momentum, len(self.groups.names))])

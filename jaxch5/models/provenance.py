@@ -132,7 +132,7 @@ def _read(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{file}: lies beside the weights and cannot be read ({error}); move it away, or say "
+            f"{file}: is beside the weights and cannot be read ({error}); move it away, or say "
             f"what they were trained with by {SETTINGS}"
         ) from None
     if not isinstance(values, dict):

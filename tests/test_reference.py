@@ -1,5 +1,6 @@
 """The reference: every public name is described in full, and stands on a page."""
 
+import ast
 import inspect
 import re
 import subprocess
@@ -16,6 +17,8 @@ from jaxch5.__main__ import commands
 
 ROOT = Path(jx.__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
+# A line of a docstring that leaves out what it is about; an argument may be called `of`.
+HEADLESS = re.compile(r"\s*(?:of\b(?!:)|\w[\w, ]*: of\b)", re.IGNORECASE)
 CLASSES = (jx.Learner, jx.Data, jx.DataBlock, jx.Interpretation, jx.Predictor)
 
 
@@ -70,6 +73,26 @@ def test_every_argument_is_described(name):
 def test_an_argument_that_is_left_out_is_found():
     assert described("Adds.\n\nArgs:\n    a, b: of them.\n        c: no.\n") == {"a", "b"}
     assert described("Adds.\n\nRaises:\n    DataError: never.\n") == set()
+
+
+def headless(code: str) -> list[str]:
+    """Returns the lines of a module's docstrings that leave out what they are about."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = (node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds))
+    lines = (line for node in nodes for line in (ast.get_docstring(node) or "").splitlines())
+    return [line for line in lines if HEADLESS.match(line)]
+
+
+def test_lines_of_docstrings_say_what_they_are_about():
+    files = sorted(Path(jx.__file__).parent.rglob("*.py"))
+    found = {str(file): headless(file.read_text(encoding="utf-8")) for file in files}
+    assert not {file: lines for file, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize("line", ["Of each link, its file.", "of them.", "seed: of the draws."])
+def test_a_line_that_does_not_say_what_it_is_about_is_found(line):
+    assert headless(f'"""Adds.\n\n{line}\n"""') == [line]
+    assert headless('"""Adds.\n\nArgs:\n    of: Its name, one of the labels.\n"""') == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,18 +20,20 @@ DRAWN_BY = "jaxch5"
 
 
 @contextmanager
-def making(path: Path) -> Iterator[Path]:
+def making(path: Path, alone: bool = False) -> Iterator[Path]:
     """Gives a path for a new file or folder, which takes its place at the end, if all went well.
 
     A reader sees what was there before, or all of the new one. Nothing is left of one that failed.
 
     Args:
         path: Place of the file or folder; what is made is stored beside it until then.
+        alone: Nobody else makes the same, so that what a killed process left is written over.
 
     Raises:
         OSError: It cannot take its place.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    writer = "" if alone else f".{os.getpid()}-{threading.get_ident()}"
+    scratch = path.with_name(f".{path.name}{writer}")
     try:
         yield scratch
         scratch.replace(path)

@@ -36,7 +36,11 @@ TOGETHER = {
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
 # Values of settings that take an import path too.
-NAMES = {"fit.loss": ("cross_entropy", "focal"), "model.task": ("softmax", "sigmoid")}
+NAMES = {
+    "fit.loss": ("cross_entropy", "focal"),
+    "model.arch": ("resnet18", "resnet34"),
+    "model.task": ("softmax", "sigmoid"),
+}
 # May ask for what is done anyway.
 OBEYED = {"data.split"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxch5.util.libraries import PREFIXES, empty_is_unset, logging_from, silent, variable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Asks whether a variable is there, where an empty one is there too.
 ASKS = re.compile(
     r"in os\.environ\b(?!\.)|getenv\(|\.setdefault\(\"[A-Z]|environ\.get\([^)]*\)(?! or)"

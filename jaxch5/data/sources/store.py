@@ -101,7 +101,7 @@ class Store:
             return
         with _said(self.name):
             self._folder.mkdir(parents=True, exist_ok=True)
-        with _said(self.where(name)), making(self._folder / name) as file:
+        with _said(self.where(name)), making(self._folder / name, alone=True) as file:
             yield file
 
     def fetch(self, name: str, sha256: str) -> Path:

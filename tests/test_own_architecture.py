@@ -407,6 +407,18 @@ class OfNnx(nnx.Module):
         return self.head(self.dropout(nnx.relu(self.norm(self.stem(x))).mean((1, 2))))
 
 
+def test_a_module_of_linen_needs_no_nnx():
+    """Some releases of flax cannot import it beside a newer jax."""
+    code = (
+        "import sys, flax.linen as nn; before = 'flax.nnx' in sys.modules; import jaxch5; "
+        "jaxch5.create_model(nn.Dense(2), 2); jaxch5.create_model('resnet18', 2); "
+        "print(before, 'flax.nnx' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = ended.stdout.split()
+    assert before == after
+
+
 def test_a_module_of_nnx_is_taken_through_flaxs_bridge(data, tmp_path):
     """Its weights are the ones that it has; statistics move in training and nowhere else."""
     module = OfNnx(nnx.Rngs(0))

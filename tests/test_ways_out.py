@@ -191,7 +191,7 @@ def more_devices_than_there_are(folder):
     said = r"fit\.devices = 4096: there are \d+; (0) takes all"
     # What follows is a training, and ends for another reason here.
     first = (*first, "--data.path", classes(folder), *SMALL, "--data.batch-size", "4")
-    first = (*first, "--workdir", folder.parent / "run", "--model.precision", "fp16")
+    first = (*first, "--workdir", folder.parent / "run", "--model.precision", "bf16")
     return first, said, None
 
 

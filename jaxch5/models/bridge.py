@@ -9,8 +9,6 @@ from flax import nnx
 from flax.nnx.bridge import ToLinen
 from jaxtyping import Array, Float
 
-from jaxch5.errors import ConfigError
-
 
 class FromNnx(ToLinen):
     """A module of nnx, called as linen modules are here: trains or evaluates as `train` says.
@@ -32,18 +30,15 @@ def _call(module: Any, x: Array, train: bool) -> Array:
     return module(x)
 
 
-def as_linen(module: Any) -> nn.Module:
-    """Returns a linen module: the given one, or what flax's bridge makes of an nnx module.
+def as_linen(module: nnx.Module) -> nn.Module:
+    """Returns the linen module that flax's bridge makes of an nnx module.
 
     It begins with the weights that the nnx module has, which is called with pictures alone, and is
     set to train and to evaluate by its own `train()` and `eval()`. Its dropout draws from the
     step's key.
 
     Args:
-        module: Module of linen or nnx.
-
-    Raises:
-        ConfigError: it is neither.
+        module: Module of nnx.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -59,13 +54,6 @@ def as_linen(module: Any) -> nn.Module:
         >>> sorted(variables), sorted(variables["params"])
         (['batch_stats', 'params'], ['head', 'norm'])
     """
-    if isinstance(module, nn.Module):
-        return module
-    if not isinstance(module, nnx.Module):
-        raise ConfigError(
-            f"arch = {module!r}: should be a name, a ModelSpec or a module, and is of type "
-            f"{type(module).__name__}"
-        )
 
     def copied(rngs: nnx.Rngs) -> nnx.Module:
         copy = nnx.clone(module)

@@ -150,9 +150,7 @@ def create_model(
     import numpy as np
 
     if not isinstance(arch, str | ModelSpec):
-        from jaxch5.models.bridge import as_linen
-
-        return as_linen(arch)
+        return _as_linen(arch)
     spec = spec_of(arch)
     if spec.heads and head not in spec.heads:
         close = difflib.get_close_matches(head, spec.heads, n=1)
@@ -170,3 +168,19 @@ def create_model(
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
     return module
+
+
+def _as_linen(module: Any) -> nn.Module:
+    from flax import linen
+
+    if isinstance(module, linen.Module):
+        return module
+    # Asked without nnx, which some releases of flax cannot import beside a newer jax.
+    if not any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
+        raise ConfigError(
+            f"arch = {module!r}: should be a name, a ModelSpec or a module, and is of type "
+            f"{type(module).__name__}"
+        )
+    from jaxch5.models.bridge import as_linen
+
+    return as_linen(module)

@@ -16,7 +16,7 @@ from jaxch5.batch import repeated
 from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.sampler import Sampler, name_of, shuffled
+from jaxch5.data.sampler import Sampler, describe_sampler, shuffled
 from jaxch5.data.source import Source, check_presize, remarks, with_range
 from jaxch5.data.split import Split, divide
 from jaxch5.data.summary import draw, first_pictures, summarize
@@ -92,7 +92,7 @@ class Data:
         if sampler is shuffled:
             return []
         per_epoch = f"{draws:,} draws" if draws != train else "as many draws as training pictures"
-        return [f"an epoch has {per_epoch} ({name_of(sampler)})"]
+        return [f"an epoch has {per_epoch} ({describe_sampler(sampler)})"]
 
     @cached_property
     def pictures(self) -> Pictures:

@@ -139,18 +139,18 @@ def repeated(
 SAMPLERS: dict[str, Sampler] = {"shuffled": shuffled, "balanced": balanced}
 
 
-def name_of(sampler: Any) -> str:
+def describe_sampler(sampler: Any) -> str:
     """Returns what a sampler is called in messages.
 
     Example:
-        >>> name_of(partial(repeated, times=4))
+        >>> describe_sampler(partial(repeated, times=4))
         'repeated(times=4)'
     """
     if isinstance(sampler, partial):
         named = [
             f"{key}={getattr(value, '__name__', value)}" for key, value in sampler.keywords.items()
         ]
-        return f"{name_of(sampler.func)}({', '.join([*map(str, sampler.args), *named])})"
+        return f"{describe_sampler(sampler.func)}({', '.join([*map(str, sampler.args), *named])})"
     return getattr(sampler, "__name__", type(sampler).__name__)
 
 
@@ -168,7 +168,7 @@ def draw(
         ConfigError: It returns anything but places in the labels, or too many or too few.
     """
     order = np.asarray(sampler(labels, epoch, seed))
-    given = f"data.sampler = {name_of(sampler)}: epoch {epoch}"
+    given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"
     if order.ndim != 1 or not np.issubdtype(order.dtype, np.integer):
         raise ConfigError(f"{given} is no list of whole numbers, which are places in labels")
     if len(order) != (max(len(order), 1) if draws is None else draws):

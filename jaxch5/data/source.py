@@ -104,11 +104,11 @@ def remarks(source: Source) -> list[str]:
     return [*source.notes, *([f"passed over: {passed_over}"] if passed_over else [])]
 
 
-def name_of(source: Source, item: int) -> str:
+def item_name(source: Source, item: int) -> str:
     """Returns what errors call an item: its reference, and its file where that was fetched.
 
     Example:
-        >>> name_of(digits(), 7)
+        >>> item_name(digits(), 7)
         'image 000000007'
     """
     reference = source.references[item]
@@ -123,7 +123,7 @@ def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"
     Raises:
         DataError: it cannot be read.
     """
-    return read_picture(source.read(item), name_of(source, item), reading=source.reading)
+    return read_picture(source.read(item), item_name(source, item), reading=source.reading)
 
 
 def canvas_of(
@@ -134,7 +134,7 @@ def canvas_of(
     Raises:
         DataError: it cannot be read.
     """
-    return presized(source.read(item), size, name_of(source, item), source.reading)
+    return presized(source.read(item), size, item_name(source, item), source.reading)
 
 
 def without_bad(error: DataError) -> DataError:

@@ -19,7 +19,7 @@ from jaxch5.data.image import canvas_shape, presize
 from jaxch5.data.picture import read_picture, read_stored
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.profiles import load_profile, profile_name
-from jaxch5.data.source import Source, name_of, remarks, without_bad
+from jaxch5.data.source import Source, item_name, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.util.text import counted, printable
 
@@ -64,7 +64,7 @@ def summarize(
     if isinstance(content, bytes):
         yield f"read      {len(content):,} bytes"
     with stage("decode"):
-        picture, profile = read_stored(content, name_of(source, item), reading=source.reading)
+        picture, profile = read_stored(content, item_name(source, item), reading=source.reading)
     if isinstance(content, bytes):
         header = look_at(content)
         yield f"decode    {header.format}, mode {header.mode}, to {_shape(picture)}"

@@ -20,7 +20,7 @@ from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.sampler import balanced, name_of, repeated, sequential, shuffled
+from jaxch5.data.sampler import balanced, describe_sampler, repeated, sequential, shuffled
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
@@ -125,7 +125,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name_of)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=describe_sampler)
 @settings(deadline=None, max_examples=10)
 @given(st.integers(8, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 30))
 def test_any_step_has_the_same_batch_on_any_number_of_hosts(sampler, count, rows, processes, start):
@@ -196,7 +196,7 @@ class Tiny(nn.Module):
         return nn.Dense(2, name="head")(nn.Dropout(0.1, deterministic=not train)(x.mean((1, 2))))
 
 
-@pytest.mark.parametrize("sampler", [balanced, backwards_by_turns], ids=name_of)
+@pytest.mark.parametrize("sampler", [balanced, backwards_by_turns], ids=describe_sampler)
 def test_a_run_is_resumed_to_the_bit(sampler, tmp_path):
     """Within an epoch, augmentation of what is drawn again included."""
     labels = np.array([0] * 20 + [1] * 8)

@@ -36,8 +36,8 @@ class Canvas(NamedTuple):
     bottom: int
 
 
-# About pixels: text of 12 is legible where the canvas is as narrow as a phone.
-CANVAS = Canvas(400, 240, left=50, right=388, top=26, bottom=200)
+# About pixels. On the left there is room for 0.00015 in letters of 14, which a phone's page has.
+CANVAS = Canvas(400, 240, left=68, right=388, top=26, bottom=200)
 
 
 class Tick(NamedTuple):

@@ -17,7 +17,7 @@ def test_points_lie_where_their_values_are():
     (line,) = chart([0.0, 5.0, 10.0]).lines
     middle = (CANVAS.left + CANVAS.right) / 2, (CANVAS.top + CANVAS.bottom) / 2
     assert line.dots == ((CANVAS.left, CANVAS.bottom), middle, (CANVAS.right, CANVAS.top))
-    assert line.stretches == ("50,200 219,113 388,26",)
+    assert line.stretches == ("68,200 228,113 388,26",)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -330,6 +330,24 @@ def test_a_page_fits_its_screen_and_asks_for_nothing(opened, tmp_path, width, sc
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("peak", [2e-3, 1.6e-4, 0.3])
+@pytest.mark.parametrize("width", [390, 1000])
+def test_the_marks_of_a_chart_are_within_it(opened, width, peak):
+    """One rate for all groups has a linear axis, whose marks may be long."""
+    rates = (peak * schedule()[1]).tolist()
+    tab = opened(running(rates=[[rate] * 3 for rate in rates]), width)
+    outside = tab.evaluate(
+        """[...document.querySelectorAll(".chart text")].filter(text => {
+             const chart = text.closest("svg").getBoundingClientRect();
+             const box = text.getBoundingClientRect();
+             return box.left < chart.left || box.right > chart.right + 1;
+           }).map(text => text.textContent)"""
+    )
+    assert tab.locator(".chart text").count() > 20
+    assert outside == []
+
+
+@pytest.mark.browser
 def test_a_name_is_no_script_in_a_browser(opened):
     evil = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
     tab = opened(finished(names=[evil, "b"], title=evil, group_names=(evil, "b", "c")))

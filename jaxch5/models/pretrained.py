@@ -64,7 +64,7 @@ def from_hub(
         WeightsError: there are none, or they are not in the cache and the hub does not serve them.
     """
     spec = spec_of(arch)
-    if spec.weights is None:
+    if not spec.weights:
         raise WeightsError(
             f"{spec.name}: names no ImageNet weights on the hub; name a file or a run with "
             "--model.weights PATH"
@@ -72,7 +72,7 @@ def from_hub(
     import huggingface_hub as hub
     from huggingface_hub.errors import HTTPError
 
-    repository = spec.weights.repository
+    repository = spec.weights[0].repository
     file = hub.try_to_load_from_cache(repository, FILE, cache_dir=cache)
     if not isinstance(file, str):
         url = hub.hf_hub_url(repository, FILE, endpoint=endpoint)

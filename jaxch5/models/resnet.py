@@ -8,7 +8,7 @@ carry torchvision's names.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxch5.models.spec import (
     HubWeights,
     ModelSpec,
     Names,
+    Normalization,
     VariablePath,
     torch_name,
     with_frozen_stages,
@@ -199,7 +200,8 @@ def _recognizes(arch: str, names: Collection[str]) -> bool:
     return ARCHITECTURES[arch] == (kind, blocks_of(names))
 
 
-def _spec(arch: str, weights: HubWeights) -> ModelSpec:
+def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
+    weights = (TAGS[tag](f"timm/{arch}.{tag}", **own.get(tag, {})) for tag in tags.split())
     return ModelSpec(
         arch,
         partial(ResNet, arch),
@@ -208,17 +210,46 @@ def _spec(arch: str, weights: HubWeights) -> ModelSpec:
         heads=tuple(HEADS),
         frozen=with_frozen_stages,
         names=NAMES,
-        weights=weights,
+        weights=tuple(weights),
         family="ResNet",
         recognizes=partial(_recognizes, arch),
     )
 
 
-# timm's copies of torchvision's weights.
-_V1 = partial(HubWeights, licence="bsd-3-clause")
-_V2 = partial(_V1, crop=0.965)
-RESNET18 = _spec("resnet18", _V1("timm/resnet18.tv_in1k", 69.758))
-RESNET34 = _spec("resnet34", _V1("timm/resnet34.tv_in1k", 73.314))
-RESNET50 = _spec("resnet50", _V2("timm/resnet50.tv2_in1k", 80.858))
-RESNET101 = _spec("resnet101", _V2("timm/resnet101.tv2_in1k", 81.886))
-RESNET152 = _spec("resnet152", _V2("timm/resnet152.tv2_in1k", 82.284))
+# timm's tags (1.0.31), with what it says of them: licence, side, crop and filter of testing.
+_TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
+_META = partial(HubWeights, licence="cc-by-nc-4.0")
+_GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
+_WHOLE = partial(_GLUON, size=288, crop=1.0)
+_ALMOST = partial(_GLUON, size=288, crop=0.95)
+TAGS: dict[str, Callable[..., HubWeights]] = {
+    "tv_in1k": _TORCHVISION,
+    "tv2_in1k": partial(_TORCHVISION, crop=0.965),
+    "fb_ssl_yfcc100m_ft_in1k": _META,
+    "fb_swsl_ig1b_ft_in1k": _META,
+    "gluon_in1k": _GLUON,
+    "am_in1k": _GLUON,
+    "a3_in1k": partial(_GLUON, crop=0.95),
+    "bamboo": partial(_GLUON, licence=None, crop=1.0),
+    "ra4_e3600_r224_in1k": partial(_WHOLE, normalization=Normalization((0.5,) * 3, (0.5,) * 3)),
+    **dict.fromkeys(("bt_in1k", "ra_in1k", "ra2_in1k", "ram_in1k"), _ALMOST),
+    **dict.fromkeys(("a1_in1k", "a1h_in1k", "a2_in1k", "d_in1k"), _WHOLE),
+    **dict.fromkeys(("b1k_in1k", "b2k_in1k", "c1_in1k", "c2_in1k"), _WHOLE),
+}
+_A = "a1_in1k a2_in1k a3_in1k gluon_in1k"
+_FB = "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k"
+RESNET18 = _spec("resnet18", f"tv_in1k {_A} {_FB}", tv_in1k={"accuracy": 69.758})
+RESNET34 = _spec(
+    "resnet34", f"tv_in1k {_A} bt_in1k ra4_e3600_r224_in1k", tv_in1k={"accuracy": 73.314}
+)
+RESNET50 = _spec(
+    "resnet50",
+    f"tv2_in1k tv_in1k {_A} a1h_in1k b1k_in1k b2k_in1k c1_in1k c2_in1k d_in1k am_in1k bt_in1k "
+    f"ra_in1k ram_in1k {_FB} bamboo",
+    tv2_in1k={"accuracy": 80.858},
+    tv_in1k={"accuracy": 76.130},
+    a1h_in1k={"size": 224},
+)
+_LARGE = f"tv2_in1k tv_in1k {_A} a1h_in1k"
+RESNET101 = _spec("resnet101", _LARGE, tv2_in1k={"accuracy": 81.886}, tv_in1k={"accuracy": 77.374})
+RESNET152 = _spec("resnet152", _LARGE, tv2_in1k={"accuracy": 82.284}, tv_in1k={"accuracy": 78.312})

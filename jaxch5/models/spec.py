@@ -51,27 +51,36 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class HubWeights(NamedTuple):
-    """ImageNet weights of an architecture on the Hugging Face hub.
+    """Weights of an architecture on the Hugging Face hub.
 
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
-        accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it.
-        licence: Licence of the weights.
-        size: Side of the pictures for which the accuracy holds, pixels.
+        accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it; None
+            where it is not known.
+        licence: Licence of the weights; None where none is stated.
+        size: Side of the pictures that they are tested on, pixels.
         crop: Share of the short side that these pictures were cut from.
         interpolation: Filter that brought them to their size.
+        normalization: Mean and deviation of their training; None is the architecture's.
 
     Example:
-        >>> HubWeights("timm/resnet18.tv_in1k", 69.758, licence="bsd-3-clause").crop
-        0.875
+        >>> weights = HubWeights("timm/resnet18.tv_in1k", 69.758, licence="bsd-3-clause")
+        >>> weights.tag, weights.crop
+        ('tv_in1k', 0.875)
     """
 
     repository: str
-    accuracy: float
-    licence: str
+    accuracy: float | None = None
+    licence: str | None = None
     size: int = 224
     crop: float = 0.875
     interpolation: str = "bilinear"
+    normalization: Normalization | None = None
+
+    @property
+    def tag(self) -> str:
+        """Tells how and on what they were trained: what follows the dot in the name."""
+        return self.repository.partition(".")[2]
 
 
 def torch_name(path: VariablePath) -> str:
@@ -147,7 +156,7 @@ class ModelSpec:
         no_decay: Parameters, by their last names, that weight decay leaves alone beside biases and
             vectors.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
-        weights: Its ImageNet weights on the hub.
+        weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
         size: Side of pictures that it can be built for, pixels.
         family: Name of its kind, for messages, such as "ResNet".
@@ -180,13 +189,16 @@ class ModelSpec:
     frozen: Callable[[nn.Module, int], nn.Module] | None = None
     no_decay: tuple[str, ...] = ()
     names: Names | None = field(default_factory=Names, hash=False)
-    weights: HubWeights | None = None
+    weights: tuple[HubWeights, ...] = ()
     normalization: Normalization = IMAGENET
     size: int = 32
     family: str = ""
     recognizes: Callable[[Mapping[str, Any]], bool] | None = None
 
     def __post_init__(self) -> None:
+        # One alone, or None, is what an earlier version took.
+        given = (self.weights,) if isinstance(self.weights, HubWeights) else self.weights or ()
+        object.__setattr__(self, "weights", tuple(given))
         if self.stages[-1:] != (HEAD,) or len(set(self.stages)) < max(len(self.stages), 2):
             raise ConfigError(
                 f"{self.name}: stages = {', '.join(self.stages)}: should be two or more names, and "

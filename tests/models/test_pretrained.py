@@ -26,7 +26,7 @@ from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import IMAGENET
 from jaxch5.models.weights import export_state_dict
 
-REPOSITORY = spec_of("resnet18").weights.repository
+REPOSITORY = spec_of("resnet18").weights[0].repository
 ON_THE_HUB = f"/{REPOSITORY}/resolve/main/model.safetensors"
 
 

@@ -126,6 +126,23 @@ def max_of_windows(x: Array) -> Array:
     return first
 
 
+def average_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Takes 2x2 means with stride 2; at an odd side's end those of the pixels that there are.
+
+    Example:
+        >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
+        [0.5, 2.0]
+    """
+    with jax.named_scope("average_pool"):
+        _, height, width, channels = x.shape
+        # A pixel's mean with itself is that pixel.
+        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        x = x.reshape(x.shape[0], (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
+        return x.mean((2, 4))
+
+
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the same array, which a CPU computes once and keeps.
 

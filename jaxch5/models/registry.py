@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import flax.linen as nn
 
 # Modules of our own specifications. An architecture is its file and its line here.
-OURS = {f"resnet{depth}": f"jaxch5.models.resnet:RESNET{depth}" for depth in (18, 34, 50, 101, 152)}
+_RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
+OURS = {name: f"jaxch5.models.resnet:{name.upper()}" for name in _RESNETS}
 _registered: dict[str, ModelSpec] = {}
 
 
@@ -125,7 +126,7 @@ def create_model(
     It is a linen module, called as `model.apply(variables, x, train=bool)`.
 
     Args:
-        arch: Architecture: resnet18, 34, 50, 101 or 152, one that was registered, an import path or
+        arch: Architecture: one of `architectures()`, an import path or
             a `ModelSpec`; or a linen module of one's own, returned as it is, or an nnx module,
             which flax's bridge makes a linen one of.
         num_classes: Number of logits.

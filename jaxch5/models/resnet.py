@@ -2,7 +2,8 @@
 
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights
 are float32 whatever the type of the computation; logits and batch statistics are float32. Modules
-carry torchvision's names.
+carry torchvision's names. ResNet-D (He et al., 1812.01187) has timm's: its stem is three 3x3
+convolutions, and its shortcuts average where they shrink.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from jaxch5.models.convolution import convolve, fusion_boundary, max_pool
+from jaxch5.models.convolution import average_pool, convolve, fusion_boundary, max_pool
 from jaxch5.models.layers import HEADS, BatchNorm
 from jaxch5.models.spec import (
     HubWeights,
@@ -52,12 +53,24 @@ class Conv(nn.Module):
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
+def _shortcut(x: Array, like: Array, block: BasicBlock | Bottleneck, train: bool) -> Array:
+    """Returns what is added to a block's result: its input, brought to the same shape."""
+    if x.shape == like.shape:
+        return x
+    if block.averages and block.stride > 1:
+        x = average_pool(x)
+    stride, first = (1, 1) if block.averages else (block.stride, 0)
+    x = Conv(like.shape[-1], 1, stride, block.dtype, name=f"downsample_{first}")(x)
+    return BatchNorm(block.dtype, name=f"downsample_{first + 1}")(x, train)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
     width: int
     stride: int
     dtype: Any
+    averages: bool = False
     expansion = 1
 
     @nn.compact
@@ -68,10 +81,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.width, 3, name="conv2")(y)
         y = norm(name="bn2")(y, train)
-        if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return fusion_boundary(nn.relu(x + y))
+        return fusion_boundary(nn.relu(_shortcut(x, y, self, train) + y))
 
 
 class Bottleneck(nn.Module):
@@ -80,6 +90,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     dtype: Any
+    averages: bool = False
     expansion = 4
 
     @nn.compact
@@ -92,10 +103,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn2")(y, train))
         y = conv(self.width * self.expansion, 1, name="conv3")(y)
         y = norm(name="bn3")(y, train)
-        if x.shape != y.shape:
-            x = conv(self.width * self.expansion, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return fusion_boundary(nn.relu(x + y))
+        return fusion_boundary(nn.relu(_shortcut(x, y, self, train) + y))
 
 
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -111,7 +119,7 @@ class ResNet(nn.Module):
     """A stem, four stages of blocks and a head.
 
     Attributes:
-        arch: a key of `ARCHITECTURES`.
+        arch: a key of `ARCHITECTURES`, with a d after it for a ResNet-D.
         num_classes: number of logits.
         head: a key of `HEADS`.
         dtype: type of the computation; weights, statistics and logits are float32.
@@ -132,17 +140,24 @@ class ResNet(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch num_classes"]:
-        kind, depths = ARCHITECTURES[self.arch]
+        kind, depths = ARCHITECTURES[self.arch.removesuffix("d")]
         block: Any = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
-        x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train and self.frozen_stages < 1))
+        is_d, train_stem = self.arch.endswith("d"), train and self.frozen_stages < 1
+        if is_d:
+            for layer, stride in ((0, 2), (3, 1)):
+                x = Conv(WIDTHS[0] // 2, 3, stride, self.dtype, name=f"conv1_{layer}")(x)
+                x = nn.relu(BatchNorm(self.dtype, name=f"conv1_{layer + 1}")(x, train_stem))
+            x = Conv(WIDTHS[0], 3, 1, self.dtype, name="conv1_6")(x)
+        else:
+            x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train_stem))
         x = max_pool(x)
         for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
             train_stage = train and self.frozen_stages <= stage
             for index in range(depth):
                 stride = 2 if stage > 1 and index == 0 else 1
                 name = f"layer{stage}_{index}"
-                x = block(width, stride, self.dtype, name=name)(x, train_stage)
+                x = block(width, stride, self.dtype, is_d, name=name)(x, train_stage)
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
@@ -182,6 +197,7 @@ NAMES = Names(
         "children": CHILDREN,
     },
 )
+NAMES_D = Names(torchvision_name, whose="timm's")
 
 
 def blocks_of(names: Collection[str]) -> tuple[int, ...]:
@@ -197,7 +213,9 @@ def blocks_of(names: Collection[str]) -> tuple[int, ...]:
 
 def _recognizes(arch: str, names: Collection[str]) -> bool:
     kind = Bottleneck if any(name.endswith(".conv3.weight") for name in names) else BasicBlock
-    return ARCHITECTURES[arch] == (kind, blocks_of(names))
+    is_d = any(name.startswith("conv1.0.") or ".downsample.2." in name for name in names)
+    is_ours = ARCHITECTURES[arch.removesuffix("d")] == (kind, blocks_of(names))
+    return is_ours and arch.endswith("d") == is_d
 
 
 def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
@@ -209,7 +227,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
         fastai=(3, 2, 1),
         heads=tuple(HEADS),
         frozen=with_frozen_stages,
-        names=NAMES,
+        names=NAMES_D if arch.endswith("d") else NAMES,
         weights=tuple(weights),
         family="ResNet",
         recognizes=partial(_recognizes, arch),
@@ -253,3 +271,7 @@ RESNET50 = _spec(
 _LARGE = f"tv2_in1k tv_in1k {_A} a1h_in1k"
 RESNET101 = _spec("resnet101", _LARGE, tv2_in1k={"accuracy": 81.886}, tv_in1k={"accuracy": 77.374})
 RESNET152 = _spec("resnet152", _LARGE, tv2_in1k={"accuracy": 82.284}, tv_in1k={"accuracy": 78.312})
+RESNET18D = _spec("resnet18d", "ra2_in1k ra4_e3600_r224_in1k")
+RESNET34D = _spec("resnet34d", "ra2_in1k")
+RESNET50D = _spec("resnet50d", f"ra2_in1k {_A} ra4_e3600_r224_in1k")
+RESNET101D = _spec("resnet101d", "ra2_in1k gluon_in1k", ra2_in1k={"size": 320, "crop": 1.0})

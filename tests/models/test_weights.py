@@ -24,7 +24,7 @@ def state_dict():
     return export_state_dict(variables_of("resnet18"), "resnet18")
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet18d", "resnet50d"])
 def test_the_way_out_and_back_changes_no_bit(arch):
     variables = variables_of(arch)
     again = import_state_dict(export_state_dict(variables, arch), arch)

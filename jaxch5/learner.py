@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
@@ -292,7 +292,7 @@ class Learner(Trainer):
 def vision_learner(
     data: Data,
     arch: str | ModelSpec | nn.Module,
-    weights: str | Path = "auto",
+    weights: str | Path | Mapping[str, PyTree] = "auto",
     *values: Any,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -308,7 +308,8 @@ def vision_learner(
         arch: Name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
             linen module (called as `create_model` says) or an nnx one, which begin as they are.
         weights: "imagenet"; "auto", the same where they can be had, else none; "none"; a file
-            (.safetensors, .pth); or a run directory. A line says whether the head was kept.
+            (.safetensors, .pth); a run directory; or variables, as `module.init` returns them. A
+            line says whether the head was kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None is `Recipe()`.
         seed: Root of the initial weights and of every draw in training.

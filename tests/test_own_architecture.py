@@ -454,6 +454,75 @@ def test_dropout_of_nnx_draws_with_each_steps_key(data):
     assert np.any(logits(1) != logits(2))
 
 
+class Noisy(nn.Module):
+    """Draws from a stream that nobody else knows."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(8, name="stem")(x.mean((1, 2)))
+        if train:
+            x += jax.random.normal(self.make_rng("stochastic"), x.shape)
+        return nn.Dense(2, name="head")(x)
+
+
+class NoisyOfNnx(nnx.Module):
+    """The same, with a list of layers, whose parts have numbers."""
+
+    def __init__(self, num_classes=2):
+        self.stem = nnx.List([nnx.Linear(3, 8, rngs=nnx.Rngs(0)) for _ in range(2)])
+        self.norm = nnx.BatchNorm(8, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(8, num_classes, rngs=nnx.Rngs(0))
+        self.rngs = nnx.Rngs(stochastic=0)
+
+    def __call__(self, x):
+        x = x.mean((1, 2))
+        x = self.norm(sum(layer(x) for layer in self.stem))
+        if not self.norm.use_running_average:
+            x += jax.random.normal(self.rngs.stochastic(), x.shape)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("module", [Noisy(), NoisyOfNnx()], ids=["linen", "nnx"])
+def test_every_stream_draws_with_each_steps_key(module, data):
+    """The loss of a batch, with weights that stay, differs from step to step and not by chance."""
+    step = jax.jit(jx.make_train_step(jx.create_model(module, 2), jx.Recipe(), None, 32))
+    state = jx.init_state(jx.create_model(module, 2), jx.Recipe(), 32, jax.random.key(0))
+    batch = next(iter(data.train))
+    losses = [
+        float(step(state.replace(step=at), batch, jax.random.key(0))[1]["loss"]) for at in (0, 1, 0)
+    ]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_a_spec_of_nnx_has_names_stages_and_a_file(data, tmp_path):
+    spec = jx.ModelSpec("noisy", NoisyOfNnx, stages=("stem", "norm", "head"))
+    learn = quiet(jx.vision_learner(data, spec, "none", groups="stages"))
+    assert learn.groups.names == ("stem", "norm", "head")
+    learn.run = create_run(Config(), tmp_path / "run")
+    learn.fit(1, 1e-2)
+    learn.save(tmp_path / "learner.safetensors")
+    assert "stem.1.weight" in load_file(tmp_path / "learner.safetensors")
+    for trained in (tmp_path / "learner.safetensors", tmp_path / "run"):
+        again = jx.load_learner(trained, spec)
+        jax.tree.map(np.testing.assert_array_equal, again.variables["params"], learn.state.params)
+    learn.export(tmp_path / "model.stablehlo", "stablehlo")
+
+
+@pytest.mark.parametrize("module", [Noisy(), SPEC], ids=["module", "spec"])
+def test_training_begins_from_variables(module, data):
+    """As from a file: the body is theirs and frozen, the head is new."""
+    model = jx.create_model(module, 5)
+    given = model.init(jax.random.key(7), jnp.zeros((1, 32, 32, 3)), train=False)
+    lines = []
+    learn = quiet(jx.vision_learner(data, module, given, say=lines.append))
+    assert "weights: the variables that were given; mean 0." in lines[0]
+    body = {name: part for name, part in learn.state.params.items() if name != "head"}
+    assert body
+    for name, part in body.items():
+        jax.tree.map(np.testing.assert_array_equal, part, given["params"][name])
+    assert learn._frozen.paths
+
+
 def test_what_is_no_network_is_named(data):
     with pytest.raises(ConfigError, match="should be a name, a ModelSpec or a module, and is of"):
         jx.vision_learner(data, 7, "none")
@@ -497,6 +566,11 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
         started(export, ExportOptions, folder, *ARCH, "--format", "learner", "--out", file)[0] == 0
     )
     assert started(predict, PredictOptions, file, picture, *ARCH)[1] == of_run
+    for trained in (file, folder):
+        status, _, err = started(predict, PredictOptions, trained, picture)
+        assert status == 1
+        assert "if you trust it, --model.arch own_nets:SPEC does" in err
+        assert err.count("\n") == 1
     status, out, err = started(evaluate, EvaluateOptions, folder, *ARCH, "--json")
     assert status == 0, err
     assert json.loads(out)["classes"] == ["blue", "red"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
 from flax import nnx
 from flax.nnx.bridge import ToLinen
-from jaxtyping import Array, Float
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, PyTree
+
+from jaxch5.models.spec import VariablePath
 
 
 class FromNnx(ToLinen):
@@ -34,8 +38,8 @@ def as_linen(module: nnx.Module) -> nn.Module:
     """Returns the linen module that flax's bridge makes of an nnx module.
 
     It begins with the weights that the nnx module has, which is called with pictures alone, and is
-    set to train and to evaluate by its own `train()` and `eval()`. Its dropout draws from the
-    step's key.
+    set to train and to evaluate by its own `train()` and `eval()`. In training its random
+    streams, by whatever name, draw from the step's key.
 
     Args:
         module: Module of nnx.
@@ -58,8 +62,24 @@ def as_linen(module: nnx.Module) -> nn.Module:
     def copied(rngs: nnx.Rngs) -> nnx.Module:
         copy = nnx.clone(module)
         if "dropout" in rngs:
+            nodes = [node for _, node in nnx.iter_graph(copy)]
+            own = {node.key.tag for node in nodes if isinstance(node, nnx.RngStream)}
             # Streams for which a module was given no names are called default.
-            nnx.reseed(copy, default=rngs["dropout"](), dropout=rngs["dropout"]())
+            names = ("default", "dropout", *sorted(own - {"default", "dropout"}))
+            nnx.reseed(copy, **{name: rngs["dropout"]() for name in names})
         return copy
 
-    return FromNnx(copied, arch=type(module).__name__)
+    # What is in a list has a number there; linen's variables, checkpoints and files have names.
+    numbered = [path for path, _ in nnx.to_flat_state(nnx.state(module))]
+    paths = {tuple(map(str, path)): path for path in numbered}
+
+    def renamed(to: Callable[[VariablePath], Iterable[Any]]) -> Callable[[PyTree], PyTree]:
+        def rename(variables: PyTree) -> PyTree:
+            flat = flatten_dict(dict(variables))
+            return unflatten_dict({(kind, *to(path)): flat[kind, *path] for kind, *path in flat})
+
+        return rename
+
+    inward, outward = renamed(lambda path: paths[tuple(path)]), renamed(lambda path: map(str, path))
+    named = nn.map_variables(FromNnx, True, inward, outward, mutable=True)
+    return named(copied, arch=type(module).__name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxch5.errors import ConfigError
@@ -93,6 +94,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
             raise ConfigError(
                 f"model.arch = {arch}: should be a ModelSpec, and is of type {type(spec).__name__}"
             )
+        spec = replace(spec, import_path=arch)
     _refuse_taken(spec)
     return spec
 
@@ -165,7 +167,7 @@ def create_model(
     if dtype is not None and "dtype" not in takes and np.dtype(dtype) != np.float32:
         precision = {"bfloat16": "bf16", "float16": "fp16"}.get(np.dtype(dtype).name, dtype)
         raise ConfigError(f"model.precision = {precision}: {spec.name} is built without dtype")
-    module = spec.build(num_classes, **settings)
+    module = _as_linen(spec.build(num_classes, **settings))
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
     return module

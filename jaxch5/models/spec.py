@@ -162,6 +162,7 @@ class ModelSpec:
         family: Name of its kind, for messages, such as "ResNet".
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
             is of this very architecture; None goes by how many names are missing.
+        import_path: Where it is imported from, if somebody named it so; a learner's file says it.
 
     Example:
         >>> import flax.linen as nn
@@ -194,6 +195,7 @@ class ModelSpec:
     size: int = 32
     family: str = ""
     recognizes: Callable[[Mapping[str, Any]], bool] | None = None
+    import_path: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         # One alone, or None, is what an earlier version took.

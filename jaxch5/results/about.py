@@ -21,7 +21,7 @@ from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
-from jaxch5.util.imports import FORM
+from jaxch5.util.imports import FORM, is_import_path
 
 EXPORT = "export one with python -m jaxch5.export RUN --format learner"
 
@@ -70,7 +70,7 @@ def about_of_file(
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing:
         raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
-    spec = spec_of_file(path, said["arch"], model)
+    spec = spec_of_file(path, said["arch"], model, said.get("import_path", ""))
     sizes = {
         name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
     }
@@ -84,13 +84,16 @@ def about_of_file(
     return about_of(config)._replace(arch=said["arch"], head=said["head"]), spec, said
 
 
-def spec_of_file(path: Path, arch: str, model: str | ModelSpec | nn.Module | None) -> ModelSpec:
+def spec_of_file(
+    path: Path, arch: str, model: str | ModelSpec | nn.Module | None, import_path: str = ""
+) -> ModelSpec:
     """Returns the architecture of a run or a learner's file; nothing is imported on its word.
 
     Args:
         path: Run or file.
         arch: Architecture that it says it has.
         model: Architecture that the caller says it has.
+        import_path: Where it says that this is imported from, for the message.
 
     Raises:
         ConfigError: There is no such architecture as the caller names.
@@ -98,9 +101,11 @@ def spec_of_file(path: Path, arch: str, model: str | ModelSpec | nn.Module | Non
     """
     if model is None:
         if arch not in architectures():
+            named = next(filter(is_import_path, (import_path, arch)), FORM)
             raise WeightsError(
-                f"{path}: is of {arch}, which is none of {', '.join(architectures())} (arch); name "
-                f"it with --model.arch {FORM}, or in Python: load_learner(path, model=...)"
+                f"{path}: is of {arch}, which is none of {', '.join(architectures())} (arch), and "
+                f"its word imports nothing; if you trust it, --model.arch {named} does, or in "
+                "Python load_learner(path, model=...)"
             )
         return spec_of(arch)
     spec = spec_of(model)

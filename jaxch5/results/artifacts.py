@@ -38,10 +38,13 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
         0 to 1), `classes`, in the order of the outputs, `task`, which is the activation, and the
-        `threshold` below which the answer is none of them.
+        `threshold` below which the answer is none of them. Where an architecture of one's own was
+        named by its import path, also `import_path`.
     """
+    spec = predictor.spec
     return {
         **predictor.about._asdict(),
+        **({"import_path": spec.import_path} if spec.import_path else {}),
         "crop": CROP,
         "mean": list(predictor.normalization.mean),
         "std": list(predictor.normalization.std),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
 
 
 def pretrained_of(
-    weights: str | Path,
+    weights: str | Path | Mapping[str, PyTree],
     arch: str | ModelSpec | nn.Module,
     head: str,
     classes: tuple[str, ...],
@@ -107,14 +107,21 @@ def pretrained_of(
     Example:
         >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
     """
+    say = say or partial(print_line, plain_console())
+    if isinstance(weights, Mapping):
+        spec, given = spec_of(arch), "the variables that were given"
+        whose = f"those of {spec.name}" if normalization is None else "those that were given"
+        colours = normalization or spec.normalization
+        pretrained = Pretrained(dict(weights), colours, None, given, whose)
+        say(describe(pretrained, head if spec.heads else "", classes))
+        return pretrained
     if not isinstance(arch, str | ModelSpec):
         if weights in ("auto", "none"):
             return None
         raise ConfigError(
             f"weights = {weights}: a module of one's own begins from its own initialization; "
-            "say weights='none', or give a ModelSpec of it"
+            "say weights='none', give its variables, or a ModelSpec of it"
         )
-    say = say or partial(print_line, plain_console())
     if weights == "auto":
         weights, reason = available(arch)
         if reason:

@@ -129,7 +129,8 @@ def make_train_step(
                 pictures,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
+                # A stream without a key of its own is drawn from that of params.
+                rngs={"dropout": dropout_key, "params": jax.random.fold_in(dropout_key, 0)},
             )
             value = loss_of_batch(
                 recipe.objective, logits, batch.label, pairs, mean_over_devices(local)

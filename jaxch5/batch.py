@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
+
+from jaxch5.framing import CROP, Framing
 
 
 @jax.tree_util.register_dataclass
@@ -16,7 +18,9 @@ class Batch:
     """Presized pictures with their labels; a pytree, of NumPy arrays or of JAX arrays.
 
     `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
-    region) to a pixel of its canvas. Pixel centres are at half integers. `index` is the item's
+    region) to a pixel of its canvas, in homogeneous coordinates. Its last number is how many times
+    wider the picture is, by its height, than on the canvas: 1, unless it is squished there. Pixel
+    centres are at half integers. `index` is the item's
     place in its split, from which every random draw for the item is derived; where an epoch has the
     item again, the size of the split is added for each time that it was there before. A padded row
     has `mask` False and counts nowhere.
@@ -27,6 +31,7 @@ class Batch:
         label: Place in the classes.
         index: Place of the item in its split, and which draw of it this is.
         mask: False for rows that fill up the last batch.
+        framing: How the pictures were presized, and get the shape of the network's input.
 
     Example:
         >>> import numpy as np
@@ -42,6 +47,7 @@ class Batch:
     label: Int32[Any, "batch"]
     index: Int32[Any, "batch"]
     mask: Bool[Any, "batch"]
+    framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
         """Returns the batch itself: the pictures are in it."""
@@ -49,11 +55,13 @@ class Batch:
 
 
 def without_labels(
-    image: UInt8[Any, "batch height width 3"], frame: Float32[Any, "batch 3 3"]
+    image: UInt8[Any, "batch height width 3"],
+    frame: Float32[Any, "batch 3 3"],
+    framing: Framing = CROP,
 ) -> Batch:
     """Makes a batch of pictures of which nothing else is known, to look at or to predict."""
     nothing = np.zeros(len(image), np.int32)
-    return Batch(image, frame, label=nothing, index=nothing, mask=nothing == 0)
+    return Batch(image, frame, nothing, nothing, nothing == 0, framing)
 
 
 def repeated(batch: Batch, count: int) -> Batch:
@@ -77,9 +85,10 @@ class CachedBatch:
     label: Int32[Any, "batch"]
     index: Int32[Any, "batch"]
     mask: Bool[Any, "batch"]
+    framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
         """Returns the batch with its pictures gathered from the set's."""
         image = self.images.at[self.item].get(mode="promise_in_bounds")
         frame = self.frames.at[self.item].get(mode="promise_in_bounds")
-        return Batch(image, frame, self.label, self.index, self.mask)
+        return Batch(image, frame, self.label, self.index, self.mask, self.framing)

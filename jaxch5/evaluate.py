@@ -30,7 +30,7 @@ OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
 # Settings by which the run's pictures were split and its network reads them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
-    *("presize", "size"),
+    *("presize", "size", "method", "pad_mode"),
 )
 
 
@@ -97,7 +97,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     given = config.data.batch_size != recorded.data.batch_size
     rows = {"batch_size": config.data.batch_size} if given else {}
     probabilities = predictor.probabilities_of(source, items, **rows)
-    interp = interpretation_of(source, items, probabilities, source.labels[items], task)
+    shown = task, predictor.about.framing, predictor.about.size
+    interp = interpretation_of(source, items, probabilities, source.labels[items], *shown)
 
     scores = {
         name: function(probabilities, interp.targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,8 @@ class Learner(Trainer):
             DataError: a picture cannot be read.
         """
         source, items = self.data.source, self.data.valid.items
-        return interpretation_of(source, items, *self.get_preds(), self.recipe.task)
+        shown: tuple[Any, ...] = self.recipe.task, self.data.framing, self.data.size
+        return interpretation_of(source, items, *self.get_preds(), *shown)
 
     def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
         """A figure of the first validation pictures, each with its prediction and its class.
@@ -216,7 +218,8 @@ class Learner(Trainer):
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
         data, task, spec = self.data, self.recipe.task, self.spec
         network = spec.name, head_of(self.model, spec), self.recipe.precision
-        about = About(*network, data.presize, data.size, *data.source.reading)
+        framing = astuple(data.framing)
+        about = About(*network, data.presize, data.size, *data.source.reading, *framing)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)

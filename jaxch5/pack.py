@@ -76,6 +76,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
         shard_size=options.shard_size,
         seed=config.seed,
         skip_bad=config.data.on_bad == "skip",
+        method=config.data.method,
         console=Console(stderr=True),
     )
     seconds = time.perf_counter() - begin

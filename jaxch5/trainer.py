@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
+from jaxch5.framing import height_and_width
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import spec_of
@@ -101,7 +102,7 @@ class Trainer:
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
         init = partial(model.init, train=False)
-        picture = jnp.zeros((1, data.size, data.size, 3))
+        picture = jnp.zeros((1, *height_and_width(data.size), 3))
         self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
@@ -268,7 +269,8 @@ class Trainer:
         interp = None
         # All processes take part in this, and the first writes it.
         if run and np.isfinite((preds := self.get_preds())[0]).all():
-            interp = interpretation_of(data.source, data.valid.items, *preds, recipe.task)
+            shown: tuple[Any, ...] = recipe.task, data.framing, data.size
+            interp = interpretation_of(data.source, data.valid.items, *preds, *shown)
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:

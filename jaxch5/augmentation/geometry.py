@@ -1,8 +1,9 @@
 """Geometry: matrices that say where each pixel of the output comes from.
 
 A matrix acts on homogeneous points (x, y, 1), x to the right and y down. The operations work in a
-square from -1 to 1 whose sides are equally long in the picture, so that turning does not shear.
-A point goes from the output to the canvas in these steps:
+square from -1 to 1, which stands for the part of the picture that is seen. Where the sides of that
+part are not equally long, `stretch` gives the square its shape for a turn, so that it does not
+shear. A point goes from the output to the canvas in these steps:
 
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
@@ -19,6 +20,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxch5.framing import Size, height_and_width
 
 Matrices = Float[Array, "batch 3 3"]
 Values = Float[Array, "batch"]
@@ -55,14 +58,15 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
     return functools.reduce(multiply, matrices)
 
 
-def square(size: int) -> Float[Array, "3 3"]:
-    """Maps a pixel of an output of `size` by `size` to the square; pixel centres are half integers.
+def square(size: Size) -> Float[Array, "3 3"]:
+    """Maps a pixel of an output of this size to the square; pixel centres are half integers.
 
     Example:
         >>> (square(4) @ jnp.array([4.0, 2.0, 1.0])).tolist()
         [1.0, 0.0, 1.0]
     """
-    return from_rows((2 / size, 0, -1), (0, 2 / size, -1), (0, 0, 1))
+    height, width = height_and_width(size)
+    return from_rows((2 / width, 0, -1), (0, 2 / height, -1), (0, 0, 1))
 
 
 def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
@@ -148,23 +152,52 @@ def warp(x: Values, y: Values) -> Matrices:
     return from_rows((1, shear, u), (shear, 1, v), (u, v, 1))
 
 
-def position(frame: Matrices, place: Values) -> Matrices:
-    """Places the square in the picture's unit square, as long as the picture's short side.
+def stretch(aspect: Values | float) -> Matrices:
+    """Multiplies x, so that the square is `aspect` times as wide as high."""
+    return from_rows((aspect, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def sides(frame: Matrices) -> tuple[Values, Values]:
+    """Returns pictures' widths and heights, each picture's in a unit of its own.
+
+    Example:
+        >>> squished = jnp.diag(jnp.array([24.0, 24.0, 3.0]))[None]  # to a canvas of 8 by 8
+        >>> [side.tolist() for side in sides(squished)]
+        [[24.0], [8.0]]
+    """
+    width, height = (jnp.linalg.norm(frame[:, :2, axis], axis=-1) for axis in (0, 1))
+    return width, height / frame[:, 2, 2]
+
+
+def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
+    """Returns the width over the height of the part of a picture that an output of `size` shows."""
+    if method == "squish":
+        return jnp.divide(*sides(frame))
+    height, width = height_and_width(size)
+    return width / height
+
+
+def position(
+    frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
+) -> Matrices:
+    """Places the square in the picture's unit square, as large as fits.
 
     Args:
         frame: frames of the pictures, which tell their shapes.
-        place: position along the long side, 0 (left, top) to 1 (right, bottom); 0.5 is the centre
-            crop.
+        place: position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
+            the middle.
+        aspect: width over height that the square stands for; see `aspect_seen`.
+        method: with "pad" the picture has to fit into the square, not the square into the picture.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
         >>> (position(frame, jnp.array([1.0]))[0] @ jnp.array([1.0, 1.0, 1.0])).tolist()
         [1.0, 1.0, 1.0]
     """
-    width = jnp.linalg.norm(frame[:, :2, 0], axis=-1)
-    height = jnp.linalg.norm(frame[:, :2, 1], axis=-1)
-    short = jnp.minimum(width, height)
-    half_x, half_y = short / width / 2, short / height / 2
+    width, height = sides(frame)
+    fit = jnp.maximum if method == "pad" else jnp.minimum
+    half_x = fit(width, height * aspect) / width / 2
+    half_y = fit(height, width / aspect) / height / 2
     return from_rows(
         (half_x, 0, half_x + (1 - 2 * half_x) * place),
         (0, half_y, half_y + (1 - 2 * half_y) * place),
@@ -224,6 +257,11 @@ def random_crop(draws: Float[Array, "batch 3"], min_scale: float) -> Matrices:
     return crop(min_scale + (1 - min_scale) * draws[:, 0], draws[:, 1], draws[:, 2])
 
 
-def random_position(draws: Float[Array, "batch 1"], frame: Matrices) -> Matrices:
-    """Places the square anywhere along the long side."""
-    return position(frame, draws[:, 0])
+def random_position(
+    draws: Float[Array, "batch 1"],
+    frame: Matrices,
+    aspect: Values | float = 1.0,
+    method: str = "crop",
+) -> Matrices:
+    """Places the square anywhere along the side that has room."""
+    return position(frame, draws[:, 0], aspect, method)

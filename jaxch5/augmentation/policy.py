@@ -13,6 +13,7 @@ from jaxch5.augmentation import color, geometry
 from jaxch5.augmentation.sample import sample, subsamples_for
 from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
+from jaxch5.framing import CROP, Framing, Size, height_and_width
 
 # How many draws an operation takes. Each has its own, whether others are in use or not, so that
 # leaving one out changes no other.
@@ -125,9 +126,9 @@ def augment(
     policy: Policy | None,
     batch: Batch,
     key: Key[Array, ""],
-    size: int,
+    size: Size,
     dtype: Any = jnp.float32,
-) -> Float[Array, "batch {size} {size} 3"]:
+) -> Float[Array, "batch rows columns 3"]:
     """Changes each picture of a batch at random, by a draw of its own, to values from 0 to 1.
 
     An item's draw comes from the key folded with its `index`: it depends neither on the batch that
@@ -137,7 +138,7 @@ def augment(
         policy: what `aug_transforms` returns; None is `center`.
         batch: presized pictures.
         key: a new one each epoch.
-        size: side of the output, pixels.
+        size: side of the output, or its height and width, pixels.
         dtype: type of the output.
 
     Example:
@@ -156,25 +157,26 @@ def augment(
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
     draws = draw(key, jnp.asarray(batch.index))
-    largest_scale = min(image.shape[1:3]) / size / min(policy.min_zoom, 1.0)
+    scale = min(image.shape[1:3]) / min(height_and_width(size))
     pictures = sample(
         image,
-        random_matrix(policy, draws, frame, size),
+        random_matrix(policy, draws, frame, size, batch.framing),
         frame,
         size,
-        subsamples=subsamples_for(largest_scale),
+        subsamples=subsamples_for(scale / min(policy.min_zoom, 1.0)),
+        pad_mode=batch.framing.pad_mode,
     )
     return jnp.clip(random_color(policy, draws, pictures), 0.0, 1.0).astype(dtype)
 
 
 def center(
-    batch: Batch, size: int, dtype: Any = jnp.float32
-) -> Float[Array, "batch {size} {size} 3"]:
-    """Returns the middle of each picture, as wide as its short side, with values from 0 to 1.
+    batch: Batch, size: Size, dtype: Any = jnp.float32
+) -> Float[Array, "batch rows columns 3"]:
+    """Returns the middle of each picture, as much as its framing shows, with values from 0 to 1.
 
     Args:
         batch: presized pictures.
-        size: side of the output, pixels.
+        size: side of the output, or its height and width, pixels.
         dtype: type of the output.
 
     Example:
@@ -184,10 +186,12 @@ def center(
         >>> jax.jit(center, static_argnames="size")(batch, size=4).shape
         (1, 4, 4, 3)
     """
-    frame = jnp.asarray(batch.frame)
-    middle = geometry.position(frame, jnp.full(len(frame), 0.5))
+    frame, framing = jnp.asarray(batch.frame), batch.framing
+    aspect = geometry.aspect_seen(frame, size, framing.method)
+    middle = geometry.position(frame, jnp.full(len(frame), 0.5), aspect, framing.method)
     matrix = geometry.compose(frame, middle, geometry.square(size))
-    return sample(jnp.asarray(batch.image), matrix, frame, size, dtype)
+    image = jnp.asarray(batch.image)
+    return sample(image, matrix, frame, size, dtype, pad_mode=framing.pad_mode)
 
 
 def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:
@@ -198,13 +202,18 @@ def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:
 
 
 def random_matrix(
-    policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"], size: int
+    policy: Policy,
+    draws: Draws,
+    frame: Float[Array, "batch 3 3"],
+    size: Size,
+    framing: Framing = CROP,
 ) -> Float[Array, "batch 3 3"]:
     """Returns random matrices from output pixels to canvas pixels."""
 
     def of_one(arguments: tuple[Draws, Array]) -> Array:
         draws, frame = jax.tree.map(lambda leaf: leaf[None], arguments)
-        return geometry.compose(*_operations(policy, draws, frame), geometry.square(size))[0]
+        operations = _operations(policy, draws, frame, size, framing.method)
+        return geometry.compose(*operations, geometry.square(size))[0]
 
     # One sample at a time on a CPU, whose compiler otherwise orders the sums of a matrix by the
     # batch's size: the last bit of an item's matrix would depend on the batch that it is in.
@@ -214,17 +223,27 @@ def random_matrix(
 
 
 def _operations(
-    policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"]
+    policy: Policy, draws: Draws, frame: Float[Array, "batch 3 3"], size: Size, method: str
 ) -> list[Float[Array, "batch 3 3"]]:
     p = policy.p_affine
-    operations = [frame, geometry.random_position(draws["position"], frame)]
+    mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
+    mirrored = [mirror(draws["flip"])] if policy.do_flip else []
+    # Its shape in the picture, and after a quarter turn, which comes before the picture is framed.
+    placed = seen = geometry.aspect_seen(frame, size, method)
+    square = isinstance(seen, float) and seen == 1
+    if policy.flip_vert and not square:
+        turned = mirrored[0][:, 0, 0] == 0
+        seen = jnp.where(turned, 1 / seen, seen) if method == "squish" else seen
+        placed = jnp.where(turned, 1 / seen, seen)
+    operations = [frame, geometry.random_position(draws["position"], frame, placed, method)]
     if policy.max_warp > 0:
         operations.append(geometry.random_warp(draws["warp"], policy.max_warp, p))
-    if policy.do_flip:
-        mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
-        operations.append(mirror(draws["flip"]))
+    operations += mirrored
     if policy.max_rotate > 0:
-        operations.append(geometry.random_rotate(draws["rotate"], policy.max_rotate, p))
+        turn = [geometry.random_rotate(draws["rotate"], policy.max_rotate, p)]
+        if not square:
+            turn = [geometry.stretch(1 / seen), *turn, geometry.stretch(seen)]
+        operations += turn
     if (policy.min_zoom, policy.max_zoom) != (1.0, 1.0):
         zoom = geometry.random_zoom(draws["zoom"], policy.min_zoom, policy.max_zoom, p)
         operations.append(zoom)

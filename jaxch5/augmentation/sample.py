@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxch5.framing import Size, height_and_width
+
 # Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. There the
 # mean of n x n sub-samples, at most COARSEST canvas pixels apart, stands for an output pixel's
 # area; below it, sub-samples blur more than they gain.
@@ -25,25 +27,28 @@ def sample(
     image: UInt8[Array, "batch height width 3"],
     matrix: Float[Array, "batch 3 3"],
     frame: Float[Array, "batch 3 3"],
-    size: int,
+    size: Size,
     dtype: Any = jnp.float32,
     subsamples: int | None = None,
-) -> Float[Array, "batch {size} {size} 3"]:
-    """Samples pictures of `size` by `size`, in 0 to 1, by one bilinear interpolation.
+    pad_mode: str = "reflection",
+) -> Float[Array, "batch rows columns 3"]:
+    """Samples pictures of a size, in 0 to 1, by one bilinear interpolation.
 
-    Positions beyond a picture's border are reflected at it; the canvas beyond the picture is never
-    seen. Where a matrix shrinks its picture, each output pixel is the mean of several sub-samples.
+    Positions beyond a picture's border are reflected at it, or as `pad_mode` says; the canvas
+    beyond the picture is never seen. Where a matrix shrinks its picture, each output pixel is the
+    mean of several sub-samples.
 
     Args:
         image: canvases.
         matrix: map from an output pixel to a canvas pixel, both with centres at half integers. It
             may be a perspective.
         frame: map from the unit square to the canvas, which tells where the picture's border is.
-        size: side of the output, pixels.
+        size: side of the output, or its height and width, pixels.
         dtype: type of the output.
         subsamples: the most sub-samples along a side of an output pixel; None lets `subsamples_for`
             decide. It is fixed when compiling, because a shape cannot depend on a draw; a picture
             that its matrix does not shrink takes them all at the centre, where they agree.
+        pad_mode: what is seen beyond a picture's border; see `Framing`.
 
     Example:
         >>> canvas = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
@@ -53,25 +58,30 @@ def sample(
         True
     """
     batch, height, width, _ = image.shape
-    n = subsamples or subsamples_for(min(height, width) / size)
+    rows, columns = height_and_width(size)
+    n = subsamples or subsamples_for(min(height, width) / min(rows, columns))
     low, high = _borders(frame)
     # A gather of whole pixels by one flat index: by three indices it took four times as long.
     pixels = image.reshape(-1, 3)
     start = jnp.arange(batch)[:, None, None] * (height * width)
-    spread = jnp.where(local_scale(matrix, size / 2) > SHRINKS_ABOVE, 1.0, 0.0)
+    spread = jnp.where(local_scale(matrix, rows / 2, columns / 2) > SHRINKS_ABOVE, 1.0, 0.0)
 
     total = jnp.zeros(())
     for i, j in itertools.product(range(n), repeat=2):
         offset_x, offset_y = spread * ((j + 0.5) / n - 0.5), spread * ((i + 0.5) / n - 0.5)
-        x, y = _sources(matrix, offset_x, offset_y, size)
-        left, right, across = _neighbours(x, low[:, 0], high[:, 0])
-        top, bottom, down = _neighbours(y, low[:, 1], high[:, 1])
+        x, y = _sources(matrix, offset_x, offset_y, rows, columns)
+        left, right, across = _neighbours(x, low[:, 0], high[:, 0], pad_mode)
+        top, bottom, down = _neighbours(y, low[:, 1], high[:, 1], pad_mode)
         upper, lower = start + top * width, start + bottom * width
-        total += _mix(
+        seen = _mix(
             _mix(_pixels(pixels, upper + left), _pixels(pixels, upper + right), across),
             _mix(_pixels(pixels, lower + left), _pixels(pixels, lower + right), across),
             down,
         )
+        if pad_mode == "zeros":
+            inside = _inside(x, low[:, 0], high[:, 0]) * _inside(y, low[:, 1], high[:, 1])
+            seen *= inside[..., None]
+        total += seen
     # A 255th, rounded as a division would be; the compiler's own multiplies by a rounded inverse.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
@@ -87,14 +97,18 @@ def subsamples_for(scale: float) -> int:
     return 1 if scale <= SHRINKS_ABOVE else max(2, math.ceil(scale / COARSEST))
 
 
-def local_scale(matrix: Float[Array, "batch 3 3"], at: float) -> Float[Array, "batch"]:
-    """Returns the canvas pixels per output pixel, along a side, near the output pixel (`at`, `at`).
+def local_scale(
+    matrix: Float[Array, "batch 3 3"], row: float, column: float | None = None
+) -> Float[Array, "batch"]:
+    """Returns the canvas pixels per output pixel, along a side, near one on the diagonal or else.
 
     Example:
         >>> round(float(local_scale(jnp.diag(jnp.array([2.0, 2.0, 1.0]))[None], 8.0)[0]), 6)
         2.0
     """
-    x, y, w = jnp.moveaxis((matrix[:, :, 0] + matrix[:, :, 1]) * at + matrix[:, :, 2], 1, 0)
+    column = row if column is None else column
+    at = (matrix[:, :, 0] * (column / row) + matrix[:, :, 1]) * row + matrix[:, :, 2]
+    x, y, w = jnp.moveaxis(at, 1, 0)
     of_x, of_y, of_w = jnp.moveaxis(matrix[:, :, :2], 1, 0)
     gradient_x = (of_x - (x / w)[:, None] * of_w) / w[:, None]
     gradient_y = (of_y - (y / w)[:, None] * of_w) / w[:, None]
@@ -106,7 +120,8 @@ def _borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
     """Returns the least and the greatest canvas coordinates, x and y, of each picture."""
-    right, down, origin = (frame[:, :2, column] for column in range(3))
+    # They are whole numbers, to which the division of a squished picture's may not quite come.
+    right, down, origin = jnp.round(jnp.moveaxis(frame[:, :2] / frame[:, 2:, 2:], 2, 0))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)
     high = origin + jnp.maximum(right, 0) + jnp.maximum(down, 0)
     return low, high
@@ -116,12 +131,12 @@ def _sources(
     matrix: Float[Array, "batch 3 3"],
     offset_x: Float[Array, "batch"],
     offset_y: Float[Array, "batch"],
-    size: int,
-) -> tuple[Float[Array, "batch {size} {size}"], Float[Array, "batch {size} {size}"]]:
+    rows: int,
+    columns: int,
+) -> tuple[Float[Array, "batch {rows} {columns}"], Float[Array, "batch {rows} {columns}"]]:
     """Returns where on the canvas, x and y, each output pixel, moved by an offset, comes from."""
-    centres = jnp.arange(size) + 0.5
-    x = (centres + offset_x[:, None])[:, None, :]
-    y = (centres + offset_y[:, None])[:, :, None]
+    x = (jnp.arange(columns) + 0.5 + offset_x[:, None])[:, None, :]
+    y = (jnp.arange(rows) + 0.5 + offset_y[:, None])[:, :, None]
 
     def row(k: int) -> Array:
         of_x, of_y, of_one = (matrix[:, k, column, None, None] for column in range(3))
@@ -134,6 +149,7 @@ def _neighbours(
     place: Float[Array, "batch rows columns"],
     low: Float[Array, "batch"],
     high: Float[Array, "batch"],
+    pad_mode: str,
 ) -> tuple[
     Int[Array, "batch rows columns"],
     Int[Array, "batch rows columns"],
@@ -141,17 +157,30 @@ def _neighbours(
 ]:
     """Returns the pixels before and after each place on an axis, and the distance from the first.
 
-    Places are reflected into `low` to `high`.
+    Places are brought into `low` to `high`, by reflection or to the edge.
     """
     low, high = low[:, None, None], high[:, None, None]
-    period = 2 * (high - low)
-    turns = (place - low) / period
-    inside = low + period * jnp.abs(turns - jnp.round(turns))
+    if pad_mode == "reflection":
+        period = 2 * (high - low)
+        turns = (place - low) / period
+        inside = low + period * jnp.abs(turns - jnp.round(turns))
+    else:
+        inside = jnp.clip(place, low, high)
     inside = jnp.round((inside - 0.5) * SUBPIXELS) / SUBPIXELS
     first = jnp.floor(inside)
     before = jnp.maximum(first, low).astype(jnp.int32)
     after = jnp.minimum(first + 1, high - 1).astype(jnp.int32)
     return before, after, inside - first
+
+
+def _inside(
+    place: Float[Array, "batch rows columns"],
+    low: Float[Array, "batch"],
+    high: Float[Array, "batch"],
+) -> Float[Array, "batch rows columns"]:
+    """Returns the share of each place's neighbours, by their weight, that is in `low` to `high`."""
+    low, high = low[:, None, None], high[:, None, None]
+    return jnp.clip(jnp.minimum(place - low, high - place) + 0.5, 0, 1)
 
 
 def _pixels(pixels: UInt8[Array, "count 3"], at: Int[Array, "*shape"]) -> Float[Array, "*shape 3"]:

@@ -224,5 +224,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         settings.size,
         policy_of(config.augment),
         sampler_of(settings.sampler),
+        settings.method,
+        settings.pad_mode,
     )
     return block.load(settings.batch_size, cache=settings.cache, seed=config.seed)

@@ -20,6 +20,7 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -32,6 +33,7 @@ from jaxch5.config.toml import deep_update, explain, flat, known_keys, nested, r
 from jaxch5.config.toml import differing as differing
 from jaxch5.config.toml import to_toml as to_toml
 from jaxch5.errors import ConfigError
+from jaxch5.framing import MAX_SIDE, Size, height_and_width, parse_size, size_text
 from jaxch5.models.registry import architectures
 from jaxch5.util.address import Address, is_address
 from jaxch5.util.imports import FORM, check_choice
@@ -249,8 +251,26 @@ class DataConfig(Section):
         "a quarter or an eighth of its size",
     )
     split_seed: int = Field(_split("seed"), ge=0, description="seed of the split")
-    presize: int = setting("data.presize", 40, "short side on the CPU, pixels", ge=8, le=4096)
-    size: int = setting("data.size", 32, "side of the network's input, pixels", ge=8, le=4096)
+    presize: int = setting(
+        "data.presize",
+        40,
+        "side on the CPU, pixels: the short one with crop, the long one with pad, both with squish",
+        ge=8,
+        le=MAX_SIDE,
+    )
+    size: Size = setting(
+        "data.size", 32, "side of the network's input, pixels, or height x width, as in 224x160"
+    )
+    method: Literal["crop", "squish", "pad"] = Field(
+        default_of("framing:Framing", "method"),
+        description="how pictures get the input's shape: crop takes a part, as large as fits; "
+        "squish the whole picture, without its proportions; pad the whole picture, with what "
+        "pad_mode says around it",
+    )
+    pad_mode: Literal["reflection", "border", "zeros"] = Field(
+        default_of("framing:Framing", "pad_mode"),
+        description="what is seen beyond a picture's border: its reflection, its edge, or black",
+    )
     batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
     sampler: str = Field(
         default_of("data.block:DataBlock", "sampler"),
@@ -268,6 +288,18 @@ class DataConfig(Section):
         if not isinstance(path, str):
             return path
         return Address(path) if is_address(path) else Path(path)
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _sides(cls, said: Any) -> Size:
+        try:
+            return parse_size(said)
+        except ValueError as error:
+            raise ValueError(f"data.size = {error}") from None
+
+    @field_serializer("size", when_used="json")
+    def _size_text(self, size: Size) -> int | str:
+        return size if isinstance(size, int) else size_text(size)
 
     @field_validator("sampler")
     @classmethod
@@ -612,9 +644,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.data.presize < self.data.size:
+        if self.data.presize < max(height_and_width(self.data.size)):
             raise ValueError(
-                f"data.presize = {self.data.presize} is below data.size = {self.data.size}: "
+                f"data.presize = {self.data.presize} is below data.size = "
+                f"{size_text(self.data.size)}: "
                 "presize is the larger of the two, so that a crop has room"
             )
         if self.augment.min_zoom > self.augment.max_zoom:

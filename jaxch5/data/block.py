@@ -13,14 +13,15 @@ from rich.console import Console
 
 from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms
 from jaxch5.batch import repeated
-from jaxch5.data.canvases import Canvases, choose_cache, free_memory, free_on_device
+from jaxch5.data.canvases import Canvases, check_presize, choose_cache, free_memory, free_on_device
 from jaxch5.data.pictures import Pictures, pictures_of
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.sampler import Sampler, describe_sampler, shuffled
-from jaxch5.data.source import Source, check_presize, remarks, with_range
+from jaxch5.data.source import Source, remarks, with_range
 from jaxch5.data.split import Split, divide
-from jaxch5.data.summary import draw, first_pictures, summarize
+from jaxch5.data.summary import draw, first_pictures, sizes_of, summarize, unseen, unseen_text
 from jaxch5.errors import ConfigError
+from jaxch5.framing import Framing, Size, height_and_width, size_text
 from jaxch5.plots.training import plot_pictures
 from jaxch5.util.text import counted, plain_console, print_line
 
@@ -37,7 +38,7 @@ class Data:
         train: batches of training pictures, shuffled again each epoch or as a sampler says.
         valid: batches of validation pictures, in order, the last one padded.
         presize: short side of the canvases, pixels.
-        size: side of the network's input, pixels.
+        size: side of the network's input, or its height and width, pixels.
         augment: what `aug_transforms` returns; None for none.
         cache: where presized pictures are kept: "off", "memory" or "device".
         cache_reason: why, in a few words.
@@ -60,7 +61,7 @@ class Data:
     train: Loader
     valid: Loader
     presize: int
-    size: int
+    size: Size
     augment: Policy | None
     cache: str
     cache_reason: str
@@ -77,7 +78,7 @@ class Data:
             f"{counted(train + valid, 'picture')} of {len(self.classes)} classes: {train:,} for "
             f"training, {valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
             *self._drawn(),
-            f"presized to {self.presize}, network input {self.size}",
+            f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}",
             f"cache {self.cache} ({self.cache_reason})",
         ]
         validated = set(np.unique(self.source.labels[self.valid.items]).tolist())
@@ -93,6 +94,21 @@ class Data:
             return []
         per_epoch = f"{draws:,} draws" if draws != train else "as many draws as training pictures"
         return [f"an epoch has {per_epoch} ({describe_sampler(sampler)})"]
+
+    def _framed(self) -> str:
+        if self.framing.method != "crop":
+            return f" ({self.framing.method}: every pixel is seen)"
+        lost = "" if self.train.canvases.source.sharded else unseen_text(*self._unseen)
+        return f", {lost}" if lost else ""
+
+    @cached_property
+    def _unseen(self) -> tuple[float, float]:
+        return unseen(sizes_of(self.source), self.size, self.augment is not None)
+
+    @property
+    def framing(self) -> Framing:
+        """Returns how pictures get the shape of the network's input."""
+        return self.train.canvases.framing
 
     @cached_property
     def pictures(self) -> Pictures:
@@ -164,15 +180,19 @@ class DataBlock:
     Args:
         source: labelled pictures, as `from_folder` and its kin return them.
         split: which of them are held out, as `random_split` and its kin return it.
-        presize: short side to which the CPU brings every picture, pixels.
-        size: side of the network's input, cut from that on the device, pixels.
+        presize: side to which the CPU brings every picture, pixels: the short one with method
+            "crop", the long one with "pad", both with "squish".
+        size: side of the network's input, made of that on the device, or height and width, pixels.
         augment: what `aug_transforms` returns; None for none.
         sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
             equally often; `repeated`; one of them with other arguments by `functools.partial`; or
             a function `(labels, epoch, seed) -> places` of one's own, in labels [pictures].
+        method, pad_mode: how pictures get the shape of the network's input: "crop", "squish" or
+            "pad"; and what is seen beyond their border: "reflection", "border" or "zeros". See
+            `Framing`.
 
     Raises:
-        ConfigError: `presize` is below `size`.
+        ConfigError: `presize` is below `size`, or there is no such method or mode.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -185,12 +205,16 @@ class DataBlock:
     source: Source
     split: Split
     presize: int
-    size: int
+    size: Size
     augment: Policy | None = field(default_factory=lambda: aug_transforms(min_scale=MIN_SCALE))
     sampler: Sampler = shuffled
+    method: str = Framing.method
+    pad_mode: str = Framing.pad_mode
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.presize:
+        Framing(self.method, self.pad_mode)
+        sides = height_and_width(self.size)
+        if not 1 <= min(sides) <= max(sides) <= self.presize:
             raise ConfigError(
                 f"presize = {self.presize}, size = {self.size}: size should be at least 1 and at "
                 "most presize"
@@ -213,10 +237,12 @@ class DataBlock:
                 returns no places of training pictures.
         """
         source = with_range(self.source)
-        check_presize(source, self.presize)
+        framing = Framing(self.method, self.pad_mode)
+        check_presize(source, self.presize, self.method)
         train, valid = divide(source, self.split)
-        kept, reason = choose_cache(cache, len(source), self.presize, free_memory, free_on_device)
-        canvases = Canvases(source, self.presize, keep=kept == "memory")
+        free = free_memory, free_on_device
+        kept, reason = choose_cache(cache, len(source), self.presize, *free, self.method)
+        canvases = Canvases(source, self.presize, kept == "memory", framing)
         if kept == "device":
             canvases.to_device()
         return Data(

@@ -12,10 +12,13 @@ import psutil
 from jaxtyping import Float32, Int, UInt8
 from rich.console import Console
 
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import without_labels
 from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.source import Source, canvas_of, without_bad
 from jaxch5.errors import ConfigError, DataError
+from jaxch5.framing import CROP, Framing, Size, height_and_width
 from jaxch5.util.text import progress_bar
 
 
@@ -26,14 +29,17 @@ class Canvases:
         source: labelled pictures.
         size: short side of the canvas, pixels.
         keep: whether a picture, once made, stays in memory.
+        framing: what the network will see of them.
     """
 
-    def __init__(self, source: Source, size: int, keep: bool) -> None:
+    def __init__(self, source: Source, size: int, keep: bool, framing: Framing = CROP) -> None:
         self.source = source
         self.size = size
+        self.framing = framing
+        self.shape = canvas_shape(size, framing.method)
         # Memory that is never written to is never allocated, so this costs nothing yet.
         count = len(source) if keep else 0
-        self._images = np.empty((count, *canvas_shape(size)), np.uint8)
+        self._images = np.empty((count, *self.shape), np.uint8)
         self._frames = np.empty((count, 3, 3), np.float32)
         self._made = np.zeros(count, bool)
         self.on_device: tuple[jax.Array, jax.Array] | None = None
@@ -57,7 +63,7 @@ class Canvases:
 
     def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return canvas_of(self.source, item, self.size)
+            return canvas_of(self.source, item, self.size, self.framing.method)
         except DataError as error:
             raise without_bad(error) from None
 
@@ -72,7 +78,7 @@ class Canvases:
         """
         threads = threads_for_batches()
         count = len(self.source)
-        images = np.empty((count, *canvas_shape(self.size)), np.uint8)
+        images = np.empty((count, *self.shape), np.uint8)
         frames = np.empty((count, 3, 3), np.float32)
 
         def make(item: int) -> None:
@@ -93,12 +99,51 @@ class Canvases:
         return other
 
 
+def picture_seen(
+    source: Source, item: int, side: int, framing: Framing = CROP, size: Size = 1
+) -> Float32[np.ndarray, "height width 3"]:
+    """Returns an item as a network sees it that is not augmented, with values from 0 to 1.
+
+    Args:
+        source, item: the picture.
+        side: longer side of what is returned, pixels.
+        framing, size: the network's; of its input's size the shape matters.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    sides = height_and_width(size)
+    shape = tuple(max(1, side * length // max(sides)) for length in sides)
+    canvas, frame = canvas_of(source, item, side, framing.method)
+    batch = without_labels(canvas[None], frame[None], framing)
+    return np.asarray(jax.jit(center, static_argnums=1)(batch, shape))[0]
+
+
+def check_presize(source: Source, presize: int, method: str = "crop") -> None:
+    """Makes sure that a source's pictures have the pixels that are asked for.
+
+    Raises:
+        ConfigError: they were brought to a shorter side beforehand, or cut where they may not be.
+    """
+    if method != "crop" and source.cut:
+        raise ConfigError(
+            f"method = {method}: the pictures were packed for crop, so that long ones are cut; "
+            f"choose --data.method crop, or pack them again with --data.method {method}"
+        )
+    if source.presized is not None and presize > source.presized:
+        raise ConfigError(
+            f"presize = {presize}: the pictures were packed at {source.presized}; choose "
+            f"--data.presize {source.presized} or less, or pack them again"
+        )
+
+
 def choose_cache(
     cache: str,
     count: int,
     size: int,
     free_memory: Callable[[], int],
     free_on_device: Callable[[], int | None],
+    method: str = "crop",
 ) -> tuple[str, str]:
     """Decides where presized pictures are kept between epochs, and says why in a few words.
 
@@ -110,6 +155,7 @@ def choose_cache(
         free_memory: function that returns the free memory of the host, bytes.
         free_on_device: function that returns the free memory of the accelerator, bytes; None where
             it is not known, as on a CPU.
+        method: what the network will see of the pictures, which decides the canvas's shape.
 
     Raises:
         ConfigError: `cache` is not one of the four.
@@ -122,7 +168,7 @@ def choose_cache(
         raise ConfigError(f"cache = {cache}: should be auto, off, memory or device")
     if cache != "auto":
         return cache, "as configured"
-    need, on_device = count * int(np.prod(canvas_shape(size))), free_on_device()
+    need, on_device = count * int(np.prod(canvas_shape(size, method))), free_on_device()
     if on_device is not None and need <= on_device / 4:
         return "device", f"{need / 1e9:.2f} of {on_device / 1e9:.2f} GB free on the device"
     free = free_memory()

@@ -27,6 +27,8 @@ from jaxch5.util.text import printable
 
 # Pixels that become RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
+# Orientations that exchange the axes.
+SIDEWAYS = (5, 6, 7, 8)
 
 
 class Reading(NamedTuple):
@@ -144,7 +146,7 @@ class Header(NamedTuple):
     Attributes:
         format: its name.
         mode: Pillow's name for its kind of pixels, or NumPy's where Pillow does not read it.
-        size: width and height, pixels, as they are stored.
+        size: width and height, pixels, of the upright picture.
         profile: its colour profile; None where it has none.
     """
 
@@ -163,7 +165,9 @@ def look_at(data: bytes) -> Header:
     for content in (data, *without_metadata(data)):
         with suppress(Exception):
             image = read_header(content)
-            return Header(image.format or "", image.mode, image.size, profile_in(image.info))
+            width, height = image.size
+            size = (height, width) if orientation_of(image) in SIDEWAYS else (width, height)
+            return Header(image.format or "", image.mode, size, profile_in(image.info))
     if deep := deep_of(data):
         height, width, _ = deep.values.shape
         return Header("TIFF", str(deep.values.dtype), (width, height), None)
@@ -239,7 +243,7 @@ def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         pixels = cv2.transpose(pixels)
     if orientation in (2, 3, 6, 7):
         pixels = cv2.flip(pixels, 1)

@@ -13,42 +13,54 @@ from jaxch5.data.profiles import to_srgb
 ASPECT = 3 / 2
 # How far each filter shrinks; measured with zone plates, see docs/benchmarks.md.
 LINEAR, SMOOTHED = 3 / 2, 2.0
+# Above this ratio a picture is shrunk along one side only, and would be smoothed along both.
+EVEN = 1.2
+# A JPEG file can have no longer side than 65,535 pixels.
+JPEG_SIDE = 65_500
 
 
-def canvas_shape(presize: int) -> tuple[int, int, int]:
+def canvas_shape(presize: int, method: str = "crop") -> tuple[int, int, int]:
     """Returns the height, width and channels of the canvas that holds any picture of a set.
 
     Example:
-        >>> canvas_shape(460)
-        (460, 690, 3)
+        >>> canvas_shape(460), canvas_shape(460, "pad")
+        ((460, 690, 3), (460, 460, 3))
     """
-    return presize, round(ASPECT * presize), 3
+    return presize, round(ASPECT * presize) if method == "crop" else presize, 3
 
 
 def presize(
-    picture: UInt8[np.ndarray, "height width 3"], size: int, profile: bytes | None = None
+    picture: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    profile: bytes | None = None,
+    method: str = "crop",
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
-    """Brings a picture's short side to `size` and lays it on a canvas, keeping its shape.
+    """Brings a picture to `size` and lays it on a canvas, with as many pixels as `method` needs.
 
-    An upright picture is laid on its side, and what is longer than the canvas is cut evenly. The
-    picture's edge is repeated over the rest of the canvas.
+    With "crop" it keeps its shape, and `size` is its short side: an upright picture is laid on its
+    side, and what is longer than the canvas is cut evenly. The others keep the whole picture, on a
+    square canvas: "pad" with its shape, so that `size` is its long side, and "squish" without it,
+    so that it covers the canvas. The picture's edge is repeated over the rest of the canvas.
 
     Args:
         picture: pixels, upright.
         size: short side of the canvas, pixels.
         profile: an ICC profile whose colours the pixels are in, and are converted from once they
             are few; None where they are sRGB's.
+        method: what the network will see of it; see `Framing`.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
         picture's kept region, x to the right and y down) to a pixel of the canvas, pixel centres
-        being at half integers.
+        being at half integers, as `Batch` has it.
 
     Example:
         >>> canvas, frame = presize(np.zeros((10, 20, 3), np.uint8), size=8)
         >>> canvas.shape, (frame @ [1.0, 1.0, 1.0]).tolist()
         ((8, 12, 3), [12.0, 8.0, 1.0])
     """
+    if method != "crop":
+        return _whole(picture, size, profile, method)
     height, width, _ = canvas_shape(size)
     upright = picture.shape[0] > picture.shape[1]
     lying = cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE) if upright else picture
@@ -67,13 +79,37 @@ def presize(
     return to_srgb(canvas, profile), np.array(frame, np.float32)
 
 
+def _whole(
+    picture: UInt8[np.ndarray, "height width 3"], size: int, profile: bytes | None, method: str
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float32[np.ndarray, "3 3"]]:
+    sides = picture.shape[1::-1]
+    width, height = (
+        size if method == "squish" else max(1, round(side * size / max(sides))) for side in sides
+    )
+    filled = ((0, size - height), (0, size - width), (0, 0))
+    canvas = np.pad(_resize(picture, width, height), filled, "edge")
+    wider = sides[0] / sides[1] if method == "squish" else 1.0
+    frame = wider * np.diag([width, height, 1.0])
+    return to_srgb(canvas, profile), frame.astype(np.float32)
+
+
+def shrink(
+    picture: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns all of a picture in its shape, the short side at `size`, or smaller if it was."""
+    sides = picture.shape[:2]
+    scale = min(1.0, size / min(sides), JPEG_SIDE / max(sides))
+    height, width = (max(1, round(side * scale)) for side in sides)
+    return _resize(picture, width, height)
+
+
 def _resize(
     picture: UInt8[np.ndarray, "height width 3"], width: int, height: int
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    shrinking = max(picture.shape[0] / height, picture.shape[1] / width)
+    less, shrinking = sorted((picture.shape[0] / height, picture.shape[1] / width))
     if shrinking <= LINEAR:
         return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
-    if shrinking <= SMOOTHED:
+    if shrinking <= min(SMOOTHED, EVEN * less):
         # Smoothing by [1 2 1] / 4 takes what would alias, and the bicubic gives back what it took
         # of the rest: nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0)

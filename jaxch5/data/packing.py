@@ -13,11 +13,14 @@ import simplejpeg
 from jaxtyping import Bool, Float32, Int, UInt8
 from rich.console import Console
 
+from jaxch5.data.canvases import check_presize
+from jaxch5.data.image import shrink
 from jaxch5.data.parallel import in_order
+from jaxch5.data.picture import read_picture
 from jaxch5.data.source import (
     Source,
     canvas_of,
-    check_presize,
+    item_name,
     select,
     with_range,
     without_bad,
@@ -54,6 +57,7 @@ def pack(
     shard_size: int = SHARD_SIZE,
     seed: int = 0,
     skip_bad: bool = False,
+    method: str = "crop",
     console: Console | None = None,
 ) -> Index:
     """Presizes every picture and writes them into shards, from which `from_packed` reads them.
@@ -70,6 +74,8 @@ def pack(
         shard_size: pictures in a shard.
         seed: seed of the pictures' order.
         skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
+        method: what the network will see of them (`Framing`). For "crop" long pictures are cut as
+            `presize` cuts them; for the others they are whole, and will do for every method.
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
@@ -80,12 +86,14 @@ def pack(
             written to, or it holds another set.
     """
     source = with_range(source)
-    check_presize(source, size)
+    check_presize(source, size, method)
     store = Store(out)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
+    cut = method == "crop"
     # Left out where it changes nothing, so that a set begun by an earlier version is resumed.
     settings += [source.reading.range] if source.reading.range != "auto" else []
+    settings += [] if cut else ["whole"]
     planned = np.split(order, range(shard_size, len(order), shard_size))
     empty = Index(
         plan=_digest(source, in_valid, settings),
@@ -93,6 +101,7 @@ def pack(
         quality=quality,
         classes=source.classes,
         range=source.reading.range,
+        cut=cut,
         shards=(None,) * len(planned),
     )
     index = read_index(store) or empty
@@ -107,10 +116,14 @@ def pack(
 
     def record(item: int) -> bytes | DataError:
         try:
-            canvas, frame = canvas_of(source, item, size)
+            if cut:
+                picture = without_filling(*canvas_of(source, item, size))
+            else:
+                name, reading = item_name(source, item), source.reading
+                picture = shrink(read_picture(source.read(item), name, size, reading), size)
         except DataError as error:
             return error
-        content = simplejpeg.encode_jpeg(without_filling(canvas, frame), quality, "RGB", "444")
+        content = simplejpeg.encode_jpeg(picture, quality, "RGB", "444")
         return LABEL.pack(source.labels[item]) + content
 
     with progress_bar(console) as progress:

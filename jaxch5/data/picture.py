@@ -70,6 +70,7 @@ def presized(
     size: int,
     reference: str = "picture",
     reading: Reading = AS_FILES_SAY,
+    method: str = "crop",
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Reads a picture onto a canvas; the one way by which pictures come to a network.
 
@@ -78,6 +79,7 @@ def presized(
         size: short side of the canvas, pixels.
         reference: what errors call it where it has no path.
         reading: see `decode`.
+        method: see `presize`.
 
     Returns:
         Canvas and frame, as `presize` returns them.
@@ -91,7 +93,7 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    return presize(pixels, size, profile)
+    return presize(pixels, size, profile, method)
 
 
 def read_stored(

@@ -13,7 +13,6 @@ from jaxtyping import Int
 
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.sampler import Sampler, draw, sequential, shuffled, shuffled_ranges
 from jaxch5.errors import ConfigError, DataError
@@ -156,9 +155,10 @@ class Loader:
         label, index, mask = array(np.int32), array(np.int32), array(np.bool_)
         if self.canvases.on_device is not None:
             images, frames = jax.eval_shape(lambda: self.canvases.on_device)
-            return CachedBatch(images, frames, array(np.int32), label, index, mask)
-        image = array(np.uint8, *canvas_shape(self.canvases.size))
-        return Batch(image, array(np.float32, 3, 3), label, index, mask)
+            item = array(np.int32)
+            return CachedBatch(images, frames, item, label, index, mask, self.canvases.framing)
+        image = array(np.uint8, *self.canvases.shape)
+        return Batch(image, array(np.float32, 3, 3), label, index, mask, self.canvases.framing)
 
     def _earlier_draws(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
         order = self.order(epoch)
@@ -192,11 +192,13 @@ class Loader:
         index = places + draws * len(self.items)
         index = fill(index.astype(np.int32) * known, with_first=False)
         mask = fill(known, with_first=False)
+        framing = self.canvases.framing
         if self.canvases.on_device is not None:
             item = fill(items.astype(np.int32), with_first=True)
-            return CachedBatch(*self.canvases.on_device, item, label, index, mask)
+            return CachedBatch(*self.canvases.on_device, item, label, index, mask, framing)
         image, frame = self.canvases(items)
-        return Batch(fill(image, with_first=True), fill(frame, with_first=True), label, index, mask)
+        image, frame = fill(image, with_first=True), fill(frame, with_first=True)
+        return Batch(image, frame, label, index, mask, framing)
 
 
 def earlier_draws(

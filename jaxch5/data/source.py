@@ -25,7 +25,7 @@ from jaxch5.data.picture import (
 )
 from jaxch5.data.sources.content import head_of
 from jaxch5.data.sources.listing import PassedOver, described
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted
 
@@ -49,6 +49,7 @@ class Source:
         file: function from an item's number to its file; None where items are not files.
         presized: short side to which the pictures were brought beforehand, pixels; None where they
             were not.
+        cut: whether of long pictures only the middle was kept then, as far as a crop may be.
         sharded: whether items with close numbers are stored in the same of a few large files, so
             that each of several processes should keep to a range of them.
         passed_over: files below the folder that are not items, by reason; a folder counts as one if
@@ -70,6 +71,7 @@ class Source:
     columns: Mapping[str, Sequence[str | bool]] = field(default_factory=dict)
     file: Callable[[int], Path] | None = None
     presized: int | None = None
+    cut: bool = False
     sharded: bool = False
     passed_over: PassedOver = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -127,14 +129,14 @@ def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"
 
 
 def canvas_of(
-    source: Source, item: int, size: int
+    source: Source, item: int, size: int, method: str = "crop"
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Returns an item's picture on a canvas, and its frame; see `presized`.
 
     Raises:
         DataError: it cannot be read.
     """
-    return presized(source.read(item), size, item_name(source, item), source.reading)
+    return presized(source.read(item), size, item_name(source, item), source.reading, method)
 
 
 def without_bad(error: DataError) -> DataError:
@@ -170,19 +172,6 @@ def may_be_deep(source: Source) -> bool:
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
-
-
-def check_presize(source: Source, presize: int) -> None:
-    """Makes sure that a source's pictures have the pixels that are asked for.
-
-    Raises:
-        ConfigError: they were brought to a shorter side beforehand.
-    """
-    if source.presized is not None and presize > source.presized:
-        raise ConfigError(
-            f"presize = {presize}: the pictures were packed at {source.presized}; choose "
-            f"--data.presize {source.presized} or less, or pack them again"
-        )
 
 
 def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:

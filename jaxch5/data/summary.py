@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxch5.augmentation.policy import Policy, augment
 from jaxch5.batch import Batch
-from jaxch5.data.decode import look_at
-from jaxch5.data.image import canvas_shape, presize
-from jaxch5.data.picture import read_picture, read_stored
+from jaxch5.data.decode import Header, look_at
+from jaxch5.data.image import ASPECT, canvas_shape, presize
+from jaxch5.data.picture import read_stored
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.profiles import load_profile, profile_name
 from jaxch5.data.source import Source, item_name, remarks, without_bad
 from jaxch5.errors import DataError
+from jaxch5.framing import Size, height_and_width
+from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, printable
 
 # Reading the sizes of some pictures tells enough, and takes no longer for a million.
@@ -32,20 +35,21 @@ IMBALANCE = 3.0
 
 
 def summarize(
-    training: Loader, validation: Loader, policy: Policy | None, size: int, cache: str
+    training: Loader, validation: Loader, policy: Policy | None, size: Size, cache: str
 ) -> Iterator[str]:
     """Yields lines about the set, and about one picture and one batch on their way to the network.
 
     Args:
         training, validation: the batches.
         policy: what `aug_transforms` returns; None for none.
-        size: side of the network's input, pixels.
+        size: side of the network's input, or its height and width, pixels.
         cache: where presized pictures are kept.
 
     Raises:
         DataError: a stage fails; the line names the stage and the file.
     """
     source, side = training.canvases.source, training.canvases.size
+    method = training.canvases.framing.method
     train, valid = (np.asarray(part.items) for part in (training, validation))
     yield f"source    {counted(len(source), 'picture')} of {len(source.classes)} classes"
     for remark in remarks(source):
@@ -53,8 +57,8 @@ def summarize(
     yield f"split     {len(train):,} for training, {len(valid):,} for validation"
     yield from _classes(source, train, valid)
     with stage("sizes"):
-        yield from _sizes(source, side)
-    bytes_kept = len(source) * int(np.prod(canvas_shape(side)))
+        yield from _sizes(source, side, method, size, policy is not None)
+    bytes_kept = len(source) * int(np.prod(canvas_shape(side, method)))
     yield f"cache     {cache}; {bytes_kept / 1e6:,.1f} MB of canvases"
 
     item = int(train[0])
@@ -71,8 +75,8 @@ def summarize(
     else:
         yield f"read      {_shape(picture)}"
     with stage("presize"):
-        canvas, frame = presize(picture, side, profile)
-    corner = frame @ np.array([1, 1, 1], np.float32)
+        canvas, frame = presize(picture, side, profile, method)
+    corner = frame @ np.array([1, 1, 1], np.float32) / frame[2, 2]
     yield (
         f"presize   canvas {_shape(canvas)}; the picture's lower right corner lies at x "
         f"{corner[0]:g}, y {corner[1]:g}"
@@ -104,8 +108,8 @@ def first_pictures(loader: Loader, count: int) -> Batch:
 
 
 def draw(
-    policy: Policy | None, batch: Batch, size: int, seed: int = 0
-) -> Float[np.ndarray, "batch size size 3"]:
+    policy: Policy | None, batch: Batch, size: Size, seed: int = 0
+) -> Float[np.ndarray, "batch height width 3"]:
     """Augments pictures, as the network would get them but for the normalization."""
     drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, jax.random.key(seed), size)
     return np.asarray(jnp.clip(drawn, 0, 1))
@@ -134,32 +138,86 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
         yield f"warning   no validation picture of {unknown[0]}{others}: no accuracy will count it"
 
 
-def _sizes(source: Source, presize: int) -> Iterator[str]:
-    items = np.unique(np.linspace(0, len(source) - 1, min(SIZES_READ, len(source))).astype(int))
-    sizes, profiles = [], []
-    for item in items:
-        content = source.read(int(item))
-        if isinstance(content, bytes):
-            try:
-                header = look_at(content)
-            except Exception as error:
-                reason = printable(str(error)) or "no picture in a known format"
-                line = f"{source.references[item]}: cannot be opened ({reason})"
-                raise without_bad(
-                    DataError(f"{line}; python -m jaxch5.verify lists all such files")
-                ) from None
-            sizes.append(header.size)
-            profiles.append(header.profile)
-        else:
-            pixels = read_picture(content, source.references[item], reading=source.reading)
-            sizes.append(pixels.shape[1::-1])
+def sizes_of(source: Source) -> Int[np.ndarray, "some 2"]:
+    """Returns widths and heights of some pictures, of those that are here and can be read."""
+    sizes = []
+    for item in _looked_at(source):
+        if source.file is None or not is_address(source.references[item]):
+            with suppress(Exception):
+                sizes.append(_header(source, item, source.read(item)).size)
+    return np.array(sizes, int).reshape(-1, 2)
+
+
+def _looked_at(source: Source) -> list[int]:
+    places = np.linspace(0, len(source) - 1, min(SIZES_READ, len(source)))
+    return np.unique(places.astype(int)).tolist()
+
+
+def _header(source: Source, item: int, content: Any) -> Header:
+    if isinstance(content, bytes):
+        return look_at(content)
+    pixels, profile = read_stored(content, source.references[item], reading=source.reading)
+    return Header("", "", pixels.shape[1::-1], profile)
+
+
+def unseen(
+    sizes: Int[np.ndarray, "pictures 2"], size: Size, augmented: bool
+) -> tuple[float, float]:
+    """Returns the shares of the pixels of pictures that training and validation crop off for good.
+
+    Args:
+        sizes: widths and heights.
+        size: side of the network's input, or its height and width.
+        augmented: whether training moves the crop.
+
+    Example:
+        >>> unseen(np.array([[200, 100], [100, 100]]), 32, augmented=True)
+        (0.16666666666666666, 0.3333333333333333)
+    """
+    if not len(sizes):
+        return 0.0, 0.0
+    shape = np.array(height_and_width(size)[::-1])
+    kept = np.minimum(sizes, ASPECT * sizes[:, ::-1])
+    middle = np.min(kept / shape, axis=1, keepdims=True) * shape
+    whole, *seen = (part.prod(axis=1).sum() for part in (sizes, kept, middle))
+    training, validation = (float(1 - pixels / whole) for pixels in seen)
+    return training if augmented else validation, validation
+
+
+def unseen_text(training: float, validation: float) -> str:
+    """Says what training and validation never see; nothing where they see all."""
+    if round(validation, 4) == 0:
+        return ""
+    return f"of the pixels training never sees {training:.1%}, validation {validation:.1%}"
+
+
+def _sizes(source: Source, presize: int, method: str, size: Size, augmented: bool) -> Iterator[str]:
+    headers = []
+    for item in _looked_at(source):
+        content = source.read(item)
+        try:
+            headers.append(_header(source, item, content))
+        except Exception as error:
+            reason = printable(str(error)) or "no picture in a known format"
+            line = f"{source.references[item]}: cannot be opened ({reason})"
+            raise without_bad(
+                DataError(f"{line}; python -m jaxch5.verify lists all such files")
+            ) from None
+    sizes = np.array([header.size for header in headers])
+    profiles = [header.profile for header in headers if header.format]
     short = np.min(sizes, axis=1)
     aspect = np.max(sizes, axis=1) / short
     yield (
         f"sizes     short side {short.min()} to {short.max()} pixels, median "
         f"{np.median(short):g}; long side up to {aspect.max():.2f} times that "
-        f"({counted(len(items), 'picture')} looked at)"
+        f"({counted(len(sizes), 'picture')} looked at)"
     )
+    lost = (0.0, 0.0) if method != "crop" else unseen(sizes, size, augmented)
+    said = unseen_text(*lost)
+    said += "; --data.method squish or pad keeps them" if said else "every pixel is seen"
+    yield f"unseen    {method}: {said}"
+    if method == "pad":
+        short = np.max(sizes, axis=1)
     if smaller := float(np.mean(short < presize)):
         yield f"warning   {smaller:.0%} are smaller than presize {presize} and will be enlarged"
     if profiles:

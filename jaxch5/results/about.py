@@ -17,6 +17,7 @@ from jaxch5.config.settings import Config
 from jaxch5.config.toml import explain, known_keys
 from jaxch5.data.decode import AS_FILES_SAY
 from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.framing import Framing, Size, height_and_width
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
@@ -31,17 +32,26 @@ class About(NamedTuple):
 
     Attributes:
         arch, head, precision: Those of the network; see `create_model`.
-        presize, size: Short side on the CPU, and side of the network's input, pixels.
+        presize, size: Side on the CPU, and side of the network's input, or its height and width,
+            pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
+        method, pad_mode: How they get the shape of the network's input; see `Framing`.
     """
 
     arch: str
     head: str
     precision: str
     presize: int
-    size: int
+    size: Size
     range: str = AS_FILES_SAY.range
     max_pixels: int = AS_FILES_SAY.max_pixels
+    method: str = Framing.method
+    pad_mode: str = Framing.pad_mode
+
+    @property
+    def framing(self) -> Framing:
+        """Returns how pictures get the shape of the network's input."""
+        return Framing(self.method, self.pad_mode)
 
 
 def about_of_file(
@@ -146,18 +156,18 @@ def head_of(model: nn.Module, spec: ModelSpec) -> str:
 def about_of(config: Config) -> About:
     """Returns what a run's configuration says of the classifier that it trains."""
     model, data = config.model, config.data
-    sizes = data.presize, data.size, data.range, data.max_pixels
+    sizes = data.presize, data.size, data.range, data.max_pixels, data.method, data.pad_mode
     return About(model.arch, model.head, model.precision, *sizes)
 
 
-def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: int) -> None:
+def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: Size) -> None:
     """Makes sure that what a file or a run says of itself is true; anyone may have written it.
 
     Args:
         path: File or run.
         network: Module that it should fit.
         pretrained: Weights that it holds, with what it says of them.
-        size: Side of the pictures that the network takes, pixels.
+        size: Side of the pictures that the network takes, or their height and width, pixels.
 
     Raises:
         WeightsError: It is not.
@@ -175,7 +185,7 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
     if min(std) <= 0:
         raise WeightsError(f"{path}: its deviation is not above zero")
     init = partial(network.init, train=False)
-    picture = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    picture = jax.ShapeDtypeStruct((1, *height_and_width(size), 3), np.float32)
     wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
     found = flatten_dict(pretrained.variables)
     for name in sorted(wanted.keys() | found.keys()):

@@ -17,35 +17,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
 from jaxch5.errors import ConfigError
+from jaxch5.framing import height_and_width
 from jaxch5.models.pretrained import flax_names
 from jaxch5.models.reader import SAFETENSORS
 from jaxch5.models.weights import export_state_dict
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# How validation crops a picture: all of its short side, and the middle of the long one.
-CROP = "center"
+# What validation sees, by the method: the middle of a picture, as large as fits, or all of it.
+SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
     """Returns what a reader needs beside the weights, by the names that exports give it.
 
     Returns:
-        `arch`, `head`, `precision`, `presize` and `size` (pixels), `crop`, `mean`, `std` (of values
-        0 to 1), `classes`, in the order of the outputs, `task`, which is the activation, and the
-        `threshold` below which the answer is none of them. Where an architecture of one's own was
-        named by its import path, also `import_path`.
+        `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
+        `mean`, `std` (of values 0 to 1), `classes`, in the order of the outputs, `task`, which is
+        the activation, and the `threshold` below which the answer is none of them. Where an
+        architecture of one's own was named by its import path, also `import_path`.
     """
     spec = predictor.spec
     return {
         **predictor.about._asdict(),
         **({"import_path": spec.import_path} if spec.import_path else {}),
-        "crop": CROP,
+        "crop": SEEN[predictor.about.method],
         "mean": list(predictor.normalization.mean),
         "std": list(predictor.normalization.std),
         "classes": list(predictor.classes),
@@ -116,7 +117,7 @@ def _for_others(predictor: Predictor) -> dict[str, str]:
 def _metadata(description: dict[str, Any]) -> dict[str, str]:
     """Writes values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
     return {
-        name: json.dumps(value) if isinstance(value, list) else str(value)
+        name: json.dumps(value) if isinstance(value, list | tuple) else str(value)
         for name, value in description.items()
     }
 
@@ -136,26 +137,38 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 def as_stablehlo(predictor: Predictor) -> bytes:
     """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
-    Its `call` takes the middle squares of upright RGB pictures, brought to `presize`: uint8 [any
-    batch, presize, presize, 3]. From there on it computes what validation computes. It
-    returns probabilities; its `fun_name` is the description as JSON.
+    Its `call` takes upright RGB pictures: uint8 [any batch, presize, presize, 3]. They are, with
+    the method "crop", the middle squares, brought to `presize`; with "squish" whole pictures,
+    brought to it without their proportions; with "pad" whole pictures whose long side is `presize`,
+    in the upper left corner, and `call` takes their heights and widths, int32 [batch, 2], as well.
+    Where `size` is no square, the middle of a crop has its shape, and `presize` is its short side.
+    From there on it computes what validation computes. It returns probabilities; its `fun_name` is
+    the description as JSON.
     """
     from jax import export
 
-    side, size = predictor.about.presize, predictor.about.size
+    about = predictor.about
+    rows, columns = height_and_width(about.size)
+    unit = about.presize / min(rows, columns) if about.method == "crop" else None
+    shape = (about.presize,) * 2 if unit is None else (round(rows * unit), round(columns * unit))
 
-    frame = np.diag(np.array([side, side, 1], np.float32))
+    def seen(
+        picture: UInt8[Array, "height width 3"], sides: Int[Array, "2"] | tuple[int, int] = shape
+    ) -> Float[Array, "rows columns 3"]:
+        frame = jnp.diag(jnp.array([sides[1], sides[0], 1], jnp.float32))
+        return center(without_labels(picture[None], frame[None], about.framing), about.size)[0]
 
-    def seen(square: UInt8[Array, "side side 3"]) -> Float[Array, "size size 3"]:
-        return center(without_labels(square[None], frame[None]), size)[0]
-
-    def program(squares: UInt8[Array, "batch side side 3"]) -> Float[Array, "batch classes"]:
-        return predictor.probabilities(jax.vmap(seen)(squares))
+    def program(
+        pictures: UInt8[Array, "batch height width 3"], *sides: Int[Array, "batch 2"]
+    ) -> Float[Array, "batch classes"]:
+        return predictor.probabilities(jax.vmap(seen)(pictures, *sides))
 
     (batch,) = export.symbolic_shape("batch")
-    squares = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    inputs = [jax.ShapeDtypeStruct((batch, *shape, 3), jnp.uint8)]
+    if about.method == "pad":
+        inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
     with _without_locations():
-        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(squares)
+        exported = export.export(jax.jit(program), platforms=("cpu", "cuda"))(*inputs)
     described = dataclasses.replace(exported, fun_name=json.dumps(description_of(predictor)))
     return bytes(described.serialize())
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxch5.augmentation.policy import center
-from jaxch5.batch import without_labels
-from jaxch5.data.source import Source, canvas_of
+from jaxch5.data.canvases import picture_seen
+from jaxch5.data.source import Source
 from jaxch5.errors import ConfigError
+from jaxch5.framing import CROP, Framing, Size
 from jaxch5.metrics import check_probabilities, decide
 from jaxch5.plots import mistakes
 from jaxch5.plots.training import plot_pictures
@@ -327,6 +326,8 @@ def interpretation_of(
     probabilities: Float[np.ndarray, "items classes"],
     labels: Int[np.ndarray, "items"],
     task: Task = SOFTMAX,
+    framing: Framing = CROP,
+    size: Size = SIDE,
 ) -> Interpretation:
     """Makes an interpretation of a model's answers to some items.
 
@@ -335,12 +336,11 @@ def interpretation_of(
         probabilities: Probability that the model gave to each class.
         labels: Classes of the items.
         task: Task that turns probabilities into an answer.
+        framing, size: The model's, by which pictures are shown as it sees them.
     """
 
     def picture(place: int) -> Picture:
-        canvas, frame = canvas_of(source, int(items[place]), SIDE)
-        batch = without_labels(canvas[None], frame[None])
-        return np.asarray(jax.jit(center, static_argnums=1)(batch, SIDE))[0]
+        return picture_seen(source, int(items[place]), SIDE, framing, size)
 
     references = [
         str(source.file(item)) if source.file else source.references[item]

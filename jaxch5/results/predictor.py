@@ -127,7 +127,9 @@ class Predictor:
         rest = self.classes, self.normalization, about, self.task, self.spec
         return Predictor(self.model, self.variables, *rest)
 
-    def probabilities(self, pictures: Float[Array, "batch size size 3"]) -> Float[Array, "batch c"]:
+    def probabilities(
+        self, pictures: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch c"]:
         """Computes probabilities of pictures: a pure function, made to be compiled.
 
         Args:
@@ -217,7 +219,8 @@ class Predictor:
             # Undecided, as for a source that nobody trained with: it is read as in training.
             reading = source.reading._replace(range=self.about.range)
             source = replace(source, reading=reading)
-        loader = Loader(Canvases(source, self.about.presize, keep=False), items, batch_size)
+        canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
+        loader = Loader(canvases, items, batch_size)
         rows = []
         for batch in loader.steps(0, len(loader)):
             opened = batch.open()
@@ -246,7 +249,8 @@ class Predictor:
     def _presized(self, picture: Picture | DataError) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(picture, DataError):
             raise picture
-        return presized(picture, self.about.presize, reading=self._reading)
+        about = self.about
+        return presized(picture, about.presize, reading=self._reading, method=about.method)
 
     @property
     def _reading(self) -> Reading:
@@ -255,7 +259,8 @@ class Predictor:
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
     ) -> list[Prediction]:
-        probabilities = np.asarray(self._compiled(self.variables, without_labels(images, frames)))
+        batch = without_labels(images, frames, self.about.framing)
+        probabilities = np.asarray(self._compiled(self.variables, batch))
         answers, names = self.task.decode(probabilities), self.task.answers(self.classes)
         return [
             Prediction(names[answer], int(answer), row)

@@ -11,6 +11,7 @@ import psutil
 from jaxtyping import PyTree
 
 from jaxch5.errors import TrainingError
+from jaxch5.framing import Size, height_and_width
 from jaxch5.util.text import counted
 
 
@@ -54,12 +55,13 @@ def memory_limit() -> int:
     return statistics["bytes_limit"]
 
 
-def check_memory(need: Need | None, batch_size: int, size: int, limit: int) -> None:
+def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
     """Refuses a step that cannot fit: a process that uses up a CPU's memory is killed.
 
     Args:
         need: Memory that the step needs.
-        batch_size, size: Number of pictures in a step, and their side in pixels.
+        batch_size, size: Number of pictures in a step, and their side, or height and width, in
+            pixels.
         limit: Bytes that there are in all.
 
     Raises:
@@ -76,7 +78,7 @@ pictures of 224 x 224 pixels, which take about 13.8 GB: try --data.batch-size 70
 
 
 @contextmanager
-def out_of_memory(need: Need | None, batch_size: int, size: int) -> Iterator[None]:
+def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[None]:
     """Names what did not fit, and what might, where the device runs out of memory.
 
     Raises:
@@ -90,8 +92,9 @@ def out_of_memory(need: Need | None, batch_size: int, size: int) -> Iterator[Non
         raise _too_large(need, batch_size, size, memory_limit()) from None
 
 
-def _too_large(need: Need | None, batch_size: int, size: int, limit: int) -> TrainingError:
-    what = f"batches of {counted(batch_size, 'picture')} of {size} x {size} pixels"
+def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> TrainingError:
+    sides = " x ".join(map(str, height_and_width(size)))
+    what = f"batches of {counted(batch_size, 'picture')} of {sides} pixels"
     line = f"the device's memory ({limit / 1e9:.1f} GB) is too small for {what}"
     fits = batch_size // 2
     if need:

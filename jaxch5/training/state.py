@@ -13,6 +13,7 @@ import optax
 from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, ArrayLike, Float, Int32, Key, PyTree
 
+from jaxch5.framing import Size, height_and_width
 from jaxch5.optim.groups import ParamPath, partition
 from jaxch5.optim.optimizer import with_hyperparams
 from jaxch5.training.compiler import DETERMINISTIC
@@ -63,7 +64,7 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(
     model: nn.Module,
     recipe: Recipe,
-    size: int,
+    size: Size,
     key: Key[Array, ""],
     optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
@@ -73,7 +74,7 @@ def init_state(
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
         recipe: How it will be trained.
-        size: Side of the pictures that the model will see, pixels.
+        size: Side of the pictures that the model will see, or their height and width, pixels.
         key: Root of the initial weights.
         optimizer: Optimizer of the trained parameters; None is the recipe's.
         frozen: Parameters that are not trained.
@@ -93,7 +94,7 @@ def init_state(
     # that a GPU chooses by timing differ in the last bit of some weights.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1", **DETERMINISTIC})
     def init(key: Key[Array, ""]) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+        variables = model.init(key, jnp.zeros((1, *height_and_width(size), 3)), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         copies = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
         return TrainState(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxch5.augmentation.policy import Policy, augment, center
 from jaxch5.batch import Batch, CachedBatch
+from jaxch5.framing import Size
 from jaxch5.models.layers import normalize
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.optim.groups import ParamPath, merge, partition
@@ -58,7 +59,7 @@ def make_train_step(
     model: nn.Module,
     recipe: Recipe,
     policy: Policy | None,
-    size: int,
+    size: Size,
     normalization: Normalization = IMAGENET,
     optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
@@ -77,7 +78,7 @@ def make_train_step(
         recipe: Loss, optimizer, what is mixed and averaged, and where batch norms take their
             statistics: with bn="local" each device draws what to mix, and what to drop, for itself.
         policy: What `aug_transforms` returns; None takes the centre crop.
-        size: Side of the network's input, pixels.
+        size: Side of the network's input, or its height and width, pixels.
         normalization: Mean and deviation of the augmented pictures.
         optimizer: Optimizer whose state is the state's `opt_state`; None is the recipe's.
         frozen: Parameters that stay as they are; no gradient is taken of them.
@@ -190,11 +191,11 @@ def make_train_step(
 
 def make_eval_step(
     model: nn.Module,
-    size: int,
+    size: Size,
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` of centre crops; it keeps padded rows."""
+    """Returns a function `(state, batch) -> logits` of pictures' middles; it keeps padded rows."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size), normalization)
@@ -209,7 +210,7 @@ def make_eval_step(
 def make_drawn_eval_step(
     model: nn.Module,
     policy: Policy | None,
-    size: int,
+    size: Size,
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
 ) -> DrawnEvalStep:

@@ -71,6 +71,8 @@ class Index(BaseModel):
     classes: tuple[str, ...]
     # The range of pictures that had more than 8 bits; pictures to predict are read with it.
     range: str = "auto"
+    # Whether long pictures were cut, as a crop cuts them; by other methods' packing they are whole.
+    cut: bool = True
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
     references: Stored | None = None
@@ -202,6 +204,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         read=read,
         columns=columns,
         presized=index.presize,
+        cut=index.cut,
         reading=Reading(index.range),
         sharded=True,
     )

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from jaxch5.data.block import Data
 from jaxch5.framing import height_and_width
 from jaxch5.metrics import Record
-from jaxch5.models.pretrained import Pretrained
+from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.results.interpretation import interpretation_of
@@ -125,7 +125,8 @@ class Trainer:
         )
         if self.pretrained:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-            taken = transfer(drawn, self.pretrained, self.data.classes)
+            pretrained = for_size(self.pretrained, self.spec, height_and_width(self.data.size))
+            taken = transfer(drawn, pretrained, self.data.classes)
             self.state = with_variables(self.state, taken)
         self._place()
 

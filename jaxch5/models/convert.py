@@ -33,7 +33,7 @@ STRANGERS = {
     r"embedder\.convolution": "a ResNet by the names of transformers; timm and torchvision have "
     "the same weights by the names that are known here",
     r"\.stem\.conv1|res2\.0": "a ResNet by the names of detectron2",
-    r"attn|attention|cls_token": "a transformer",
+    r"attn|attention|cls_token": "a transformer of another kind",
     r"denseblock": "a DenseNet",
     r"(^|\.)stages\.\d": "a network with stages that is no ResNet, such as ConvNeXt",
     r"(^|\.)(features|blocks)\.\d": "a network that is no ResNet, such as VGG or EfficientNet",
@@ -116,7 +116,7 @@ def find_network(
     names, (body, _) = names_of(spec), parts_of(entries_of(spec, heads_of(spec, head)[0]))
     roots = _roots(tensors, names, {entry.name for entry in body})
     if not roots:
-        raise WeightsError(_stranger(spec, names, list(tensors)))
+        raise WeightsError(_stranger(spec, names, tensors))
     all_found = [_under(root, tensors, roots) for root in roots]
     chosen = [found for found in all_found if f".{part}." in f".{found.part}." or not part]
     parts = [found.part for found in all_found]
@@ -246,14 +246,17 @@ def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, Mapping[st
     return Found(entries, root.removesuffix("."), (), roots[root])
 
 
-def _stranger(spec: ModelSpec, names: Names, tensors: list[str]) -> str:
+def _stranger(spec: ModelSpec, names: Names, tensors: Mapping[str, Any]) -> str:
     """Says that names are those of no such network, and whose they may be."""
+    if (holds := architecture_of(tensors)) not in (spec.name, None):
+        return f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
     kind = f"holds no {spec.family or spec.name}"
     for sign, whose in STRANGERS.items():
         if any(re.search(sign, name) for name in tensors):
             return f"{kind} by {names.whose} names; it looks like {whose}"
-    count = f", and {counted(len(tensors) - 1, 'other')}" if len(tensors) > 1 else ""
+    first, *others = tensors
+    count = f", and {counted(len(others), 'other')}" if others else ""
     return (
-        f"{kind} by {names.whose} names: it has {tensors[0]}{count}; it is cut short, or of "
-        "another architecture"
+        f"{kind} by {names.whose} names: it has {first}{count}; it is cut short, or of another "
+        "architecture"
     )

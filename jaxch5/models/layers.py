@@ -1,4 +1,4 @@
-"""Layers that networks share: the normalization of pictures, batch norms, and heads to logits."""
+"""What networks share: normalizing pictures, positions, attention, batch norms, heads to logits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import initializers
 from flax.typing import Initializer
 from jaxtyping import Array, Float, Key
 
+from jaxch5.errors import WeightsError
 from jaxch5.models.spec import Normalization
 
 
@@ -28,6 +30,64 @@ def normalize(
     mean = jnp.asarray(normalization.mean, pictures.dtype)
     std = jnp.asarray(normalization.std, pictures.dtype)
     return (pictures - mean) / std
+
+
+def resample_positions(
+    prefix: int, patch: int, positions: Float[np.ndarray, "1 old width"], sides: tuple[int, int]
+) -> Float[np.ndarray, "1 new width"]:
+    """Returns the positions of a square of patches for pictures of other sides.
+
+    Those of the first tokens stay; those of patches are interpolated (bicubic, antialiased), as by
+    timm's `resample_abs_pos_embed`.
+
+    Args:
+        prefix: Number of tokens that have a position and are no patch.
+        patch: Side of a patch, pixels.
+        positions: Positions of these tokens, then of the patches.
+        sides: Height and width of the other pictures, pixels.
+
+    Raises:
+        WeightsError: they are not those of a square.
+
+    Example:
+        >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
+        (1, 7, 8)
+    """
+    high, wide = (side // patch for side in sides)
+    count = positions.shape[1] - prefix
+    if count == high * wide:
+        return positions
+    old = math.isqrt(max(count, 0))
+    if old * old != count:
+        line = f"pos_embed is of {count} patches, which are no square, as they have to be"
+        raise WeightsError(f"{line} for pictures of another size (--data.size)")
+    square = positions[:, prefix:].reshape(old, old, -1)
+    resized = jax.image.resize(square, (high, wide, square.shape[-1]), "cubic")
+    return np.concatenate([positions[:, :prefix], resized.reshape(1, high * wide, -1)], axis=1)
+
+
+def attention(
+    query: Float[Array, "batch tokens heads width"],
+    key: Float[Array, "batch tokens heads width"],
+    value: Float[Array, "batch tokens heads width"],
+) -> Float[Array, "batch tokens heads width"]:
+    """Returns for each token the mean of the values of all, weighted by how its query fits keys.
+
+    Source: scaled dot-product attention, Vaswani et al., 1706.03762.
+
+    Example:
+        >>> attention(*jnp.ones((3, 1, 4, 2, 8))).shape
+        (1, 4, 2, 8)
+    """
+    attend = jax.nn.dot_product_attention
+    if query.dtype != jnp.float16:
+        return attend(query, key, value)
+
+    def wide(*parts: Array) -> Array:
+        return attend(*(part.astype(jnp.float32) for part in parts)).astype(jnp.float16)
+
+    # XLA's CPU has no product of float16 that is summed in float32, as this one asks.
+    return jax.lax.platform_dependent(query, key, value, cpu=wide, default=attend)
 
 
 class BatchNorm(nn.Module):
@@ -90,25 +150,25 @@ def uniform_of_fan_in(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) 
 
 
 class LinearHead(nn.Module):
-    """torchvision's head: average pooling and a linear layer."""
+    """torchvision's head: average pooling, where there is something to pool, and a linear layer."""
 
     num_classes: int
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool
+        self, x: Float[Array, "batch *space channels"], train: bool
     ) -> Float[Array, "batch num_classes"]:
         channels = x.shape[-1]
         kernel = self.param("kernel", uniform_of_fan_in, (channels, self.num_classes), channels)
         bias = self.param("bias", uniform_of_fan_in, (self.num_classes,), channels)
-        return jnp.dot(jnp.mean(x, axis=(1, 2)), kernel) + bias
+        return jnp.dot(jnp.mean(x, axis=(1, 2)) if x.ndim > 2 else x, kernel) + bias
 
 
 class ConcatPoolHead(nn.Module):
     """fastai's head (`create_head`): maximum and average pooling, and two linear layers.
 
     Each linear layer has no bias and follows a batch norm, whose bias begins at 0.001, and a
-    dropout. Training needs `rngs={"dropout": key}`.
+    dropout. What is pooled already is taken as it is. Training needs `rngs={"dropout": key}`.
     """
 
     num_classes: int
@@ -117,9 +177,10 @@ class ConcatPoolHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool
+        self, x: Float[Array, "batch *space channels"], train: bool
     ) -> Float[Array, "batch num_classes"]:
-        x = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2))], axis=-1)
+        if x.ndim > 2:
+            x = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2))], axis=-1)
         x = nn.relu(self._layer(1, self.hidden, self.dropout / 2, x, train))
         return self._layer(2, self.num_classes, self.dropout, x, train)
 

@@ -149,6 +149,29 @@ def from_file(
     )
 
 
+def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) -> Pretrained:
+    """Returns weights whose positions are those of pictures of other sides; see `resample`.
+
+    Args:
+        pretrained: Weights to take.
+        spec: Their architecture.
+        sides: Height and width of the pictures, pixels.
+
+    Raises:
+        WeightsError: They cannot be interpolated.
+    """
+    flat = flatten_dict(pretrained.variables)
+    try:
+        changed = {
+            path: jnp.asarray(spec.resample[path[-1]](np.asarray(value), sides))
+            for path, value in flat.items()
+            if path[-1] in spec.resample
+        }
+    except WeightsError as error:
+        raise WeightsError(f"{pretrained.origin}: {error}") from None
+    return pretrained._replace(variables=unflatten_dict(flat | changed))
+
+
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
     """Returns arrays by their paths, joined by slashes: names for modules that have no others.
 

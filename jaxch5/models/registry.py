@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 # Modules of our own specifications. An architecture is its file and its line here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
-OURS = {name: f"jaxch5.models.resnet:{name.upper()}" for name in _RESNETS}
+_PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
+_VITS = [f"vit_{size}_{patch}" for patch in _PATCHES for size in ("small", "base")]
+OURS = {
+    name: f"jaxch5.models.{module}:{name.upper()}"
+    for module, names in {"resnet": _RESNETS, "vit": _VITS}.items()
+    for name in names
+}
 _registered: dict[str, ModelSpec] = {}
 
 

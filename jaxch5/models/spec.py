@@ -163,6 +163,9 @@ class ModelSpec:
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
             is of this very architecture; None goes by how many names are missing.
         import_path: Where it is imported from, if somebody named it so; a learner's file says it.
+        resample: Parameters, by their last names, whose inner axes go with the size of pictures,
+            and for each a function from its value and the height and width of other pictures to
+            its value for these.
 
     Example:
         >>> import flax.linen as nn
@@ -196,6 +199,9 @@ class ModelSpec:
     family: str = ""
     recognizes: Callable[[Mapping[str, Any]], bool] | None = None
     import_path: str = field(default="", compare=False)
+    resample: Mapping[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         # One alone, or None, is what an earlier version took.

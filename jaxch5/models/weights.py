@@ -27,7 +27,7 @@ from jaxch5.models.convert import (
 )
 from jaxch5.models.reader import as_floats, refuse_not_finite
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import ModelSpec
+from jaxch5.models.spec import ModelSpec, VariablePath
 from jaxch5.util.text import counted
 
 # PyTorch counts batches here and never reads the count with its default momentum.
@@ -106,7 +106,7 @@ def import_network(
     _refuse(spec, "is not part of it", [spelled(name) for name in foreign(body, others)])
     tensors, misshapen = {}, []
     for path, name, shape in wanted:
-        if (has := tuple(entries[name].shape)) != shape:
+        if not _fits(spec, path, has := tuple(entries[name].shape), shape):
             misshapen.append(f"{spelled(name)} has shape {has} instead of {shape}")
         else:
             tensors[path] = as_floats(entries[name], spelled(name))
@@ -159,7 +159,7 @@ def export_state_dict(
     _refuse(spec, "is not part of it", [dotted(path) for path in flat if path not in paths])
     state_dict = {}
     for path, name, shape in wanted:
-        if given[path].shape != shape:
+        if not _fits(spec, path, given[path].shape, shape):
             raise WeightsError(
                 f"weights of {spec.name}: {name} has shape {given[path].shape} instead of {shape}"
             )
@@ -194,6 +194,14 @@ def _counted(entries: Iterable[Entry], tensors: Mapping[str, Any]) -> list[Entry
         return tuple(count if length == MARK else length for length in entry.shape)
 
     return [entry._replace(shape=shape_of(entry)) for entry in entries]
+
+
+def _fits(
+    spec: ModelSpec, path: VariablePath, has: tuple[int, ...], shape: tuple[int, ...]
+) -> bool:
+    if path[-1] in spec.resample:
+        return len(has) == len(shape) and (has[0], has[-1]) == (shape[0], shape[-1])
+    return has == shape
 
 
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:

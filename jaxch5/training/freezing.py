@@ -100,7 +100,7 @@ class Frozen:
         if self.frozen_to and not recipe.train_bn:
             if spec.frozen:
                 self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
-            elif variables.get("batch_stats"):
+            elif any(groups.of(name) < self.frozen_to for name in variables.get("batch_stats", ())):
                 raise ConfigError(
                     f"model.train_bn = false: the ModelSpec of {spec.name} does not say how frozen "
                     "stages keep their running statistics (frozen)"

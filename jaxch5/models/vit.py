@@ -1,0 +1,196 @@
+"""Vision transformers (Dosovitskiy et al., 2010.11929; DINOv2: Oquab et al., 2304.07193) in Flax.
+
+They have timm's layout, initialization and numbers. Pictures are [B, H, W, 3]. Weights are float32
+whatever the type of the computation; norms, softmax and logits are computed in float32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import initializers
+from jaxtyping import Array, Float
+
+from jaxch5.errors import ConfigError
+from jaxch5.models.layers import HEADS, attention, resample_positions
+from jaxch5.models.spec import (
+    HEAD,
+    IMAGENET,
+    HubWeights,
+    ModelSpec,
+    Names,
+    Normalization,
+    VariablePath,
+    torch_name,
+)
+
+near_zero = initializers.truncated_normal(0.02)
+nearer_zero = initializers.normal(1e-6)
+
+
+class Block(nn.Module):
+    """Attention among tokens, then two layers for each; both add to what comes in."""
+
+    heads: int
+    layer_scale: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Array:
+        width = x.shape[-1]
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=near_zero)
+        norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
+        parts = jnp.split(dense(3 * width, name="attn_qkv")(norm(name="norm1")(x)), 3, axis=-1)
+        query, key, value = (part.reshape(*x.shape[:2], self.heads, -1) for part in parts)
+        y = attention(query, key, value).reshape(x.shape)
+        x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(y))
+        y = nn.gelu(dense(4 * width, name="mlp_fc1")(norm(name="norm2")(x)), approximate=False)
+        return x + self._scaled("ls2_gamma", dense(width, name="mlp_fc2")(y))
+
+    def _scaled(self, name: str, y: Array) -> Array:
+        init = initializers.constant(self.layer_scale)
+        scale = self.param(name, init, y.shape[-1:]) if self.layer_scale else jnp.ones(())
+        return y * scale.astype(y.dtype)
+
+
+class VisionTransformer(nn.Module):
+    """Patches as tokens behind a class token, blocks, and a head.
+
+    Attributes:
+        arch: Name, for messages.
+        num_classes: Number of logits.
+        patch: Side of a patch, pixels; a picture's sides are multiples of it.
+        width, heads, depth: Channels of a token, heads of its attention, number of blocks.
+        registers: Further tokens (Darcet et al., 2309.16588), with which only patches have places.
+        layer_scale: First factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
+        head: "linear", on the class token, as pretrained; or "concat_pool", fastai's layers on the
+            class token beside the mean of the patches.
+        dtype: Type of the computation.
+        remat: Whether a block's activations are computed again for the gradient.
+    """
+
+    arch: str
+    num_classes: int
+    patch: int
+    width: int
+    heads: int
+    depth: int = 12
+    registers: int = 0
+    layer_scale: float = 0.0
+    head: str = "linear"
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        batch, *sides, _ = x.shape
+        side, prefix = self.patch, 1 + self.registers
+        if unfit := [length for length in sides if length % side]:
+            raise ConfigError(
+                f"data.size = {unfit[0]}: {self.arch} takes multiples of {side}, such as "
+                f"--data.size {(unfit[0] // side + 1) * side}"
+            )
+        high, wide = (length // side for length in sides)
+        uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
+        # A convolution whose stride is its size, as one product.
+        patches = x.reshape(batch, high, side, wide, side, 3).swapaxes(2, 3)
+        patches = embed(dtype=self.dtype, name="patch_embed_proj")(patches)
+
+        def tokens(name: str, count: int, init: Any = nearer_zero) -> Array:
+            return self.param(name, init, (1, count, self.width)).astype(self.dtype)
+
+        others = [("cls_token", 1), ("reg_token", self.registers)][: 1 + bool(self.registers)]
+        first = [jnp.repeat(tokens(*other), batch, axis=0) for other in others]
+        unplaced = prefix if self.registers else 0
+        places = tokens("pos_embed", prefix - unplaced + high * wide, near_zero)
+        x = jnp.concatenate([*first, patches.reshape(batch, -1, self.width)], axis=1)
+        x += jnp.pad(places, ((0, 0), (unplaced, 0), (0, 0)))
+        block: Any = nn.remat(Block) if self.remat else Block
+        for index in range(self.depth):
+            x = block(self.heads, self.layer_scale, self.dtype, name=f"blocks_{index}")(x)
+        x = nn.LayerNorm(1e-6, name="norm")(x.astype(jnp.float32))
+        pooled = x[:, 0]
+        if self.head != "linear":
+            pooled = jnp.concatenate([pooled, jnp.mean(x[:, prefix:], axis=1)], axis=-1)
+        return HEADS[self.head](self.num_classes, name="head")(pooled, train)
+
+
+def timm_name(path: VariablePath) -> str:
+    """Returns timm's name of a variable.
+
+    Example:
+        >>> timm_name(("params", "blocks_1", "attn_qkv", "kernel"))
+        'blocks.1.attn.qkv.weight'
+    """
+    return re.sub(r"_(\d+|qkv|proj|fc[12]|gamma)\b", r".\1", torch_name(path))
+
+
+# timm's tags (1.0.31), with what it says of them.
+_HALF = Normalization((0.5,) * 3, (0.5,) * 3)
+_CLIP = Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_BICUBIC = partial(HubWeights, interpolation="bicubic", crop=0.9, normalization=IMAGENET)
+_APACHE = partial(_BICUBIC, licence="apache-2.0")
+TAGS: dict[str, Callable[..., HubWeights]] = {
+    "dino": _APACHE,
+    "mae": partial(_BICUBIC, licence="cc-by-nc-4.0"),
+    "bamboo": partial(_BICUBIC, crop=1.0, normalization=_CLIP),
+    "lvd142m": partial(_APACHE, size=518, crop=1.0),
+}
+
+
+def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
+    """Returns what is known of a vision transformer with these attributes and timm's weights."""
+    build = partial(VisionTransformer, arch, **sizes)
+    model = build(num_classes=1)
+    last, after = f"blocks_{model.depth - 1}", f"blocks.{model.depth}.norm1.bias"
+    other = partial(_APACHE, normalization=_HALF)
+    weights = tuple(TAGS.get(tag, other)(f"timm/{arch}.{tag}") for tag in tags.split())
+
+    def stage_of(module: str) -> str:
+        # As in timm's layer-wise rates, the last norm belongs to the last block.
+        module = last if module == "norm" else module
+        return module if module.startswith((HEAD, "blocks_")) else "embed"
+
+    def recognizes(entries: Mapping[str, Any]) -> bool:
+        shape = np.shape(entries.get("patch_embed.proj.weight", ()))
+        has = [name in entries for name in ("blocks.0.ls1.gamma", "reg_token", after)]
+        wanted = [model.layer_scale > 0, model.registers > 0, False]
+        return shape == (model.width, 3, model.patch, model.patch) and has == wanted
+
+    return ModelSpec(
+        arch,
+        build,
+        stages=("embed", *(f"blocks_{index}" for index in range(model.depth)), HEAD),
+        stage_of=stage_of,
+        fastai=(1 + model.depth // 2, -(-model.depth // 2), 1),
+        heads=tuple(HEADS),
+        no_decay=("cls_token", "pos_embed", "reg_token"),
+        names=Names(timm_name, whose="timm's"),
+        weights=weights,
+        normalization=(weights and weights[0].normalization) or IMAGENET,
+        size=model.patch * 16,
+        family="ViT",
+        recognizes=recognizes,
+        resample={"pos_embed": partial(resample_positions, int(not model.registers), model.patch)},
+    )
+
+
+_IN21K = "augreg_in21k_ft_in1k augreg_in1k augreg_in21k dino"
+_BOTH = f"augreg2_in21k_ft_in1k {_IN21K} orig_in21k_ft_in1k orig_in21k sam_in1k bamboo mae"
+_small, _base = partial(vit_spec, width=384, heads=6), partial(vit_spec, width=768, heads=12)
+VIT_SMALL_PATCH16_224 = _small("vit_small_patch16_224", _IN21K, patch=16)
+VIT_BASE_PATCH16_224 = _base("vit_base_patch16_224", _BOTH, patch=16)
+_DINOV2: dict[str, Any] = {"tags": "lvd142m", "patch": 14, "layer_scale": 1e-5}
+VIT_SMALL_PATCH14_DINOV2 = _small("vit_small_patch14_dinov2", **_DINOV2)
+VIT_BASE_PATCH14_DINOV2 = _base("vit_base_patch14_dinov2", **_DINOV2)
+VIT_SMALL_PATCH14_REG4_DINOV2 = _small("vit_small_patch14_reg4_dinov2", registers=4, **_DINOV2)
+VIT_BASE_PATCH14_REG4_DINOV2 = _base("vit_base_patch14_reg4_dinov2", registers=4, **_DINOV2)

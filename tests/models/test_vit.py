@@ -1,0 +1,314 @@
+"""Vision transformers compute what timm's compute, and do from the command line what ResNets do."""
+
+import json
+import math
+import subprocess
+import sys
+import zlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+import jaxch5 as jx
+from jaxch5.cli import run
+from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.evaluate import EvaluateOptions, evaluate
+from jaxch5.export import ExportOptions, export
+from jaxch5.losses import cross_entropy
+from jaxch5.models.convert import architecture_of
+from jaxch5.models.layers import resample_positions
+from jaxch5.models.pretrained import Pretrained, for_size
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import IMAGENET
+from jaxch5.models.vit import vit_spec
+from jaxch5.models.weights import export_state_dict, import_state_dict
+from jaxch5.optim.optimizer import is_matrix
+from jaxch5.predict import PredictOptions, predict
+from jaxch5.train import TrainOptions, train
+from jaxch5.transfer_profile import ProfileOptions, transfer_profile
+
+# Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
+TIMM = json.loads((Path(__file__).parent / "vit.json").read_text())
+SEED = 7
+TINY = {"patch": 8, "width": 32, "heads": 2, "depth": 2}
+SPEC = vit_spec("tiny_vit", **TINY)
+REGISTERED = vit_spec("tiny_vit_reg", registers=2, layer_scale=1e-5, **TINY)
+
+
+def fill(name, shape):
+    """Weights that depend on nothing but timm's name and shape for them."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
+    if len(shape) == 1:
+        noise = 0.1 * rng.standard_normal(shape)
+        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
+    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def shapes_of(arch, size, num_classes=1000, head="linear"):
+    init = partial(create_model(arch, num_classes, head).init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def state_dict_of(arch, size):
+    empty = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes_of(arch, size)
+    )
+    names = export_state_dict(empty, arch)
+    return {name: fill(name, value.shape) for name, value in names.items()}
+
+
+def drawn(spec, size, head="linear"):
+    init = partial(create_model(spec, 3, head).init, train=False)
+    return jax.jit(init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", TIMM["archs"])
+def test_what_timm_computes_is_computed(arch, usual_compiler):
+    subprocess.run([sys.executable, __file__, arch], env=usual_compiler, check=True)
+
+
+def compare_with_timm(arch):
+    golden, is_dinov2 = TIMM["archs"][arch], "dinov2" in arch
+    # timm's DINOv2 has the positions of 518 pixels.
+    size, stored = (98, 518) if is_dinov2 else (96, 96)
+    weights = import_state_dict(state_dict_of(arch, stored), arch)
+    weights = Pretrained(weights, IMAGENET, None, arch)
+    variables = for_size(weights, spec_of(arch), (size, size)).variables
+    nchw = np.random.default_rng(SEED).standard_normal((4, 3, size, size)).astype(np.float32)
+    model, x = create_model(arch, 1000), jnp.asarray(nchw.transpose(0, 2, 3, 1))
+
+    @jax.jit
+    def evaluate(variables):
+        is_norm = {"capture_intermediates": lambda module, _: module.name == "norm"}
+        logits, kept = model.apply(variables, x, train=False, mutable="intermediates", **is_norm)
+        return logits, kept["intermediates"]["norm"]["__call__"][0]
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_of(params):
+        logits = model.apply({"params": params}, x, train=True)
+        return cross_entropy(logits, jnp.array([1, 20, 300, 999]))
+
+    with jax.default_matmul_precision("highest"):
+        logits, features = evaluate(variables)
+        loss, grads = loss_of(variables["params"])
+    assert float(jnp.linalg.norm(features)) == pytest.approx(golden["features_l2"], rel=1e-4)
+    kind, found = ("pooled", features[:, 0]) if is_dinov2 else ("eval_logits", logits)
+    norm = golden[f"{kind}_l2"]
+    atol = 1e-4 * norm / math.sqrt(found.size)
+    np.testing.assert_allclose(found[:, :8], golden[f"{kind}_first8"], rtol=0, atol=atol)
+    assert float(jnp.linalg.norm(found)) == pytest.approx(norm, rel=1e-4)
+    if is_dinov2:
+        return
+    assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
+    squares = {}
+    for path, leaf in flatten_dict(grads).items():
+        name = spec_of(arch).names.of(("params", *path))
+        depth = 2 if name.startswith(("blocks", "head")) else 1
+        part = ".".join(name.split(".")[:depth])
+        squares[part] = squares.get(part, 0.0) + float(jnp.sum(leaf**2))
+    assert squares.keys() == golden["grad_l2"].keys()
+    for part, expected in golden["grad_l2"].items():
+        assert math.sqrt(squares[part]) == pytest.approx(expected, rel=2e-2), part
+
+
+@pytest.mark.parametrize("arch", TIMM["names"])
+def test_timms_state_dict_goes_in_and_out_to_the_bit(arch):
+    named = {
+        name.replace("blocks.0.", f"blocks.{block}."): shape
+        for name, shape in TIMM["names"][arch].items()
+        for block in range(12)
+    }
+    head = {"head.weight": [5, 384], "head.bias": [5]}
+    given = {name: fill(name, shape) for name, shape in {**named, **head}.items()}
+    assert architecture_of(given) == arch
+    again = export_state_dict(import_state_dict(given, arch), arch)
+    assert again.keys() == given.keys()
+    for name, value in given.items():
+        np.testing.assert_array_equal(again[name], value)
+    body = import_state_dict({name: given[name] for name in named if name not in head}, arch)
+    assert "head" not in body["params"]
+
+
+@pytest.mark.parametrize("arch", TIMM["archs"])
+def test_parameter_counts_are_timms(arch):
+    golden, is_dinov2 = TIMM["archs"][arch], "dinov2" in arch
+    leaves = flatten_dict(shapes_of(arch, 518 if is_dinov2 else 96)["params"])
+    if is_dinov2:
+        leaves = {path: leaf for path, leaf in leaves.items() if path[0] != "head"}
+    # timm's small one was counted at the 98 pixels that it was computed for.
+    if arch == "vit_small_patch14_dinov2":
+        leaves[("pos_embed",)] = np.zeros((1, 50, 384))
+    assert sum(leaf.size for leaf in leaves.values()) == golden["params"]
+
+
+@pytest.mark.parametrize("grid", TIMM["resample"])
+def test_positions_are_resampled_as_timm_does(grid):
+    """Whether patches become fewer or more; the class token's stays."""
+    high, wide = map(int, grid.split("x"))
+    square = (np.arange(32, dtype=np.float32) ** 1.5 % 7).reshape(1, 16, 2)
+    positions = np.concatenate([np.full((1, 1, 2), 9.0, np.float32), square], axis=1)
+    found = resample_positions(1, 8, positions, (8 * high, 8 * wide))
+    np.testing.assert_allclose(found[0, 1:, 1], TIMM["resample"][grid], atol=2e-6)
+    assert found[0, 0].tolist() == [9, 9]
+    same = resample_positions(1, 8, positions, (32, 32))
+    assert same is positions
+    with pytest.raises(WeightsError, match="of 15 patches, which are no square"):
+        resample_positions(2, 8, positions, (8, 8))
+
+
+def test_weights_of_pictures_of_another_size_begin_training(pictures, tmp_path):
+    """A run of 16 pixels begins one of 32; a learner's file keeps its own positions."""
+    weights = tmp_path / "weights.safetensors"
+    block = jx.DataBlock(jx.from_folder(pictures), jx.random_split(), presize=36, size=16)
+    learn = jx.vision_learner(block.load(batch_size=8), REGISTERED, "none", head="linear")
+    learn.export(weights)
+    learn.save(tmp_path / "learner.safetensors")
+    data = jx.DataBlock(block.source, block.split, presize=36, size=32).load(batch_size=8)
+    made = partial(jx.vision_learner, data, REGISTERED, head="linear", say=lambda line: None)
+    larger = made(weights)
+    before, after = (made.state.params["pos_embed"] for made in (learn, larger))
+    assert (before.shape, after.shape) == ((1, 4, 32), (1, 16, 32))
+    np.testing.assert_array_equal(after, resample_positions(0, 8, np.asarray(before), (32, 32)))
+    kept = jx.load_learner(tmp_path / "learner.safetensors", REGISTERED)
+    assert kept.variables["params"]["pos_embed"].shape == (1, 4, 32)
+    assert len(kept.predict(np.zeros((20, 20, 3), np.uint8)).probabilities) == 2
+
+
+def test_a_size_that_is_no_number_of_patches_is_refused():
+    line = r"data\.size = 100: vit_small_patch16_224 takes multiples of 16, .*--data\.size 112"
+    with pytest.raises(ConfigError, match=line):
+        shapes_of("vit_small_patch16_224", 100)
+
+
+def test_weight_decay_leaves_alone_what_timm_leaves_alone():
+    spec = spec_of("vit_small_patch14_reg4_dinov2")
+    params = shapes_of(spec, 224)["params"]
+    decays = flatten_dict(is_matrix(params, spec.no_decay))
+    found = {spec.names.of(("params", *path)) for path, decay in decays.items() if decay}
+    found = {name for name in found if not name.startswith("blocks.") or ".0." in name}
+    tokens = {"cls_token", "pos_embed"}
+    expected = {name.replace("N", "0") for name in TIMM["decay"] if name not in tokens}
+    assert found == expected
+
+
+def test_groups_are_blocks_and_the_last_norm_is_the_last_blocks():
+    spec = spec_of("vit_small_patch16_224")
+    assert len(spec.stages) == 14
+    assert [spec.stage(name) for name in ("pos_embed", "patch_embed_proj", "blocks_1")] == [
+        *("embed", "embed", "blocks_1")
+    ]
+    assert [spec.stage(name) for name in ("blocks_10", "norm", "head")] == [
+        *("blocks_10", "blocks_11", "head")
+    ]
+
+
+@pytest.mark.parametrize("head", ["linear", "concat_pool"])
+def test_registers_and_patches_reach_the_head(head):
+    """The class token alone does with "linear"; with "concat_pool" the patches' mean as well."""
+    x = jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
+    model = create_model(REGISTERED, 3, head)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
+    assert variables["params"]["pos_embed"].shape == (1, 12, 32)
+    width = 64 if head == "concat_pool" else 32
+    first = variables["params"]["head"]["bn1"]["scale"] if head == "concat_pool" else None
+    assert (first if first is not None else variables["params"]["head"]["kernel"]).shape[0] == width
+    assert jax.jit(partial(model.apply, train=False))(variables, x).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.float16)]
+)
+def test_half_precision_keeps_weights_and_logits_in_float32(dtype):
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    variables = drawn(SPEC, 16)
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables
+    )
+
+    def gradient(dtype):
+        model = create_model(SPEC, 3, dtype=dtype)
+
+        def total(variables):
+            logits = model.apply(variables, x, train=True)
+            return jnp.sum(logits**2), logits
+
+        return jax.jit(jax.grad(total, has_aux=True))(variables)
+
+    (grads, full), (of_half, half) = gradient(None), gradient(dtype)
+    assert half.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(of_half)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(half, full, atol=0.03 * float(jnp.std(full)))
+    norm, of_half = optax.tree.norm(grads), optax.tree.norm(of_half)
+    assert float(of_half) == pytest.approx(float(norm), rel=0.03)
+
+
+def test_what_is_computed_again_gives_the_same_gradient():
+    x, variables = jax.random.normal(jax.random.key(1), (2, 16, 16, 3)), drawn(SPEC, 16)
+
+    def gradient(remat):
+        model = create_model(SPEC, 3, remat=remat)
+
+        def total(params):
+            return jnp.sum(model.apply({"params": params}, x, train=True) ** 2)
+
+        kept = jax.eval_shape(lambda params: jax.vjp(total, params)[1], variables["params"])
+        return jax.jit(jax.grad(total))(variables["params"]), sum(
+            leaf.size for leaf in jax.tree.leaves(kept)
+        )
+
+    (plain, kept), (again, kept_less) = gradient(False), gradient(True)
+    assert kept_less < 0.8 * kept
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, plain)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """An import path of the tiny one, as the command line takes it."""
+    folder = tmp_path_factory.mktemp("nets")
+    code = f"from jaxch5.models.vit import vit_spec\nSPEC = vit_spec('tiny_vit', **{TINY})\n"
+    (folder / "vit_nets.py").write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield "vit_nets:SPEC"
+
+
+def test_it_goes_the_whole_way_from_the_command_line(named, pictures, tmp_path, capsys):
+    """Trained, first with its body frozen, by blocks; evaluated, exported, asked and profiled."""
+
+    def command(function, options, *words):
+        status = run(function, options, "jaxch5", [*map(str, words)])
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        return said.out
+
+    weights, folder, file = (tmp_path / name for name in ("w.safetensors", "run", "l.safetensors"))
+    save_file(export_state_dict(drawn(SPEC, 16), SPEC), weights)
+    ours = ("--model.arch", named)
+    settings = ("--data.path", pictures, "--data.size", 32, "--data.presize", 36, *ours)
+    settings += ("--data.batch-size", 8, "--fit.epochs", 1, "--model.weights", weights)
+    words = (*settings, "--model.groups", "stages", "--model.head", "linear", "--workdir", folder)
+    assert "a new head" in command(train, TrainOptions, *words)
+    assert command(evaluate, EvaluateOptions, folder, *ours)
+    command(export, ExportOptions, folder, *ours, "--format", "learner", "--out", file)
+    program = tmp_path / "program.stablehlo"
+    command(export, ExportOptions, folder, *ours, "--format", "stablehlo", "--out", program)
+    picture = pictures / "red" / "0.jpg"
+    of_run, of_file = (
+        command(predict, PredictOptions, trained, picture, *ours) for trained in (folder, file)
+    )
+    assert of_run == of_file
+    profile = command(transfer_profile, ProfileOptions, *settings, "--out", tmp_path / "p.png")
+    assert all(stage in profile for stage in ("embed", "blocks_0", "blocks_1", "head"))
+
+
+if __name__ == "__main__":
+    compare_with_timm(sys.argv[1])

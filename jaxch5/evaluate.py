@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxch5.data.source import Source
 
 # Scores beside the metrics of the task and of the run.
-MORE = ("top_5", "precision", "recall", "f1")
+MORE = ("top_5", "precision", "recall", "balanced_accuracy", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that decide neither which pictures are scored nor how.

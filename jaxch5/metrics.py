@@ -125,6 +125,23 @@ def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0)
     return _macro("recall", probabilities, labels, threshold)
 
 
+def balanced_accuracy(
+    probabilities: Probabilities, labels: Labels, threshold: float = 0.0
+) -> float:
+    """Averages over the classes that have items the share of a class's items that are found.
+
+    A rare class counts as much as any (Brodersen et al., 2010), as in scikit-learn.
+
+    Example:
+        >>> balanced_accuracy(np.array([[0.7, 0.3], [0.6, 0.4], [0.9, 0.1]]), np.array([0, 1, 0]))
+        0.5
+    """
+    if not _are_numbers(probabilities):
+        return math.nan
+    right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
+    return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
+
+
 def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
     """Averages over classes, as `precision` does, the harmonic mean of precision and recall.
 
@@ -160,6 +177,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "error_rate": error_rate,
     "precision": precision,
     "recall": recall,
+    "balanced_accuracy": balanced_accuracy,
     "f1": f1,
 }
 

@@ -85,6 +85,7 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         spec: ModelSpec | None = None,
     ) -> None:
+        recipe = recipe.of_pictures(data.train.labels, data.classes)
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
         if recipe.mix or (self.mesh and recipe.bn == "local"):
             check_is_mean(recipe.objective, len(data.classes))
@@ -216,14 +217,14 @@ class Trainer:
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
         """Returns the hooks, in the order in which they see events, and who keeps the best."""
-        task, columns = self.recipe.task, self.recipe.columns
-        columns += ["skipped_steps"] * bool(self.state.scale)
+        task, metrics = self.recipe.task, self.recipe.columns
+        columns = [*metrics, *["skipped_steps"] * bool(self.state.scale)]
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
         keeper: Keeper
         if (run := self.run) and is_first():
             hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
             hooks.append(write_records(run, self.data, restored, self.records, attempt))
-            hooks.append(write_reports(run, self.data, self.records, attempt, task))
+            hooks.append(write_reports(run, self.data, self.records, attempt, task, metrics))
             keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
         else:
             keeper = KeepBest(self._kept, self.state.variables, task.best)
@@ -283,6 +284,7 @@ class Trainer:
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
             "task": self.recipe.task.name,
+            "class_weights": self.recipe.class_weights,
             "best": list(self.recipe.task.best),
         }
 

@@ -33,6 +33,7 @@ def test_metrics_are_scikit_learns(seed, items, classes):
         "precision": sk.precision_score(labels, predicted, **macro),
         "recall": sk.recall_score(labels, predicted, **macro),
         "f1": sk.f1_score(labels, predicted, **macro),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
     }
     assert expected.keys() == METRICS.keys()
     for name, value in expected.items():

@@ -16,6 +16,9 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from jaxch5.config.toml import known_keys
 from jaxch5.errors import ConfigError
 
+# Other names of options.
+ALIASES = {"--data.sampling": "--data.sampler", "--metrics": "--fit.metrics"}
+
 
 class Help(HelpFormatter):
     """Formats `--help`: no usage of sixty options, paragraphs as such, and no default of None."""
@@ -74,12 +77,17 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
         # Options may stand between arguments, as everywhere.
         return Words(
             CommandLine,
-            cli_parse_args=list(argv),
+            cli_parse_args=[_own_name(word) for word in argv],
             parse_args_method=ArgumentParser.parse_intermixed_args,
             formatter_class=Help,
         )()
     except SettingsError as error:
         raise ConfigError(_usage(str(error), options)) from None
+
+
+def _own_name(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return ALIASES.get(name, name) + equals + value
 
 
 def _usage(message: str, options: type[BaseModel]) -> str:

@@ -274,8 +274,9 @@ class DataConfig(Section):
     batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
     sampler: str = Field(
         default_of("data.block:DataBlock", "sampler"),
-        description="what an epoch draws: shuffled, each picture once; balanced, each class "
-        f"equally often; or a function of one's own, as {FORM}",
+        description="what an epoch draws (also --data.sampling): shuffled (also uniform), each "
+        "picture once; balanced, each class equally often; sqrt, each by the square root of its "
+        f"number of pictures; or a function of one's own, as {FORM}",
     )
     cache: Literal["auto", "off", "memory", "device"] = Field(
         default_of("data.block:DataBlock.load", "cache"),
@@ -304,7 +305,8 @@ class DataConfig(Section):
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, name: str) -> str:
-        return check_choice(name, ("shuffled", "balanced"), "data.sampler")
+        name = "shuffled" if name == "uniform" else name
+        return check_choice(name, ("shuffled", "balanced", "sqrt"), "data.sampler")
 
     @field_validator("range")
     @classmethod
@@ -523,6 +525,12 @@ class FitConfig(Section):
         "cross_entropy",
         description=f"what is minimized: cross_entropy, the task's own; focal; {FORM}",
     )
+    class_weights: str = Field(
+        _recipe("class_weights"),
+        description="weight of each class in the loss of training and of validation: none; "
+        "balanced, the inverse of its number of training pictures; sqrt, the square root of that; "
+        "or a .toml file with a line `class = weight` for each",
+    )
     label_smoothing: float = Field(
         default_of("losses:cross_entropy", "label_smoothing"),
         ge=0,
@@ -537,8 +545,9 @@ class FitConfig(Section):
     )
     metrics: tuple[str, ...] = Field(
         _recipe("metrics"),
-        description="recorded of each epoch beside the task's: top_5 and the like, precision, "
-        f"recall, f1, or {FORM}; given once for each, or with commas between",
+        description="recorded of each epoch beside the task's (also --metrics): top_5 and the "
+        f"like, precision, recall, f1, balanced_accuracy, or {FORM}; given once for each, or with "
+        "commas between",
     )
     optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
         _optimizer("name"), description="adam has fastai's constants, adamw optax's"
@@ -581,6 +590,17 @@ class FitConfig(Section):
     @classmethod
     def _known_loss(cls, name: str) -> str:
         return check_choice(name, ("cross_entropy", "focal"), "fit.loss")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _known_weights(cls, text: str) -> str:
+        if text in ("none", "balanced", "sqrt"):
+            return text
+        if not text.endswith(".toml"):
+            raise ValueError(
+                f"fit.class_weights = {text}: should be none, balanced, sqrt or a .toml file"
+            )
+        return str(Path(text).expanduser().absolute())
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:

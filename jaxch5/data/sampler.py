@@ -21,6 +21,9 @@ Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
 Sampler = Callable[[Labels, int, int], Order]
 
+# From this many times the items of the rarest class on, the classes are unequal.
+IMBALANCE = 3.0
+
 
 def sequential(labels: Labels, epoch: int = 0, seed: int = 0) -> Order:
     """Draws each item once, in the order in which they are.
@@ -60,7 +63,11 @@ def shuffled_ranges(ranges: Sequence[Order], epoch: int, seed: int) -> list[Orde
 
 
 def balanced(
-    labels: Labels, epoch: int, seed: int = 0, weights: Sequence[float] | None = None
+    labels: Labels,
+    epoch: int,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+    power: float = 0.0,
 ) -> Order:
     """Draws each class equally often, or by its weight, with as many draws as there are items.
 
@@ -72,8 +79,10 @@ def balanced(
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        weights: How often each class is drawn, relative to the others; None draws all equally
-            often. A class without items is not drawn.
+        weights: How often each class is drawn, relative to the others; None draws it by its number
+            of items to `power`. A class without items is not drawn.
+        power: 0 draws all classes equally often, 1 as often as they are; 0.5 lies between
+            (Mahajan et al., 1805.00932).
 
     Raises:
         ConfigError: There is no weight for a class, or no draws would be left.
@@ -87,7 +96,7 @@ def balanced(
         [0, 1, 2, 3]
     """
     counts = np.bincount(labels)
-    wanted = np.ones(len(counts)) if weights is None else np.asarray(weights, float)
+    wanted = counts**power if weights is None else np.asarray(weights, float)
     if len(wanted) < len(counts) or not np.all((wanted >= 0) & np.isfinite(wanted)):
         raise ConfigError(
             f"balanced: weights = {weights}: should be {len(counts)} numbers, at least 0, one for "
@@ -136,7 +145,32 @@ def repeated(
     return np.concatenate([sampler(labels, first + n, seed) for n in range(times)])
 
 
-SAMPLERS: dict[str, Sampler] = {"shuffled": shuffled, "balanced": balanced}
+SAMPLERS: dict[str, Sampler] = {
+    "shuffled": shuffled,
+    "balanced": balanced,
+    "sqrt": partial(balanced, power=0.5),
+}
+
+
+def imbalance(labels: Labels, classes: int) -> float:
+    """Returns how many times the items of the rarest class the most frequent one has.
+
+    Example:
+        >>> imbalance(np.array([0, 0, 0, 1]), classes=2)
+        3.0
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return float(counts.max() / max(counts.min(), 1))
+
+
+def is_unequal(labels: Labels, classes: int) -> bool:
+    """Tells whether a class is so rare that the accuracy says little about it.
+
+    Example:
+        >>> is_unequal(np.array([0, 0, 0, 1]), classes=2)
+        True
+    """
+    return imbalance(labels, classes) >= IMBALANCE
 
 
 def describe_sampler(sampler: Any) -> str:

@@ -20,6 +20,7 @@ from jaxch5.data.image import ASPECT, canvas_shape, presize
 from jaxch5.data.picture import read_stored
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.profiles import load_profile, profile_name
+from jaxch5.data.sampler import imbalance, is_unequal
 from jaxch5.data.source import Source, item_name, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.framing import Size, height_and_width
@@ -30,8 +31,6 @@ from jaxch5.util.text import counted, printable
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
-# A class with this many times the pictures of another one weighs as much more in the loss.
-IMBALANCE = 3.0
 
 
 def summarize(
@@ -126,12 +125,13 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
         yield f"class     {name:<{width}}  {counts}"
     if len(source.classes) > CLASSES_SHOWN:
         yield f"class     and {len(source.classes) - CLASSES_SHOWN:,} more"
-    most, least = int(np.argmax(in_train)), int(np.argmin(in_train))
-    if in_train[most] >= IMBALANCE * max(in_train[least], 1):
+    labels, count = source.labels[train], len(source.classes)
+    if is_unequal(labels, count):
+        most, least = (source.classes[int(find(in_train))] for find in (np.argmax, np.argmin))
         yield (
-            f"warning   {source.classes[most]} has {in_train[most] / max(in_train[least], 1):.1f} "
-            f"times the training pictures of {source.classes[least]}: the accuracy says little "
-            "about the rare class; look at its row of the confusion matrix"
+            f"warning   {most} has {imbalance(labels, count):.1f} times the training pictures of "
+            f"{least}: the accuracy says little about the rare class, its recall does; "
+            "--data.sampling or --fit.class-weights, balanced or sqrt, has it count more"
         )
     if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
         others = f" and {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""

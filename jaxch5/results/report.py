@@ -68,6 +68,7 @@ class Report:
         versions: Version of each package, by name.
         finished: Whether training is over.
         task: Task of the records and the answers.
+        metrics: Names of the other metrics of the records.
     """
 
     title: str
@@ -87,6 +88,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
     task: Task = SOFTMAX
+    metrics: Sequence[str] = ()
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -118,7 +120,9 @@ def render(report: Report) -> str:
         style=style,
         script=script,
         script_hash=f"sha256-{digest}",
-        metrics=[(name, name.replace("_", " ")) for name in report.task.scores()],
+        metrics=[
+            (name, name.replace("_", " ")) for name in (*report.metrics, *report.task.scores())
+        ],
         best=report.task.best.of(report.records),
         curves=_curves(report.records, report.task),
         schedules=_schedules(report.rates, report.momentum, report.group_names),

@@ -144,7 +144,7 @@ def check_pictures(run: RunDir, data: Data) -> None:
 
 
 def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Makes sure that a checkpoint has the architecture, classes and task that are here.
+    """Makes sure that a checkpoint has the architecture, classes, their weights and task.
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
@@ -154,12 +154,13 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
     Raises:
         ConfigError: It has others.
     """
-    # Checkpoints from before there were tasks are of the only one.
-    about = {"task": SOFTMAX.name, **about}
+    # Older checkpoints do not say what there was no choice of.
+    about = {"task": SOFTMAX.name, "class_weights": [], **about}
     same = {
         "arch": about["arch"] == here["arch"],
         "classes": same_names(about["classes"], here["classes"]),
         "task": about["task"] == here["task"],
+        "class_weights": about["class_weights"] == [*here["class_weights"]],
     }
     for name, fits in same.items():
         if not fits:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
+from inspect import signature
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxch5.augmentation.mixing import Mixed
+from jaxch5.config.toml import read_toml
+from jaxch5.data.sampler import is_unequal
 from jaxch5.errors import ConfigError
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric
@@ -19,6 +26,7 @@ from jaxch5.task import SOFTMAX, Task
 
 # Where batch norms take their statistics: see `Recipe.bn`.
 NORMS = ("global", "local")
+ClassWeights = str | Path | Mapping[str, float] | Sequence[float]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 
 
@@ -38,6 +46,8 @@ class Recipe:
         loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
             `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
             `ItemLosses` where it has weights. None is the task's.
+        class_weights: Weight of each class in the loss, of training and of validation alike:
+            "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
         metrics: What is recorded of each epoch beside the task's metrics: "top_5", "precision",
             "recall", "f1", or functions of probabilities and labels.
         mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
@@ -72,6 +82,7 @@ class Recipe:
     train_bn: bool = True
     wd: float = WD
     loss: Loss | None = None
+    class_weights: ClassWeights = "none"
     metrics: Sequence[str | Metric] = ()
     mix: Mixer | None = None
     optimizer: str = OPTIMIZER
@@ -88,8 +99,18 @@ class Recipe:
     def __post_init__(self) -> None:
         # Checked here, and not after the first epoch.
         self.task.scores(self.metrics)
+        loss = self.loss or self.task.loss
+        if not self._counts_classes_alike and not takes_weights(loss):
+            raise ConfigError(
+                f"fit.class_weights = {self.class_weights}: the loss takes none; give it an "
+                "argument weight, an array [classes], or leave them out"
+            )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
+
+    @property
+    def _counts_classes_alike(self) -> bool:
+        return isinstance(self.class_weights, str | tuple) and self.class_weights in ("none", ())
 
     @property
     def columns(self) -> list[str]:
@@ -98,8 +119,39 @@ class Recipe:
 
     @property
     def objective(self) -> Loss:
-        """What is minimized: the loss that was chosen, or the task's."""
-        return self.loss or self.task.loss
+        """What is minimized: the loss that was chosen, or the task's, with the class weights.
+
+        Raises:
+            ConfigError: These depend on pictures that are not known.
+        """
+        loss, weights = self.loss or self.task.loss, self.class_weights
+        if self._counts_classes_alike:
+            return loss
+        if isinstance(weights, str | Path | Mapping):
+            raise ConfigError(
+                f"fit.class_weights = {weights}: depend on the pictures; see Recipe.of_pictures"
+            )
+        weigh = _weighted if isinstance(loss, Hashable) else _weighted.__wrapped__
+        return weigh(loss, tuple(weights))
+
+    def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
+        """Returns the recipe with what depends on the training pictures.
+
+        These are the weights of the classes in numbers, and, where the classes are unequal, the
+        balanced accuracy among the metrics.
+
+        Args:
+            labels: Classes of the training pictures.
+            classes: Names of the classes.
+
+        Raises:
+            ConfigError: There is not one weight for each class.
+        """
+        weights = weights_of_classes(self.class_weights, labels, classes)
+        metrics, beside = tuple(self.metrics), "balanced_accuracy"
+        if is_unequal(labels, len(classes)) and beside not in self.task.scores(metrics):
+            metrics += (beside,)
+        return replace(self, class_weights=weights, metrics=metrics)
 
     def replaced(self, *values: Any, also: Iterable[str] = (), **overrides: Any) -> Recipe:
         """Returns the recipe with other values.
@@ -136,3 +188,68 @@ class Recipe:
         """
         made = make_optimizer(self.optimizer, lr, wd=self.wd, clip=self.clip, **others)
         return accumulated(made) if self.accumulate > 1 else made
+
+
+@lru_cache(maxsize=8)
+def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
+    # The same object each time, by which JAX keeps the programs of a loss.
+    return partial(loss, weight=weights)
+
+
+def takes_weights(loss: Loss) -> bool:
+    """Tells whether a loss has an argument for class weights that is not set yet.
+
+    Example:
+        >>> from jaxch5.losses import cross_entropy
+        >>> takes_weights(cross_entropy), takes_weights(partial(cross_entropy, weight=[1, 2]))
+        (True, False)
+    """
+    own = loss.keywords if isinstance(loss, partial) else {}
+    return "weight" in signature(loss).parameters and "weight" not in own
+
+
+def weights_of_classes(
+    given: ClassWeights, labels: Int[np.ndarray, "items"], classes: Sequence[str]
+) -> tuple[float, ...]:
+    """Returns the weight of each class in the loss, or none where all count alike.
+
+    Args:
+        given: "balanced", by which all classes have the same sum of weights, as in scikit-learn;
+            "sqrt", the square root of that; a weight for each class by its name, or a TOML file of
+            these; the weights in the order of the classes; or "none".
+        labels: Classes of the training pictures.
+        classes: Names of the classes.
+
+    Raises:
+        ConfigError: There is not one weight for each class, or they are not numbers above 0.
+
+    Example:
+        >>> weights_of_classes("balanced", np.array([0, 0, 0, 1]), ["cat", "dog"])
+        (0.6666666666666666, 2.0)
+        >>> weights_of_classes({"cat": 1}, np.array([0, 1]), ["cat", "dog"])
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: fit.class_weights: there is none for dog
+    """
+    if isinstance(given, str | tuple) and given in ("none", ()):
+        return ()
+    if isinstance(given, str) and given in ("balanced", "sqrt"):
+        counts = np.maximum(np.bincount(labels, minlength=len(classes)), 1)
+        weights = len(labels) / (len(classes) * counts)
+        return tuple((weights if given == "balanced" else np.sqrt(weights)).tolist())
+    where = "fit.class_weights"
+    if isinstance(given, str | Path):
+        where, given = f"{where} = {given}", read_toml(Path(given))
+    if isinstance(given, Mapping):
+        if missing := [name for name in classes if name not in given]:
+            raise ConfigError(f"{where}: there is none for {', '.join(missing)}")
+        if unknown := [name for name in given if name not in classes]:
+            raise ConfigError(f"{where}: there is no class {', '.join(unknown)}")
+        given = [given[name] for name in classes]
+    if len(given) != len(classes) or not all(
+        isinstance(weight, Real) and 0 < weight < np.inf for weight in given
+    ):
+        raise ConfigError(
+            f"{where}: are {list(given)}; should be {len(classes)} numbers above 0, one for each "
+            "class"
+        )
+    return tuple(map(float, given))

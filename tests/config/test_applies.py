@@ -38,6 +38,7 @@ TOGETHER = {
 # Values of settings that take an import path too.
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
+    "fit.class_weights": ("none", "balanced"),
     "model.arch": ("resnet18", "resnet34"),
     "model.task": ("softmax", "sigmoid"),
 }

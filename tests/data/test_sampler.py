@@ -14,13 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from jaxch5.augmentation.policy import aug_transforms, augment
 from jaxch5.cli import Options, parse
 from jaxch5.config.building import load_data
 from jaxch5.config.settings import Config
 from jaxch5.data.block import DataBlock
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.pipeline import Loader
-from jaxch5.data.sampler import balanced, describe_sampler, repeated, sequential, shuffled
+from jaxch5.data.sampler import (
+    SAMPLERS as NAMED,
+)
+from jaxch5.data.sampler import (
+    balanced,
+    describe_sampler,
+    repeated,
+    sequential,
+    shuffled,
+)
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, DataError
@@ -190,13 +200,41 @@ def test_an_epoch_of_another_length_is_named():
         loader([0, 1] * 2, 9, sampler=repeated)
 
 
+def test_the_square_root_lies_between_equal_and_as_they_are():
+    """A class of 64 is drawn 4 times as often as one of 4, and not as often, or 16 times."""
+    labels = np.array([0] * 64 + [1] * 4)
+    drawn = [NAMED["sqrt"](labels, epoch, 0) for epoch in range(50)]
+    counts = sum(np.bincount(labels[order]) for order in drawn)
+    assert counts[0] / counts[1] == pytest.approx(4, rel=0.05)
+    assert {len(order) for order in drawn} == {68}
+    weighted = balanced(labels, 3, 5, weights=(8, 2))
+    np.testing.assert_array_equal(balanced(labels, 3, 5, power=0.5), weighted)
+
+
+@pytest.mark.parametrize("cache", ["memory", "device"])
+def test_all_draws_of_an_item_in_an_epoch_are_augmented_differently(cache):
+    """Each by the number of the draw, which is folded into its key beside the item."""
+    ramp = np.linspace(0, 255, 144).reshape(12, 12).astype(np.uint8)
+    source = from_arrays([ramp] * 24, np.array([0] * 20 + [1] * 4), ["many", "few"])
+    policy = aug_transforms(max_rotate=30, p_affine=1.0, p_lighting=1.0)
+    block = DataBlock(source, lambda source: (np.arange(22), np.arange(22, 24)), 12, 8, policy)
+    data = dataclasses.replace(block, sampler=balanced).load(22, cache=cache)
+    (batch,) = data.train
+    few = np.asarray(batch.label) == 1
+    drawn = np.asarray(augment(policy, batch, jax.random.key(0), 8))[few].reshape(few.sum(), -1)
+    assert few.sum() == 11
+    assert len(np.unique(drawn, axis=0)) == 11
+
+
 class Tiny(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         return nn.Dense(2, name="head")(nn.Dropout(0.1, deterministic=not train)(x.mean((1, 2))))
 
 
-@pytest.mark.parametrize("sampler", [balanced, backwards_by_turns], ids=describe_sampler)
+@pytest.mark.parametrize(
+    "sampler", [balanced, NAMED["sqrt"], backwards_by_turns], ids=describe_sampler
+)
 def test_a_run_is_resumed_to_the_bit(sampler, tmp_path):
     """Within an epoch, augmentation of what is drawn again included."""
     labels = np.array([0] * 20 + [1] * 8)
@@ -228,8 +266,16 @@ def test_the_command_line_takes_a_name_or_an_import_path(monkeypatch):
     assert data.train.sampler.__name__ == "backwards_by_turns"
     np.testing.assert_array_equal(next(data.train.epoch(0)).index, np.arange(64))
     assert load_data(settings_of("--data.sampler", "balanced")).train.sampler is balanced
+    for name, sampler in NAMED.items() | {("uniform", shuffled)}:
+        for option in ("--data.sampler", "--data.sampling"):
+            config = settings_of(option, name)
+            assert load_data(config).train.sampler is sampler
+            assert settings_of(f"{option}={name}") == config
     for name, reason in (
-        ("balancd", "should be shuffled, balanced or package.module:name; did you mean balanced"),
+        (
+            "balancd",
+            "should be shuffled, balanced, sqrt or package.module:name; did you mean balanced",
+        ),
         ("nowhere.to.be:found", "there is no module nowhere"),
         ("test_sampler:LABEL", "test_sampler has no LABEL; did you mean LABELS"),
     ):

@@ -25,7 +25,12 @@ CONFUSED_SHOWN = 20
 
 
 def write_reports(
-    run: RunDir, data: Data, records: Sequence[Record], attempt: Attempts, task: Task
+    run: RunDir,
+    data: Data,
+    records: Sequence[Record],
+    attempt: Attempts,
+    task: Task,
+    metrics: Sequence[str] = (),
 ) -> Hook:
     """Returns a hook that writes the report after each epoch, and a fuller one at the end.
 
@@ -35,8 +40,9 @@ def write_reports(
         records: Records of the epochs; another hook has added to them before this one is called.
         attempt: Caller of what writes, which notes failures.
         task: Task of the records and the answers.
+        metrics: Names of the other metrics of the records.
     """
-    report = Report(run.path.name, data.describe(), versions=versions(), task=task)
+    report = Report(run.path.name, data.describe(), versions=versions(), task=task, metrics=metrics)
 
     def write(event: Event) -> None:
         nonlocal report

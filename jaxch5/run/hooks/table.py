@@ -8,12 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxch5.metrics import Record, is_number
+from jaxch5.results.interpretation import Interpretation
 from jaxch5.task import SOFTMAX, Best, Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
 from jaxch5.util.text import NO_NUMBER, has_bars, print_line, print_row
 
 # Least width of a column of figures.
 FIGURES = 7
+# Classes whose recall is told at the end, where they are unequal.
+RECALLS_SHOWN = 10
 
 
 def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
@@ -103,6 +106,21 @@ def advice(records: Sequence[Record], best: Best = SOFTMAX.best) -> str | None:
     )
 
 
+def recalls(interp: Interpretation) -> str:
+    """Returns a line with the recall of each class and its number of pictures, rarest first.
+
+    Example:
+        >>> import numpy as np
+        >>> recalls(Interpretation([0, 0, 1], np.eye(2)[[0, 1, 1]], ["cat", "dog"]))
+        'recall  dog 1.0000 (of 1), cat 0.5000 (of 2)'
+    """
+    there = [scores for scores in interp.classification_report().classes if scores.support]
+    there.sort(key=lambda scores: scores.support)
+    shown = [f"{one.name} {one.recall:.4f} (of {one.support:,})" for one in there[:RECALLS_SHOWN]]
+    more = len(there) - len(shown)
+    return f"recall  {', '.join(shown)}" + (f" and {more:,} more in the report" if more else "")
+
+
 class Table:
     """Draws the events of training as they come; see `jaxch5.training.events`.
 
@@ -143,6 +161,8 @@ class Table:
                 self._end_epoch(event)
             case End():
                 self._bar.stop()
+                if event.interpretation and "balanced_accuracy" in self._columns[0]:
+                    print_line(self._console, recalls(event.interpretation))
 
     def _start(self, event: Ready) -> None:
         if not self._bar.tasks:

@@ -118,6 +118,8 @@ def recipe_of(config: Config) -> Recipe:
     sections = itertools.chain(config, config.model, config.fit)
     values = {name: value for name, value in sections if name in known}
     values["task"] = task_of(config.model.task, config.model.threshold)
+    if config.fit.best:
+        values["task"] = values["task"].compared_by(config.fit.best, config.fit.metrics)
     values["loss"] = loss_of(config.fit, values["task"])
     if config.augment.mix != "none":
         values["mix"] = partial(MIXERS[config.augment.mix], alpha=config.augment.mix_alpha)

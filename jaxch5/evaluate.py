@@ -67,10 +67,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.data.pictures import with_classes
     from jaxch5.data.source import remarks, take
     from jaxch5.data.verify import unreadable
+    from jaxch5.metrics import decide
+    from jaxch5.plots.mistakes import plot_selection
+    from jaxch5.results.calibration import select
     from jaxch5.results.interpretation import interpretation_of
     from jaxch5.results.predictor import load_learner
     from jaxch5.run.directory import open_run
-    from jaxch5.task import task_of
+    from jaxch5.task import NAMED, task_of
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -114,6 +117,14 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "top_losses": interp.plot_top_losses(min(TOP_LOSSES, len(interp))),
         "calibration": interp.plot_calibration(),
     }
+    suggestion = {}
+    if task.threshold:
+        selection = select(interp.confidences, decide(interp.probabilities) == interp.targets)
+        threshold = selection.suggested()
+        answered, error = map(float, selection.at(threshold))
+        suggestion = {"threshold": threshold, "answered": answered, "error_of_answers": error}
+        marks = {"suggested": threshold, "the run's": task.threshold}
+        figures["unanswered"] = plot_selection(selection, marks)
     for name, figure in figures.items():
         save_figure(figure, out / f"{name}.png")
     if source.file is not None:
@@ -128,6 +139,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         print_line(console, f"{name:<18} {score:.4f}")
     for actual, predicted, count in confused[:CONFUSED_SHOWN]:
         print_line(console, f"{count:>5}  {actual} taken for {predicted}")
+    if suggestion and task.name in NAMED:
+        print_line(
+            console,
+            f"--model.task {task.name} --model.threshold {threshold:g} leaves {1 - answered:.1%} "
+            f"unanswered, and {error:.1%} of the answers are wrong; predict, demo, evaluate and "
+            "export take it",
+        )
     for remark in remarks(source):
         print_line(console, remark)
     print_line(console, f"figures  {out}")
@@ -140,6 +158,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "absent": list(report.absent),
         "confusion_matrix": interp.confusion_matrix().tolist(),
         "most_confused": confused,
+        "suggested": suggestion or None,
         "figures": str(out),
     }
 
@@ -190,10 +209,11 @@ def check_settings(config: Config, recorded: Config, file: Path) -> None:
     """
     for key in differing(config, recorded):
         section, _, name = key.partition(".")
-        if section != "data" or name in OF_THE_RUN:
+        if key != "model.threshold" and (section != "data" or name in OF_THE_RUN):
             raise ConfigError(
                 f"{key}: a run is evaluated as {file} says; what names pictures (--data.path and "
-                "the like), --data.on-bad, --data.batch-size and --pictures may be chosen"
+                "the like), --data.on-bad, --data.batch-size, --model.threshold and --pictures may "
+                "be chosen"
             )
 
 

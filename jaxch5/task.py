@@ -157,6 +157,31 @@ class Task:
         """
         return (*classes, *[NONE] * (self.threshold > 0))
 
+    def compared_by(self, name: str, more: Iterable[str | Metric] = ()) -> Task:
+        """Returns the task with epochs compared by another of the numbers that they record.
+
+        Args:
+            name: "valid_loss", "train_loss" or the name of a metric. Of losses and of "error_rate"
+                the lowest is the best, of all others the highest.
+            more: Metrics that are recorded beside the task's.
+
+        Raises:
+            ConfigError: It is not recorded.
+
+        Example:
+            >>> single_label().compared_by("f1", ["f1"]).best
+            Best(metric='f1', direction='highest')
+        """
+        known = {metric_of(metric)[0]: metric for metric in (*self.metrics, *more)}
+        if name not in (*known, *LOSSES):
+            raise ConfigError(
+                f"fit.best = {name}: is none of {', '.join((*known, *LOSSES))}, which each epoch "
+                f"records; --metrics {name} adds a metric"
+            )
+        others = () if name in LOSSES or known[name] in self.metrics else (known[name],)
+        best = Best(name, "lowest" if name in (*LOSSES, "error_rate") else "highest")
+        return replace(self, metrics=(*self.metrics, *others), best=best)
+
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
         """Returns what items are scored by: the task's metrics and others, by their names.
 

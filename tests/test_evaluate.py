@@ -210,6 +210,7 @@ def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
         "data.split_column": "is_val", "model.mean": "0.5,0.5,0.5", "model.std": "0.5,0.5,0.5",
         "model.task": "sigmoid", "fit.metrics": "f1", "hooks": "math:floor",
         "data.method": "squish", "data.pad_mode": "zeros",
+        "fit.best": "valid_loss", "fit.class_weights": "balanced",
     }  # fmt: skip
     for key, value in flat(config).items():
         if key in taken:

@@ -14,10 +14,12 @@ import pytest
 import jaxch5 as jx
 from jaxch5 import evaluate, export, predict, train
 from jaxch5.config.settings import Config, from_toml
+from jaxch5.configured import recipe_of
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.losses import sigmoid_cross_entropy
 from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import create_run, open_run
 
@@ -147,7 +149,7 @@ def sigmoid(pictures, tmp_path_factory):
     """A short run with a threshold that nothing reaches."""
     run = tmp_path_factory.mktemp("sigmoid") / "run"
     argv = ["--data.path", pictures, "--workdir", run, *SMALL, "--fit.epochs", "1"]
-    argv += ["--model.task", "sigmoid", "--model.threshold", SURE]
+    argv += ["--fit.loss", "binary_cross_entropy", "--model.threshold", SURE]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train", *map(str, argv)])
         assert train.main() == 0
@@ -180,6 +182,41 @@ def test_a_run_of_sigmoids_says_none_of_these(sigmoid, pictures, monkeypatch, ca
     status, out, _ = called(predict, monkeypatch, capsys, *argv)
     (prediction,) = json.loads(out)["predictions"]
     assert prediction["answer"] == max(prediction["classes"], key=prediction["classes"].get)
+
+
+def test_the_name_of_a_loss_says_which_task_it_is_of(sigmoid):
+    """So that the other one is refused; a run of sigmoids that names its task alone goes on."""
+    assert from_toml(sigmoid / "config.toml").model.task == "sigmoid"
+    binary, task = {"fit": {"loss": "binary_cross_entropy"}}, {"model": {"task": "sigmoid"}}
+    assert Config.model_validate(binary | task) == Config.model_validate(binary)
+    assert recipe_of(Config.model_validate(binary)).objective is sigmoid_cross_entropy
+    assert recipe_of(Config.model_validate(task)).objective is sigmoid_cross_entropy
+    for loss, other in (("binary_cross_entropy", "softmax"), ("focal", "sigmoid")):
+        with pytest.raises(ValueError, match=rf"fit\.loss = {loss}: goes with model\.task = "):
+            Config.model_validate({"fit": {"loss": loss}, "model": {"task": other}})
+
+
+def test_evaluate_suggests_a_threshold_that_it_then_takes(
+    sigmoid, pictures, monkeypatch, capsys, tmp_path
+):
+    """The printed options, pasted, leave unanswered what was said, and predict takes them."""
+    argv = (sigmoid, "--out", tmp_path / "evaluation")
+    status, out, err = called(evaluate, monkeypatch, capsys, *argv)
+    assert status == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("--model.task sigmoid")]
+    options = line.split(" leaves ")[0].split()
+    assert (tmp_path / "evaluation" / "unanswered.png").stat().st_size > 5000
+    *_, share = argv = (*argv, "--json", *options)
+    _, out, _ = called(evaluate, monkeypatch, capsys, *argv)
+    document = json.loads(out)
+    assert document["suggested"]["threshold"] == float(share)
+    matrix = np.array(document["confusion_matrix"])
+    assert f"{matrix[:, 2].sum() / matrix.sum():.1%} unanswered" in line
+    assert matrix[:, 2].sum() <= 0.05 * matrix.sum()
+    answers = matrix[:, :2].sum()
+    assert document["suggested"]["error_of_answers"] == 1 - np.trace(matrix[:2, :2]) / answers
+    picture = next((pictures / "red").iterdir())
+    assert called(predict, monkeypatch, capsys, sigmoid, picture, *options)[0] == 0
 
 
 def test_the_task_travels_with_the_classifier(sigmoid, pictures, tmp_path):

@@ -1,5 +1,6 @@
 """Classes that are not equally many: weights in the loss, and what is said of a run."""
 
+import dataclasses
 import io
 import json
 import re
@@ -15,10 +16,12 @@ from sklearn.utils.class_weight import compute_class_weight
 import jaxch5 as jx
 from jaxch5 import evaluate, train
 from jaxch5.config.settings import Config
+from jaxch5.configured import recipe_of
 from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy, focal_loss, sigmoid_cross_entropy
+from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import create_run, open_run
 from jaxch5.training.recipe import Recipe, weights_of_classes
 
@@ -135,15 +138,9 @@ def run(pictures, tmp_path_factory):
     argv = ["--data.path", root / "set", "--workdir", root / "run", "--fit.epochs", "2"]
     argv += ["--data.presize", "36", "--data.size", "32", "--data.batch-size", "8"]
     argv += ["--model.weights", "none", "--fit.class-weights", "sqrt", "--data.sampling", "sqrt"]
-    argv += [
-        "--data.stratify",
-        "--data.valid-fraction",
-        "0.34",
-        "--metrics",
-        "f1,top_1",
-        "--log",
-        "tensorboard",
-    ]
+    argv += ["--data.stratify", "--data.valid-fraction", "0.34"]
+    argv += ["--metrics", "f1,top_1", "--log", "tensorboard", "--fit.best", "f1"]
+    argv += ["--fit.keep-best"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train", *map(str, argv)])
         out = io.StringIO()
@@ -155,7 +152,7 @@ def run(pictures, tmp_path_factory):
 def test_metrics_by_name_are_in_table_records_report_and_event_files(run):
     folder, out = run
     names = ["f1", "top_1", "balanced_accuracy"]
-    assert out.splitlines()[1].split()[-3:] == names
+    assert out.splitlines()[1].split()[-2:] == names[1:]
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     page = (folder / "report.html").read_text()
     events = b"".join(file.read_bytes() for file in (folder / "tensorboard").iterdir())
@@ -165,6 +162,28 @@ def test_metrics_by_name_are_in_table_records_report_and_event_files(run):
         assert f"<dt>{label}</dt><dd>{100 * records[-1][name]:.2f}" in page
         assert f'<th scope="col">{label}</th>' in page
         assert f"epoch/{name}".encode() in events
+
+
+def test_epochs_are_compared_by_the_metric_that_was_named(run):
+    """In the last line, the report, the checkpoints and the weights that the run ends with."""
+    folder, out = run
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = records[jx.Best("f1").of(records)]
+    line = f"f1 {100 * best['f1']:.2f} % (of epoch {best['epoch']}, the best)"
+    assert out.splitlines()[-1].startswith(line)
+    assert f"best f1, epoch {best['epoch']}</dt>" in (folder / "report.html").read_text()
+    with Checkpoints(open_run(folder)[0].checkpoints, read_only=True) as saves:
+        assert saves.best_step() == 2 * (1 + best["epoch"])
+
+
+def test_epochs_are_compared_by_what_they_record_alone():
+    by_loss = recipe_of(Config.model_validate({"fit": {"best": "valid_loss"}})).task
+    assert by_loss == dataclasses.replace(jx.single_label(), best=jx.Best("valid_loss", "lowest"))
+    by_error = recipe_of(Config.model_validate({"fit": {"best": "error_rate"}})).task
+    assert by_error.best == jx.Best("error_rate", "lowest")
+    line = r"^fit\.best = f1: is none of accuracy, error_rate, train_loss, valid_loss.*--metrics f1"
+    with pytest.raises(ConfigError, match=line):
+        recipe_of(Config.model_validate({"fit": {"best": "f1"}}))
 
 
 def test_the_recall_of_each_class_is_told_rarest_first(run):

@@ -159,6 +159,8 @@ def _columns(situation: Situation) -> str:
     )
 
 
+# Tasks of the losses that go with one alone.
+TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("data.path or data.archive", "folder", "archive")
 _TABLE = _from("data.path of a table", "table")
@@ -249,11 +251,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "fit.loss": (
         Rule(
             lambda situation: (
-                situation.values["fit.loss"] != "focal"
-                or situation.values["model.task"] == "softmax"
+                TASKS.get(situation.values["fit.loss"], situation.values["model.task"])
+                == situation.values["model.task"]
             ),
             lambda situation: (
-                f"goes with model.task = softmax, not with {situation.values['model.task']}"
+                f"goes with model.task = {TASKS[situation.values['fit.loss']]}, not with "
+                f"{situation.values['model.task']}"
             ),
         ),
     ),

@@ -62,6 +62,11 @@ CASES = (
         {"fit.pct_start": default_of("optim.schedule:flat_cosine", "pct_start")},
     ),
     Case(
+        "with binary_cross_entropy",
+        lambda get: get("fit.loss") == "binary_cross_entropy",
+        {"model.task": "sigmoid"},
+    ),
+    Case(
         "with cutmix",
         lambda get: get("augment.mix") == "cutmix",
         {"augment.mix_alpha": default_of("augmentation.mixing:cutmix", "alpha")},

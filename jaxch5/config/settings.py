@@ -427,9 +427,10 @@ class ModelConfig(Section):
     head: Literal["linear", "concat_pool"] = setting(
         "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
     )
-    task: str = Field(
+    task: str = setting(
+        "model.task",
         "softmax",
-        description="what labels mean: softmax, one of the classes; sigmoid, one of them or, where "
+        "what labels mean: softmax, one of the classes; sigmoid, one of them or, where "
         f"none is probable enough, none of these; or a jaxch5.Task, as {FORM}",
     )
     threshold: Share = Field(
@@ -523,7 +524,8 @@ class FitConfig(Section):
     )
     loss: str = Field(
         "cross_entropy",
-        description=f"what is minimized: cross_entropy, the task's own; focal; {FORM}",
+        description="what is minimized: cross_entropy, the task's own; binary_cross_entropy, of a "
+        f"sigmoid for each class; focal; {FORM}",
     )
     class_weights: str = Field(
         _recipe("class_weights"),
@@ -582,14 +584,19 @@ class FitConfig(Section):
     )
     keep_best: bool = Field(
         _saving("keep_best"),
-        description="end with the weights of the best epoch (of the two tasks, the one with the "
-        "highest accuracy, then the lowest validation loss), not of the last",
+        description="end with the weights of the best epoch, not of the last",
+    )
+    best: str | None = Field(
+        None,
+        description="what makes an epoch the best, for --fit.keep-best, checkpoints and report: a "
+        "metric that is recorded (the highest; of error_rate the lowest), valid_loss or "
+        "train_loss; without it accuracy, then the lowest validation loss",
     )
 
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, name: str) -> str:
-        return check_choice(name, ("cross_entropy", "focal"), "fit.loss")
+        return check_choice(name, ("cross_entropy", "binary_cross_entropy", "focal"), "fit.loss")
 
     @field_validator("class_weights")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxch5.plots.training import TITLE_LENGTH, grid, shortened
 
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
-    from jaxch5.results.calibration import Calibration
+    from jaxch5.results.calibration import Calibration, Selection
 
 # Width of a letter, in parts of the font's size: matplotlib's own font, on average.
 LETTER_WIDTH = 0.62
@@ -164,4 +164,34 @@ def plot_calibration(calibration: Calibration) -> Figure:
     lower.bar(edges[:-1], calibration.count, width=np.diff(edges), align="edge", edgecolor="white")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.set(xlabel="confidence, %", ylabel="items")
+    return figure
+
+
+def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
+    """Draws the errors among a classifier's answers against what it leaves unanswered.
+
+    Args:
+        selection: Selection as `select` returns it.
+        marks: Thresholds to mark, by what they are called.
+
+    Example:
+        >>> from jaxch5.results.calibration import select
+        >>> selection = select(np.array([0.6, 0.8]), np.array([False, True]))
+        >>> (axes,) = plot_selection(selection, {"suggested": 0.7}).axes
+        >>> [text.get_text() for text in axes.get_legend().texts]
+        ['suggested: 0.7']
+    """
+    from jaxch5.plots.figure import Figure
+
+    figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * (1 - selection.answered), 100 * selection.error, color="tab:blue")
+    for (name, threshold), marker in zip(marks.items(), "os^v", strict=False):
+        answered, error = selection.at(threshold)
+        x, y, label = 100 * (1 - answered), 100 * error, f"{name}: {threshold:g}"
+        axes.plot(x, y, marker, label=label, clip_on=False, zorder=3)
+    axes.set(xlabel="left unanswered, % of the items", ylabel="errors, % of the answers")
+    axes.set(xlim=(0, 100), ylim=(0, None))
+    axes.grid(color="0.9", linewidth=0.5)
+    axes.legend(title="threshold", frameon=False)
     return figure

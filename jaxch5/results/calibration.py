@@ -1,14 +1,18 @@
-"""Calibration: whether a classifier is right as often as it says."""
+"""Whether a classifier is right as often as it says, and what it should leave unanswered."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxch5.errors import ConfigError
+
+# Share of the pictures of known classes that a suggested threshold answers.
+ANSWERED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +69,58 @@ def calibrate(
         accuracy=np.bincount(place, right, minlength=bins) / filled,
         count=count,
     )
+
+
+class Selection(NamedTuple):
+    """What a classifier leaves unanswered and gets wrong by its threshold (1705.08500).
+
+    Attributes:
+        threshold: Thresholds at which answers change, the highest first.
+        answered: Share of the items that are answered at each.
+        error: Share of these answers that are wrong.
+    """
+
+    threshold: Float[np.ndarray, "thresholds"]
+    answered: Float[np.ndarray, "thresholds"]
+    error: Float[np.ndarray, "thresholds"]
+
+    def at(self, threshold: float) -> tuple[float, float]:
+        """Returns the share that is answered at a threshold, and the share of these that is wrong.
+
+        Where nothing is answered, none is wrong.
+        """
+        place = np.searchsorted(-self.threshold, -threshold, side="right") - 1
+        return (0.0, 0.0) if place < 0 else (self.answered[place], self.error[place])
+
+    def suggested(self, share: float = ANSWERED) -> float:
+        """Returns the highest threshold that answers a share of the items, down to six decimals.
+
+        Args:
+            share: Share of the items, 0 to 1.
+
+        Example:
+            >>> select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True])).suggested(0.6)
+            0.7
+        """
+        exact = self.threshold[np.argmax(self.answered >= share)]
+        return math.floor(1e6 * exact) / 1e6
+
+
+def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
+    """Counts what is answered, and what of that is wrong, at every threshold.
+
+    Args:
+        confidences: Probability of each item's most probable class.
+        right: Whether that is its class.
+
+    Example:
+        >>> selection = select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True]))
+        >>> selection.answered.round(2).tolist(), selection.error.round(2).tolist()
+        ([0.33, 0.67, 1.0], [0.0, 0.0, 0.33])
+    """
+    order = np.argsort(-confidences, kind="stable")
+    threshold, wrong = confidences[order], np.cumsum(~right[order])
+    count = np.arange(1, len(order) + 1)
+    # Items of the same confidence are answered together.
+    last = np.append(threshold[1:] != threshold[:-1], True)
+    return Selection(threshold[last], (count / len(order))[last], (wrong / count)[last])

@@ -140,6 +140,7 @@ def places(tmp_path_factory):
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
         "fit.metrics": ("f1", "top_1"),
+        "fit.best": "valid_loss",
         "hooks": ("builtins:print",),
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),

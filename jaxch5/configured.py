@@ -80,6 +80,8 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         recipe=recipe_of(config),
         seed=config.seed,
         normalization=normalization_of(config.model),
+        crop_pct=config.data.crop_pct,
+        interpolation=config.data.interpolation,
         say=say,
         hooks=[load_function(path, "hooks") for path in config.hooks],
     )

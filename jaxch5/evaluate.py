@@ -30,7 +30,7 @@ OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
 # Settings by which the run's pictures were split and its network reads them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
-    *("presize", "size", "method", "pad_mode"),
+    *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +28,13 @@ from jaxch5.training.events import Hook
 from jaxch5.training.freezing import summarize_model
 from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_rates
 from jaxch5.training.mesh import on_one_device
-from jaxch5.training.plan import (
-    plan_at_rate,
-    plan_of_one_cycle,
-    plans_of_fine_tune,
-)
+from jaxch5.training.plan import plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
 from jaxch5.util.text import print_line
+from jaxch5.view import chosen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,8 +214,8 @@ class Learner(Trainer):
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
         data, task, spec = self.data, self.recipe.task, self.spec
         network = spec.name, head_of(self.model, spec), self.recipe.precision
-        framing = astuple(data.framing)
-        about = About(*network, data.presize, data.size, *data.source.reading, *framing)
+        how = {**vars(data.framing), **vars(self.view)}
+        about = About(*network, data.presize, data.size, *data.source.reading, **how)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
             self._predictor = of, Predictor(*of)
@@ -300,6 +296,8 @@ def vision_learner(
     recipe: Recipe | None = None,
     seed: int = 0,
     normalization: Normalization | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
     say: Callable[[str], None] | None = None,
     hooks: Sequence[Hook] = (),
     **overrides: Any,
@@ -317,6 +315,8 @@ def vision_learner(
         recipe: How the network is made and trained; None is `Recipe()`.
         seed: Root of the initial weights and of every draw in training.
         normalization: Mean and deviation of the colours; None takes those of the weights.
+        crop_pct, interpolation: What evaluation sees, see `jaxch5.view.View`; None takes what the
+            weights were tested on.
         say: What takes the line about the weights; None prints it.
         hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
@@ -339,10 +339,11 @@ def vision_learner(
         >>> learn.groups.names, learn.recipe.wd
         (('all',), 0.1)
     """
-    ours = ("weights", "recipe", "seed", "normalization", "say", "hooks")
+    view = chosen(crop_pct, interpolation, data.framing)
+    ours = ("weights", "recipe", "seed", "normalization", *view, "say", "hooks")
     recipe = (recipe or Recipe()).replaced(*values, also=ours, **overrides)
     spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
     dtype, classes = dtype_of(recipe.precision), data.classes
     model = create_model(spec or arch, len(classes), recipe.head, dtype, recipe.remat)
-    pretrained = pretrained_of(weights, spec or arch, recipe.head, classes, normalization, say)
-    return Learner(data, model, recipe, pretrained, seed, normalization, hooks, spec)
+    of = weights, spec or arch, recipe.head, classes, normalization, say, view
+    return Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)

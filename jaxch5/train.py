@@ -99,6 +99,9 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     )
     config = as_decided(config, data.source)
     learn = _learner(data, config, console)
+    if learn.pretrained:
+        # To mean the same tomorrow, whatever is then known of the weights.
+        config = config.model_copy(update={"data": vars(learn.view)})
     if not first:
         return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))
     directory = create_run(config, options.workdir)

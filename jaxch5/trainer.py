@@ -6,7 +6,7 @@ It holds a state and calls functions; what is computed is in `jaxch5.training`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -52,6 +52,7 @@ from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, 
 from jaxch5.training.step import DrawnEvalStep
 from jaxch5.training.steps import Steps, compile_steps
 from jaxch5.util.text import plain_console, print_line
+from jaxch5.view import WHOLE, view_of
 
 
 class Trainer:
@@ -84,6 +85,7 @@ class Trainer:
         normalization: Normalization | None = None,
         hooks: Sequence[Hook] = (),
         spec: ModelSpec | None = None,
+        view: Mapping[str, Any] = {},
     ) -> None:
         recipe = recipe.of_pictures(data.train.labels, data.classes)
         self.mesh = make_mesh(data.train.batch_size, recipe.devices)
@@ -107,6 +109,7 @@ class Trainer:
         self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
+        self.view = view_of(view, pretrained.view if pretrained else WHOLE)
         self.groups = layer_groups(recipe.groups, self.spec, self._shapes["params"])
         self._begin(seed)
 
@@ -165,9 +168,9 @@ class Trainer:
         # An epoch's length decides when what was accumulated makes an update.
         length = len(data.train) if self.recipe.accumulate > 1 else 0
         shapes = data.train.shapes()
-        key = (frozen.frozen_to, normalization, data.size, data.augment, shapes, length)
+        key = (frozen.frozen_to, normalization, self.view, data.size, data.augment, shapes, length)
         if key not in self._compiled:
-            steps = frozen.steps(data, normalization, self.mesh)
+            steps = frozen.steps(data, normalization, self.mesh, self.view)
             deterministic = self.recipe.deterministic
             self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
@@ -283,6 +286,7 @@ class Trainer:
             "frozen_to": self._frozen.frozen_to,
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
+            **vars(self.view),
             "task": self.recipe.task.name,
             "class_weights": self.recipe.class_weights,
             "best": list(self.recipe.task.best),
@@ -322,6 +326,7 @@ class Trainer:
         about = saves.about(step)
         check_about(saves.directory / str(step), about, self._about())
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
+        self.view = view_of(about)
         self.freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
 

@@ -60,7 +60,7 @@ def sample(
     batch, height, width, _ = image.shape
     rows, columns = height_and_width(size)
     n = subsamples or subsamples_for(min(height, width) / min(rows, columns))
-    low, high = _borders(frame)
+    low, high = borders(frame)
     # A gather of whole pixels by one flat index: by three indices it took four times as long.
     pixels = image.reshape(-1, 3)
     start = jnp.arange(batch)[:, None, None] * (height * width)
@@ -79,7 +79,8 @@ def sample(
             down,
         )
         if pad_mode == "zeros":
-            inside = _inside(x, low[:, 0], high[:, 0]) * _inside(y, low[:, 1], high[:, 1])
+            inside = share_inside(x, low[:, 0], high[:, 0])
+            inside *= share_inside(y, low[:, 1], high[:, 1])
             seen *= inside[..., None]
         total += seen
     # A 255th, rounded as a division would be; the compiler's own multiplies by a rounded inverse.
@@ -116,7 +117,7 @@ def local_scale(
     return jnp.sqrt(jnp.abs(area))
 
 
-def _borders(
+def borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
     """Returns the least and the greatest canvas coordinates, x and y, of each picture."""
@@ -160,12 +161,7 @@ def _neighbours(
     Places are brought into `low` to `high`, by reflection or to the edge.
     """
     low, high = low[:, None, None], high[:, None, None]
-    if pad_mode == "reflection":
-        period = 2 * (high - low)
-        turns = (place - low) / period
-        inside = low + period * jnp.abs(turns - jnp.round(turns))
-    else:
-        inside = jnp.clip(place, low, high)
+    inside = brought_inside(place, low, high, pad_mode)
     inside = jnp.round((inside - 0.5) * SUBPIXELS) / SUBPIXELS
     first = jnp.floor(inside)
     before = jnp.maximum(first, low).astype(jnp.int32)
@@ -173,7 +169,18 @@ def _neighbours(
     return before, after, inside - first
 
 
-def _inside(
+def brought_inside(
+    place: Float[Array, "batch rows columns"], low: Array, high: Array, pad_mode: str
+) -> Float[Array, "batch rows columns"]:
+    """Returns places within `low` to `high`: reflected at them, or at the edge."""
+    if pad_mode != "reflection":
+        return jnp.clip(place, low, high)
+    period = 2 * (high - low)
+    turns = (place - low) / period
+    return low + period * jnp.abs(turns - jnp.round(turns))
+
+
+def share_inside(
     place: Float[Array, "batch rows columns"],
     low: Float[Array, "batch"],
     high: Float[Array, "batch"],

@@ -271,6 +271,16 @@ class DataConfig(Section):
         default_of("framing:Framing", "pad_mode"),
         description="what is seen beyond a picture's border: its reflection, its edge, or black",
     )
+    crop_pct: PositiveShare | None = Field(
+        None,
+        description="share of the short side that evaluation sees; without it, all with squish and "
+        "pad, else the weights'",
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        None,
+        description="filter of evaluation: bilinear, as in training, or Pillow's bicubic; without "
+        "it, the weights'",
+    )
     batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
     sampler: str = Field(
         default_of("data.block:DataBlock", "sampler"),

@@ -21,6 +21,7 @@ from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.models.weights import import_network
 from jaxch5.util.libraries import empty_is_unset
+from jaxch5.view import WHOLE, View
 
 FILE = "model.safetensors"
 # Time limit for each of the hub's few network addresses to answer; the file may take longer.
@@ -36,6 +37,7 @@ class Pretrained(NamedTuple):
         classes: names of their head's classes; None where they are not known.
         origin: where they come from, for messages.
         normalized_by: who says what the normalization is, for messages.
+        view: what they were tested on of each picture; all of it where that is not known.
         left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
     """
@@ -47,6 +49,7 @@ class Pretrained(NamedTuple):
     normalized_by: str = ""
     left_out: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    view: View = WHOLE
 
 
 @empty_is_unset()
@@ -96,7 +99,9 @@ def from_hub(
                 f"fetch {url} elsewhere and name the file with --model.weights PATH"
             ) from None
     weights = from_file(Path(file), spec, spec.normalization)
-    return weights._replace(origin=f"ImageNet ({repository})", normalized_by=repository)
+    tested = View(spec.weights[0].crop, spec.weights[0].interpolation)
+    origin = f"ImageNet ({repository})"
+    return weights._replace(origin=origin, normalized_by=repository, view=tested)
 
 
 def from_file(

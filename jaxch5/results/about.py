@@ -23,6 +23,7 @@ from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 from jaxch5.util.imports import FORM, is_import_path
+from jaxch5.view import WHOLE, View, view_of
 
 EXPORT = "export one with python -m jaxch5.export RUN --format learner"
 
@@ -36,6 +37,7 @@ class About(NamedTuple):
             pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How they get the shape of the network's input; see `Framing`.
+        crop_pct, interpolation: What is seen of them; see `View`.
     """
 
     arch: str
@@ -47,11 +49,18 @@ class About(NamedTuple):
     max_pixels: int = AS_FILES_SAY.max_pixels
     method: str = Framing.method
     pad_mode: str = Framing.pad_mode
+    crop_pct: float = WHOLE.crop_pct
+    interpolation: str = WHOLE.interpolation
 
     @property
     def framing(self) -> Framing:
         """Returns how pictures get the shape of the network's input."""
         return Framing(self.method, self.pad_mode)
+
+    @property
+    def view(self) -> View:
+        """Returns what evaluation and prediction see of a picture."""
+        return View(self.crop_pct, self.interpolation)
 
 
 def about_of_file(
@@ -157,7 +166,8 @@ def about_of(config: Config) -> About:
     """Returns what a run's configuration says of the classifier that it trains."""
     model, data = config.model, config.data
     sizes = data.presize, data.size, data.range, data.max_pixels, data.method, data.pad_mode
-    return About(model.arch, model.head, model.precision, *sizes)
+    view = view_of(data.model_dump())
+    return About(model.arch, model.head, model.precision, *sizes, **vars(view))
 
 
 def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: Size) -> None:

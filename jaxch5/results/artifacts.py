@@ -29,7 +29,7 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# What validation sees, by the method: the middle of a picture, as large as fits, or all of it.
+# What validation sees `crop_pct` of, by the method: the largest middle that fits, or all.
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
@@ -38,9 +38,10 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
-        `mean`, `std` (of values 0 to 1), `classes`, in the order of the outputs, `task`, which is
-        the activation, and the `threshold` below which the answer is none of them. Where an
-        architecture of one's own was named by its import path, also `import_path`.
+        `crop_pct`, `interpolation`, `mean`, `std` (of values 0 to 1), `classes`, in the order of
+        the outputs, `task`, which is the activation, and the `threshold` below which the answer is
+        none of them. Where an architecture of one's own was named by its import path, also
+        `import_path`.
     """
     spec = predictor.spec
     return {
@@ -156,7 +157,8 @@ def as_stablehlo(predictor: Predictor) -> bytes:
         picture: UInt8[Array, "height width 3"], sides: Int[Array, "2"] | tuple[int, int] = shape
     ) -> Float[Array, "rows columns 3"]:
         frame = jnp.diag(jnp.array([sides[1], sides[0], 1], jnp.float32))
-        return center(without_labels(picture[None], frame[None], about.framing), about.size)[0]
+        batch = without_labels(picture[None], frame[None], about.framing)
+        return center(batch, about.size, view=about.view)[0]
 
     def program(
         pictures: UInt8[Array, "batch height width 3"], *sides: Int[Array, "batch 2"]

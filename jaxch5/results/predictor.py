@@ -143,8 +143,10 @@ class Predictor:
 
     @cached_property
     def _compiled(self) -> Any:
+        about = self.about
+
         def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch classes"]:
-            pictures = normalize(center(batch, self.about.size), self.normalization)
+            pictures = normalize(center(batch, about.size, view=about.view), self.normalization)
             return self._of_normalized(variables, pictures)
 
         return jax.jit(of_batch, compiler_options=compiler_options())
@@ -307,6 +309,7 @@ def load_learner(
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         about = about._replace(arch=spec.name)
         pretrained = from_run(path, spec)
+        about = about._replace(**vars(pretrained.view))
     else:
         about, spec, said = about_of_file(path, model)
         pretrained = from_file(path, spec, beside=False, head=about.head)

@@ -21,6 +21,7 @@ from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import open_run
 from jaxch5.util.text import counted, plain_console, print_line, same_names
+from jaxch5.view import WHOLE, view_of
 
 
 def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree]:
@@ -91,6 +92,7 @@ def pretrained_of(
     classes: tuple[str, ...],
     normalization: Normalization | None,
     say: Callable[[str], None] | None,
+    view: Mapping[str, Any] = {},
 ) -> Pretrained | None:
     """Finds what `vision_learner` begins from; None is the network's own initialization.
 
@@ -99,6 +101,7 @@ def pretrained_of(
         classes: Names of the new network's classes.
         say: Function that takes a line about the weights, or one where "auto" finds none; None
             prints it.
+        view: `crop_pct` and `interpolation` that were chosen, which win; None takes the weights'.
 
     Raises:
         ConfigError: Weights are named for a module of one's own, or the folder is no run.
@@ -129,6 +132,7 @@ def pretrained_of(
     if weights == "none":
         return None
     pretrained = find_weights(weights, arch, normalization)
+    pretrained = pretrained._replace(view=view_of(view, pretrained.view))
     say(describe(pretrained, head if spec_of(arch).heads else "", classes))
     return pretrained
 
@@ -145,8 +149,11 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
     parts = [
         f"weights: {pretrained.origin}",
         f"mean {mean} and deviation {std} ({pretrained.normalized_by})",
-        _fate_of_head(pretrained, head, classes),
     ]
+    if (view := pretrained.view) != WHOLE:
+        seen = f"evaluation sees {view.crop_pct:g} of the short side, {view.interpolation}"
+        parts.append(seen)
+    parts.append(_fate_of_head(pretrained, head, classes))
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)
         others = f" and {counted(count - 1, 'other')}" if count > 1 else ""
@@ -204,7 +211,8 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     try:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-        return Pretrained(variables, normalization, tuple(about["classes"]), str(path), "the run")
+        classes, view = tuple(about["classes"]), view_of(about)
+        return Pretrained(variables, normalization, classes, str(path), "the run", view=view)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:

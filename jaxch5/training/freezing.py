@@ -18,6 +18,7 @@ from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
 from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
+from jaxch5.view import WHOLE, View
 
 
 def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
@@ -107,7 +108,11 @@ class Frozen:
                 )
 
     def steps(
-        self, data: Data, normalization: Normalization, mesh: Mesh | None = None
+        self,
+        data: Data,
+        normalization: Normalization,
+        mesh: Mesh | None = None,
+        view: View = WHOLE,
     ) -> tuple[TrainStep, EvalStep]:
         """Returns the steps of training and evaluation for `data` on a mesh, not compiled yet."""
         train_step = make_train_step(
@@ -121,7 +126,7 @@ class Frozen:
             mesh,
             len(data.train),
         )
-        return train_step, make_eval_step(self.model, data.size, normalization, mesh)
+        return train_step, make_eval_step(self.model, data.size, normalization, mesh, view)
 
 
 def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:

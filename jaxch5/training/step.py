@@ -26,6 +26,7 @@ from jaxch5.training.precision import next_scale
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import loss_of_batch
 from jaxch5.training.state import TrainState
+from jaxch5.view import WHOLE, View
 
 TrainStep = Callable[
     [TrainState, Batch | CachedBatch, Key[Array, ""]],
@@ -194,11 +195,12 @@ def make_eval_step(
     size: Size,
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
+    view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` of pictures' middles; it keeps padded rows."""
+    """Returns a function `(state, batch) -> logits` of what `view` shows; it keeps padded rows."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
-        pictures = normalize(center(batch.open(), size), normalization)
+        pictures = normalize(center(batch.open(), size, view=view), normalization)
         return cast(Array, model.apply(variables, pictures, train=False))
 
     def eval_step(state: TrainState, batch: Batch | CachedBatch) -> Float[Array, "batch classes"]:

@@ -24,6 +24,7 @@ from jaxch5.learner import Learner
 from jaxch5.models.registry import create_model
 from jaxch5.models.weights import export_state_dict
 from jaxch5.run.directory import create_run, open_run
+from jaxch5.view import view_of
 
 # Where pictures are fetched from or prepared is shown by the tests of these sources.
 KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.tfds")]
@@ -136,6 +137,8 @@ def places(tmp_path_factory):
         "data.train": "more",
         "data.valid": "more",
         "data.range": "4095",
+        "data.crop_pct": 0.9,
+        "data.interpolation": "bicubic",
         "data.sampler": "balanced",
         "augment.max_zoom": 1.3,
         "fit.moms": (0.9, 0.8, 0.9),
@@ -188,6 +191,7 @@ def observed(config, with_learner):
         "augment": data.augment,
         "cache": data.cache,
         "on_bad": config.data.on_bad,
+        "view": view_of(config.data.model_dump()),
     }
     if not with_learner:
         return seen

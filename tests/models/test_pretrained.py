@@ -25,6 +25,7 @@ from jaxch5.models.pretrained import from_file, from_hub
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import IMAGENET
 from jaxch5.models.weights import export_state_dict
+from jaxch5.view import View
 
 REPOSITORY = spec_of("resnet18").weights[0].repository
 ON_THE_HUB = f"/{REPOSITORY}/resolve/main/model.safetensors"
@@ -144,6 +145,7 @@ def test_imagenets_weights_are_fetched_once(hub, variables, tmp_path):
     first = fetched()
     assert_equal(first.variables, variables)
     assert first.normalization == spec_of("resnet18").normalization == IMAGENET
+    assert first.view == View(0.875, "bilinear")
     assert REPOSITORY in first.origin
     assert hub.asked["GET"] == 1
     asked = hub.asked.total()

@@ -16,9 +16,17 @@ from jaxch5.models.registry import create_model
 from jaxch5.models.spec import IMAGENET
 from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import create_run
-from jaxch5.run.transfer import available, find_weights, from_run, load_weights, transfer
+from jaxch5.run.transfer import (
+    available,
+    find_weights,
+    from_run,
+    load_weights,
+    pretrained_of,
+    transfer,
+)
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.state import init_state
+from jaxch5.view import WHOLE, View
 
 PETS = ("cat", "dog", "fish")
 ABOUT = {
@@ -108,7 +116,7 @@ def full_of(value, tree):
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
 
 
-def run_with(tmp_path, saves=(), keep_best=False, average=False):
+def run_with(tmp_path, saves=(), keep_best=False, average=False, **about):
     """A run with a checkpoint for each (step, accuracy); None is a save within an epoch. Every
     weight is the number of its step, and of its average the step after."""
     path = tmp_path / "run"
@@ -124,7 +132,7 @@ def run_with(tmp_path, saves=(), keep_best=False, average=False):
                 params=full_of(step, state.params),
                 average=full_of(step + 1, state.average),
             )
-            checkpoints.save(state, records, accuracy is not None, ABOUT)
+            checkpoints.save(state, records, accuracy is not None, ABOUT | about)
     return path
 
 
@@ -140,6 +148,17 @@ def test_normalization_and_classes_travel_with_a_run(tmp_path):
     assert found.classes == PETS
     assert found.origin == str(path)
     assert origins(load_weights(path, "resnet18")) == origins(found.variables)
+    # An earlier version's run says nothing of it, and saw all.
+    assert found.view == WHOLE
+
+
+def test_what_evaluation_saw_travels_with_a_run(tmp_path):
+    path = run_with(tmp_path, [(4, 0.5)], crop_pct=0.9, interpolation="bicubic")
+    assert find_weights(path, "resnet18").view == View(0.9, "bicubic")
+    lines = []
+    found = pretrained_of(path, "resnet18", "linear", PETS, None, lines.append, {"crop_pct": 0.8})
+    assert found.view == View(0.8, "bicubic")
+    assert "evaluation sees 0.8 of the short side, bicubic" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""What evaluation sees of a picture: which share of it, and through which filter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxch5.errors import ConfigError
+from jaxch5.framing import Framing
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class View:
+    """What evaluation and prediction see of a picture; it travels with the weights.
+
+    Args:
+        crop_pct: Share of the sides of the largest part that has the input's shape; 1 is all of it.
+        interpolation: "bilinear" is the one interpolation that training has too; "bicubic" is
+            Pillow's filter, from the presized picture.
+
+    Raises:
+        ConfigError: One of them is no such value.
+
+    Example:
+        >>> View(0.95, "bicubic")
+        View(crop_pct=0.95, interpolation='bicubic')
+    """
+
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"data.crop_pct = {self.crop_pct}: should be above 0 and at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise ConfigError(
+                f"data.interpolation = {self.interpolation}: should be one of {known}"
+            )
+
+
+WHOLE = View()
+
+
+def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) -> dict[str, Any]:
+    """Returns what was chosen of a view, and None where the weights decide.
+
+    Example:
+        >>> chosen(None, "bicubic", Framing("pad"))  # which shows all, and is not to be cut
+        {'crop_pct': 1.0, 'interpolation': 'bicubic'}
+    """
+    if framing.method != "crop" and crop_pct is None:
+        crop_pct = WHOLE.crop_pct
+    return {"crop_pct": crop_pct, "interpolation": interpolation}
+
+
+def view_of(said: Mapping[str, Any], default: View = WHOLE) -> View:
+    """Returns the view that settings or a record say, with a default for what they do not say.
+
+    Example:
+        >>> view_of({"crop_pct": 0.9, "interpolation": None}, View(0.8, "bicubic"))
+        View(crop_pct=0.9, interpolation='bicubic')
+    """
+    given = ((name, said.get(name)) for name in vars(default))
+    return replace(default, **{name: value for name, value in given if value is not None})

@@ -322,19 +322,16 @@ def vision_learner(
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
 
     Raises:
-        ConfigError: there is no such architecture, head, precision, group, optimizer or metric, or
-            no such field.
+        ConfigError: no such architecture, head, precision, group, optimizer, metric or field.
         WeightsError: the weights cannot be had, or do not fit.
 
     Example:
-        >>> from jaxch5.data.block import DataBlock
-        >>> from jaxch5.data.source import digits
-        >>> from jaxch5.data.split import random_split
+        >>> import jaxch5 as jx
         >>> class Tiny(nn.Module):
         ...     @nn.compact
         ...     def __call__(self, x, train):
         ...         return nn.Dense(10, name="head")(x.mean((1, 2)))
-        >>> data = DataBlock(digits(), random_split(), presize=8, size=8).load(batch_size=64)
+        >>> data = jx.DataBlock(jx.digits(), jx.random_split(), presize=8, size=8).load(64)
         >>> learn = vision_learner(data, Tiny(), recipe=Recipe(wd=0.1), metrics=("top_5",))
         >>> learn.groups.names, learn.recipe.wd
         (('all',), 0.1)
@@ -343,7 +340,10 @@ def vision_learner(
     ours = ("weights", "recipe", "seed", "normalization", *view, "say", "hooks")
     recipe = (recipe or Recipe()).replaced(*values, also=ours, **overrides)
     spec = spec_of(arch) if isinstance(arch, str | ModelSpec) else None
-    dtype, classes = dtype_of(recipe.precision), data.classes
-    model = create_model(spec or arch, len(classes), recipe.head, dtype, recipe.remat)
-    of = weights, spec or arch, recipe.head, classes, normalization, say, view
-    return Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)
+    how = recipe.head, dtype_of(recipe.precision), recipe.remat, recipe.drop_path
+    model = create_model(spec or arch, len(data.classes), *how)
+    of = weights, spec or arch, recipe.head, data.classes, normalization, say, view
+    learn = Learner(data, model, recipe, pretrained_of(*of), seed, normalization, hooks, spec, view)
+    if not (recipe.train_bn or learn.has_batch_norms):
+        (say or print)(f"train_bn = False changes nothing: {learn.spec.name} has no batch norms")
+    return learn

@@ -21,7 +21,7 @@ from jaxch5.framing import height_and_width
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.models.spec import HEAD, ModelSpec, Normalization
 from jaxch5.results.interpretation import interpretation_of
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
@@ -148,6 +148,11 @@ class Trainer:
         other.data = self.data.with_seed(seed)
         other._begin(seed)
         return other
+
+    @property
+    def has_batch_norms(self) -> bool:
+        """Whether it has any before its head, which freezing is concerned with."""
+        return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
     def records(self) -> list[Record]:

@@ -467,6 +467,13 @@ class ModelConfig(Section):
         _recipe("remat"),
         description="compute what is within a block again for the gradient: less memory, more time",
     )
+    drop_path: float = Field(
+        _recipe("drop_path"),
+        ge=0,
+        lt=1,
+        description="share of the items for which training leaves out a ConvNeXt's last block, and "
+        "linearly fewer before it (stochastic depth)",
+    )
 
     @field_validator("arch")
     @classmethod

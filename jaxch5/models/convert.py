@@ -35,7 +35,9 @@ STRANGERS = {
     r"\.stem\.conv1|res2\.0": "a ResNet by the names of detectron2",
     r"attn|attention|cls_token": "a transformer of another kind",
     r"denseblock": "a DenseNet",
-    r"(^|\.)stages\.\d": "a network with stages that is no ResNet, such as ConvNeXt",
+    r"\.dwconv\.": "a ConvNeXt by the names of its authors or of transformers; timm has the same "
+    "weights by the names that are known here",
+    r"(^|\.)stages\.\d": "a network with stages, such as ConvNeXt",
     r"(^|\.)(features|blocks)\.\d": "a network that is no ResNet, such as VGG or EfficientNet",
 }
 

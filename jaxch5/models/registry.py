@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 # Modules of our own specifications. An architecture is its file and its line here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
+_CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
 _VITS = [f"vit_{size}_{patch}" for patch in _PATCHES for size in ("small", "base")]
 OURS = {
     name: f"jaxch5.models.{module}:{name.upper()}"
-    for module, names in {"resnet": _RESNETS, "vit": _VITS}.items()
+    for module, names in {"resnet": _RESNETS, "convnext": _CONVNEXTS, "vit": _VITS}.items()
     for name in names
 }
 _registered: dict[str, ModelSpec] = {}
@@ -128,6 +129,7 @@ def create_model(
     head: str = "linear",
     dtype: Any = None,
     remat: bool = False,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """Builds a classifier of normalized pictures [B, H, W, 3].
 
@@ -143,6 +145,8 @@ def create_model(
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
         remat: Whether a block's activations are computed again for the gradient, which takes less
             memory and more time (Chen et al., 1604.06174); not for a module of one's own.
+        drop_path: Share of the items for which training leaves out a ConvNeXt's last block, and
+            linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
 
     Raises:
         ConfigError: there is no such architecture or head, or it cannot be built like this.
@@ -159,17 +163,22 @@ def create_model(
     import numpy as np
 
     if not isinstance(arch, str | ModelSpec):
+        if drop_path:
+            raise ConfigError(f"model.drop_path = {drop_path}: a module of one's own has no such")
         return _as_linen(arch)
     spec = spec_of(arch)
     if spec.heads and head not in spec.heads:
         close = difflib.get_close_matches(head, spec.heads, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"model.head = {head}: should be one of {', '.join(spec.heads)}{hint}")
-    given = {"head": head if spec.heads else None, "dtype": dtype, "remat": remat or None}
+    extras = {"remat": remat or None, "drop_path": drop_path or None}
+    given = {"head": head if spec.heads else None, "dtype": dtype, **extras}
     takes = inspect.signature(spec.build).parameters
     settings = {name: value for name, value in given.items() if name in takes and value is not None}
-    if remat and "remat" not in takes:
-        raise ConfigError(f"model.remat = true: {spec.name} is built without remat")
+    for name, value in extras.items():
+        if value and name not in takes:
+            shown = str(value).lower()
+            raise ConfigError(f"model.{name} = {shown}: {spec.name} is built without {name}")
     if dtype is not None and "dtype" not in takes and np.dtype(dtype) != np.float32:
         precision = {"bfloat16": "bf16", "float16": "fp16"}.get(np.dtype(dtype).name, dtype)
         raise ConfigError(f"model.precision = {precision}: {spec.name} is built without dtype")

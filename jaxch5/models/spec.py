@@ -141,8 +141,9 @@ class ModelSpec:
     Attributes:
         name: Name in configurations, checkpoints and learners' files.
         build: Function from the number of classes to the module. Where it has the parameters
-            `head`, `dtype` or `remat`, it is given what the settings say (see `create_model`), and
-            keeps `head` as the module's attribute; where it does not have them, they are refused.
+            `head`, `dtype`, `remat` or `drop_path`, it is given what the settings say (see
+            `create_model`), and keeps `head` as the module's attribute; where it does not have
+            them, they are refused.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage; None takes the stage
             that the name is, or begins with before an underscore, else the first one.

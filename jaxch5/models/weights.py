@@ -171,7 +171,10 @@ def export_state_dict(
 
 
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict has a head: at least half of its tensors, of the usual widths."""
+    """Checks whether a state dict has a head: at least half of its tensors, of the usual widths.
+
+    A layer norm without the layer behind it, as timm writes where there are no classes, is none.
+    """
     here = [entry for entry in heads if entry.name in entries]
 
     def is_wide(entry: Entry) -> bool:
@@ -179,7 +182,10 @@ def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
         pairs = zip(shape, entry.shape, strict=False)
         return len(shape) == len(entry.shape) and all(b in (a, MARK) for a, b in pairs)
 
-    return 2 * len(here) >= len(heads) > 0 and 2 * sum(map(is_wide, here)) >= len(here)
+    of_classes = any(MARK in entry.shape for entry in here) or 2 * len(here) > len(heads)
+    return (
+        of_classes and 2 * len(here) >= len(heads) > 0 and 2 * sum(map(is_wide, here)) >= len(here)
+    )
 
 
 def _counted(entries: Iterable[Entry], tensors: Mapping[str, Any]) -> list[Entry]:

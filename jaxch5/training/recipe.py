@@ -67,6 +67,7 @@ class Recipe:
             memory.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
         task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
+        drop_path: Share of the items for which training leaves out a ConvNeXt's last block.
 
     Raises:
         ConfigError: There is no such metric or kind of batch norm, or two metrics have one name.
@@ -95,6 +96,7 @@ class Recipe:
     remat: bool = False
     shard_optimizer: bool = False
     task: Task = SOFTMAX
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         # Checked here, and not after the first epoch.

@@ -1,0 +1,110 @@
+"""Depthwise convolution, with gradients that a CPU computes fast.
+
+XLA's grouped convolution takes fifty times as long on a CPU as a sum of shifted pictures, one for
+each tap of the kernel, whose channels lie side by side in memory. The gradient of the input is the
+same sum with the kernel turned round. That of the kernel is one as well, with as many terms as a
+row has pixels, from row to row.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def convolve_depthwise(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "k k 1 channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Convolves each channel with its own kernel, with k // 2 zeros of padding on each side.
+
+    Example:
+        >>> convolve_depthwise(jnp.ones((1, 8, 8, 3)), jnp.ones((7, 7, 1, 3)))[0, 0, 0, 0]
+        Array(16., dtype=float32)
+    """
+    return lax.platform_dependent(x, kernel, cpu=as_shifts, default=native_depthwise)
+
+
+def native_depthwise(x: Array, kernel: Array) -> Array:
+    """Applies XLA's grouped convolution, the reference for the other form."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def as_shifts(x: Array, kernel: Array) -> Array:
+    """Sums up shifted pictures in float32, without the taps that only ever meet the padding."""
+    middle = kernel.shape[0] // 2
+    reaches = (min(middle, side - 1) for side in x.shape[1:3])
+    rows, columns = (slice(middle - reach, middle + reach + 1) for reach in reaches)
+    wide = x.astype(jnp.float32), kernel[rows, columns, 0].astype(jnp.float32)
+    return _convolve(*wide).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _convolve(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "rows columns channels"]
+) -> Float[Array, "batch height width channels"]:
+    return _sum_of_shifts(x, kernel)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _sum_of_shifts(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return _sum_of_shifts(cotangent, kernel[::-1, ::-1]), _kernel_gradient(x, kernel, cotangent)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+# Compiled functions of their own, so that blocks of one shape are traced once.
+@jax.jit
+def _sum_of_shifts(x: Array, kernel: Array) -> Array:
+    (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
+
+    def add_up(padded: Array) -> Array:
+        shifts = (
+            padded[:, row : row + height, column : column + width] * kernel[row, column]
+            for row in range(rows)
+            for column in range(columns)
+        )
+        return sum(shifts, jnp.zeros((), x.dtype))
+
+    # XLA's CPU compiler would repeat the sum in whatever reads it, but not what only a condition
+    # leads to.
+    return lax.cond(
+        jnp.any(kernel != 0), add_up, lambda padded: jnp.zeros_like(x), _padded(x, kernel)
+    )
+
+
+@jax.jit
+def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
+    (rows, columns), padded = kernel.shape[:2], _padded(x, kernel)
+
+    def add_row(total: Array, row: Array) -> tuple[Array, None]:
+        pixels = lax.dynamic_slice_in_dim(padded, row, rows, axis=1)
+        factors = lax.dynamic_slice_in_dim(cotangent, row, 1, axis=1)
+        shifts = (
+            pixels[:, :, column : column + columns] * factors[:, :, column : column + 1]
+            for column in range(x.shape[2])
+        )
+        return total + sum(shifts), None
+
+    # Pictures are added up last: till then each has a sum of its own, on a core of its own.
+    zeros = jnp.zeros((x.shape[0], *kernel.shape), x.dtype)
+    return lax.scan(add_row, zeros, jnp.arange(x.shape[1]))[0].sum(0)
+
+
+def _padded(x: Array, kernel: Array) -> Array:
+    below, right = (taps // 2 for taps in kernel.shape[:2])
+    padded = jnp.pad(x, ((0, 0), (below, below), (right, right), (0, 0)))
+    return lax.optimization_barrier(padded)

@@ -1,0 +1,299 @@
+"""ConvNeXts compute what timm's compute, and do from the command line what ResNets do."""
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import zlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+import jaxch5 as jx
+from jaxch5.cli import run
+from jaxch5.errors import ConfigError, WeightsError
+from jaxch5.evaluate import EvaluateOptions, evaluate
+from jaxch5.export import ExportOptions, export
+from jaxch5.losses import cross_entropy
+from jaxch5.models.convert import architecture_of, find_network
+from jaxch5.models.convnext import ARCHITECTURES
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.weights import export_state_dict, import_network, import_state_dict
+from jaxch5.optim.optimizer import is_matrix
+from jaxch5.predict import PredictOptions, predict
+from jaxch5.train import TrainOptions, train
+from jaxch5.transfer_profile import ProfileOptions, transfer_profile
+
+# Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
+TIMM = json.loads((Path(__file__).parent / "convnext.json").read_text())["archs"]
+SEED = 7
+NANO = "convnext_nano"
+
+
+def fill(name, shape):
+    """Weights that depend on nothing but timm's name and shape for them."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
+    if len(shape) == 1:
+        noise = 0.1 * rng.standard_normal(shape)
+        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
+    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def zeros(arch, num_classes=1000, head="linear"):
+    init = partial(create_model(arch, num_classes, head).init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+
+
+def filled(arch, num_classes=1000, head="linear"):
+    names = export_state_dict(zeros(arch, num_classes, head), arch)
+    return {name: fill(name, value.shape) for name, value in names.items()}
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return filled(NANO, 3)
+
+
+@pytest.mark.parametrize("arch", TIMM)
+def test_names_and_shapes_are_timms(arch):
+    """None is lost and none invented."""
+    empty = zeros(arch)
+    state_dict = export_state_dict(empty, arch)
+    lines = sorted(f"{name} {list(value.shape)}" for name, value in state_dict.items())
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == TIMM[arch]["state_dict_sha256"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(empty)) == TIMM[arch]["params"]
+    assert architecture_of(state_dict) == arch
+
+
+@pytest.mark.parametrize("head", ["linear", "concat_pool"])
+def test_the_way_in_and_out_changes_no_bit(head):
+    state_dict = filled(NANO, 3, head)
+    again = export_state_dict(import_state_dict(state_dict, NANO), NANO)
+    assert again.keys() == state_dict.keys()
+    for name in state_dict.keys() - {"head.2.num_batches_tracked", "head.6.num_batches_tracked"}:
+        np.testing.assert_array_equal(again[name], state_dict[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", TIMM)
+def test_what_timm_computes_is_computed(arch, usual_compiler):
+    subprocess.run([sys.executable, __file__, arch], env=usual_compiler, check=True)
+
+
+def compare_with_timm(arch):
+    golden, variables = TIMM[arch], import_state_dict(filled(arch), arch)
+    nchw = np.random.default_rng(SEED).standard_normal((4, 3, 96, 96)).astype(np.float32)
+    model, x = create_model(arch, 1000), jnp.asarray(nchw.transpose(0, 2, 3, 1))
+
+    def loss_of(params):
+        logits = model.apply({"params": params}, x, train=True)
+        return cross_entropy(logits, jnp.array([1, 20, 300, 999]))
+
+    # Operation by operation: each block has the shapes, and so the programs, of its neighbours.
+    with jax.default_matmul_precision("highest"):
+        is_last = {"capture_intermediates": lambda module, _: module.name == "stages_3"}
+        logits, kept = model.apply(variables, x, train=False, mutable="intermediates", **is_last)
+        loss, grads = jax.value_and_grad(loss_of)(variables["params"])
+    features = kept["intermediates"]["stages_3"]["__call__"][0]
+    for found, norm in ((features, "features_l2"), (logits, "eval_logits_l2")):
+        assert float(jnp.linalg.norm(found)) == pytest.approx(golden[norm], rel=1e-4)
+    atol = 1e-4 * golden["eval_logits_l2"] / math.sqrt(logits.size)
+    np.testing.assert_allclose(logits[:, :8], golden["eval_logits_first8"], rtol=0, atol=atol)
+    assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
+    squares = {}
+    for path, leaf in flatten_dict(grads).items():
+        name = spec_of(arch).names.of(("params", *path)).split(".")
+        part = ".".join(name[: 1 if name[0] == "stem" else 2])
+        squares[part] = squares.get(part, 0.0) + float(jnp.sum(leaf**2))
+    assert squares.keys() == golden["grad_l2"].keys()
+    for part, expected in golden["grad_l2"].items():
+        assert math.sqrt(squares[part]) == pytest.approx(expected, rel=5e-3), part
+
+
+def test_a_body_is_taken_whatever_its_file_has_for_a_head(nano):
+    """Of other classes, or a norm alone, as timm writes where there are none."""
+    other = {**nano, "head.fc.weight": np.zeros((21841, 640)), "head.fc.bias": np.zeros(21841)}
+    variables, _ = import_network(find_network(other, NANO), NANO)
+    assert variables["params"]["head"]["fc"]["bias"].shape == (21841,)
+    without_classes = {name: value for name, value in nano.items() if ".fc." not in name}
+    without_classes |= {name: value for name, value in nano.items() if "mlp" in name}
+    for file, left in (
+        (without_classes, ["head.norm.bias", "head.norm.weight"]),
+        ({name: value for name, value in nano.items() if "head" not in name}, []),
+        ({f"0.model.{name}": value for name, value in without_classes.items()}, None),
+    ):
+        body, left_out = import_network(find_network(file, NANO), NANO)
+        assert "head" not in body["params"]
+        assert left is None or left_out == left
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda d: d.pop("head.fc.weight"), r"convnext_nano: head\.fc\.weight is missing$"),
+        (lambda d: d.pop("stages.2.blocks.7.gamma"), r"stages\.2\.blocks\.7\.gamma is missing$"),
+        (
+            lambda d: d.update({"stages.0.blocks.0.mlp.grn.weight": np.zeros(320)}),
+            r"stages\.0\.blocks\.0\.mlp\.grn\.weight is not part of it$",
+        ),
+        (lambda d: d.pop("stem.0.weight"), r"stem\.0\.weight is missing"),
+    ],
+)
+def test_a_wrong_entry_is_named(nano, change, line):
+    damaged = dict(nano)
+    change(damaged)
+    with pytest.raises(WeightsError, match=line):
+        import_state_dict(damaged, NANO)
+
+
+def test_weights_of_a_kin_are_refused(nano):
+    with pytest.raises(WeightsError, match="convnext_tiny: these are weights of convnext_nano"):
+        import_state_dict(nano, "convnext_tiny")
+
+
+def test_small_and_base_differ_in_width():
+    for arch, (depths, width) in ARCHITECTURES.items():
+        names = [
+            f"stages.{stage}.blocks.{block}.gamma"
+            for stage, depth in enumerate(depths)
+            for block in range(depth)
+        ]
+        entries = dict.fromkeys(names, np.zeros(1)) | {"stem.0.weight": np.zeros((width, 3, 4, 4))}
+        assert architecture_of(entries) == arch
+
+
+def test_decay_leaves_out_what_timms_leaves_out(nano):
+    """Vectors and biases: norms, and the scale of each block."""
+    params = import_state_dict(nano, NANO)["params"]
+    decays = {
+        spec_of(NANO).names.of(("params", *path))
+        for path, yes in flatten_dict(is_matrix(params, but=spec_of(NANO).no_decay)).items()
+        if yes
+    }
+    assert decays == {name for name, value in nano.items() if value.ndim > 1}
+
+
+@pytest.fixture(scope="module")
+def apply(nano):
+    """A function: logits of two pictures in training, by settings and seed."""
+    variables = import_state_dict(nano, NANO)
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+
+    def logits(seed=0, train=True, **settings):
+        model = create_model(NANO, 3, **settings)
+        key = {"dropout": jax.random.key(seed)}
+        return jax.jit(partial(model.apply, train=train, rngs=key))(variables, x)
+
+    return logits
+
+
+def test_half_precision_has_norms_and_logits_in_float32(apply):
+    full = apply()
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = apply(dtype=dtype)
+        assert half.dtype == jnp.float32
+        assert float(jnp.abs(half - full).max()) < 0.05 * float(jnp.std(full)) + 0.02
+
+
+def test_blocks_are_left_out_by_the_steps_key_and_only_in_training(apply):
+    plain = apply()
+    np.testing.assert_array_equal(apply(drop_path=0.9, train=False), apply(train=False))
+    np.testing.assert_array_equal(apply(1, drop_path=0.9), apply(1, drop_path=0.9))
+    assert np.any(apply(1, drop_path=0.9) != apply(2, drop_path=0.9))
+    assert np.any(apply(1, drop_path=0.9) != plain)
+
+
+def test_what_cannot_be_built_is_one_line():
+    for settings, line in (
+        ({"arch": "resnet18", "drop_path": 0.1}, r"drop_path = 0\.1: resnet18 is built without"),
+        ({"arch": NANO, "head": "conv"}, r"model\.head = conv: should be one of linear, concat"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            create_model(num_classes=3, **settings)
+    init = partial(create_model(NANO, 3).init, jax.random.key(0), train=False)
+    with pytest.raises(ConfigError, match=r"data\.size = 28: convnext_nano should have 32 or more"):
+        init(jnp.zeros((1, 28, 32, 3)))
+
+
+SIZES = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
+
+
+@pytest.fixture
+def started(capsys):
+    """A function: a command of this process; gives its status, output and messages."""
+
+    def start(command, options, *argv):
+        status = run(command, options, f"python -m {command.__name__}", [*map(str, argv)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return start
+
+
+@pytest.mark.slow
+def test_every_command_takes_one(started, nano, pictures, tmp_path):
+    weights, file = (tmp_path / f"{name}.safetensors" for name in ("nano", "learner"))
+    folder = tmp_path / "run"
+    save_file(nano, weights)
+    common = ("--data.path", pictures, *SIZES, "--model.arch", NANO, "--model.weights", weights)
+    more = ("--model.drop-path", 0.1, "--model.head", "linear", "--model.remat", "--fit.epochs", 1)
+    status, out, err = started(train, TrainOptions, *common, *more, "--workdir", folder)
+    assert status == 0, err
+    assert "a new head" in out
+    picture = pictures / "red" / "0.jpg"
+    status, of_run, err = started(predict, PredictOptions, folder, picture)
+    assert status == 0, err
+    to_file = (folder, "--format", "learner", "--out", file)
+    assert started(export, ExportOptions, *to_file)[0] == 0
+    assert started(predict, PredictOptions, file, picture)[1] == of_run
+    status, out, err = started(evaluate, EvaluateOptions, folder, "--json")
+    assert status == 0, err
+    assert json.loads(out)["classes"] == ["blue", "red"]
+    argv = (*common, "--fit.epochs", 1, "--workdir", tmp_path / "profile", "--json")
+    argv += ("--out", tmp_path / "profile.png")
+    status, out, err = started(transfer_profile, ProfileOptions, *argv)
+    assert status == 0, err
+    assert len(json.loads(out)["frozen"]) == len(spec_of(NANO).stages)
+    assert "frozen: stem to stages_2" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("--no-model.train-bn",), "goes with batch norms, of which convnext_nano has none"),
+        (("--no-model.train-bn", "--model.head", "concat_pool"), "has none before its head"),
+    ],
+)
+def test_settings_of_batch_norms_are_refused(argv, line, started, nano, pictures, tmp_path):
+    weights = tmp_path / "nano.safetensors"
+    save_file(nano, weights)
+    common = ("--data.path", pictures, *SIZES, "--model.arch", NANO, "--model.weights", weights)
+    head = () if "--model.head" in argv else ("--model.head", "linear")
+    status, _, err = started(train, TrainOptions, *common, *argv, *head)
+    assert status == 2
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_a_notebook_is_told_that_there_are_no_batch_norms(pictures):
+    block = jx.DataBlock(jx.from_folder(pictures), jx.random_split(0.2), presize=36, size=32)
+    lines = []
+    learn = jx.vision_learner(
+        block.load(batch_size=8), NANO, "none", train_bn=False, say=lines.append
+    )
+    assert lines == ["train_bn = False changes nothing: convnext_nano has no batch norms"]
+    learn.freeze()
+    assert learn.groups.names == ("stem to stages_3", "head")
+
+
+if __name__ == "__main__":
+    compare_with_timm(sys.argv[1])

@@ -12,9 +12,11 @@ both sides' batches lie there. Before anything is timed both sides apply one mat
 and what comes out has to be the same. The peer
 runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt),
 because the two are not installed together; it gets squares, as its presizing makes them, and ours
-the whole canvas.
+the whole canvas. With --method the same is done, without the peer, of pictures that are squished or
+padded, beside cropped ones and in turn with them; the turn is one of the picture's own shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
+    python benchmarks/augment.py --path ~/photos --method squish pad
 """
 
 from __future__ import annotations
@@ -104,8 +106,11 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 # --- quality -----------------------------------------------------------------------------------
 
 
-def mapping(scale: float, height: int, width: int) -> list[np.ndarray]:
-    """Crop and zoom and turn, each a matrix of canvas pixels; their product ends at `scale`."""
+def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
+    """Crop and zoom and turn, each a matrix of canvas pixels; their product ends at `scale`.
+
+    The picture is `wider` than on the canvas, as the last number of a frame says.
+    """
     x, y = width / 2, height / 2
     middle = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
     back = np.linalg.inv(middle)
@@ -113,13 +118,14 @@ def mapping(scale: float, height: int, width: int) -> list[np.ndarray]:
     turn = np.array(
         [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]]
     )
+    turn = np.diag([1 / wider, 1, 1]) @ turn @ np.diag([wider, 1, 1])
     shrink = np.diag([1 / ZOOM, 1 / ZOOM, 1])
     side = scale * ZOOM * SIZE
     crop = np.array([[side / SIZE, 0, x - side / 2], [0, side / SIZE, y - side / 2], [0, 0, 1]])
     return [middle @ turn @ back, middle @ shrink @ back, crop]
 
 
-def measure_quality(pictures: list[np.ndarray], peer: Peer | None) -> dict[str, Any]:
+def measure_quality(pictures: list[tuple[np.ndarray, float]], peer: Peer | None) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
@@ -130,9 +136,9 @@ def measure_quality(pictures: list[np.ndarray], peer: Peer | None) -> dict[str, 
     results: dict[str, Any] = {}
     for scale in SCALES:
         psnr: dict[str, list[float]] = {}
-        for pixels in pictures:
+        for pixels, wider in pictures:
             height, width, _ = pixels.shape
-            steps = mapping(scale, height, width)
+            steps = mapping(scale, height, width, wider)
             matrix = np.linalg.multi_dot(steps)
             frame = np.diag([width, height, 1.0]).astype(np.float32)[None]
             arguments = (pixels[None], matrix.astype(np.float32)[None], frame)
@@ -235,7 +241,9 @@ def sources_inside(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
 # --- speed -------------------------------------------------------------------------------------
 
 
-def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int) -> dict[str, Any]:
+def measure_speed(
+    batch: Any, others: dict[str, Any], squares: np.ndarray, peer: Peer | None, turns: int
+) -> dict[str, Any]:
     import dm_pix
     import jax
     import jax.numpy as jnp
@@ -247,7 +255,7 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
 
     def with_samples(batch: Any, key: Any, n: int) -> Any:
         draws = ours.draw(key, batch.index)
-        matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
+        matrix = ours.random_matrix(policy, draws, batch.frame, SIZE, batch.framing)
         pictures = sample(batch.image, matrix, batch.frame, SIZE, subsamples=n)
         return ours.random_color(policy, draws, pictures)
 
@@ -271,20 +279,23 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
         "2x2": lambda batch, key: with_samples(batch, key, 2),
         "dm-pix": by_dm_pix,
     }
+    batches = dict.fromkeys(ways, batch)
+    if others:
+        # The interpolation that `augment` chooses for all of them.
+        ways = {"crop": ways["2x2"]} | dict.fromkeys(others, ways["2x2"])
+        batches = {"crop": batch} | others
     for name, way in ways.items():
         begin = time.perf_counter()
-        programs[name] = jax.jit(way).lower(batch, jax.random.key(0)).compile()
+        programs[name] = jax.jit(way).lower(batches[name], jax.random.key(0)).compile()
         compile_seconds[name] = time.perf_counter() - begin
 
-    def turn_of(program: Any) -> float:
+    def turn_of(name: str) -> float:
         begin = time.perf_counter()
         for number in range(BATCHES_A_TURN):
-            program(batch, jax.random.key(number)).block_until_ready()
+            programs[name](batches[name], jax.random.key(number)).block_until_ready()
         return BATCHES_A_TURN * len(batch.image) / (time.perf_counter() - begin)
 
-    sides: dict[str, Any] = {
-        name: lambda p=program: turn_of(p) for name, program in programs.items()
-    }
+    sides: dict[str, Any] = {name: lambda n=name: turn_of(n) for name in programs}
     if peer:
         peer.ask(do="load", pixels=packed(squares))
         for threads in PEER_THREADS:
@@ -297,6 +308,8 @@ def measure_speed(batch: Any, squares: np.ndarray, peer: Peer | None, turns: int
         result[name]["compile_seconds"] = seconds
         if of_peer:
             result[name]["ratio"] = ratio(rates[name], of_peer[best(of_peer)])
+        elif others:
+            result[name]["ratio"] = ratio(rates[name], rates["crop"])
     return result
 
 
@@ -317,12 +330,14 @@ def photographs(path: Path, count: int) -> list[np.ndarray]:
     return pictures
 
 
-def presized(picture: np.ndarray, size: int) -> np.ndarray:
-    """The part of the canvas that the picture covers, as it lies there."""
+def presized(picture: np.ndarray, size: int, method: str) -> tuple[np.ndarray, float]:
+    """The part of the canvas that the picture covers, and how many times wider it was."""
     from jaxch5.data.image import presize
 
-    canvas, frame = presize(picture, size)
-    return canvas[:, : round(float(np.abs(frame[0, :2]).sum()))]
+    canvas, frame = presize(picture, size, method=method)
+    wider = float(frame[2, 2])
+    width, height = (round(float(np.abs(row[:2]).sum()) / wider) for row in frame[:2])
+    return canvas[:height, :width], wider
 
 
 def main() -> None:
@@ -331,21 +346,27 @@ def main() -> None:
         return
     parser = arguments_of(__doc__, turns=7, path=True)
     parser.add_argument("--count", type=int, default=100, help="photographs for the quality")
+    parser.add_argument("--method", nargs="+", choices=("squish", "pad"), default=[])
     arguments = parser.parse_args()
     use_device(arguments.device)
     import jax
 
     from jaxch5.batch import Batch
     from jaxch5.data.image import presize
+    from jaxch5.framing import Framing
 
-    python = peer_python()
+    python = None if arguments.method else peer_python()
     pictures = photographs(arguments.path, arguments.count)
-    canvases, frames = zip(
-        *(presize(pictures[k % len(pictures)], SPEED_CANVAS) for k in range(BATCH)), strict=True
-    )
     index = np.arange(BATCH, dtype=np.int32)
-    batch = jax.device_put(Batch(np.stack(canvases), np.stack(frames), index, index, index >= 0))
-    squares = np.stack(canvases)[:, :, :SPEED_CANVAS]
+
+    def batch_of(method: str) -> Any:
+        some = (pictures[k % len(pictures)] for k in range(BATCH))
+        laid = (presize(one, SPEED_CANVAS, method=method) for one in some)
+        arrays = map(np.stack, zip(*laid, strict=True))
+        return jax.device_put(Batch(*arrays, index, index, index >= 0, Framing(method)))
+
+    batch, others = batch_of("crop"), {method: batch_of(method) for method in arguments.method}
+    squares = np.asarray(batch.image)[:, :, :SPEED_CANVAS]
     with contextlib.ExitStack() as stack:
         peer = None
         if python:
@@ -354,8 +375,13 @@ def main() -> None:
             )
         report = {
             "photographs": len(pictures),
-            "quality": measure_quality([presized(one, QUALITY_CANVAS) for one in pictures], peer),
-            "speed": measure_speed(batch, squares, peer, arguments.turns),
+            "quality": {
+                method: measure_quality(
+                    [presized(one, QUALITY_CANVAS, method) for one in pictures], peer
+                )
+                for method in ("crop", *others)
+            },
+            "speed": measure_speed(batch, others, squares, peer, arguments.turns),
         }
     tell(report, arguments.json)
 

@@ -74,8 +74,9 @@ def presize(
     else:
         frame = [[length, 0, 0], [0, size, 0], [0, 0, 1]]
 
-    resized = _resize(lying, length, height)
-    canvas = cv2.copyMakeBorder(resized, 0, 0, 0, width - length, cv2.BORDER_REPLICATE)
+    canvas = _resize(lying, length, height)
+    if length < width:
+        canvas = cv2.copyMakeBorder(canvas, 0, 0, 0, width - length, cv2.BORDER_REPLICATE)
     return to_srgb(canvas, profile), np.array(frame, np.float32)
 
 

@@ -1,6 +1,5 @@
 """Checkpoints give back every bit, keep the last two and the best, and name their troubles."""
 
-import os
 import resource
 import shutil
 import subprocess
@@ -88,7 +87,8 @@ def test_a_state_may_be_consumed_as_soon_as_its_save_has_begun(tmp_path):
 
 
 SAVES = """
-import pathlib, psutil, numpy as np
+import pathlib, sys, psutil, numpy as np
+sys.path.insert(0, sys.argv[1])
 from tests.run.test_checkpoint import Checkpoints, state_at
 
 process, state = psutil.Process(), state_at(0)
@@ -105,11 +105,9 @@ def test_many_saves_take_no_more_memory_than_a_few(tmp_path):
     in each. An allocator takes what it takes at some moment, and a process of its own has no other
     test's threads.
     """
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     ended = subprocess.run(
-        [sys.executable, "-c", SAVES],
+        [sys.executable, "-c", SAVES, Path(__file__).parents[2]],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,

@@ -21,10 +21,11 @@ from jaxch5.run.directory import RunDir, read_skipped
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.pictures import going_on
 from jaxch5.task import SOFTMAX, Task, task_of
+from jaxch5.training.freezing import describe_rates
 from jaxch5.training.hosts import agree, first_then_others
 from jaxch5.training.recipe import Recipe
 from jaxch5.util.imports import is_import_path, load_function
-from jaxch5.util.text import counted
+from jaxch5.util.text import counted, print_line
 
 
 def data_of(
@@ -90,6 +91,9 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     if config.fit.schedule != "fine_tune":
         # The other schedules have no phase of their own for the head.
         learn.unfreeze()
+    if config.fit.layer_decay != 1:
+        line = describe_rates(learn.groups, config.fit.layer_decay)
+        (say or partial(print_line, learn.console))(line)
     saving = config.checkpoint
     learn.saving = Saving(saving.every_steps, saving.every_minutes, config.fit.keep_best)
     learn.log = config.log == "tensorboard"

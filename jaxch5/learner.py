@@ -76,7 +76,8 @@ class Learner(Trainer):
 
     def summary(self) -> None:
         """Prints how many parameters each group of layers has, and how many of them train."""
-        for line in summarize_model(self._shapes["params"], self.groups, self._frozen.paths):
+        how = self.groups, self._frozen.paths, self.recipe.layer_decay
+        for line in summarize_model(self._shapes["params"], *how):
             print_line(self.console, line)
 
     def fit(
@@ -90,7 +91,8 @@ class Learner(Trainer):
                 from the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
             momentum: The same throughout, or a function of the step.
         """
-        self._fit([plan_at_rate(epochs, lr, momentum, len(self.groups.names))])
+        groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
+        self._fit([plan_at_rate(epochs, lr, momentum, groups, layer_decay)])
 
     def fit_one_cycle(
         self,
@@ -112,8 +114,8 @@ class Learner(Trainer):
             div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
-        plan = plan_of_one_cycle(epochs, steps, groups, lr_max, div, div_final, pct_start, moms)
-        self._fit([plan])
+        shape = div, div_final, pct_start, moms, self.recipe.layer_decay
+        self._fit([plan_of_one_cycle(epochs, steps, groups, lr_max, *shape)])
 
     def fine_tune(
         self,
@@ -143,10 +145,8 @@ class Learner(Trainer):
             div_final, moms: the same for both phases; see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
-        plans = plans_of_fine_tune(
-            epochs, steps, groups, base_lr, freeze_epochs, lr_mult, pct_start, div, div_final, moms
-        )
-        self._fit(plans)
+        shape = lr_mult, pct_start, div, div_final, moms, self.recipe.layer_decay
+        self._fit(plans_of_fine_tune(epochs, steps, groups, base_lr, freeze_epochs, *shape))
 
     def lr_find(
         self,
@@ -177,8 +177,8 @@ class Learner(Trainer):
                 raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
         check_steps(num_it)
         sweep_rates(start_lr, end_lr, num_it)
-        train_step = self._steps.train
-        self.sweep = find_lr(self.state, self.data, train_step, self._key, start_lr, end_lr, num_it)
+        how = self._key, start_lr, end_lr, num_it, self.recipe.layer_decay
+        self.sweep = find_lr(self.state, self.data, self._steps.train, *how)
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
         return namedtuple("SuggestedRates", chosen)(**chosen)

@@ -110,7 +110,7 @@ class Trainer:
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
         self.view = view_of(view, pretrained.view if pretrained else WHOLE)
-        self.groups = layer_groups(recipe.groups, self.spec, self._shapes["params"])
+        self.groups = layer_groups(recipe.grouping, self.spec, self._shapes["params"])
         self._begin(seed)
 
     def _begin(self, seed: int) -> None:

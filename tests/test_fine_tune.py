@@ -107,6 +107,32 @@ def test_the_body_is_frozen_first_and_then_trains(compiled):
     assert learn.records[-1]["accuracy"] > 0.9
 
 
+def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch):
+    """Exactly: what a step is given is the head's rate and half of it, also where that is swept."""
+    learn = learner(data, layer_decay=0.5)
+    assert learn.recipe.grouping == "stages"
+    learn.summary()
+    assert "rates: head 1, body 0.5 of the learning rate" in learn.console.file.getvalue()
+    before = jax.tree.map(np.array, learn.state.params)
+    learn.freeze()
+    steps = used(monkeypatch)
+    learn.fit(1, lambda step: 1e-3 * (step + 1))
+    assert "conv" not in changed(before, learn.state.params)
+    learn.fit(1, 1e-3)
+    learn.fit_one_cycle(1, 1e-3)
+    learn.fine_tune(1, 1e-3)
+    learn.lr_find(num_it=14)
+    rates = np.array([rates for rates, _ in steps], np.float32)
+    assert len(rates) > 20
+    np.testing.assert_allclose(rates[:, 0], rates[:, 1] / 2, rtol=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"layer_decay = 0\.5: goes with a rate for all, not slice"
+    ):
+        learn.fit_one_cycle(1, slice(1e-4, 1e-3))
+    with pytest.raises(ConfigError, match=r"layer_decay = 1\.5: should be above 0 and at most 1"):
+        learner(data, layer_decay=1.5)
+
+
 def test_freezing_clears_the_moments(compiled):
     learn = compiled.again(0)
     learn.fit(1, 0.01)

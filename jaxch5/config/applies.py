@@ -211,7 +211,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "model.mean": (_given("model.std"),),
     "model.std": (_given("model.mean"),),
     "model.head": (_network("model.head"),),
-    "model.groups": (_FREEZES,),
+    "model.groups": (
+        Rule(
+            lambda situation: _FREEZES.holds(situation) or situation.values["fit.layer_decay"] < 1,
+            lambda situation: f"{_FREEZES.goes_with(situation)}, or with fit.layer_decay below 1",
+            told=True,
+        ),
+    ),
     "model.train_bn": (
         _network("model.train_bn"),
         _FREEZES,
@@ -246,7 +252,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "fit.freeze_epochs": (_one_of("fit.schedule", "fine_tune"),),
-    "fit.lr_mult": (_one_of("fit.schedule", "fine_tune"),),
+    "fit.lr_mult": (_one_of("fit.schedule", "fine_tune"), _one_of("fit.layer_decay", 1)),
     "fit.cycle_epochs": (_one_of("fit.schedule", "triangular", "sgdr"),),
     "fit.loss": (
         Rule(

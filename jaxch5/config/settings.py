@@ -451,9 +451,8 @@ class ModelConfig(Section):
         _recipe("precision"),
         description="type of the network's computation; weights are float32 in all",
     )
-    groups: Literal["fastai", "stages"] = Field(
-        _recipe("groups"),
-        description="groups of layers for freezing and rates: of a ResNet three, or its six stages",
+    groups: Literal["auto", "stages", "fastai"] = Field(
+        _recipe("groups"), description="of layers; auto is stages with layer_decay, else fastai"
     )
     train_bn: bool = Field(
         _recipe("train_bn"), description="batch norms of frozen layers are trained"
@@ -535,6 +534,9 @@ class FitConfig(Section):
         _fine_tune("lr_mult"),
         ge=1,
         description="with fine_tune: the head's rate over the earliest layers'",
+    )
+    layer_decay: float = Field(
+        _fine_tune("layer_decay"), gt=0, le=1, description="a group's rate over the next one's"
     )
     cycle_epochs: int = Field(
         2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"

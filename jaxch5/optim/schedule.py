@@ -21,6 +21,7 @@ MOMS = (0.95, 0.85, 0.95)
 BASE_LR = 2e-3
 FREEZE_EPOCHS = 1
 LR_MULT = 100.0
+LAYER_DECAY = 1.0
 FINE_TUNE_PCT_START = 0.3
 FINE_TUNE_DIV = 5.0
 
@@ -111,23 +112,31 @@ def even_mults(start: float, stop: float, n: int) -> list[float]:
     return [start * factor**place for place in range(n)]
 
 
-def group_rates(lr: float | slice, groups: int) -> list[float]:
+def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY) -> list[float]:
     """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
 
     Args:
         lr: a float, the same for all; `slice(hi)`, `hi` for the last group and a tenth of it for
             the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
         groups: number of groups.
+        layer_decay: factor from the rate of each group to that of the group before it: of `groups`
+            groups, number `g` from 0 has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et
+            al., 2003.10555; Bao et al., 2106.08254). Not with a slice, which has such rates itself.
 
     Raises:
-        ConfigError: a rate is missing or not above 0.
+        ConfigError: a rate is missing or not above 0, or there is nothing for `layer_decay` to do.
 
     Example:
         >>> group_rates(slice(1e-3), 3)
         [0.0001, 0.0001, 0.001]
+        >>> group_rates(1e-3, 3, layer_decay=0.5)
+        [0.00025, 0.0005, 0.001]
     """
+    if layer_decay != 1 and (groups == 1 or isinstance(lr, slice)):
+        why = f"a rate for all, not {lr}" if groups > 1 else "several groups of layers, not one"
+        raise ConfigError(f"fit.layer_decay = {layer_decay:g}: goes with {why}")
     if not isinstance(lr, slice):
-        rates = [lr] * groups
+        rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]
     elif lr.stop is None:
         raise ConfigError(f"lr = {lr}: a slice of rates needs its last one, as in slice(1e-3)")
     elif lr.start is None:
@@ -151,6 +160,7 @@ def fine_tune_schedule(
     pct_start: float = FINE_TUNE_PCT_START,
     div: float = FINE_TUNE_DIV,
     div_final: float = DIV_FINAL,
+    layer_decay: float = LAYER_DECAY,
 ) -> Float[np.ndarray, "steps groups"]:
     """Returns the rates of the chapter's `fine_tune`, step by step.
 
@@ -168,6 +178,11 @@ def fine_tune_schedule(
         lr_mult: the head's rate over the earliest group's, in the second phase.
         pct_start, div: shape of the second phase; see `one_cycle`.
         div_final: shape of both phases; see `one_cycle`.
+        layer_decay: where it is below 1, what `group_rates` does with it, in both phases and in
+            place of `lr_mult`.
+
+    Raises:
+        ConfigError: both `lr_mult` and `layer_decay` are given.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -175,12 +190,17 @@ def fine_tune_schedule(
         ((15, 3), 8e-05)
     """
     head, every = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, div)
-    frozen = [one_cycle(rate, *head, div_final) for rate in group_rates(slice(base_lr), groups)]
-    base_lr /= 2
-    thawed = [
-        one_cycle(rate, *every, div_final)
-        for rate in group_rates(slice(base_lr / lr_mult, base_lr), groups)
-    ]
+    if layer_decay != 1 and lr_mult != LR_MULT:
+        line = f"fit.lr_mult = {lr_mult:g}: goes with fit.layer_decay = 1, not with {layer_decay:g}"
+        raise ConfigError(line)
+    alone: float | slice = base_lr
+    together: float | slice = base_lr / 2
+    if layer_decay == 1:
+        alone, together = slice(base_lr), slice(base_lr / 2 / lr_mult, base_lr / 2)
+    frozen, thawed = (
+        [one_cycle(rate, *shape, div_final) for rate in group_rates(lr, groups, layer_decay)]
+        for lr, shape in ((alone, head), (together, every))
+    )
     rows = [[rate(step) for rate in frozen] for step in range(head.steps)]
     rows += [[rate(step) for rate in thawed] for step in range(every.steps)]
     return np.array(rows)

@@ -16,6 +16,7 @@ from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
 from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
+from jaxch5.optim.schedule import LAYER_DECAY, group_rates
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from jaxch5.view import WHOLE, View
@@ -129,8 +130,13 @@ class Frozen:
         return train_step, make_eval_step(self.model, data.size, normalization, mesh, view)
 
 
-def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]) -> Iterator[str]:
-    """Yields lines about a network: how many parameters each group has, and trains."""
+def summarize_model(
+    params: PyTree,
+    groups: Groups,
+    frozen: frozenset[ParamPath],
+    layer_decay: float = LAYER_DECAY,
+) -> Iterator[str]:
+    """Yields lines about a network: how many parameters each group has and trains; its rate."""
     rows: list[Any] = []
     flat = flatten_dict(params)
     for number, name in enumerate(groups.names):
@@ -142,3 +148,18 @@ def summarize_model(params: PyTree, groups: Groups, frozen: frozenset[ParamPath]
     yield f"{'group':<{width}}  {'parameters':>12}  {'trained':>12}"
     for name, count, trained in rows:
         yield f"{name:<{width}}  {count:>12,}  {trained:>12,}"
+    if layer_decay != 1:
+        yield describe_rates(groups, layer_decay)
+
+
+def describe_rates(groups: Groups, layer_decay: float) -> str:
+    """Says which share of the rate the groups have, by `group_rates`.
+
+    Example:
+        >>> describe_rates(Groups(("stem", "blocks", "head"), len), 0.75)
+        'rates: head 1, blocks 0.75, stem 0.5625 of the learning rate (layer decay 0.75)'
+    """
+    shares = group_rates(1.0, len(groups.names), layer_decay)
+    named = zip(reversed(groups.names), reversed(shares), strict=True)
+    listed = ", ".join(f"{name} {share:.4g}" for name, share in named)
+    return f"rates: {listed} of the learning rate (layer decay {layer_decay:g})"

@@ -16,6 +16,7 @@ from jaxch5.data.block import Data
 from jaxch5.data.pipeline import to_device
 from jaxch5.errors import ConfigError
 from jaxch5.optim.optimizer import number_of_rates
+from jaxch5.optim.schedule import LAYER_DECAY, group_rates
 from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
@@ -83,6 +84,7 @@ def find_lr(
     start_lr: float = START_LR,
     end_lr: float = END_LR,
     num_it: int = NUM_IT,
+    layer_decay: float = LAYER_DECAY,
 ) -> Sweep:
     """Trains a copy of the state, one step at each rate, until the loss explodes.
 
@@ -92,6 +94,7 @@ def find_lr(
         train_step: Training step, compiled for the state and the batches.
         key: Root of the draws.
         start_lr, end_lr, num_it: See `sweep_rates`.
+        layer_decay: What it is to `group_rates`.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.tree.map(jnp.copy, state)
@@ -101,7 +104,7 @@ def find_lr(
     put = placement.put
     batches = to_device(data.train.steps(0, num_it), put=placement.put_batch)
     for step, batch in enumerate(batches):
-        rates = np.full(groups, lrs[step], np.float32)
+        rates = np.array(group_rates(lrs[step], groups, layer_decay), np.float32)
         state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
         state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
         unread.append(metrics["loss"])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxch5.errors import ConfigError
 from jaxch5.optim.schedule import (
+    LAYER_DECAY,
     Schedule,
     fine_tune_momentum,
     fine_tune_schedule,
@@ -76,7 +77,11 @@ class Plan(NamedTuple):
 
 
 def plan_at_rate(
-    epochs: int, lr: float | slice | Schedule, momentum: float | Schedule, groups: int
+    epochs: int,
+    lr: float | slice | Schedule,
+    momentum: float | Schedule,
+    groups: int,
+    layer_decay: float = LAYER_DECAY,
 ) -> Plan:
     """Plans epochs at a constant rate and momentum, or by any schedules; see `Learner.fit`.
 
@@ -85,14 +90,15 @@ def plan_at_rate(
         [0.01, 0.1]
     """
     check_epochs(epochs)
-    fixed = None if callable(lr) else group_rates(lr, groups)
+    # What a schedule returns is one rate, of which each group has its share.
+    rates = group_rates(1.0 if callable(lr) else lr, groups, layer_decay)
     if not callable(momentum):
         check_momentum(momentum)
 
     return Plan(
         "fit",
         epochs,
-        rates=lambda step: list(fixed or [lr(step)] * groups),  # type: ignore[operator]
+        rates=lambda step: [lr(step) * share for share in rates] if callable(lr) else rates,
         momentum=momentum if callable(momentum) else lambda step: momentum,
     )
 
@@ -106,6 +112,7 @@ def plan_of_one_cycle(
     div_final: float,
     pct_start: float,
     moms: tuple[float, float, float],
+    layer_decay: float = LAYER_DECAY,
 ) -> Plan:
     """Plans one cycle of rate and momentum; see `Learner.fit_one_cycle`.
 
@@ -118,7 +125,8 @@ def plan_of_one_cycle(
     check_momentum(*moms)
     steps = epochs * steps_per_epoch
     cycles = [
-        one_cycle(rate, steps, pct_start, div, div_final) for rate in group_rates(lr_max, groups)
+        one_cycle(rate, steps, pct_start, div, div_final)
+        for rate in group_rates(lr_max, groups, layer_decay)
     ]
     return Plan(
         "one_cycle",
@@ -139,6 +147,7 @@ def plans_of_fine_tune(
     div: float,
     div_final: float,
     moms: tuple[float, float, float],
+    layer_decay: float = LAYER_DECAY,
 ) -> list[Plan]:
     """Plans the two phases of `Learner.fine_tune`; without epochs of the first, only the second.
 
@@ -150,9 +159,8 @@ def plans_of_fine_tune(
     check_epochs(epochs)
     check_epochs(freeze_epochs, "freeze_epochs", least=0)
     check_momentum(*moms)
-    rates = fine_tune_schedule(
-        epochs, steps_per_epoch, base_lr, freeze_epochs, groups, lr_mult, pct_start, div, div_final
-    )
+    cycles = lr_mult, pct_start, div, div_final, layer_decay
+    rates = fine_tune_schedule(epochs, steps_per_epoch, base_lr, freeze_epochs, groups, *cycles)
     momentum = fine_tune_momentum(epochs, steps_per_epoch, freeze_epochs, pct_start, moms)
 
     def phase(name: str, epochs: int, start: int, frozen_to: int) -> Plan:

@@ -22,6 +22,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
+from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
 
 # Where batch norms take their statistics: see `Recipe.bn`.
@@ -38,7 +39,8 @@ class Recipe:
         precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
-        groups: "fastai" (three for a ResNet) or "stages" (its six), for freezing and rates.
+        groups: "fastai" (three for a ResNet) or "stages" (its six), for freezing and rates; "auto"
+            is "stages" with a `layer_decay`, else "fastai".
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
             their running statistics, and a frozen body costs a forward pass only. Layers that
             normalize without running statistics are no batch norms.
@@ -68,9 +70,12 @@ class Recipe:
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
         task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
         drop_path: Share of the items for which training leaves out a ConvNeXt's last block.
+        layer_decay: Factor from the rate of each group to that of the group before it, above 0 and
+            at most 1; see `group_rates`.
 
     Raises:
-        ConfigError: There is no such metric or kind of batch norm, or two metrics have one name.
+        ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have one
+            name.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -79,7 +84,7 @@ class Recipe:
 
     precision: str = "fp32"
     head: str = "concat_pool"
-    groups: str = "fastai"
+    groups: str = "auto"
     train_bn: bool = True
     wd: float = WD
     loss: Loss | None = None
@@ -97,6 +102,7 @@ class Recipe:
     shard_optimizer: bool = False
     task: Task = SOFTMAX
     drop_path: float = 0.0
+    layer_decay: float = LAYER_DECAY
 
     def __post_init__(self) -> None:
         # Checked here, and not after the first epoch.
@@ -109,6 +115,15 @@ class Recipe:
             )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
+        if not 0 < self.layer_decay <= 1:
+            line = f"fit.layer_decay = {self.layer_decay}: should be above 0 and at most 1"
+            raise ConfigError(line)
+
+    @property
+    def grouping(self) -> str:
+        """Name of the groups of layers: "fastai", "stages"."""
+        by_default = "fastai" if self.layer_decay == 1 else "stages"
+        return by_default if self.groups == "auto" else self.groups
 
     @property
     def _counts_classes_alike(self) -> bool:

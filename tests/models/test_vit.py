@@ -30,8 +30,10 @@ from jaxch5.models.spec import IMAGENET
 from jaxch5.models.vit import vit_spec
 from jaxch5.models.weights import export_state_dict, import_state_dict
 from jaxch5.optim.optimizer import is_matrix
+from jaxch5.optim.schedule import group_rates
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.train import TrainOptions, train
+from jaxch5.training.freezing import layer_groups
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
 
 # Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
@@ -211,6 +213,19 @@ def test_groups_are_blocks_and_the_last_norm_is_the_last_blocks():
     ]
 
 
+def test_layer_decay_gives_each_block_the_share_that_timm_gives_it():
+    spec = spec_of("vit_small_patch16_224")
+    params = shapes_of(spec, 224)["params"]
+    groups = layer_groups("stages", spec, params)
+    shares = group_rates(1.0, len(groups.names), layer_decay=0.75)
+    found = {}
+    for path in flatten_dict(params):
+        name = spec.names.of(("params", *path)).split(".")
+        part = ".".join(name[: 2 if name[0] == "blocks" else 1])
+        found.setdefault(part, set()).add(shares[groups.of(path[0])])
+    assert found == {part: {share} for part, share in TIMM["layer_decay"].items()}
+
+
 @pytest.mark.parametrize("head", ["linear", "concat_pool"])
 def test_registers_and_patches_reach_the_head(head):
     """The class token alone does with "linear"; with "concat_pool" the patches' mean as well."""
@@ -295,8 +310,11 @@ def test_it_goes_the_whole_way_from_the_command_line(named, pictures, tmp_path, 
     ours = ("--model.arch", named)
     settings = ("--data.path", pictures, "--data.size", 32, "--data.presize", 36, *ours)
     settings += ("--data.batch-size", 8, "--fit.epochs", 1, "--model.weights", weights)
-    words = (*settings, "--model.groups", "stages", "--model.head", "linear", "--workdir", folder)
-    assert "a new head" in command(train, TrainOptions, *words)
+    words = (*settings, "--fit.layer-decay", 0.75, "--model.head", "linear", "--workdir", folder)
+    said = command(train, TrainOptions, *words)
+    assert "a new head" in said
+    assert "rates: head 1, blocks_1 0.75, blocks_0 0.5625, embed 0.4219 of the learning" in said
+    assert "finished" in command(train, TrainOptions, "--resume", folder)
     assert command(evaluate, EvaluateOptions, folder, *ours)
     command(export, ExportOptions, folder, *ours, "--format", "learner", "--out", file)
     program = tmp_path / "program.stablehlo"

@@ -470,8 +470,7 @@ class ModelConfig(Section):
         _recipe("drop_path"),
         ge=0,
         lt=1,
-        description="share of the items for which training leaves out a ConvNeXt's last block, and "
-        "linearly fewer before it (stochastic depth)",
+        description="share of items without the last block in training, linearly less before it",
     )
 
     @field_validator("arch")

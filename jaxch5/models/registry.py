@@ -145,8 +145,8 @@ def create_model(
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
         remat: Whether a block's activations are computed again for the gradient, which takes less
             memory and more time (Chen et al., 1604.06174); not for a module of one's own.
-        drop_path: Share of the items for which training leaves out a ConvNeXt's last block, and
-            linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
+        drop_path: Share of the items for which training leaves out the last block of a ConvNeXt or
+            a ViT, and linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
 
     Raises:
         ConfigError: there is no such architecture or head, or it cannot be built like this.

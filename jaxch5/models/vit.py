@@ -40,23 +40,25 @@ class Block(nn.Module):
     heads: int
     layer_scale: float
     dtype: Any
+    drop_path: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Array:
+    def __call__(self, x: Float[Array, "batch tokens width"], train: bool) -> Array:
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=near_zero)
         norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
         parts = jnp.split(dense(3 * width, name="attn_qkv")(norm(name="norm1")(x)), 3, axis=-1)
         query, key, value = (part.reshape(*x.shape[:2], self.heads, -1) for part in parts)
         y = attention(query, key, value).reshape(x.shape)
-        x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(y))
+        x += self._scaled("ls1_gamma", dense(width, name="attn_proj")(y), train)
         y = nn.gelu(dense(4 * width, name="mlp_fc1")(norm(name="norm2")(x)), approximate=False)
-        return x + self._scaled("ls2_gamma", dense(width, name="mlp_fc2")(y))
+        return x + self._scaled("ls2_gamma", dense(width, name="mlp_fc2")(y), train)
 
-    def _scaled(self, name: str, y: Array) -> Array:
+    def _scaled(self, name: str, y: Array, train: bool) -> Array:
         init = initializers.constant(self.layer_scale)
         scale = self.param(name, init, y.shape[-1:]) if self.layer_scale else jnp.ones(())
-        return y * scale.astype(y.dtype)
+        drop = nn.Dropout(self.drop_path, (1, 2), deterministic=not train)
+        return drop(y * scale.astype(y.dtype))
 
 
 class VisionTransformer(nn.Module):
@@ -73,6 +75,7 @@ class VisionTransformer(nn.Module):
             class token beside the mean of the patches.
         dtype: Type of the computation.
         remat: Whether a block's activations are computed again for the gradient.
+        drop_path: Share of the items without the last block in training, linearly less before it.
     """
 
     arch: str
@@ -86,13 +89,13 @@ class VisionTransformer(nn.Module):
     head: str = "linear"
     dtype: Any = jnp.float32
     remat: bool = False
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width 3"], train: bool
     ) -> Float[Array, "batch num_classes"]:
-        batch, *sides, _ = x.shape
-        side, prefix = self.patch, 1 + self.registers
+        (batch, *sides, _), side, prefix = x.shape, self.patch, 1 + self.registers
         if unfit := [length for length in sides if length % side]:
             raise ConfigError(
                 f"data.size = {unfit[0]}: {self.arch} takes multiples of {side}, such as "
@@ -114,9 +117,10 @@ class VisionTransformer(nn.Module):
         places = tokens("pos_embed", prefix - unplaced + high * wide, near_zero)
         x = jnp.concatenate([*first, patches.reshape(batch, -1, self.width)], axis=1)
         x += jnp.pad(places, ((0, 0), (unplaced, 0), (0, 0)))
-        block: Any = nn.remat(Block) if self.remat else Block
-        for index in range(self.depth):
-            x = block(self.heads, self.layer_scale, self.dtype, name=f"blocks_{index}")(x)
+        block: Any = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for index, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
+            how = self.heads, self.layer_scale, self.dtype, float(rate)
+            x = block(*how, name=f"blocks_{index}")(x, train)
         x = nn.LayerNorm(1e-6, name="norm")(x.astype(jnp.float32))
         pooled = x[:, 0]
         if self.head != "linear":
@@ -135,7 +139,6 @@ def timm_name(path: VariablePath) -> str:
 
 
 # timm's tags (1.0.31), with what it says of them.
-_HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 _CLIP = Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _BICUBIC = partial(HubWeights, interpolation="bicubic", crop=0.9, normalization=IMAGENET)
 _APACHE = partial(_BICUBIC, licence="apache-2.0")
@@ -152,13 +155,13 @@ def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
     build = partial(VisionTransformer, arch, **sizes)
     model = build(num_classes=1)
     last, after = f"blocks_{model.depth - 1}", f"blocks.{model.depth}.norm1.bias"
-    other = partial(_APACHE, normalization=_HALF)
+    other = partial(_APACHE, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
     weights = tuple(TAGS.get(tag, other)(f"timm/{arch}.{tag}") for tag in tags.split())
 
     def stage_of(module: str) -> str:
         # As in timm's layer-wise rates, the last norm belongs to the last block.
-        module = last if module == "norm" else module
-        return module if module.startswith((HEAD, "blocks_")) else "embed"
+        own = module if module.startswith((HEAD, "blocks_")) else "embed"
+        return last if module == "norm" else own
 
     def recognizes(entries: Mapping[str, Any]) -> bool:
         shape = np.shape(entries.get("patch_embed.proj.weight", ()))

@@ -69,7 +69,8 @@ class Recipe:
             memory.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
         task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
-        drop_path: Share of the items for which training leaves out a ConvNeXt's last block.
+        drop_path: Share of the items for which training leaves out the last block, where
+            the network can be built so; see `create_model`.
         layer_decay: Factor from the rate of each group to that of the group before it, above 0 and
             at most 1; see `group_rates`.
 

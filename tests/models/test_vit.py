@@ -285,6 +285,18 @@ def test_what_is_computed_again_gives_the_same_gradient():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, plain)
 
 
+def test_blocks_are_left_out_in_training_alone():
+    x, variables = jax.random.normal(jax.random.key(1), (16, 16, 16, 3)), drawn(SPEC, 16)
+
+    def logits(rate, train=True, seed=0):
+        apply = partial(create_model(SPEC, 3, drop_path=rate).apply, train=train)
+        return jax.jit(apply)(variables, x, rngs={"dropout": jax.random.key(seed)})
+
+    np.testing.assert_array_equal(logits(0.5, train=False), logits(0.0))
+    np.testing.assert_array_equal(logits(0.5), logits(0.5))
+    assert np.any(logits(0.5) != logits(0.5, seed=1))
+
+
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
     """An import path of the tiny one, as the command line takes it."""

@@ -14,13 +14,17 @@ from jaxch5.util.text import printable
 
 
 class ExportOptions(Options):
-    """Write a trained classifier as one file.
+    """Write a trained classifier as one file, or as a folder for timm.
 
     safetensors: torchvision's names. With a linear head, torchvision's and timm's networks load
     everything, strictly; with a concat_pool head (the default for pictures of one's own), their
     bodies load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`
     with torchvision's ResNets, whose model loads everything, strictly; for a concat_pool head only.
-    PyTorch's networks want pictures normalized by the mean and deviation in the file. stablehlo:
+    PyTorch's networks want pictures normalized by the mean and deviation in the file. timm: a
+    folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, for a linear head;
+    its README.md has the lines that prepare pictures. onnx: a program with its weights, in float32,
+    from pictures of the network's `size`, in uint8, to probabilities, for any number of pictures,
+    with the extra `onnx`; its doc_string has the lines that prepare pictures. stablehlo:
     a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
     pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; README has the lines
     that call it. learner: what `load_learner` and `predict` take. Each names classes, sizes,
@@ -28,21 +32,27 @@ class ExportOptions(Options):
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
-    format: Literal["safetensors", "fastai", "stablehlo", "learner"] = Field(
+    format: Literal["safetensors", "fastai", "timm", "onnx", "stablehlo", "learner"] = Field(
         "safetensors", description="format of the file"
     )
     out: Path | None = Field(
         None,
-        description="the file; without it, model.safetensors, fastai.safetensors, "
-        "model.stablehlo or learner.safetensors",
+        description="the file or folder; without it, model.safetensors, fastai.safetensors, "
+        "model-timm, model.onnx, model.stablehlo or learner.safetensors",
     )
 
 
 FILES = {
     "safetensors": "model.safetensors",
     "fastai": "fastai.safetensors",
+    "timm": "model-timm",
+    "onnx": "model.onnx",
     "stablehlo": "model.stablehlo",
     "learner": "learner.safetensors",
+}
+NOTES = {
+    "timm": "; its README.md has the lines that prepare pictures",
+    "onnx": "; its doc_string has the lines that prepare pictures",
 }
 
 
@@ -55,7 +65,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
     predictor = load_learner(options.run, options.architecture(), options.task())
     size = write_artifact(predictor, out, options.format)
     if not options.json_output:
-        print(printable(f"{options.format}  {size / 1e6:.1f} MB  {out}"))
+        note = NOTES.get(options.format, "")
+        print(printable(f"{options.format}  {size / 1e6:.1f} MB  {out}{note}"))
     return {"file": str(out), "format": options.format, "bytes": size}
 
 

@@ -235,11 +235,11 @@ class Learner(Trainer):
         return self._classifier.with_variables(on_one_device(self.state.variables)).predict(picture)
 
     def export(self, path: str | Path, format: str = "safetensors") -> None:
-        """Writes the classifier as one file.
+        """Writes the classifier as one file, or as a folder for timm.
 
         Args:
-            path: File to write.
-            format: "safetensors", "fastai", "stablehlo" or "learner"; see
+            path: File or folder to write.
+            format: "safetensors", "fastai", "timm", "onnx", "stablehlo" or "learner"; see
                 `jaxch5.results.artifacts`.
 
         Raises:

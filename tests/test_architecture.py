@@ -25,7 +25,13 @@ MODULES = {name for name in TREES if not name.endswith("__init__")}
 LAYERS = {
     "commands": {"__main__", "cli", "configured"},
     "learner": {"learner", "trainer"},
-    "run": {"run", "results.about", "results.artifacts", "results.predictor"},
+    "run": {
+        "run",
+        "results.about",
+        "results.artifacts",
+        "results.elsewhere",
+        "results.predictor",
+    },
     "training": {"training"},
     "data": {"config.building", "data", "results"},
     "plots": {"plots", "results.calibration"},

@@ -155,11 +155,13 @@ def average_pool(
         [0.5, 2.0]
     """
     with jax.named_scope("average_pool"):
-        _, height, width, channels = x.shape
-        # A pixel's mean with itself is that pixel.
-        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        x = x.reshape(x.shape[0], (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
-        return x.mean((2, 4))
+        for axis in (1, 2):
+            if x.shape[axis] % 2:
+                # A pixel's mean with itself is that pixel.
+                last = lax.slice_in_dim(x, -1, None, axis=axis)
+                x = jnp.concatenate([x, last], axis)
+        batch, height, width, channels = x.shape
+        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,6 +1,6 @@
-"""A trained classifier as one file: for PyTorch, for jax alone, and for jaxch5 again.
+"""A trained classifier in other forms: for PyTorch, jax alone, ONNX runtimes, and jaxch5 again.
 
-Each file says what a reader needs beside the numbers, and the same classifier gives the same bytes,
+Each says what a reader needs beside the numbers, and the same classifier gives the same bytes,
 whichever process writes it and wherever.
 """
 
@@ -21,11 +21,12 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
-from jaxch5.errors import ConfigError
+from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.framing import height_and_width
 from jaxch5.models.pretrained import flax_names
 from jaxch5.models.reader import SAFETENSORS
 from jaxch5.models.weights import export_state_dict
+from jaxch5.results.elsewhere import onnx_program, recipe, timm_config
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
@@ -175,6 +176,46 @@ def as_stablehlo(predictor: Predictor) -> bytes:
     return bytes(described.serialize())
 
 
+def as_onnx(predictor: Predictor) -> bytes:
+    """Serializes a classifier as an ONNX program, from pictures of the network's size.
+
+    Its description is in its metadata, and lines that call it are in its documentation.
+
+    Raises:
+        ConfigError: The extra `onnx` is not installed, or the network computes what is not written.
+    """
+    try:
+        from jaxch5.results.onnx import Unwritten, to_onnx
+    except ModuleNotFoundError:
+        line = "format = onnx: needs the extra onnx: python -m pip install -e '.[onnx]'"
+        raise ConfigError(line) from None
+    try:
+        model = to_onnx(*onnx_program(predictor), jnp.uint8, ("pictures", "probabilities"))
+    except Unwritten as error:
+        raise ConfigError(
+            f"format = onnx: {predictor.spec.name} computes {error}, which is not written as ONNX; "
+            "choose stablehlo"
+        ) from None
+    for key, value in _metadata(description_of(predictor)).items():
+        model.metadata_props.add(key=key, value=value)
+    model.doc_string, model.producer_name = recipe(predictor, "onnx"), "jaxch5"
+    return model.SerializeToString(deterministic=True)
+
+
+def as_timm(predictor: Predictor) -> dict[str, bytes]:
+    """Serializes a classifier as the files of a folder that `timm.create_model` loads.
+
+    Raises:
+        ConfigError: timm has no such network, or not with this head.
+    """
+    config = json.dumps(timm_config(predictor), indent=2, ensure_ascii=False)
+    return {
+        "config.json": config.encode(),
+        "model.safetensors": as_safetensors(predictor),
+        "README.md": recipe(predictor, "timm").encode(),
+    }
+
+
 @contextmanager
 def _without_locations() -> Iterator[None]:
     """Keeps lines of source out of a program: they name folders of whoever exports it."""
@@ -187,20 +228,23 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-FORMATS: dict[str, Callable[[Predictor], bytes]] = {
+# The content of a file; or that of each file of a folder, by name.
+FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,
+    "timm": as_timm,
     "stablehlo": as_stablehlo,
+    "onnx": as_onnx,
     "learner": as_learner,
 }
 
 
 def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
-    """Writes a classifier as one file; returns its size in bytes.
+    """Writes a classifier as one file, or as a folder for timm; returns its size in bytes.
 
     Args:
         predictor: Classifier to write.
-        path: File to write.
+        path: File or folder to write.
         format: Key of `FORMATS`.
 
     Raises:
@@ -216,5 +260,12 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
             f"{path.with_suffix(SAFETENSORS)} would do"
         )
     content = FORMATS[format](predictor)
-    write_file(path, content)
-    return len(content)
+    if isinstance(content, dict):
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+    files = {"": content} if isinstance(content, bytes) else content
+    for name, part in files.items():
+        write_file(path / name, part)
+    return sum(map(len, files.values()))

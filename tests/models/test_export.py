@@ -25,7 +25,7 @@ SIZE = 64
 OUT = {
     f"{head}{depth}": (f"resnet{depth}", head, formats)
     for head, formats in (
-        ("linear", ("safetensors",)),
+        ("linear", ("safetensors", "timm")),
         ("concat_pool", ("safetensors", "fastai")),
     )
     for depth in (18, 50)
@@ -94,6 +94,11 @@ def linear(name, arch, classes):
     by_path = timm.create_model(arch, num_classes=classes)
     load_checkpoint(by_path, file, strict=True)
     assert all(map(torch.equal, by_path.state_dict().values(), of_timm.state_dict().values()))
+    by_folder = timm.create_model(f"local-dir:{name}/model-timm", pretrained=True)
+    assert all(map(torch.equal, by_folder.state_dict().values(), of_timm.state_dict().values()))
+    said = by_folder.pretrained_cfg
+    assert said["label_names"] == LABELS and tuple(said["input_size"]) == (3, *pictures.shape[2:])
+    assert list(timm.data.resolve_model_data_config(by_folder)["mean"]) == list(said["mean"])
     learner = Learner(data, net(arch, classes), loss_func=loss)
     learner.model.load_state_dict(load_file(file), strict=True)
     return {"torchvision": of_torchvision, "timm": of_timm, "fastai": learner.model}
@@ -173,7 +178,7 @@ def exchange(peer, learners, pictures, tmp_path_factory):
             argv = [str(learner), "--format", form, "--out", str(folder / name / FILES[form])]
             assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 0
     names = f"BENCHMARKS = {str(ROOT / 'benchmarks')!r}\n"
-    names += f"CLASSES, OUT, IN = {len(CLASSES)}, {list(OUT)}, {IN}\n"
+    names += f"CLASSES, OUT, IN = {len(CLASSES)}, {list(OUT)}, {IN}\nLABELS = {[*CLASSES]}\n"
     peer(names + PROGRAM, folder)
     return folder
 

@@ -1,0 +1,177 @@
+"""What a classifier needs where jaxch5 is not: how pictures come in, and what timm reads of it."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image, ImageCms, ImageOps
+
+from jaxch5.errors import ConfigError
+from jaxch5.framing import height_and_width
+from jaxch5.models.convert import MARK, entries_of
+from jaxch5.results.predictor import Predictor
+
+# timm's names of methods.
+CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
+# Ends a text about a program or a folder: lines that run where jaxch5 is not installed.
+RECIPE = """
+{imports}from PIL import Image, ImageCms, ImageOps
+
+
+{pixels}
+
+pictures = np.stack([pixels("1.jpg", {seen})])
+{call}"""
+ONNX = """It takes `pictures`, uint8 [any number, {height}, {width}, 3], as `pixels` below gives
+them, and normalizes them itself; its `probabilities` are in the order of the metadata's `classes`.
+"""
+CALL_ONNX = """session = onnxruntime.InferenceSession("model.onnx")
+(probabilities,) = session.run(None, {"pictures": pictures})
+"""
+TIMM = """---
+library_name: timm
+---
+
+A {arch} of {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
+takes pictures as `pixels` below gives them, normalized by mean and deviation; timm's transforms, by
+`config.json`, are near. These lines run in this folder:
+
+```python"""
+CALL_TIMM = """model = timm.create_model("local-dir:.", pretrained=True).eval()
+mean, std = (torch.tensor(model.pretrained_cfg[name]) for name in ("mean", "std"))
+with torch.no_grad():
+    logits = model(((torch.from_numpy(pictures) / 255 - mean) / std).permute(0, 3, 1, 2))
+probabilities = logits.{activation}
+```
+"""
+
+
+def pixels(
+    path: str,
+    presize: int,
+    size: tuple[int, int],
+    crop_pct: float = 1.0,
+    interpolation: str = "bilinear",
+    method: str = "crop",
+    pad_mode: str = "reflection",
+) -> np.ndarray:
+    """Reads a picture as the network takes it: uint8 [height, width, 3], where size is both."""
+    picture: Image.Image = Image.open(path)
+    picture.draft("RGB", (presize, presize))  # a large JPEG is decoded at a fraction
+    picture = ImageOps.exif_transpose(picture)
+    if profile := picture.info.get("icc_profile"):
+        content, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+        picture = ImageCms.profileToProfile(picture, content, srgb, outputMode="RGB") or picture
+    picture, smooth = picture.convert("RGB"), Image.Resampling.BILINEAR
+    left = top = 0.0
+    if method == "crop":
+        high, wide = (round(side * presize / min(size)) for side in size)
+        picture = ImageOps.fit(picture, (wide, high), smooth)
+    elif method == "squish":
+        picture = picture.resize((presize, presize), smooth)
+    else:
+        picture = ImageOps.contain(picture, (presize, presize), smooth)
+        now = picture.height, picture.width
+        scale = max(now[0] / size[0], now[1] / size[1])
+        free = [(size[axis] * scale - now[axis]) / 2 for axis in (0, 1)]
+        added = [math.ceil(side) for side in free]
+        modes: dict = {"reflection": "symmetric", "border": "edge", "zeros": "constant"}
+        around = [(side, side) for side in (*added, 0)]
+        picture = Image.fromarray(np.pad(np.asarray(picture), around, modes[pad_mode]))
+        top, left = np.subtract(added, free)
+    left += (1 - crop_pct) * (picture.width / 2 - left)
+    top += (1 - crop_pct) * (picture.height / 2 - top)
+    seen = left, top, picture.width - left, picture.height - top
+    return np.asarray(picture.resize(size[::-1], Image.Resampling[interpolation.upper()], seen))
+
+
+def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[int, int, int]]:
+    """Returns the function that is written as ONNX, and the shape of a picture for it.
+
+    It computes in float32 whatever the precision of training, as most runtimes on a CPU have to.
+    """
+    model, size = predictor.model, height_and_width(predictor.about.size)
+    wide = model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
+    rest = predictor.classes, predictor.normalization, predictor.about, predictor.task
+    exact = Predictor(wide, predictor.variables, *rest, predictor.spec)
+
+    def program(pictures: UInt8[Array, "n height width 3"]) -> Float[Array, "n classes"]:
+        return exact.probabilities(pictures.astype(jnp.float32) / 255)
+
+    return program, (*size, 3)
+
+
+def recipe(predictor: Predictor, form: str) -> str:
+    """Returns what a program or a folder says of itself, with lines that run without jaxch5.
+
+    Args:
+        predictor: The classifier.
+        form: "onnx" or "timm".
+    """
+    about, size = predictor.about, height_and_width(predictor.about.size)
+    activation = "sigmoid()" if predictor.task.name == "sigmoid" else "softmax(1)"
+    peers = {"onnx": "onnxruntime", "timm": "timm\nimport torch"}[form]
+    head, call = {"onnx": (ONNX, CALL_ONNX), "timm": (TIMM, CALL_TIMM)}[form]
+    seen = about.presize, size, *vars(about.view).values(), *vars(about.framing).values()
+    values = {"arch": about.arch, "count": len(predictor.classes)}
+    values |= {"height": size[0], "width": size[1]}
+    lines = RECIPE.format(
+        imports=f"import io\nimport math\n\nimport numpy as np\nimport {peers}\n",
+        pixels=inspect.getsource(pixels),
+        seen=", ".join(map(json.dumps, seen)).replace("[", "(").replace("]", ")"),
+        call=call.replace("{activation}", activation),
+    )
+    return head.format(**values) + lines
+
+
+def timm_config(predictor: Predictor) -> dict[str, Any]:
+    """Returns the content of timm's `config.json`, as `timm.models.save_for_hf` writes it.
+
+    Raises:
+        ConfigError: timm has no such network, or not with this head.
+    """
+    spec, about, count = predictor.spec, predictor.about, len(predictor.classes)
+    if not any(found.repository.startswith(f"timm/{spec.name}.") for found in spec.weights):
+        raise ConfigError(
+            f"format = timm: {spec.name} names no weights timm/{spec.name}.TAG: timm has no such "
+            "network; choose safetensors, stablehlo, onnx or learner"
+        )
+    if spec.heads and about.head != spec.heads[0]:
+        raise ConfigError(
+            f"format = timm: timm's {spec.name} has no head {about.head}; train with "
+            f"--model.head {spec.heads[0]}, or choose another format"
+        )
+    size = height_and_width(about.size)
+    # A network with a position for each part of a picture is built for one size.
+    fixed = {"img_size": list(size)} if spec.resample else {}
+    entries = entries_of(spec, about.head)
+    (classifier,) = (entry for entry in entries if MARK in entry.shape and len(entry.shape) == 2)
+    (first,) = (entry for entry in entries if entry.shape[1:2] == (3,) and len(entry.shape) == 4)
+    return {
+        "architecture": spec.name,
+        "num_classes": count,
+        "num_features": classifier.shape[1],
+        "label_names": list(predictor.classes),
+        "model_args": {"num_classes": count, "in_chans": 3, **fixed},
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, *size],
+            "fixed_input_size": bool(fixed),
+            "interpolation": about.interpolation,
+            "crop_pct": about.crop_pct,
+            "crop_mode": CROP_MODES[about.method],
+            "mean": list(predictor.normalization.mean),
+            "std": list(predictor.normalization.std),
+            "num_classes": count,
+            "first_conv": first.name.removesuffix(".weight"),
+            "classifier": classifier.name.removesuffix(".weight"),
+        },
+    }

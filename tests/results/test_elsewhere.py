@@ -1,0 +1,121 @@
+"""What timm and Pillow need of a classifier is what jaxch5 itself does."""
+
+import json
+import os
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxch5 as jx
+from jaxch5.augmentation.policy import center
+from jaxch5.batch import without_labels
+from jaxch5.cli import run
+from jaxch5.data.picture import presized
+from jaxch5.errors import ConfigError
+from jaxch5.export import ExportOptions, export
+from jaxch5.framing import Framing, height_and_width
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import Normalization
+from jaxch5.results.about import About
+from jaxch5.results.artifacts import as_safetensors, as_timm, write_artifact
+from jaxch5.results.elsewhere import pixels
+from jaxch5.results.predictor import Predictor
+from jaxch5.run.transfer import find_weights
+from jaxch5.view import WHOLE, View
+
+PLAIN = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
+
+def classifier(arch, head="linear", **about):
+    model = create_model(arch, 3, head)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    spec = spec_of(arch)
+    of = About(spec.name, head, "fp32", **{"presize": 72, "size": 64, **about})
+    return Predictor(model, variables, ("a", "b", "é"), PLAIN, of, spec=spec)
+
+
+@pytest.mark.parametrize(("arch", "first"), [("resnet18", "conv1"), ("resnet18d", "conv1.0")])
+def test_a_folder_for_timm_has_what_timm_writes(arch, first, tmp_path):
+    """And is read here as weights, with mean, deviation and classes of one mind."""
+    predictor = classifier(arch, size=(64, 96), method="squish")
+    write_artifact(predictor, tmp_path / "folder", "timm")
+    assert sorted(os.listdir(tmp_path / "folder")) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    config = json.loads((tmp_path / "folder" / "config.json").read_text("utf-8"))
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == (arch, 3, 512)
+    assert config["label_names"] == ["a", "b", "é"]
+    pretrained = config["pretrained_cfg"]
+    assert pretrained["input_size"] == [3, 64, 96]
+    assert pretrained["crop_mode"] == "squash"
+    assert (pretrained["first_conv"], pretrained["classifier"]) == (first, "fc")
+    weights = tmp_path / "folder" / "model.safetensors"
+    assert weights.read_bytes() == as_safetensors(predictor)
+    found = find_weights(weights, arch)
+    assert (found.normalization, found.classes) == (PLAIN, ("a", "b", "é"))
+    jax.tree.map(np.testing.assert_array_equal, found.variables, predictor.variables)
+
+
+class Net(nn.Module):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def test_what_timm_has_not_is_refused():
+    with pytest.raises(ConfigError, match=r"no head concat_pool; train with --model\.head lin"):
+        as_timm(classifier("resnet18", "concat_pool"))
+    spec = jx.ModelSpec("net", Net)
+    for own in (spec, Net(3)):
+        with pytest.raises(ConfigError, match=r"[Nn]et names no weights timm/[Nn]et\.TAG"):
+            as_timm(classifier(own))
+
+
+@pytest.mark.parametrize("form", ["timm", "onnx"])
+def test_the_command_says_what_prepares_pictures(form, tmp_path, capsys):
+    learner = tmp_path / "learner.safetensors"
+    write_artifact(classifier("resnet18"), learner, "learner")
+    argv = [str(learner), "--format", form, "--out", str(tmp_path / form)]
+    assert run(export, ExportOptions, "python -m jaxch5.export", argv) == 0
+    assert "has the lines that prepare pictures" in capsys.readouterr().out
+    assert (tmp_path / form).is_dir() == (form == "timm")
+
+
+FRAMINGS = [
+    ("crop", "reflection", 48, WHOLE),
+    ("crop", "reflection", (48, 64), View(0.8, "bicubic")),
+    ("squish", "reflection", 48, View(0.9)),
+    ("pad", "zeros", 48, View(1.0, "bicubic")),
+    *(("pad", mode, (48, 64), WHOLE) for mode in ("reflection", "border", "zeros")),
+]
+
+
+@pytest.mark.parametrize(("method", "pad_mode", "size", "view"), FRAMINGS)
+@pytest.mark.parametrize("sides", [(300, 200), (130, 260), (60, 70)])
+def test_pillows_pixels_are_near_what_the_network_sees(
+    method, pad_mode, size, view, sides, tmp_path
+):
+    """On average within four of 255, and unlike another method's."""
+    blotches = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    file = tmp_path / "1.png"
+    Image.fromarray(cv2.resize(blotches, sides, interpolation=cv2.INTER_CUBIC)).save(file)
+    canvas, frame = presized(file, 64, method=method)
+    batch = without_labels(canvas[None], frame[None], Framing(method, pad_mode))
+    seen = 255 * np.asarray(center(batch, size, view=view)[0])
+    found = pixels(str(file), 64, height_and_width(size), *vars(view).values(), method, pad_mode)
+    assert found.dtype == np.uint8
+    assert found.shape == seen.shape
+    assert np.abs(found - seen).mean() < 4
+    others = {"crop": "squish", "squish": "pad", "pad": "crop"}[method], pad_mode
+    other = pixels(str(file), 64, height_and_width(size), *vars(view).values(), *others)
+    if sides[0] * height_and_width(size)[0] != sides[1] * height_and_width(size)[1]:
+        assert np.abs(other - seen).mean() > 8

@@ -54,6 +54,7 @@ class Options(Config):
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
         path = values.get(cls.path_argument)
+        values = super().meant(values)
         return values if path is None else deep_update(values, {"data": {"path": path}})
 
     @classmethod

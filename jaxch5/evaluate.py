@@ -121,7 +121,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if task.threshold:
         selection = select(interp.confidences, decide(interp.probabilities) == interp.targets)
         threshold = selection.suggested()
-        answered, error = map(float, selection.at(threshold))
+        answered, error = selection.at(threshold)
         suggestion = {"threshold": threshold, "answered": answered, "error_of_answers": error}
         marks = {"suggested": threshold, "the run's": task.threshold}
         figures["unanswered"] = plot_selection(selection, marks)

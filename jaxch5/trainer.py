@@ -12,12 +12,11 @@ from typing import Any, Self
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
-from jaxch5.framing import height_and_width
+from jaxch5.framing import Size, height_and_width
 from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
@@ -38,14 +37,14 @@ from jaxch5.run.pictures import check_about, check_pictures, known_by
 from jaxch5.run.recorder import Recorder
 from jaxch5.run.transfer import transfer
 from jaxch5.training.events import Begin, End, Event, Hook, Ready
-from jaxch5.training.freezing import Frozen, layer_groups
+from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.loop import evaluate, fit, predict
 from jaxch5.training.lr_finder import Sweep
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, place, placement_of, share
-from jaxch5.training.plan import Plan, check_rates, left_to_do
+from jaxch5.training.plan import Plan, check_rates, in_sizes, left_to_do
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
@@ -104,9 +103,7 @@ class Trainer:
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
-        init = partial(model.init, train=False)
-        picture = jnp.zeros((1, *height_and_width(data.size), 3))
-        self._shapes = {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
+        self._shapes = shapes_of(model, data.size, recipe.sizes)
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
         self.view = view_of(view, pretrained.view if pretrained else WHOLE)
@@ -169,13 +166,16 @@ class Trainer:
 
     @property
     def _steps(self) -> Steps:
+        return self._steps_of(self.data.size)
+
+    def _steps_of(self, size: Size) -> Steps:
         data, frozen, normalization = self.data, self._frozen, self.normalization
         # An epoch's length decides when what was accumulated makes an update.
         length = len(data.train) if self.recipe.accumulate > 1 else 0
-        shapes = data.train.shapes()
-        key = (frozen.frozen_to, normalization, self.view, data.size, data.augment, shapes, length)
+        of_pictures = size, data.size, data.augment, data.train.shapes()
+        key = (frozen.frozen_to, normalization, self.view, length, *of_pictures)
         if key not in self._compiled:
-            steps = frozen.steps(data, normalization, self.mesh, self.view)
+            steps = frozen.steps(data, normalization, self.mesh, self.view, size)
             deterministic = self.recipe.deterministic
             self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
         return self._compiled[key]
@@ -209,6 +209,7 @@ class Trainer:
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
+        plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
         restored, self._restored = self._restored, False
         if not restored:
             # Epochs begin at multiples of their length, also after one that was interrupted.
@@ -262,12 +263,13 @@ class Trainer:
             within = int(self.state.step) > plan.start
             if plan.frozen_to is not None and not within:
                 self.freeze_to(plan.frozen_to)
+            size = plan.size or data.size
             with interrupts.during("compiling"):
-                steps = self._steps
+                steps = self._steps_of(size)
             check()
             yield Ready(int(self.state.step), plan)
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
-            with out_of_memory(steps.need, data.train.batch_size, data.size):
+            with out_of_memory(steps.need, data.train.batch_size, size):
                 for event in fit(self.state, data, *args, check, recipe.task):
                     # Held as soon as it is there, because the one before is consumed by then.
                     self.state = event.state

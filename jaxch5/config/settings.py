@@ -110,10 +110,12 @@ class Section(BaseModel):
     def _with_defaults(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return handler(values)
-        values = {
-            name: value.given() if isinstance(value, Section) else value
-            for name, value in cls.meant(values).items()
-        }
+        values = cls.meant(
+            {
+                name: value.given() if isinstance(value, Section) else value
+                for name, value in values.items()
+            }
+        )
         given, own = flat(values, cls.section), len(cls.section)
         keys = {key for case in CASES for key in case.defaults if key.startswith(cls.section)}
         defaults = {key[own:]: value_of(key, given, own_default) for key in keys - given.keys()}
@@ -508,6 +510,11 @@ class FitConfig(Section):
     wd: float = Field(
         _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
     )
+    sizes: tuple[int, ...] = Field(
+        _recipe("sizes"),
+        description="sides of the network's input to train through, pixels, each in an equal part "
+        "of the epochs; the last is that of validation, data.size",
+    )
     pct_start: float = setting(
         "fit.pct_start",
         _cycle("pct_start"),
@@ -686,6 +693,13 @@ class Config(Section):
     def __eq__(self, other: object) -> bool:
         """Compares the settings, and not which of them the command line named."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    @classmethod
+    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = flat(values)
+        if (sizes := given.get("fit.sizes")) and "data.size" not in given:
+            return deep_update(values, {"data": {"size": sizes[-1]}})
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

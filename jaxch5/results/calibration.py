@@ -90,7 +90,7 @@ class Selection(NamedTuple):
         Where nothing is answered, none is wrong.
         """
         place = np.searchsorted(-self.threshold, -threshold, side="right") - 1
-        return (0.0, 0.0) if place < 0 else (self.answered[place], self.error[place])
+        return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
         """Returns the highest threshold that answers a share of the items, down to six decimals.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -14,9 +16,11 @@ from jaxtyping import PyTree
 
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
+from jaxch5.framing import Size, height_and_width
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
 from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
 from jaxch5.optim.schedule import LAYER_DECAY, group_rates
+from jaxch5.training.plan import check_sizes
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from jaxch5.view import WHOLE, View
@@ -54,6 +58,30 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
             f"{spec.name}: stage {missing[0]} has none of its modules: {', '.join(modules)}"
         )
     return groups_of(spec.stages, spec.stage, sizes)
+
+
+def shapes_of(model: nn.Module, size: Size, sizes: Sequence[int] = ()) -> PyTree:
+    """Returns the shapes of a network's variables, by `jax.eval_shape`.
+
+    Args:
+        model: Module that is called on pictures.
+        size: Side of the pictures, or their height and width, pixels.
+        sizes: Sizes to train through, for which the shapes have to be the same.
+
+    Raises:
+        ConfigError: They are not, or the sizes do not rise to `size`.
+    """
+
+    def at(size: Size) -> PyTree:
+        picture = jnp.zeros((1, *height_and_width(size), 3))
+        init = partial(model.init, train=False)
+        return {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
+
+    check_sizes(sizes, size)
+    shapes = at(size)
+    if any(at(other) != shapes for other in sizes):
+        raise ConfigError("fit.sizes: this network has weights for one size; leave it out")
+    return shapes
 
 
 class Frozen:
@@ -114,13 +142,17 @@ class Frozen:
         normalization: Normalization,
         mesh: Mesh | None = None,
         view: View = WHOLE,
+        size: Size | None = None,
     ) -> tuple[TrainStep, EvalStep]:
-        """Returns the steps of training and evaluation for `data` on a mesh, not compiled yet."""
+        """Returns the steps of training and evaluation for `data` on a mesh, not compiled yet.
+
+        The training step takes pictures of `size`, where it is given.
+        """
         train_step = make_train_step(
             self.model,
             self.recipe,
             data.augment,
-            data.size,
+            size or data.size,
             normalization,
             self.optimizer,
             self.paths,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from numbers import Integral
 from typing import NamedTuple
 
 from jaxch5.errors import ConfigError
+from jaxch5.framing import Size, size_text
 from jaxch5.optim.schedule import (
     LAYER_DECAY,
     Schedule,
@@ -57,6 +59,8 @@ class Plan(NamedTuple):
         start: Steps that were made before this phase.
         frozen_to: Group of layers to freeze to when this phase begins; None leaves what is frozen
             as it is.
+        size: Side of the pictures that are trained on in this phase, or their height and width,
+            pixels; None is that of validation.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Plan(NamedTuple):
     momentum: Schedule
     start: int = 0
     frozen_to: int | None = None
+    size: Size | None = None
 
     def stop(self, steps_per_epoch: int) -> int:
         """Returns how many steps have been made after this phase.
@@ -175,6 +180,74 @@ def plans_of_fine_tune(
 
     unfrozen = phase("unfrozen", epochs, freeze_epochs * steps_per_epoch, frozen_to=0)
     return [phase("frozen", freeze_epochs, 0, frozen_to=-1), unfrozen][not freeze_epochs :]
+
+
+def check_sizes(sizes: Sequence[int], size: Size) -> None:
+    """Makes sure that sizes to train through end with that of validation, and grow to it.
+
+    Raises:
+        ConfigError: They do not.
+
+    Example:
+        >>> check_sizes([96, 128], 160)
+        Traceback (most recent call last):
+        jaxch5.errors.ConfigError: fit.sizes = 96,128: should rise to data.size, which is 160
+    """
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != size):
+        said = ",".join(map(str, sizes))
+        raise ConfigError(
+            f"fit.sizes = {said}: should rise to data.size, which is {size_text(size)}"
+        )
+
+
+def in_sizes(plans: Sequence[Plan], sizes: Sequence[int], steps_per_epoch: int) -> list[Plan]:
+    """Divides successive plans among sizes of pictures, each of which has as many epochs.
+
+    Where the epochs cannot be divided evenly, some sizes have one more. Rates and momentum stay.
+
+    Args:
+        plans: Plans of a run, in order.
+        sizes: Sides of the pictures, pixels; none leaves the plans as they are.
+        steps_per_epoch: Number of training batches.
+
+    Raises:
+        ConfigError: There are more sizes than epochs.
+
+    Example:
+        >>> plans = plans_of_fine_tune(3, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))
+        >>> parts = in_sizes(plans, [96, 128], steps_per_epoch=10)
+        >>> [(part.name, part.start, part.epochs, part.size) for part in parts]
+        [('frozen', 0, 1, 96), ('unfrozen', 10, 1, 96), ('unfrozen', 20, 2, 128)]
+    """
+    if not sizes:
+        return list(plans)
+    epochs = sum(plan.epochs for plan in plans)
+    if epochs < len(sizes):
+        raise ConfigError(
+            f"fit.sizes = {','.join(map(str, sizes))}: are more than the epochs, of which there "
+            f"are {epochs}; each needs one"
+        )
+    bounds = [epochs * place // len(sizes) for place in range(len(sizes) + 1)]
+    parts, before = [], 0
+    for plan in plans:
+        for size, (begin, end) in zip(sizes, pairwise(bounds), strict=True):
+            first, last = max(begin - before, 0), min(end - before, plan.epochs)
+            if first < last:
+                parts.append(_part_of(plan, first, last, steps_per_epoch)._replace(size=size))
+        before += plan.epochs
+    return parts
+
+
+def _part_of(plan: Plan, first: int, last: int, steps_per_epoch: int) -> Plan:
+    skipped = first * steps_per_epoch
+    return plan._replace(
+        epochs=last - first,
+        rates=lambda step: plan.rates(skipped + step),
+        momentum=lambda step: plan.momentum(skipped + step),
+        start=plan.start + skipped,
+        # Freezing again would clear the optimizer's moments.
+        frozen_to=None if first else plan.frozen_to,
+    )
 
 
 def check_rates(plan: Plan, steps_per_epoch: int) -> None:

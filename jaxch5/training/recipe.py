@@ -48,8 +48,6 @@ class Recipe:
         loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
             `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
             `ItemLosses` where it has weights. None is the task's.
-        class_weights: Weight of each class in the loss, of training and of validation alike:
-            "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
         metrics: What is recorded of each epoch beside the task's metrics: "top_5", "precision",
             "recall", "f1", or functions of probabilities and labels.
         mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
@@ -73,6 +71,10 @@ class Recipe:
             the network can be built so; see `create_model`.
         layer_decay: Factor from the rate of each group to that of the group before it, above 0 and
             at most 1; see `group_rates`.
+        class_weights: Weight of each class in the loss, of training and of validation alike:
+            "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
+        sizes: Sides of the pictures, pixels, through which each call to train goes, in equal parts
+            of its epochs; the last is that of validation. None trains at that size alone.
 
     Raises:
         ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have one
@@ -89,7 +91,6 @@ class Recipe:
     train_bn: bool = True
     wd: float = WD
     loss: Loss | None = None
-    class_weights: ClassWeights = "none"
     metrics: Sequence[str | Metric] = ()
     mix: Mixer | None = None
     optimizer: str = OPTIMIZER
@@ -104,6 +105,8 @@ class Recipe:
     task: Task = SOFTMAX
     drop_path: float = 0.0
     layer_decay: float = LAYER_DECAY
+    class_weights: ClassWeights = "none"
+    sizes: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         # Checked here, and not after the first epoch.

@@ -209,3 +209,50 @@ def test_weights_of_torchvision_compute_the_same_here(name, exchange, pictures):
     expected = np.load(exchange / f"{name}.logits.npy")
     model = create_model(arch, len(CLASSES), "linear")
     assert_same_logits(model, variables, pictures, expected)
+
+
+FOLDERS = ("resnet18d", "convnext_nano", "vit_small_patch14_reg4_dinov2")
+LOADED = """
+import sys
+import numpy as np
+import torch
+
+sys.path.append(BENCHMARKS)
+from peer import declare_torchvision_operators
+
+declare_torchvision_operators()
+import timm
+
+pictures = torch.from_numpy(np.load("pictures.npy").transpose(0, 3, 1, 2).copy())
+for name in FOLDERS:
+    model = timm.create_model(f"local-dir:{name}", pretrained=True).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        np.save(name + ".npy", model((pictures - mean) / std).numpy())
+"""
+
+
+def test_timm_loads_the_folder_of_each_kind_of_network(peer, tmp_path):
+    """A vision transformer with positions for the size that it was trained at."""
+    rng, size = np.random.default_rng(0), 56
+    pictures = rng.random((2, size, size, 3), np.float32)
+    np.save(tmp_path / "pictures.npy", pictures)
+    plain = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    expected = {}
+    for arch in FOLDERS:
+        model = create_model(arch, len(CLASSES))
+        variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
+        variables = jax.tree.map(lambda x: x * rng.uniform(0.5, 2, x.shape), variables)
+        variables = jax.tree.map(jnp.float32, variables)
+        about = About(arch, "linear", "fp32", presize=size, size=size)
+        predictor = Predictor(model, variables, CLASSES, plain, about)
+        write_artifact(predictor, tmp_path / arch, "timm")
+        with jax.default_matmul_precision("highest"):
+            seen = normalize(jnp.asarray(pictures), plain)
+            expected[arch] = np.asarray(model.apply(variables, seen, train=False))
+    names = f"FOLDERS, BENCHMARKS = {FOLDERS}, {str(ROOT / 'benchmarks')!r}\n"
+    peer(names + LOADED, tmp_path)
+    for arch, logits in expected.items():
+        rms = np.sqrt(np.mean(logits**2))
+        worst = np.abs(np.load(tmp_path / f"{arch}.npy") - logits).max() / rms
+        assert worst <= 1e-5, arch

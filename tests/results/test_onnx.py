@@ -89,15 +89,17 @@ def test_what_is_not_written_is_named(function, line):
         ("resnet18", "linear", "fp32"),
         ("resnet18", "linear", "bf16"),
         ("resnet18d", "concat_pool", "fp32"),
+        ("convnext_nano", "linear", "fp32"),
+        ("vit_small_patch16_224", "concat_pool", "fp32"),
     ],
 )
 def test_a_classifier_answers_the_same_for_any_number_of_pictures(arch, head, precision):
     """In float32, whatever it was trained in."""
     dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[precision]
     variables = create_model(arch, 3, head).init(
-        jax.random.key(0), jnp.zeros((1, 36, 36, 3)), train=False
+        jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
     )
-    about = About(arch, head, precision, presize=40, size=36)
+    about = About(arch, head, precision, presize=40, size=32)
     rest = variables, ("a", "b", "é"), PLAIN, about
     written = as_onnx(Predictor(create_model(arch, 3, head, dtype), *rest))
     assert written == as_onnx(Predictor(create_model(arch, 3, head, dtype), *rest))
@@ -106,7 +108,7 @@ def test_a_classifier_answers_the_same_for_any_number_of_pictures(arch, head, pr
     meta = session.get_modelmeta().custom_metadata_map
     assert json.loads(meta["classes"]) == ["a", "b", "é"]
     for count in (1, 2, 5):
-        pictures = np.random.default_rng(count).integers(0, 256, (count, 36, 36, 3), np.uint8)
+        pictures = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
         (found,) = session.run(None, {"pictures": pictures})
         expected = np.asarray(exact.probabilities(jnp.asarray(pictures, jnp.float32) / 255))
         rms = np.sqrt(np.mean(expected**2))

@@ -124,6 +124,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
+def mean_text(values: Sequence[float]) -> str:
+    """Mean, lowest and highest, as figures of quality are told.
+
+    Example:
+        >>> mean_text([1.0, 4.0, 2.5])
+        '2.5 (1.0 to 4.0)'
+    """
+    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
     """The spread of the ratios of each turn.
 

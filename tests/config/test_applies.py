@@ -33,7 +33,6 @@ SIZES = ("--data.presize", "10", "--data.size", "8", "--data.batch-size", "4")
 ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "fit.shard_optimizer"}
 # What does nothing alone is given with this.
 TOGETHER = {
-    "fit.sizes": ["--data.size", "9"],
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
@@ -145,7 +144,7 @@ def places(tmp_path_factory):
         "fit.moms": (0.9, 0.8, 0.9),
         "fit.metrics": ("f1", "top_1"),
         "fit.best": "valid_loss",
-        "fit.sizes": (8, 9),
+        "fit.sizes": (4, 8),
         "hooks": ("builtins:print",),
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),

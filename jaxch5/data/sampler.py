@@ -79,8 +79,8 @@ def balanced(
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        weights: How often each class is drawn, relative to the others; None draws it by its number
-            of items to `power`. A class without items is not drawn.
+        weights: How often each class is drawn, relative to the others; None takes the number of its
+            items, to the power of `power`. A class without items is not drawn.
         power: 0 draws all classes equally often, 1 as often as they are; 0.5 lies between
             (Mahajan et al., 1805.00932).
 

@@ -185,7 +185,7 @@ def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
         ['params/head/bias']
     """
     flat = flatten_dict(jax.device_get(dict(variables)), sep="/")
-    return {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    return {name: np.asarray(value, order="C") for name, value in flat.items()}
 
 
 def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:

@@ -163,7 +163,7 @@ def export_state_dict(
             raise WeightsError(
                 f"weights of {spec.name}: {name} has shape {given[path].shape} instead of {shape}"
             )
-        state_dict[rename(name, renamed)] = np.ascontiguousarray(given[path])
+        state_dict[rename(name, renamed)] = np.asarray(given[path], order="C")
         if name.endswith("running_var"):
             counter = name.replace("running_var", COUNTER)
             state_dict[rename(counter, renamed)] = np.zeros((), np.int64)

@@ -18,10 +18,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.pretrained import from_file, from_hub
+from jaxch5.models.pretrained import flax_names, from_file, from_hub
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import IMAGENET
 from jaxch5.models.weights import export_state_dict
@@ -214,6 +214,17 @@ def test_safetensors_of_every_precision_are_read(dtype, state_dict, variables, t
     assert_equal(read.variables, rounded)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(read.variables)} == {"float32"}
     assert (read.normalization, read.classes) == (IMAGENET, None)
+
+
+def test_a_parameter_that_is_one_number_keeps_its_shape(tmp_path):
+    """As a temperature of one's own network has it; NumPy makes a row of it on the way."""
+    values = {"params": {"scale": np.float32(2), "turned": np.ones((2, 3), np.float32).T}}
+    save_file(flax_names(values), tmp_path / "w.safetensors")
+    read = load_file(tmp_path / "w.safetensors")
+    assert {name: value.shape for name, value in read.items()} == {
+        "params/scale": (),
+        "params/turned": (3, 2),
+    }
 
 
 def test_normalization_and_classes_travel_with_a_file(whole):

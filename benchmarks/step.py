@@ -1,13 +1,14 @@
-"""Training speed against PyTorch: pictures a second of a ResNet's step, in turn.
+"""Training speed against PyTorch: pictures a second of a network's step, in turn.
 
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
-pictures; both sides' first losses are compared before anything is timed. The peer is torchvision's
-ResNet in PyTorch with a fused Adam, eager and by `torch.compile`, each in both memory layouts; the
-ratio is to the fastest of these. `--precision bf16` or fp16 is that of both sides (autocast there);
-in fp16 neither scales its loss. The peer runs in the interpreter that JAXCH5_PEER_PYTHON names
-(made from requirements.txt), because the two are not installed together. Run it on an idle machine:
-threads that wait for each other, as PyTorch's do, lose far more to other work than ours, and the
-ratio then flatters us. `load_before` is the load average at the start.
+pictures; both sides' first losses are compared before anything is timed. The peer is the same
+network of torchvision, or of timm where that has it alone, in PyTorch with a fused Adam, eager and
+by `torch.compile`, each in both memory layouts; the ratio is to the fastest of these. `--precision
+bf16` or fp16 is that of both sides (autocast there); in fp16 neither scales its loss. The peer runs
+in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are
+not installed together. Run it on an idle machine: threads that wait for each other, as PyTorch's
+do, lose far more to other work than ours, and the ratio then flatters us. `load_before` is the load
+average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -27,8 +28,7 @@ from bare import BareStep
 from common import PLATFORMS, arguments_of, best, in_turn, ratio, spread, tell, use_device
 from peer import Peer, peer_python
 
-from jaxch5.models.registry import create_model
-from jaxch5.models.resnet import ARCHITECTURES
+from jaxch5.models.registry import architectures, create_model, spec_of
 from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
 
@@ -82,6 +82,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         np.savez(f"{folder}/inputs.npz", pictures=pictures, labels=labels)
         begun = peer.ask(
             arch=arch,
+            library=arguments.library or library_of(arch),
             num_classes=NUM_CLASSES,
             weights=f"{folder}/weights.npz",
             inputs=f"{folder}/inputs.npz",
@@ -112,6 +113,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def library_of(arch: str) -> str:
+    """torchvision where it gives the network the names that we give it, else timm."""
+    names = spec_of(arch).names
+    return "torchvision" if names and "torchvision" in names.whose else "timm"
+
+
 def steps_a_turn(ours: BareStep, seconds: float) -> int:
     """So many that a turn's start and end do not show; the first, slow ones are done."""
     ours.pictures_a_second(2)
@@ -120,7 +127,12 @@ def steps_a_turn(ours: BareStep, seconds: float) -> int:
 
 def main() -> None:
     parser = arguments_of(__doc__)
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="resnet50")
+    parser.add_argument("--arch", choices=architectures(), default="resnet50")
+    parser.add_argument(
+        "--library",
+        choices=("torchvision", "timm"),
+        help="of the peer's network (default: torchvision where it has it, else timm)",
+    )
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn, about (default: 2)")

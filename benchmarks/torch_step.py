@@ -1,8 +1,9 @@
-"""The peer of step.py: torchvision's ResNet in PyTorch, in an interpreter of its own.
+"""The peer of step.py: torchvision's or timm's network in PyTorch, in an interpreter of its own.
 
-The first request is {"arch", "num_classes", "weights", "inputs", "device", "precision", "modes",
-"layouts", "lr", "eps"}. Its answer is {"losses": {way: of the first two steps}, "failed": {way:
-why}}. Every later request is {"way", "steps"}, and its answer pictures a second.
+The first request is {"arch", "library", "num_classes", "weights", "inputs", "device", "precision",
+"modes", "layouts", "lr", "eps"}. Its answer is {"losses": {way: of the first
+two steps}, "failed": {way: why}}. Every later request is {"way", "steps"}, and its answer pictures
+a second.
 """
 
 from __future__ import annotations
@@ -15,10 +16,21 @@ import torch
 from peer import answer_requests, declare_torchvision_operators
 
 declare_torchvision_operators()
-import torchvision  # noqa: E402
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def network(library: str, arch: str, num_classes: int, side: int) -> torch.nn.Module:
+    """The library's network; timm's vision transformers are built for a size of pictures."""
+    if library == "torchvision":
+        import torchvision
+
+        return getattr(torchvision.models, arch)(num_classes=num_classes)
+    import timm
+
+    size = {"img_size": side} if arch.startswith("vit") else {}
+    return timm.create_model(arch, num_classes=num_classes, **size)
 
 
 class Step:
@@ -30,7 +42,8 @@ class Step:
         weights = {
             name: torch.from_numpy(value) for name, value in np.load(request["weights"]).items()
         }
-        model = getattr(torchvision.models, request["arch"])(num_classes=request["num_classes"])
+        names = (request[name] for name in ("library", "arch", "num_classes"))
+        model = network(*names, side=inputs["pictures"].shape[1])
         model.load_state_dict(weights)
         model.to(self.device, memory_format=memory_format).train()
         self.model = torch.compile(model) if mode == "compile" else model

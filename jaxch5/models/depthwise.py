@@ -2,8 +2,8 @@
 
 XLA's grouped convolution takes fifty times as long on a CPU as a sum of shifted pictures, one for
 each tap of the kernel, whose channels lie side by side in memory. The gradient of the input is the
-same sum with the kernel turned round. That of the kernel is one as well, with as many terms as a
-row has pixels, from row to row.
+same sum with the kernel turned round. That of the kernel is one of shifted taps, for each pixel of
+some lines, from picture to picture.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+# Terms of one sum of the kernel's gradient, at least those of a line.
+TERMS = 64
 
 
 def convolve_depthwise(
@@ -88,20 +91,26 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
 
 @jax.jit
 def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
-    (rows, columns), padded = kernel.shape[:2], _padded(x, kernel)
+    (batch, height, width), (rows, columns) = x.shape[:3], kernel.shape[:2]
+    # So many lines at a time that a sum has enough terms, and not too many to be compiled.
+    fitting = range(1, max(1, min(height, TERMS // width)) + 1)
+    lines = max(count for count in fitting if height % count == 0)
+    padded = _padded(x, kernel)
 
-    def add_row(total: Array, row: Array) -> tuple[Array, None]:
-        pixels = lax.dynamic_slice_in_dim(padded, row, rows, axis=1)
-        factors = lax.dynamic_slice_in_dim(cotangent, row, 1, axis=1)
+    def add_lines(total: Array, place: Array) -> tuple[Array, None]:
+        def here(x: Array, extra: int) -> Array:
+            start = (place * lines // height, place * lines % height, 0, 0)
+            return lax.dynamic_slice(x, start, (1, lines + extra, *x.shape[2:]))[0]
+
+        pixels, factors = here(padded, rows - 1), here(cotangent, 0)
         shifts = (
-            pixels[:, :, column : column + columns] * factors[:, :, column : column + 1]
-            for column in range(x.shape[2])
+            pixels[row : row + rows, column : column + columns] * factors[row, column]
+            for row in range(lines)
+            for column in range(width)
         )
         return total + sum(shifts), None
 
-    # Pictures are added up last: till then each has a sum of its own, on a core of its own.
-    zeros = jnp.zeros((x.shape[0], *kernel.shape), x.dtype)
-    return lax.scan(add_row, zeros, jnp.arange(x.shape[1]))[0].sum(0)
+    return lax.scan(add_lines, jnp.zeros_like(kernel), jnp.arange(batch * height // lines))[0]
 
 
 def _padded(x: Array, kernel: Array) -> Array:

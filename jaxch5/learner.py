@@ -214,7 +214,7 @@ class Learner(Trainer):
         """One for all states, so that a prediction compiles nothing that an earlier one has."""
         data, task, spec = self.data, self.recipe.task, self.spec
         network = spec.name, head_of(self.model, spec), self.recipe.precision
-        how = {**vars(data.framing), **vars(self.view)}
+        how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
         about = About(*network, data.presize, data.size, *data.source.reading, **how)
         of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
         if self._predictor is None or self._predictor[0] != of:
@@ -308,9 +308,9 @@ def vision_learner(
         data: What `DataBlock.load` returns.
         arch: Name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
             linen module (called as `create_model` says) or an nnx one, which begin as they are.
-        weights: "imagenet"; "auto", the same where they can be had, else none; "none"; a file
-            (.safetensors, .pth); a run directory; or variables, as `module.init` returns them. A
-            line says whether the head was kept.
+        weights: "imagenet"; "auto", the same where they can be had, else none; "none"; what
+            `load_weights` takes; or variables, as `module.init` returns them. A line says of all
+            what is known, and whether the head was kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None is `Recipe()`.
         seed: Root of the initial weights and of every draw in training.

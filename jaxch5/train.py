@@ -26,6 +26,7 @@ from jaxch5.run.directory import (
     write_skipped,
 )
 from jaxch5.training.interrupts import Terminated
+from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import print_line, printable
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
     from jaxch5.training.hosts import agree, first_then_others
 
     model = config.model
-    if model.weights == "imagenet":
+    if is_on_hub(model.weights):
         # Fetched once, and then read from the hub's cache.
         first_then_others(lambda: find_weights(model.weights, model.arch))
     agree({"model.weights": model.weights})

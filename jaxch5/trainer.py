@@ -91,9 +91,7 @@ class Trainer:
         if recipe.mix or (self.mesh and recipe.bn == "local"):
             check_is_mean(recipe.objective, len(data.classes))
         self.data = share(data, self.mesh)
-        self.model = model
-        self.recipe = recipe
-        self.pretrained = pretrained
+        self.model, self.recipe, self.pretrained = model, recipe, pretrained
         self.sweep: Sweep | None = None
         self.console = plain_console()
         self.run: RunDir | None = None
@@ -107,6 +105,7 @@ class Trainer:
         self.spec = spec or spec_of(model, self._shapes["params"])
         self.normalization = normalization or (pretrained or self.spec).normalization
         self.view = view_of(view, pretrained.view if pretrained else WHOLE)
+        self.licence = pretrained and pretrained.licence
         self.groups = layer_groups(recipe.grouping, self.spec, self._shapes["params"])
         self._begin(seed)
 
@@ -294,6 +293,7 @@ class Trainer:
             "mean": list(self.normalization.mean),
             "std": list(self.normalization.std),
             **vars(self.view),
+            "licence": self.licence,
             "task": self.recipe.task.name,
             "class_weights": self.recipe.class_weights,
             "best": list(self.recipe.task.best),
@@ -333,7 +333,7 @@ class Trainer:
         about = saves.about(step)
         check_about(saves.directory / str(step), about, self._about())
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
-        self.view = view_of(about)
+        self.view, self.licence = view_of(about), about.get("licence")
         self.freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
 

@@ -35,7 +35,7 @@ from jaxch5.config.toml import to_toml as to_toml
 from jaxch5.errors import ConfigError
 from jaxch5.framing import MAX_SIDE, Size, height_and_width, parse_size, size_text
 from jaxch5.models.registry import architectures
-from jaxch5.util.address import Address, is_address
+from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
 from jaxch5.util.text import is_text, printable
 
@@ -425,7 +425,9 @@ class ModelConfig(Section):
         "model.weights",
         "none",
         "where training begins: none; imagenet; auto (imagenet where it can be had, else none); a "
-        ".safetensors or .pth file (FILE#PART for one of its state dicts); a run directory",
+        "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), @REVISION after it; a "
+        ".safetensors or .pth file (FILE#PART for one of its state dicts), or a folder with one "
+        "and its config.json; a run directory",
         min_length=1,
     )
     mean: tuple[Share, Share, Share] | None = Field(
@@ -484,7 +486,7 @@ class ModelConfig(Section):
     @classmethod
     def _from_anywhere(cls, weights: str) -> str:
         """Makes a path absolute: a run can be resumed from another directory."""
-        named = weights in ("none", "imagenet", "auto")
+        named = weights in NO_WEIGHTS or is_on_hub(weights)
         return weights if named else str(Path(weights).expanduser().absolute())
 
     @field_validator("task")

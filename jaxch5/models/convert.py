@@ -212,6 +212,16 @@ def parts_of(entries: Collection[Entry]) -> tuple[list[Entry], list[Entry]]:
     return body, [entry for entry in entries if entry.path[1] == HEAD]
 
 
+def classes_of_head(variables: Mapping[str, Any], spec: ModelSpec, likely: str = "") -> int | None:
+    """Returns how many outputs a head has; None where there is none."""
+    flat = flatten_dict(variables)
+    for kind in heads_of(spec, likely) if HEAD in variables["params"] else ():
+        for entry in entries_of(spec, kind):
+            if MARK in entry.shape and entry.path in flat:
+                return int(flat[entry.path].shape[-1])
+    return None
+
+
 def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
     """Returns names that would change what a body computes, or that belong to no module."""
     own = {entry.name.partition(".")[0] for entry in body}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +13,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
-from jaxch5.models.convert import architecture_of, find_network
+from jaxch5.models.convert import architecture_of, classes_of_head, find_network
+from jaxch5.models.hub import FILES, fetch, place_of
 from jaxch5.models.provenance import known_of
-from jaxch5.models.reader import read_weights, reason_of, refuse_damaged
+from jaxch5.models.reader import read_weights, refuse_damaged
 from jaxch5.models.registry import spec_of
-from jaxch5.models.spec import ModelSpec, Normalization
+from jaxch5.models.spec import HubWeights, ModelSpec, Normalization
 from jaxch5.models.weights import import_network
 from jaxch5.util.libraries import empty_is_unset
 from jaxch5.view import WHOLE, View
-
-FILE = "model.safetensors"
-# Time limit for each of the hub's few network addresses to answer; the file may take longer.
-ANSWER_SECONDS = 3.0
 
 
 class Pretrained(NamedTuple):
@@ -37,9 +33,11 @@ class Pretrained(NamedTuple):
         classes: names of their head's classes; None where they are not known.
         origin: where they come from, for messages.
         normalized_by: who says what the normalization is, for messages.
-        view: what they were tested on of each picture; all of it where that is not known.
         left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
+        view: what they were tested on of each picture; all of it where that is not known.
+        licence: their licence; None where it is not known.
+        remarks: what else is to be said of them.
     """
 
     variables: dict[str, PyTree]
@@ -50,58 +48,41 @@ class Pretrained(NamedTuple):
     left_out: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     view: View = WHOLE
+    licence: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @empty_is_unset()
 def from_hub(
-    arch: str | ModelSpec, cache: Path | None = None, endpoint: str | None = None
+    arch: str | ModelSpec,
+    cache: Path | None = None,
+    endpoint: str | None = None,
+    weights: str = "imagenet",
+    normalization: Normalization | None = None,
 ) -> Pretrained:
-    """Returns ImageNet's weights of an architecture, fetched once into the hub's cache.
+    """Returns weights of an architecture, fetched once into the hub's cache.
 
     Args:
         arch: the architecture.
         cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
+        weights: "imagenet"; or a tag or a repository, see `place_of`.
+        normalization: mean and deviation of their training; None takes what is said of them.
 
     Raises:
         WeightsError: there are none, or they are not in the cache and the hub does not serve them.
     """
     spec = spec_of(arch)
-    if not spec.weights:
-        raise WeightsError(
-            f"{spec.name}: names no ImageNet weights on the hub; name a file or a run with "
-            "--model.weights PATH"
-        )
-    import huggingface_hub as hub
-    from huggingface_hub.errors import HTTPError
+    place = place_of(weights, spec)
+    file = fetch(place, cache, endpoint)
+    found = from_file(file, spec, normalization, one=True, hub=place.known)
+    name = f"{place.repository}@{place.revision}" if place.revision else place.repository
+    return found._replace(origin=f"ImageNet ({name})" if weights == "imagenet" else name)
 
-    repository = spec.weights[0].repository
-    file = hub.try_to_load_from_cache(repository, FILE, cache_dir=cache)
-    if not isinstance(file, str):
-        url = hub.hf_hub_url(repository, FILE, endpoint=endpoint)
-        try:
-            # Asked once beforehand: a download keeps asking a hub in trouble for most of a minute.
-            said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-            # huggingface-hub makes paths of these, and follows them wherever they lead.
-            for name in (said.etag, said.commit_hash):
-                if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                    raise OSError(f"it names a file {name!r}")
-            file = hub.hf_hub_download(
-                repository,
-                FILE,
-                cache_dir=cache,
-                endpoint=endpoint,
-                etag_timeout=ANSWER_SECONDS,
-            )
-        except (HTTPError, OSError) as error:
-            raise WeightsError(
-                f"{repository}: the hub does not give it ({reason_of(error)}); "
-                f"fetch {url} elsewhere and name the file with --model.weights PATH"
-            ) from None
-    weights = from_file(Path(file), spec, spec.normalization)
-    tested = View(spec.weights[0].crop, spec.weights[0].interpolation)
-    origin = f"ImageNet ({repository})"
-    return weights._replace(origin=origin, normalized_by=repository, view=tested)
+
+def holds_weights(folder: Path) -> bool:
+    """Checks whether a folder is like a repository of the hub: weights, and a description."""
+    return any((folder / name).is_file() for name in FILES)
 
 
 def from_file(
@@ -110,6 +91,8 @@ def from_file(
     normalization: Normalization | None = None,
     beside: bool = True,
     head: str = "",
+    one: bool = False,
+    hub: HubWeights | None = None,
 ) -> Pretrained:
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
@@ -117,20 +100,23 @@ def from_file(
     `export` writes do. timm's `config.json` is read where it is beside a file.
 
     Args:
-        path: the file, with the architecture's names (of a module without any, flax's); `FILE#PART`
-            names one of several state dicts that it holds.
+        path: the file, with the architecture's names (of a module without any, flax's), or a folder
+            with one, as the hub has it; `FILE#PART` names one of several state dicts that it holds.
         arch: the architecture that they should be of.
         normalization: mean and deviation of their training; None takes what the file says.
         beside: whether files beside it are read; a learner's file says everything itself.
         head: kind of head that they have most likely, which is looked for first.
+        one, hub: see `known_of`.
 
     Raises:
         WeightsError: the file cannot be read, or does not fit.
     """
     path, part = _part(path)
+    if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):
+        path, one = inside[0], True
     tensors, metadata = read_weights(path)
     spec = spec_of(arch)
-    known = known_of(path, metadata, spec, normalization, beside)
+    known = known_of(path, metadata, spec, normalization, beside, one, hub)
     try:
         if spec.names is None:
             return Pretrained(_of_flax(tensors), *known[:2], str(path), known.source)
@@ -140,8 +126,12 @@ def from_file(
             raise WeightsError(line)
         variables, left_out = import_network(found, spec, head)
         refuse_damaged(variables)
+        count = classes_of_head(variables, spec, head)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+    for who, said in known.outputs:
+        if count is not None and count != said:
+            raise WeightsError(f"{who} are {said}, and the head of {path} has {count} outputs")
     origin = f"{path}#{found.part}" if found.others else str(path)
     return Pretrained(
         variables,
@@ -151,6 +141,9 @@ def from_file(
         known.source,
         tuple(left_out),
         tuple(f"#{other}" if other else "the file itself" for other in found.others),
+        known.view,
+        known.licence,
+        known.remarks,
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known about weights besides their numbers: mean, deviation and classes, and from where.
+"""What is known about weights besides their numbers: colours, classes, view and licence.
 
 A safetensors file may say it in its metadata, as `export` writes it. Beside a file may be timm's
 `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, FiniteFloat, Json, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, Json, NonNegativeInt, ValidationError
 
 from jaxch5.config.ranges import PositiveShare, Share
 from jaxch5.errors import WeightsError
-from jaxch5.models.spec import IMAGENET, ModelSpec, Normalization
+from jaxch5.models.spec import IMAGENET, HubWeights, ModelSpec, Normalization
+from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
@@ -23,6 +24,8 @@ BESIDE = ("config.json", "preprocessor_config.json")
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std set others"
 SETTINGS = "--model.mean and --model.std"
+# Keys of timm's `config.json` that its network decides, whatever its pretraining was.
+OF_NETWORK = ("architecture", "num_classes", "label_names")
 
 
 class Metadata(BaseModel):
@@ -31,6 +34,9 @@ class Metadata(BaseModel):
     mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] | None = None
     std: Json[tuple[Deviation, Deviation, Deviation]] | None = None
     classes: Json[tuple[str, ...]] | None = None
+    crop_pct: PositiveShare | None = None
+    interpolation: str | None = None
+    licence: str | None = None
 
 
 class Description(BaseModel):
@@ -41,6 +47,18 @@ class Description(BaseModel):
     label_names: tuple[str, ...] | None = None
 
 
+class TimmDescription(Description):
+    """What timm's `config.json` says beside these; those of tests win, where there are some."""
+
+    num_classes: NonNegativeInt | None = None
+    input_size: tuple[int, int, int] | None = None
+    test_input_size: tuple[int, int, int] | None = None
+    crop_pct: PositiveShare | None = None
+    test_crop_pct: PositiveShare | None = None
+    interpolation: str | None = None
+    license: str | None = None
+
+
 class Known(NamedTuple):
     """What is known about weights.
 
@@ -49,11 +67,19 @@ class Known(NamedTuple):
             known.
         classes: names of their head's classes; None where they are not known.
         source: who says what the normalization is, for messages.
+        view: what they were tested on of each picture; all of it where that is not known.
+        licence: their licence; None where it is not known.
+        remarks: what else should be said of them.
+        outputs: how many outputs the head has by what is said, each with who says so.
     """
 
     normalization: Normalization
     classes: tuple[str, ...] | None
     source: str
+    view: View = WHOLE
+    licence: str | None = None
+    remarks: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, int], ...] = ()
 
 
 def known_of(
@@ -62,6 +88,8 @@ def known_of(
     spec: ModelSpec,
     given: Normalization | None = None,
     beside: bool = True,
+    one: bool = False,
+    hub: HubWeights | None = None,
 ) -> Known:
     """Reads what a file of weights, and the files beside it, say.
 
@@ -71,6 +99,9 @@ def known_of(
         spec: their architecture; a description of another one is ignored.
         given: mean and deviation that the settings name, which win.
         beside: whether other files are looked at.
+        one: whether the file and its description were named as one, so that a description of
+            another architecture is an error.
+        hub: what the architecture says of them, which is taken where no description is there.
 
     Raises:
         WeightsError: they contradict each other, or say what cannot be meant.
@@ -83,25 +114,41 @@ def known_of(
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
-    classes, passed_over = said.classes, ""
+    known = Known(spec.normalization, said.classes, "", _view(vars(said)), said.licence)
+    passed_over, by_timm = "", False
     for file in (path.parent / name for name in (BESIDE if beside else ())):
         values = _read(file)
         of = values.get("architecture")
         if isinstance(of, str) and of.partition(".")[0] != spec.name:
+            if one:
+                arch = of.partition(".")[0]
+                raise WeightsError(
+                    f"{file}: architecture = {of}: is not {spec.name} (--model.arch {arch})"
+                )
             passed_over += f" ({file.name} beside it is of {of})"
             continue
         if given is not None:
-            values = {key: value for key, value in values.items() if key == "label_names"}
+            values = {key: value for key, value in values.items() if key not in ("mean", "std")}
         description = _described(file, values)
-        classes = classes or description.label_names
+        known = known._replace(classes=known.classes or description.label_names)
+        if isinstance(description, TimmDescription):
+            known, by_timm = _with_timms(known, file, description), True
+        elif description.label_names:
+            known = known._replace(
+                outputs=((f"{file}: label_names", len(description.label_names)),)
+            )
         if theirs := _normalization(description, str(file)):
             found[file.name] = theirs
+    if hub and not by_timm:
+        view = _view({"crop_pct": hub.crop, "interpolation": hub.interpolation})
+        known = known._replace(view=view, licence=hub.licence)
+        found = {hub.repository: hub.normalization or spec.normalization}
     if given is not None:
-        return Known(given, classes, SETTINGS)
+        return known._replace(normalization=given, source=SETTINGS)
     if not found:
         whose = "ImageNet's" if spec.normalization == IMAGENET else f"those of {spec.name}"
         source = f"{whose}, since nothing says which they were trained with{passed_over}"
-        return Known(spec.normalization, classes, f"{source}; {SET_OTHERS}")
+        return known._replace(source=f"{source}; {SET_OTHERS}")
     (source, normalization), *others = found.items()
     for name, other in others:
         if other != normalization:
@@ -110,7 +157,31 @@ def known_of(
                 f"and {[*other.mean]}, deviation {[*normalization.std]} and {[*other.std]}; "
                 f"say which with {SETTINGS}"
             )
-    return Known(normalization, classes, " and ".join(found))
+    return known._replace(normalization=normalization, source=" and ".join(found))
+
+
+def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
+    """Adds what timm's description says."""
+    size, filter = said.test_input_size or said.input_size, said.interpolation
+    remarks = [f"tested at {max(size[1:])} pixels"] if size else []
+    if filter and filter not in INTERPOLATIONS:
+        remarks.append(f"their filter {filter} is not known here (--data.interpolation)")
+        filter = None
+    outputs = [(f"{file}: num_classes", said.num_classes)] if said.num_classes is not None else []
+    if said.label_names:
+        outputs.append((f"{file}: label_names", len(said.label_names)))
+    view = {"crop_pct": said.test_crop_pct or said.crop_pct, "interpolation": filter}
+    return known._replace(
+        view=view_of(view, known.view),
+        licence=known.licence or said.license,
+        remarks=tuple(remarks),
+        outputs=tuple(outputs),
+    )
+
+
+def _view(said: Mapping[str, Any]) -> View:
+    known = said["interpolation"] in INTERPOLATIONS
+    return view_of({**said, "interpolation": said["interpolation"] if known else None})
 
 
 def _normalization(said: Metadata | Description, where: str) -> Normalization | None:
@@ -139,18 +210,21 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     # timm's, in which older files have all at the top; then the names of transformers.
     within = values.get("pretrained_cfg")
-    values = values | (within if isinstance(within, dict) else {})
-    names = {"image_mean": "mean", "image_std": "std"}
+    network = {key: values[key] for key in OF_NETWORK if key in values}
+    values = values | (within if isinstance(within, dict) else {}) | network
+    names = {"image_mean": "mean", "image_std": "std", "labels": "label_names"}
     known = {names.get(key, key): value for key, value in values.items()}
-    return {key: known[key] for key in ("architecture", *Description.model_fields) if key in known}
+    fields = TimmDescription if isinstance(known.get("architecture"), str) else Description
+    return {key: known[key] for key in ("architecture", *fields.model_fields) if key in known}
 
 
 def _described(file: Path, values: Mapping[str, Any]) -> Description:
+    kind = TimmDescription if isinstance(values.get("architecture"), str) else Description
     try:
-        return Description.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name, value = first["loc"][0], values[str(first["loc"][0])]
-        raise WeightsError(
-            f"{file}: {name} = {value}: {first['msg']}; say it with {SETTINGS}, of values 0 to 1"
-        ) from None
+        name = str(first["loc"][0])
+        colours = f"say it with {SETTINGS}, of values 0 to 1"
+        way_out = colours if name in ("mean", "std") else "put it right, or move the file away"
+        raise WeightsError(f"{file}: {name} = {values[name]}: {first['msg']}; {way_out}") from None

@@ -14,11 +14,13 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from jaxch5.errors import WeightsError
+from jaxch5.util.address import PICKLES as PICKLES
+from jaxch5.util.address import SAFETENSORS as SAFETENSORS
 
-# Endings of PyTorch's files; `.bin` is the hub's, `.ckpt` Lightning's, and `.tar` that of
-# `model.pth.tar`.
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-SAFETENSORS = ".safetensors"
+NEEDS_TORCH = (
+    "reading it needs PyTorch (pip install -e '.[torch]' in jaxch5's folder, or pip install "
+    "torch), or take .safetensors"
+)
 # What timm, fastai, Lightning and scripts store beside the weights: options, scores and paths. They
 # are read as placeholders, so that no such object is made.
 IGNORED = (
@@ -91,10 +93,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise WeightsError(
-            f"{path}: reading it needs PyTorch (pip install -e '.[torch]' in jaxch5's folder, or "
-            "pip install torch), or take .safetensors"
-        ) from None
+        raise WeightsError(f"{path}: {NEEDS_TORCH}") from None
     if _is_torchscript(path):
         raise WeightsError(
             f"{path}: is a program of TorchScript's; save its weights alone, in Python: "

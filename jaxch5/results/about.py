@@ -38,6 +38,7 @@ class About(NamedTuple):
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How they get the shape of the network's input; see `Framing`.
         crop_pct, interpolation: What is seen of them; see `View`.
+        licence: That of the weights which its training began from; None where it is not known.
     """
 
     arch: str
@@ -51,6 +52,7 @@ class About(NamedTuple):
     pad_mode: str = Framing.pad_mode
     crop_pct: float = WHOLE.crop_pct
     interpolation: str = WHOLE.interpolation
+    licence: str | None = None
 
     @property
     def framing(self) -> Framing:
@@ -90,9 +92,8 @@ def about_of_file(
     if missing:
         raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
     spec = spec_of_file(path, said["arch"], model, said.get("import_path", ""))
-    sizes = {
-        name: said[name] for name in ("presize", "size", *About._field_defaults) if name in said
-    }
+    of_data = {"presize", "size", *About._field_defaults} - {"licence"}
+    sizes = {name: said[name] for name in of_data if name in said}
     named = ("head", "precision") if spec.heads else ("precision",)
     network = {name: said[name] for name in named}
     try:
@@ -100,7 +101,8 @@ def about_of_file(
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
-    return about_of(config)._replace(arch=said["arch"], head=said["head"]), spec, said
+    own = {"arch": said["arch"], "head": said["head"], "licence": said.get("licence")}
+    return about_of(config)._replace(**own), spec, said
 
 
 def spec_of_file(

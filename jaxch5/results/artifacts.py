@@ -121,6 +121,7 @@ def _metadata(description: dict[str, Any]) -> dict[str, str]:
     return {
         name: json.dumps(value) if isinstance(value, list | tuple) else str(value)
         for name, value in description.items()
+        if value is not None
     }
 
 

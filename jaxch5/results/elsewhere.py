@@ -173,5 +173,6 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
             "num_classes": count,
             "first_conv": first.name.removesuffix(".weight"),
             "classifier": classifier.name.removesuffix(".weight"),
+            **({"license": about.licence} if about.licence else {}),
         },
     }

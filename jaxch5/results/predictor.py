@@ -309,7 +309,7 @@ def load_learner(
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         about = about._replace(arch=spec.name)
         pretrained = from_run(path, spec)
-        about = about._replace(**vars(pretrained.view))
+        about = about._replace(**vars(pretrained.view), licence=pretrained.licence)
     else:
         about, spec, said = about_of_file(path, model)
         pretrained = from_file(path, spec, beside=False, head=about.head)

@@ -13,13 +13,14 @@ import jax
 from jaxtyping import PyTree
 
 from jaxch5.errors import CheckpointError, ConfigError, WeightsError
-from jaxch5.models.pretrained import Pretrained, from_file, from_hub
+from jaxch5.models.pretrained import Pretrained, from_file, from_hub, holds_weights
 from jaxch5.models.provenance import SETTINGS
 from jaxch5.models.reader import refuse_damaged
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.run.checkpoint import Checkpoints
 from jaxch5.run.directory import open_run
+from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
 from jaxch5.view import WHOLE, view_of
 
@@ -28,8 +29,10 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
     """Returns variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
 
     Args:
-        weights: "imagenet" (from the hub or its cache); a `.safetensors`, `.pth` or `.pt` file,
-            with `#PART` for one of several state dicts in it; or a run directory.
+        weights: "imagenet" (from the hub or its cache); a tag of the architecture's, such as
+            "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", with
+            `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, with `#PART` for one of several
+            state dicts in it, or a folder with one and its `config.json`; or a run directory.
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
@@ -63,10 +66,12 @@ def find_weights(
         weights, arch: As in `load_weights`.
         normalization: Mean and deviation of their training; None takes what they say.
     """
+    if isinstance(weights, str) and is_on_hub(weights):
+        return from_hub(arch, weights=weights, normalization=normalization)
     path = Path(weights).expanduser()
-    if weights != "imagenet" and not path.is_dir():
+    if not path.is_dir() or holds_weights(path):
         return from_file(path, arch, normalization)
-    found = from_hub(arch) if weights == "imagenet" else from_run(path, arch)
+    found = from_run(path, arch)
     if normalization is None:
         return found
     return found._replace(normalization=normalization, normalized_by=SETTINGS)
@@ -153,6 +158,10 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
     if (view := pretrained.view) != WHOLE:
         seen = f"evaluation sees {view.crop_pct:g} of the short side, {view.interpolation}"
         parts.append(seen)
+    parts += pretrained.remarks
+    if pretrained.licence:
+        forbids = ", which forbids commercial use" if "-nc" in pretrained.licence.lower() else ""
+        parts.append(f"licence {pretrained.licence}{forbids}")
     parts.append(_fate_of_head(pretrained, head, classes))
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)
@@ -212,7 +221,8 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
         refuse_damaged(variables)
         normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))
         classes, view = tuple(about["classes"]), view_of(about)
-        return Pretrained(variables, normalization, classes, str(path), "the run", view=view)
+        origin, licence = (str(path), "the run"), about.get("licence")
+        return Pretrained(variables, normalization, classes, *origin, view=view, licence=licence)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:

@@ -1,13 +1,22 @@
-"""Addresses, which paths would spoil: `pathlib` makes one slash of two."""
+"""Places that are no paths: addresses, of which `pathlib` would spoil the slashes, and the hub."""
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+# Endings of files of weights: PyTorch's, of which `.bin` is the hub's, `.ckpt` Lightning's, and
+# `.tar` that of `model.pth.tar`; and the one that executes nothing.
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+SAFETENSORS = ".safetensors"
+# Words that name none, or none yet.
+NO_WEIGHTS = ("none", "auto")
+# A tag, timm's NAME.TAG, or a repository of the hub; and a revision of it.
+ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
 class Address(str):
@@ -38,3 +47,17 @@ def is_address(place: object) -> bool:
         (True, False)
     """
     return isinstance(place, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://", place) is not None
+
+
+def is_on_hub(weights: str) -> bool:
+    """Checks whether weights are "imagenet", a tag, or a repository of the hub, and no path.
+
+    Example:
+        >>> is_on_hub("a1_in1k"), is_on_hub("timm/resnet50.a1_in1k@v2"), is_on_hub("a/resnet18.pth")
+        (True, True, False)
+    """
+    if weights in ("imagenet", *NO_WEIGHTS):
+        return weights == "imagenet"
+    path = Path(weights).expanduser()
+    is_file = path.suffix in (SAFETENSORS, *PICKLES)
+    return bool(ON_HUB.fullmatch(weights)) and not is_file and not path.exists()

@@ -1,13 +1,18 @@
-"""What tests of networks share: numbers for their weights, and PyTorch in an interpreter apart."""
+"""What tests of networks share: numbers for weights, a hub, and PyTorch in an interpreter apart."""
 
+import hashlib
 import math
 import subprocess
+import threading
+from collections import Counter
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from jaxch5.models.registry import create_model
 from jaxch5.util.libraries import variable
@@ -54,3 +59,108 @@ def peer():
         assert done.returncode == 0, done.stderr
 
     return run
+
+
+class Hub:
+    """A server on the loopback address that answers as the hub does for large files: with what the
+    file is, and a redirect to another host, which has it; and with a code for what is not there.
+
+    `repositories` has the files of each by their names, and those of a revision as NAME@REVISION.
+    `trouble` is a status that it answers instead, or "hangs up", "other size", "a path for an etag"
+    or "a path for a commit".
+    """
+
+    def __init__(self, repositories):
+        self.repositories, self.trouble, self.asked = repositories, None, Counter()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stop(self):
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+    def found(self, path):
+        """The content of a file and its commit, or the status and the code of the hub's answer."""
+        repository, _, rest = path.lstrip("/").partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        if repository not in self.repositories:
+            # Whoever says not who they are is not told that there is none.
+            return 401, "RepoNotFound"
+        commits = {
+            hashlib.sha1(place.encode()).hexdigest(): files
+            for place, files in self.repositories.items()
+            if place.partition("@")[0] == repository
+        }
+        of = repository if revision == "main" else f"{repository}@{revision}"
+        commit = hashlib.sha1(of.encode()).hexdigest() if of in self.repositories else revision
+        if commit not in commits:
+            return 404, "RevisionNotFound"
+        return (
+            (commits[commit][name], commit) if name in commits[commit] else (404, "EntryNotFound")
+        )
+
+    def _handler(hub):
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.answer()
+
+            def do_GET(self):
+                self.answer()
+
+            def answer(self):
+                hub.asked[self.command] += 1
+                elsewhere = self.path.startswith("/elsewhere")
+                content, commit = hub.found(self.path.removeprefix("/elsewhere"))
+                if hub.trouble == "hangs up":
+                    return
+                if isinstance(hub.trouble, int):
+                    self.send_error(hub.trouble)
+                elif isinstance(content, int):
+                    self.send_response(content)
+                    self.send_header("X-Error-Code", commit)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                elif not elsewhere:
+                    size = len(content) + (hub.trouble == "other size")
+                    self.send_response(302)
+                    path = "../" * 5 + "outside"
+                    commit = path if hub.trouble == "a path for a commit" else commit
+                    digest = hashlib.sha256(content).hexdigest()
+                    etag = path if hub.trouble == "a path for an etag" else digest
+                    self.send_header("X-Repo-Commit", commit)
+                    self.send_header("X-Linked-ETag", f'"{etag}"')
+                    self.send_header("X-Linked-Size", str(size))
+                    port = self.server.server_port
+                    self.send_header("Location", f"http://localhost:{port}/elsewhere{self.path}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                else:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    if self.command == "GET":
+                        self.wfile.write(content)
+
+            def log_message(self, *arguments):
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """A function: a hub that has repositories, which is asked although tests are offline."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hubs = []
+
+    def serve(repositories):
+        hubs.append(Hub(repositories))
+        return hubs[-1]
+
+    yield serve
+    for hub in hubs:
+        hub.stop()

@@ -1,6 +1,5 @@
 """Pretrained weights arrive whole, or one line names the file, what is wrong and the way out."""
 
-import hashlib
 import io
 import json
 import os
@@ -8,10 +7,7 @@ import pickle
 import socket
 import struct
 import sys
-import threading
 import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
 import ml_dtypes
@@ -64,76 +60,9 @@ def assert_equal(some, others):
     jax.tree.map(np.testing.assert_array_equal, some, others)
 
 
-class Hub:
-    """A server on the loopback address that answers as the hub does for large files: with what the
-    file is, and a redirect to another host, which has it.
-
-    `trouble` is a status that it answers instead, or "hangs up", "other size", "a path for an etag"
-    or "a path for a commit".
-    """
-
-    def __init__(self, content):
-        self.content, self.trouble, self.asked = content, None, Counter()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def stop(self):
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-
-    def _handler(hub):
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                self.answer()
-
-            def do_GET(self):
-                self.answer()
-
-            def answer(self):
-                hub.asked[self.command] += 1
-                if hub.trouble == "hangs up":
-                    return
-                if isinstance(hub.trouble, int):
-                    self.send_error(hub.trouble)
-                elif self.path == ON_THE_HUB:
-                    size = len(hub.content) + (hub.trouble == "other size")
-                    self.send_response(302)
-                    path = "../" * 5 + "outside"
-                    commit = path if hub.trouble == "a path for a commit" else "0123456789" * 4
-                    digest = hashlib.sha256().hexdigest()
-                    etag = path if hub.trouble == "a path for an etag" else digest
-                    self.send_header("X-Repo-Commit", commit)
-                    self.send_header("X-Linked-ETag", f'"{etag}"')
-                    self.send_header("X-Linked-Size", str(size))
-                    port = self.server.server_port
-                    self.send_header("Location", f"http://localhost:{port}/elsewhere")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                elif self.path == "/elsewhere":
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(hub.content)))
-                    self.end_headers()
-                    if self.command == "GET":
-                        self.wfile.write(hub.content)
-                else:
-                    self.send_error(404)
-
-            def log_message(self, *arguments):
-                pass
-
-        return Handler
-
-
 @pytest.fixture
-def hub(whole, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub = Hub(whole.read_bytes())
-    yield hub
-    hub.stop()
+def hub(whole, serve):
+    return serve({REPOSITORY: {"model.safetensors": whole.read_bytes()}})
 
 
 def test_imagenets_weights_are_fetched_once(hub, variables, tmp_path):

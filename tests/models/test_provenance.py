@@ -13,6 +13,7 @@ from jaxch5.errors import WeightsError
 from jaxch5.models.provenance import known_of
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import IMAGENET, Normalization
+from jaxch5.view import View
 
 # What timm 1.0.31 writes for resnet34.ra4_e3600_r224_in1k.
 TIMM = Path(__file__).parent / "timm" / "config.json"
@@ -42,7 +43,10 @@ def known(folder, metadata=None, arch="resnet34", given=None):
 
 def test_timms_own_description_is_heard(folder):
     shutil.copy(TIMM, folder)
-    assert known(folder) == (HALF, None, "config.json")
+    found = known(folder)
+    assert found[:3] == (HALF, None, "config.json")
+    assert (found.view, found.licence) == (View(1.0, "bicubic"), "apache-2.0")
+    assert found.remarks == ("tested at 288 pixels",)
 
 
 def test_where_nothing_is_known_that_is_said(folder):
@@ -61,7 +65,7 @@ def test_each_form_of_description_is_heard_or_contradicted(
     folder = tmp_path_factory.mktemp("weights")
     name, values = FORMS[form](mean, std)
     (folder / name).write_text(json.dumps(values))
-    assert known(folder) == (Normalization(mean, std), None, name)
+    assert known(folder)[:3] == (Normalization(mean, std), None, name)
     metadata = {"mean": json.dumps(other), "std": json.dumps(std)}
     if other == mean:
         assert known(folder, metadata).source == f"its metadata and {name}"

@@ -1,0 +1,148 @@
+"""Weights on the Hugging Face hub: how they are named, and their files, fetched once."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxch5.errors import WeightsError
+from jaxch5.models.reader import NEEDS_TORCH, reason_of
+from jaxch5.models.registry import architectures
+from jaxch5.models.spec import HubWeights, ModelSpec
+from jaxch5.util.address import PICKLES
+
+# What a repository, or a folder like one, holds: the first of these that is there is read.
+FILES = ("model.safetensors", "pytorch_model.bin")
+DESCRIPTION = "config.json"
+# Time limit for each of the hub's few network addresses to answer; the file may take longer.
+ANSWER_SECONDS = 3.0
+
+
+class Place(NamedTuple):
+    """Where weights are on the hub.
+
+    Attributes:
+        repository: Name of the repository.
+        revision: Commit, branch or tag of git; None is the newest.
+        known: What the architecture says of them; None where it does not name them.
+    """
+
+    repository: str
+    revision: str | None
+    known: HubWeights | None
+
+
+def place_of(weights: str, spec: ModelSpec) -> Place:
+    """Finds where weights are.
+
+    Args:
+        weights: "imagenet", a tag of the architecture's, or a repository; `@` is before a revision.
+        spec: Architecture.
+
+    Raises:
+        WeightsError: There is no such tag, or it is plain that they are of another architecture.
+
+    Example:
+        >>> from jaxch5.models.registry import spec_of
+        >>> place_of("a1_in1k@v2", spec_of("resnet50"))[:2]
+        ('timm/resnet50.a1_in1k', 'v2')
+    """
+    if not spec.weights and "/" not in weights:
+        raise WeightsError(
+            f"{spec.name}: names no ImageNet weights on the hub; name a file, a run or a "
+            "repository with --model.weights PATH or OWNER/NAME"
+        )
+    if weights == "imagenet":
+        return Place(spec.weights[0].repository, None, spec.weights[0])
+    name, _, revision = weights.partition("@")
+    by_tag = {known.tag: known for known in spec.weights}
+    if "/" in name:
+        known = next((each for each in spec.weights if each.repository == name), None)
+        arch = name.removeprefix("timm/").partition(".")[0]
+        if arch != spec.name and arch in architectures() and name.startswith("timm/"):
+            raise WeightsError(f"{name}: is of {arch}, not of {spec.name} (--model.arch {arch})")
+        return Place(name, revision or None, known)
+    known = by_tag.get(name.removeprefix(f"{spec.name}."))
+    if known is None:
+        close = difflib.get_close_matches(name, by_tag, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise WeightsError(
+            f"model.weights = {weights}: there is no such file or folder, and {spec.name} has no "
+            f"such tag: it has {', '.join(by_tag)}{hint}"
+        )
+    return Place(known.repository, revision or None, known)
+
+
+def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) -> Path:
+    """Returns the file of weights in the hub's cache, with its description, if any, beside it.
+
+    Args:
+        place: Where they are.
+        cache: Folder of fetched files; None is huggingface-hub's own.
+        endpoint: Address of the hub; None is huggingface-hub's own.
+
+    Raises:
+        WeightsError: They are not in the cache and the hub does not give them, or they are in
+            PyTorch's format and PyTorch is not installed.
+    """
+    for name in FILES:
+        file, is_new = _file(place, name, place.revision, cache, endpoint)
+        if file:
+            break
+    else:
+        raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
+    if is_new or not place.known:
+        try:
+            # Of the same commit, so that they are one.
+            _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
+        except WeightsError:
+            if is_new:
+                raise
+    return file
+
+
+def _file(
+    place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
+) -> tuple[Path | None, bool]:
+    """Returns a file in the cache and whether it was fetched now; None where there is none."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    repository = place.repository
+    file = hub.try_to_load_from_cache(repository, name, cache, revision)
+    if isinstance(file, str):
+        return Path(file), False
+    url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
+    try:
+        # Asked once beforehand: a download keeps asking a hub in trouble for most of a minute.
+        said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+        # huggingface-hub makes paths of these, and follows them wherever they lead.
+        for each in (said.etag, said.commit_hash):
+            if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
+                raise OSError(f"it names a file {each!r}")
+        if Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None:
+            raise WeightsError(f"{repository}: the hub has its {name} alone; {NEEDS_TORCH}")
+        fetched = hub.hf_hub_download(
+            repository,
+            name,
+            revision=revision,
+            cache_dir=cache,
+            endpoint=endpoint,
+            etag_timeout=ANSWER_SECONDS,
+        )
+        return Path(fetched), True
+    except errors.RemoteEntryNotFoundError:
+        return None, False
+    except errors.RevisionNotFoundError:
+        raise WeightsError(f"{repository}@{revision}: the hub has no such revision of it") from None
+    except (errors.HTTPError, OSError) as error:
+        unknown = isinstance(error, errors.RepositoryNotFoundError)
+        what = "there is no such path, and the hub has no such repository, or not for everybody"
+        raise WeightsError(
+            f"{repository}: {what if unknown else 'the hub does not give it'} "
+            f"({reason_of(error)}); fetch {url} elsewhere and name the file with "
+            "--model.weights PATH"
+        ) from None

@@ -1,0 +1,246 @@
+"""Any of timm's weights: by a tag, a repository and its revision, or a folder like one."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from safetensors.numpy import save
+
+from jaxch5.config.settings import ModelConfig
+from jaxch5.data.block import DataBlock
+from jaxch5.data.source import digits
+from jaxch5.data.split import random_split
+from jaxch5.errors import WeightsError
+from jaxch5.learner import vision_learner
+from jaxch5.models.pretrained import from_file, from_hub
+from jaxch5.models.spec import IMAGENET, Normalization
+from jaxch5.models.weights import export_state_dict
+from jaxch5.results.elsewhere import timm_config
+from jaxch5.results.predictor import load_learner
+from jaxch5.run.transfer import describe, find_weights
+from jaxch5.util.address import is_on_hub
+from jaxch5.view import WHOLE, View
+
+# What timm 1.0.31's `save_for_hf` writes: for resnet18.fb_swsl_ig1b_ft_in1k, and for a resnet18d
+# of three classes with its label_names.
+SWSL, PETS = (Path(__file__).parent / "timm" / f"{name}.json" for name in ("swsl", "pets"))
+CONFIG, SAFE, BIN = "config.json", "model.safetensors", "pytorch_model.bin"
+
+
+@pytest.fixture(scope="module")
+def variables(random_variables):
+    return {count: random_variables("resnet18", count) for count in (3, 1000)}
+
+
+@pytest.fixture(scope="module")
+def swsl(variables):
+    state_dict = export_state_dict(variables[1000], "resnet18")
+    return {SAFE: save(state_dict), CONFIG: SWSL.read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def pets(random_variables):
+    state_dict = export_state_dict(random_variables("resnet18d", 3), "resnet18d")
+    return {SAFE: save(state_dict), CONFIG: PETS.read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def of_torch(variables):
+    torch = pytest.importorskip("torch")
+    state_dict = export_state_dict(variables[1000], "resnet18")
+    content = io.BytesIO()
+    torch.save({name: torch.from_numpy(value) for name, value in state_dict.items()}, content)
+    return content.getvalue()
+
+
+def refusal(read, *arguments, **named):
+    with pytest.raises(WeightsError) as raised:
+        read(*arguments, **named)
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    return line
+
+
+def assert_equal(some, others):
+    assert jax.tree.structure(some) == jax.tree.structure(others)
+    jax.tree.map(np.testing.assert_array_equal, some, others)
+
+
+TAG = "timm/resnet18.fb_swsl_ig1b_ft_in1k"
+
+
+@pytest.mark.parametrize("weights", ["fb_swsl_ig1b_ft_in1k", f"{TAG}", "me/mine"])
+def test_a_tag_and_a_repository_bring_what_timm_says(weights, serve, swsl, variables, tmp_path):
+    """Whether its name is known here or not; and what was fetched needs no hub any more."""
+    hub = serve({TAG: swsl, "me/mine": swsl})
+    for _ in range(2):
+        found = from_hub("resnet18", tmp_path, hub.endpoint, weights)
+        assert_equal(found.variables, variables[1000])
+        assert (found.normalization, found.normalized_by) == (IMAGENET, CONFIG)
+        assert (found.view, found.licence) == (View(0.875), "cc-by-nc-4.0")
+        line = describe(found, "linear", ("cat", "dog"))
+        assert line.startswith(f"weights: {weights if '/' in weights else TAG}; mean 0.485")
+        assert "tested at 224 pixels" in line
+        assert "licence cc-by-nc-4.0, which forbids commercial use" in line
+        hub.stop()
+
+
+def test_a_revision_is_another_file_and_is_named(serve, swsl, variables, tmp_path):
+    older = {SAFE: save(export_state_dict(variables[3], "resnet18"))}
+    hub = serve({"me/mine": swsl, "me/mine@v1": older})
+    found = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine@v1")
+    assert_equal(found.variables, variables[3])
+    assert found.origin == "me/mine@v1"
+    assert found.view == WHOLE, "its own commit has no config.json"
+    newest = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
+    assert_equal(newest.variables, variables[1000])
+    line = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, "me/mine@v2")
+    assert line == "me/mine@v2: the hub has no such revision of it"
+
+
+def test_pytorchs_file_is_read_where_there_is_no_other(serve, of_torch, variables, tmp_path):
+    hub = serve({TAG: {BIN: of_torch, CONFIG: SWSL.read_bytes()}})
+    found = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
+    assert_equal(found.variables, variables[1000])
+    assert found.licence == "cc-by-nc-4.0"
+
+
+def test_without_pytorch_its_file_is_not_even_fetched(serve, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    hub = serve({TAG: {BIN: b"whatever"}})
+    line = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, TAG)
+    assert line.startswith(f"{TAG}: the hub has its {BIN} alone; reading it needs PyTorch")
+    assert "pip install -e '.[torch]'" in line
+    assert hub.asked["GET"] == 0
+
+
+def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path):
+    """Of weights that are named here; else what is guessed is said."""
+    hub = serve({TAG: {SAFE: swsl[SAFE]}, "me/mine": {SAFE: swsl[SAFE]}})
+    known = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
+    assert (known.view, known.licence) == (View(0.875), "cc-by-nc-4.0")
+    assert (known.normalization, known.normalized_by) == (IMAGENET, TAG)
+    unknown = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
+    assert (unknown.view, unknown.licence) == (WHOLE, None)
+    assert "nothing says which they were trained with" in unknown.normalized_by
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("a1_in2k", "resnet18 has no such tag: it has tv_in1k, a1_in1k, .*did you mean a1_in1k"),
+        ("me/no", "me/no: there is no such path, and the hub has no such repository"),
+        ("me/empty", f"me/empty: holds neither {SAFE} nor {BIN}"),
+        ("timm/resnet50.a1_in1k", r"is of resnet50, not of resnet18 \(--model.arch resnet50\)"),
+        ("me/other", r"config.json: architecture = resnet18d: is not resnet18 \(--model.arch"),
+    ],
+)
+def test_what_is_not_there_is_named_with_a_way_out(weights, said, serve, pets, tmp_path):
+    hub = serve({"me/empty": {}, "me/other": pets})
+    with pytest.raises(WeightsError, match=said) as raised:
+        from_hub("resnet18", tmp_path, hub.endpoint, weights)
+    assert "\n" not in str(raised.value)
+
+
+def test_offline_a_repository_is_refused_soon(serve, swsl, tmp_path, monkeypatch):
+    hub = serve({"me/mine": swsl})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refusal(from_hub, "resnet18", tmp_path, hub.endpoint, "me/mine")
+    assert hub.asked.total() == 0
+
+
+@pytest.fixture
+def folder(pets, tmp_path):
+    for name, content in pets.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_a_folder_is_like_a_repository(folder, random_variables):
+    found = find_weights(folder, "resnet18d")
+    assert_equal(found.variables, random_variables("resnet18d", 3))
+    assert found.classes == ("cat", "dog", "fish")
+    assert (found.view, found.licence) == (View(0.95, "bicubic"), "apache-2.0")
+    line = describe(found, "linear", ("cat", "dog", "fish"))
+    assert "evaluation sees 0.95 of the short side, bicubic" in line
+    assert "their head is kept" in line
+    grey = Normalization((0.5,) * 3, (0.5,) * 3)
+    assert find_weights(folder, "resnet18d", grey).normalization == grey
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_classes": 1000}, "num_classes are 1000, and the head of .* has 3 outputs"),
+        ({"label_names": ["cat", "dog"]}, "label_names are 2, and the head of .* has 3 outputs"),
+        ({"architecture": "resnet18"}, r"architecture = resnet18: is not resnet18d"),
+        ({"pretrained_cfg": {"mean": [0.5], "std": [0.5] * 3}}, "mean = .*--model.mean and"),
+        ({"pretrained_cfg": {"crop_pct": 95}}, "crop_pct = 95: .* put it right, or move the file"),
+    ],
+)
+def test_a_description_that_contradicts_the_file_is_an_error_that_says_where(change, said, folder):
+    values = json.loads(PETS.read_text()) | change
+    (folder / CONFIG).write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match=said) as raised:
+        find_weights(folder, "resnet18d")
+    assert str(raised.value).startswith(f"{folder / CONFIG}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_without_a_head_is_taken_and_has_no_classes_to_contradict(folder, random_variables):
+    state_dict = export_state_dict(random_variables("resnet18d", 3), "resnet18d")
+    body = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
+    (folder / SAFE).write_bytes(save(body))
+    found = find_weights(folder, "resnet18d")
+    assert "head" not in found.variables["params"]
+    assert found.view == View(0.95, "bicubic")
+
+
+def test_a_filter_that_is_not_known_is_said(folder):
+    values = json.loads(PETS.read_text())
+    values["pretrained_cfg"]["interpolation"] = "lanczos"
+    (folder / CONFIG).write_text(json.dumps(values))
+    found = from_file(folder / SAFE, "resnet18d")
+    assert found.view == View(0.95)
+    assert "their filter lanczos is not known here (--data.interpolation)" in found.remarks
+
+
+def test_names_and_paths_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    on_hub = ["imagenet", "a1_in1k", "resnet18.a1_in1k", "timm/resnet18.a1_in1k@v1", "runs/two"]
+    assert all(map(is_on_hub, on_hub))
+    paths = [
+        "none",
+        "auto",
+        "runs/one",
+        "runs",
+        "gone.safetensors",
+        "a/b.pth",
+        "/a/b",
+        "./a",
+        "~/a",
+    ]
+    assert not any(map(is_on_hub, paths))
+    named = ModelConfig(weights="a1_in1k"), ModelConfig(weights="runs/one")
+    assert [config.weights for config in named] == ["a1_in1k", str(tmp_path / "runs" / "one")]
+
+
+@pytest.mark.slow
+def test_what_was_said_travels_with_a_learners_file_and_an_export(folder, tmp_path):
+    data = DataBlock(digits(), random_split(), presize=32, size=32).load(batch_size=64)
+    learn = vision_learner(data, "resnet18d", folder, head="linear", say=[].append)
+    for form in ("learner", "safetensors"):
+        learn.export(tmp_path / f"{form}.safetensors", form)
+    about = load_learner(tmp_path / "learner.safetensors").about
+    assert (about.view, about.licence) == (View(0.95, "bicubic"), "apache-2.0")
+    assert timm_config(learn.predictor())["pretrained_cfg"]["license"] == "apache-2.0"
+    (folder / CONFIG).unlink()
+    again = find_weights(tmp_path / "safetensors.safetensors", "resnet18d")
+    assert (again.view, again.licence) == (View(0.95, "bicubic"), "apache-2.0")
+    assert learn._about()["licence"] == "apache-2.0"

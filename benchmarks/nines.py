@@ -1,9 +1,8 @@
 """Of how many nines a network is not sure that has never seen one.
 
-A ResNet-18 learns scikit-learn's digits without the nines, with a softmax and with a sigmoid for each
-class. Each answers the digits whose probability reaches the threshold
-that `evaluate` suggests, at which 95 % of the validation digits are answered; all nines should be
-left unanswered.
+A ResNet-18 learns scikit-learn's digits without the nines, with a softmax and with a sigmoid for
+each class. Each answers the digits whose probability reaches the threshold that `evaluate`
+suggests, at which 95 % of the validation digits are answered; all nines should be left unanswered.
 
     python benchmarks/nines.py --seeds 5
 """

@@ -156,8 +156,8 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
         f"mean {mean} and deviation {std} ({pretrained.normalized_by})",
     ]
     if (view := pretrained.view) != WHOLE:
-        seen = f"evaluation sees {view.crop_pct:g} of the short side, {view.interpolation}"
-        parts.append(seen)
+        share = "all" if view.crop_pct == 1 else f"{view.crop_pct:g}"
+        parts.append(f"evaluation sees {share} of the short side, {view.interpolation}")
     parts += pretrained.remarks
     if pretrained.licence:
         forbids = ", which forbids commercial use" if "-nc" in pretrained.licence.lower() else ""

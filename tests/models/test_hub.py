@@ -18,6 +18,7 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import WeightsError
 from jaxch5.learner import vision_learner
 from jaxch5.models.pretrained import from_file, from_hub
+from jaxch5.models.registry import OURS, architectures, spec_of
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.models.weights import export_state_dict
 from jaxch5.results.elsewhere import timm_config
@@ -69,6 +70,49 @@ def refusal(read, *arguments, **named):
 def assert_equal(some, others):
     assert jax.tree.structure(some) == jax.tree.structure(others)
     jax.tree.map(np.testing.assert_array_equal, some, others)
+
+
+# What timm says of each of its tags for our architectures, by the repository.
+PROGRAM = """
+import json, sys
+
+sys.path.append(BENCHMARKS)
+from peer import declare_torchvision_operators
+
+declare_torchvision_operators()
+from timm.models._registry import get_arch_pretrained_cfgs
+
+said = {}
+for arch in ARCHITECTURES:
+    for name, cfg in get_arch_pretrained_cfgs(arch).items():
+        size, crop = cfg.test_input_size or cfg.input_size, cfg.test_crop_pct or cfg.crop_pct
+        said["timm/" + name] = [
+            cfg.license, size[-1], crop, cfg.interpolation, list(cfg.mean), list(cfg.std)
+        ]
+json.dump(said, open("said.json", "w"))
+"""
+
+
+def test_what_is_known_of_tags_is_what_timm_says(peer, tmp_path):
+    """None is invented; of vision transformers those are left out that are other networks."""
+    names = [name for name in architectures() if name in OURS]
+    benchmarks = str(Path(__file__).parent.parent.parent / "benchmarks")
+    peer(f"BENCHMARKS, ARCHITECTURES = {benchmarks!r}, {names}\n{PROGRAM}", tmp_path)
+    said = json.loads((tmp_path / "said.json").read_text())
+    known = {
+        each.repository: [
+            each.licence,
+            each.size,
+            each.crop,
+            each.interpolation,
+            *map(list, each.normalization or spec_of(name).normalization),
+        ]
+        for name in names
+        for each in spec_of(name).weights
+    }
+    assert known == {name: values for name, values in said.items() if name in known}
+    resnets = {name for name in said if name.startswith("timm/resnet")}
+    assert resnets == {name for name in known if name.startswith("timm/resnet")}
 
 
 TAG = "timm/resnet18.fb_swsl_ig1b_ft_in1k"

@@ -105,12 +105,12 @@ def test_tensors_that_do_not_fit_are_one_line(tensors, changed):
 
 def test_loading_a_run_fetches_nothing_and_writes_nothing(run, learner_file, monkeypatch):
     """Its configuration may name any address and any file of weights: neither is looked at."""
-    weights, before = run.parent / "weights.pth", 'weights = "none"'
+    weights, before = run.parent / "weights.pth", '\nweights = "none"'
     weights.write_bytes(pickle.dumps(print))
     file = run / "config.toml"
     text = re.sub('path = ".*"', 'archive = "http://127.0.0.1:9/evil.zip"', file.read_text())
     assert before in text
-    file.write_text(text.replace(before, f'weights = "{weights}"'))
+    file.write_text(text.replace(before, f'\nweights = "{weights}"'))
     states = state_of(run.parent)
     done = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, to: done.append(to))

@@ -73,8 +73,8 @@ class Recipe:
             at most 1; see `group_rates`.
         class_weights: Weight of each class in the loss, of training and of validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures, pixels, through which each call to train goes, in equal parts
-            of its epochs; the last is that of validation. None trains at that size alone.
+        sizes: Sides of the pictures to train through, pixels, in equal parts of the epochs, up to
+            that of validation; without any, that one alone.
 
     Raises:
         ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have one

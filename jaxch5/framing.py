@@ -78,10 +78,12 @@ def parse_size(said: Any) -> Size:
         >>> parse_size("224"), parse_size("224x160"), parse_size([96, 96])
         (224, (224, 160), 96)
     """
-    words = re.split(r"[x, ]+", str(said).strip("[]()"))
+    # A command line gives a list of words.
+    text = "x".join(map(str, said)) if isinstance(said, list | tuple) else str(said)
+    words = re.split("[x, ]+", text)
     if len(words) > 2 or not all(word.isdecimal() for word in words):
-        raise ValueError(f"{said}: should be a number of pixels, or height x width, as in 224x160")
+        raise ValueError(f"{text}: should be a number of pixels, or height x width, as in 224x160")
     height, width = int(words[0]), int(words[-1])
     if not 8 <= min(height, width) <= max(height, width) <= MAX_SIDE:
-        raise ValueError(f"{said}: should be from 8 to {MAX_SIDE} pixels")
+        raise ValueError(f"{text}: should be from 8 to {MAX_SIDE} pixels")
     return height if height == width else (height, width)

@@ -15,6 +15,7 @@ from rich.console import Console
 import jaxch5 as jx
 from jaxch5.augmentation import geometry
 from jaxch5.augmentation.policy import draw, random_matrix
+from jaxch5.cli import Options, parse
 from jaxch5.config.settings import Config, from_toml, to_toml
 from jaxch5.data.image import presize
 from jaxch5.data.packing import pack
@@ -303,3 +304,17 @@ def test_a_squished_frame_tells_the_pictures_shape():
     assert canvas.shape == (16, 16, 3)
     np.testing.assert_allclose(np.divide(*geometry.sides(frame[None])), 3.0)
     np.testing.assert_allclose((frame @ [1, 1, 1])[:2] / frame[2, 2], 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["--data.size", "40x24"], (40, 24)),
+        (["--data.size=40,24"], (40, 24)),
+        (["--data.size", "24x24"], 24),
+        (["--data.size", "16", "--data.size", "40x24"], (40, 24)),
+        (["--data.size", "40x24", "--data.size", "16"], 16),
+    ],
+)
+def test_a_size_on_the_command_line_is_one_word_and_the_last_counts(words, size):
+    assert parse(Options, [*words, "--data.presize", "40"], "test").settings().data.size == size

@@ -19,6 +19,9 @@ from jaxch5.errors import ConfigError
 # Other names of options.
 ALIASES = {"--data.sampling": "--data.sampler", "--metrics": "--fit.metrics"}
 
+# Settings that are one word though their type has a tuple.
+ONE_WORD = ("data.size",)
+
 
 class Help(HelpFormatter):
     """Formats `--help`: no usage of sixty options, paragraphs as such, and no default of None."""
@@ -71,6 +74,9 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
+            # Of a setting that is one number or several, the last word counts, as of any other.
+            if field_name in ONE_WORD:
+                return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)
 
     try:

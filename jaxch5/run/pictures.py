@@ -155,12 +155,12 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
         ConfigError: It has others.
     """
     # Older checkpoints do not say what there was no choice of.
-    about = {"task": SOFTMAX.name, "class_weights": [], **about}
+    about = {"task": SOFTMAX.name, "class_weights": "none", **about}
     same = {
         "arch": about["arch"] == here["arch"],
         "classes": same_names(about["classes"], here["classes"]),
         "task": about["task"] == here["task"],
-        "class_weights": about["class_weights"] == [*here["class_weights"]],
+        "class_weights": [*about["class_weights"]] == [*here["class_weights"]],
     }
     for name, fits in same.items():
         if not fits:

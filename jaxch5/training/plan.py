@@ -103,7 +103,7 @@ def plan_at_rate(
     return Plan(
         "fit",
         epochs,
-        rates=lambda step: [lr(step) * share for share in rates] if callable(lr) else rates,
+        rates=lambda step: [lr(step) * share for share in rates] if callable(lr) else [*rates],
         momentum=momentum if callable(momentum) else lambda step: momentum,
     )
 

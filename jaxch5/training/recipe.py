@@ -131,7 +131,7 @@ class Recipe:
 
     @property
     def _counts_classes_alike(self) -> bool:
-        return isinstance(self.class_weights, str | tuple) and self.class_weights in ("none", ())
+        return isinstance(self.class_weights, str) and self.class_weights == "none"
 
     @property
     def columns(self) -> list[str]:
@@ -168,7 +168,9 @@ class Recipe:
         Raises:
             ConfigError: There is not one weight for each class.
         """
-        weights = weights_of_classes(self.class_weights, labels, classes)
+        weights = self.class_weights
+        if not self._counts_classes_alike:
+            weights = weights_of_classes(weights, labels, classes)
         metrics, beside = tuple(self.metrics), "balanced_accuracy"
         if is_unequal(labels, len(classes)) and beside not in self.task.scores(metrics):
             metrics += (beside,)
@@ -232,12 +234,12 @@ def takes_weights(loss: Loss) -> bool:
 def weights_of_classes(
     given: ClassWeights, labels: Int[np.ndarray, "items"], classes: Sequence[str]
 ) -> tuple[float, ...]:
-    """Returns the weight of each class in the loss, or none where all count alike.
+    """Returns the weight of each class in the loss.
 
     Args:
         given: "balanced", by which all classes have the same sum of weights, as in scikit-learn;
             "sqrt", the square root of that; a weight for each class by its name, or a TOML file of
-            these; the weights in the order of the classes; or "none".
+            these; or the weights in the order of the classes.
         labels: Classes of the training pictures.
         classes: Names of the classes.
 
@@ -251,8 +253,6 @@ def weights_of_classes(
         Traceback (most recent call last):
         jaxch5.errors.ConfigError: fit.class_weights: there is none for dog
     """
-    if isinstance(given, str | tuple) and given in ("none", ()):
-        return ()
     if isinstance(given, str) and given in ("balanced", "sqrt"):
         counts = np.maximum(np.bincount(labels, minlength=len(classes)), 1)
         weights = len(labels) / (len(classes) * counts)

@@ -370,7 +370,7 @@ def test_a_recipe_and_arguments_by_name_or_by_place_say_the_same(plain):
             "none",
             "bf16",
             "concat_pool",
-            "fastai",
+            "auto",
             False,
             0.1,
             None,

@@ -29,8 +29,8 @@ from jaxch5.view import view_of
 # Where pictures are fetched from or prepared is shown by the tests of these sources.
 KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.tfds")]
 SIZES = ("--data.presize", "10", "--data.size", "8", "--data.batch-size", "4")
-# So is what goes with them, or with several devices; here it is refused.
-ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "fit.shard_optimizer"}
+# So is what goes with them, with several devices, or with other architectures; here it is refused.
+ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "model.drop_path", "fit.shard_optimizer"}
 # What does nothing alone is given with this.
 TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],

@@ -78,9 +78,9 @@ def parse_size(said: Any) -> Size:
         >>> parse_size("224"), parse_size("224x160"), parse_size([96, 96])
         (224, (224, 160), 96)
     """
-    # A command line gives a list of words.
+    # A command line gives a list of words, and a file's metadata the list as text.
     text = "x".join(map(str, said)) if isinstance(said, list | tuple) else str(said)
-    words = re.split("[x, ]+", text)
+    words = re.split("[x, ]+", text.strip("[]()"))
     if len(words) > 2 or not all(word.isdecimal() for word in words):
         raise ValueError(f"{text}: should be a number of pixels, or height x width, as in 224x160")
     height, width = int(words[0]), int(words[-1])

@@ -210,7 +210,8 @@ def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
         "data.split_column": "is_val", "model.mean": "0.5,0.5,0.5", "model.std": "0.5,0.5,0.5",
         "model.task": "sigmoid", "fit.metrics": "f1", "hooks": "math:floor",
         "data.method": "squish", "data.pad_mode": "zeros",
-        "fit.best": "valid_loss", "fit.class_weights": "balanced",
+        "fit.best": "valid_loss", "fit.class_weights": "balanced", "fit.sizes": "8,16",
+        "data.crop_pct": "0.9", "data.interpolation": "bicubic",
     }  # fmt: skip
     for key, value in flat(config).items():
         if key in taken:

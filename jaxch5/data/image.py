@@ -117,4 +117,5 @@ def _resize(
         return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.
     image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    # A copy, for colours are converted in place.
+    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))

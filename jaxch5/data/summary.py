@@ -171,8 +171,9 @@ def unseen(
         augmented: whether training moves the crop.
 
     Example:
-        >>> unseen(np.array([[200, 100], [100, 100]]), 32, augmented=True)
-        (0.16666666666666666, 0.3333333333333333)
+        >>> shares = unseen(np.array([[200, 100], [100, 100]]), 32, augmented=True)
+        >>> [round(share, 3) for share in shares]
+        [0.167, 0.333]
     """
     if not len(sizes):
         return 0.0, 0.0

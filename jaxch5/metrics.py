@@ -138,6 +138,7 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
+    # By NumPy, because runs of unequal classes have it without asking; see `_macro`.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import subprocess
 import sys
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -30,20 +28,11 @@ from jaxch5.optim.optimizer import is_matrix
 from jaxch5.predict import PredictOptions, predict
 from jaxch5.train import TrainOptions, train
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
+from tests.models.shared import assert_gradients, fill, pictures, run_alone
 
 # Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
 TIMM = json.loads((Path(__file__).parent / "convnext.json").read_text())["archs"]
-SEED = 7
 NANO = "convnext_nano"
-
-
-def fill(name, shape):
-    """Weights that depend on nothing but timm's name and shape for them."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
-    if len(shape) == 1:
-        noise = 0.1 * rng.standard_normal(shape)
-        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
-    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
 def zeros(arch, num_classes=1000, head="linear"):
@@ -86,13 +75,12 @@ def test_the_way_in_and_out_changes_no_bit(head):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM)
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    subprocess.run([sys.executable, __file__, arch], env=usual_compiler, check=True)
+    run_alone(__file__, arch, usual_compiler)
 
 
 def compare_with_timm(arch):
     golden, variables = TIMM[arch], import_state_dict(filled(arch), arch)
-    nchw = np.random.default_rng(SEED).standard_normal((4, 3, 96, 96)).astype(np.float32)
-    model, x = create_model(arch, 1000), jnp.asarray(nchw.transpose(0, 2, 3, 1))
+    model, x = create_model(arch, 1000), pictures()
 
     def loss_of(params):
         logits = model.apply({"params": params}, x, train=True)
@@ -109,14 +97,7 @@ def compare_with_timm(arch):
     atol = 1e-4 * golden["eval_logits_l2"] / math.sqrt(logits.size)
     np.testing.assert_allclose(logits[:, :8], golden["eval_logits_first8"], rtol=0, atol=atol)
     assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
-    squares = {}
-    for path, leaf in flatten_dict(grads).items():
-        name = spec_of(arch).names.of(("params", *path)).split(".")
-        part = ".".join(name[: 1 if name[0] == "stem" else 2])
-        squares[part] = squares.get(part, 0.0) + float(jnp.sum(leaf**2))
-    assert squares.keys() == golden["grad_l2"].keys()
-    for part, expected in golden["grad_l2"].items():
-        assert math.sqrt(squares[part]) == pytest.approx(expected, rel=5e-3), part
+    assert_gradients(arch, grads, lambda name: 1 + (name[0] != "stem"), golden["grad_l2"], 5e-3)
 
 
 def test_a_body_is_taken_whatever_its_file_has_for_a_head(nano):

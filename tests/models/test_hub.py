@@ -5,8 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
@@ -26,6 +24,7 @@ from jaxch5.results.predictor import load_learner
 from jaxch5.run.transfer import describe, find_weights
 from jaxch5.util.address import is_on_hub
 from jaxch5.view import WHOLE, View
+from tests.models.shared import assert_equal, refusal
 
 # What timm 1.0.31's `save_for_hf` writes: for resnet18.fb_swsl_ig1b_ft_in1k, and for a resnet18d
 # of three classes with its label_names.
@@ -57,19 +56,6 @@ def of_torch(variables):
     content = io.BytesIO()
     torch.save({name: torch.from_numpy(value) for name, value in state_dict.items()}, content)
     return content.getvalue()
-
-
-def refusal(read, *arguments, **named):
-    with pytest.raises(WeightsError) as raised:
-        read(*arguments, **named)
-    line = str(raised.value)
-    assert len(line.splitlines()) == 1
-    return line
-
-
-def assert_equal(some, others):
-    assert jax.tree.structure(some) == jax.tree.structure(others)
-    jax.tree.map(np.testing.assert_array_equal, some, others)
 
 
 # What timm says of each of its tags for our architectures, by the repository.

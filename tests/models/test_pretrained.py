@@ -16,12 +16,12 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
-from jaxch5.errors import WeightsError
 from jaxch5.models.pretrained import flax_names, from_file, from_hub
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import IMAGENET
 from jaxch5.models.weights import export_state_dict
 from jaxch5.view import View
+from tests.models.shared import assert_equal, refusal
 
 REPOSITORY = spec_of("resnet18").weights[0].repository
 ON_THE_HUB = f"/{REPOSITORY}/resolve/main/model.safetensors"
@@ -44,20 +44,6 @@ def whole(state_dict, tmp_path_factory):
     said = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "classes": ["cat", "dog", "Ö"]}
     save_file(state_dict, file, {name: json.dumps(value) for name, value in said.items()})
     return file
-
-
-def refusal(read, *arguments, **named):
-    """The line that a WeightsError says."""
-    with pytest.raises(WeightsError) as raised:
-        read(*arguments, **named)
-    line = str(raised.value)
-    assert len(line.splitlines()) == 1
-    return line
-
-
-def assert_equal(some, others):
-    assert jax.tree.structure(some) == jax.tree.structure(others)
-    jax.tree.map(np.testing.assert_array_equal, some, others)
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import subprocess
 import sys
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -21,29 +19,14 @@ from jaxch5.models import resnet
 from jaxch5.models.registry import create_model
 from jaxch5.models.resnet import ARCHITECTURES, Bottleneck
 from jaxch5.models.weights import export_state_dict, import_state_dict
+from tests.models.shared import fill, pictures, run_alone
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
-SEED = GOLDEN["seed"]
 
 
 def shapes_of(arch, num_classes=1000, **kwargs):
     init = partial(create_model(arch, num_classes, **kwargs).init, train=False)
     return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-
-
-def fill(name, shape):
-    """Weights that depend on nothing but torchvision's name and shape for them."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
-    if name.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if name.endswith("running_var"):
-        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    if name.endswith("running_mean"):
-        return (0.1 * rng.standard_normal(shape)).astype(np.float32)
-    if len(shape) == 1:
-        noise = 0.1 * rng.standard_normal(shape)
-        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
-    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
 def zeros(arch):
@@ -53,11 +36,6 @@ def zeros(arch):
 def filled(arch):
     names = export_state_dict(zeros(arch), arch)
     return import_state_dict({name: fill(name, value.shape) for name, value in names.items()}, arch)
-
-
-def pictures():
-    nchw = np.random.default_rng(SEED).standard_normal((4, 3, 96, 96)).astype(np.float32)
-    return jnp.asarray(nchw.transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("arch", GOLDEN["archs"])
@@ -96,7 +74,7 @@ def test_logits_loss_gradients_and_statistics_are_torchvisions(arch, usual_compi
 
     Those of basic blocks are one program each, as in training, and the deeper are by their blocks.
     """
-    subprocess.run([sys.executable, __file__, arch], env=usual_compiler, check=True)
+    run_alone(__file__, arch, usual_compiler)
 
 
 def compare_with_torchvision(arch):

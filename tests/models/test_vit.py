@@ -2,9 +2,7 @@
 
 import json
 import math
-import subprocess
 import sys
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -35,22 +33,13 @@ from jaxch5.predict import PredictOptions, predict
 from jaxch5.train import TrainOptions, train
 from jaxch5.training.freezing import layer_groups
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
+from tests.models.shared import assert_gradients, fill, pictures, run_alone
 
 # Computed with timm 1.0.31 and PyTorch 2.13 in float32 on a CPU.
 TIMM = json.loads((Path(__file__).parent / "vit.json").read_text())
-SEED = 7
 TINY = {"patch": 8, "width": 32, "heads": 2, "depth": 2}
 SPEC = vit_spec("tiny_vit", **TINY)
 REGISTERED = vit_spec("tiny_vit_reg", registers=2, layer_scale=1e-5, **TINY)
-
-
-def fill(name, shape):
-    """Weights that depend on nothing but timm's name and shape for them."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
-    if len(shape) == 1:
-        noise = 0.1 * rng.standard_normal(shape)
-        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
-    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
 def shapes_of(arch, size, num_classes=1000, head="linear"):
@@ -74,7 +63,7 @@ def drawn(spec, size, head="linear"):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM["archs"])
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    subprocess.run([sys.executable, __file__, arch], env=usual_compiler, check=True)
+    run_alone(__file__, arch, usual_compiler)
 
 
 def compare_with_timm(arch):
@@ -84,8 +73,7 @@ def compare_with_timm(arch):
     weights = import_state_dict(state_dict_of(arch, stored), arch)
     weights = Pretrained(weights, IMAGENET, None, arch)
     variables = for_size(weights, spec_of(arch), (size, size)).variables
-    nchw = np.random.default_rng(SEED).standard_normal((4, 3, size, size)).astype(np.float32)
-    model, x = create_model(arch, 1000), jnp.asarray(nchw.transpose(0, 2, 3, 1))
+    model, x = create_model(arch, 1000), pictures(size)
 
     @jax.jit
     def evaluate(variables):
@@ -111,15 +99,8 @@ def compare_with_timm(arch):
     if is_dinov2:
         return
     assert float(loss) == pytest.approx(golden["train_loss"], rel=1e-4)
-    squares = {}
-    for path, leaf in flatten_dict(grads).items():
-        name = spec_of(arch).names.of(("params", *path))
-        depth = 2 if name.startswith(("blocks", "head")) else 1
-        part = ".".join(name.split(".")[:depth])
-        squares[part] = squares.get(part, 0.0) + float(jnp.sum(leaf**2))
-    assert squares.keys() == golden["grad_l2"].keys()
-    for part, expected in golden["grad_l2"].items():
-        assert math.sqrt(squares[part]) == pytest.approx(expected, rel=2e-2), part
+    named = ("blocks", "head")
+    assert_gradients(arch, grads, lambda name: 1 + (name[0] in named), golden["grad_l2"], 2e-2)
 
 
 @pytest.mark.parametrize("arch", TIMM["names"])

@@ -1,0 +1,70 @@
+"""What tests of networks share with programs of their own, in which there are no fixtures."""
+
+import math
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxch5.errors import WeightsError
+from jaxch5.models.registry import spec_of
+
+SEED = 7
+
+
+def fill(name, shape):
+    """Weights that depend on nothing but PyTorch's name and shape for them."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if name.endswith("running_mean"):
+        return (0.1 * rng.standard_normal(shape)).astype(np.float32)
+    if len(shape) == 1:
+        noise = 0.1 * rng.standard_normal(shape)
+        return (noise + (1.0 if name.endswith("weight") else 0.0)).astype(np.float32)
+    return (rng.standard_normal(shape) / math.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def pictures(size=96):
+    nchw = np.random.default_rng(SEED).standard_normal((4, 3, size, size)).astype(np.float32)
+    return jnp.asarray(nchw.transpose(0, 2, 3, 1))
+
+
+def run_alone(file, arch, environment):
+    """Runs a test's module as a program, in a process whose programs are compiled as a user's."""
+    command = [sys.executable, "-m", f"tests.models.{Path(file).stem}", arch]
+    subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True)
+
+
+def assert_gradients(arch, grads, words_of, expected, rel):
+    """Compares the norms of gradients by module: by so many words of PyTorch's names."""
+    squares = {}
+    for path, leaf in flatten_dict(grads).items():
+        words = spec_of(arch).names.of(("params", *path)).split(".")
+        part = ".".join(words[: words_of(words)])
+        squares[part] = squares.get(part, 0.0) + float(jnp.sum(leaf**2))
+    assert squares.keys() == expected.keys()
+    for part, norm in expected.items():
+        assert math.sqrt(squares[part]) == pytest.approx(norm, rel=rel), part
+
+
+def refusal(read, *arguments, **named):
+    """The line that a WeightsError says."""
+    with pytest.raises(WeightsError) as raised:
+        read(*arguments, **named)
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    return line
+
+
+def assert_equal(some, others):
+    assert jax.tree.structure(some) == jax.tree.structure(others)
+    jax.tree.map(np.testing.assert_array_equal, some, others)

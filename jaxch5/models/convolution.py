@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from jaxch5.models.winograd import winograd
 
-# On maps up to this side, gathering patches for one matrix product beats the native convolution.
+# On maps whose shorter side is up to this, gathering patches for one matrix product beats the native
+# convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
 # From these on, fewer multiplications are worth the transforms and the longer compilation: shorter
 # side of the map, channels, pictures.
@@ -41,7 +42,7 @@ def convolve(
     size = kernel.shape[0]
     if size == 1:
         cpu = partial(as_matrix_product, stride=stride)
-    elif size == 3 and max(x.shape[1:3]) <= SMALL_MAP * stride:
+    elif size == 3 and min(x.shape[1:3]) <= SMALL_MAP * stride:
         cpu = partial(as_patches, stride=stride)
     elif size == 3 and stride == 1 and _fewer_products_pay(x, kernel):
         cpu = winograd

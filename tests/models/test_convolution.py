@@ -56,6 +56,23 @@ def test_the_choice_of_form_changes_no_number(size, stride, side):
     np.testing.assert_allclose(chosen, expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sides", [(2, 3), (3, 2), (1, 9), (9, 1), (2, 2)])
+def test_no_map_that_is_low_or_narrow_is_left_to_xla(sides, stride):
+    """Its convolution of a map that is smaller than the kernel takes a hundred times as long."""
+    x, kernel = normal(0, 2, *(side * stride for side in sides), 5), normal(1, 3, 3, 5, 7)
+    (result, *gradients), (expected, *expected_gradients) = of_each(
+        [lambda x, kernel, form=form: form(x, kernel, stride) for form in (convolve, native)],
+        x,
+        kernel,
+    )
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+    step = jax.jit(jax.value_and_grad(lambda x, kernel: convolve(x, kernel, stride).sum(), (0, 1)))
+    assert "convolution(" not in step.lower(x, kernel).compile().as_text()
+
+
 @pytest.mark.parametrize("side", [2, 5, 8])
 def test_max_pooling_and_its_gradient_agree_also_on_ties(side):
     x = np.round(normal(0, 2, side, side, 3))

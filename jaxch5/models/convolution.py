@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from jaxch5.models.winograd import winograd
 
-# On maps whose shorter side is up to this, gathering patches for one matrix product beats the native
-# convolution, which takes a hundred times as long there.
+# On maps whose shorter side is up to this, gathering patches for one matrix product beats the
+# native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
 # From these on, fewer multiplications are worth the transforms and the longer compilation: shorter
 # side of the map, channels, pictures.

@@ -125,13 +125,18 @@ def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[n
     return [middle @ turn @ back, middle @ shrink @ back, crop]
 
 
-def measure_quality(pictures: list[tuple[np.ndarray, float]], peer: Peer | None) -> dict[str, Any]:
+def measure_quality(
+    pictures: list[tuple[np.ndarray, float]], method: str, peer: Peer | None
+) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
     from jaxch5.augmentation.sample import sample
 
-    bare, four = (jax.jit(lambda *a, n=n: sample(*a, SIZE, subsamples=n)) for n in (1, 2))
+    gathered = method == "squish"
+    bare, four = (
+        jax.jit(lambda *a, n=n: sample(*a, SIZE, subsamples=n, gathered=gathered)) for n in (1, 2)
+    )
     truth = jax.jit(lambda image, matrix: supersampled_bicubic(image, matrix, 8))
     results: dict[str, Any] = {}
     for scale in SCALES:
@@ -256,7 +261,8 @@ def measure_speed(
     def with_samples(batch: Any, key: Any, n: int) -> Any:
         draws = ours.draw(key, batch.index)
         matrix = ours.random_matrix(policy, draws, batch.frame, SIZE, batch.framing)
-        pictures = sample(batch.image, matrix, batch.frame, SIZE, subsamples=n)
+        gathered = batch.framing.method == "squish"
+        pictures = sample(batch.image, matrix, batch.frame, SIZE, subsamples=n, gathered=gathered)
         return ours.random_color(policy, draws, pictures)
 
     programs: dict[str, Any] = {}
@@ -377,7 +383,7 @@ def main() -> None:
             "photographs": len(pictures),
             "quality": {
                 method: measure_quality(
-                    [presized(one, QUALITY_CANVAS, method) for one in pictures], peer
+                    [presized(one, QUALITY_CANVAS, method) for one in pictures], method, peer
                 )
                 for method in ("crop", *others)
             },

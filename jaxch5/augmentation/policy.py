@@ -167,6 +167,7 @@ def augment(
         size,
         subsamples=subsamples_for(scale / min(policy.min_zoom, 1.0)),
         pad_mode=batch.framing.pad_mode,
+        gathered=batch.framing.method == "squish",
     )
     return jnp.clip(random_color(policy, draws, pictures), 0.0, 1.0).astype(dtype)
 
@@ -199,7 +200,8 @@ def center(
     if view.interpolation == "bicubic":
         return resample(image, matrix, frame, size, dtype, pad_mode)
     scale = view.crop_pct * min(image.shape[1:3]) / min(height_and_width(size))
-    return sample(image, matrix, frame, size, dtype, subsamples_for(scale), pad_mode)
+    how = subsamples_for(scale), pad_mode, method == "squish"
+    return sample(image, matrix, frame, size, dtype, *how)
 
 
 def draw(key: Key[Array, ""], index: Int[Array, "batch"]) -> Draws:

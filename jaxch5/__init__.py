@@ -24,6 +24,7 @@ _EXPORTS = {
     "jaxch5.augmentation.mixing": ("cutmix", "mixup"),
     "jaxch5.plots.augmentations": ("plot_augmentations",),
     "jaxch5.results.interpretation": ("Interpretation",),
+    "jaxch5.results.confident": ("find_label_issues",),
     "jaxch5.models.registry": ("create_model", "register"),
     "jaxch5.models.spec": ("HubWeights", "ModelSpec", "Names", "Normalization"),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),

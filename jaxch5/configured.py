@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from rich.console import Console
 
 from jaxch5.augmentation.mixing import MIXERS
 from jaxch5.config.building import load_data, load_source
 from jaxch5.config.settings import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
-from jaxch5.data.source import leave_out
+from jaxch5.data.source import Source, leave_out
 from jaxch5.data.verify import unreadable
+from jaxch5.errors import TrainingError
 from jaxch5.learner import Learner, vision_learner
 from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.spec import Normalization
@@ -20,10 +27,11 @@ from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.directory import RunDir, read_skipped
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.pictures import going_on
-from jaxch5.task import SOFTMAX, Task, task_of
+from jaxch5.task import SMALLEST, SOFTMAX, Task, task_of
 from jaxch5.training.freezing import describe_rates
 from jaxch5.training.hosts import agree, first_then_others
 from jaxch5.training.recipe import Recipe
+from jaxch5.util.files import making, to_json
 from jaxch5.util.imports import is_import_path, load_function
 from jaxch5.util.text import counted, print_line
 
@@ -204,6 +212,56 @@ def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
         return sgdr(lr, cycle)
     steps = settings.epochs * steps_per_epoch
     return flat_cosine(lr, steps, settings.pct_start, settings.div_final)
+
+
+def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]) -> Data:
+    """Returns pictures of which some are held out, and all others are for training."""
+    return load_data(config, source, lambda _: (np.flatnonzero(~held), np.flatnonzero(held)))
+
+
+def judge_by_training(
+    config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
+) -> Float[np.ndarray, "items classes"]:
+    """Trains once for each fold, on all other pictures; returns what each network makes of its own.
+
+    Args:
+        config: Configuration of the trainings; nothing of them is chosen by held-out labels, and
+            nothing else watches them.
+        source: Labelled pictures.
+        folds: Fold of each, as `stratified_folds` returns them; those in none have zeros.
+        kept: Folder in which what a fold gave is kept, so that it is not trained again.
+        console: Console on which progress is shown.
+
+    Raises:
+        TrainingError: A network gives no numbers.
+    """
+    say = partial(print_line, console)
+    config = config.model_copy(update={"fit": {"keep_best": False}, "log": "none", "hooks": []})
+    of = [config.model_dump(mode="json"), source.references, source.labels.tolist(), folds.tolist()]
+    kept /= hashlib.sha256(to_json(of).encode()).hexdigest()[:16]
+    kept.mkdir(parents=True, exist_ok=True)
+    found = np.zeros((len(source), len(source.classes)))
+    data, count = data_without(config, source, folds == 0), int(folds.max()) + 1
+    for fold in range(count):
+        file, held = kept / f"{fold}.npy", folds == fold
+        say(f"fold {fold + 1} of {count}: {counted(int(held.sum()), 'picture')}")
+        if not file.exists():
+            parted = data.parted(np.flatnonzero(~held), np.flatnonzero(held))
+            learn = learner_of(parted, config, say)
+            learn.console = console
+            train_as_configured(learn, config.fit)
+            probabilities, _ = learn.get_preds()
+            if not np.isfinite(probabilities).all():
+                raise TrainingError(
+                    f"fold {fold + 1}: the trained network gives no numbers; lower the learning "
+                    "rate (--fit.lr)"
+                )
+            with making(file) as scratch, scratch.open("wb") as opened:
+                np.save(opened, probabilities)
+        # Sigmoids need not sum up to 1.
+        probabilities = np.maximum(np.load(file), SMALLEST)
+        found[held] = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return found
 
 
 def total_epochs(settings: FitConfig) -> int:

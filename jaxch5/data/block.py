@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from rich.console import Console
 
 from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms
@@ -122,6 +123,18 @@ class Data:
             seed: seed of the shuffling.
         """
         return replace(self, train=self.train.with_seed(seed))
+
+    def parted(self, train: Int[np.ndarray, "train"], valid: Int[np.ndarray, "valid"]) -> Data:
+        """Returns the same pictures in other parts.
+
+        Args:
+            train, valid: items of the source for each part.
+
+        Raises:
+            DataError: a batch is larger than the training set.
+        """
+        train_loader, valid_loader = self.train.with_items(train), self.valid.with_items(valid)
+        return replace(self, train=train_loader, valid=valid_loader)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Data:
         """Returns the part of the data that one of several processes reads.

@@ -131,6 +131,11 @@ class Loader:
         """Returns a loader of the same items with their order drawn from another seed."""
         return Loader(self.canvases, self.items, self.batch_size, seed, self._part, self.sampler)
 
+    def with_items(self, items: Int[np.ndarray, "items"]) -> Loader:
+        """Returns a loader of other items of the same canvases."""
+        how = self.batch_size, self._seed, self._part, self.sampler
+        return Loader(self.canvases, items, *how)
+
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
         """Returns the part of the loader that one of several processes reads; see `Data.shared`."""
         canvases = self.canvases.shared(put)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from jaxch5.data.picture import Picture, held, many, presized
 from jaxch5.data.pipeline import Loader
 from jaxch5.data.source import Source
 from jaxch5.errors import DataError, WeightsError
+from jaxch5.models.features import pooled_features
 from jaxch5.models.layers import normalize
 from jaxch5.models.pretrained import from_file
 from jaxch5.models.registry import create_model, spec_of
@@ -143,11 +144,14 @@ class Predictor:
 
     @cached_property
     def _compiled(self) -> Any:
+        return self._compile(self._of_normalized)
+
+    def _compile(self, of_normalized: Callable[[PyTree, Array], Array]) -> Any:
         about = self.about
 
-        def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch classes"]:
+        def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch outputs"]:
             pictures = normalize(center(batch, about.size, view=about.view), self.normalization)
-            return self._of_normalized(variables, pictures)
+            return of_normalized(variables, pictures)
 
         return jax.jit(of_batch, compiler_options=compiler_options())
 
@@ -217,6 +221,22 @@ class Predictor:
         Raises:
             DataError: A picture cannot be read.
         """
+        return self._of_items(self._compiled, source, items, batch_size)
+
+    def features_of(
+        self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
+    ) -> Float[np.ndarray, "items channels"]:
+        """Computes features of items of a source, in their order; see `pooled_features`.
+
+        Args:
+            source, items, batch_size: As in `probabilities_of`, which raises the same.
+        """
+        program = self._compile(partial(pooled_features, self.model))
+        return self._of_items(program, source, items, batch_size)
+
+    def _of_items(
+        self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
+    ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
             # Undecided, as for a source that nobody trained with: it is read as in training.
             reading = source.reading._replace(range=self.about.range)
@@ -226,7 +246,7 @@ class Predictor:
         rows = []
         for batch in loader.steps(0, len(loader)):
             opened = batch.open()
-            rows.append(np.asarray(self._compiled(self.variables, opened))[opened.mask])
+            rows.append(np.asarray(program(self.variables, opened))[opened.mask])
         return np.concatenate(rows)
 
     def _predict_ready(

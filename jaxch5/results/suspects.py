@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from jaxch5.data.source import Source
+from jaxch5.data.split import TRAIN, VALID
 from jaxch5.errors import DataError
+from jaxch5.results.confident import find_label_issues
+from jaxch5.results.out_of_fold import nearest_items
+from jaxch5.task import SOFTMAX
 
 # The loss of a probability of a tenth: so little is left to the label.
 SUSPECT_LOSS = 2.302585
 # More than all other classes together have.
 SUSPECT_PROBABILITY = 0.5
+COLUMNS = ("image", "label", "prediction", "probability", "loss")
 
 
 class Suspect(NamedTuple):
@@ -73,24 +79,105 @@ def write_suspects(
         >>> file.read_text().strip()
         'image,label,prediction,probability,loss'
     """
-    file = Path(path).expanduser()
     rows = [
-        (
-            os.path.abspath(references[suspect.item]),
-            suspect.label,
-            suspect.prediction,
-            f"{suspect.probability:.4f}",
-            f"{suspect.loss:.4f}",
-        )
+        {"image": os.path.abspath(references[suspect.item]), **suspect._asdict()}
         for suspect in suspects
         if os.path.isfile(references[suspect.item])
     ]
+    write_table(path, COLUMNS, rows)
+    return len(rows)
+
+
+def write_table(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes a CSV file that `from_csv` reads; numbers have four digits after the point.
+
+    Args:
+        path: CSV file to write; an existing one is replaced.
+        columns: Names of the columns.
+        rows: Values of the rows, by column; others are left out.
+
+    Raises:
+        DataError: The file cannot be written.
+
+    Example:
+        >>> write_table(os.devnull, ["image", "label"], [{"image": "a.png", "label": "cat"}])
+    """
+
+    def cell(value: Any) -> Any:
+        return f"{value:.4f}" if isinstance(value, float) else value
+
+    file = Path(path).expanduser()
     try:
         # A file's name may hold bytes that are no text; they are written, and read, as they are.
         with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
             writer = csv.writer(opened)
-            writer.writerow(("image", "label", "prediction", "probability", "loss"))
-            writer.writerows(rows)
+            writer.writerow(columns)
+            writer.writerows([cell(row[name]) for name in columns] for row in rows)
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error}") from None
-    return len(rows)
+
+
+def named(source: Source, item: int) -> str:
+    """Returns what a list of suspects calls an item: its file's path, or else its reference."""
+    return os.path.abspath(source.file(item)) if source.file else source.references[item]
+
+
+def described(
+    source: Source,
+    valid: Bool[np.ndarray, "items"],
+    judged: Int[np.ndarray, "judged"],
+    probabilities: Float[np.ndarray, "items classes"],
+    features: Float[np.ndarray, "items channels"] | None = None,
+) -> dict[str, Any]:
+    """Describes what a classifier that has not seen items makes of their labels.
+
+    An item is listed if another class is more probable than its label, largest doubt first.
+
+    Args:
+        source: Labelled items.
+        valid: Whether each is for validation.
+        judged: Items that were judged.
+        probabilities: Probabilities of their classes.
+        features: Features by which items are near one another; None finds no near ones.
+
+    Returns:
+        The estimated number of `wrong` labels, the share of labels that are `agreed` on, estimated
+        numbers of `pairs` of a label and another class, and the `suspects`.
+    """
+    labels, classes = source.labels[judged], source.classes
+    issues = find_label_issues(labels, probabilities[judged])
+    losses = SOFTMAX.item_losses(probabilities[judged], labels)
+    places = np.flatnonzero(issues.doubt > 0.5)
+    places = places[np.argsort(-issues.doubt[places], kind="stable")]
+    listed = [
+        {
+            "image": named(source, judged[place]),
+            "label": classes[labels[place]],
+            "prediction": classes[issues.rival[place]],
+            "probability": float(probabilities[judged[place], issues.rival[place]]),
+            "label_probability": float(probabilities[judged[place], labels[place]]),
+            "doubt": float(issues.doubt[place]),
+            "loss": float(losses[place]),
+            "part": VALID if valid[judged[place]] else TRAIN,
+            "likely_wrong": bool(issues.wrong[place]),
+        }
+        for place in places.tolist()
+    ]
+    if features is not None:
+        for side, sought in (("label", labels), ("prediction", issues.rival)):
+            asked = [(int(judged[place]), int(sought[place])) for place in places.tolist()]
+            nearest = nearest_items(features, source.labels, asked)
+            for one, items in zip(listed, nearest, strict=True):
+                near = one.setdefault("nearest", {})
+                near[side] = [named(source, item) for item in items]
+    counts = np.rint(issues.joint).astype(int)
+    np.fill_diagonal(counts, 0)
+    rows, columns = np.nonzero(counts)
+    pairs = [
+        (classes[rows[kind]], classes[columns[kind]], int(counts[rows[kind], columns[kind]]))
+        for kind in np.argsort(-counts[rows, columns], kind="stable")
+    ]
+    agreed = float(np.mean(issues.doubt < 0.5))
+    return {"wrong": issues.estimated, "agreed": agreed, "pairs": pairs, "suspects": listed}

@@ -1,0 +1,128 @@
+"""Confident learning (Northcutt et al., 1911.00068): which labels are wrong, and how many."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxch5.metrics import check_probabilities
+
+
+class LabelIssues(NamedTuple):
+    """What probabilities say of labels; they should come from a classifier that has not seen them.
+
+    Attributes:
+        doubt: Probability of the label's strongest rival, from 0 to 1: of the two, the share that
+            is not the label's.
+        rival: Most probable class beside the label.
+        wrong: Whether the label is among those that are likely wrong.
+        joint: Estimated numbers of items, by label (row) and by true class (column).
+    """
+
+    doubt: Float[np.ndarray, "items"]
+    rival: Int[np.ndarray, "items"]
+    wrong: Bool[np.ndarray, "items"]
+    joint: Float[np.ndarray, "classes classes"]
+
+    @property
+    def estimated(self) -> int:
+        """Returns the estimated number of wrong labels."""
+        return round(float(self.joint.sum() - np.trace(self.joint)))
+
+
+def find_label_issues(
+    labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
+) -> LabelIssues:
+    """Finds labels that look wrong, and estimates how many are.
+
+    How many of each class are of each other one is estimated by `estimate_joint`; as many of its
+    items, those with the largest margins of that class over the label, are likely wrong.
+
+    Args:
+        labels: Class of each item, a place among the classes.
+        probabilities: Probabilities of each item by a classifier that was not trained on it.
+
+    Raises:
+        ConfigError: These do not fit each other.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 1, 1, 1])
+        >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])  # of the first class
+        >>> issues = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1))
+        >>> issues.estimated, issues.wrong.tolist(), float(issues.doubt[2])
+        (1, [False, False, True, False, False, False], 0.9)
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    check_probabilities(labels, probabilities, probabilities.shape[-1], None)
+    rows = np.arange(len(labels))
+    own = probabilities[rows, labels]
+    others = probabilities.copy()
+    others[rows, labels] = -1
+    rival = others.argmax(axis=1)
+    strongest = np.maximum(others[rows, rival], 0)
+    doubt = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
+
+    joint = estimate_joint(labels, probabilities)
+    wrong = np.zeros(len(labels), bool)
+    for label, other in np.argwhere(np.rint(joint) > 0):
+        if label != other:
+            items = np.flatnonzero(labels == label)
+            margins = probabilities[items, other] - own[items]
+            order = np.argsort(-margins, kind="stable")[: round(joint[label, other])]
+            wrong[items[order[margins[order] > 0]]] = True
+    return LabelIssues(doubt, rival, wrong, joint)
+
+
+def confident_joint(
+    labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
+) -> Int[np.ndarray, "classes classes"]:
+    """Counts items by label (row) and by the class that they are confidently of (column).
+
+    An item is confidently of a class if its probability is at least the mean of that of the items
+    with that label; of several, it is of the most probable one. Items may be of none.
+
+    Args:
+        labels, probabilities: As in `find_label_issues`.
+
+    Example:
+        >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])
+        >>> confident_joint(np.array([0, 0, 0, 1, 1, 1]), np.stack([sure, 1 - sure], axis=1))
+        array([[2, 1],
+               [0, 2]])
+    """
+    classes = probabilities.shape[1]
+    right = labels[:, None] == np.arange(classes)
+    thresholds = (probabilities * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)
+    # The mean of equal probabilities may be rounded upward. No item is confidently of a class that
+    # has none, or that none of its own looks like.
+    confident = (probabilities >= thresholds * (1 - 1e-9)) & (thresholds > 0)
+    found = np.where(confident, probabilities, -1).argmax(axis=1)
+    joint = np.zeros((classes, classes), int)
+    some = confident.any(axis=1)
+    np.add.at(joint, (labels[some], found[some]), 1)
+    return joint
+
+
+def estimate_joint(
+    labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
+) -> Float[np.ndarray, "classes classes"]:
+    """Estimates the numbers of items by label (row) and true class (column).
+
+    It is `confident_joint` with each row scaled to the number of items that have the label.
+
+    Args:
+        labels, probabilities: As in `find_label_issues`.
+
+    Example:
+        >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])
+        >>> estimate_joint(np.array([0, 0, 0, 1, 1, 1]), np.stack([sure, 1 - sure], axis=1))
+        array([[2., 1.],
+               [0., 3.]])
+    """
+    joint = confident_joint(labels, probabilities).astype(float)
+    # A label of which nothing is known counts as right.
+    np.fill_diagonal(joint, np.where(joint.any(axis=1), np.diag(joint), 1))
+    counts = np.bincount(labels, minlength=len(joint))
+    return joint * (counts / joint.sum(axis=1))[:, None]

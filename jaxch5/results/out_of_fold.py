@@ -1,0 +1,169 @@
+"""Judging every item by a classifier that was not trained on it: folds, and linear heads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+# What scikit-learn calls C, for features of norm 1, strongest regularization first. Which one is
+# right depends on the features and the labels, and decides how many wrong labels are found.
+STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-3, 9))
+USUAL = 1.0
+ROWS = 1024
+NEAREST = 3
+
+
+def stratified_folds(
+    labels: Int[np.ndarray, "items"],
+    count: int,
+    seed: int = 0,
+    same: Iterable[Sequence[int]] = (),
+) -> Int[np.ndarray, "items"]:
+    """Deals items out to folds, each class evenly.
+
+    An item of a class that would be in one fold alone is in none, -1: without it nobody could learn
+    the class.
+
+    Args:
+        labels: Class of each item.
+        count: Number of folds.
+        seed: Seed of the order in which items are dealt out.
+        same: Groups of items that belong in one fold, such as copies of one picture.
+
+    Example:
+        >>> folds = stratified_folds(np.array([0, 0, 0, 0, 1, 1, 2]), 2)
+        >>> np.bincount(folds[:4]).tolist(), sorted(folds[4:6].tolist()), int(folds[6])
+        ([2, 2], [0, 1], -1)
+    """
+    group = np.arange(len(labels))
+    for items in same:
+        # Groups that share an item become one.
+        group[np.isin(group, group[list(items)])] = group[items[0]]
+    members: dict[int, list[int]] = {}
+    for item in np.random.Generator(np.random.PCG64(seed)).permutation(len(labels)).tolist():
+        members.setdefault(int(group[item]), []).append(item)
+    dealt = np.zeros((labels.max(initial=0) + 1, count), int)
+    folds = np.full(len(labels), -1)
+    for items in members.values():
+        # The fold with the fewest of its class, and of those the one with the fewest items.
+        fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
+        folds[items] = fold
+        np.add.at(dealt[:, fold], labels[items], 1)
+    return np.where((dealt > 0).sum(axis=1)[labels] > 1, folds, -1)
+
+
+def judge_by_heads(
+    features: Float[np.ndarray, "items channels"],
+    labels: Int[np.ndarray, "items"],
+    folds: Int[np.ndarray, "items"],
+    classes: int,
+) -> Float[np.ndarray, "items classes"]:
+    """Computes what linear heads make of items that they have not seen: probabilities of classes.
+
+    A fold's head is a softmax regression on the features of all other items. How strongly it is
+    regularized is decided without the fold as well: by the loss, in the next fold, of heads of the
+    rest. Items in no fold have zeros.
+
+    Args:
+        features: Features of the items.
+        labels: Class of each item, a place among the classes.
+        folds: Fold of each item, as `stratified_folds` returns them.
+        classes: Number of classes.
+
+    Example:
+        >>> x = np.array([[-1.0], [1.0]] * 6)
+        >>> labels = np.array([0, 1, 1, 1, *[0, 1] * 4])  # the third is wrong
+        >>> judge_by_heads(x, labels, stratified_folds(labels, 3), classes=2).argmax(axis=1)
+        array([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
+    """
+    x = np.asarray(features, np.float32)
+    x = x - x.mean(axis=0)
+    x /= np.sqrt(np.square(x).mean()) or 1
+    found, count = np.zeros((len(labels), classes)), folds.max() + 1
+    for fold in range(count):
+        held, following = folds == fold, folds == (fold + 1) % count
+        strength = _strength(x, labels, ~held & ~following, ~held & following)
+        head = next(_heads(x[~held], labels[~held], [strength]))
+        found[np.ix_(held, head.classes_)] = head.predict_proba(x[held])
+    return found
+
+
+def _strength(
+    x: Float[np.ndarray, "items channels"],
+    labels: Int[np.ndarray, "items"],
+    rest: Bool[np.ndarray, "items"],
+    following: Bool[np.ndarray, "items"],
+) -> float:
+    """Returns the regularization of the heads of `rest` that fit `following` best."""
+    known = following & np.isin(labels, labels[rest])
+    if len(set(labels[rest].tolist())) < 2 or not known.any():
+        return USUAL
+    best, least = STRENGTHS[0], np.inf
+    for strength, head in zip(STRENGTHS, _heads(x[rest], labels[rest], STRENGTHS), strict=False):
+        chosen = head.predict_proba(x[known])[
+            np.arange(known.sum()), np.searchsorted(head.classes_, labels[known])
+        ]
+        loss = -np.log(np.maximum(chosen, 1e-12)).mean()
+        if loss >= least:
+            break
+        best, least = strength, loss
+    return best
+
+
+def _heads(
+    x: Float[np.ndarray, "items channels"],
+    labels: Int[np.ndarray, "items"],
+    strengths: Iterable[float],
+) -> Iterator[LogisticRegression]:
+    """Yields a head for each strength, each begun where the one before ended."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    head = LogisticRegression(warm_start=True)
+    for strength in strengths:
+        with warnings.catch_warnings():
+            # It need not be exact to tell which labels look wrong.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            yield head.set_params(C=strength / x.shape[1]).fit(x, labels)
+
+
+def nearest_items(
+    features: Float[np.ndarray, "items channels"],
+    labels: Int[np.ndarray, "items"],
+    asked: Sequence[tuple[int, int]],
+    count: int = NEAREST,
+) -> list[list[int]]:
+    """Finds the items of a class whose features are most like an item's, by their cosine.
+
+    Args:
+        features: Features of the items.
+        labels: Class of each item.
+        asked: Pairs of an item and a class.
+        count: Number of items for each pair, at most.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
+        >>> nearest_items(x, np.array([0, 0, 0, 1, 1]), [(0, 0), (0, 1)], count=1)
+        [[2], [3]]
+    """
+    x = np.asarray(features, np.float32)
+    x = x - x.mean(axis=0)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    found: list[list[int]] = [[] for _ in asked]
+    items, classes = np.array(asked, int).reshape(-1, 2).T
+    for label in np.unique(classes):
+        others = np.flatnonzero(labels == label)
+        for places in np.array_split(np.flatnonzero(classes == label), len(asked) // ROWS + 1):
+            similar = x[items[places]] @ x[others].T
+            similar[items[places][:, None] == others] = -np.inf
+            order = np.argsort(-similar, axis=1, kind="stable")[:, : count + 1]
+            for place, row, nearest in zip(places.tolist(), similar, order, strict=True):
+                found[place] = others[nearest[np.isfinite(row[nearest])]][:count].tolist()
+    return found

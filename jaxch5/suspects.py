@@ -1,0 +1,323 @@
+"""`python -m jaxch5.suspects RUN`: finds labels that look wrong, in all of a set."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from rich.console import Console
+
+from jaxch5.cli import SHOWN, Options, run
+from jaxch5.config.toml import differing
+from jaxch5.errors import ConfigError, DataError
+from jaxch5.evaluate import OF_THE_RUN
+from jaxch5.training.interrupts import Terminated
+from jaxch5.util.files import to_json, unused, write_file
+from jaxch5.util.text import counted, print_line, print_row, printable
+
+if TYPE_CHECKING:
+    from jaxch5.config.settings import Config
+    from jaxch5.data.source import Source
+
+# Said of a network whose features are no strangers to the labels.
+KNOWS = (
+    "{} was trained on labels that are judged now, and knows some wrong ones by heart; another "
+    "--model.weights, or --by training, finds more"
+)
+# Kinds of class pairs that are listed.
+PAIRS = 10
+# Groups of pictures that show the same.
+ALIKE = ("duplicates", "conflicts", "leaks")
+# Folder of what folds gave, until all of them are done.
+FOLDS = "folds"
+# Settings that judging has no use for, by features and at all.
+OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic")
+OF_A_RUN = ("checkpoint.", "fit.keep_best", "fit.best", "log", "profile", "hooks")
+
+
+class SuspectsOptions(Options):
+    """Judge every label of a set by a network that has not seen it, and list those that look wrong.
+
+    The pictures are dealt out to folds; each is judged by what was trained on the other folds. By
+    features, that is a linear layer on what a network makes of the pictures: minutes. The network
+    is that of --model.weights, or the one that the run began from; a run that began from none gives
+    its own, which has learned some wrong labels by heart and so finds fewer of them. By training,
+    it is a whole training for each fold, with the run's settings.
+    """
+
+    run: CliPositionalArg[Path | None] = Field(
+        None, description="run directory whose pictures are judged; without it, --data.path"
+    )
+    by: Literal["features", "training"] = Field(
+        "features", description="what judges a picture: a linear layer on features, or a training"
+    )
+    folds: int = Field(5, ge=2, le=100, description="number of parts that are judged in turn")
+    out: Path | None = Field(
+        None,
+        description="folder for suspects.json and suspects.csv; without it, the run, or "
+        "runs/DATE-suspects",
+    )
+
+    @classmethod
+    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+        """Returns the run's own settings, where there is a run."""
+        from jaxch5.run.directory import open_run
+
+        if "run" not in given:
+            return super().settings_file(given)
+        if "config" in given:
+            raise ConfigError("--config: does not go together with a run, which brings its own")
+        return open_run(Path(given["run"]))[0].config_file
+
+
+def suspects(options: SuspectsOptions) -> dict[str, Any]:
+    """Prints and writes the labels that look wrong, largest doubt first; returns them."""
+    from jaxch5.configured import judge_by_training
+    from jaxch5.data.source import take, without_bad
+    from jaxch5.data.split import TRAIN, VALID
+    from jaxch5.data.verify import find_problems
+    from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+    from jaxch5.results.suspects import described, named
+    from jaxch5.training.process import prepare_process
+
+    prepare_process()
+    console = options.console()
+    say = partial(print_line, console)
+    check_settings(options)
+    config = options.settings_with_weights(say)
+    if options.by == "features" and config.model.weights == "none" and not options.run:
+        raise ConfigError(
+            "model.weights = none: features need a network that has been trained; name imagenet, a "
+            "file or a run, or choose --by training"
+        )
+    source, valid = chosen(options, config, say)
+    parts = np.flatnonzero(~valid), np.flatnonzero(valid)
+    found = find_problems(source, parts[0], parts[1], Console(stderr=True))
+    if found.unreadable and config.data.on_bad == "stop":
+        raise without_bad(DataError(next(iter(found.unreadable.values()))))
+    if found.unreadable:
+        unread = counted(
+            len(found.unreadable),
+            "picture cannot be read and is",
+            "pictures cannot be read and are",
+        )
+        say(f"{unread} left out")
+    readable = [item for item in range(len(source)) if item not in found.unreadable]
+    source, valid = with_own_classes(take(source, readable)), valid[readable]
+    place = {item: number for number, item in enumerate(readable)}
+    alike = [
+        (kind, [place[item] for item in items]) for kind in ALIKE for items in getattr(found, kind)
+    ]
+    folds = stratified_folds(
+        source.labels, options.folds, config.seed, [items for _, items in alike]
+    )
+    if not (judged := int((folds >= 0).sum())):
+        raise DataError(f"{source.name}: no class has pictures in two folds, to be judged by")
+    if alone := len(source) - judged:
+        names = sorted({source.classes[label] for label in source.labels[folds < 0]})
+        one = f"picture of {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
+        say(f"{alone:,} not judged, since there is no other {one} to judge by")
+
+    out = (
+        options.out
+        or options.run
+        or unused(Path("runs") / f"{datetime.now():%F_%H-%M-%S}-suspects")
+    )
+    out = out.expanduser().absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    if options.by == "features":
+        features = features_of(options, config, source, folds, say)
+        probabilities = judge_by_heads(features, source.labels, folds, len(source.classes))
+    else:
+        features = None
+        try:
+            probabilities = judge_by_training(config, source, folds, out / FOLDS, console)
+        except (KeyboardInterrupt, Terminated):
+            print(printable(f"the same command with --out {out} goes on"), file=sys.stderr)
+            raise
+    document = {
+        "format": 1,
+        "by": options.by,
+        "run": str(options.run) if options.run else None,
+        "classes": list(source.classes),
+        "judged": judged,
+        **described(source, valid, np.flatnonzero(folds >= 0), probabilities, features),
+        "near_duplicates": [
+            {
+                "images": [named(source, item) for item in items],
+                "labels": [source.classes[label] for label in source.labels[items]],
+                "parts": [VALID if valid[item] else TRAIN for item in items],
+                "kind": kind,
+            }
+            for kind, items in alike
+        ],
+    }
+    write_file(out / "suspects.json", (to_json(document) + "\n").encode())
+    shutil.rmtree(out / FOLDS, ignore_errors=True)
+    show(document, source, out, console)
+    return {**document, "out": str(out)}
+
+
+def check_settings(options: SuspectsOptions) -> None:
+    """Makes sure that nothing is asked for that does nothing, or that a run has decided.
+
+    Raises:
+        ConfigError: Something is.
+    """
+    from jaxch5.run.directory import open_run
+
+    idle = OF_A_RUN if options.by == "training" else (*OF_TRAINING, *OF_A_RUN)
+    for key in sorted(options._named):
+        if key.startswith(idle):
+            way = "does nothing here" if key.startswith(OF_A_RUN) else "goes with --by training"
+            raise ConfigError(f"{key}: {way}; leave it out")
+    if not options.run:
+        return
+    directory, recorded = open_run(options.run)
+    for key in differing(options.settings(), recorded):
+        section, _, name = key.partition(".")
+        free = name not in OF_THE_RUN if section == "data" else key in ("model.weights", "seed")
+        if not free and not (key == "model.arch" and "model.weights" in options._named):
+            raise ConfigError(
+                f"{key}: the pictures of a run are judged as {directory.config_file} says; what "
+                "names them (--data.path and the like), --data.on-bad, --data.batch-size, "
+                "--model.weights and --seed may be chosen, or leave out the run"
+            )
+
+
+def chosen(
+    options: SuspectsOptions, config: Config, say: Callable[[str], None]
+) -> tuple[Source, np.ndarray]:
+    """Returns the pictures to judge, and which of them are for validation.
+
+    Raises:
+        DataError: There are none, or they are of one class.
+    """
+    from jaxch5.config.building import checked_source, load_source, split_of
+    from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.data.source import check_several, take
+    from jaxch5.data.split import divide
+    from jaxch5.run.directory import RunDir
+
+    pictures = read_pictures(RunDir(options.run).pictures_file) if options.run else None
+    if pictures is not None:
+        source = load_source(config.data)
+        found = find(pictures, pictures_of(source))
+        there = found.places >= 0
+        if missing := int((~there).sum()):
+            say(f"{missing:,} of the run's {counted(len(pictures), 'picture')} not found: left out")
+        if new := int((found.known < 0).sum()):
+            say(f"{counted(new, 'picture')} new to the run: left out")
+        items, valid = found.places[there], pictures.held_out[there]
+    else:
+        source = checked_source(config)
+        try:
+            train, held_out = divide(source, split_of(config.data, source))
+        except DataError as error:
+            say(f"not split, so that all count as for training: {error}")
+            train, held_out = np.arange(len(source)), np.arange(0)
+        items = np.union1d(train, held_out)
+        valid = np.isin(items, held_out)
+        if unused_ := len(source) - len(items):
+            say(f"{counted(unused_, 'picture')} for neither training nor validation: left out")
+    if not len(items):
+        raise DataError(
+            f"{source.name}: holds none of the run's pictures; name where they are now with "
+            "--data.path"
+        )
+    source = with_own_classes(take(source, items))
+    check_several(source)
+    return source, valid
+
+
+def with_own_classes(source: Source) -> Source:
+    """Returns a source without the classes that have no pictures."""
+    from jaxch5.data.pictures import with_classes
+
+    present = np.unique(source.labels).tolist()
+    return with_classes(source, tuple(source.classes[label] for label in present))
+
+
+def features_of(
+    options: SuspectsOptions,
+    config: Config,
+    source: Source,
+    folds: np.ndarray,
+    say: Callable[[str], None],
+) -> np.ndarray:
+    """Computes features of all pictures, by the network that the options choose.
+
+    Raises:
+        WeightsError: Its weights cannot be had, or do not fit.
+    """
+    from jaxch5.configured import data_without, learner_of
+    from jaxch5.results.predictor import load_learner
+    from jaxch5.run.pictures import known_by
+
+    if config.model.weights == "none":
+        assert options.run
+        say(KNOWS.format(options.run))
+        predictor = load_learner(options.run, options.architecture(), options.task())
+    else:
+        data = data_without(config, source, folds == 0)
+        learn = learner_of(data, config, say)
+        if known_by(learn.pretrained, data):
+            say(KNOWS.format(config.model.weights))
+        predictor = learn.predictor()
+    return predictor.features_of(source, np.arange(len(source)))
+
+
+def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:
+    """Prints what was found, writes the table, and says what to do next."""
+    from jaxch5.results.suspects import COLUMNS, write_table
+
+    say, listed = partial(print_line, console), document["suspects"]
+    say(
+        f"{counted(document['judged'], 'label')} judged, {document['agreed']:.1%} agreed with; "
+        f"{document['wrong']:,} wrong by estimate, which counts the network's own mistakes too; "
+        f"{len(listed):,} listed, {sum(one['likely_wrong'] for one in listed):,} likely wrong"
+    )
+    for label, prediction, count in document["pairs"][:PAIRS]:
+        say(f"{count:>7,}  {label} that may be {prediction}")
+    names = [
+        ("label", "prediction"),
+        *((one["label"], one["prediction"]) for one in listed[:SHOWN]),
+    ]
+    wide, wider = (max(len(printable(pair[side])) for pair in names) for side in (0, 1))
+    head = f"{'doubt':>7}  {'label':<{wide}}  {'prediction':<{wider}}  picture"
+    for row in [
+        head,
+        *(
+            f"{one['doubt']:7.4f}  {printable(one['label']):<{wide}}  "
+            f"{printable(one['prediction']):<{wider}}  {one['image']}"
+            for one in listed[:SHOWN]
+        ),
+    ]:
+        print_row(console, row, head)
+    if len(listed) > SHOWN:
+        say(f"  and {len(listed) - SHOWN:,} more ({out / 'suspects.json'})")
+    if source.file is None:
+        say("these pictures are no files: their labels are put right where they come from")
+        return
+    table = unused(out / "suspects", ".csv")
+    more = ("label_probability", "doubt", "likely_wrong", "part")
+    write_table(table, (*COLUMNS, *more), listed)
+    say(f"table  {table}")
+    say(f"next  python -m jaxch5.clean {shlex.quote(str(out))}")
+
+
+def main() -> int:
+    return run(suspects, SuspectsOptions, "python -m jaxch5.suspects")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

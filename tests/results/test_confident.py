@@ -1,0 +1,94 @@
+"""Confident learning: by hand, under known noise, and whatever the order."""
+
+import numpy as np
+import pytest
+
+from jaxch5.errors import ConfigError
+from jaxch5.results.confident import confident_joint, estimate_joint, find_label_issues
+
+
+def test_the_joint_of_an_example_worked_by_hand():
+    """Thresholds are 0.6, 0.6 and 0.8; the fourth item is confidently of two, and goes to one."""
+    labels = np.array([0, 0, 1, 1, 2])
+    probabilities = np.array(
+        [
+            [0.9, 0.1, 0.0],
+            [0.3, 0.6, 0.1],
+            [0.1, 0.9, 0.0],
+            [0.7, 0.3, 0.0],
+            [0.1, 0.1, 0.8],
+        ]
+    )
+    assert confident_joint(labels, probabilities).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert estimate_joint(labels, probabilities).sum(axis=1).tolist() == [2, 2, 1]
+    issues = find_label_issues(labels, probabilities)
+    assert issues.wrong.tolist() == [False, True, False, True, False]
+    assert issues.estimated == 2
+    assert issues.rival.tolist() == [1, 1, 0, 0, 0]
+    assert issues.doubt == pytest.approx([0.1, 2 / 3, 0.1, 0.7, 1 / 9])
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_known_noise_is_counted_by_class_pair(rate):
+    """By the true probabilities of a label: so many of each class are of each other one."""
+    rng = np.random.default_rng(0)
+    # From one class to the next; only the last one's labels are right.
+    noise = np.eye(3) * (1 - rate) + np.eye(3, k=1) * rate
+    noise[2, 2] = 1
+    truth = rng.integers(3, size=6000)
+    labels = (rng.random(6000)[:, None] > noise[truth].cumsum(axis=1)).sum(axis=1)
+    sure = 0.94 * np.eye(3)[truth] + 0.02
+    probabilities = sure @ noise
+    joint = estimate_joint(labels, probabilities)
+    actual = np.zeros((3, 3))
+    np.add.at(actual, (labels, truth), 1)
+    assert joint == pytest.approx(actual, abs=0.02 * 6000)
+    issues = find_label_issues(labels, probabilities)
+    assert issues.estimated == pytest.approx((labels != truth).sum(), rel=0.05)
+    assert (issues.wrong == (labels != truth)).mean() > 0.99
+
+
+def test_neither_the_order_of_items_nor_that_of_classes_matters():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(4, size=200)
+    probabilities = rng.dirichlet(np.ones(4), 200)
+    issues = find_label_issues(labels, probabilities)
+    items, classes = rng.permutation(200), rng.permutation(4)
+    other = find_label_issues(np.argsort(classes)[labels[items]], probabilities[items][:, classes])
+    assert np.array_equal(other.doubt, issues.doubt[items])
+    assert np.array_equal(other.wrong, issues.wrong[items])
+    assert np.allclose(other.joint, issues.joint[np.ix_(classes, classes)])
+
+
+def test_doubt_is_from_0_to_1_and_above_a_half_where_another_class_is_more_probable():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(5, size=500)
+    probabilities = rng.dirichlet(np.full(5, 0.3), 500)
+    doubt = find_label_issues(labels, probabilities).doubt
+    assert doubt.min() >= 0
+    assert doubt.max() <= 1
+    assert np.array_equal(doubt > 0.5, probabilities.argmax(axis=1) != labels)
+
+
+def test_a_class_without_items_and_one_that_nothing_looks_like_take_no_others():
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.5, 0.0, 0.5], [0.6, 0.0, 0.4], [0.7, 0.0, 0.3], [1.0, 0.0, 0.0]])
+    joint = estimate_joint(labels, probabilities)
+    assert joint.tolist() == [[3, 0, 0], [1, 0, 0], [0, 0, 0]]
+    issues = find_label_issues(labels, probabilities)
+    assert issues.wrong.tolist() == [False, False, False, True]
+    assert np.isfinite(issues.doubt).all()
+
+
+def test_right_labels_leave_nothing_to_find():
+    issues = find_label_issues(np.arange(10) % 2, np.eye(2)[np.arange(10) % 2])
+    assert not issues.wrong.any()
+    assert issues.estimated == 0
+    assert not issues.doubt.any()
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="targets: run from 0 to 3"):
+        find_label_issues(np.array([0, 3]), np.ones((2, 2)) / 2)
+    with pytest.raises(ConfigError, match="probabilities"):
+        find_label_issues(np.array([0, 1]), np.full((2, 2), np.nan))

@@ -10,10 +10,28 @@ from jaxch5.errors import ConfigError
 
 METHODS = ("crop", "squish", "pad")
 PAD_MODES = ("reflection", "border", "zeros")
+COLOUR = re.compile("#[0-9a-fA-F]{6}")
 # Pixels: the side of a square, or height and width.
 Size = int | tuple[int, int]
 # The longest side that is made of pictures, pixels.
 MAX_SIDE = 4096
+
+
+def check_pad_mode(text: str) -> str:
+    """Returns what may be a `Framing`'s pad_mode.
+
+    Raises:
+        ValueError: It is none.
+
+    Example:
+        >>> check_pad_mode("#ffffff")
+        '#ffffff'
+    """
+    if text not in PAD_MODES and not COLOUR.fullmatch(text):
+        raise ValueError(
+            f"{text}: should be one of {', '.join(PAD_MODES)}, or a colour, as in #ffffff"
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class Framing:
             "squish" the whole picture, without its proportions; "pad" the whole picture, with what
             is beyond its border beside it.
         pad_mode: what is seen beyond a picture's border, here and where an augmentation leaves it:
-            "reflection"; "border", its edge; "zeros", black.
+            "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:
         ConfigError: one of them is none of these.
@@ -39,13 +57,31 @@ class Framing:
     pad_mode: str = "reflection"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", METHODS), ("pad_mode", PAD_MODES)):
-            if getattr(self, name) not in allowed:
-                said = f"{name} = {getattr(self, name)}"
-                raise ConfigError(f"{said}: should be one of {', '.join(allowed)}")
+        if self.method not in METHODS:
+            said = f"method = {self.method}"
+            raise ConfigError(f"{said}: should be one of {', '.join(METHODS)}")
+        try:
+            check_pad_mode(self.pad_mode)
+        except ValueError as error:
+            raise ConfigError(f"pad_mode = {error}") from None
 
 
 CROP = Framing()
+
+
+def colour_beyond(pad_mode: str) -> tuple[int, int, int] | None:
+    """Returns the one colour that is seen beyond a picture's border, red, green and blue to 255.
+
+    Example:
+        >>> colour_beyond("zeros"), colour_beyond("#ff8000"), colour_beyond("border")
+        ((0, 0, 0), (255, 128, 0), None)
+    """
+    if pad_mode == "zeros":
+        return 0, 0, 0
+    if not COLOUR.fullmatch(pad_mode):
+        return None
+    red, green, blue = bytes.fromhex(pad_mode[1:])
+    return red, green, blue
 
 
 def height_and_width(size: Size) -> tuple[int, int]:

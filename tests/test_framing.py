@@ -15,6 +15,7 @@ from rich.console import Console
 import jaxch5 as jx
 from jaxch5.augmentation import geometry
 from jaxch5.augmentation.policy import draw, random_matrix
+from jaxch5.batch import without_labels
 from jaxch5.cli import Options, parse
 from jaxch5.config.settings import Config, from_toml, to_toml
 from jaxch5.data.image import presize
@@ -24,6 +25,7 @@ from jaxch5.data.summary import unseen
 from jaxch5.errors import ConfigError
 from jaxch5.framing import METHODS, PAD_MODES, Framing
 from jaxch5.results.artifacts import as_learner, as_stablehlo, description_of
+from jaxch5.view import View
 
 WHOLE = ("squish", "pad")
 MARKERS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], np.uint8)
@@ -80,7 +82,7 @@ def assert_all_seen(probabilities):
     )
 
 
-@pytest.mark.parametrize("pad_mode", PAD_MODES)
+@pytest.mark.parametrize("pad_mode", [*PAD_MODES, "#20c0ff"])
 @pytest.mark.parametrize("method", WHOLE)
 def test_every_corner_is_seen_in_training_and_in_validation(method, pad_mode):
     """Wherever training may place the picture, and from every cache."""
@@ -292,11 +294,24 @@ def test_a_size_that_is_none_is_refused(size):
 
 
 def test_methods_that_are_none_are_refused():
-    for wrong in ({"method": "stretch"}, {"pad_mode": "wrap"}):
+    for wrong in ({"method": "stretch"}, {"pad_mode": "wrap"}, {"pad_mode": "#12345"}):
         with pytest.raises(ConfigError, match="should be one of"):
             jx.DataBlock(jx.digits(), jx.random_split(), 40, 32, **wrong)
     with pytest.raises(ConfigError, match="presize = 40, size = "):
         jx.DataBlock(jx.digits(), jx.random_split(), 40, (32, 48))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_colour_is_seen_beyond_the_border_and_nowhere_else(interpolation):
+    """A grey picture of 3:1, as validation sees it: a third of the rows, between orange ones."""
+    canvas, frame = presize(np.full((32, 96, 3), 128, np.uint8), 96, method="pad")
+    batch = without_labels(canvas[None], frame[None], Framing("pad", "#ff8000"))
+    seen = 255 * np.asarray(jx.center(batch, 48, view=View(1.0, interpolation))[0])
+    orange = np.broadcast_to([255, 128, 0], (48, 48, 3)).astype(float)
+    orange[17:31] = 128
+    # Where grey begins, the filter sees both.
+    sharp = np.r_[0:14, 18:30, 34:48]
+    np.testing.assert_allclose(seen[sharp], orange[sharp], atol=1e-3)
 
 
 def test_a_squished_frame_tells_the_pictures_shape():

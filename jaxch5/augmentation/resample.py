@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from jaxch5.augmentation.sample import borders, brought_inside, share_inside
-from jaxch5.framing import Size, height_and_width
+from jaxch5.framing import Size, colour_beyond, height_and_width
 
 
 def resample(
@@ -47,6 +47,8 @@ def resample(
     side = max(rows, columns)
     matrix = matrix / matrix[:, 2:, 2:]
     bounds = borders(frame)
+    colour = colour_beyond(pad_mode)
+    beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
         """Resamples what is along one of the canvas's axes, here the first of the two."""
@@ -63,17 +65,19 @@ def resample(
         shares = sum(_cubic((each - at) / widened) for each in mirrored)
         shares = jnp.where((low < pixel) & (pixel < high), shares, 0.0)
         shares /= shares.sum(-1, keepdims=True)
-        if pad_mode == "zeros":
+        if colour:
             shares *= share_inside(place, low[:, 0, 0], high[:, 0, 0])
         flat = pictures.reshape(*pictures.shape[:2], -1)
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    down = along(1, image.astype(jnp.float32))
+    # What is beyond has no share, and is zero: so pictures are their differences from it.
+    down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])
     pictures = jnp.where(is_turned[:, None, None, None], turned, turned.swapaxes(1, 2))
-    return jnp.clip(pictures[:, :rows, :columns] / 255, 0.0, 1.0).astype(dtype)
+    seen = (pictures[:, :rows, :columns] + beyond) / 255
+    return jnp.clip(seen, 0.0, 1.0).astype(dtype)
 
 
 def _cubic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxch5.framing import Size, height_and_width
+from jaxch5.framing import Size, colour_beyond, height_and_width
 
 # Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. There the
 # mean of n x n sub-samples, at most COARSEST canvas pixels apart, stands for an output pixel's
@@ -79,6 +79,7 @@ def sample(
     else:
         spread = jnp.where(local_scale(matrix, *middle) > SHRINKS_ABOVE, 1.0, 0.0)
 
+    colour = colour_beyond(pad_mode)
     total = jnp.zeros(())
     for i, j in itertools.product(range(n), repeat=2):
         along_x, along_y = (j + 0.5) / n - 0.5, (i + 0.5) / n - 0.5
@@ -95,10 +96,12 @@ def sample(
             _mix(_pixels(pixels, lower + left), _pixels(pixels, lower + right), across),
             down,
         )
-        if pad_mode == "zeros":
+        if colour:
             inside = share_inside(x, low[:, 0], high[:, 0])
             inside *= share_inside(y, low[:, 1], high[:, 1])
             seen *= inside[..., None]
+            if any(colour):
+                seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
     # A 255th, rounded as a division would be; the compiler's own multiplies by a rounded inverse.
     part = total / (256 * n**2)

@@ -33,7 +33,14 @@ from jaxch5.config.toml import deep_update, explain, flat, known_keys, nested, r
 from jaxch5.config.toml import differing as differing
 from jaxch5.config.toml import to_toml as to_toml
 from jaxch5.errors import ConfigError
-from jaxch5.framing import MAX_SIDE, Size, height_and_width, parse_size, size_text
+from jaxch5.framing import (
+    MAX_SIDE,
+    Size,
+    check_pad_mode,
+    height_and_width,
+    parse_size,
+    size_text,
+)
 from jaxch5.models.registry import architectures
 from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
@@ -269,9 +276,10 @@ class DataConfig(Section):
         "squish the whole picture, without its proportions; pad the whole picture, with what "
         "pad_mode says around it",
     )
-    pad_mode: Literal["reflection", "border", "zeros"] = Field(
+    pad_mode: str = Field(
         default_of("framing:Framing", "pad_mode"),
-        description="what is seen beyond a picture's border: its reflection, its edge, or black",
+        description="what is seen beyond a picture's border: reflection; border, its edge; zeros, "
+        "black; or a colour, as in #ffffff",
     )
     crop_pct: PositiveShare | None = Field(
         None,
@@ -313,6 +321,14 @@ class DataConfig(Section):
     @field_serializer("size", when_used="json")
     def _size_text(self, size: Size) -> int | str:
         return size if isinstance(size, int) else size_text(size)
+
+    @field_validator("pad_mode")
+    @classmethod
+    def _known_pad_mode(cls, text: str) -> str:
+        try:
+            return check_pad_mode(text)
+        except ValueError as error:
+            raise ValueError(f"data.pad_mode = {error}") from None
 
     @field_validator("sampler")
     @classmethod

@@ -83,9 +83,13 @@ def pixels(
         scale = max(now[0] / size[0], now[1] / size[1])
         free = [(size[axis] * scale - now[axis]) / 2 for axis in (0, 1)]
         added = [math.ceil(side) for side in free]
-        modes: dict = {"reflection": "symmetric", "border": "edge", "zeros": "constant"}
-        around = [(side, side) for side in (*added, 0)]
-        picture = Image.fromarray(np.pad(np.asarray(picture), around, modes[pad_mode]))
+        modes: dict = {"reflection": "symmetric", "border": "edge"}
+        if pad_mode in modes:
+            around = [(side, side) for side in (*added, 0)]
+            picture = Image.fromarray(np.pad(np.asarray(picture), around, modes[pad_mode]))
+        else:
+            colour = "black" if pad_mode == "zeros" else pad_mode
+            picture = ImageOps.expand(picture, (added[1], added[0]), colour)
         top, left = np.subtract(added, free)
     left += (1 - crop_pct) * (picture.width / 2 - left)
     top += (1 - crop_pct) * (picture.height / 2 - top)

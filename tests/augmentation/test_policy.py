@@ -182,7 +182,7 @@ def test_bicubic_is_pillows(photographs, on_canvas, size):
 
 
 @pytest.mark.parametrize("method", ["crop", "squish", "pad"])
-@pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros"])
+@pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros", "#ff8000"])
 def test_bicubic_is_about_what_bilinear_is(photographs, method, pad_mode):
     """In every framing, and in an input that is no square: the geometry is one."""
     pictures = [picture[: 64 + 9 * k, :64] for k, picture in enumerate(photographs)]

@@ -40,6 +40,7 @@ TOGETHER = {
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
     "fit.class_weights": ("none", "balanced"),
+    "data.pad_mode": ("reflection", "#ffffff"),
     "model.arch": ("resnet18", "resnet34"),
     "model.task": ("softmax", "sigmoid"),
 }

@@ -95,7 +95,7 @@ FRAMINGS = [
     ("crop", "reflection", (48, 64), View(0.8, "bicubic")),
     ("squish", "reflection", 48, View(0.9)),
     ("pad", "zeros", 48, View(1.0, "bicubic")),
-    *(("pad", mode, (48, 64), WHOLE) for mode in ("reflection", "border", "zeros")),
+    *(("pad", mode, (48, 64), WHOLE) for mode in ("reflection", "border", "zeros", "#ff8000")),
 ]
 
 

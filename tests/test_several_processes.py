@@ -14,8 +14,8 @@ import pytest
 CHILD = Path(__file__).with_name("tiny_train.py")
 SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
 SETTINGS += ["--model.arch", "tiny_train:SPEC"]
-# Another order than the usual one, too, is each process's own work.
-SETTINGS += ["--data.sampler", "balanced"]
+# Another order than the usual one, weights, and several sizes are each process's own work, too.
+SETTINGS += ["--data.sampler", "balanced", "--fit.sizes", "12,16"]
 
 
 def free_port():
@@ -82,8 +82,11 @@ def assert_same(run, other):
 
 
 @pytest.fixture(scope="module")
-def settings(pictures):
-    return ["--data.path", str(pictures), *SETTINGS, "--model.weights", "none"]
+def settings(pictures, tmp_path_factory):
+    weights = tmp_path_factory.mktemp("weights") / "weights.toml"
+    weights.write_text("blue = 0.5\nred = 2.0\n")
+    given = ["--data.path", pictures, "--fit.class-weights", weights, "--model.weights", "none"]
+    return [*map(str, given), *SETTINGS]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ _EXPORTS = {
     "jaxch5.results.interpretation": ("Interpretation",),
     "jaxch5.results.confident": ("find_label_issues",),
     "jaxch5.models.registry": ("create_model", "register"),
-    "jaxch5.models.spec": ("HubWeights", "ModelSpec", "Names", "Normalization"),
+    "jaxch5.models.spec": ("HubWeights", "LastMap", "ModelSpec", "Names", "Normalization"),
     "jaxch5.models.weights": ("export_state_dict", "import_state_dict"),
     "jaxch5.training.events": ("Begin", "End", "Epoch", "Ready", "Step", "StepRecord"),
     "jaxch5.training.compiler": ("keep_compiled_programs",),
@@ -62,6 +62,7 @@ _EXPORTS = {
     ),
     "jaxch5.task": ("Best", "Task", "one_vs_rest", "single_label"),
     "jaxch5.learner": ("Learner", "vision_learner"),
+    "jaxch5.results.attribution": ("attribution",),
     "jaxch5.results.predictor": ("Predictor", "load_learner"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -29,6 +29,7 @@ LAYERS = {
         "run",
         "results.about",
         "results.artifacts",
+        "results.attribution",
         "results.elsewhere",
         "results.predictor",
     },

@@ -22,6 +22,7 @@ from jaxch5.models.convolution import average_pool, convolve, fusion_boundary, m
 from jaxch5.models.layers import HEADS, BatchNorm
 from jaxch5.models.spec import (
     HubWeights,
+    LastMap,
     ModelSpec,
     Names,
     Normalization,
@@ -231,6 +232,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
         weights=tuple(weights),
         family="ResNet",
         recognizes=partial(_recognizes, arch),
+        last_map=LastMap(corner=True),
     )
 
 

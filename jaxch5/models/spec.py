@@ -47,6 +47,27 @@ class Normalization(NamedTuple):
     std: tuple[float, float, float]
 
 
+class LastMap(NamedTuple):
+    """Says which output within a network is the map that shows where it looks.
+
+    Attributes:
+        module: Name of the module that returns it, behind those that it is in: "blocks_11/norm1".
+            "" takes the last module that returns a map [batch, height, width, channels].
+        tokens: Number of tokens before the patches', where it returns [batch, tokens, channels].
+        corner: Whether the map's first pixel is that of the picture, as where strided convolutions
+            pad all sides alike, and not the middle of several.
+
+    Example:
+        >>> LastMap("blocks_11/norm1", tokens=1).corner
+        False
+    """
+
+    module: str = ""
+    tokens: int = 0
+    corner: bool = False
+
+
+OF_LAST_MODULE = LastMap()
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -167,6 +188,7 @@ class ModelSpec:
         resample: Parameters, by their last names, whose inner axes go with the size of pictures,
             and for each a function from its value and the height and width of other pictures to
             its value for these.
+        last_map: Where the map is that shows where the network looks; see `jaxch5.attribution`.
 
     Example:
         >>> import flax.linen as nn
@@ -203,6 +225,7 @@ class ModelSpec:
     resample: Mapping[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = field(
         default_factory=dict, hash=False
     )
+    last_map: LastMap = OF_LAST_MODULE
 
     def __post_init__(self) -> None:
         # One alone, or None, is what an earlier version took.

@@ -23,6 +23,7 @@ from jaxch5.models.spec import (
     HEAD,
     IMAGENET,
     HubWeights,
+    LastMap,
     ModelSpec,
     Names,
     Normalization,
@@ -185,6 +186,7 @@ def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
         family="ViT",
         recognizes=recognizes,
         resample={"pos_embed": partial(resample_positions, int(not model.registers), model.patch)},
+        last_map=LastMap(f"{last}/norm1", tokens=1 + model.registers),
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from jaxch5.config.settings import Config
 from jaxch5.config.toml import explain, known_keys
-from jaxch5.data.decode import AS_FILES_SAY
+from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.framing import Framing, Size, height_and_width
 from jaxch5.models.pretrained import Pretrained
@@ -58,6 +58,11 @@ class About(NamedTuple):
     def framing(self) -> Framing:
         """Returns how pictures get the shape of the network's input."""
         return Framing(self.method, self.pad_mode)
+
+    @property
+    def reading(self) -> Reading:
+        """Returns how pictures are decoded."""
+        return Reading(self.range, self.max_pixels)
 
     @property
     def view(self) -> View:

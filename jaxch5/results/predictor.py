@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
-from jaxch5.data.decode import Reading
 from jaxch5.data.parallel import threads_for_batches
 from jaxch5.data.picture import Picture, held, many, presized
 from jaxch5.data.pipeline import Loader
@@ -103,6 +102,7 @@ class Predictor:
         self.about = about
         self.task = task
         self.spec = spec or spec_of(model)
+        self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared with other weights.
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
         """Returns the same classifier with other weights, such as those of a later step.
@@ -112,11 +112,19 @@ class Predictor:
         Args:
             variables: Weights and statistics of the same shapes.
         """
-        # Made before it is shared.
-        program = self._compiled
         other = copy(self)
-        other.variables, other._compiled = variables, program
+        other.variables = variables
         return other
+
+    def program(self, make: Callable[[Predictor], Any]) -> Any:
+        """Returns what a function compiles of the classifier, which it does once for all weights.
+
+        Args:
+            make: Function of the classifier, from all of which but the weights a program follows.
+        """
+        if make not in self._programs:
+            self._programs[make] = make(self)
+        return self._programs[make]
 
     def reading(self, **changes: str | int) -> Predictor:
         """Returns the same classifier with other settings for the decoding of pictures.
@@ -139,19 +147,18 @@ class Predictor:
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
     def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
-        logits = cast(Array, self.model.apply(variables, pictures, train=False))
-        return self.task.activation(logits)
+        return self.task.activation(cast(Array, self.model.apply(variables, pictures, train=False)))
 
-    @cached_property
+    @property
     def _compiled(self) -> Any:
-        return self._compile(self._of_normalized)
+        return self.program(Predictor._compile)
 
-    def _compile(self, of_normalized: Callable[[PyTree, Array], Array]) -> Any:
+    def _compile(self, of_normalized: Callable[[PyTree, Array], Array] | None = None) -> Any:
         about = self.about
 
         def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch outputs"]:
             pictures = normalize(center(batch, about.size, view=about.view), self.normalization)
-            return of_normalized(variables, pictures)
+            return (of_normalized or self._of_normalized)(variables, pictures)
 
         return jax.jit(of_batch, compiler_options=compiler_options())
 
@@ -194,7 +201,9 @@ class Predictor:
         with ThreadPoolExecutor(threads_for_batches()) as pool:
             while ended is None:
                 try:
-                    waiting.append(pool.submit(self._presized, held(next(pictures), self._reading)))
+                    waiting.append(
+                        pool.submit(self._presized, held(next(pictures), self.about.reading))
+                    )
                 except Exception as error:
                     ended = error
                 if len(waiting) == 3 * BATCH:
@@ -272,11 +281,7 @@ class Predictor:
         if isinstance(picture, DataError):
             raise picture
         about = self.about
-        return presized(picture, about.presize, reading=self._reading, method=about.method)
-
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.about.range, self.about.max_pixels)
+        return presized(picture, about.presize, reading=self.about.reading, method=about.method)
 
     def _predictions(
         self, images: UInt8[np.ndarray, "batch height width 3"], frames: Float[np.ndarray, "b 3 3"]
@@ -307,7 +312,6 @@ def load_learner(
 
     Example:
         >>> import tempfile
-        >>> from functools import partial
         >>> from jaxch5.results.artifacts import as_learner
         >>> model = create_model("resnet18", num_classes=2)
         >>> init = partial(model.init, train=False)
@@ -327,18 +331,16 @@ def load_learner(
         about, said = about_of(config), config.model.model_dump()
         # A run in Python may have another one than its configuration says: checkpoints know it.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
-        about = about._replace(arch=spec.name)
         pretrained = from_run(path, spec)
-        about = about._replace(**vars(pretrained.view), licence=pretrained.licence)
+        about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)
     else:
         about, spec, said = about_of_file(path, model)
         pretrained = from_file(path, spec, beside=False, head=about.head)
     task = task or known_task(path, said)
     if pretrained.classes is None:
         raise WeightsError(f"{path}: names no classes; {EXPORT}")
-    dtype = dtype_of(about.precision)
     arch = spec if model is None or isinstance(model, str) else model
-    network = create_model(arch, len(pretrained.classes), about.head, dtype)
+    network = create_model(arch, len(pretrained.classes), about.head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))
     check_weights(path, network, pretrained, about.size)
     rest = pretrained.classes, pretrained.normalization, about, task, spec

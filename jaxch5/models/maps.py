@@ -1,0 +1,172 @@
+"""The maps that show where a network looks: gradient-weighted class activation (Grad-CAM)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxch5.errors import ConfigError
+from jaxch5.models.spec import ModelSpec
+
+# A map with a shorter side hardly shows a place: that of an earlier stage is taken instead.
+LEAST_SIDE = 4
+
+
+class Place(NamedTuple):
+    """Says where in a network a map is: which call of a module returns it, and its shape."""
+
+    call: int
+    shape: tuple[int, ...]
+
+
+def in_full(model: nn.Module) -> nn.Module:
+    """Returns a module that computes the same in float32, and nothing twice to save memory."""
+    full = {"dtype": jnp.float32, "remat": False}
+    return model.clone(**{name: value for name, value in full.items() if hasattr(model, name)})
+
+
+def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[int, int]) -> Place:
+    """Finds the last map of a network whose sides are long enough to show a place, if there is one.
+
+    Args:
+        model: Module of the network.
+        spec: Its architecture, which may say which module returns the map.
+        variables: Its variables, or their shapes.
+        sides: Height and width of its pictures, pixels.
+
+    Raises:
+        ConfigError: The network has no map.
+
+    Example:
+        >>> from jaxch5.models.registry import create_model, spec_of
+        >>> model, picture = create_model("resnet18", 2), jnp.zeros((1, 64, 96, 3))
+        >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), picture, train=False))
+        >>> find_map(model, spec_of("resnet18"), variables, (64, 96)).shape
+        (1, 4, 6, 256)
+    """
+    found: list[tuple[int, Place]] = []
+    module = spec.last_map.module
+
+    def note(call: int, name: str, output: Any) -> Any:
+        shape = getattr(output, "shape", ())
+        if (name == module if module else len(shape) == 4) and math.prod(shape[1:-1]) > 1:
+            found.append((name.count("/"), Place(call, shape)))
+        return output
+
+    picture = jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32)
+    jax.eval_shape(lambda *of: _watched(model, of[0], of[1], note), variables, picture)
+    if not found:
+        missing = f" by the name {module}" if module else ""
+        raise ConfigError(
+            f"{spec.name}: has no map to show where it looks: no linen module of it{missing} "
+            "returns [batch, height, width, channels]; last_map of its ModelSpec may name one"
+        )
+    # What is within a stage's block may be one of several branches.
+    outermost = min(depth for depth, _ in found)
+    places = [place for depth, place in found if depth == outermost]
+    fine = [place for place in places if module or min(place.shape[1:3]) >= LEAST_SIDE]
+    return fine[-1] if fine else max(places, key=lambda place: math.prod(place.shape[1:3]))
+
+
+def class_maps(
+    model: nn.Module,
+    spec: ModelSpec,
+    place: Place,
+    variables: PyTree,
+    pictures: Float[Array, "batch height width 3"],
+    labels: Int[Array, "batch"],
+) -> tuple[Float[Array, "batch height width"], Float[Array, "batch classes"], Int[Array, "batch"]]:
+    """Computes how much each pixel speaks for a class, 0 to 1: Grad-CAM, a pure function.
+
+    The channels of a map are added up, each times the mean gradient of the class's logit by it, and
+    what speaks against the class is left out (Selvaraju et al., 1610.02391). Tokens are added up by
+    the gradient at each of them (HiResCAM, Draelos and Carin, 2011.08891).
+
+    Args:
+        model: Module that computes in float32.
+        spec: Its architecture.
+        place: Where the map is, as `find_map` returns it.
+        variables: Its variables.
+        pictures: Pictures as the network takes them.
+        labels: Place of each picture's class; a negative one is that of the most probable class.
+
+    Returns:
+        Maps of the pictures' size, logits, and the classes' places.
+    """
+
+    def logits_of(nudge: Array) -> tuple[Array, tuple[Array, ...]]:
+        kept = []
+
+        def see(call: int, name: str, output: Any) -> Any:
+            if call != place.call:
+                return output
+            kept.append(output.astype(jnp.float32) + nudge)
+            return kept[0].astype(output.dtype)
+
+        logits = _watched(model, variables, pictures, see)
+        chosen = jnp.where(labels < 0, jnp.argmax(logits, axis=1), labels)
+        of_class = jnp.take_along_axis(logits, chosen[:, None], axis=1)
+        return jnp.sum(of_class), (kept[0], logits, chosen)
+
+    nudge = jnp.zeros((len(pictures), *place.shape[1:]))
+    gradient, (values, logits, chosen) = jax.grad(logits_of, has_aux=True)(nudge)
+    height, width = pictures.shape[1:3]
+    if tokens := spec.last_map.tokens:
+        patch = math.isqrt(height * width // (values.shape[1] - tokens))
+        grid = len(pictures), height // patch, width // patch, -1
+        values, gradient = (of[:, tokens:].reshape(grid) for of in (values, gradient))
+        # What the class token sees of each patch is its own, and the mean of it says little.
+        speaks = jnp.sum(values * gradient, axis=-1)
+    else:
+        speaks = jnp.sum(values * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)
+    return enlarged(speaks, (height, width), spec.last_map.corner), logits, chosen
+
+
+def enlarged(
+    maps: Float[Array, "batch rows columns"], sides: tuple[int, int], corner: bool
+) -> Float[Array, "batch height width"]:
+    """Enlarges maps to the size of pictures by linear interpolation, and scales them to 0 to 1.
+
+    Args:
+        maps: Maps; what is below 0 becomes 0.
+        sides: Height and width of the pictures, pixels.
+        corner: See `LastMap`.
+
+    Example:
+        >>> found = enlarged(jnp.array([[[0.0, 2.0, -1.0]]]), (1, 6), corner=False)
+        >>> found[0, 0].tolist()  # doctest: +ELLIPSIS
+        [0.0, 0.33..., 1.0, 1.0, 0.33..., 0.0]
+    """
+    maps = nn.relu(maps)
+    for axis, side in zip((1, 2), sides, strict=True):
+        count = maps.shape[axis]
+        # Strides of such networks are powers of two, and the last pixels may be beyond the side.
+        stride = 2 ** round(math.log2(side / count)) if corner else side / count
+        places = jnp.arange(side) / stride if corner else (jnp.arange(side) + 0.5) / stride - 0.5
+        far = jnp.clip(places, 0, count - 1)[:, None] - jnp.arange(count)
+        maps = jnp.moveaxis(jnp.tensordot(maps, nn.relu(1 - jnp.abs(far)), (axis, 1)), -1, axis)
+    greatest = jnp.max(maps, axis=(1, 2), keepdims=True)
+    return maps / jnp.where(greatest > 0, greatest, 1)
+
+
+def _watched(
+    model: nn.Module, variables: PyTree, pictures: Any, see: Callable[[int, str, Any], Any]
+) -> Any:
+    """Returns logits, with what `see` makes of what each module returns, in the order of calls."""
+    numbers = itertools.count()
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name != "__call__":
+            return output
+        return see(next(numbers), "/".join(context.module.path), output)
+
+    with nn.intercept_methods(intercept):
+        return model.apply(variables, pictures, train=False)

@@ -1,0 +1,140 @@
+"""The map within a network is found, is placed where it belongs, and is Grad-CAM's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxch5.errors import ConfigError
+from jaxch5.models.maps import class_maps, enlarged, find_map, in_full
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import LastMap, ModelSpec
+from jaxch5.models.vit import vit_spec
+
+VIT = vit_spec("tiny_vit", patch=8, width=16, heads=2, depth=2, registers=4)
+
+
+class Flat(nn.Module):
+    """A network without a map, within one that is named."""
+
+    named: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        if self.named:
+            x = nn.Conv(2, (1, 1), name="mixed")(x)
+        return nn.Dense(2, name="head")(x.mean((1, 2)))
+
+
+def shapes(model, sides):
+    picture = jnp.zeros((1, *sides, 3))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), picture, train=False))
+
+
+@pytest.mark.parametrize(
+    ("arch", "sides", "shape"),
+    [
+        ("resnet18", (224, 160), (7, 5, 512)),
+        ("resnet50d", (224, 224), (7, 7, 2048)),
+        # A map of one or two pixels shows no place.
+        ("resnet18", (64, 64), (4, 4, 256)),
+        ("resnet18", (32, 32), (4, 4, 128)),
+        ("resnet18", (8, 8), (4, 4, 64)),
+        # Not within the first block of the next stage, before it halves the sides.
+        ("resnet50", (64, 64), (4, 4, 1024)),
+        ("convnext_nano", (128, 192), (4, 6, 640)),
+        (VIT, (32, 48), (1 + 4 + 4 * 6, 16)),
+    ],
+)
+def test_the_last_map_that_shows_a_place_is_found(arch, sides, shape):
+    model = create_model(arch, 3)
+    assert find_map(model, spec_of(arch), shapes(model, sides), sides).shape[1:] == shape
+
+
+def test_a_network_without_a_map_is_refused_in_one_line():
+    model = Flat()
+    with pytest.raises(ConfigError) as raised:
+        find_map(model, spec_of(model), shapes(model, (8, 8)), (8, 8))
+    line = str(raised.value)
+    assert line.startswith("Flat: ")
+    assert "last_map" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_a_specification_may_name_the_module():
+    model = Flat(named=True)
+    spec = ModelSpec("flat", lambda num_classes: model, last_map=LastMap("mixed"))
+    assert find_map(model, spec, shapes(model, (8, 8)), (8, 8)).shape == (1, 8, 8, 2)
+    wrong = ModelSpec("flat", lambda num_classes: model, last_map=LastMap("mixd"))
+    with pytest.raises(ConfigError, match="mixd"):
+        find_map(model, wrong, shapes(model, (8, 8)), (8, 8))
+
+
+def test_it_is_grad_cam_as_its_formula_says():
+    """For a mean and a linear layer, the weights of the channels are those of the layer."""
+    model, spec = Flat(named=True), spec_of(Flat(named=True))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 6, 8, 3)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, train=False)
+    place = find_map(model, spec, variables, (6, 8))
+    maps, logits, chosen = class_maps(model, spec, place, variables, x, jnp.array([0, 1, -1, -1]))
+    params = variables["params"]
+    mixed = x @ params["mixed"]["kernel"][0, 0] + params["mixed"]["bias"]
+    expected_logits = mixed.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-5, atol=1e-6)
+    assert chosen.tolist() == [0, 1, *np.argmax(expected_logits, axis=1)[2:].tolist()]
+    cam = np.maximum(np.einsum("bhwc,cb->bhw", mixed, params["head"]["kernel"][:, chosen]), 0)
+    expected = cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-30)
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "convnext_nano"])
+def test_a_pixel_of_the_map_is_shown_in_the_middle_of_what_it_sees(arch):
+    """Else the map of a ResNet would be half a stride too far to the right and below."""
+    model, spec, side = create_model(arch, 2), spec_of(arch), 128
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, side, side, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), x, train=False)
+    place = find_map(model, spec, variables, (side, side))
+    row = column = place.shape[1] // 2
+
+    def pixel(x):
+        seen = []
+
+        def keep(call, args, kwargs, context):
+            output = call(*args, **kwargs)
+            if output.shape == place.shape:
+                seen.append(output)
+            return output
+
+        with nn.intercept_methods(keep):
+            model.apply(variables, x, train=False)
+        return jnp.sum(seen[-1][0, row, column] ** 2)
+
+    weights = np.abs(np.asarray(jax.jit(jax.grad(pixel))(x)))[0].sum(-1)
+    shown = np.asarray(
+        enlarged(
+            jnp.zeros((1, *place.shape[1:3])).at[0, row, column].set(1.0),
+            (side, side),
+            spec.last_map.corner,
+        )
+    )[0]
+    rows, columns = np.mgrid[:side, :side]
+    stride = side / place.shape[1]
+    for axis in (rows, columns):
+        off = (weights * axis).sum() / weights.sum() - (shown * axis).sum() / shown.sum()
+        assert abs(off) < stride / 4
+
+
+def test_maps_are_scaled_from_nothing_to_one_and_none_is_divided_by_nothing():
+    maps = jnp.stack([jnp.full((3, 2), -1.0), jnp.arange(6.0).reshape(3, 2)])
+    found = np.asarray(enlarged(maps, (7, 5), corner=False))
+    assert (found[0] == 0).all()
+    assert (found[1].min(), found[1].max()) == (0, 1)
+
+
+def test_what_a_network_computes_in_half_precision_is_computed_in_full():
+    model = create_model("resnet18", 2, dtype=jnp.bfloat16, remat=True)
+    assert (in_full(model).dtype, in_full(model).remat) == (jnp.float32, False)
+    own = Flat()
+    assert in_full(own) == own

@@ -1,0 +1,153 @@
+"""Where a classifier looks is where the object is in the picture as the network saw it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxch5 as jx
+from jaxch5.data.canvases import Canvases
+from jaxch5.errors import ConfigError, DataError
+from jaxch5.models.registry import create_model, spec_of
+from jaxch5.models.spec import Normalization
+from jaxch5.results.about import About
+from jaxch5.results.attribution import attributions, check_has_map
+from jaxch5.results.predictor import Predictor
+from jaxch5.task import SOFTMAX, one_vs_rest
+
+PLAIN = Normalization((0.5,) * 3, (0.25,) * 3)
+CLASSES = ("dark", "bright")
+
+
+class Bright(nn.Module):
+    """Its map is how bright each pixel is, and the second class wants it bright."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(1, (1, 1), kernel_init=nn.initializers.ones, name="brightness")(x))
+        kernel = nn.initializers.constant(jnp.array([[-1.0, 1.0]]))
+        return nn.Dense(2, kernel_init=kernel, name="head")(x.mean((1, 2)))
+
+
+def classifier(model, size, spec=None, classes=CLASSES, task=SOFTMAX, **how):
+    sides = (size, size) if isinstance(size, int) else size
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *sides, 3)), train=False)
+    about = About("own", "linear", "fp32", presize=max(sides), size=size, **how)
+    return Predictor(model, variables, classes, PLAIN, about, task, spec)
+
+
+FRAMINGS = {
+    "crop": {},
+    "squish": {"method": "squish"},
+    "pad": {"method": "pad", "pad_mode": "zeros"},
+    "a part of the crop": {"crop_pct": 0.8},
+    "through Pillow's filter": {"crop_pct": 0.9, "interpolation": "bicubic"},
+}
+
+
+@pytest.mark.parametrize("how", FRAMINGS.values(), ids=FRAMINGS)
+@pytest.mark.parametrize("size", [64, 50, (72, 48)])
+@pytest.mark.parametrize("shape", [(90, 120), (101, 67)])
+def test_the_brightest_place_is_where_the_object_is(how, size, shape):
+    """In the picture as the network saw it, in whichever corner, wherever that is in the file."""
+    height, width = shape
+    for top, left in ((0.25, 0.25), (0.25, 0.65), (0.65, 0.25), (0.65, 0.65)):
+        picture = np.full((*shape, 3), 20, np.uint8)
+        row, column = int(top * height), int(left * width)
+        picture[row : row + height // 8, column : column + width // 8] = 255
+        found = jx.attribution(classifier(Bright(), size, **how), picture, "bright")
+        assert found.map.shape == found.picture.shape[:2]
+        assert (found.map.dtype, found.picture.dtype) == (np.float32, np.float32)
+        assert found.picture.shape[:2] == ((size, size) if isinstance(size, int) else size)
+        bright = np.maximum(found.picture.mean(-1) - 0.5, 0)
+        np.testing.assert_allclose(found.map, bright / bright.max(), atol=1e-4)
+        assert 0 < (found.map > 0.5).mean() < 0.1
+
+
+def test_the_class_that_is_asked_for():
+    predictor = classifier(Bright(), 32)
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    likely = jx.attribution(predictor, picture)
+    prediction = predictor.predict(picture)
+    assert (likely.label, likely.probability) == ("bright", prediction.probabilities[1])
+    other = jx.attribution(predictor, picture, "dark")
+    assert other.label == "dark"
+    assert other.probability == prediction.probabilities[0]
+    # Nothing speaks for it.
+    assert (other.map == 0).all()
+    with pytest.raises(ConfigError, match="grey: is none of dark, bright"):
+        jx.attribution(predictor, picture, "grey")
+    with pytest.raises(DataError, match="no/such"):
+        jx.attribution(predictor, "no/such.jpg")
+
+
+def test_one_program_for_all_classes_weights_and_pictures():
+    predictor = classifier(Bright(), 32)
+    for label in (None, "dark", "bright"):
+        jx.attribution(predictor, np.zeros((40, 50, 3), np.uint8), label)
+    other = predictor.with_variables(jax.tree.map(jnp.zeros_like, predictor.variables))
+    assert (jx.attribution(other, np.full((40, 50, 3), 255, np.uint8)).map == 0).all()
+    (program,) = (made for made in predictor._programs.values() if hasattr(made, "_cache_size"))
+    assert program._cache_size() == 1
+
+
+def test_many_are_what_each_is_alone():
+    predictor = classifier(create_model("resnet18", 2), 64, spec_of("resnet18"))
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (3, 64, 64, 3), np.uint8)
+    canvases, frames = Canvases(jx.from_arrays(pictures, [0, 1, 0], CLASSES), 64, keep=False)(
+        np.arange(3)
+    )
+    together = attributions(predictor, canvases, frames, [0, -1, 1])
+    labels = ("dark", together[1].label, "bright")
+    for picture, label, found in zip(pictures, labels, together, strict=True):
+        alone = jx.attribution(predictor, picture, label)
+        assert alone.label == found.label == label
+        np.testing.assert_allclose(alone.map, found.map, atol=1e-3)
+        np.testing.assert_allclose(alone.picture, found.picture, atol=1e-6)
+
+
+def test_the_logit_counts_also_where_each_class_has_a_sigmoid():
+    """Where a probability is 1 to the last bit, its own gradient would be nothing."""
+    softmax, sigmoid = (classifier(Bright(), 32, task=task) for task in (SOFTMAX, one_vs_rest()))
+    sure = sigmoid.with_variables(jax.tree.map(lambda leaf: 100 * leaf, sigmoid.variables))
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    found = jx.attribution(sure, picture, "bright")
+    assert found.probability == 1
+    np.testing.assert_allclose(found.map, jx.attribution(softmax, picture, "bright").map)
+
+
+@pytest.mark.float16
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_it_is_computed_in_full_precision(precision):
+    dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16}[precision]
+    spec = spec_of("resnet18")
+    full = classifier(create_model(spec, 2), 64, spec)
+    half = classifier(create_model(spec, 2, dtype=dtype), 64, spec)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    some, others = (jx.attribution(predictor, picture, "dark") for predictor in (full, half))
+    np.testing.assert_array_equal(some.map, others.map)
+    assert some.probability == others.probability
+
+
+def test_a_module_of_nnx_is_refused_with_the_way_out():
+    class Plain(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+            self.head = nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.conv(x).mean((1, 2)))
+
+    predictor = classifier(create_model(Plain(nnx.Rngs(0)), 2), 16)
+    with pytest.raises(ConfigError, match=r"Plain: has no map .* linen"):
+        check_has_map(predictor)
+
+
+def test_a_figure_of_it():
+    found = jx.attribution(classifier(Bright(), 32), np.zeros((32, 32, 3), np.uint8))
+    picture, over = found.plot().axes
+    assert picture.get_title().startswith(f"{found.label} ")
+    assert over.get_images()[0].get_array().shape == (32, 32, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +12,14 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
-from jaxch5.errors import ConfigError, DataError, Jaxch5Error
+from jaxch5.errors import DataError, Jaxch5Error
 from jaxch5.predict import most_likely
+from jaxch5.util.loopback import HOST, NAMES, listening
 from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
     from jaxch5.results.predictor import Predictor
 
-# Nobody but this machine reaches it.
-HOST = "127.0.0.1"
-# Names under which a browser may ask for it; others are pages elsewhere that pretend to be here.
-NAMES = [HOST, "localhost"]
 # The browser asks nobody but this server, whatever Gradio's page may want.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline'; "
@@ -85,21 +81,6 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         if page_server.started:
             raise KeyboardInterrupt
     return {}
-
-
-def listening(port: int) -> socket.socket:
-    """Opens a socket that takes connections from this machine.
-
-    Raises:
-        ConfigError: The port cannot be had.
-    """
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        raise ConfigError(
-            f"port = {port}: cannot be had ({error.strerror}); choose another --port, or 0 for "
-            "any free one"
-        ) from None
 
 
 def answer(predictor: Predictor, path: str | None) -> Answer:

@@ -243,3 +243,26 @@ def chromium():
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def new_tab(chromium):
+    """Opens a tab that gathers its errors (`complaints`) and the addresses that it asks for."""
+    contexts = []
+
+    def open_tab(width, **context):
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **context))
+        tab = contexts[-1].new_page()
+        tab.complaints, tab.requests = [], []
+        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        tab.on(
+            "console",
+            lambda message: message.type == "error" and tab.complaints.append(message.text),
+        )
+        tab.on("dialog", lambda dialog: (tab.complaints.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: tab.requests.append(request.url))
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()

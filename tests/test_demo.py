@@ -77,28 +77,15 @@ def server(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def opened(chromium, server):
-    """Opens the page and gathers its errors and what it asks for."""
-    contexts = []
+def opened(new_tab, server):
+    """Opens the page."""
 
     def open_page(width=1200):
-        context = chromium.new_context(viewport={"width": width, "height": 800})
-        contexts.append(context)
-        tab = context.new_page()
-        tab.complaints, tab.requests = [], []
-        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
-        tab.on(
-            "console",
-            lambda message: message.type == "error" and tab.complaints.append(message.text),
-        )
-        tab.on("dialog", lambda dialog: (tab.complaints.append("dialog"), dialog.dismiss()))
-        tab.on("request", lambda request: tab.requests.append(request.url))
+        tab = new_tab(width)
         tab.goto(server.address)
         return tab
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return open_page
 
 
 def drop(tab, file):

@@ -16,7 +16,7 @@ def test_the_commands_are_listed_with_what_they_do():
     """Where one would guess to find them."""
     ended = called()
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("python -m jaxch5.") == 11
+    assert ended.stdout.count("python -m jaxch5.") == 12
     assert "python -m jaxch5.evaluate RUN\n    how good a trained classifier is" in ended.stdout
 
 

@@ -65,6 +65,8 @@ class Report:
         top_losses: Row of each picture, the worst first: picture (values from 0 to 1), prediction,
             actual, loss, probability (of the actual class) and reference.
         calibration: How far to trust the probabilities (see `embed.figure_image`).
+        cleaning: What was corrected in the labels since another run, and what became better by it
+            (see `run.cleaned.changes`).
         versions: Version of each package, by name.
         finished: Whether training is over.
         task: Task of the records and the answers.
@@ -85,6 +87,7 @@ class Report:
     class_table: Sequence[Mapping[str, Any]] = ()
     top_losses: Sequence[Mapping[str, Any]] = ()
     calibration: Image | None = None
+    cleaning: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
     task: Task = SOFTMAX
@@ -113,11 +116,13 @@ def render(report: Report) -> str:
         True
     """
     environment = _environment()
-    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
+    palette, style, script = (
+        _source(environment, name) for name in ("palette.css", "report.css", "report.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("report.html.jinja").render(
         report=report,
-        style=style,
+        style=palette + style,
         script=script,
         script_hash=f"sha256-{digest}",
         metrics=[

@@ -4,6 +4,7 @@ config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line an epoch
 pictures.jsonl.gz  which pictures it was trained on and which it validated
 skipped.jsonl      pictures left out because they cannot be read, where there are any
+cleaned.json       what was corrected in its labels, where `clean` wrote them
 environment.jsonl  versions, machine and device, a line for each start and resume
 report.html        what was trained on what, and how it went, for people
 checkpoints/       the last state and the best
@@ -52,6 +53,10 @@ class RunDir(NamedTuple):
     @property
     def skipped_file(self) -> Path:
         return self.path / "skipped.jsonl"
+
+    @property
+    def cleaned_file(self) -> Path:
+        return self.path / "cleaned.json"
 
     @property
     def report_file(self) -> Path:

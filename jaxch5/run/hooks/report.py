@@ -14,6 +14,7 @@ from jaxch5.plots.embed import Image, figure_image, picture_image
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.results.report import Report, write_report
 from jaxch5.run.attempts import Attempts
+from jaxch5.run.cleaned import changes, record_cleaning
 from jaxch5.run.directory import RunDir
 from jaxch5.run.environment import versions
 from jaxch5.task import Task
@@ -48,12 +49,15 @@ def write_reports(
         nonlocal report
         match event:
             case Begin():
+                if not event.number:
+                    attempt("cleaned.json", record_cleaning, run)
                 report = _of_run(report, run, event)
                 return
             case Epoch():
                 report = replace(report, records=records)
             case End(how="finished"):
                 report = _finished(report, records, data, event.interpretation)
+                report = replace(report, cleaning=changes(run, data, event.interpretation))
             case _:
                 return
         attempt("report", write_report, run.report_file, report)

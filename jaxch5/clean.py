@@ -1,0 +1,254 @@
+"""`python -m jaxch5.clean RUN`: puts labels right on a page, a key for each, and writes a table."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from jaxch5.cli import Options, run
+from jaxch5.config.settings import MAY_MOVE, Config
+from jaxch5.config.toml import differing
+from jaxch5.errors import ConfigError
+from jaxch5.run.directory import RunDir, locked, open_run
+from jaxch5.training.interrupts import Terminated
+from jaxch5.util.files import to_json
+from jaxch5.util.loopback import HOST, listening, serve
+from jaxch5.util.text import counted, print_line
+
+if TYPE_CHECKING:
+    from jaxch5.data.source import Source
+    from jaxch5.results.answers import AnswerLog
+    from jaxch5.results.cleaner import Looks
+    from jaxch5.results.corrections import Row
+
+SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
+# What `labels.csv` needs where the run's own pictures were not listed in such a table.
+OF_THE_TABLE = {
+    "split": "given",
+    "split_column": "is_valid",
+    "image_column": "image",
+    "label_column": "label",
+}
+
+
+class CleanOptions(Options):
+    """Put labels right on a page, to this machine alone: the suspects, a key for each answer.
+
+    The page shows what python -m jaxch5.suspects found, largest doubt first. Each answer is saved
+    in RUN/answers.jsonl before the page says so, and no picture is touched. RUN/labels.csv lists
+    all pictures with the labels corrected, to train on; it is written when the page is asked for it
+    and when the command ends.
+    """
+
+    run: CliPositionalArg[Path] = Field(
+        description="run directory, or the folder that suspects wrote into"
+    )
+    port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 takes a free one")
+    write: bool = Field(
+        False, description="write labels.csv with the answers that there are, and end"
+    )
+    unsure: Literal["keep", "drop"] = Field(
+        "keep", description="pictures that nobody was sure of: keep them as they are, or drop them"
+    )
+
+    @classmethod
+    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+        """Returns the settings of the run, or those that its suspects were found with."""
+        if "config" in given:
+            raise ConfigError("--config: does not go together with a run, which brings its own")
+        directory = _run_of(Path(given["run"]))
+        return directory.config_file if directory.config_file.is_file() else None
+
+
+def clean(options: CleanOptions) -> dict[str, Any]:
+    """Serves the page until it is interrupted; returns what was answered and written."""
+    from jaxch5.data.source import remarks
+    from jaxch5.results.answers import AnswerLog
+    from jaxch5.results.cleaner import Cleaner, read_judged
+    from jaxch5.results.corrections import check_listable
+
+    if options.write and "port" in options._named:
+        raise ConfigError("port: goes with the page, which --write does not open")
+    console = options.console()
+    folder = RunDir(options.run.expanduser().absolute())
+    judged = read_judged(folder.path / SUSPECTS)
+    directory = _run_of(options.run)
+    source, rows, notes = set_of(options, directory)
+    check_listable(list(rows.values()))
+    with locked(folder), AnswerLog(folder.path / ANSWERS) as log:
+        if log.torn:
+            notes.append(f"{log.path}: its last line was not finished, and is left out")
+
+        def finish() -> dict[str, Any]:
+            return written(options, log, list(rows.values()), directory)
+
+        if not options.write:
+            items = {(row.image, row.label): item for item, row in rows.items()}
+            looks = looks_of(options, directory, source)
+            cleaner = Cleaner(folder.path.name, judged, source, items, log, finish, looks)
+            if cleaner.stale:
+                one = "suspect is not in the set any more, or not with that label, and is left out"
+                many = one.replace("suspect is", "suspects are").replace("is left", "are left")
+                notes.append(
+                    f"{counted(cleaner.stale, one, many)}; python -m jaxch5.suspects "
+                    f"{shlex.quote(str(options.run))} judges the set as it is now"
+                )
+        for note in [*remarks(source), *notes]:
+            print_line(console, note)
+        ended: BaseException | None = None
+        if not options.write:
+            with listening(options.port) as server:
+                print_line(
+                    console,
+                    f"{counted(len(cleaner.keys), 'suspect')} of {counted(len(rows), 'picture')}: "
+                    f"http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C ends it)",
+                )
+                try:
+                    serve(server, cleaner.respond)
+                except (KeyboardInterrupt, Terminated) as error:
+                    ended = error
+        result = finish()
+    for line in (*result["lines"], result["command"]):
+        print_line(console, line)
+    if ended:
+        if options.json_output:
+            print(to_json(result), flush=True)
+        raise ended
+    return result
+
+
+def _run_of(path: Path) -> RunDir:
+    """Returns the run that suspects are of: the folder itself, or the one that their file names."""
+    from jaxch5.results.cleaner import read_judged
+
+    folder = RunDir(path.expanduser().absolute())
+    if folder.config_file.is_file():
+        return folder
+    named = read_judged(folder.path / SUSPECTS).get("run")
+    return RunDir(Path(named).expanduser().absolute()) if named else folder
+
+
+def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:
+    """Returns the pictures that suspects are among, and each one's row by its item.
+
+    Returns:
+        Source, rows in their order, and what is to be said of them.
+
+    Raises:
+        ConfigError: They are no files, or are not named.
+        DataError: They cannot be found, told apart or split.
+    """
+    from jaxch5.config.building import load_source, split_of
+    from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.data.verify import readable
+    from jaxch5.results.corrections import Row
+
+    config, notes = options.settings(), []
+    if directory.config_file.is_file():
+        recorded = open_run(directory.path)[1]
+        for key in differing(config, recorded):
+            if key not in MAY_MOVE:
+                raise ConfigError(
+                    f"{key}: a set is cleaned as {directory.config_file} says; where it is now may "
+                    "be said (--data.path and the like)"
+                )
+    elif config.data.path is None and config.data.archive is None:
+        raise ConfigError(
+            f"{directory.path}: does not say which pictures were judged; name them with --data.path"
+        )
+    pictures = read_pictures(directory.pictures_file)
+    source = load_source(config.data)
+    if pictures is None and config.data.on_bad == "skip":
+        source = readable(source)
+    if source.file is None:
+        raise ConfigError(
+            f"{source.name}: its pictures are no files of their own, which a table of labels could "
+            "list; correct the labels where the set is made"
+        )
+    if pictures is None:
+        train, valid = split_of(config.data, source)(source)
+        parts = {int(item): False for item in train} | {int(item): True for item in valid}
+        missing = 0
+    else:
+        places = find(pictures, pictures_of(source)).places
+        there = np.flatnonzero(places >= 0)
+        parts = {int(places[one]): bool(pictures.held_out[one]) for one in there}
+        missing = len(pictures) - len(there)
+    for count, what in (
+        (missing, "of the run not there any more"),
+        (len(source) - len(parts), "in neither part of the set"),
+    ):
+        if count:
+            notes.append(f"{counted(count, 'picture')} {what}: left out of {LABELS}")
+    file = source.file
+    rows = {
+        item: Row(os.path.abspath(file(item)), source.classes[source.labels[item]], parts[item])
+        for item in sorted(parts)
+    }
+    return source, rows, notes
+
+
+def written(
+    options: CleanOptions, log: AnswerLog, rows: list[Row], directory: RunDir
+) -> dict[str, Any]:
+    """Writes the corrected labels; returns counts, what is to be known of them, and what is next.
+
+    Raises:
+        CheckpointError: They cannot be written.
+    """
+    from jaxch5.results.answers import by_picture
+    from jaxch5.results.corrections import corrected, remarks, summary, write_labels
+
+    path = log.path.with_name(LABELS)
+    drop = options.unsure == "drop"
+    now = corrected(rows, by_picture(log.answers), drop)
+    is_run = directory.checkpoints.is_dir()
+    write_labels(path, now, directory.path if is_run else None)
+    lines = [summary(now, drop), *remarks(rows, now)]
+    lines.append(f"{counted(len(now.rows), 'picture')} with the labels corrected: {path}")
+    return {
+        "lines": lines,
+        "command": next_command(options.settings(), directory.config_file, path),
+        "labels": str(path),
+        "pictures": len(now.rows),
+        "relabelled": now.relabelled.total(),
+        "dropped": now.dropped.total(),
+    }
+
+
+def next_command(config: Config, file: Path, labels: Path) -> str:
+    """Returns the command that trains on corrected labels with the same settings.
+
+    Example:
+        >>> next_command(Config(), Path("none"), Path("my run/labels.csv"))
+        "python -m jaxch5.train --data.path 'my run/labels.csv'"
+    """
+    words = ["python", "-m", "jaxch5.train"]
+    if file.is_file():
+        words += ["--config", str(file)]
+    words += ["--data.path", str(labels)]
+    data = config.data.model_dump()
+    for name, value in OF_THE_TABLE.items():
+        if data[name] not in (value, "auto"):
+            words += [f"--data.{name.replace('_', '-')}", value]
+    return shlex.join(words)
+
+
+def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:
+    """Returns a function that draws where the run's network looks; or why there is none."""
+    return "no network of a run is known here"
+
+
+def main() -> int:
+    return run(clean, CleanOptions, "python -m jaxch5.clean")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""What a person answered about labels: a log that only grows, and what it says in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxch5.errors import CheckpointError
+from jaxch5.util.files import to_json
+
+KEEP, CLASS, DROP, UNSURE, UNDO = "keep", "class", "drop", "unsure", "undo"
+KINDS = (KEEP, CLASS, DROP, UNSURE, UNDO)
+
+# A picture with the label that it had: an answer says nothing about another label of the same file.
+Key = tuple[str, str]
+
+
+class Answer(NamedTuple):
+    """One answer, about one picture or about several at once.
+
+    Attributes:
+        kind: "keep", "class" (it is of another class), "drop", "unsure", or "undo", which takes
+            back the last answer that still holds.
+        pictures: Path and label of each picture.
+        label: Class that the pictures are of, where the kind is "class".
+    """
+
+    kind: str
+    pictures: tuple[Key, ...] = ()
+    label: str = ""
+
+
+def holding(answers: Iterable[Answer]) -> list[Answer]:
+    """Returns the answers that were not taken back, in their order.
+
+    Example:
+        >>> cat = Answer("keep", (("1.jpg", "cat"),))
+        >>> holding([cat, Answer("drop", cat.pictures), Answer("undo")]) == [cat]
+        True
+    """
+    found: list[Answer] = []
+    for answer in answers:
+        if answer.kind != UNDO:
+            found.append(answer)
+        elif found:
+            found.pop()
+    return found
+
+
+def by_picture(answers: Iterable[Answer]) -> dict[Key, Answer]:
+    """Returns the last answer about each picture.
+
+    Example:
+        >>> answers = [Answer(kind, (("1.jpg", "cat"),)) for kind in ("keep", "drop")]
+        >>> by_picture(answers)[("1.jpg", "cat")].kind
+        'drop'
+    """
+    return {key: answer for answer in answers for key in answer.pictures}
+
+
+class AnswerLog:
+    """A file of answers, a line each, open to be added to.
+
+    Attributes:
+        path: The file.
+        torn: Whether it ended within a line, which nobody was told of as saved, and was cut there.
+        lines: Number of lines, those of what was taken back and of taking back among them.
+        answers: Answers that hold, in their order.
+
+    Raises:
+        CheckpointError: The file cannot be read or written, or a line of it is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "answers.jsonl"
+        >>> with AnswerLog(path) as log:
+        ...     log.add(Answer("drop", (("1.jpg", "cat"),)))
+        >>> with AnswerLog(path) as log:
+        ...     log.lines, log.answers[0].kind
+        (1, 'drop')
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("ab+", buffering=0)
+            self._file.seek(0)
+            content = self._file.read()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from None
+        self._size = content.rfind(b"\n") + 1
+        self.torn = self._size < len(content)
+        given = [
+            _answer(path, number, line)
+            for number, line in enumerate(content[: self._size].splitlines(), 1)
+        ]
+        self._file.truncate(self._size)
+        self.lines, self.answers = len(given), holding(given)
+
+    def add(self, answer: Answer) -> None:
+        """Adds an answer; once this returns, it is on the disk.
+
+        Raises:
+            CheckpointError: It cannot be written; the file is as it was.
+        """
+        said = answer._asdict() | {"time": datetime.now().astimezone().isoformat("T", "seconds")}
+        line = to_json({name: value for name, value in said.items() if value}).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(0, "the disk is full")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise CheckpointError(f"{self.path}: cannot be written: {error.strerror}") from None
+        self._size += len(line)
+        self.lines += 1
+        self.answers = holding([*self.answers, answer])
+
+    def __enter__(self) -> AnswerLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _answer(path: Path, number: int, line: bytes) -> Answer:
+    try:
+        said = json.loads(line)
+        pictures = tuple((str(image), str(label)) for image, label in said.get("pictures", ()))
+        answer = Answer(said["kind"], pictures, str(said.get("label", "")))
+        if answer.kind not in KINDS or (answer.kind == CLASS) != bool(answer.label):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise CheckpointError(
+            f"{path}, line {number}: is no answer; remove the line, or put back a copy of the file"
+        ) from None
+    return answer

@@ -1,0 +1,256 @@
+"""The page of `clean`: suspects as it shows them, and what it is told about them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from PIL import Image
+
+from jaxch5.data.picture import read_picture
+from jaxch5.data.source import Source, item_name
+from jaxch5.errors import DataError
+from jaxch5.plots.embed import TINY_SIDE
+from jaxch5.results.answers import CLASS, KINDS, UNDO, Answer, AnswerLog, Key, by_picture
+from jaxch5.util.files import to_json
+from jaxch5.util.loopback import JSON, Reply
+from jaxch5.util.text import composed, folded, is_text, printable
+
+# Longest sides of pictures, pixels.
+SIDES = {"large": 1024, "small": 256}
+# Pictures that are kept as they were sent: some 60 MB.
+KEPT = 600
+# Seconds for which a browser may keep a picture; another list has other addresses.
+SECONDS = 3600
+LONGEST_CLASS = 200
+PAGES = {
+    "/": ("clean.html", "text/html; charset=utf-8"),
+    "/clean.js": ("clean.js", "text/javascript; charset=utf-8"),
+    "/clean.css": ("clean.css", "text/css; charset=utf-8"),
+    "/palette.css": ("palette.css", "text/css; charset=utf-8"),
+}
+# What is known of a suspect, beside its classes and pictures.
+KNOWN = ("probability", "label_probability", "doubt", "part")
+# What is known of near-duplicates.
+TWINS = ("images", "labels", "parts")
+# A function that draws where the network looks for a class, of an item's number and the class.
+Looks = Callable[[int, str], Image.Image]
+
+
+def read_judged(path: Path) -> dict[str, Any]:
+    """Reads the suspects that `python -m jaxch5.suspects` wrote.
+
+    Raises:
+        DataError: There are none, or the file is damaged or of another version.
+    """
+    again = f"python -m jaxch5.suspects {path.parent} writes it"
+    try:
+        judged = json.loads(path.read_bytes())
+        classes = set(judged["classes"])
+        named = {one[name] for one in judged["suspects"] for name in ("label", "prediction")}
+        if judged["format"] != 1 or not named <= classes:
+            raise ValueError("of another version, or with classes that it does not name")
+        return judged
+    except FileNotFoundError:
+        raise DataError(f"{path}: is not there; {again}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {again}") from None
+
+
+class Cleaner:
+    """Answers what the page asks for.
+
+    Attributes:
+        keys: Path and label of each suspect that is still in the set, largest doubt first.
+        stale: Number of suspects that are not in the set any more, or not with that label.
+        digest: Tells lists of suspects apart: a page that shows another one is not obeyed.
+
+    Args:
+        title: Title of the page.
+        judged: What `read_judged` returned.
+        source: Pictures to show.
+        items: Item of each picture of the set, by path and label.
+        log: Answers so far, and where others are added.
+        finish: Function that writes labels, and returns lines about them and the next command.
+        looks: Function that draws where the network looks; or the reason why none does.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        judged: Mapping[str, Any],
+        source: Source,
+        items: Mapping[Key, int],
+        log: AnswerLog,
+        finish: Callable[[], Mapping[str, Any]],
+        looks: Looks | str,
+    ) -> None:
+        self._source, self._log, self._finish, self._looks = source, log, finish, looks
+        self._lock = Lock()
+        self._classes: dict[str, int] = {}
+        # Those that a person added are among them.
+        for name in (*judged["classes"], *(answer.label for answer in log.answers)):
+            if name:
+                self._number(name)
+        suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
+        self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
+        self.stale = len(judged["suspects"]) - len(suspects)
+        # By its path alone, for other pictures that are shown beside it.
+        self._item = {image: item for (image, _), item in items.items()}
+        self._images: dict[str, int] = {}
+        groups = defaultdict(list)
+        for group in judged.get("near_duplicates") or ():
+            for image in group["images"]:
+                groups[image].append(group)
+        content: dict[str, Any] = {
+            "title": printable(title),
+            "suspects": [self._shown(one, groups.get(one["image"], ())) for one in suspects],
+            "names": [printable(source.references[self._item[image]]) for image in self._images],
+            "tiny": TINY_SIDE,
+            "no_looks": looks if isinstance(looks, str) else "",
+        }
+        self._paths = [*self._images]
+        said = to_json([content, self._paths, self.keys])
+        self.digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+        self._content = content | {"digest": self.digest}
+        self._picture = lru_cache(KEPT)(self._drawn)
+
+    def respond(self, path: str, posted: Any) -> Reply:
+        """Answers a request: a file of the page, what it shows, a picture, or what it is told.
+
+        Raises:
+            DataError: What is asked for cannot be read, or what is told makes no sense.
+            CheckpointError: An answer cannot be saved.
+        """
+        path = path.partition("?")[0]
+        if posted is None and path in PAGES:
+            name, kind = PAGES[path]
+            return Reply(files("jaxch5.results").joinpath(name).read_bytes(), kind)
+        if posted is None and path == "/suspects":
+            with self._lock:
+                return _json(self._content | self._state(range(len(self.keys))))
+        if posted is None:
+            what, _, number = path[1:].partition("/")
+            if what in (*SIDES, "looks") and number.isdecimal() and len(number) < 9:
+                return self._picture_of(what, int(number))
+        elif path in ("/answer", "/finish") and isinstance(posted, dict):
+            with self._lock:
+                return self._told(posted) if path == "/answer" else _json(self._finish())
+        return Reply(b"there is no such page", status=404)
+
+    def _told(self, posted: Mapping[str, Any]) -> Reply:
+        if posted.get("digest") != self.digest:
+            return Reply(b"this page shows another list of suspects; reload it", status=410)
+        if posted.get("seen") != self._log.lines:
+            # Another page, or the same one before it knew: it looks at what there is first.
+            return _json(self._state(range(len(self.keys))), status=409)
+        answer, places = self._meant(posted)
+        held = self._log.answers[-1:] if answer.kind == UNDO else []
+        self._log.add(answer)
+        if held:
+            numbers = {key: place for place, key in enumerate(self.keys)}
+            places = [numbers[key] for key in held[0].pictures if key in numbers]
+        return _json(self._state(places) | {"undone": bool(held)})
+
+    def _meant(self, posted: Mapping[str, Any]) -> tuple[Answer, list[int]]:
+        """Returns the answer that was posted, and the suspects that it is about."""
+        kind, places = posted.get("kind"), posted.get("suspects", [])
+        known = range(len(self.keys))
+        if kind not in KINDS or not all(type(place) is int and place in known for place in places):
+            raise DataError("this is no answer about suspects of the list")
+        if kind == UNDO:
+            if not self._log.answers:
+                raise DataError("there is no answer to undo")
+            return Answer(UNDO), []
+        if not places:
+            raise DataError("an answer is about one suspect or more")
+        pictures = tuple(self.keys[place] for place in places)
+        return Answer(kind, pictures, self._class_of(posted) if kind == CLASS else ""), places
+
+    def _class_of(self, posted: Mapping[str, Any]) -> str:
+        if isinstance(new := posted.get("new"), str):
+            name = composed(new).strip()
+            if not name or len(name) > LONGEST_CLASS or not (name.isprintable() and is_text(name)):
+                raise DataError(f"a class has a name of 1 to {LONGEST_CLASS} signs that print")
+            alike = (known for known in self._classes if folded(known) == folded(name))
+            return next(alike, name)
+        number = posted.get("class")
+        if type(number) is not int or number not in range(len(self._classes)):
+            raise DataError("there is no such class")
+        return [*self._classes][number]
+
+    def _state(self, places: Iterable[int]) -> dict[str, Any]:
+        """Returns what was answered about some suspects; `null` is no answer."""
+        answers = by_picture(self._log.answers)
+        found = ((place, answers.get(self.keys[place])) for place in places)
+        said = {
+            place: answer and [answer.kind, self._number(answer.label) if answer.label else None]
+            for place, answer in found
+        }
+        return {
+            "seen": self._log.lines,
+            "answers": said,
+            "classes": [printable(name) for name in self._classes],
+        }
+
+    def _picture_of(self, what: str, number: int) -> Reply:
+        known = self._paths if what in SIDES else self.keys
+        if number >= len(known):
+            return Reply(b"there is no such picture", status=404)
+        kind, content = self._picture(what, number)
+        return Reply(content, kind, seconds=SECONDS)
+
+    def _drawn(self, what: str, number: int) -> tuple[str, bytes]:
+        if what in SIDES:
+            item, side = self._item[self._paths[number]], SIDES[what]
+            read, name = self._source.read(item), item_name(self._source, item)
+            image = Image.fromarray(read_picture(read, name, side, self._source.reading))
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        elif callable(self._looks):
+            suspect = self._content["suspects"][number]
+            item = self._item[self.keys[number][0]]
+            image = self._looks(item, [*self._classes][suspect["prediction"]])
+        else:
+            raise DataError(self._looks)
+        form = "png" if max(image.size) <= TINY_SIDE else "jpeg"
+        written = io.BytesIO()
+        image.save(written, form, quality=90, subsampling=0)
+        return f"image/{form}", written.getvalue()
+
+    def _shown(self, suspect: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> Any:
+        """Returns a suspect for the page, with pictures and classes by their numbers."""
+        nearest = suspect.get("nearest") or {}
+        twins = [
+            {"image": self._place(image), "label": printable(label), "part": part}
+            for group in groups
+            for image, label, part in zip(*(group[name] for name in TWINS), strict=True)
+            if image != suspect["image"] and image in self._item
+        ]
+        return {name: suspect.get(name) for name in KNOWN} | {
+            "image": self._place(suspect["image"]),
+            "label": self._number(suspect["label"]),
+            "prediction": self._number(suspect["prediction"]),
+            "nearest": {
+                name: [self._place(one) for one in nearest.get(name, ()) if one in self._item]
+                for name in ("label", "prediction")
+            },
+            "twins": twins,
+        }
+
+    def _place(self, image: str) -> int:
+        return self._images.setdefault(image, len(self._images))
+
+    def _number(self, name: str) -> int:
+        return self._classes.setdefault(name, len(self._classes))
+
+
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(to_json(value).encode(), JSON, status)

@@ -1,0 +1,155 @@
+"""What cleaning changed between two runs: recorded when the second begins, compared at its end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxch5.data.block import Data
+from jaxch5.data.source import IS_VALID
+from jaxch5.errors import Jaxch5Error
+from jaxch5.results.corrections import about_labels
+from jaxch5.results.interpretation import Interpretation
+from jaxch5.results.predictor import load_learner
+from jaxch5.run.directory import RunDir, open_run
+from jaxch5.util.files import to_json, write_file
+from jaxch5.util.imports import is_import_path
+from jaxch5.util.text import composed
+
+# Classes whose pictures were gained or lost, and pairs of classes, that a report names.
+SHOWN = 6
+
+
+class Gain(NamedTuple):
+    """How many pictures of a class two networks are right on, and how many it has."""
+
+    name: str
+    before: int
+    now: int
+    pictures: int
+
+
+class Compared(NamedTuple):
+    """Two networks on the same pictures with the same labels.
+
+    Attributes:
+        pictures: Number of pictures.
+        before, now: Number of those that each is right on.
+        won: Those that the second alone is right on.
+        lost: Those that the first alone is right on.
+        gains: Classes that changed, the most changed ones first.
+    """
+
+    pictures: int
+    before: int
+    now: int
+    won: int
+    lost: int
+    gains: list[Gain]
+
+
+def record_cleaning(run: RunDir) -> None:
+    """Records what was corrected in the labels of a run that begins, if they are such labels.
+
+    They may be corrected further while the run stays.
+
+    Raises:
+        CheckpointError: The record cannot be written.
+    """
+    labels = open_run(run.path)[1].data.path
+    if isinstance(labels, Path) and (about := about_labels(labels)):
+        write_file(run.cleaned_file, to_json(about).encode() + b"\n")
+
+
+def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
+    """Returns what a report says of corrected labels: counts, and both networks on the new labels.
+
+    None where no labels were corrected. The first network is asked again, since what it scored was
+    by the labels of then. Where that cannot be, or would not be fair, "why_not" says so.
+
+    Args:
+        run: Run that is finished.
+        data: Pictures of the run.
+        interp: Answers of its network for validation; None where it gives none.
+    """
+    if not run.cleaned_file.is_file():
+        return None
+    about = json.loads(run.cleaned_file.read_bytes())
+    pairs: Counter[tuple[str, str]] = Counter()
+    counts: Counter[str] = Counter()
+    for part, old, new, count in about["relabelled"]:
+        pairs[old, new] += count
+        counts.update({"relabelled": count, f"relabelled_{part}": count})
+    for part, _, count in about["dropped"]:
+        counts.update({"dropped": count, f"dropped_{part}": count})
+    said: dict[str, Any] = {
+        "run": about["run"],
+        "counts": counts,
+        "pairs": pairs.most_common(SHOWN),
+        "edited": about["edited"],
+        "compared": None,
+        "why_not": "",
+    }
+    held_out = [str(word) for word in data.source.columns.get(IS_VALID, ())]
+    if about["run"] is None:
+        said["why_not"] = "there was no run before"
+    elif interp is None:
+        said["why_not"] = "this network gives no numbers"
+    elif about["edited"] or not all(held_out[item] == "True" for item in data.valid.items):
+        said["why_not"] = (
+            "what this run validates may hold pictures that the other network was trained on"
+        )
+    else:
+        try:
+            said["compared"] = compare(Path(about["run"]), run, data, interp)
+        except Jaxch5Error as error:
+            said["why_not"] = str(error)
+    return said
+
+
+def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> Compared:
+    """Compares the network of an earlier run with answers of another for the same pictures.
+
+    Args:
+        earlier: Directory of the earlier run.
+        run: Run that the answers are of.
+        data: Pictures of that run.
+        interp: Answers for the pictures that it validated, with their labels.
+
+    Raises:
+        ConfigError: There is no such run any more.
+        WeightsError: It has no network that can be loaded.
+        DataError: A picture cannot be read.
+    """
+    arch = open_run(run.path)[1].model.arch
+    # A run's own import path was named for this run as well, or is not imported.
+    same = is_import_path(arch) and open_run(earlier)[1].model.arch == arch
+    predictor = load_learner(earlier, arch if same else None)
+    probabilities = predictor.probabilities_of(data.source, data.valid.items)
+    # By names: cleaning may have made a class, or emptied one.
+    classes = tuple(composed(name.strip()) for name in predictor.classes)
+    answers = np.array(predictor.task.answers(classes))
+    targets = np.array(interp.classes)[interp.targets]
+    before = answers[predictor.task.decode(probabilities)] == targets
+    now = interp.predictions == interp.targets
+    gains = [
+        Gain(name, int(before[of].sum()), int(now[of].sum()), int(of.sum()))
+        for name in interp.classes
+        if (of := targets == name).any()
+    ]
+    changed = sorted(
+        (gain for gain in gains if gain.now != gain.before),
+        key=lambda gain: (-abs(gain.now - gain.before), gain.name),
+    )
+    return Compared(
+        len(targets),
+        int(before.sum()),
+        int(now.sum()),
+        int((now & ~before).sum()),
+        int((before & ~now).sum()),
+        changed[:SHOWN],
+    )

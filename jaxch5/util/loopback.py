@@ -1,0 +1,144 @@
+"""A small server for pages that this machine alone may see, in the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from jaxch5.errors import ConfigError, Jaxch5Error
+
+# Nobody but this machine reaches it.
+HOST = "127.0.0.1"
+# Names under which a browser may ask for it; others are pages elsewhere that pretend to be here.
+NAMES = [HOST, "localhost"]
+# What a page sends is short: at most so many bytes.
+LONGEST = 1_000_000
+# Seconds that a connection may be idle.
+IDLE_SECONDS = 60
+HEADERS = {
+    # The page holds what this server gives, runs no script of its own text, and is in no frame.
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+
+
+class Reply(NamedTuple):
+    """What is sent back: content, its type, the status, and for how many seconds it stays true."""
+
+    content: bytes
+    kind: str = TEXT
+    status: int = 200
+    seconds: int = 0
+
+
+# A function of the path that is asked for and of what was posted, None where something is fetched.
+Respond = Callable[[str, Any], Reply]
+
+
+def listening(port: int) -> socket.socket:
+    """Opens a socket that takes connections from this machine.
+
+    Raises:
+        ConfigError: The port cannot be had.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise ConfigError(
+            f"port = {port}: cannot be had ({error.strerror}); choose another --port, or 0 for "
+            "any free one"
+        ) from None
+
+
+def serve(server: socket.socket, respond: Respond) -> None:
+    """Answers requests, each in a thread, until the caller is interrupted.
+
+    Requests under another host's name are refused, so that no page elsewhere can read anything by
+    letting its name lead here; so is what another page posts. A page elsewhere cannot post JSON
+    without asking first (CORS), and is not answered then.
+
+    Args:
+        server: Socket of `listening`.
+        respond: Function that answers; what is wrong with a request is a `Jaxch5Error`.
+    """
+    port = server.getsockname()[1]
+    hosts = {f"{name}:{port}" for name in NAMES} | {name for name in NAMES if port == 80}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = IDLE_SECONDS
+
+        def do_GET(self) -> None:
+            self._respond(None)
+
+        def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "")
+            if not length.isdecimal() or int(length) > LONGEST:
+                self.close_connection = True
+                return self._send(Reply(b"too long, or of unknown length", status=413))
+            body = self.rfile.read(int(length))
+            origin = self.headers.get("Origin")
+            if origin is not None and origin.removeprefix("http://") not in hosts:
+                return self._send(Reply(b"is for pages of this server", status=403))
+            if self.headers.get_content_type() != JSON:
+                return self._send(Reply(b"takes JSON", status=415))
+            try:
+                posted = json.loads(body)
+            except (ValueError, RecursionError):
+                return self._send(Reply(b"is no JSON", status=400))
+            self._respond(posted)
+
+        def _respond(self, posted: Any) -> None:
+            if self.headers.get("Host") not in hosts:
+                return self._send(Reply(b"is for this machine", status=400))
+            try:
+                reply = respond(self.path, posted)
+            except Jaxch5Error as error:
+                reply = Reply(str(error).encode("utf-8", "backslashreplace"), status=422)
+            except Exception:
+                self._send(Reply(b"a defect of jaxch5; its terminal shows where", status=500))
+                raise
+            self._send(reply)
+
+        def _send(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            cache = f"private, max-age={reply.seconds}" if reply.seconds else "no-store"
+            own = {"Content-Type": reply.kind, "Content-Length": len(reply.content)}
+            for name, value in (HEADERS | own | {"Cache-Control": cache}).items():
+                self.send_header(name, str(value))
+            # A browser that has left needs no answer.
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(reply.content)
+
+        def version_string(self) -> str:
+            return "jaxch5"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing: the terminal is for what went wrong."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # A browser that has left is no error.
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
+
+    pages = Server((HOST, port), Handler, bind_and_activate=False)
+    pages.socket.close()
+    pages.socket = server
+    # Several pictures are asked for at once.
+    server.listen(128)
+    pages.serve_forever(poll_interval=0.1)

@@ -1,0 +1,122 @@
+"""Corrected labels as a table: what was answered is in it, and nothing else is changed."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from jaxch5.data.sources.table import from_csv
+from jaxch5.data.split import column_split
+from jaxch5.errors import DataError
+from jaxch5.results.answers import Answer
+from jaxch5.results.corrections import (
+    Row,
+    about_labels,
+    check_listable,
+    corrected,
+    remarks,
+    summary,
+    write_labels,
+)
+
+ROWS = [
+    Row("/a.jpg", "cat", False),
+    Row("/b.jpg", "cat", True),
+    Row("/c.jpg", "dog", False),
+    Row("/d.jpg", "dog", True),
+]
+
+
+def answers(*given):
+    """Answers about rows by their numbers: (number, kind, class)."""
+    found = {}
+    for number, kind, *label in given:
+        key = (ROWS[number].image, ROWS[number].label)
+        found[key] = Answer(kind, (key,), *label)
+    return found
+
+
+def test_an_answer_changes_its_picture_and_no_other():
+    now = corrected(ROWS, answers((0, "class", "dog"), (1, "keep"), (2, "drop"), (3, "unsure")))
+    assert now.rows == [ROWS[0]._replace(label="dog"), ROWS[1], ROWS[3]]
+    assert dict(now.relabelled) == {("train", "cat", "dog"): 1}
+    assert dict(now.dropped) == {("train", "dog"): 1}
+    assert (
+        summary(now, False) == "1 kept, 1 relabelled, 1 dropped, 1 not sure of and left as they are"
+    )
+
+
+def test_what_nobody_is_sure_of_may_be_left_out():
+    given = answers((3, "unsure"))
+    assert len(corrected(ROWS, given).rows) == 4
+    now = corrected(ROWS, given, drop_unsure=True)
+    assert now.rows == ROWS[:3]
+    assert summary(now, True) == "0 kept, 0 relabelled, 0 dropped, 1 not sure of and left out"
+
+
+def test_an_answer_about_another_label_of_the_file_changes_nothing():
+    """It said what is right of a label that the picture does not have any more."""
+    key = ("/a.jpg", "horse")
+    now = corrected(ROWS, {key: Answer("drop", (key,))})
+    assert now.rows == ROWS
+    assert now.elsewhere == 1
+    assert remarks(ROWS, now) == [
+        "1 answer is about pictures that are not in the set any more, or not with that label, and "
+        "changed nothing"
+    ]
+
+
+def test_classes_that_go_come_or_cannot_be_trained_are_said():
+    now = corrected(ROWS, answers((0, "class", "fox"), (1, "class", "fox"), (2, "drop")))
+    assert remarks(ROWS, now) == [
+        "no picture of cat is left: a network that is trained on these labels will not know it",
+        "fox is a new class",
+        "dog has no picture for training, so that train will refuse these labels: correct or drop "
+        "those for validation",
+        "fewer than two classes are left: train will refuse these labels",
+    ]
+    now = corrected(ROWS, answers((1, "drop"), (3, "drop")))
+    assert remarks(ROWS, now) == [
+        "no picture of the part valid is left: train will refuse these labels"
+    ]
+    assert remarks(ROWS, corrected(ROWS, {})) == []
+
+
+def test_the_table_is_read_as_it_was_written_whatever_the_names(tmp_path):
+    """Paths with bytes that are no text, quotes and line feeds; each picture stays in its part."""
+    names = [os.fsdecode(b"\xff.png"), 'a "quote", and\nmore.png', "<b>.png", "=1+1.png"]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    classes = ["=cat", 'd"o,g', "=cat", 'd"o,g']
+    rows = [
+        Row(str(tmp_path / name), label, number > 1)
+        for number, (name, label) in enumerate(zip(names, classes, strict=True))
+    ]
+    write_labels(tmp_path / "labels.csv", corrected(rows, {}), tmp_path / "run")
+    source = from_csv(tmp_path / "labels.csv")
+    assert list(source.references) == [row.image for row in rows]
+    assert [source.classes[label] for label in source.labels] == classes
+    assert [part.tolist() for part in column_split()(source)] == [[0, 1], [2, 3]]
+
+
+def test_what_was_corrected_is_beside_the_table_for_as_long_as_it_is_true(tmp_path):
+    path = tmp_path / "labels.csv"
+    write_labels(path, corrected(ROWS, answers((0, "class", "dog"))), tmp_path / "run")
+    about = about_labels(path)
+    assert about["run"] == str(tmp_path / "run")
+    assert about["relabelled"] == [["train", "cat", "dog", 1]]
+    assert not about["edited"]
+    path.write_text(path.read_text().replace("cat", "fox"))
+    assert about_labels(path)["edited"]
+    assert about_labels(tmp_path / "others.csv") is None
+
+
+def test_names_that_a_table_cannot_hold_are_refused():
+    for row, line in (
+        (Row("/a", os.fsdecode(b"\xff"), False), "is no text"),
+        (Row("/a", " cat", False), "differs from another by spaces alone"),
+        (Row("/a ", "dog", False), "ends in a space"),
+    ):
+        with pytest.raises(DataError, match=line):
+            check_listable([*ROWS, row])
+    check_listable([*ROWS, Row("/a", " fox ", False)])

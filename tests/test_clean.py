@@ -1,0 +1,625 @@
+"""`python -m jaxch5.clean RUN`: no answer is lost, no picture is touched, and training goes on."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from jaxch5.clean import CleanOptions, clean
+from jaxch5.cli import parse
+from jaxch5.cli import run as run_command
+from jaxch5.config.settings import from_toml
+from jaxch5.data.pictures import read_pictures
+from jaxch5.run.directory import RunDir, locked
+from jaxch5.train import TrainOptions, train
+
+EVIL = "<img src=x onerror=alert(1)>'\"&"
+TURNED = "right\u202eto left"
+
+
+def suspects_of(folder, *chosen, **more):
+    """Writes suspects.json: (path, label, prediction) each, largest doubt first."""
+    names = {name for _, label, prediction in chosen for name in (label, prediction)}
+    listed = [
+        {
+            "image": str(path),
+            "label": label,
+            "prediction": prediction,
+            "probability": 0.9,
+            "label_probability": 0.05,
+            "doubt": 0.95,
+            "loss": 3.0,
+            "part": "train",
+            "likely_wrong": True,
+        }
+        | more.get("each", {})
+        for path, label, prediction in chosen
+    ]
+    judged = {
+        "format": 1,
+        "by": "features",
+        "run": more.get("run"),
+        "classes": more.get("classes") or sorted(names),
+        "judged": len(listed),
+        "wrong": len(listed),
+        "suspects": listed,
+        "near_duplicates": more.get("near_duplicates", []),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "suspects.json").write_text(json.dumps(judged))
+
+
+@pytest.fixture
+def cleaned(trained, pictures, tmp_path):
+    """A copy of a run, with all blue pictures and three red ones for suspects."""
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    chosen = [(pictures / "blue" / f"{number}.jpg", "blue", "red") for number in range(20)]
+    chosen += [(pictures / "red" / f"{number}.jpg", "red", "blue") for number in range(3)]
+    near = {
+        "each": {
+            "nearest": {
+                "label": [str(pictures / "blue" / "7.jpg")],
+                "prediction": [str(pictures / "red" / "7.jpg")],
+            }
+        },
+        "near_duplicates": [
+            {
+                "images": [str(pictures / "blue" / f"{number}.jpg") for number in (0, 1)],
+                "labels": ["blue", "blue"],
+                "parts": ["train", "valid"],
+                "kind": "leaks",
+            }
+        ],
+    }
+    suspects_of(folder, *chosen, run=str(folder), **near)
+    return folder
+
+
+def called(capsys, *argv):
+    status = run_command(clean, CleanOptions, "python -m jaxch5.clean", list(map(str, argv)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+class Server:
+    """The command in a process of its own, and what its page does, without the page."""
+
+    def __init__(self, *argv):
+        command = [sys.executable, "-m", "jaxch5.clean", *map(str, argv), "--port", "0"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.said = []
+        for line in self.process.stdout:
+            self.said.append(line.rstrip())
+            if found := re.search(r"http://\S+/", line):
+                self.address = found[0]
+                break
+        else:
+            raise AssertionError(self.process.stderr.read())
+        self.load()
+
+    def load(self):
+        self.content = requests.get(f"{self.address}suspects").json()
+        return self.content
+
+    def post(self, kind, *suspects, path="answer", **more):
+        now = {name: self.content[name] for name in ("digest", "seen")}
+        body = {**now, "kind": kind, "suspects": suspects, **more}
+        reply = requests.post(f"{self.address}{path}", json=body)
+        if reply.ok and path == "answer":
+            self.content["seen"] = reply.json()["seen"]
+        return reply
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        return out.splitlines(), err, self.process.returncode
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*argv):
+        servers.append(Server(*argv))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def tree(folder):
+    """Everything below a folder: names, sizes, times, and content."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serve, trained):
+    """Each picture stays in its part; the command that is said takes them."""
+    before = tree(pictures)
+    server = serve(cleaned)
+    assert len(server.content["suspects"]) == 23
+    red = server.content["classes"].index("red")
+    assert server.post("class", 0, **{"class": red}).ok
+    assert server.post("drop", 1).ok
+    assert server.post("keep", 2, 3).ok
+    assert server.post("unsure", 4).ok
+    assert server.post("drop", 5).ok
+    assert server.post("undo").json()["answers"] == {"5": None}
+    lines, err, status = server.end()
+    assert (err, status) == ("python -m jaxch5.clean: interrupted\n", 130)
+    assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 not sure of and left as they are"
+    assert tree(pictures) == before
+
+    words = shlex.split(lines[-1])
+    assert words[:3] == ["python", "-m", "jaxch5.train"]
+    config = parse(TrainOptions, words[3:], "train").settings()
+    assert config.fit == from_toml(cleaned / "config.toml").fit
+    from jaxch5.config.building import load_data
+
+    data = load_data(config)
+    names = [Path(name) for name in data.source.references]
+    recorded = read_pictures(cleaned / "pictures.jsonl.gz")
+    held_out = {
+        pictures / name
+        for name, valid in zip(recorded.references, recorded.held_out, strict=True)
+        if valid
+    }
+    assert {names[item] for item in data.valid.items} == held_out - {pictures / "blue" / "1.jpg"}
+    labels = {
+        name: data.classes[label] for name, label in zip(names, data.source.labels, strict=True)
+    }
+    assert labels[pictures / "blue" / "0.jpg"] == "red"
+    assert pictures / "blue" / "1.jpg" not in labels
+    assert len(labels) == 39
+    assert all(label == name.parent.name for name, label in labels.items() if name.name != "0.jpg")
+
+
+def test_nothing_is_lost_when_the_server_is_killed(cleaned, serve):
+    """An answer that was said to be saved is there; and the page that was open goes on."""
+    server = serve(cleaned)
+    assert server.post("drop", 0).ok
+    assert server.post("keep", 1).ok
+    before = server.content
+    server.kill()
+    again = serve(cleaned)
+    assert again.content["digest"] == before["digest"]
+    assert again.content["answers"]["0"] == ["drop", None]
+    assert again.content["answers"]["1"] == ["keep", None]
+    assert again.content["seen"] == 2
+    again.content = before
+    assert again.post("unsure", 2).ok
+
+
+def test_two_pages_do_not_answer_past_one_another(cleaned, serve):
+    one = serve(cleaned)
+    assert one.post("drop", 0).ok
+    late = one.post("keep", 1, seen=0)
+    assert late.status_code == 409
+    assert late.json()["answers"]["0"] == ["drop", None]
+    assert one.post("keep", 1, digest="another list").status_code == 410
+    assert one.load()["answers"]["1"] is None
+
+
+def test_two_processes_do_not_write_the_same_answers(cleaned, capsys):
+    with locked(RunDir(cleaned)):
+        status, _, err = called(capsys, cleaned, "--write")
+    assert status == 1
+    assert "is being written by process" in err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"suspects": [23]},
+        {"suspects": [-1]},
+        {"suspects": ["0"]},
+        {"suspects": []},
+        {"suspects": [True]},
+        {"kind": "sell"},
+        {"kind": "class"},
+        {"kind": "class", "class": 2},
+        {"kind": "class", "new": " "},
+        {"kind": "class", "new": "a\nb"},
+        {"kind": "class", "new": "\udcff"},
+        {"kind": "class", "new": "x" * 201},
+        {"kind": "undo"},
+    ],
+)
+def test_what_is_no_answer_is_refused_and_not_saved(cleaned, in_process, more):
+    reply = in_process(cleaned, {"kind": "keep", "suspects": [0]} | more)
+    assert reply.status in (422,), reply
+    assert (cleaned / "answers.jsonl").read_bytes() == b""
+
+
+@pytest.fixture
+def in_process():
+    """Posts an answer to a page without a server; errors are replies, as there."""
+    from jaxch5.errors import Jaxch5Error
+    from jaxch5.results.answers import AnswerLog
+    from jaxch5.results.cleaner import Cleaner, read_judged
+    from jaxch5.util.loopback import Reply
+
+    def post(folder, body):
+        options = parse(CleanOptions, [str(folder)], "clean")
+        from jaxch5.clean import set_of
+
+        source, rows, _ = set_of(options, RunDir(folder))
+        items = {(row.image, row.label): item for item, row in rows.items()}
+        with AnswerLog(folder / "answers.jsonl") as log:
+            judged = read_judged(folder / "suspects.json")
+            page = Cleaner("a", judged, source, items, log, dict, "none")
+            try:
+                return page.respond("/answer", {"digest": page.digest, "seen": log.lines} | body)
+            except Jaxch5Error as error:
+                return Reply(str(error).encode(), status=422)
+
+    return post
+
+
+def test_a_class_that_is_typed_may_be_new_or_one_that_is_known(cleaned, in_process):
+    for typed, label in (("green", "green"), ("RED ", "red"), ("Green", "green")):
+        reply = in_process(cleaned, {"kind": "class", "suspects": [0], "new": typed})
+        said = json.loads(reply.content)
+        assert said["classes"][said["answers"]["0"][1]] == label
+    assert [json.loads(line)["label"] for line in (cleaned / "answers.jsonl").open()] == [
+        "green",
+        "red",
+        "green",
+    ]
+
+
+def test_pictures_are_served_by_their_numbers_alone(cleaned, serve, pictures):
+    """Down-scaled, decoded by ours, and only those of the set that are shown."""
+    server = serve(cleaned)
+    first = server.content["suspects"][0]
+    assert first["nearest"]["label"][0] != first["image"]
+    assert [one["part"] for one in first["twins"]] == ["valid"]
+    reply = requests.get(f"{server.address}large/{first['image']}?a")
+    assert reply.headers["Content-Type"] in ("image/jpeg", "image/png")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    shown = len(server.content["names"])
+    for path in ("large/-1", f"large/{shown}", "large/../../etc/passwd", "large//etc/passwd", "x"):
+        assert requests.get(f"{server.address}{path}").status_code == 404, path
+    assert requests.get(f"{server.address}looks/0").status_code in (200, 422)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Pictures of many kinds: deep, turned by EXIF, large, broken; and hostile names."""
+    root = tmp_path / "photos"
+    for label in (EVIL.replace("/", ""), TURNED):
+        (root / label).mkdir(parents=True)
+    one, other = root / EVIL, root / TURNED
+    deep = (np.arange(60 * 40).reshape(60, 40) * 27).astype(np.uint16)
+    Image.fromarray(deep).save(one / "deep.tif")
+    turned = Image.new("RGB", (80, 40), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(one / "turned.jpg", exif=exif)
+    Image.new("RGB", (3000, 2000), "blue").save(other / "large.jpg")
+    (other / "broken.jpg").write_bytes(b"Dear diary")
+    (other / os.fsdecode(b"\xff<b>.png")).write_bytes((one / "turned.jpg").read_bytes())
+    for number in range(4):
+        Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(one / f"{number}.png")
+    suspects_of(
+        tmp_path / "found",
+        *((path, EVIL, TURNED) for path in sorted(one.iterdir())),
+        *((path, TURNED, EVIL) for path in sorted(other.iterdir())),
+    )
+    return root, tmp_path / "found"
+
+
+def test_pictures_of_every_kind_are_seen_as_a_person_would(photos, serve):
+    import io
+
+    root, folder = photos
+    server = serve(folder, "--data.path", root)
+
+    def seen(name):
+        number = next(k for k, shown in enumerate(server.content["names"]) if name in shown)
+        return requests.get(f"{server.address}large/{number}")
+
+    def opened(name):
+        return Image.open(io.BytesIO(seen(name).content))
+
+    assert opened("turned").size == (40, 80)
+    assert opened("deep").size == (40, 60)
+    assert opened("large").size == (1024, 683)
+    broken = seen("broken")
+    assert broken.status_code == 422
+    assert "is no picture in a known format" in broken.text
+    assert TURNED not in json.dumps(server.content, ensure_ascii=False)
+
+
+def test_no_browser_and_no_page_are_needed_to_write(cleaned, capsys):
+    status, out, err = called(capsys, cleaned, "--write", "--json")
+    assert status == 0, err
+    said = json.loads(out)
+    assert said["pictures"] == 40
+    assert said["command"] in err
+    assert called(capsys, cleaned, "--write", "--port", "1")[0] == 2
+
+
+def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures, serve):
+    judged = json.loads((cleaned / "suspects.json").read_text())
+    judged["suspects"][0]["image"] += ".gone"
+    judged["suspects"][1]["label"] = "red"
+    (cleaned / "suspects.json").write_text(json.dumps(judged))
+    server = serve(cleaned)
+    assert len(server.content["suspects"]) == 21
+    assert server.said[0].startswith(
+        "2 suspects are not in the set any more, or not with that label, and are left out; "
+        f"python -m jaxch5.suspects {cleaned}"
+    )
+
+
+def test_pictures_that_are_gone_or_new_are_counted(trained, pictures, tmp_path, capsys):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    (moved / "blue" / "3.jpg").unlink()
+    shutil.copy(moved / "red" / "3.jpg", moved / "red" / "new.jpg")
+    suspects_of(folder, (moved / "blue" / "0.jpg", "blue", "red"))
+    status, out, err = called(capsys, folder, "--write", "--data.path", moved)
+    assert status == 0, err
+    assert out.splitlines()[:2] == [
+        "1 picture of the run not there any more: left out of labels.csv",
+        "1 picture in neither part of the set: left out of labels.csv",
+    ]
+    assert len((folder / "labels.csv").read_text().splitlines()) == 40
+
+
+def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    status, _, err = called(capsys, run)
+    assert status == 1
+    assert err.endswith(f"is not there; python -m jaxch5.suspects {run} writes it\n")
+    (run / "suspects.json").write_text('{"format": 2}')
+    assert "cannot be read" in called(capsys, run)[2]
+    suspects_of(tmp_path / "found", ("image 000000007", "1", "7"))
+    status, _, err = called(capsys, tmp_path / "found")
+    assert status == 2
+    assert "name them with --data.path" in err
+    suspects_of(run, ("image 000000007", "1", "7"))
+    (run / "config.toml").write_text("")
+    status, _, err = called(capsys, run)
+    assert status == 2
+    assert "no files of their own" in err
+    suspects_of(run, ("a", "blue", "red"))
+    shutil.copy(trained[0] / "config.toml", run)
+    status, _, err = called(capsys, run, "--fit.lr", "1")
+    assert status == 2
+    assert err.startswith("python -m jaxch5.clean: fit.lr: a set is cleaned as ")
+
+
+@pytest.mark.slow
+def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, capsys):
+    """Both networks on the labels as they are now; the record stays when the labels go on."""
+    server = serve(cleaned)
+    red = server.content["classes"].index("red")
+    recorded = read_pictures(cleaned / "pictures.jsonl.gz")
+    valid = {
+        name for name, part in zip(recorded.references, recorded.held_out, strict=True) if part
+    }
+    names = [server.content["names"][one["image"]] for one in server.content["suspects"][:6]]
+    for number, name in enumerate(names):
+        assert name.startswith("blue/")
+        assert server.post("class", number, **{"class": red}).ok
+    moved = sum(name in valid for name in names)
+    words = shlex.split(server.end()[0][-1])[3:]
+    out = tmp_path / "second"
+    argv = [*words, "--workdir", str(out)]
+    assert run_command(train, TrainOptions, "train", argv) == 0, capsys.readouterr().err
+    page = (out / "report.html").read_text()
+    assert f"6 relabelled ({moved} of them for validation), 0 dropped (0)" in page
+    assert "<bdi>blue</bdi> → <bdi>red</bdi> 6" in page
+    assert "Of 8 pictures for validation with the labels as they are now" in page
+    assert json.loads((out / "cleaned.json").read_text())["run"] == str(cleaned)
+
+    shutil.rmtree(cleaned / "checkpoints")
+    (cleaned / "config.toml").unlink()
+    third = tmp_path / "third"
+    argv = ["--config", str(out / "config.toml"), "--workdir", str(third)]
+    assert run_command(train, TrainOptions, "train", argv) == 0, capsys.readouterr().err
+    page = (third / "report.html").read_text()
+    assert "The networks before and after are not compared" in page
+
+
+@pytest.fixture
+def page(serve, new_tab):
+    """The page of a folder's suspects, in a browser."""
+
+    def open_page(*argv, width=1280, **context):
+        server = serve(*argv)
+        tab = new_tab(width, **context)
+        tab.goto(server.address)
+        tab.locator("#progress").filter(has_text="answered").wait_for()
+        return server, tab
+
+    return open_page
+
+
+def saved(tab, text):
+    """Waits until the page says so."""
+    tab.locator("#progress").filter(has_text=text).wait_for()
+    tab.locator("#saved").get_by_text(re.compile("^(saved|undone)$")).wait_for()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
+def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
+    server, tab = page(cleaned, width=width, color_scheme=scheme)
+    tab.locator("#picture img").wait_for()
+    facts = " ".join(tab.inner_text("#facts").split())
+    assert "labelled blue 5.0 % looks like red 90.0 %" in facts
+    assert "nearest of blue" in tab.inner_text("#facts")
+    assert "nearly the same picture" in tab.inner_text("#facts")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    press = tab.keyboard.press
+    for key in ("k", "Enter", "o", "d", "n", "Space"):
+        press(key)
+    saved(tab, "6 of 23 answered: 1 keep, 2 other, 1 drop, 2 not sure")
+    press("u")
+    press("Control+z")
+    saved(tab, "4 of 23 answered: 1 keep, 2 other, 1 drop, 0 not sure")
+    assert "5 of 23" in tab.inner_text("#answer")
+
+    press("t")
+    tab.keyboard.type("re")
+    assert tab.locator("#found li").all_inner_texts() == ["red", "new class: re"]
+    press("Enter")
+    press("t")
+    tab.keyboard.type("green")
+    # Enter alone takes no class that there was not.
+    press("Enter")
+    assert tab.locator("#classes").is_visible()
+    press("Enter")
+    saved(tab, "6 of 23 answered: 1 keep, 4 other, 1 drop, 0 not sure")
+    press("ArrowLeft")
+    tab.locator("#answer").get_by_text("green").wait_for()
+
+    press("g")
+    press("Home")
+    press("Shift+End")
+    assert tab.locator(".cell[aria-selected=true]").count() > 5
+    press("d")
+    saved(tab, "23 of 23 answered: 0 keep, 0 other, 23 drop, 0 not sure")
+    press("u")
+    saved(tab, "6 of 23 answered")
+    press("j")
+    assert tab.locator(".cell[aria-selected=true]").count() == 1
+    press("g")
+    assert "7 of 23" in tab.inner_text("#answer")
+    press("?")
+    tab.locator("#help").wait_for()
+    press("Escape")
+
+    press("f")
+    tab.locator("#command").get_by_text("python -m jaxch5.train").wait_for()
+    assert "green is a new class" in tab.inner_text("#lines")
+    assert "labels.csv" in tab.inner_text("#lines")
+    press("Escape")
+    assert (cleaned / "labels.csv").read_text().count("green") == 1
+    tab.reload()
+    # It goes on where there is no answer yet.
+    tab.locator("#answer").get_by_text("7 of 23").wait_for()
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith((server.address, "data:"))] == []
+
+
+@pytest.mark.browser
+def test_buttons_do_the_same_and_are_not_pressed_again_by_a_key(cleaned, page):
+    _, tab = page(cleaned, width=375, has_touch=True)
+    tab.get_by_role("button", name="Keep").tap()
+    tab.get_by_role("button", name="Other: red").tap()
+    saved(tab, "2 of 23 answered: 1 keep, 1 other")
+    tab.get_by_role("button", name="Undo").tap()
+    saved(tab, "1 of 23 answered")
+    tab.keyboard.press("Space")
+    saved(tab, "1 keep, 0 other, 0 drop, 1 not sure")
+    heights = [box.bounding_box()["height"] for box in tab.locator("footer button").all()]
+    assert min(heights) >= 44
+
+
+@pytest.mark.browser
+def test_a_pair_of_classes_is_looked_at_alone(cleaned, page):
+    _, tab = page(cleaned)
+    tab.keyboard.press("p")
+    tab.locator("#filter").select_option(label="red → blue (3)")
+    assert "1 of 3" in tab.inner_text("#answer")
+    for _ in range(3):
+        tab.keyboard.press("k")
+    saved(tab, "3 of 23 answered: 3 keep")
+
+
+@pytest.mark.browser
+def test_hostile_names_are_text_and_a_broken_picture_says_so(photos, page):
+    root, folder = photos
+    _, tab = page(folder, "--data.path", root)
+    seen = ""
+    for _ in range(9):
+        if "broken.jpg" in tab.inner_text("#facts"):
+            tab.locator("#picture .broken").wait_for()
+        seen += tab.inner_text("main")
+        tab.keyboard.press("ArrowRight")
+    assert EVIL in seen
+    assert "right\\u202eto left" in seen
+    assert "is no picture in a known format" in seen
+    tab.keyboard.press("g")
+    tab.keyboard.press("t")
+    assert EVIL in tab.inner_text("#found")
+    # The browser says of its own accord that a picture was answered with an error.
+    assert [text for text in tab.complaints if "422" not in text] == []
+
+
+@pytest.mark.browser
+def test_ten_thousand_suspects_are_a_page_of_a_few(tmp_path, page, pictures):
+    """Shown at once, and the page holds no more than can be seen."""
+    root = tmp_path / "photos"
+    for label in "ab":
+        (root / label).mkdir(parents=True)
+    files = [root / "ab"[number % 2] / f"{number}.jpg" for number in range(10_000)]
+    for file in files:
+        os.link(shutil.copy(pictures / "red" / "0.jpg", tmp_path / "one.jpg"), file)
+    suspects_of(
+        tmp_path / "found",
+        *((file, file.parent.name, "ba"["ab".index(file.parent.name)]) for file in files),
+    )
+    _, tab = page(tmp_path / "found", "--data.path", root)
+    began = time.monotonic()
+    tab.keyboard.press("g")
+    tab.locator("#cell-0").wait_for()
+    tab.keyboard.press("End")
+    tab.locator("#cell-9999").wait_for()
+    tab.keyboard.press("d")
+    saved(tab, "1 of 10000 answered")
+    assert time.monotonic() - began < 10
+    assert tab.evaluate("document.querySelectorAll('*').length") < 1000
+
+
+@pytest.mark.browser
+def test_answers_wait_in_the_page_while_the_server_is_gone(cleaned, serve, new_tab):
+    server = serve(cleaned)
+    tab = new_tab(1280)
+    tab.goto(server.address)
+    tab.locator("#progress").filter(has_text="0 of 23 answered").wait_for()
+    tab.keyboard.press("k")
+    saved(tab, "1 of 23 answered")
+    server.kill()
+    tab.keyboard.press("d")
+    tab.locator("#saved").filter(has_text="NOT saved").wait_for()
+    tab.keyboard.press("k")
+    port = server.address.split(":")[-1].strip("/")
+    command = [sys.executable, "-m", "jaxch5.clean", str(cleaned), "--port", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as again:
+        try:
+            saved(tab, "3 of 23 answered: 2 keep, 0 other, 1 drop")
+        finally:
+            again.kill()
+    lines = (cleaned / "answers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["keep", "drop", "keep"]

@@ -14,11 +14,11 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
 from jaxch5.config.settings import MAY_MOVE, Config
-from jaxch5.config.toml import differing
+from jaxch5.config.toml import deep_update, differing, to_toml, without
 from jaxch5.errors import ConfigError
 from jaxch5.run.directory import RunDir, locked, open_run
 from jaxch5.training.interrupts import Terminated
-from jaxch5.util.files import to_json
+from jaxch5.util.files import to_json, write_file
 from jaxch5.util.loopback import HOST, listening, serve
 from jaxch5.util.text import counted, print_line
 
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from jaxch5.results.corrections import Row
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
-# What `labels.csv` needs where the run's own pictures were not listed in such a table.
-OF_THE_TABLE = {
-    "split": "given",
-    "split_column": "is_valid",
-    "image_column": "image",
-    "label_column": "label",
-}
+# The settings to train with on the labels.
+SETTINGS = "labels.toml"
+# Settings that say where pictures are, what they are and how they are split: the table says it now.
+OF_THE_SET = (
+    *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),
+    *("image_column", "label_column", "split", "split_column"),
+    *("valid_fraction", "stratify", "split_seed"),
+)
 
 
 class CleanOptions(Options):
@@ -43,8 +44,8 @@ class CleanOptions(Options):
 
     The page shows what python -m jaxch5.suspects found, largest doubt first. Each answer is saved
     in RUN/answers.jsonl before the page says so, and no picture is touched. RUN/labels.csv lists
-    all pictures with the labels corrected, to train on; it is written when the page is asked for it
-    and when the command ends.
+    all pictures with the labels corrected, to train on, and RUN/labels.toml has the settings for
+    that; they are written when the page is asked for them and when the command ends.
     """
 
     run: CliPositionalArg[Path] = Field(
@@ -211,11 +212,13 @@ def written(
     now = corrected(rows, by_picture(log.answers), drop)
     is_run = directory.checkpoints.is_dir()
     write_labels(path, now, directory.path if is_run else None)
+    settings = path.with_name(SETTINGS)
+    write_file(settings, to_toml(settings_of(options.settings(), path)).encode())
     lines = [summary(now, drop), *remarks(rows, now)]
     lines.append(f"{counted(len(now.rows), 'picture')} with the labels corrected: {path}")
     return {
         "lines": lines,
-        "command": next_command(options.settings(), directory.config_file, path),
+        "command": shlex.join(("python", "-m", "jaxch5.train", "--config", str(settings))),
         "labels": str(path),
         "pictures": len(now.rows),
         "relabelled": now.relabelled.total(),
@@ -223,22 +226,17 @@ def written(
     }
 
 
-def next_command(config: Config, file: Path, labels: Path) -> str:
-    """Returns the command that trains on corrected labels with the same settings.
+def settings_of(config: Config, labels: Path) -> Config:
+    """Returns the settings for training on corrected labels, which are otherwise the same.
 
     Example:
-        >>> next_command(Config(), Path("none"), Path("my run/labels.csv"))
-        "python -m jaxch5.train --data.path 'my run/labels.csv'"
+        >>> config = Config.model_validate({"data": {"path": "photos", "pattern": "(.+)_"}})
+        >>> changed = settings_of(config, Path("labels.csv"))
+        >>> changed.data.path.name, changed.data.pattern
+        ('labels.csv', None)
     """
-    words = ["python", "-m", "jaxch5.train"]
-    if file.is_file():
-        words += ["--config", str(file)]
-    words += ["--data.path", str(labels)]
-    data = config.data.model_dump()
-    for name, value in OF_THE_TABLE.items():
-        if data[name] not in (value, "auto"):
-            words += [f"--data.{name.replace('_', '-')}", value]
-    return shlex.join(words)
+    given = without(config.given(), [f"data.{name}" for name in OF_THE_SET])
+    return Config.model_validate(deep_update(given, {"data": {"path": labels}}))
 
 
 def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:

@@ -17,11 +17,14 @@ import pytest
 import requests
 from PIL import Image
 
-from jaxch5.clean import CleanOptions, clean
+from jaxch5.clean import CleanOptions, clean, set_of, settings_of
 from jaxch5.cli import parse
 from jaxch5.cli import run as run_command
+from jaxch5.config.building import load_data
 from jaxch5.config.settings import from_toml
+from jaxch5.config.toml import to_toml
 from jaxch5.data.pictures import read_pictures
+from jaxch5.results.corrections import Row, corrected, write_labels
 from jaxch5.run.directory import RunDir, locked
 from jaxch5.train import TrainOptions, train
 
@@ -180,8 +183,6 @@ def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serv
     assert words[:3] == ["python", "-m", "jaxch5.train"]
     config = parse(TrainOptions, words[3:], "train").settings()
     assert config.fit == from_toml(cleaned / "config.toml").fit
-    from jaxch5.config.building import load_data
-
     data = load_data(config)
     names = [Path(name) for name in data.source.references]
     recorded = read_pictures(cleaned / "pictures.jsonl.gz")
@@ -267,8 +268,6 @@ def in_process():
 
     def post(folder, body):
         options = parse(CleanOptions, [str(folder)], "clean")
-        from jaxch5.clean import set_of
-
         source, rows, _ = set_of(options, RunDir(folder))
         items = {(row.image, row.label): item for item, row in rows.items()}
         with AnswerLog(folder / "answers.jsonl") as log:
@@ -415,6 +414,44 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     status, _, err = called(capsys, run, "--fit.lr", "1")
     assert status == 2
     assert err.startswith("python -m jaxch5.clean: fit.lr: a set is cleaned as ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--data.pattern", r"(.+)_\d+\.png"),
+        ("--data.split", "random", "--data.valid-fraction", "0.4", "--data.stratify"),
+        ("--data.train", "learn", "--data.valid", "hold"),
+        ("--data.on-bad", "skip", "--data.range", "4095"),
+        ("--data.path", "it's mine.csv", "--data.image-column", "file", "--data.root", "/"),
+        ("--data.path", "a.csv", "--data.label-column", "breed", "--data.split-column", "fold"),
+        ("--data.path", "a.tsv", "--data.split", "given"),
+        ("--data.archive", "a b.zip", "--data.sha256", "0" * 64),
+    ],
+)
+def test_the_next_settings_take_the_table_whatever_the_run_was_trained_on(words, tmp_path):
+    """All settings but those of the old set stay, and the table's own split is taken."""
+    path = () if words[0] in ("--data.path", "--data.archive") else ("--data.path", str(tmp_path))
+    old = parse(TrainOptions, [*path, *words, "--data.batch-size", "2"], "train").settings()
+    (tmp_path / "config.toml").write_text(to_toml(old))
+    labels = tmp_path / "labels.csv"
+    changed = settings_of(from_toml(tmp_path / "config.toml", recorded=True), labels)
+    (tmp_path / "labels.toml").write_text(to_toml(changed))
+    argv = ["--config", str(tmp_path / "labels.toml")]
+    new = parse(TrainOptions, argv, "train").settings()
+    assert new.data.path == labels
+    assert new.data.archive is None
+    assert (new.data.image_column, new.data.label_column) == ("image", "label")
+    assert new.data.split in ("auto", "given")
+    assert new.data.split_column == "is_valid"
+    assert new.model_dump(exclude={"data"}) == old.model_dump(exclude={"data"})
+    rows = [
+        Row(str(tmp_path / f"{number}.png"), "ab"[number % 2], number > 5) for number in range(8)
+    ]
+    for row in rows:
+        Image.new("RGB", (20, 20)).save(row.image)
+    write_labels(labels, corrected(rows, {}), None)
+    assert load_data(new).valid.items.tolist() == [6, 7]
 
 
 @pytest.mark.slow

@@ -82,11 +82,13 @@ class SuspectsOptions(Options):
 def suspects(options: SuspectsOptions) -> dict[str, Any]:
     """Prints and writes the labels that look wrong, largest doubt first; returns them."""
     from jaxch5.configured import judge_by_training
+    from jaxch5.data.pictures import pictures_of, write_pictures
     from jaxch5.data.source import take, without_bad
     from jaxch5.data.split import TRAIN, VALID
     from jaxch5.data.verify import find_problems
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
     from jaxch5.results.suspects import described, named
+    from jaxch5.run.directory import RunDir, write_config
     from jaxch5.training.process import prepare_process
 
     prepare_process()
@@ -162,6 +164,13 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         ],
     }
     write_file(out / "suspects.json", (to_json(document) + "\n").encode())
+    if not options.run:
+        # What a run would have: which pictures these are, and in which part.
+        write_config(RunDir(out), config)
+        write_pictures(
+            RunDir(out).pictures_file,
+            pictures_of(source, np.flatnonzero(~valid), np.flatnonzero(valid)),
+        )
     shutil.rmtree(out / FOLDS, ignore_errors=True)
     show(document, source, out, console)
     return {**document, "out": str(out)}

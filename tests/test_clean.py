@@ -24,8 +24,10 @@ from jaxch5.config.building import load_data
 from jaxch5.config.settings import from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.data.pictures import read_pictures
+from jaxch5.data.sources.table import from_csv
 from jaxch5.results.corrections import Row, corrected, write_labels
 from jaxch5.run.directory import RunDir, locked
+from jaxch5.suspects import SuspectsOptions, suspects
 from jaxch5.train import TrainOptions, train
 
 EVIL = "<img src=x onerror=alert(1)>'\"&"
@@ -452,6 +454,42 @@ def test_the_next_settings_take_the_table_whatever_the_run_was_trained_on(words,
         Image.new("RGB", (20, 20)).save(row.image)
     write_labels(labels, corrected(rows, {}), None)
     assert load_data(new).valid.items.tolist() == [6, 7]
+
+
+def test_what_suspects_finds_before_any_run_is_put_right(
+    trained, pictures, in_process, tmp_path, capsys
+):
+    """Each suspect answered rightly: the labels are the true ones, and each part is as it was."""
+    table = ["image,label"]
+    for name in ("blue", "red"):
+        for number in range(20):
+            label = "blue" if name == "red" and number < 3 else name
+            table.append(f"{pictures / name / f'{number}.jpg'},{label}")
+    (tmp_path / "wrong.csv").write_text("\n".join(table))
+    found = tmp_path / "found"
+    argv = ["--data.path", str(tmp_path / "wrong.csv"), "--model.weights", str(trained[0])]
+    argv += ["--data.presize", "36", "--data.size", "32", "--data.batch-size", "8"]
+    argv += ["--out", str(found)]
+    assert run_command(suspects, SuspectsOptions, "suspects", argv) == 0, capsys.readouterr().err
+    judged = json.loads((found / "suspects.json").read_text())
+    for place, suspect in enumerate(judged["suspects"]):
+        right = judged["classes"].index(Path(suspect["image"]).parent.name)
+        assert (
+            in_process(found, {"kind": "class", "suspects": [place], "class": right}).status == 200
+        )
+    status, out, err = called(capsys, found, "--write")
+    assert status == 0, err
+    source = from_csv(found / "labels.csv")
+    assert len(source) == 40
+    for item, reference in enumerate(source.references):
+        assert source.classes[source.labels[item]] == Path(reference).parent.name
+    argv = [*shlex.split(out.splitlines()[-1])[3:]]
+    now, before = (
+        load_data(parse(TrainOptions, words, "train").settings())
+        for words in (argv, ["--data.path", str(tmp_path / "wrong.csv"), "--data.batch-size", "8"])
+    )
+    held_out = [{one.source.references[item] for item in one.valid.items} for one in (now, before)]
+    assert held_out[0] == held_out[1]
 
 
 @pytest.mark.slow

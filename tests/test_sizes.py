@@ -38,7 +38,7 @@ def data(request):
 
 
 def learner(data, **values):
-    learn = jx.vision_learner(data, Tiny(), sizes=(8, 12, 20), **values)
+    learn = jx.vision_learner(data, Tiny(), sizes=(8, (12, 10), 20), **values)
     learn.console = Console(file=io.StringIO())
     return learn
 
@@ -53,7 +53,7 @@ def test_each_part_is_trained_at_its_size_and_all_are_validated_at_the_last(data
     learn = learner(data, hooks=[lambda event: isinstance(event, Ready) and seen.append(event)])
     learn.fine_tune(2, freeze_epochs=1)
     parts = [(event.plan.name, event.plan.epochs, event.plan.size) for event in seen]
-    assert parts == [("frozen", 1, 8), ("unfrozen", 1, 12), ("unfrozen", 1, 20)]
+    assert parts == [("frozen", 1, 8), ("unfrozen", 1, (12, 10)), ("unfrozen", 1, 20)]
     rates = learn.recorder.lrs
     plain = jx.vision_learner(data, Tiny())
     plain.console = learn.console
@@ -64,7 +64,7 @@ def test_each_part_is_trained_at_its_size_and_all_are_validated_at_the_last(data
     learn, by_hand = learner(data), jx.vision_learner(data, Tiny())
     by_hand.console = learn.console
     learn.fit(3, 0.1)
-    for size in (8, 12, 20):
+    for size in (8, (12, 10), 20):
         by_hand.data = replace(data, size=size)
         by_hand.fit(1, 0.1)
     assert learn.recorder.losses == by_hand.recorder.losses
@@ -93,7 +93,7 @@ def test_a_run_is_resumed_to_the_bit(data, within, tmp_path):
 
 
 def test_sizes_that_cannot_be_are_refused(data):
-    for sizes in ((8, 12), (12, 8, 20), (8, 8, 20), (0, 20)):
+    for sizes in ((8, 12), (12, 8, 20), (8, 8, 20), (0, 20), ((8, 12), (12, 8), 20)):
         with pytest.raises(ConfigError, match=r"^fit\.sizes = .*should rise to data\.size, .* 20"):
             jx.vision_learner(data, Tiny(), sizes=sizes)
     with pytest.raises(ConfigError, match=r"more than the epochs, of which there are 2"):
@@ -115,4 +115,8 @@ def test_the_last_size_is_that_of_validation(tmp_path):
     assert config.fit.sizes == (96, 128, 160)
     assert from_toml(create_run(config, tmp_path / "run").config_file) == config
     assert parse(Options, [*argv, "--data.size", "160"], "test").settings() == config
+    argv = ["--data.path", "photos", "--fit.sizes", "112x80,160x128"]
+    config = parse(Options, argv, "test").settings()
+    assert (config.data.size, config.fit.sizes) == ((160, 128), ((112, 80), (160, 128)))
+    assert from_toml(create_run(config, tmp_path / "rectangles").config_file) == config
     assert parse(Options, ["--data.path", "photos"], "test").settings().data.size == 128

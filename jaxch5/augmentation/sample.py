@@ -126,7 +126,7 @@ def gathering(derivative: Float[Array, "batch 2 2"], subsamples: int) -> Float[A
     canvas pixels, both together are too much, and the sub-samples move closer; never further apart.
 
     Args:
-        derivative: of canvas positions by output positions.
+        derivative: derivative of canvas positions by output positions.
         subsamples: sub-samples along a side of an output pixel, 2 or more.
 
     Example:

@@ -68,6 +68,7 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
 
         def _metavar_format(self, obj: Any) -> str:
             name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
+            name = name.replace("{int,tuple[int,int]}", "size")
             return name.removeprefix("tuple[").removesuffix("]")
 
         def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:

@@ -528,10 +528,11 @@ class FitConfig(Section):
     wd: float = Field(
         _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
     )
-    sizes: tuple[int, ...] = Field(
+    sizes: tuple[Size, ...] = Field(
         _recipe("sizes"),
-        description="sides of the network's input to train through, pixels, each in an equal part "
-        "of the epochs; the last is that of validation, data.size",
+        description="sizes of the network's input to train through, each in an equal part of the "
+        "epochs: sides, or height x width, as in 112x80,160x128; the last is that of validation, "
+        "data.size",
     )
     pct_start: float = setting(
         "fit.pct_start",
@@ -640,6 +641,18 @@ class FitConfig(Section):
     @classmethod
     def _known_loss(cls, name: str) -> str:
         return check_choice(name, ("cross_entropy", "binary_cross_entropy", "focal"), "fit.loss")
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _sizes(cls, said: Any) -> tuple[Size, ...]:
+        try:
+            return tuple(map(parse_size, said))
+        except ValueError as error:
+            raise ValueError(f"fit.sizes = {error}") from None
+
+    @field_serializer("sizes", when_used="json")
+    def _sizes_text(self, sizes: tuple[Size, ...]) -> list[int | str]:
+        return [size if isinstance(size, int) else size_text(size) for size in sizes]
 
     @field_validator("class_weights")
     @classmethod

@@ -60,7 +60,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     return groups_of(spec.stages, spec.stage, sizes)
 
 
-def shapes_of(model: nn.Module, size: Size, sizes: Sequence[int] = ()) -> PyTree:
+def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTree:
     """Returns the shapes of a network's variables, by `jax.eval_shape`.
 
     Args:

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 from jaxch5.errors import ConfigError
-from jaxch5.framing import Size, size_text
+from jaxch5.framing import Size, height_and_width, size_text
 from jaxch5.optim.schedule import (
     LAYER_DECAY,
     Schedule,
@@ -182,7 +182,7 @@ def plans_of_fine_tune(
     return [phase("frozen", freeze_epochs, 0, frozen_to=-1), unfrozen][not freeze_epochs :]
 
 
-def check_sizes(sizes: Sequence[int], size: Size) -> None:
+def check_sizes(sizes: Sequence[Size], size: Size) -> None:
     """Makes sure that sizes to train through end with that of validation, and grow to it.
 
     Raises:
@@ -193,21 +193,25 @@ def check_sizes(sizes: Sequence[int], size: Size) -> None:
         Traceback (most recent call last):
         jaxch5.errors.ConfigError: fit.sizes = 96,128: should rise to data.size, which is 160
     """
-    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != size):
-        said = ",".join(map(str, sizes))
-        raise ConfigError(
-            f"fit.sizes = {said}: should rise to data.size, which is {size_text(size)}"
-        )
+    sides = [(1, 1), *map(height_and_width, sizes)]
+    rise = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sides))
+    if sizes and not (rise and len(set(sizes)) == len(sizes) and sizes[-1] == size):
+        raise ConfigError(f"{_said(sizes)}: should rise to data.size, which is {size_text(size)}")
 
 
-def in_sizes(plans: Sequence[Plan], sizes: Sequence[int], steps_per_epoch: int) -> list[Plan]:
+def _said(sizes: Sequence[Size]) -> str:
+    return f"fit.sizes = {','.join(map(size_text, sizes))}"
+
+
+def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int) -> list[Plan]:
     """Divides successive plans among sizes of pictures, each of which has as many epochs.
 
     Where the epochs cannot be divided evenly, some sizes have one more. Rates and momentum stay.
 
     Args:
         plans: Plans of a run, in order.
-        sizes: Sides of the pictures, pixels; none leaves the plans as they are.
+        sizes: Sides of the pictures, or heights and widths, pixels; none leaves the plans as they
+            are.
         steps_per_epoch: Number of training batches.
 
     Raises:
@@ -224,8 +228,7 @@ def in_sizes(plans: Sequence[Plan], sizes: Sequence[int], steps_per_epoch: int) 
     epochs = sum(plan.epochs for plan in plans)
     if epochs < len(sizes):
         raise ConfigError(
-            f"fit.sizes = {','.join(map(str, sizes))}: are more than the epochs, of which there "
-            f"are {epochs}; each needs one"
+            f"{_said(sizes)}: are more than the epochs, of which there are {epochs}; each needs one"
         )
     bounds = [epochs * place // len(sizes) for place in range(len(sizes) + 1)]
     parts, before = [], 0

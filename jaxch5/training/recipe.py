@@ -19,6 +19,7 @@ from jaxch5.augmentation.mixing import Mixed
 from jaxch5.config.toml import read_toml
 from jaxch5.data.sampler import is_unequal
 from jaxch5.errors import ConfigError
+from jaxch5.framing import Size
 from jaxch5.losses import Loss
 from jaxch5.metrics import Metric
 from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumulated, make_optimizer
@@ -73,8 +74,8 @@ class Recipe:
             at most 1; see `group_rates`.
         class_weights: Weight of each class in the loss, of training and of validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures to train through, pixels, in equal parts of the epochs, up to
-            that of validation; without any, that one alone.
+        sizes: Sides of the pictures to train through, or heights and widths, pixels, in equal
+            parts of the epochs, up to that of validation; without any, that one alone.
 
     Raises:
         ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have one
@@ -106,7 +107,7 @@ class Recipe:
     drop_path: float = 0.0
     layer_decay: float = LAYER_DECAY
     class_weights: ClassWeights = "none"
-    sizes: Sequence[int] = ()
+    sizes: Sequence[Size] = ()
 
     def __post_init__(self) -> None:
         # Checked here, and not after the first epoch.

@@ -117,7 +117,10 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     source, valid = with_own_classes(take(source, readable)), valid[readable]
     place = {item: number for number, item in enumerate(readable)}
     alike = [
-        (kind, [place[item] for item in items]) for kind in ALIKE for items in getattr(found, kind)
+        (kind, [place[item] for item in items])
+        for repeated in (found, found.near)
+        for kind in ALIKE
+        for items in getattr(repeated, kind)
     ]
     folds = stratified_folds(
         source.labels, options.folds, config.seed, [items for _, items in alike]

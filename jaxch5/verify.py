@@ -18,6 +18,7 @@ REPEATED = {
     "conflicts": "have more than one class",
     "leaks": "are in training and in validation",
 }
+NEAR = "are nearly one picture (a guess, which --no-near leaves out) and"
 BLANK = "come out black, white or in one colour (--data.range says which values are which)"
 
 
@@ -27,11 +28,16 @@ class VerifyOptions(Options):
     What is below the folder and is no item is counted, by reason. Exit status 1 if there are any of
     the former, if training would refuse the split, or if what is passed over looks like pictures.
     Pictures that come out black, white or in one colour are listed too, since their values may be
-    taken for others (--data.range); they may be meant, and leave the status as it is.
+    taken for others (--data.range); they may be meant, and leave the status as it is. So do
+    pictures that are nearly the same, which is a guess.
     """
 
     pictures: CliPositionalArg[str | None] = Field(
         None, description="folder, archive or CSV file of pictures; the same as --data.path"
+    )
+    near: bool = Field(
+        True,
+        description="look for pictures that differ by encoding, size, a border or a small crop",
     )
 
     path_argument: ClassVar[str] = "pictures"
@@ -52,7 +58,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     except DataError as error:
         refused = str(error)
         print_line(console, f"not split, so no leaks were looked for: {refused}")
-    found = find_problems(source, train, valid, Console(stderr=True))
+    found = find_problems(source, train, valid, Console(stderr=True), options.near)
 
     def described(item: int) -> str:
         return f"{source.references[item]} ({source.classes[source.labels[item]]})"
@@ -65,14 +71,17 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
             {"reference": source.references[item], "reason": reason}
             for item, reason in found.unreadable.items()
         ],
+        "not_compared": found.not_compared,
         "blank": {source.references[item]: kind for item, kind in blank},
         "passed_over": {reason.text(): list(paths) for reason, paths in passed_over.items()},
     }
     lines = {"cannot be read": list(found.unreadable.values())}
     for kind, headline in REPEATED.items():
-        groups = getattr(found, kind)
-        report[kind] = [[source.references[item] for item in items] for items in groups]
-        lines[headline] = [" = ".join(map(described, items)) for items in groups]
+        for prefix, repeated, same in (("", found, " = "), ("near_", found.near, " ~ ")):
+            groups = getattr(repeated, kind)
+            report[prefix + kind] = [[source.references[item] for item in g] for g in groups]
+            title = f"{NEAR} {headline}" if prefix else headline
+            lines[title] = [same.join(map(described, items)) for items in groups]
     lines[BLANK] = [f"{described(item)}: {kind}" for item, kind in blank]
     for reason, paths in passed_over.items():
         lines[f"{reason.text(len(paths))}, passed over"] = list(paths)
@@ -82,7 +91,9 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         print_list(console, headline, entries)
     missed = any(reason.suspect for reason in passed_over)
     clean = found.clean and refused is None and not missed
-    outcome = "no problems" if clean and not found.blank else "see above"
+    outcome = "no problems" if clean and not (found.blank or any(found.near)) else "see above"
+    if plain := found.not_compared:
+        outcome += f"; {plain:,} too small or too plain to be compared with others"
     print_line(console, f"{counted(found.count, 'picture')} read: {outcome}")
     return report if clean else {**report, FAILED: True}
 

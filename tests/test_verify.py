@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -27,6 +28,10 @@ def spoilt(pictures, tmp_path):
 
 def test_good_pictures_are_no_problem(pictures, capsys):
     assert started(str(pictures)) == 0
+    assert capsys.readouterr().out == (
+        "40 pictures read: no problems; 2 too small or too plain to be compared with others\n"
+    )
+    assert started(str(pictures), "--no-near") == 0
     assert capsys.readouterr().out == "40 pictures read: no problems\n"
 
 
@@ -50,6 +55,42 @@ def test_a_leak_is_found(pictures, tmp_path, capsys):
         [f"train/{name}/4.jpg", f"valid/{name}/4.jpg"] for name in ("blue", "red")
     ]
     assert report["duplicates"] == report["conflicts"] == report["unreadable"] == []
+
+
+def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, capsys):
+    """They leave the status at 0. What is there twice to the bit is with the rest of its group."""
+    draws = np.random.default_rng(0)
+    shown = [Image.fromarray(one) for one in draws.integers(0, 256, (4, 12, 12, 3), np.uint8)]
+    shown = [one.resize((120, 90), Image.Resampling.BICUBIC) for one in shown]
+    copies = (("a", "a", "train"), ("a", "b", "train"), ("a", "a", "valid"), ("b", "b", "train"))
+    for number, (picture, (label, other, part)) in enumerate(zip(shown, copies, strict=True)):
+        for folder in (tmp_path / "train" / label, tmp_path / part / other):
+            folder.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "train" / label / f"{number}.png")
+        kept = picture.crop((0, 3, 110, 90)) if number < 3 else picture
+        kept.save(tmp_path / part / other / f"{number} <b>[red]\x1b.jpg", quality=90)
+    (tmp_path / "valid" / "b").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "valid" / "b" / "plain.png")
+    assert started(str(tmp_path), "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    name = "{} <b>[red]\x1b.jpg"
+    assert report["near_duplicates"] == [
+        [f"train/a/{name.format(0)}", "train/a/0.png"],
+        [f"train/b/{name.format(3)}", "train/b/3.png"],
+    ]
+    assert report["near_conflicts"] == [["train/a/1.png", f"train/b/{name.format(1)}"]]
+    assert report["near_leaks"] == [["train/a/2.png", f"valid/a/{name.format(2)}"]]
+    assert report["not_compared"] == 1
+    assert report["duplicates"] == report["conflicts"] == report["leaks"] == []
+    assert started(str(tmp_path)) == 0
+    text = capsys.readouterr().out
+    assert (
+        "1 are nearly one picture (a guess, which --no-near leaves out) and have more than" in text
+    )
+    assert "train/a/2.png (a) ~ valid/a/2 <b>[red]\\x1b.jpg (a)" in text
+    assert "9 pictures read: see above; 1 too small or too plain" in text
+    assert started(str(tmp_path), "--no-near") == 0
+    assert capsys.readouterr().out.count("\n") == 3
 
 
 def test_a_wrong_path_is_one_line(capsys):

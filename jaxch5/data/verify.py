@@ -1,17 +1,19 @@
-"""Reading every picture once: which are broken, blank, there twice, or leak."""
+"""Reading every picture once: which are broken, blank, there twice or nearly so, or leak."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from rich.console import Console
 
+from jaxch5.data.near import Thumbnail, find_near, thumbnail
 from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, leave_out, read_pixels
 from jaxch5.errors import DataError
@@ -21,6 +23,20 @@ from jaxch5.util.text import progress_bar
 DARK = 17
 # Levels that JPEG adds to one colour.
 SAME_COLOUR = 2
+
+
+class Repeated(NamedTuple):
+    """Groups of items that show one picture.
+
+    Attributes:
+        duplicates: all of one class and in one part.
+        conflicts: under two or more classes.
+        leaks: in training and in validation.
+    """
+
+    duplicates: list[list[int]]
+    conflicts: list[list[int]]
+    leaks: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,8 @@ class Findings:
     conflicts: list[list[int]]
     leaks: list[list[int]]
     blank: dict[int, str] = field(default_factory=dict)
+    near: Repeated = field(default_factory=lambda: Repeated([], [], []))
+    not_compared: int = 0
 
     @property
     def clean(self) -> bool:
@@ -54,6 +72,7 @@ def find_problems(
     train: Int[np.ndarray, "train"] | None = None,
     valid: Int[np.ndarray, "valid"] | None = None,
     console: Console | None = None,
+    near: bool = True,
 ) -> Findings:
     """Reads every picture of a source, in parallel.
 
@@ -61,6 +80,7 @@ def find_problems(
         source: labelled pictures.
         train, valid: items of each part; without them there are no leaks to find.
         console: where the progress bar is drawn; None is standard error.
+        near: whether pictures that are nearly the same are looked for.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -69,29 +89,48 @@ def find_problems(
         >>> find_problems(source).conflicts
         [[0, 1]]
     """
+    unread, blanks = {}, {}
+    same: dict[bytes, list[int]] = defaultdict(list)
+    thumbnails: list[Thumbnail | None] = []
+    for item, outcome in enumerate(_with_progress(_seen(source, near), len(source), console)):
+        if isinstance(outcome, DataError):
+            unread[item] = str(outcome)
+            continue
+        if outcome.digest not in same:
+            thumbnails.append(outcome.thumbnail)
+        same[outcome.digest].append(item)
+        if outcome.blank:
+            blanks[item] = outcome.blank
+    groups = list(same.values())
+    alike = [
+        sorted(chain.from_iterable(groups[place] for place in found))
+        for found in (find_near(thumbnails, console) if near else ())
+    ]
+    plain = [len(group) for group, one in zip(groups, thumbnails, strict=True) if one is None]
+    exact, guessed = (_by_kind(source, found, train, valid) for found in (groups, alike))
+    return Findings(len(source), unread, *exact, blanks, guessed, near * sum(plain))
+
+
+def _by_kind(
+    source: Source,
+    groups: Iterable[list[int]],
+    train: Int[np.ndarray, "train"] | None,
+    valid: Int[np.ndarray, "valid"] | None,
+) -> Repeated:
     in_valid = np.zeros(len(source), bool)
     if valid is not None:
         in_valid[valid] = True
-    findings = Findings(len(source), {}, [], [], [])
-    same: dict[bytes, list[int]] = defaultdict(list)
-    for item, outcome in enumerate(_with_progress(_seen(source), len(source), console)):
-        if isinstance(outcome, DataError):
-            findings.unreadable[item] = str(outcome)
-            continue
-        same[outcome.digest].append(item)
-        if outcome.blank:
-            findings.blank[item] = outcome.blank
-
-    for items in same.values():
+    repeated = Repeated([], [], [])
+    for items in groups:
         conflict = len(set(source.labels[items])) > 1
         leak = train is not None and len(set(in_valid[items])) > 1
         if conflict:
-            findings.conflicts.append(items)
+            repeated.conflicts.append(items)
         if leak:
-            findings.leaks.append(items)
+            repeated.leaks.append(items)
         if len(items) > 1 and not conflict and not leak:
-            findings.duplicates.append(items)
-    return findings
+            repeated.duplicates.append(items)
+    return repeated
 
 
 def unreadable(source: Source, console: Console | None = None) -> dict[str, str]:
@@ -101,7 +140,7 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
         source: labelled pictures; every one of them is read.
         console: where the progress bar is drawn; None is standard error.
     """
-    outcomes = _with_progress(_seen(source), len(source), console)
+    outcomes = _with_progress(_seen(source, near=False), len(source), console)
     return {
         source.references[item]: str(outcome)
         for item, outcome in enumerate(outcomes)
@@ -128,10 +167,17 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 class _Seen(NamedTuple):
-    """What is kept of a picture: a digest of its size and pixels, and what it is if it is blank."""
+    """What is kept of a picture.
+
+    Attributes:
+        digest: digest of its size and pixels.
+        blank: what it is if it is blank.
+        thumbnail: what it is compared by; None where it cannot, or shall not, be compared.
+    """
 
     digest: bytes
     blank: str | None
+    thumbnail: Thumbnail | None
 
 
 def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
@@ -156,7 +202,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
     return kind
 
 
-def _seen(source: Source) -> Iterator[_Seen | DataError]:
+def _seen(source: Source, near: bool) -> Iterator[_Seen | DataError]:
     """Yields what each item's picture is, in order, or why it cannot be read."""
 
     def seen(item: int) -> _Seen | DataError:
@@ -166,7 +212,7 @@ def _seen(source: Source) -> Iterator[_Seen | DataError]:
             return error
         digest = hashlib.sha256(str(content.shape).encode())
         digest.update(np.ascontiguousarray(content).data)
-        return _Seen(digest.digest(), blank(content))
+        return _Seen(digest.digest(), blank(content), thumbnail(content) if near else None)
 
     return in_order(seen, range(len(source)))
 

@@ -82,3 +82,14 @@ def test_pictures_that_show_nothing_are_named():
     found = find_problems(source)
     assert found.blank == {1: "black", 2: "white", 3: "one colour"}
     assert found.clean
+
+
+def test_copies_and_what_is_near_to_them_are_one_group():
+    draws = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), np.uint8)
+    one, other = (np.asarray(Image.fromarray(picture).resize((90, 80))) for picture in draws)
+    source = from_arrays([one, other, one, one[4:]], np.array([0, 1, 0, 1]), ["a", "b"])
+    found = find_problems(source, np.arange(2), np.arange(2, 4))
+    assert found.leaks == [[0, 2]]
+    assert found.near.leaks == found.near.conflicts == [[0, 2, 3]]
+    assert not found.near.duplicates
+    assert find_problems(source, near=False).near == ([], [], [])

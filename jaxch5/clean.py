@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Looks
     from jaxch5.results.corrections import Row
+    from jaxch5.results.predictor import Predictor
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
 # The settings to train with on the labels.
@@ -241,7 +245,30 @@ def settings_of(config: Config, labels: Path) -> Config:
 
 def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:
     """Returns a function that draws where the run's network looks; or why there is none."""
-    return "no network of a run is known here"
+    if not directory.checkpoints.is_dir():
+        return "these suspects are of no run, which would have a network"
+    lock = Lock()
+
+    @cache
+    def loaded() -> Predictor:
+        from jaxch5.results.predictor import load_learner
+        from jaxch5.training.process import prepare_process
+
+        prepare_process()
+        predictor = load_learner(directory.path, options.architecture(), options.task())
+        return predictor.reading(**source.reading._asdict())
+
+    def looks(item: int, label: str) -> Image.Image:
+        from jaxch5.plots.attribution import overlay
+        from jaxch5.results.attribution import attribution
+
+        # The network is loaded, and its program compiled, once.
+        with lock:
+            found = attribution(loaded(), source.read(item), label)
+        drawn = overlay(found.picture, found.map)
+        return Image.fromarray((255 * drawn.clip(0, 1) + 0.5).astype(np.uint8))
+
+    return looks
 
 
 def main() -> int:

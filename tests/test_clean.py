@@ -1,6 +1,7 @@
 """`python -m jaxch5.clean RUN`: no answer is lost, no picture is touched, and training goes on."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -25,6 +26,8 @@ from jaxch5.config.settings import from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.data.pictures import read_pictures
 from jaxch5.data.sources.table import from_csv
+from jaxch5.plots.attribution import overlay
+from jaxch5.results.attribution import attribution
 from jaxch5.results.corrections import Row, corrected, write_labels
 from jaxch5.run.directory import RunDir, locked
 from jaxch5.suspects import SuspectsOptions, suspects
@@ -307,7 +310,22 @@ def test_pictures_are_served_by_their_numbers_alone(cleaned, serve, pictures):
     shown = len(server.content["names"])
     for path in ("large/-1", f"large/{shown}", "large/../../etc/passwd", "large//etc/passwd", "x"):
         assert requests.get(f"{server.address}{path}").status_code == 404, path
-    assert requests.get(f"{server.address}looks/0").status_code in (200, 422)
+
+
+def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, trained, pictures):
+    """Of the class that it sees; without a run, or a map, the reason."""
+    server = serve(cleaned)
+    assert server.content["no_looks"] == ""
+    reply = requests.get(f"{server.address}looks/0")
+    assert reply.ok, reply.text
+    found = attribution(trained[1], pictures / "blue" / "0.jpg", "red")
+    expected = 255 * overlay(found.picture, found.map)
+    # 32 pixels are sent as they are.
+    got = np.asarray(Image.open(io.BytesIO(reply.content)), float)
+    assert np.abs(got - expected).max() < 2
+    shutil.rmtree(cleaned / "checkpoints")
+    server.kill()
+    assert serve(cleaned).content["no_looks"].startswith("these suspects are of no run")
 
 
 @pytest.fixture
@@ -337,8 +355,6 @@ def photos(tmp_path):
 
 
 def test_pictures_of_every_kind_are_seen_as_a_person_would(photos, serve):
-    import io
-
     root, folder = photos
     server = serve(folder, "--data.path", root)
 
@@ -593,6 +609,9 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("?")
     tab.locator("#help").wait_for()
     press("Escape")
+    press("l")
+    tab.get_by_alt_text("where the network looks for red").wait_for()
+    press("l")
 
     press("f")
     tab.locator("#command").get_by_text("python -m jaxch5.train").wait_for()

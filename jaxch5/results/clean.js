@@ -283,6 +283,8 @@ function pick() {
   if (!matches.length) return;
   if (picked < 0) { picked = 0; return list(); }
   $("classes").close();
+  // Otherwise the next key may go to it still.
+  $("typed").blur();
   const number = matches[picked];
   tell(number === null ? { kind: "class", new: $("typed").value.trim() } : { kind: "class", class: number });
 }

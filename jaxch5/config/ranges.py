@@ -1,14 +1,35 @@
-"""Ranges of settings: shares, and which values of a picture are black and white."""
+"""Types of settings: shares, sizes, and which values of a picture are black and white."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
+from jaxch5.framing import Size, parse_size, size_text
+
+
+def parsed(key: str, parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Returns what parses a setting's value, with errors that name the setting."""
+
+    def parse_or_say(said: Any) -> Any:
+        try:
+            return parse(said)
+        except ValueError as error:
+            raise ValueError(f"{key} = {error}") from None
+
+    return BeforeValidator(parse_or_say)
+
+
+AS_WRITTEN = PlainSerializer(
+    lambda size: size if isinstance(size, int) else size_text(size), when_used="json"
+)
+DataSize = Annotated[Size, parsed("data.size", parse_size), AS_WRITTEN]
+TrainingSize = Annotated[Size, parsed("fit.sizes", parse_size), AS_WRITTEN]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,6 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidationInfo,
-    field_serializer,
     field_validator,
     model_validator,
 )
@@ -28,17 +27,22 @@ from pydantic import (
 from jaxch5.config.applies import Situation, idle
 from jaxch5.config.cases import CASES, SOURCES, value_of
 from jaxch5.config.defaults import default_of
-from jaxch5.config.ranges import PositiveShare, Share, parse_range
+from jaxch5.config.ranges import (
+    DataSize,
+    PositiveShare,
+    Share,
+    TrainingSize,
+    parse_range,
+    parsed,
+)
 from jaxch5.config.toml import deep_update, explain, flat, known_keys, nested, read_toml, without
 from jaxch5.config.toml import differing as differing
 from jaxch5.config.toml import to_toml as to_toml
 from jaxch5.errors import ConfigError
 from jaxch5.framing import (
     MAX_SIDE,
-    Size,
     check_pad_mode,
     height_and_width,
-    parse_size,
     size_text,
 )
 from jaxch5.models.registry import architectures
@@ -267,7 +271,7 @@ class DataConfig(Section):
         ge=8,
         le=MAX_SIDE,
     )
-    size: Size = setting(
+    size: DataSize = setting(
         "data.size", 32, "side of the network's input, pixels, or height x width, as in 224x160"
     )
     method: Literal["crop", "squish", "pad"] = Field(
@@ -276,7 +280,7 @@ class DataConfig(Section):
         "squish the whole picture, without its proportions; pad the whole picture, with what "
         "pad_mode says around it",
     )
-    pad_mode: str = Field(
+    pad_mode: Annotated[str, parsed("data.pad_mode", check_pad_mode)] = Field(
         default_of("framing:Framing", "pad_mode"),
         description="what is seen beyond a picture's border: reflection; border, its edge; zeros, "
         "black; or a colour, as in #ffffff",
@@ -309,26 +313,6 @@ class DataConfig(Section):
         if not isinstance(path, str):
             return path
         return Address(path) if is_address(path) else Path(path)
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _sides(cls, said: Any) -> Size:
-        try:
-            return parse_size(said)
-        except ValueError as error:
-            raise ValueError(f"data.size = {error}") from None
-
-    @field_serializer("size", when_used="json")
-    def _size_text(self, size: Size) -> int | str:
-        return size if isinstance(size, int) else size_text(size)
-
-    @field_validator("pad_mode")
-    @classmethod
-    def _known_pad_mode(cls, text: str) -> str:
-        try:
-            return check_pad_mode(text)
-        except ValueError as error:
-            raise ValueError(f"data.pad_mode = {error}") from None
 
     @field_validator("sampler")
     @classmethod
@@ -528,7 +512,7 @@ class FitConfig(Section):
     wd: float = Field(
         _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
     )
-    sizes: tuple[Size, ...] = Field(
+    sizes: tuple[TrainingSize, ...] = Field(
         _recipe("sizes"),
         description="sizes of the network's input to train through, each in an equal part of the "
         "epochs: sides, or height x width, as in 112x80,160x128; the last is that of validation, "
@@ -641,18 +625,6 @@ class FitConfig(Section):
     @classmethod
     def _known_loss(cls, name: str) -> str:
         return check_choice(name, ("cross_entropy", "binary_cross_entropy", "focal"), "fit.loss")
-
-    @field_validator("sizes", mode="before")
-    @classmethod
-    def _sizes(cls, said: Any) -> tuple[Size, ...]:
-        try:
-            return tuple(map(parse_size, said))
-        except ValueError as error:
-            raise ValueError(f"fit.sizes = {error}") from None
-
-    @field_serializer("sizes", when_used="json")
-    def _sizes_text(self, sizes: tuple[Size, ...]) -> list[int | str]:
-        return [size if isinstance(size, int) else size_text(size) for size in sizes]
 
     @field_validator("class_weights")
     @classmethod

@@ -20,7 +20,7 @@ from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
-    from jaxch5.results.predictor import Prediction
+    from jaxch5.results.predictor import Prediction, Predictor
 
 # What to call a picture; and its path, its content, or why there is neither.
 Found = tuple[str, str | bytes | DataError]
@@ -32,6 +32,9 @@ class PredictOptions(Options):
     Where the classifier may answer "none of these", that stands before the classes, and `answer` is
     null in JSON. --model.task and --model.threshold, where given, are taken instead of its own.
 
+    With --explain, a line ends with the path of a PNG that shows where the network looks for the
+    most probable class. No file is replaced: where a name is taken, the new one is numbered.
+
     Exit status 1 if a picture could not be read; the others are predicted all the same. What a
     folder holds beside pictures is counted on standard error.
     """
@@ -42,6 +45,10 @@ class PredictOptions(Options):
         "input: a picture, or paths a line each"
     )
     top: int = Field(2, ge=1, description="classes named for each picture, most likely first")
+    explain: Path | None = Field(
+        None,
+        description="folder for a PNG of each picture, where the network looks laid over it",
+    )
 
 
 def predict(options: PredictOptions) -> dict[str, Any]:
@@ -54,6 +61,10 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     found, passed_over = pictures_of(options.pictures)
     predictor = load_learner(options.run, options.architecture(), options.task())
     predictor = predictor.reading(**options.reading())
+    if options.explain:
+        from jaxch5.results.attribution import check_has_map
+
+        check_has_map(predictor)
     if predictor.about.range == "auto":
         text, words = range_of(found, predictor.about.max_pixels)
         predictor = predictor.reading(range=text)
@@ -74,8 +85,12 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         none = [prediction.label] * (prediction.index == len(predictor.classes))
         answer = None if none else prediction.label
         results.append({"path": name, "answer": answer, "classes": dict(likely)})
+        drawn: list[str] = []
+        if options.explain:
+            drawn = [explain(predictor, content, options.explain, name)]
+            results[-1]["explanation"] = drawn[0]
         if not options.json_output:
-            cells = [name, *none, *(f"{label} {share:.4f}" for label, share in likely)]
+            cells = [name, *none, *(f"{label} {share:.4f}" for label, share in likely), *drawn]
             print("\t".join(map(printable, cells)))
     for folder, reasons in passed_over.items():
         line = printable(f"{folder}: passed over: {described(reasons)}")
@@ -85,6 +100,26 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         for folder, reasons in passed_over.items()
     }
     return {"predictions": results, "passed_over": named, FAILED: failed}
+
+
+def explain(predictor: Predictor, picture: str | bytes, folder: Path, name: str) -> str:
+    """Writes where the network looks for the most probable class; returns the path of the PNG.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    from jaxch5.plots.attribution import overlay
+    from jaxch5.plots.embed import as_png
+    from jaxch5.results.attribution import attribution
+    from jaxch5.util.files import unused, write_file
+
+    found = attribution(predictor, picture)
+    # A picture of the user's may be there, or that of another folder with the same name.
+    path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, as_png(overlay(found.picture, found.map)))
+    return str(path)
 
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:

@@ -61,10 +61,26 @@ def picture_image(picture: Float[np.ndarray, "height width 3"], alt: str) -> Ima
         >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]
         (384, 288, 'Night.')
     """
-    levels = np.nan_to_num(np.asarray(picture, np.float32)).clip(0, 1) * 255
-    image = PillowImage.fromarray(levels.round().astype(np.uint8))
+    image = _image(picture)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), PillowImage.Resampling.LANCZOS)
     return _encode(image, alt)
+
+
+def as_png(picture: Float[np.ndarray, "height width 3"]) -> bytes:
+    """Returns a picture with values from 0 to 1 as a PNG file.
+
+    Example:
+        >>> as_png(np.zeros((6, 8, 3)))[1:4]
+        b'PNG'
+    """
+    written = io.BytesIO()
+    _image(picture).save(written, "png", optimize=True)
+    return written.getvalue()
+
+
+def _image(picture: Float[np.ndarray, "height width 3"]) -> PillowImage.Image:
+    levels = np.nan_to_num(np.asarray(picture, np.float32)).clip(0, 1) * 255
+    return PillowImage.fromarray(levels.round().astype(np.uint8))
 
 
 def _encode(image: PillowImage.Image, alt: str) -> Image:

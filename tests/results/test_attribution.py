@@ -1,17 +1,25 @@
 """Where a classifier looks is where the object is in the picture as the network saw it."""
 
+import json
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from PIL import Image
 
 import jaxch5 as jx
+from jaxch5.cli import run
 from jaxch5.data.canvases import Canvases
-from jaxch5.errors import ConfigError, DataError
+from jaxch5.errors import CheckpointError, ConfigError, DataError
+from jaxch5.models import convnext
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import Normalization
+from jaxch5.models.vit import vit_spec
+from jaxch5.predict import PredictOptions, predict
 from jaxch5.results.about import About
 from jaxch5.results.attribution import attributions, check_has_map
 from jaxch5.results.predictor import Predictor
@@ -146,8 +154,102 @@ def test_a_module_of_nnx_is_refused_with_the_way_out():
         check_has_map(predictor)
 
 
+def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
+    trained, pictures, tmp_path, capsys
+):
+    """Of pictures by one name in two folders, too, and of a photograph that was there before."""
+    broken, folder = tmp_path / "broken.jpg", tmp_path / "seen" / "there"
+    broken.write_text("Dear diary")
+    names = [str(pictures / color / "0.jpg") for color in ("red", "blue")]
+    command = [str(trained[0]), *names, str(broken), "--explain", str(folder), "--json"]
+    for numbers in (("0.png", "0-2.png"), ("0-3.png", "0-4.png")):
+        assert run(predict, PredictOptions, "predict", command) == 1
+        *found, failed = json.loads(capsys.readouterr().out)["predictions"]
+        assert [one["explanation"] for one in found] == [str(folder / name) for name in numbers]
+        assert "explanation" not in failed
+    for name, one in zip(names, found, strict=True):
+        with Image.open(one["explanation"]) as drawn:
+            assert (drawn.size, drawn.mode) == ((32, 32), "RGB")
+        assert run(predict, PredictOptions, "predict", [*command[:1], name, *command[4:6]]) == 0
+        assert capsys.readouterr().out.rstrip("\n").split("\t")[-1].startswith(str(folder))
+
+
+def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    command = [
+        str(trained[0]),
+        str(pictures / "red" / "0.jpg"),
+        "--explain",
+        str(tmp_path / "file"),
+    ]
+    assert run(predict, PredictOptions, "predict", command) == CheckpointError.exit_code
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_a_figure_of_it():
     found = jx.attribution(classifier(Bright(), 32), np.zeros((32, 32, 3), np.uint8))
     picture, over = found.plot().axes
     assert picture.get_title().startswith(f"{found.label} ")
     assert over.get_images()[0].get_array().shape == (32, 32, 3)
+
+
+SIDE, OBJECT = 64, 20
+COLORS = np.array([[255, 60, 60], [60, 220, 60], [70, 90, 255], [240, 220, 40]])
+
+
+def scenes(count, seed):
+    """Pictures of a disk of one of four colours somewhere on a background of clouds and noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:OBJECT, :OBJECT] - (OBJECT - 1) / 2
+    disk = np.hypot(rows, columns) < OBJECT / 2
+    labels = np.arange(count) % len(COLORS)
+    pictures = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    for place, label in enumerate(labels):
+        coarse = 128 + rng.uniform(-80, 80, (6, 6, 1)) + rng.uniform(-25, 25, (6, 6, 3))
+        clouds = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize((SIDE, SIDE))
+        scene = np.asarray(clouds) + rng.normal(0, 10, (SIDE, SIDE, 3))
+        top, left = rng.integers(0, SIDE - OBJECT, 2)
+        scene[top : top + OBJECT, left : left + OBJECT][disk] = COLORS[label] * rng.uniform(0.7, 1)
+        pictures[place] = scene.clip(0, 255)
+    return pictures, labels
+
+
+@pytest.fixture
+def small_convnext(monkeypatch):
+    monkeypatch.setitem(convnext.ARCHITECTURES, "small", ((1, 1, 2, 1), 16))
+    stages = convnext.CONVNEXT_NANO.stages
+    return jx.ModelSpec("small", partial(convnext.ConvNeXt, "small"), stages=stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "convnext", "vit"])
+def test_hiding_what_it_marks_makes_the_class_less_probable(arch, small_convnext):
+    """By far more than hiding as much, of the same shape, at random places does."""
+    vit = vit_spec("small_vit", patch=8, width=64, heads=4, depth=4)
+    spec, epochs = {"resnet18": ("resnet18", 3), "convnext": (small_convnext, 20), "vit": (vit, 8)}[
+        arch
+    ]
+    source = jx.from_arrays(*scenes(480, seed=0), ["red", "green", "blue", "yellow"])
+    block = jx.DataBlock(source, jx.random_split(), presize=SIDE, size=SIDE, augment=None)
+    learn = jx.vision_learner(block.load(32), spec, "none")
+    learn.fit_one_cycle(epochs, 2e-3)
+    assert learn.record["accuracy"] > 0.8
+
+    predictor, rng = learn.predictor(), np.random.default_rng(0)
+    of_class, hidden, elsewhere = [], [], []
+    for picture in scenes(32, seed=1)[0]:
+        found = jx.attribution(predictor, picture)
+        mark = np.zeros(SIDE * SIDE, bool)
+        mark[np.argsort(-found.map.ravel(), kind="stable")[: SIDE * SIDE // 5]] = True
+        mark = mark.reshape(SIDE, SIDE)
+        masks = [mark, *(np.roll(mark, rng.integers(0, SIDE, 2), (0, 1)) for _ in range(4))]
+        grey = picture.mean((0, 1)).astype(np.uint8)
+        tried = [np.where(mask[..., None], grey, picture) for mask in masks]
+        place = source.classes.index(found.label)
+        rest = [one.probabilities[place] for one in predictor.predict_many(tried)]
+        of_class.append(found.probability)
+        hidden.append(rest[0])
+        elsewhere.append(np.mean(rest[1:]))
+    drop, by_chance = (np.mean(of_class) - np.mean(rest) for rest in (hidden, elsewhere))
+    assert drop > 0.2
+    assert drop > 2 * by_chance

@@ -19,13 +19,13 @@ from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.optim import schedule
 from jaxch5.optim.schedule import Schedule
 from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
-from jaxch5.results.about import About, head_of
 from jaxch5.results.interpretation import Interpretation, interpretation_of
 from jaxch5.results.predictor import Prediction, Predictor
 from jaxch5.run.transfer import pretrained_of
 from jaxch5.trainer import Trainer
 from jaxch5.training.events import Hook
 from jaxch5.training.freezing import summarize_model
+from jaxch5.training.loop import evaluate
 from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_rates
 from jaxch5.training.mesh import on_one_device
 from jaxch5.training.plan import plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
@@ -74,6 +74,20 @@ class Learner(Trainer):
         ((6, 2), 'dark')
     """
 
+    def freeze(self) -> None:
+        """Freezes all but the head; see `freeze_to`."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Makes all layers train; see `freeze_to`."""
+        self.freeze_to(0)
+
+    def validate(self) -> dict[str, float]:
+        """Computes `valid_loss`, the task's metrics and others over the validation set."""
+        recipe, step = self.recipe, self._steps.evaluate
+        loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
+        return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
+
     def summary(self) -> None:
         """Prints how many parameters each group of layers has, and how many of them train."""
         how = self.groups, self._frozen.paths, self.recipe.layer_decay
@@ -109,8 +123,7 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr_max: highest learning rate; or a slice, one for each group of layers, as
-                `group_rates` spreads it.
+            lr_max: highest learning rate, or a slice of one for each group; see `group_rates`.
             div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
@@ -209,24 +222,11 @@ class Learner(Trainer):
         # Copies, because the next step of training consumes the state.
         return self._classifier.with_variables(on_one_device(self.state.variables, copies=True))
 
-    @property
-    def _classifier(self) -> Predictor:
-        """One for all states, so that a prediction compiles nothing that an earlier one has."""
-        data, task, spec = self.data, self.recipe.task, self.spec
-        network = spec.name, head_of(self.model, spec), self.recipe.precision
-        how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
-        about = About(*network, data.presize, data.size, *data.source.reading, **how)
-        of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
-        if self._predictor is None or self._predictor[0] != of:
-            self._predictor = of, Predictor(*of)
-        return self._predictor[1]
-
     def predict(self, picture: Picture) -> Prediction:
         """Returns the class of one picture; of many, `learn.predictor().predict_many` is faster.
 
         Args:
-            picture: a path, a file's content, an open file, a PIL picture, or pixels from 0 to 255;
-                see `read_picture`.
+            picture: Picture as `Predictor.predict` takes it.
 
         Raises:
             DataError: it cannot be read.
@@ -267,8 +267,7 @@ class Learner(Trainer):
         """Probabilities and labels of the validation set, as `get_preds`, by more than one look.
 
         The mean of the probabilities of the centre crop and of `n` augmented draws of each
-        picture (test-time augmentation, as in Krizhevsky et al., 2012). It takes `n + 1` times as
-        long.
+        picture (test-time augmentation, Krizhevsky et al., 2012). It takes `n + 1` times as long.
 
         Args:
             n: draws of each picture; 0 is `get_preds`.
@@ -279,12 +278,13 @@ class Learner(Trainer):
         if n < 0:
             raise ConfigError(f"n = {n}: should be at least 0")
         total, labels = self.get_preds()
-        data, recipe, normalization = self.data, self.recipe, self.normalization
-        how = (data.augment, data.size, normalization)
+        data, how = self.data, (self.data.augment, self.data.size, self.normalization)
         if how not in self._looks:
             step = make_drawn_eval_step(self.model, *how, self.mesh)
             self._looks[how] = compile_looks(step, self.state)
-        looks = drawn_looks(self._looks[how], self.state, data.valid, self._key, n, recipe.task)
+        looks = drawn_looks(
+            self._looks[how], self.state, data.valid, self._key, n, self.recipe.task
+        )
         return sum(looks, total) / (n + 1), labels
 
 

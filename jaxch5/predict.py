@@ -102,7 +102,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
     return {"predictions": results, "passed_over": named, FAILED: failed}
 
 
-def explain(predictor: Predictor, picture: str | bytes, folder: Path, name: str) -> str:
+def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     """Writes where the network looks for the most probable class; returns the path of the PNG.
 
     Raises:

@@ -21,6 +21,7 @@ from jaxch5.metrics import Record
 from jaxch5.models.pretrained import Pretrained, for_size
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Normalization
+from jaxch5.results.about import About, head_of
 from jaxch5.results.interpretation import interpretation_of
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
@@ -40,7 +41,7 @@ from jaxch5.training.events import Begin, End, Event, Hook, Ready
 from jaxch5.training.freezing import Frozen, layer_groups, shapes_of
 from jaxch5.training.hosts import agree, agreed_check, is_first, of_first
 from jaxch5.training.interrupts import Interrupts
-from jaxch5.training.loop import evaluate, fit, predict
+from jaxch5.training.loop import fit, predict
 from jaxch5.training.lr_finder import Sweep
 from jaxch5.training.memory import out_of_memory
 from jaxch5.training.mesh import make_mesh, place, placement_of, share
@@ -195,14 +196,6 @@ class Trainer:
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
         self._place()
 
-    def freeze(self) -> None:
-        """Freezes all but the head; see `freeze_to`."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Makes all layers train; see `freeze_to`."""
-        self.freeze_to(0)
-
     def _fit(self, plans: Sequence[Plan]) -> None:
         """Trains by plans that count from 0; after a restore, by what is left of them."""
         steps_per_epoch = len(self.data.train)
@@ -232,7 +225,8 @@ class Trainer:
         if (run := self.run) and is_first():
             hooks += [TensorBoard(run.tensorboard, int(self.state.step))] if self.log else []
             hooks.append(write_records(run, self.data, restored, self.records, attempt))
-            hooks.append(write_reports(run, self.data, self.records, attempt, task, metrics))
+            of = self.records, attempt, task, metrics, self._classifier
+            hooks.append(write_reports(run, self.data, *of))
             keeper = SaveCheckpoints(run, self.saving, self._about, self.records, attempt)
         else:
             keeper = KeepBest(self._kept, self.state.variables, task.best)
@@ -337,11 +331,17 @@ class Trainer:
         self.freeze_to(about["frozen_to"])
         return saves.restore(self.state, step)
 
-    def validate(self) -> dict[str, float]:
-        """Computes `valid_loss`, the task's metrics and others over the validation set."""
-        recipe, step = self.recipe, self._steps.evaluate
-        loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
-        return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
+    @property
+    def _classifier(self) -> Predictor:
+        """One for all states, so that a prediction compiles nothing that an earlier one has."""
+        data, task, spec = self.data, self.recipe.task, self.spec
+        network = spec.name, head_of(self.model, spec), self.recipe.precision
+        how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
+        about = About(*network, data.presize, data.size, *data.source.reading, **how)
+        of: tuple[Any, ...] = self.model, {}, data.classes, self.normalization, about, task, spec
+        if self._predictor is None or self._predictor[0] != of:
+            self._predictor = of, Predictor(*of)
+        return self._predictor[1]
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Computes probabilities and labels of the validation set, in its order."""

@@ -99,7 +99,13 @@ def test_a_run_directory_is_complete(finished, pictures):
     assert metrics[-1]["accuracy"] == 1 - metrics[-1]["error_rate"]
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"4", "8"}
     report = (run / "report.html").read_text()
-    for part in ("Confusion matrix", "Top losses", "40 pictures of 2 classes", "presize = 48"):
+    for part in (
+        "Confusion matrix",
+        "Top losses",
+        "network looked",
+        "40 pictures of 2 classes",
+        "presize = 48",
+    ):
         assert part in report
 
 

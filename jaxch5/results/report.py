@@ -63,7 +63,8 @@ class Report:
         most_confused: Actual class, predicted class and count, the most frequent first.
         class_table: Row of each class: class, precision, recall, f1 and support.
         top_losses: Row of each picture, the worst first: picture (values from 0 to 1), prediction,
-            actual, loss, probability (of the actual class) and reference.
+            actual, loss, probability (of the actual class), reference and, where it is known, look
+            (a picture of where the network looks for its most probable class).
         calibration: How far to trust the probabilities (see `embed.figure_image`).
         cleaning: What was corrected in the labels since another run, and what became better by it
             (see `run.cleaned.changes`).
@@ -134,14 +135,16 @@ def render(report: Report) -> str:
         confusion=None if report.confusion is None else _confusion(report),
         canvas=CANVAS,
         tiny=TINY_SIDE,
-        losses=[(loss, _loss_image(loss)) for loss in report.top_losses],
+        losses=[(loss, *_loss_images(loss)) for loss in report.top_losses],
     )
     return HIDDEN.sub(lambda found: printable(found[0]), page)
 
 
-def _loss_image(loss: Mapping[str, Any]) -> Image:
+def _loss_images(loss: Mapping[str, Any]) -> tuple[Image, Image | None]:
     alt = f"A picture of {loss['actual']} that was taken for {loss['prediction']}"
-    return picture_image(loss["picture"], alt)
+    look = loss.get("look")
+    seen = None if look is None else picture_image(look, f"{alt}, and where the network looked")
+    return picture_image(loss["picture"], alt), seen
 
 
 def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:

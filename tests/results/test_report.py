@@ -402,3 +402,27 @@ def test_the_labels_of_the_matrix_stay_in_sight(opened, classes):
     assert label["x"] >= left - 1
     assert label["x"] + label["width"] <= cell["x"] + 1
     assert cell["x"] + cell["width"] <= 360
+
+
+@pytest.mark.browser
+def test_where_the_network_looked_is_a_switch_away(opened):
+    """By keyboard, for all pictures at once, and each picture that is seen has its words."""
+    black, white = np.zeros((96, 96, 3)), np.ones((96, 96, 3))
+    losses = [loss | {"picture": black} for loss in finished().top_losses]
+    losses = [loss | {"look": white} for loss in losses[:-1]] + losses[-1:]
+    tab = opened(dataclasses.replace(finished(), top_losses=losses), 375)
+    switch = tab.get_by_label("Show where the network looked")
+    seen = tab.locator("#losses img:visible")
+    looked = tab.get_by_alt_text("where the network looked")
+    assert seen.count() == len(losses)
+    assert not any(one.is_visible() for one in looked.all())
+    switch.focus()
+    tab.keyboard.press("Space")
+    assert seen.count() == len(losses)
+    assert sum(one.is_visible() for one in looked.all()) == len(losses) - 1
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    assert tab.complaints == []
+
+
+def test_there_is_no_switch_where_no_map_is():
+    assert 'id="looks"' not in render(finished())

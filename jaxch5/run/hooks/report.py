@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from jaxch5.data.block import Data
 from jaxch5.data.summary import draw, first_pictures
+from jaxch5.errors import ConfigError
 from jaxch5.metrics import Record
+from jaxch5.plots.attribution import overlay
 from jaxch5.plots.embed import Image, figure_image, picture_image
+from jaxch5.results.attribution import MOST_PROBABLE, attributions
 from jaxch5.results.interpretation import Interpretation
+from jaxch5.results.predictor import Predictor
 from jaxch5.results.report import Report, write_report
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.cleaned import changes, record_cleaning
@@ -19,6 +24,7 @@ from jaxch5.run.directory import RunDir
 from jaxch5.run.environment import versions
 from jaxch5.task import Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
+from jaxch5.training.mesh import on_one_device
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4
 TOP_LOSSES = 9
@@ -32,6 +38,7 @@ def write_reports(
     attempt: Attempts,
     task: Task,
     metrics: Sequence[str] = (),
+    classifier: Predictor | None = None,
 ) -> Hook:
     """Returns a hook that writes the report after each epoch, and a fuller one at the end.
 
@@ -42,6 +49,7 @@ def write_reports(
         attempt: Caller of what writes, which notes failures.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.
+        classifier: Classifier, whatever its weights, whose last state shows where it looks.
     """
     report = Report(run.path.name, data.describe(), versions=versions(), task=task, metrics=metrics)
 
@@ -56,7 +64,11 @@ def write_reports(
             case Epoch():
                 report = replace(report, records=records)
             case End(how="finished"):
-                report = _finished(report, records, data, event.interpretation)
+                now = None
+                if classifier and event.state and event.interpretation:
+                    weights = on_one_device(event.state.variables)
+                    now = classifier.with_variables(weights)
+                report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
             case _:
                 return
@@ -80,7 +92,11 @@ def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
 
 
 def _finished(
-    report: Report, records: Sequence[Record], data: Data, interp: Interpretation | None
+    report: Report,
+    records: Sequence[Record],
+    data: Data,
+    interp: Interpretation | None,
+    classifier: Predictor | None,
 ) -> Report:
     """Adds what the trained model makes of the validation set, where `interp` has it."""
     report = replace(report, records=records, sample=_sample_of(data), finished=True)
@@ -88,6 +104,7 @@ def _finished(
         return report
     assert interp.pictures is not None
     losses, items = interp.top_losses(min(TOP_LOSSES, len(interp)))
+    looks = _looks(classifier, data, items) if classifier else [None] * len(items)
     top_losses = [
         {
             "picture": interp.pictures(int(item)),
@@ -96,8 +113,9 @@ def _finished(
             "loss": float(loss),
             "probability": float(interp.probabilities[item, interp.targets[item]]),
             "reference": interp.references[item] if interp.references else "",
+            "look": look,
         }
-        for loss, item in zip(losses, items, strict=True)
+        for loss, item, look in zip(losses, items, looks, strict=True)
     ]
     table = interp.classification_report().classes
     return replace(
@@ -108,6 +126,18 @@ def _finished(
         top_losses=top_losses,
         calibration=figure_image(interp.plot_calibration(), "How far to trust the probabilities"),
     )
+
+
+def _looks(
+    classifier: Predictor, data: Data, items: Int[np.ndarray, "items"]
+) -> list[Float[np.ndarray, "height width 3"] | None]:
+    """Shows where the network looks for its prediction; nothing where it has no map."""
+    canvases = data.valid.canvases(data.valid.items[items])
+    try:
+        found = attributions(classifier, *canvases, [MOST_PROBABLE] * len(items))
+    except ConfigError:
+        return [None] * len(items)
+    return [overlay(one.picture, one.map) for one in found]
 
 
 def _sample_of(data: Data) -> Image:

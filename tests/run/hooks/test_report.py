@@ -32,6 +32,8 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
     assert "<run>" not in page
     matrix = learn.interpret().confusion_matrix()
     assert np.trace(matrix) == round(8 * learn.records[-1]["accuracy"])
-    assert len(re.findall("data:image", page)) >= 9
+    # The worst eight, and where the network looked.
+    assert len(re.findall("data:image", page)) >= 1 + 2 * 8
+    assert 'id="looks"' in page
     for name in learn.groups.names:
         assert name in page

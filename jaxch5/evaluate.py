@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run, save_figure
+from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.util.files import unused
@@ -27,11 +28,6 @@ TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that decide neither which pictures are scored nor how.
 OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
-# Settings by which the run's pictures were split and its network reads them.
-OF_THE_RUN = (
-    *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
-    *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
-)
 
 
 class EvaluateOptions(Options):

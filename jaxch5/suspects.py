@@ -17,9 +17,9 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.cli import SHOWN, Options, run
+from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.evaluate import OF_THE_RUN
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.files import to_json, unused, write_file
 from jaxch5.util.text import counted, print_line, print_row, printable
@@ -269,6 +269,7 @@ def features_of(
     """Computes features of all pictures, by the network that the options choose.
 
     Raises:
+        ConfigError: It has no features.
         WeightsError: Its weights cannot be had, or do not fit.
     """
     from jaxch5.configured import data_without, learner_of
@@ -285,7 +286,10 @@ def features_of(
         if known_by(learn.pretrained, data):
             say(KNOWS.format(config.model.weights))
         predictor = learn.predictor()
-    return predictor.features_of(source, np.arange(len(source)))
+    try:
+        return predictor.features_of(source, np.arange(len(source)))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; choose --by training") from None
 
 
 def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:

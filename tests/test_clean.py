@@ -181,7 +181,7 @@ def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serv
     assert server.post("undo").json()["answers"] == {"5": None}
     lines, err, status = server.end()
     assert (err, status) == ("python -m jaxch5.clean: interrupted\n", 130)
-    assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 not sure of and left as they are"
+    assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 unsure, and left as they are"
     assert tree(pictures) == before
 
     words = shlex.split(lines[-1])

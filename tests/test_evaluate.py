@@ -10,11 +10,11 @@ from PIL import Image
 
 from jaxch5.cli import run as run_command
 from jaxch5.config.building import load_data
-from jaxch5.config.settings import Config, DataConfig, from_toml
+from jaxch5.config.settings import OF_THE_RUN, Config, DataConfig, from_toml
 from jaxch5.config.toml import flat
 from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
-from jaxch5.evaluate import OF_THE_RUN, EvaluateOptions, evaluate
+from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.results.predictor import load_learner
 
 

@@ -67,6 +67,11 @@ MAY_CHANGE = (
 MAX_PIXELS = 80_000_000
 # Where the pictures are: a run that has a record of them finds them again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
+# Settings of the data by which a run's pictures were split and its network reads them.
+OF_THE_RUN = (
+    *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
+    *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
+)
 # More is a slip of the keyboard, and too much for a device's integers.
 MANY = 1_000_000
 # Key of a validation's context by which settings that do nothing are let pass.

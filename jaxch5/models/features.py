@@ -50,8 +50,7 @@ def pooled_features(
         model.apply(variables, pictures, train=False)
     if not given:
         raise ConfigError(
-            f"{type(model).__name__}: has no linen module {HEAD}, before which features could be "
-            "taken; choose --by training"
+            f"{type(model).__name__}: has no linen module {HEAD}, whose input its features would be"
         )
     features = given[0].astype(jnp.float32)
     return features.mean(axis=tuple(range(1, features.ndim - 1)))

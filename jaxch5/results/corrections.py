@@ -151,12 +151,12 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
 
     Example:
         >>> summary(corrected([], {}), False)
-        '0 kept, 0 relabelled, 0 dropped, 0 not sure of'
+        '0 kept, 0 relabelled, 0 dropped, 0 unsure'
     """
     kinds = now.kinds
-    unsure = f"{kinds[UNSURE]:,} not sure of"
+    unsure = f"{kinds[UNSURE]:,} unsure"
     if kinds[UNSURE]:
-        unsure += " and left out" if drop_unsure else " and left as they are"
+        unsure += ", and left out" if drop_unsure else ", and left as they are"
     moved = now.relabelled.total()
     kept = kinds.total() - kinds[DROP] - kinds[UNSURE] - moved
     return f"{kept:,} kept, {moved:,} relabelled, {kinds[DROP]:,} dropped, {unsure}"

@@ -51,5 +51,5 @@ def test_a_network_whose_head_cannot_be_seen_is_refused():
 
     model = create_model(Bright(nnx.Rngs(0)), num_classes=2)
     pictures = jnp.ones((1, 8, 8, 3))
-    with pytest.raises(ConfigError, match="choose --by training"):
+    with pytest.raises(ConfigError, match="has no linen module head"):
         pooled_features(model, variables_of(model, pictures), pictures)

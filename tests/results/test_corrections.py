@@ -41,9 +41,7 @@ def test_an_answer_changes_its_picture_and_no_other():
     assert now.rows == [ROWS[0]._replace(label="dog"), ROWS[1], ROWS[3]]
     assert dict(now.relabelled) == {("train", "cat", "dog"): 1}
     assert dict(now.dropped) == {("train", "dog"): 1}
-    assert (
-        summary(now, False) == "1 kept, 1 relabelled, 1 dropped, 1 not sure of and left as they are"
-    )
+    assert summary(now, False) == "1 kept, 1 relabelled, 1 dropped, 1 unsure, and left as they are"
 
 
 def test_what_nobody_is_sure_of_may_be_left_out():
@@ -51,7 +49,7 @@ def test_what_nobody_is_sure_of_may_be_left_out():
     assert len(corrected(ROWS, given).rows) == 4
     now = corrected(ROWS, given, drop_unsure=True)
     assert now.rows == ROWS[:3]
-    assert summary(now, True) == "0 kept, 0 relabelled, 0 dropped, 1 not sure of and left out"
+    assert summary(now, True) == "0 kept, 0 relabelled, 0 dropped, 1 unsure, and left out"
 
 
 def test_an_answer_about_another_label_of_the_file_changes_nothing():

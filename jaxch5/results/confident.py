@@ -14,8 +14,8 @@ class LabelIssues(NamedTuple):
     """What probabilities say of labels; they should come from a classifier that has not seen them.
 
     Attributes:
-        doubt: Probability of the label's strongest rival, from 0 to 1: of the two, the share that
-            is not the label's.
+        doubt: Probability of the label's strongest rival, as a share of the probability of both,
+            from 0 to 1: above a half, the rival is more probable.
         rival: Most probable class beside the label.
         wrong: Whether the label is among those that are likely wrong.
         joint: Estimated numbers of items, by label (row) and by true class (column).

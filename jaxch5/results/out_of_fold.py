@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxch5.task import SMALLEST
+
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
@@ -105,16 +107,18 @@ def _strength(
     known = following & np.isin(labels, labels[rest])
     if len(set(labels[rest].tolist())) < 2 or not known.any():
         return USUAL
-    best, least = STRENGTHS[0], np.inf
-    for strength, head in zip(STRENGTHS, _heads(x[rest], labels[rest], STRENGTHS), strict=False):
-        chosen = head.predict_proba(x[known])[
-            np.arange(known.sum()), np.searchsorted(head.classes_, labels[known])
-        ]
-        loss = -np.log(np.maximum(chosen, 1e-12)).mean()
-        if loss >= least:
+    losses: list[np.ndarray] = []
+    for head in _heads(x[rest], labels[rest], STRENGTHS):
+        places = np.searchsorted(head.classes_, labels[known])
+        chosen = head.predict_proba(x[known])[np.arange(len(places)), places]
+        losses.append(-np.log(np.maximum(chosen, SMALLEST)))
+        if losses[-1].mean() > min(map(np.mean, losses)):
             break
-        best, least = strength, loss
-    return best
+    # The strongest regularization whose loss is within a standard error of the least: where labels
+    # are wrong, the least loss is that of a head that has learned some of them.
+    least = min(losses, key=np.mean)
+    limit = least.mean() + least.std() / np.sqrt(len(least))
+    return next(s for s, loss in zip(STRENGTHS, losses, strict=False) if loss.mean() <= limit)
 
 
 def _heads(

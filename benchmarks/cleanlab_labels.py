@@ -1,0 +1,22 @@
+"""cleanlab's side of label_noise.py: reads labels and probabilities, writes doubts and a count."""
+
+import sys
+
+import numpy as np
+from cleanlab.count import num_label_issues
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+
+folder = sys.argv[1]
+given = np.load(f"{folder}/in.npz")
+labels, probabilities = given["labels"], given["probabilities"]
+said = {}
+for method in ("self_confidence", "normalized_margin"):
+    quality = get_label_quality_scores(labels, probabilities, method=method)
+    said[f"cleanlab {method}"] = -quality
+    issues = find_label_issues(labels, probabilities, return_indices_ranked_by=method)
+    score = np.zeros(len(labels))
+    score[issues] = np.arange(len(issues), 0, -1)
+    said[f"cleanlab issues by {method}"] = score
+said["cleanlab count"] = num_label_issues(labels, probabilities)
+np.savez(f"{folder}/out.npz", **said)

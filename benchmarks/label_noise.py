@@ -1,0 +1,210 @@
+"""How many wrong labels `python -m jaxch5.suspects` finds, beside cleanlab, and what that is worth.
+
+Labels of photographs are changed, at random or to the most similar class (that for which a linear
+layer most often takes it), and found again: by features of a network that was trained on other
+pictures (--weights), or by trainings (--by training). Both sides rank the same probabilities; the
+figure is the average precision, over all pictures. cleanlab 2.x, in an environment of its own whose
+Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two scores of labels, and by `find_label_issues`,
+those that it found before all others.
+
+With --accuracy networks are trained on the noisy labels, on these with every listed suspect put
+right, and on the true ones, and scored on the true labels of the pictures for validation. --heads
+times the linear layers alone, on 10,000 random features.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import arguments_of, seconds_of, spread, tell
+
+KINDS = ("random", "similar")
+FOLDS = 5
+# Networks of photographs are trained so; what is not given is the default of `train`.
+SMALL = {"presize": 72, "size": 64, "batch_size": 32}
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, turns=None, device=False, path=True)
+    parser.add_argument("--weights", help="run, file or name: what gives the features")
+    parser.add_argument("--by", choices=("features", "training"), default="features")
+    parser.add_argument("--classes", type=int, help="first so many classes alone")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20], help="percent")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5, help="of each training")
+    parser.add_argument("--accuracy", action="store_true", help="train on what was put right, too")
+    parser.add_argument("--heads", action="store_true", help="time the linear layers alone")
+    arguments = parser.parse_args()
+    if arguments.heads:
+        tell(time_of_heads(), arguments.json)
+        return
+    tell(found(arguments), arguments.json)
+
+
+def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
+    """Seconds of the linear layers of all folds."""
+    from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    centres = 0.15 * rng.normal(size=(classes, channels))
+    features = centres[labels] + rng.normal(size=(count, channels))
+    folds = stratified_folds(labels, FOLDS)
+    seconds = [seconds_of(lambda: judge_by_heads(features, labels, folds, classes))]
+    return {"pictures": count, "seconds": spread(seconds)}
+
+
+def found(arguments: Any) -> dict[str, Any]:
+    """Average precisions and counts of each kind and rate of noise."""
+    from sklearn.metrics import average_precision_score
+
+    from jaxch5.config.building import load_source
+    from jaxch5.config.settings import Config
+    from jaxch5.data.source import take
+    from jaxch5.data.split import folder_split
+    from jaxch5.results.confident import find_label_issues
+    from jaxch5.suspects import with_own_classes
+    from jaxch5.training.process import prepare_process
+
+    prepare_process()
+    config = Config.model_validate(
+        {
+            "data": {"path": arguments.path, **SMALL},
+            "model": {"weights": arguments.weights or "none"},
+            "fit": {"epochs": arguments.epochs},
+        }
+    )
+    source = load_source(config.data)
+    if arguments.classes:
+        items = np.flatnonzero(source.labels < arguments.classes)
+        source = with_own_classes(take(source, items))
+    judge = Judge(config, source)
+    truth = source.labels
+    similar = judge.most_similar()
+    document: dict[str, Any] = {"pictures": len(source), "classes": len(source.classes)}
+    for kind in arguments.kinds:
+        for rate in arguments.rates:
+            cells: dict[str, list[float]] = {}
+            for seed in range(arguments.seeds):
+                labels = noisy(truth, rate / 100, seed, similar if kind == "similar" else None)
+                wrong = labels != truth
+                probabilities = judge.by(arguments.by, labels, seed)
+                issues = find_label_issues(labels, probabilities)
+                scores = {"ours": issues.doubt, **cleanlab_scores(labels, probabilities)}
+                figures = {"wrong": wrong.sum(), "estimate": issues.estimated}
+                if "cleanlab count" in scores:
+                    figures["estimate of cleanlab"] = scores.pop("cleanlab count")
+                figures |= {
+                    name: average_precision_score(wrong, score) for name, score in scores.items()
+                }
+                if arguments.accuracy:
+                    put_right = np.where(issues.doubt > 0.5, truth, labels)
+                    figures["still wrong"] = (put_right != truth).sum()
+                    parts = folder_split()(source)
+                    for name, used in (("noisy", labels), ("cleaned", put_right), ("true", truth)):
+                        figures[f"accuracy {name}"] = judge.accuracy(used, parts, seed)
+                for name, figure in figures.items():
+                    cells.setdefault(name, []).append(float(figure))
+            document[f"{kind} {rate:g} %"] = {
+                name: {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+                for name, values in cells.items()
+            }
+            print(f"{kind} {rate:g} %: {document[f'{kind} {rate:g} %']}", file=sys.stderr)
+    return document
+
+
+class Judge:
+    """What judges the labels of a set, with its features computed once."""
+
+    def __init__(self, config: Any, source: Any) -> None:
+        self.config, self.source = config, source
+        self.features: np.ndarray | None = None
+
+    def by(self, way: str, labels: np.ndarray, seed: int) -> np.ndarray:
+        from rich.console import Console
+
+        from jaxch5.configured import judge_by_training
+        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+
+        folds = stratified_folds(labels, FOLDS, seed)
+        if way == "features":
+            return judge_by_heads(self._features(), labels, folds, len(self.source.classes))
+        config = self.config.model_copy(update={"seed": seed})
+        quiet = Console(quiet=True)
+        with tempfile.TemporaryDirectory() as kept:
+            return judge_by_training(
+                config, replace(self.source, labels=labels), folds, Path(kept), quiet
+            )
+
+    def _features(self) -> np.ndarray:
+        from jaxch5.configured import data_without, learner_of
+
+        if self.features is None:
+            data = data_without(self.config, self.source, np.arange(len(self.source)) == 0)
+            predictor = learner_of(data, self.config).predictor()
+            self.features = predictor.features_of(self.source, np.arange(len(self.source)))
+        return self.features
+
+    def most_similar(self) -> np.ndarray:
+        """The class for which each class is most often taken."""
+        if self.config.model.weights == "none":
+            return np.roll(np.arange(len(self.source.classes)), 1)
+        truth = self.source.labels
+        matrix = np.zeros((len(self.source.classes),) * 2)
+        np.add.at(matrix, truth, self.by("features", truth, 0))
+        np.fill_diagonal(matrix, 0)
+        return matrix.argmax(axis=1)
+
+    def accuracy(self, labels: np.ndarray, parts: Any, seed: int) -> float:
+        """The accuracy, on the true labels held out, of a network trained on others."""
+        from rich.console import Console
+
+        from jaxch5.config.building import load_data
+        from jaxch5.configured import learner_of, train_as_configured
+
+        train, valid = parts
+        used = np.where(np.isin(np.arange(len(labels)), train), labels, self.source.labels)
+        config = self.config.model_copy(update={"seed": seed})
+        data = load_data(config, replace(self.source, labels=used), lambda _: (train, valid))
+        learn = learner_of(data, config, lambda line: None)
+        learn.console = Console(quiet=True)
+        train_as_configured(learn, config.fit)
+        return learn.record["accuracy"]
+
+
+def noisy(
+    truth: np.ndarray, rate: float, seed: int, similar: np.ndarray | None = None
+) -> np.ndarray:
+    """Labels of which a share is changed, to any other class or to the most similar one."""
+    rng = np.random.default_rng(1000 + seed)
+    labels = truth.copy()
+    items = rng.permutation(len(truth))[: round(rate * len(truth))]
+    shift = rng.integers(1, truth.max() + 1, len(items))
+    other = (truth[items] + shift) % (truth.max() + 1)
+    labels[items] = other if similar is None else similar[truth[items]]
+    return labels
+
+
+def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """What cleanlab makes of the same; nothing where it is not named."""
+    python = os.environ.get("JAXCH5_CLEANLAB_PYTHON")
+    if not python:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/in.npz", labels=labels, probabilities=probabilities)
+        script = Path(__file__).with_name("cleanlab_labels.py")
+        subprocess.run([python, script, folder], check=True)
+        with np.load(f"{folder}/out.npz") as said:
+            return {name: said[name] for name in said.files}
+
+
+if __name__ == "__main__":
+    main()

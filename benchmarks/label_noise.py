@@ -1,15 +1,16 @@
 """How many wrong labels `python -m jaxch5.suspects` finds, beside cleanlab, and what that is worth.
 
-Labels of photographs are changed, at random or to the most similar class (that for which a linear
-layer most often takes it), and found again: by features of a network that was trained on other
-pictures (--weights), or by trainings (--by training). Both sides rank the same probabilities; the
-figure is the average precision, over all pictures. cleanlab 2.x, in an environment of its own whose
-Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two scores of labels, and by `find_label_issues`,
-those that it found before all others.
+Labels of photographs (--path digits: of the digits) are changed, at random or to the most similar
+class (that for which a linear layer most often takes it), and found again: by features of a network
+that was trained on other pictures (--weights), or by trainings (--by training). Both sides rank the
+same probabilities; the figure is the average precision, over all pictures. cleanlab 2.x, in an
+environment of its own whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two scores of labels,
+and by `find_label_issues`, those that it found before all others.
 
-With --accuracy networks are trained on the noisy labels, on these with every listed suspect put
-right, and on the true ones, and scored on the true labels of the pictures for validation. --heads
-times the linear layers alone, on 10,000 random features.
+With --accuracy a linear layer on the features, or a network by training, is trained on the noisy
+labels, on these with every listed suspect put right, and on the true ones, and scored on the true
+labels of the pictures for validation. --heads times the linear layers alone, on 10,000 random
+features.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import arguments_of, seconds_of, spread, tell
+from common import arguments_of, seconds_of, tell
 
 KINDS = ("random", "similar")
 FOLDS = 5
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Seconds of the linear layers of all folds."""
+    """Seconds of the linear layers of all folds, and of the processor."""
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
     rng = np.random.default_rng(0)
@@ -58,26 +60,28 @@ def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) 
     centres = 0.15 * rng.normal(size=(classes, channels))
     features = centres[labels] + rng.normal(size=(count, channels))
     folds = stratified_folds(labels, FOLDS)
-    seconds = [seconds_of(lambda: judge_by_heads(features, labels, folds, classes))]
-    return {"pictures": count, "seconds": spread(seconds)}
+    begin = time.process_time()
+    seconds = seconds_of(lambda: judge_by_heads(features, labels, folds, classes))
+    busy = time.process_time() - begin
+    return {"pictures": count, "seconds": seconds, "processor_seconds": busy}
 
 
 def found(arguments: Any) -> dict[str, Any]:
     """Average precisions and counts of each kind and rate of noise."""
     from sklearn.metrics import average_precision_score
 
-    from jaxch5.config.building import load_source
+    from jaxch5.config.building import load_source, split_of
     from jaxch5.config.settings import Config
     from jaxch5.data.source import take
-    from jaxch5.data.split import folder_split
     from jaxch5.results.confident import find_label_issues
     from jaxch5.suspects import with_own_classes
     from jaxch5.training.process import prepare_process
 
     prepare_process()
+    photographs = {"data": {"path": arguments.path, **SMALL}}
     config = Config.model_validate(
         {
-            "data": {"path": arguments.path, **SMALL},
+            **({} if str(arguments.path) == "digits" else photographs),
             "model": {"weights": arguments.weights or "none"},
             "fit": {"epochs": arguments.epochs},
         }
@@ -108,9 +112,11 @@ def found(arguments: Any) -> dict[str, Any]:
                 if arguments.accuracy:
                     put_right = np.where(issues.doubt > 0.5, truth, labels)
                     figures["still wrong"] = (put_right != truth).sum()
-                    parts = folder_split()(source)
+                    parts = split_of(config.data, source)(source)
                     for name, used in (("noisy", labels), ("cleaned", put_right), ("true", truth)):
-                        figures[f"accuracy {name}"] = judge.accuracy(used, parts, seed)
+                        figures[f"accuracy {name}"] = judge.accuracy(
+                            arguments.by, used, parts, seed
+                        )
                 for name, figure in figures.items():
                     cells.setdefault(name, []).append(float(figure))
             document[f"{kind} {rate:g} %"] = {
@@ -163,14 +169,20 @@ class Judge:
         np.fill_diagonal(matrix, 0)
         return matrix.argmax(axis=1)
 
-    def accuracy(self, labels: np.ndarray, parts: Any, seed: int) -> float:
-        """The accuracy, on the true labels held out, of a network trained on others."""
+    def accuracy(self, way: str, labels: np.ndarray, parts: Any, seed: int) -> float:
+        """The accuracy, on the true labels held out, of what was trained on others."""
         from rich.console import Console
 
         from jaxch5.config.building import load_data
         from jaxch5.configured import learner_of, train_as_configured
+        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
         train, valid = parts
+        if way == "features":
+            folds = stratified_folds(labels, FOLDS, seed) + 1
+            folds[valid] = 0
+            found = judge_by_heads(self._features(), labels, folds, len(self.source.classes))
+            return float(np.mean(found[valid].argmax(axis=1) == self.source.labels[valid]))
         used = np.where(np.isin(np.arange(len(labels)), train), labels, self.source.labels)
         config = self.config.model_copy(update={"seed": seed})
         data = load_data(config, replace(self.source, labels=used), lambda _: (train, valid))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Said of a network whose features are no strangers to the labels.
 KNOWS = (
-    "{} was trained on labels that are judged now, and knows some wrong ones by heart; another "
-    "--model.weights, or --by training, finds more"
+    "{} was trained on labels that are judged now, and may know wrong ones by heart; --by "
+    "training, or --model.weights of other pictures, judges without that"
 )
 # Kinds of class pairs that are listed.
 PAIRS = 10
@@ -50,8 +50,8 @@ class SuspectsOptions(Options):
     The pictures are dealt out to folds; each is judged by what was trained on the other folds. By
     features, that is a linear layer on what a network makes of the pictures: minutes. The network
     is that of --model.weights, or the one that the run began from; a run that began from none gives
-    its own, which has learned some wrong labels by heart and so finds fewer of them. By training,
-    it is a whole training for each fold, with the run's settings.
+    its own, which may know wrong labels by heart. By training, it is a whole training for each
+    fold, with the run's settings.
     """
 
     run: CliPositionalArg[Path | None] = Field(

@@ -14,8 +14,10 @@ class LabelIssues(NamedTuple):
     """What probabilities say of labels; they should come from a classifier that has not seen them.
 
     Attributes:
-        doubt: Probability of the label's strongest rival, as a share of the probability of both,
-            from 0 to 1: above a half, the rival is more probable.
+        doubt: How much speaks against the label, from 0 to 1; above a half, its rival is more
+            probable. It is the mean of the rival's share of the probability of both, which finds
+            labels that nothing speaks for, and of (1 + the rival's probability - the label's) / 2,
+            which finds those against which one class stands out (docs/benchmarks.md).
         rival: Most probable class beside the label.
         wrong: Whether the label is among those that are likely wrong.
         joint: Estimated numbers of items, by label (row) and by true class (column).
@@ -51,7 +53,7 @@ def find_label_issues(
         >>> labels = np.array([0, 0, 0, 1, 1, 1])
         >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])  # of the first class
         >>> issues = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1))
-        >>> issues.estimated, issues.wrong.tolist(), float(issues.doubt[2])
+        >>> issues.estimated, issues.wrong.tolist(), round(float(issues.doubt[2]), 4)
         (1, [False, False, True, False, False, False], 0.9)
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
@@ -62,7 +64,8 @@ def find_label_issues(
     others[rows, labels] = -1
     rival = others.argmax(axis=1)
     strongest = np.maximum(others[rows, rival], 0)
-    doubt = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
+    share = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
+    doubt = (share + (1 + strongest - own) / 2) / 2
 
     joint = estimate_joint(labels, probabilities)
     wrong = np.zeros(len(labels), bool)

@@ -65,6 +65,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     from jaxch5.data.verify import unreadable
     from jaxch5.metrics import decide
     from jaxch5.plots.mistakes import plot_selection
+    from jaxch5.results.advice import advise, in_lines
     from jaxch5.results.calibration import select
     from jaxch5.results.interpretation import interpretation_of
     from jaxch5.results.predictor import load_learner
@@ -145,6 +146,14 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for remark in remarks(source):
         print_line(console, remark)
     print_line(console, f"figures  {out}")
+    advice = []
+    if scored.part == "validated":
+        judged = (directory.path / "suspects.json").exists()
+        # What this command shows needs no advice to start it.
+        found = advise(str(directory.path), recorded, interp, judged=judged)
+        advice = [one for one in found if "jaxch5.evaluate" not in one.command.split()]
+    for line in in_lines(advice):
+        print_line(console, line)
     return {
         **scores,
         "pictures": len(interp),
@@ -155,6 +164,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "confusion_matrix": interp.confusion_matrix().tolist(),
         "most_confused": confused,
         "suggested": suggestion or None,
+        "advice": [one._asdict() for one in advice],
         "figures": str(out),
     }
 

@@ -160,7 +160,6 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
     from jaxch5.configured import train_as_configured
     from jaxch5.run.environment import environment
-    from jaxch5.run.hooks.table import advice
     from jaxch5.training.hosts import is_first
 
     if is_first():
@@ -174,8 +173,6 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
         raise
     record = learn.record
     best = learn.recipe.task.best
-    if line := advice(learn.records, best):
-        print_line(learn.console, line)
     kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
     print_line(learn.console, f"{best.metric} {best.shown(record)}{kept}  {run.path}")
     if unanswered := record.get("unanswered"):

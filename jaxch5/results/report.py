@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -27,6 +27,10 @@ from jaxch5.plots.embed import TINY_SIDE, Image, picture_image
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
 from jaxch5.util.text import NO_NUMBER, printable
+
+if TYPE_CHECKING:
+    # It takes SciPy's tests, which a command that starts to train does not wait for.
+    from jaxch5.results.advice import Advice
 
 # Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
 # bytes of names that are no text.
@@ -68,6 +72,7 @@ class Report:
         calibration: How far to trust the probabilities (see `embed.figure_image`).
         cleaning: What was corrected in the labels since another run, and what became better by it
             (see `run.cleaned.changes`).
+        advice: What to do next.
         versions: Version of each package, by name.
         finished: Whether training is over.
         task: Task of the records and the answers.
@@ -89,6 +94,7 @@ class Report:
     top_losses: Sequence[Mapping[str, Any]] = ()
     calibration: Image | None = None
     cleaning: Mapping[str, Any] | None = None
+    advice: Sequence[Advice] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
     task: Task = SOFTMAX

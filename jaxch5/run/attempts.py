@@ -27,7 +27,7 @@ class Attempts:
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+        self.say = say
         self.failed: dict[str, CheckpointError] = {}
 
     def __call__(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
@@ -36,7 +36,7 @@ class Attempts:
             write(*arguments)
         except CheckpointError as error:
             self.failed[what] = error
-            self._say(f"{error}; training goes on")
+            self.say(f"{error}; training goes on")
             return False
         self.failed.pop(what, None)
         return True

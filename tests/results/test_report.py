@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from jaxch5.errors import CheckpointError
 from jaxch5.plots.embed import figure_image
 from jaxch5.results import report as module
+from jaxch5.results.advice import Advice
 from jaxch5.results.report import Report, render, write_report
 from jaxch5.util.text import NO_NUMBER
 
@@ -426,3 +427,12 @@ def test_where_the_network_looked_is_a_switch_away(opened):
 
 def test_there_is_no_switch_where_no_map_is():
     assert 'id="looks"' not in render(finished())
+
+
+def test_what_to_do_next_comes_first_and_is_text():
+    advice = [Advice("<b>cats</b> are rare", "python -m jaxch5.train --config 'a & b/config.toml'")]
+    page = render(Report("run", "data", advice=advice, config="seed = 42"))
+    assert "&lt;b&gt;cats&lt;/b&gt; are rare" in page
+    assert "&#39;a &amp; b/config.toml&#39;</pre>" in page
+    assert page.index('id="advice"') < page.index('id="configuration"')
+    assert 'id="advice"' not in render(Report("run", "data", config="seed = 42"))

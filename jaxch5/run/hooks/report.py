@@ -20,7 +20,7 @@ from jaxch5.results.predictor import Predictor
 from jaxch5.results.report import Report, write_report
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.cleaned import changes, record_cleaning
-from jaxch5.run.directory import RunDir
+from jaxch5.run.directory import RunDir, open_run
 from jaxch5.run.environment import versions
 from jaxch5.task import Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
@@ -46,7 +46,7 @@ def write_reports(
         run: Run to write into.
         data: Pictures of the run.
         records: Records of the epochs; another hook has added to them before this one is called.
-        attempt: Caller of what writes, which notes failures.
+        attempt: Caller of what writes, which notes failures, and says what to do next.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.
         classifier: Classifier, whatever its weights, whose last state shows where it looks.
@@ -70,6 +70,16 @@ def write_reports(
                     now = classifier.with_variables(weights)
                 report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
+                if event.interpretation:
+                    # It takes SciPy's tests, which a command that starts does not wait for.
+                    from jaxch5.results.advice import advise, in_lines
+
+                    config = open_run(run.path)[1]
+                    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+                    found = advise(str(run.path), config, event.interpretation, records, counts)
+                    report = replace(report, advice=found)
+                    for line in in_lines(found):
+                        attempt.say(line)
             case _:
                 return
         attempt("report", write_report, run.report_file, report)

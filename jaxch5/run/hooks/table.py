@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxch5.metrics import Record, is_number
 from jaxch5.results.interpretation import Interpretation
-from jaxch5.task import SOFTMAX, Best, Task
+from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
 from jaxch5.util.text import NO_NUMBER, has_bars, print_line, print_row
 
@@ -82,28 +82,6 @@ def without_numbers(record: Record) -> Iterator[str]:
             f"epoch {record['epoch']} has no scores: the network gives no number for "
             f"{record['unanswered']:,} of the validation pictures"
         )
-
-
-def advice(records: Sequence[Record], best: Best = SOFTMAX.best) -> str | None:
-    """Returns a line where the best epoch was far before the last, else None.
-
-    With one-cycle the best epoch should be among the last, in which the rate falls to nothing; an
-    earlier one says that the cycle was longer than the data can use.
-
-    Example:
-        >>> accuracies = [0.5, 0.9, 0.89, 0.88, 0.88, 0.87]
-        >>> advice([{"accuracy": accuracy} for accuracy in accuracies])
-        'the best of 6 epochs was epoch 1 (90.00 %): fewer epochs would have done'
-        >>> advice([{"accuracy": accuracy} for accuracy in [*accuracies, 0.9]]) is None
-        True
-    """
-    place = best.of(records)
-    if place is None or len(records) - 1 - place < max(2, len(records) / 3):
-        return None
-    return (
-        f"the best of {len(records)} epochs was epoch {place} ({best.shown(records[place])}): "
-        "fewer epochs would have done"
-    )
 
 
 def recalls(interp: Interpretation) -> str:

@@ -1,0 +1,241 @@
+"""What to do next: at most five sentences that a run's figures bear out, each with its command.
+
+A sentence is said where a test of its claim is significant, and not where a number looks large.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from scipy.stats import binom, binomtest, fisher_exact, kendalltau, norm, poisson
+
+from jaxch5.config.cases import SOURCES
+from jaxch5.config.settings import MANY, Config
+from jaxch5.data.sampler import IMBALANCE
+from jaxch5.errors import ConfigError
+from jaxch5.metrics import is_number
+from jaxch5.models.registry import spec_of
+from jaxch5.results.interpretation import Interpretation
+from jaxch5.util.imports import is_import_path
+
+MOST = 5
+# Level at which a claim is taken to be borne out; shared out where many are looked at.
+LEVEL = 0.01
+# Level for trends of a few epochs: four in a row reach no other.
+TREND = 0.05
+# From this probability on an answer counts as sure.
+SURE = 0.9
+# ImageNet has 1,281 pictures a class: those who have fewer borrow them.
+FEW = 1281
+# Side of pictures that ImageNet's weights can make something of, pixels.
+LEAST_SIDE = 64
+
+
+class Advice(NamedTuple):
+    """Says what was found, and what does something about it.
+
+    Attributes:
+        sentence: What the figures say.
+        command: Command line, to be run from the folder that the run was started from.
+    """
+
+    sentence: str
+    command: str
+
+
+def advise(
+    run: str,
+    config: Config,
+    interp: Interpretation,
+    records: Sequence[Mapping[str, Any]] = (),
+    counts: Int[np.ndarray, "classes"] | None = None,
+    judged: bool = False,
+) -> list[Advice]:
+    """Returns what to do next, the most urgent first.
+
+    Args:
+        run: Path of the run.
+        config: Its configuration, which the commands take from `run`.
+        interp: What it makes of the pictures for validation.
+        records: Record of each epoch; without them nothing is said of the curves.
+        counts: Number of training pictures of each class; without it nothing is said of rare ones.
+        judged: Whether `suspects` was there already.
+
+    Example:
+        >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
+        >>> print(*in_lines(advise("runs/one", Config(), guesses)), sep="\n")
+        50.0% of 100 pictures are right, and always saying cat gives 50.0%: the rate may be wrong
+          python -m jaxch5.lr_find --config runs/one/config.toml
+    """
+    if nothing := list(_knows_nothing(run, interp)):
+        return nothing
+    rules = (
+        _wrong_labels(run, interp, judged),
+        _from_scratch(run, config, interp, counts),
+        _length(run, config, interp, records),
+        _rare_classes(run, config, interp, counts),
+        _confused(run, interp),
+    )
+    return list(chain(*rules))[:MOST]
+
+
+def in_lines(advice: Sequence[Advice]) -> list[str]:
+    """Returns what a terminal shows: each sentence, and its command below it."""
+    return [line for one in advice for line in (one.sentence, f"  {one.command}")]
+
+
+def _command(name: str, *words: str) -> str:
+    return shlex.join(["python", "-m", f"jaxch5.{name}", *words])
+
+
+def _like(run: str, command: str, *words: str) -> str:
+    return _command(command, "--config", f"{run}/config.toml", *words)
+
+
+def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
+    """Says so where the network is not better than one answer, and far from being good."""
+    there = np.bincount(interp.targets, minlength=len(interp.classes))
+    total, right, usual = len(interp), _right(interp), int(there.max(initial=0))
+    if usual == total:
+        return
+    chance = usual / total
+    test = binomtest(right, total, chance, alternative="greater")
+    # Few pictures say nothing: it has to be sure that it is nearer to chance than to the truth.
+    if test.pvalue > LEVEL and _interval(right, total)[1] < (1 + chance) / 2:
+        yield Advice(
+            f"{right / total:.1%} of {total:,} pictures are right, and always saying "
+            f"{interp.classes[int(there.argmax())]} gives {chance:.1%}: the rate may be wrong",
+            _like(run, "lr_find"),
+        )
+
+
+def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Advice]:
+    """Compares labels that are surely contradicted with how many the network itself expects."""
+    sure = interp.confidences >= SURE
+    against = sure & (interp.predictions != interp.targets)
+    expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
+    count = int(against.sum())
+    if count and poisson.sf(count - 1, expected) < LEVEL:
+        yield Advice(
+            f"{count:,} pictures for validation are surely taken for another class, where "
+            f"{expected:.1f} would be expected: labels may be wrong",
+            _command("clean" if judged else "suspects", run),
+        )
+
+
+def _from_scratch(
+    run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
+) -> Iterator[Advice]:
+    """Says where a start from ImageNet is left out, for photographs of which there are few."""
+    theirs = any(getattr(config.data, name) is not None for name in SOURCES)
+    if counts is None or config.model.weights != "none" or not theirs:
+        return
+    try:
+        has_weights = bool(spec_of(config.model.arch).weights)
+    except ConfigError:
+        return
+    mistakes = len(interp) - _right(interp)
+    small = min(np.ravel(config.data.size)) < LEAST_SIDE
+    if has_weights and mistakes and not small and (mean := counts.mean()) < FEW:
+        yield Advice(
+            f"The network began from nothing, with {mean:,.0f} training pictures a class: "
+            "ImageNet's weights know more",
+            _like(run, "train", "--model.weights", "imagenet"),
+        )
+
+
+def _length(
+    run: str, config: Config, interp: Interpretation, records: Sequence[Mapping[str, Any]]
+) -> Iterator[Advice]:
+    """Says whether the last phase was too long or too short."""
+    # In the phase before, other layers were trained.
+    phase = [record for record in records if record.get("phase") == records[-1].get("phase")]
+    valid, train = ([record[name] for record in phase] for name in ("valid_loss", "train_loss"))
+    if config.fit.sizes or not all(map(is_number, (*valid, *train))) or len(phase) < 3:
+        return
+    best = int(np.argmin(valid))
+    if _trend(valid[best:]) and _trend([-loss for loss in train[best:]]):
+        yield Advice(
+            f"Since epoch {phase[best]['epoch']} the loss of validation rises "
+            f"({valid[best]:.4f} to {valid[-1]:.4f}) while that of training falls: the network "
+            "learns by heart",
+            _like(run, "train", "--fit.epochs", str(best + 1)),
+        )
+    before = phase[-1 - max(1, len(phase) // 3)]
+    was, now = before.get("accuracy"), phase[-1].get("accuracy")
+    longer = 2 * config.fit.epochs
+    if best < len(phase) - 1 or longer > MANY or not (is_number(was) and is_number(now)):
+        return
+    deviation = np.sqrt((was * (1 - was) + now * (1 - now)) / len(interp))
+    if now - was > norm.isf(LEVEL) * deviation:
+        yield Advice(
+            f"Since epoch {before['epoch']} the accuracy still rose by {100 * (now - was):.1f} "
+            "points, and the last epoch has the lowest loss of validation: more epochs may teach "
+            "more",
+            _like(run, "train", "--fit.epochs", str(longer)),
+        )
+
+
+def _rare_classes(
+    run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
+) -> Iterator[Advice]:
+    """Compares the recall of classes that are rarer than the mean with that of the others."""
+    weighted = config.fit.class_weights != "none" or config.data.sampler != "shuffled"
+    if counts is None or weighted or is_import_path(config.fit.loss):
+        return
+    if counts.max() < IMBALANCE * max(counts.min(), 1):
+        return
+    rare = (counts < counts.mean())[interp.targets]
+    right = interp.predictions == interp.targets
+    table = [[int((right & part).sum()), int((~right & part).sum())] for part in (rare, ~rare)]
+    if fisher_exact(table, alternative="less").pvalue < LEVEL:
+        of_rare, of_others = (hits / (hits + misses) for hits, misses in table)
+        yield Advice(
+            f"Of pictures of rare classes {of_rare:.1%} are right, of the others "
+            f"{of_others:.1%}: each could count for more",
+            _like(run, "train", "--fit.class-weights", "balanced"),
+        )
+
+
+def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
+    """Finds the two classes that have the most improbable share of the mistakes on them."""
+    count = len(interp.classes)
+    if count < 3:
+        return
+    wrong = interp.confusion_matrix()[:count, :count].copy()
+    np.fill_diagonal(wrong, 0)
+    of_class = wrong.sum(axis=1)
+    one, other = np.triu_indices(count, 1)
+    between, mistakes = (wrong + wrong.T)[one, other], of_class[one] + of_class[other]
+    chances = binom.sf(between - 1, mistakes, 1 / (count - 1))
+    least = int(np.argmin(chances))
+    if chances[least] * len(chances) < LEVEL:
+        names = [interp.classes[place[least]] for place in (one, other)]
+        both, expected = int(between[least]), mistakes[least] / (count - 1)
+        yield Advice(
+            f"{names[0]} and {names[1]} are taken for each other {both:,} times, of "
+            f"{mistakes[least]:,} mistakes on both, where {expected:.1f} would be chance",
+            _command("evaluate", run, "--min-val", str(max(1, both // 2))),
+        )
+
+
+def _right(interp: Interpretation) -> int:
+    return int((interp.predictions == interp.targets).sum())
+
+
+def _interval(hits: int, total: int) -> tuple[float, float]:
+    interval = binomtest(hits, total).proportion_ci(1 - 2 * LEVEL)
+    return interval.low, interval.high
+
+
+def _trend(values: Sequence[float]) -> bool:
+    """Tells whether values rise, by Kendall's test."""
+    test = (
+        kendalltau(range(len(values)), values, alternative="greater") if len(values) > 3 else None
+    )
+    return test is not None and bool(test.pvalue < TREND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from jaxch5.util.loopback import HOST, NAMES, listening
 from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
+    from jaxch5.data.picture import Picture
     from jaxch5.results.predictor import Predictor
 
 # The browser asks nobody but this server, whatever Gradio's page may want.
@@ -28,6 +30,7 @@ POLICY = (
 SHOWN = 10
 # Height of the picture on the page, pixels.
 HEIGHT = 360
+LOOKED = "Where the network looks (bright)"
 # Seconds between looks for dropped pictures to delete, and their age then; all go at the end.
 DELETE_EVERY, DELETE_AFTER = 60, 600
 # A browser's tab keeps a connection open, which would hold up the end.
@@ -65,8 +68,10 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         predictor = load_learner(options.run, options.architecture(), options.task())
         predictor = predictor.reading(**options.reading())
         # Compiled now, so that the first dropped picture need not wait for it.
-        predictor.predict(np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8))
-        app = page(options.run.name, lambda path: answer(predictor, path))
+        black = np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8)
+        predictor.predict(black)
+        look(predictor, black)
+        app = page(options.run.name, partial(answer, predictor), partial(look, predictor))
         config = uvicorn.Config(
             app, log_level="critical", timeout_graceful_shutdown=CLOSING_SECONDS, ws="none"
         )
@@ -104,21 +109,46 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     return likely, ""
 
 
-def page(title: str, answer: Callable[[str | None], Answer]) -> Any:
+def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
+    """Shows where the network looks for the most probable class; nothing where it has no map."""
+    from PIL import Image
+
+    from jaxch5.plots.attribution import overlay
+    from jaxch5.results.attribution import attribution
+
+    try:
+        found = attribution(predictor, picture)
+    except Jaxch5Error:
+        return None
+    drawn = Image.fromarray(np.uint8(255 * overlay(found.picture, found.map)))
+    return np.asarray(drawn.resize((HEIGHT * drawn.width // drawn.height, HEIGHT)))
+
+
+def page(
+    title: str,
+    answer: Callable[[str | None], Answer],
+    look: Callable[[str], np.ndarray | None] = lambda path: None,
+) -> Any:
     """Makes an ASGI application: a place to drop a picture, and what is said of it.
 
     Args:
         title: Title of the page.
         answer: Function from the dropped file, or None once it is taken away, to what is shown.
+        look: Function from a file that was answered to a picture of where the network looks.
     """
     import gradio as gr
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    def shown(dropped: dict[str, Any] | None) -> tuple[Any, Any]:
+    def shown(dropped: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         probabilities, message = answer(dropped["path"] if dropped else None)
         failed = bool(message)
-        return gr.Label(probabilities, visible=not failed), gr.Textbox(message, visible=failed)
+        looked = look(dropped["path"]) if dropped and probabilities else None
+        return (
+            gr.Label(probabilities, visible=not failed),
+            gr.Textbox(message, visible=failed),
+            gr.Image(looked, visible=looked is not None),
+        )
 
     with gr.Blocks(
         title=title, analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
@@ -131,9 +161,12 @@ def page(title: str, answer: Callable[[str | None], Answer]) -> Any:
             with gr.Column():
                 label = gr.Label(label="Class", num_top_classes=SHOWN)
                 message = gr.Textbox(label="No answer", visible=False)
+                looked = gr.Image(label=LOOKED, visible=False, buttons=[], height=HEIGHT)
         # Gradio's own reading of pictures is left out: ours knows more of them, and says what is
         # wrong with a broken one.
-        picture.change(shown, picture, [label, message], preprocess=False, api_visibility="private")
+        picture.change(
+            shown, picture, [label, message, looked], preprocess=False, api_visibility="private"
+        )
 
     app = FastAPI(openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from jaxch5.cli import run
-from jaxch5.demo import DemoOptions, answer, demo, listening
+from jaxch5.demo import HEIGHT, LOOKED, DemoOptions, answer, demo, listening
 from jaxch5.results.artifacts import FORMATS
 from jaxch5.results.predictor import Predictor, load_learner
 from jaxch5.util.files import write_file
@@ -147,6 +147,10 @@ def test_a_dropped_picture_is_answered_and_nobody_else_is_asked(opened, server, 
     assert EVIL in text
     assert tab.title() == EVIL_FILE
     assert "%" in text
+    looked = tab.locator("img[src$='.webp']")
+    looked.wait_for()
+    assert looked.evaluate("image => image.naturalHeight") == HEIGHT
+    assert LOOKED in tab.inner_text("body")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.complaints == []
     elsewhere = [url for url in tab.requests if not url.startswith((server.address, "data:"))]
@@ -161,6 +165,7 @@ def test_a_broken_picture_is_a_sentence_and_the_next_is_answered(opened, picture
     message = tab.get_by_label("No answer")
     message.wait_for()
     assert message.input_value() == "picture: is no picture in a known format"
+    assert not tab.get_by_text(LOOKED).is_visible()
     tab.get_by_label("Remove Image").click()
     message.wait_for(state="hidden")
     drop(tab, picture)

@@ -11,7 +11,19 @@ from jaxch5.models.maps import class_maps, enlarged, find_map, in_full
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import LastMap, ModelSpec
 from jaxch5.models.vit import vit_spec
+from jaxch5.models.weights import export_state_dict, import_state_dict
+from tests.models.shared import fill, pictures
 
+# Maps of torchvision 0.28's resnet18 with the weights of `fill`, by its hooks in PyTorch 2.13: the
+# output of layer4 times the mean gradient of the class's logit, without what is below 0, by its
+# greatest.
+CLASSES = (0, 281)
+TORCHVISION = [
+    *(0.19915, 0.54194, 0.0528, 0.0, 0.53701, 0.47973, 0.53711, 0.53673),
+    *(0.78387, 1.0, 0.4769, 0.60156, 0.46237, 0.68972, 0.70044, 0.78738),
+    *(0.31673, 0.75243, 0.51083, 1.0, 0.0, 0.46636, 0.28257, 0.23864),
+    *(0.0, 0.0, 0.0, 0.64472, 0.0, 0.0, 0.0, 0.0),
+]
 VIT = vit_spec("tiny_vit", patch=8, width=16, heads=2, depth=2, registers=4)
 
 
@@ -87,6 +99,19 @@ def test_it_is_grad_cam_as_its_formula_says():
     cam = np.maximum(np.einsum("bhwc,cb->bhw", mixed, params["head"]["kernel"][:, chosen]), 0)
     expected = cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-30)
     np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnets_maps_are_those_that_pytorch_computes():
+    model, spec = create_model("resnet18", 1000), spec_of("resnet18")
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model, (128, 128)))
+    names = export_state_dict(empty, "resnet18")
+    filled = {name: fill(name, value.shape) for name, value in names.items()}
+    variables = import_state_dict(filled, "resnet18")
+    place = find_map(model, spec, variables, (128, 128))
+    found = class_maps(model, spec, place, variables, pictures(128)[:2], jnp.array(CLASSES))[0]
+    # Each pixel of the map is shown where it is, so that those there are its own.
+    exact = np.asarray(found)[:, ::32, ::32].ravel()
+    np.testing.assert_allclose(exact, TORCHVISION, atol=2e-4)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "convnext_nano"])

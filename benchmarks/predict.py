@@ -4,6 +4,8 @@ start       `python -m jaxch5.predict RUN PICTURE`, from the process's start to 
             empty cache of compiled programs, and then with what it left.
 throughput  Pictures a second of `Predictor.predict_many` from files to probabilities, beside the
             training pipeline's validation of the same pictures, cache off, in turn.
+attribution Milliseconds of `predict` of a photograph at 224, and of `jx.attribution` of the same,
+            warm, in turn, for networks whose weights do not matter.
 report      report.html of a run of 37 classes with nine top losses of photographs: its size, and
             seconds to make it and to refresh it after an epoch.
 
@@ -17,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from common import arguments_of, find_files, in_turn, ratio, seconds_of, spread, tell, use_device
 from rich.console import Console
@@ -30,8 +34,11 @@ from jaxch5.data.block import Data, DataBlock
 from jaxch5.data.source import Source
 from jaxch5.data.sources.folder import from_folder
 from jaxch5.learner import Learner
+from jaxch5.models.spec import IMAGENET
 from jaxch5.optim.schedule import fine_tune_momentum, fine_tune_schedule
+from jaxch5.results.about import About
 from jaxch5.results.interpretation import interpretation_of
+from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.report import write_reports
@@ -39,6 +46,7 @@ from jaxch5.task import SOFTMAX
 from jaxch5.training.events import Begin, End, Epoch
 from jaxch5.training.plan import Plan
 
+PARTS = ("start", "throughput", "attribution", "report")
 # The chapter's pets.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
 
@@ -97,6 +105,33 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
         **{name: spread(values) for name, values in rates.items()},
         "ratio": ratio(rates["predict"], rates["validate"]),
     }
+
+
+def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
+    """Milliseconds of both, and what attribution takes beyond the prediction, for each network."""
+    import jaxch5 as jx
+
+    found: dict[str, Any] = {}
+    for arch in ("resnet18", "resnet50", "vit_small_patch16_224"):
+        model = jx.create_model(arch, CLASSES)
+        init = jax.jit(partial(model.init, train=False))
+        variables = init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32))
+        about = About(arch, "linear", "fp32", presize=256, size=224)
+        names = tuple(map(str, range(CLASSES)))
+        predictor = Predictor(model, variables, names, IMAGENET, about)
+        sides = {
+            "predict": lambda of=predictor: 1e3 * seconds_of(lambda: of.predict(picture)),
+            "attribution": lambda of=predictor: (
+                1e3 * seconds_of(lambda: jx.attribution(of, picture))
+            ),
+        }
+        for work in sides.values():
+            work()
+        times = in_turn(sides, repeats)
+        beyond = np.subtract(times["attribution"], times["predict"]).tolist()
+        found[arch] = {name: spread(values) for name, values in times.items()}
+        found[arch]["beyond"] = spread(beyond)
+    return found
 
 
 def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
@@ -163,11 +198,11 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=7, path=True)
-    parser.add_argument("--part", choices=("start", "throughput", "report"), help="without it, all")
+    parser.add_argument("--part", choices=PARTS, help="without it, all")
     arguments = parser.parse_args()
     use_device(arguments.device)
     find_files(arguments.path)
-    parts = [arguments.part] if arguments.part else ["start", "throughput", "report"]
+    parts = [arguments.part] if arguments.part else PARTS
 
     source = from_folder(arguments.path)
     config = Config.model_validate({"data": {"path": arguments.path}, "model": {"weights": "none"}})
@@ -181,6 +216,9 @@ def main() -> None:
             document["start"] = start(folder / "run", source.file(0), arguments.turns)
         if "throughput" in parts:
             document["throughput"] = throughput(learn, source, config, arguments.turns)
+        if "attribution" in parts:
+            assert source.file is not None
+            document["attribution"] = attribution_of(source.file(0), arguments.turns)
         if "report" in parts:
             document["report"] = report(source, folder, arguments.turns)
     tell(document, arguments.json)

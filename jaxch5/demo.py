@@ -120,7 +120,7 @@ def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
         found = attribution(predictor, picture)
     except Jaxch5Error:
         return None
-    drawn = Image.fromarray(np.uint8(255 * overlay(found.picture, found.map)))
+    drawn = Image.fromarray((255 * overlay(found.picture, found.map)).astype(np.uint8))
     return np.asarray(drawn.resize((HEIGHT * drawn.width // drawn.height, HEIGHT)))
 
 

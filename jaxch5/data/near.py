@@ -78,7 +78,7 @@ def find_near(
 
     Each group has a picture that all others of it were compared with: no chain of small changes
     leads from one of them to another. A picture may be in several groups. The time grows with the
-    square of the number of pictures: seconds for 10,000, minutes for 100,000.
+    square of the number of pictures: seconds for 10,000, some ten minutes for 100,000.
 
     Args:
         thumbnails: Thumbnail of each picture; those without one are in no group.

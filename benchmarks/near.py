@@ -7,9 +7,9 @@ changed in each of several ways, and every set of copies is looked for among all
 
 `--sheet` draws the groups that are found among the originals alone: whether they are false, or were
 in the sets, only a person can say. With imagehash in the environment of the peer
-(JAXCH5_PEER_PYTHON; requirements.txt does not bring it), its `phash` of 64 bits stands beside, at two
-distances: the largest at which it finds no more pairs of originals than ours finds, and 10 bits,
-which is often advised.
+(JAXCH5_PEER_PYTHON; requirements.txt does not bring it), its `phash` of 64 bits stands beside, at
+two distances: the largest at which it finds no more pairs of originals than ours finds, and 10
+bits, which is often advised.
 """
 
 from __future__ import annotations

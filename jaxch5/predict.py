@@ -18,6 +18,9 @@ from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
+# The least side of a picture that is written to be looked at, pixels.
+SHOWN_SIDE = 256
+
 if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
     from jaxch5.results.predictor import Prediction, Predictor
@@ -114,11 +117,16 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     from jaxch5.util.files import unused, write_file
 
     found = attribution(predictor, picture)
+    if not found.map.any():
+        words = f"{name}: nothing in the picture speaks for {found.label}: its map is empty"
+        print(printable(f"python -m jaxch5.predict: {words}"), file=sys.stderr)
+    drawn = overlay(found.picture, found.map)
+    times = -(-SHOWN_SIDE // min(drawn.shape[:2]))
     # A picture of the user's may be there, or that of another folder with the same name.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, as_png(overlay(found.picture, found.map)))
+    write_file(path, as_png(drawn.repeat(times, 0).repeat(times, 1)))
     return str(path)
 
 

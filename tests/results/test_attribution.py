@@ -22,7 +22,7 @@ from jaxch5.models import convnext
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import Normalization
 from jaxch5.models.vit import vit_spec
-from jaxch5.predict import PredictOptions, predict
+from jaxch5.predict import PredictOptions, explain, predict
 from jaxch5.results.about import About
 from jaxch5.results.attribution import attributions, check_has_map
 from jaxch5.results.predictor import Predictor
@@ -172,9 +172,18 @@ def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
         assert "explanation" not in failed
     for name, one in zip(names, found, strict=True):
         with Image.open(one["explanation"]) as drawn:
-            assert (drawn.size, drawn.mode) == ((32, 32), "RGB")
+            assert (drawn.size, drawn.mode) == ((256, 256), "RGB")
         assert run(predict, PredictOptions, "predict", [*command[:1], name, *command[4:6]]) == 0
         assert capsys.readouterr().out.rstrip("\n").split("\t")[-1].startswith(str(folder))
+
+
+def test_an_empty_map_is_said(tmp_path, capsys):
+    """What speaks against a class is left out, which may be all that there is."""
+    file = tmp_path / "black.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
+    path = explain(classifier(Bright(), 32), file, tmp_path, "black.png")
+    assert path == str(tmp_path / "black-2.png")
+    assert "black.png: nothing in the picture speaks for" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_is_said(trained, pictures, tmp_path, capsys):

@@ -28,7 +28,7 @@ from jaxch5.view import view_of
 
 # Where pictures are fetched from or prepared is shown by the tests of these sources.
 KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.tfds")]
-SIZES = ("--data.presize", "10", "--data.size", "8", "--data.batch-size", "4")
+SIZES = ("--data.presize", "10", "--data.size", "9", "--data.batch-size", "4")
 # So is what goes with them, with several devices, or with other architectures; here it is refused.
 ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "model.drop_path", "fit.shard_optimizer"}
 # What does nothing alone is given with this.
@@ -146,7 +146,7 @@ def places(tmp_path_factory):
         "fit.moms": (0.9, 0.8, 0.9),
         "fit.metrics": ("f1", "top_1"),
         "fit.best": "valid_loss",
-        "fit.sizes": (4, 8),
+        "fit.sizes": (8, 9),
         "hooks": ("builtins:print",),
         "model.mean": (0.5, 0.5, 0.5),
         "model.std": (0.5, 0.5, 0.5),

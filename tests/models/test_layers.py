@@ -121,3 +121,13 @@ def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
     np.testing.assert_allclose(y[:, 0], (x[:, 0] - 3.0) / np.sqrt(14 / 3 + 1e-5), rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.3], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 7.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (7, 7), (5, 9)])
+def test_evaluation_takes_the_mean_that_training_takes(sides):
+    """By a product on a CPU: at most the roundings of a sum differ."""
+    x = jax.random.normal(jax.random.key(1), (3, *sides, 512))
+    head = LinearHead(10)
+    variables = head.init(jax.random.key(0), x, train=False)
+    evaluated, trained = (jax.jit(partial(head.apply, train=train)) for train in (False, True))
+    np.testing.assert_allclose(evaluated(variables, x), trained(variables, x), atol=2e-6)

@@ -80,6 +80,10 @@ def pytest_configure(config):
         raise pytest.exit.Exception("terminated", Termination.STATUS)
 
     signal.signal(signal.SIGTERM, end)
+    # A shell starts what runs in its background with interrupts ignored, and what a test starts
+    # inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     termination.controls_workers = config.pluginmanager.hasplugin("dsession")
     threading.Thread(target=termination.watch, daemon=True).start()
 

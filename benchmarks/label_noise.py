@@ -15,7 +15,6 @@ features.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -207,7 +206,9 @@ def noisy(
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     """What cleanlab makes of the same; nothing where it is not named."""
-    python = os.environ.get("JAXCH5_CLEANLAB_PYTHON")
+    from jaxch5.util.libraries import variable
+
+    python = variable("JAXCH5_CLEANLAB_PYTHON")
     if not python:
         return {}
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from jaxch5.metrics import is_number
 from jaxch5.models.registry import spec_of
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.util.imports import is_import_path
+from jaxch5.util.text import counted
 
 MOST = 5
 # Level at which a claim is taken to be borne out; shared out where many are looked at.
@@ -68,9 +69,11 @@ def advise(
 
     Example:
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
-        >>> print(*in_lines(advise("runs/one", Config(), guesses)), sep="\n")
-        50.0% of 100 pictures are right, and always saying cat gives 50.0%: the rate may be wrong
-          python -m jaxch5.lr_find --config runs/one/config.toml
+        >>> (advice,) = advise("runs/one", Config(), guesses)
+        >>> advice.sentence
+        '50.0% of 100 pictures are right, and always saying cat gives 50.0%: the rate may be wrong'
+        >>> advice.command
+        'python -m jaxch5.lr_find --config runs/one/config.toml'
     """
     if nothing := list(_knows_nothing(run, interp)):
         return nothing
@@ -107,8 +110,9 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
     test = binomtest(right, total, chance, alternative="greater")
     # Few pictures say nothing: it has to be sure that it is nearer to chance than to the truth.
     if test.pvalue > LEVEL and _interval(right, total)[1] < (1 + chance) / 2:
+        pictures = counted(total, "picture is", "pictures are")
         yield Advice(
-            f"{right / total:.1%} of {total:,} pictures are right, and always saying "
+            f"{right / total:.1%} of {pictures} right, and always saying "
             f"{interp.classes[int(there.argmax())]} gives {chance:.1%}: the rate may be wrong",
             _like(run, "lr_find"),
         )
@@ -121,8 +125,9 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
     expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
     count = int(against.sum())
     if count and poisson.sf(count - 1, expected) < LEVEL:
+        pictures = counted(count, "picture for validation is", "pictures for validation are")
         yield Advice(
-            f"{count:,} pictures for validation are surely taken for another class, where "
+            f"{pictures} surely taken for another class, where "
             f"{expected:.1f} would be expected: labels may be wrong",
             _command("clean" if judged else "suspects", run),
         )

@@ -317,7 +317,8 @@ def test_it_goes_the_whole_way_from_the_command_line(named, pictures, tmp_path, 
         command(predict, PredictOptions, trained, picture, *ours) for trained in (folder, file)
     )
     assert of_run == of_file
-    profile = command(transfer_profile, ProfileOptions, *settings, "--out", tmp_path / "p.png")
+    own = "--out", tmp_path / "p.png", "--workdir", tmp_path / "profile"
+    profile = command(transfer_profile, ProfileOptions, *settings, *own)
     assert all(stage in profile for stage in ("embed", "blocks_0", "blocks_1", "head"))
 
 

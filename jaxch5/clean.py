@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from jaxch5.cli import Options, run
+from jaxch5.cli import RunOptions, run
 from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import deep_update, differing, to_toml, without
 from jaxch5.errors import ConfigError
@@ -43,7 +43,7 @@ OF_THE_SET = (
 )
 
 
-class CleanOptions(Options):
+class CleanOptions(RunOptions):
     """Put labels right on a page, to this machine alone: the suspects, a key for each answer.
 
     The page shows what python -m jaxch5.suspects found, largest doubt first. Each answer is saved
@@ -64,11 +64,9 @@ class CleanOptions(Options):
     )
 
     @classmethod
-    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+    def settings_of_run(cls, path: Path) -> Path | None:
         """Returns the settings of the run, or those that its suspects were found with."""
-        if "config" in given:
-            raise ConfigError("--config: does not go together with a run, which brings its own")
-        directory = _run_of(Path(given["run"]))
+        directory = _run_of(path)
         return directory.config_file if directory.config_file.is_file() else None
 
 
@@ -259,14 +257,11 @@ def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks 
         return predictor.reading(**source.reading._asdict())
 
     def looks(item: int, label: str) -> Image.Image:
-        from jaxch5.plots.attribution import overlay
         from jaxch5.results.attribution import attribution
 
         # The network is loaded, and its program compiled, once.
         with lock:
-            found = attribution(loaded(), source.read(item), label)
-        drawn = overlay(found.picture, found.map)
-        return Image.fromarray((255 * drawn.clip(0, 1) + 0.5).astype(np.uint8))
+            return attribution(loaded(), source.read(item), label).overlay()
 
     return looks
 

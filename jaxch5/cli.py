@@ -130,6 +130,26 @@ class Options(Config):
         return self.settings_with(say, model={"weights": weights})
 
 
+class RunOptions(Options):
+    """Options of a command whose settings are those of a run, where it is given one."""
+
+    @classmethod
+    def settings_file(cls, given: dict[str, Any]) -> Path | None:
+        """Returns the run's own settings."""
+        if "run" not in given:
+            return super().settings_file(given)
+        if "config" in given:
+            raise ConfigError("--config: does not go together with a run, which brings its own")
+        return cls.settings_of_run(Path(given["run"]))
+
+    @classmethod
+    def settings_of_run(cls, path: Path) -> Path | None:
+        """Returns the file with the settings of a run."""
+        from jaxch5.run.directory import open_run
+
+        return open_run(path)[0].config_file
+
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 

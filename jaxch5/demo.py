@@ -111,16 +111,12 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
     """Shows where the network looks for the most probable class; nothing where it has no map."""
-    from PIL import Image
-
-    from jaxch5.plots.attribution import overlay
     from jaxch5.results.attribution import attribution
 
     try:
-        found = attribution(predictor, picture)
+        drawn = attribution(predictor, picture).overlay()
     except Jaxch5Error:
         return None
-    drawn = Image.fromarray((255 * overlay(found.picture, found.map)).astype(np.uint8))
     return np.asarray(drawn.resize((HEIGHT * drawn.width // drawn.height, HEIGHT)))
 
 

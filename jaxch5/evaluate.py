@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from jaxch5.cli import Options, run, save_figure
+from jaxch5.cli import RunOptions, run, save_figure
 from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ CONFUSED_SHOWN = 10
 OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
 
 
-class EvaluateOptions(Options):
+class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
     On the pictures that the run validated, as it recorded them; --data.path names where they are
@@ -47,15 +47,6 @@ class EvaluateOptions(Options):
         "that it was trained on too; without it, validated where the set is the run's own",
     )
     min_val: int = Field(1, ge=1, description="smallest count of a confusion that is listed")
-
-    @classmethod
-    def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the run's own settings."""
-        from jaxch5.run.directory import open_run
-
-        if "config" in given:
-            raise ConfigError("--config: does not go together with a run, which brings its own")
-        return open_run(Path(given["run"]))[0].config_file
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:

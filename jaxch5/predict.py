@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +19,12 @@ from jaxch5.cli import FAILED, Options, run
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
-# The least side of a picture that is written to be looked at, pixels.
-SHOWN_SIDE = 256
-
 if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
     from jaxch5.results.predictor import Prediction, Predictor
 
+# The least side of a picture that is written to be looked at, pixels.
+SHOWN_SIDE = 256
 # What to call a picture; and its path, its content, or why there is neither.
 Found = tuple[str, str | bytes | DataError]
 
@@ -111,8 +111,8 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     Raises:
         CheckpointError: It cannot be written.
     """
-    from jaxch5.plots.attribution import overlay
-    from jaxch5.plots.embed import as_png
+    from PIL import Image
+
     from jaxch5.results.attribution import attribution
     from jaxch5.util.files import unused, write_file
 
@@ -120,13 +120,15 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     if not found.map.any():
         words = f"{name}: nothing in the picture speaks for {found.label}: its map is empty"
         print(printable(f"python -m jaxch5.predict: {words}"), file=sys.stderr)
-    drawn = overlay(found.picture, found.map)
-    times = -(-SHOWN_SIDE // min(drawn.shape[:2]))
+    drawn, written = found.overlay(), io.BytesIO()
+    times = -(-SHOWN_SIDE // min(drawn.size))
+    sides = times * drawn.width, times * drawn.height
+    drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
     # A picture of the user's may be there, or that of another folder with the same name.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, as_png(drawn.repeat(times, 0).repeat(times, 1)))
+    write_file(path, written.getvalue())
     return str(path)
 
 

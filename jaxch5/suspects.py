@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import SHOWN, Options, run
+from jaxch5.cli import SHOWN, RunOptions, run
 from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
@@ -44,7 +44,7 @@ OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic"
 OF_A_RUN = ("checkpoint.", "fit.keep_best", "fit.best", "log", "profile", "hooks")
 
 
-class SuspectsOptions(Options):
+class SuspectsOptions(RunOptions):
     """Judge every label of a set by a network that has not seen it, and list those that look wrong.
 
     The pictures are dealt out to folds; each is judged by what was trained on the other folds. By
@@ -66,17 +66,6 @@ class SuspectsOptions(Options):
         description="folder for suspects.json and suspects.csv; without it, the run, or "
         "runs/DATE-suspects",
     )
-
-    @classmethod
-    def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the run's own settings, where there is a run."""
-        from jaxch5.run.directory import open_run
-
-        if "run" not in given:
-            return super().settings_file(given)
-        if "config" in given:
-            raise ConfigError("--config: does not go together with a run, which brings its own")
-        return open_run(Path(given["run"]))[0].config_file
 
 
 def suspects(options: SuspectsOptions) -> dict[str, Any]:

@@ -75,19 +75,16 @@ def sample(
     middle = rows / 2, columns / 2
     gathered = gathered and n > 1
     if gathered:
-        of_x, of_y = jnp.moveaxis(gathering(derivative(matrix, *middle), n), 2, 0)
+        spread = gathering(derivative(matrix, *middle), n)
     else:
-        spread = jnp.where(local_scale(matrix, *middle) > SHRINKS_ABOVE, 1.0, 0.0)
+        shrinks = local_scale(matrix, *middle) > SHRINKS_ABOVE
+        spread = jnp.where(shrinks[:, None, None], jnp.eye(2), 0.0)
 
     colour = colour_beyond(pad_mode)
     total = jnp.zeros(())
     for i, j in itertools.product(range(n), repeat=2):
-        along_x, along_y = (j + 0.5) / n - 0.5, (i + 0.5) / n - 0.5
-        if gathered:
-            offset_x, offset_y = jnp.moveaxis(along_x * of_x + along_y * of_y, 1, 0)
-        else:
-            offset_x, offset_y = spread * along_x, spread * along_y
-        x, y = _sources(matrix, offset_x, offset_y, rows, columns)
+        offset = spread[:, :, 0] * ((j + 0.5) / n - 0.5) + spread[:, :, 1] * ((i + 0.5) / n - 0.5)
+        x, y = _sources(matrix, offset[:, 0], offset[:, 1], rows, columns)
         left, right, across = _neighbours(x, low[:, 0], high[:, 0], pad_mode)
         top, bottom, down = _neighbours(y, low[:, 1], high[:, 1], pad_mode)
         upper, lower = start + top * width, start + bottom * width
@@ -118,7 +115,7 @@ def subsamples_for(scale: float) -> int:
     return 1 if scale <= SHRINKS_ABOVE else max(2, math.ceil(scale / COARSEST))
 
 
-def gathering(derivative: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
+def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
     """Returns by how much to bring together the sub-samples of an output pixel, in its own axes.
 
     Sub-samples spaced evenly spread a little less than the pixel does, but each interpolation
@@ -126,7 +123,7 @@ def gathering(derivative: Float[Array, "batch 2 2"], subsamples: int) -> Float[A
     canvas pixels, both together are too much, and the sub-samples move closer; never further apart.
 
     Args:
-        derivative: derivative of canvas positions by output positions.
+        slopes: what `derivative` returns.
         subsamples: sub-samples along a side of an output pixel, 2 or more.
 
     Example:
@@ -134,7 +131,7 @@ def gathering(derivative: Float[Array, "batch 2 2"], subsamples: int) -> Float[A
         >>> (3 * gathering(long, 2)[0]).round(2).tolist()
         [[3.0, 0.0], [0.0, 2.0]]
     """
-    first, second = jnp.moveaxis(derivative, 2, 0)
+    first, second = jnp.moveaxis(slopes, 2, 0)
     xx, xy, yy = ((a * b).sum(1) for a, b in ((first, first), (first, second), (second, second)))
     mean, root = (xx + yy) / 2, jnp.hypot((xx - yy) / 2, xy)
     even = (1 - 1 / subsamples**2) / 12

@@ -61,24 +61,18 @@ def picture_image(picture: Float[np.ndarray, "height width 3"], alt: str) -> Ima
         >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]
         (384, 288, 'Night.')
     """
-    image = _image(picture)
+    image = as_image(picture)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), PillowImage.Resampling.LANCZOS)
     return _encode(image, alt)
 
 
-def as_png(picture: Float[np.ndarray, "height width 3"]) -> bytes:
-    """Returns a picture with values from 0 to 1 as a PNG file.
+def as_image(picture: Float[np.ndarray, "height width 3"]) -> PillowImage.Image:
+    """Returns a picture with values from 0 to 1 as one of Pillow.
 
     Example:
-        >>> as_png(np.zeros((6, 8, 3)))[1:4]
-        b'PNG'
+        >>> as_image(np.ones((6, 8, 3))).getpixel((0, 0))
+        (255, 255, 255)
     """
-    written = io.BytesIO()
-    _image(picture).save(written, "png", optimize=True)
-    return written.getvalue()
-
-
-def _image(picture: Float[np.ndarray, "height width 3"]) -> PillowImage.Image:
     levels = np.nan_to_num(np.asarray(picture, np.float32)).clip(0, 1) * 255
     return PillowImage.fromarray(levels.round().astype(np.uint8))
 

@@ -16,12 +16,14 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import height_and_width
 from jaxch5.models.layers import normalize
 from jaxch5.models.maps import Place, class_maps, find_map, in_full
-from jaxch5.plots.attribution import plot_attribution
+from jaxch5.plots.attribution import overlay, plot_attribution
+from jaxch5.plots.embed import as_image
 from jaxch5.results.predictor import Predictor
 from jaxch5.training.compiler import compiler_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 MOST_PROBABLE = -1
 
@@ -40,6 +42,10 @@ class Attribution(NamedTuple):
     picture: Float[np.ndarray, "height width 3"]
     label: str
     probability: float
+
+    def overlay(self) -> Image:
+        """Returns the map in colours over the picture in grey, in its size."""
+        return as_image(overlay(self.picture, self.map))
 
     def plot(self) -> Figure:
         """Draws the picture, and beside it where the classifier looks."""

@@ -37,10 +37,8 @@ class Canvases:
         self.size = size
         self.framing = framing
         self.shape = canvas_shape(size, framing.method)
-        # Memory that is never written to is never allocated, so this costs nothing yet.
         count = len(source) if keep else 0
-        self._images = np.empty((count, *self.shape), np.uint8)
-        self._frames = np.empty((count, 3, 3), np.float32)
+        self._images, self._frames = self._room(count)
         self._made = np.zeros(count, bool)
         self.on_device: tuple[jax.Array, jax.Array] | None = None
 
@@ -52,18 +50,28 @@ class Canvases:
         Raises:
             DataError: a picture cannot be read.
         """
-        if not len(self._made):
-            images, frames = zip(*map(self._make, items), strict=True)
-            return np.stack(images), np.stack(frames)
-        for item in items[~self._made[items]]:
-            # Two threads may both make an item; they write the same bytes.
-            self._images[item], self._frames[item] = self._make(item)
-            self._made[item] = True
-        return self._images[items], self._frames[items]
+        keep = len(self._made) > 0
+        if keep and self._made[items].all():
+            return self._images[items], self._frames[items]
+        images, frames = self._room(len(items))
+        for row, item in enumerate(np.asarray(items).tolist()):
+            if keep and self._made[item]:
+                images[row], frames[row] = self._images[item], self._frames[item]
+                continue
+            self._make(item, images[row], frames[row])
+            if keep:
+                # Two threads may both make an item; they write the same bytes.
+                self._images[item], self._frames[item] = images[row], frames[row]
+                self._made[item] = True
+        return images, frames
 
-    def _make(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+    def _room(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Makes room for canvases and frames; memory that is not yet written to costs nothing."""
+        return np.empty((count, *self.shape), np.uint8), np.empty((count, 3, 3), np.float32)
+
+    def _make(self, item: int, canvas: np.ndarray, frame: np.ndarray) -> None:
         try:
-            return canvas_of(self.source, item, self.size, self.framing.method)
+            _, frame[:] = canvas_of(self.source, item, self.size, self.framing.method, canvas)
         except DataError as error:
             raise without_bad(error) from None
 
@@ -78,11 +86,10 @@ class Canvases:
         """
         threads = threads_for_batches()
         count = len(self.source)
-        images = np.empty((count, *self.shape), np.uint8)
-        frames = np.empty((count, 3, 3), np.float32)
+        images, frames = self._room(count)
 
         def make(item: int) -> None:
-            images[item], frames[item] = self._make(item)
+            self._make(item, images[item], frames[item])
 
         with progress_bar(console) as progress, ThreadPoolExecutor(threads) as pool:
             made = pool.map(make, range(count))

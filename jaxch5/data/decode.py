@@ -20,7 +20,7 @@ from jaxch5.data.formats import (
     read_header,
     without_metadata,
 )
-from jaxch5.data.jpeg import decode_at, part_of
+from jaxch5.data.jpeg import decode_at, part_of, read_plain
 from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
@@ -189,6 +189,11 @@ def _decoded(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
 
 
 def _read(data: bytes, min_side: int | None, reading: Reading) -> Decoded:
+    if plain := read_plain(data):
+        part = part_of(plain, data, min_side, reading.max_pixels)
+        pixels = decode_at(data, plain, part)
+        if pixels is not None:
+            return Decoded(_cut(pixels, plain.size, part), plain.profile)
     deep = deep_of(data, reading.max_pixels)
     if deep is not None:
         return _deep(data, deep, reading)
@@ -211,8 +216,8 @@ def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
 
 
 def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Reading) -> Decoded:
-    part = part_of(header, data, min_side, reading.max_pixels)
-    height, width = (round(side / part) for side in header.size[::-1])
+    # A draft has another size.
+    size, part = header.size, part_of(header, data, min_side, reading.max_pixels)
     pixels = decode_at(data, header, part) if header.mode in ("L", "RGB") else None
     if pixels is not None:
         decoded = Decoded(pixels, profile_in(header.info))
@@ -220,9 +225,20 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
         # Pillow lets harmless oddities pass, as viewers do, but no cut file.
         header.draft(None, (header.width // part, header.height // part))
         decoded = _pixels(header, reading)
-    # The decoder rounds a fraction of the size up, which moves points by up to a pixel; rounded to
-    # the nearest it is half of one.
-    return _upright(decoded._replace(pixels=decoded.pixels[:height, :width]), header)
+    return _upright(decoded._replace(pixels=_cut(decoded.pixels, size, part)), header)
+
+
+def _cut(
+    pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], part: int
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Cuts what was decoded at a fraction of a size, which the decoder rounds up, to the nearest.
+
+    Rounded up, points move by up to a pixel; rounded to the nearest it is half of one.
+    """
+    if part == 1:
+        return pixels
+    width, height = (round(side / part) for side in size)
+    return np.ascontiguousarray(pixels[:height, :width])
 
 
 def _pixels(image: Image.Image, reading: Reading) -> Decoded:

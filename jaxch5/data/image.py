@@ -34,6 +34,7 @@ def presize(
     size: int,
     profile: bytes | None = None,
     method: str = "crop",
+    out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Brings a picture to `size` and lays it on a canvas, with as many pixels as `method` needs.
 
@@ -48,6 +49,7 @@ def presize(
         profile: an ICC profile whose colours the pixels are in, and are converted from once they
             are few; None where they are sRGB's.
         method: what the network will see of it; see `Framing`.
+        out: array that becomes the canvas; None makes a new one.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
@@ -59,39 +61,55 @@ def presize(
         >>> canvas.shape, (frame @ [1.0, 1.0, 1.0]).tolist()
         ((8, 12, 3), [12.0, 8.0, 1.0])
     """
+    canvas = np.empty(canvas_shape(size, method), np.uint8) if out is None else out
     if method != "crop":
-        return _whole(picture, size, profile, method)
-    height, width, _ = canvas_shape(size)
+        return canvas, _whole(picture, size, profile, method, canvas)
+    height, width, _ = canvas.shape
     upright = picture.shape[0] > picture.shape[1]
     lying = cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE) if upright else picture
     short, long, _ = lying.shape
     kept = min(long, max(1, round(short * width / height)))
     begin = (long - kept) // 2
-    lying = lying[:, begin : begin + kept]
     length = min(width, max(1, round(kept * height / short)))
     if upright:
         frame = [[0, length, 0], [-size, 0, size], [0, 0, 1]]
     else:
         frame = [[length, 0, 0], [0, size, 0], [0, 0, 1]]
-
-    canvas = _resize(lying, length, height)
-    if length < width:
-        canvas = cv2.copyMakeBorder(canvas, 0, 0, 0, width - length, cv2.BORDER_REPLICATE)
-    return to_srgb(canvas, profile), np.array(frame, np.float32)
+    _lay(lying[:, begin : begin + kept], length, height, profile, canvas)
+    return canvas, np.array(frame, np.float32)
 
 
 def _whole(
-    picture: UInt8[np.ndarray, "height width 3"], size: int, profile: bytes | None, method: str
-) -> tuple[UInt8[np.ndarray, "size size 3"], Float32[np.ndarray, "3 3"]]:
+    picture: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    profile: bytes | None,
+    method: str,
+    canvas: UInt8[np.ndarray, "size size 3"],
+) -> Float32[np.ndarray, "3 3"]:
     sides = picture.shape[1::-1]
     width, height = (
         size if method == "squish" else max(1, round(side * size / max(sides))) for side in sides
     )
-    filled = ((0, size - height), (0, size - width), (0, 0))
-    canvas = np.pad(_resize(picture, width, height), filled, "edge")
+    _lay(picture, width, height, profile, canvas)
     wider = sides[0] / sides[1] if method == "squish" else 1.0
-    frame = wider * np.diag([width, height, 1.0])
-    return to_srgb(canvas, profile), frame.astype(np.float32)
+    return (wider * np.diag([width, height, 1.0])).astype(np.float32)
+
+
+def _lay(
+    picture: UInt8[np.ndarray, "height width 3"],
+    width: int,
+    height: int,
+    profile: bytes | None,
+    canvas: UInt8[np.ndarray, "canvas_height canvas_width 3"],
+) -> None:
+    """Resizes a picture into a canvas's corner, and repeats its edge over the rest."""
+    below, beside = canvas.shape[0] - height, canvas.shape[1] - width
+    if below or beside:
+        picture = _resize(picture, width, height)
+        cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_REPLICATE, canvas)
+    else:
+        _resize(picture, width, height, canvas)
+    to_srgb(canvas, profile)
 
 
 def shrink(
@@ -105,17 +123,21 @@ def shrink(
 
 
 def _resize(
-    picture: UInt8[np.ndarray, "height width 3"], width: int, height: int
+    picture: UInt8[np.ndarray, "height width 3"],
+    width: int,
+    height: int,
+    into: UInt8[np.ndarray, "new_height new_width 3"] | None = None,
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
     less, shrinking = sorted((picture.shape[0] / height, picture.shape[1] / width))
     if shrinking <= LINEAR:
-        return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
         # Smoothing by [1 2 1] / 4 takes what would alias, and the bicubic gives back what it took
         # of the rest: nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0)
-        return cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.
     image = Image.fromarray(np.ascontiguousarray(picture))
-    # A copy, for colours are converted in place.
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    into = np.empty((height, width, 3), np.uint8) if into is None else into
+    into[:] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return into

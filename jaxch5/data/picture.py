@@ -71,6 +71,7 @@ def presized(
     reference: str = "picture",
     reading: Reading = AS_FILES_SAY,
     method: str = "crop",
+    out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Reads a picture onto a canvas; the one way by which pictures come to a network.
 
@@ -79,7 +80,7 @@ def presized(
         size: short side of the canvas, pixels.
         reference: what errors call it where it has no path.
         reading: see `decode`.
-        method: see `presize`.
+        method, out: see `presize`.
 
     Returns:
         Canvas and frame, as `presize` returns them.
@@ -93,7 +94,7 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    return presize(pixels, size, profile, method)
+    return presize(pixels, size, profile, method, out)
 
 
 def read_stored(
@@ -103,6 +104,9 @@ def read_stored(
     reading: Reading = AS_FILES_SAY,
 ) -> Decoded:
     """Returns what `read_picture` does before colours are converted; see there."""
+    if isinstance(picture, bytes):
+        # Most are; the checks below take as long as reading a header.
+        return decode_stored(picture, reference, min_side, reading)
     if isinstance(picture, Decoded):
         return picture
     if isinstance(picture, Image.Image):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.image import canvas_shape, decode, presize
+from jaxch5.data.profiles import adobe_rgb
 from jaxch5.errors import DataError
 
 # Four quarters of different colours, wider than high: any turn or mirroring shows.
@@ -484,6 +485,21 @@ def test_long_picture_is_cut_evenly():
     red = canvas[25, :, 0].astype(float)
     np.testing.assert_allclose(red[0] + red[-1], 250, atol=3)
     np.testing.assert_allclose(red[0], 250 * (250 - 75) / 2 / 250, atol=3)
+
+
+@pytest.mark.parametrize("method", ["crop", "pad", "squish"])
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (20, 100), (100, 30), (200, 310)])
+@pytest.mark.parametrize("profile", [None, adobe_rgb()])
+def test_a_canvas_that_is_given_is_the_one_that_is_made(method, shape, profile):
+    """In whatever it held before, and among others of a batch, which stay as they were."""
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    wanted, frame = presize(picture.copy(), 48, profile, method)
+    batch = np.full((3, *wanted.shape), 99, np.uint8)
+    canvas, its_frame = presize(picture.copy(), 48, profile, method, batch[1])
+    np.testing.assert_array_equal(batch[1], wanted)
+    np.testing.assert_array_equal(its_frame, frame)
+    assert np.shares_memory(canvas, batch)
+    assert np.all(batch[[0, 2]] == 99)
 
 
 def test_rest_of_the_canvas_repeats_the_edge():

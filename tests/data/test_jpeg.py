@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.data.decode import Reading, decode
-from jaxch5.data.jpeg import START_OF_SCAN, count_scans
+from jaxch5.data.formats import orientation_of, read_header
+from jaxch5.data.jpeg import START_OF_SCAN, count_scans, read_plain
+from jaxch5.data.profiles import adobe_rgb, profile_in
 from jaxch5.errors import DataError
 
 
@@ -97,3 +99,51 @@ def test_what_is_too_large_names_the_setting():
     picture(400, 304).save(file, "PNG")
     with pytest.raises(DataError, match=r"--data\.max-pixels"):
         decode(file.getvalue(), reading=Reading(max_pixels=100_000))
+
+
+TURNED = Image.Exif()
+TURNED[274] = 6
+# What an encoder may write, and whether most files are like that.
+HEADERS = {
+    "nothing": ({}, True),
+    "a comment": ({"comment": b"a comment"}, True),
+    "a profile": ({"icc_profile": adobe_rgb()}, True),
+    "a profile in two parts": ({"icc_profile": adobe_rgb() + bytes(70_000)}, False),
+    "EXIF": ({"exif": TURNED}, False),
+    "XMP": ({"xmp": b'tiff:Orientation="6"'}, False),
+    "restarts": ({"restart_marker_blocks": 2}, True),
+    "several scans": ({"progressive": True}, False),
+}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_plain_header_says_what_pillow_says(kind, mode):
+    """A picture is the same for being read without Pillow: its size, its colours, its side up."""
+    options, plain = HEADERS[kind]
+    data = encoded(picture().convert(mode), **options)
+    header, read = read_header(data), read_plain(data)
+    assert (read is not None) == (plain and mode != "CMYK")
+    if read is not None:
+        assert read == (header.size, profile_in(header.info))
+        assert orientation_of(header) == 1
+        assert np.array_equal(decode(data), decode(data[:2] + EMPTY_EXIF + data[2:]))
+
+
+# With it a header is none like most, and says the same.
+EMPTY_EXIF = b"\xff\xe1\0\x16Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([*HEADERS]), st.data())
+def test_a_damaged_header_is_left_to_pillow_or_says_the_same(kind, data):
+    """Whatever byte is another: where both read the header, they agree."""
+    content = bytearray(encoded(picture(16, 8), **HEADERS[kind][0]))
+    place = data.draw(st.integers(2, content.index(START_OF_SCAN) + 3))
+    content[place] = data.draw(st.integers(0, 255))
+    read = read_plain(bytes(content))
+    try:
+        header = read_header(bytes(content))
+    except Exception:
+        return
+    assert read is None or read == (header.size, profile_in(header.info))

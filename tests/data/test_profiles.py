@@ -178,14 +178,17 @@ def test_threads_share_a_transform():
             assert np.array_equal(one, other)
 
 
-def parametric(kind: int, *numbers: float) -> bytes:
+CHANNELS = (b"rTRC", b"gTRC", b"bTRC")
+
+
+def parametric(kind: int, *numbers: float, channels: tuple[bytes, ...] = CHANNELS) -> bytes:
     """Adobe RGB's primaries with a curve of parameters, as profiles of version 4 have it."""
     fixed = [round(65536 * number) for number in numbers]
     curve = b"para" + struct.pack(f">IHH{len(fixed)}i", 0, kind, 0, *fixed)
     plain = adobe_rgb()
     # Put at the end, and pointed to from there.
     entries, there = plain, struct.pack(">II", len(plain), len(curve))
-    for name in (b"rTRC", b"gTRC", b"bTRC"):
+    for name in channels:
         place = entries.index(name, 128, 400) + 4
         entries = entries[:place] + there + entries[place + 8 :]
     whole = entries + curve + bytes(-len(curve) % 4)
@@ -200,9 +203,10 @@ CURVES = [
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_our_arithmetic_is_that_of_lcms(curve):
-    """It is faster by much, also to set up."""
-    content = parametric(*curve)
+@pytest.mark.parametrize("channels", [CHANNELS, CHANNELS[:1], CHANNELS[1:]])
+def test_our_arithmetic_is_that_of_lcms(curve, channels):
+    """It is faster by much, also to set up; for one curve of all colours, and for several."""
+    content = parametric(*curve, channels=channels)
     profile = load_profile(content)
     assert profile is not None
     assert profile.arithmetic is not None

@@ -9,6 +9,7 @@ the figures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -17,14 +18,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxch5.models.winograd import winograd
+from jaxch5.models.winograd import TILE, winograd
 
 # On maps whose shorter side is up to this, gathering patches for one matrix product beats the
 # native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
-# From these on, fewer multiplications are worth the transforms and the longer compilation: shorter
-# side of the map, channels, pictures.
-LARGE_MAP, MANY_CHANNELS, MANY_PICTURES = 5, 64, 8
+# From these on, fewer multiplications are worth the transforms and the longer compilation: rows of
+# each product, which are the tiles of all pictures, and channels.
+MANY_TILES, MANY_CHANNELS = 32, 64
 
 
 def convolve(
@@ -47,7 +48,7 @@ def convolve(
     elif size == 3 and stride == 1 and _fewer_products_pay(x, kernel):
         cpu = winograd
     else:
-        return native(x, kernel, stride)
+        cpu = partial(native_apart, stride)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=partial(native, stride=stride))
 
 
@@ -61,6 +62,51 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
         ((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def native_apart(stride: int, x: Array, kernel: Array) -> Array:
+    """Applies XLA's convolution, and computes the kernel's gradient from a picture that is stored.
+
+    XLA's CPU compiler transposes it there, and would compute it again in the order of the
+    transpose: batch norm, sum and ReLU for each value.
+    """
+    return native(x, kernel, stride)
+
+
+def _native_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return native(x, kernel, stride), (x, kernel)
+
+
+def _native_backward(
+    stride: int, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x = jax.vjp(lambda x: native(x, kernel, stride), x)[1](cotangent)[0]
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    reach = ((outputs - 1) * stride + size - pad for outputs in cotangent.shape[1:3])
+    of_kernel = lax.conv_general_dilated(
+        _materialize(lambda x: x.transpose(3, 1, 2, 0), x),
+        cotangent.transpose(1, 2, 0, 3),
+        (1, 1),
+        [(pad, end - side) for end, side in zip(reach, x.shape[1:3], strict=True)],
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return of_x, of_kernel.transpose(1, 2, 0, 3)
+
+
+def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
+    """Applies a function to an array; a CPU stores the array, and the result.
+
+    XLA's CPU compiler may repeat whatever is cheap in all that reads it, but nothing across the
+    border of a condition. This one is always true, which the compiler cannot see.
+    """
+    always = lax.optimization_barrier(True)
+    return lax.cond(always, function, lambda x: jnp.zeros_like(function(x)), x)
+
+
+native_apart.defvjp(_native_forward, _native_backward)
 
 
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
@@ -103,14 +149,14 @@ def convolve_patches(
 
 
 def _fewer_products_pay(x: Array, kernel: Array) -> bool:
-    pictures, sides, channels = x.shape[0], x.shape[1:3], kernel.shape[2:]
+    pictures, *sides = x.shape[:3]
     return (
         x.dtype == jnp.float32
         # A program that is exported for any number of them has a symbol here.
         and isinstance(pictures, int)
-        and pictures >= MANY_PICTURES
-        and min(sides) >= LARGE_MAP
-        and min(channels) >= MANY_CHANNELS
+        and min(sides) >= TILE
+        and pictures * math.prod(-(-side // TILE) for side in sides) >= MANY_TILES
+        and min(kernel.shape[2:]) >= MANY_CHANNELS
     )
 
 
@@ -135,15 +181,60 @@ def native_max_pool(x: Array) -> Array:
     )
 
 
+@jax.custom_vjp
 def max_of_windows(x: Array) -> Array:
     """Takes the maximum of nine shifted pictures, whose gradient needs no scatter."""
-    first, *others = [
+    return _first_of_largest(x)[0]
+
+
+def _first_of_largest(x: Array) -> tuple[Array, Array]:
+    """Returns each window's maximum and its place; of equals the first, as the native form has."""
+    largest, *others = [
         _window(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
-    for other in others:
-        # A tie gives its gradient to one side, as the native form does; `maximum` would halve it.
-        first = jnp.where(other > first, other, first)
-    return first
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for number, other in enumerate(others, 1):
+        place = jnp.where(other > largest, jnp.uint8(number), place)
+        largest = jnp.where(other > largest, other, largest)
+    return largest, place
+
+
+def _max_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    largest, place = _first_of_largest(x)
+    return largest, (x, place)
+
+
+def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
+    x, place = saved
+    (height, width), after = cotangent.shape[1:3], ((0, 0), (0, 1), (0, 1), (0, 0))
+    padded = lax.optimization_barrier((jnp.pad(cotangent, after), jnp.pad(place, after)))
+
+    def where_largest(row: int, column: int) -> Array:
+        """Returns the gradient of the pixels that are at one place of their windows."""
+        down, right = row == 0, column == 0
+        shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
+        return jnp.where(at == 3 * row + column, shifted, 0)
+
+    return (_interleave(where_largest)[:, : x.shape[1], : x.shape[2]],)
+
+
+max_of_windows.defvjp(_max_forward, _max_backward)
+
+
+def _interleave(part: Callable[[int, int], Array]) -> Array:
+    """Puts a picture together of its even and odd rows and columns.
+
+    With a stride of 2, even ones are in the middle of a window, and odd ones at the end of one and
+    the beginning of the next.
+    """
+    middle, ends = (1,), (2, 0)
+    rows = [
+        jnp.stack([sum(part(r, c) for r in rows for c in columns) for columns in (middle, ends)], 3)
+        for rows in (middle, ends)
+    ]
+    pairs = jnp.stack(rows, 2)
+    batch, height, _, width, _, channels = pairs.shape
+    return pairs.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def average_pool(
@@ -175,7 +266,15 @@ def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         >>> float(fusion_boundary(jnp.float32(2.0)))
         2.0
     """
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+    return lax.platform_dependent(x, cpu=_store, default=lambda x: x)
+
+
+@jax.custom_vjp
+def _store(x: Array) -> Array:
+    return _materialize(lambda x: x, x)
+
+
+_store.defvjp(lambda x: (_store(x), None), lambda _, cotangent: (cotangent,))
 
 
 def _matrix_product(x: Array, matrix: Array) -> Array:

@@ -8,6 +8,7 @@ from jaxch5.models.convolution import (
     as_matrix_product,
     as_patches,
     convolve,
+    fusion_boundary,
     max_of_windows,
     max_pool,
     native,
@@ -50,10 +51,38 @@ def test_forms_of_the_convolution_agree(size, form, stride, side):
 @pytest.mark.parametrize("side", [2, 4, 8, 15])
 def test_the_choice_of_form_changes_no_number(size, stride, side):
     x, kernel = normal(0, 2, side, side, 3), normal(1, size, size, 3, 4)
-    chosen, expected = jax.jit(
-        lambda x, kernel: (convolve(x, kernel, stride), native(x, kernel, stride))
-    )(x, kernel)
-    np.testing.assert_allclose(chosen, expected, rtol=1e-5, atol=1e-4)
+    forms = [lambda x, kernel, form=form: form(x, kernel, stride) for form in (convolve, native)]
+    for got, wanted in zip(*of_each(forms, x, kernel), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+
+
+def times_computed(function, *arguments):
+    """How often a CPU's program computes a maximum, for each element of an array."""
+    return jax.jit(function).lower(*arguments).compile().as_text().count(" maximum(")
+
+
+def test_a_block_is_not_computed_again_by_those_after_it():
+    """Each has a ReLU, which is computed once, whoever reads the block."""
+
+    def blocks(x, matrix):
+        for _ in range(3):
+            x = fusion_boundary(jax.nn.relu(x + x @ matrix))
+        return x
+
+    x, matrix = normal(0, 64, 64), normal(1, 64, 64)
+    assert times_computed(blocks, x, matrix) == 3
+    loss = jax.value_and_grad(lambda x, matrix: blocks(x, matrix).sum())
+    assert times_computed(loss, x, matrix) == 3
+
+
+def test_what_a_convolution_reads_is_not_computed_again_for_its_gradient():
+    """XLA would do so, element by element, in the order of a transpose."""
+
+    def loss(kernel, x, scale):
+        return convolve(jax.nn.relu(x * scale), kernel, 2).sum()
+
+    kernel, x, scale = normal(0, 3, 3, 4, 4), normal(1, 2, 16, 16, 4), normal(2, 4)
+    assert times_computed(jax.value_and_grad(loss), kernel, x, scale) == 1
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -97,7 +97,7 @@ def messages(arch, bn):
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     # What accelerators do is counted, not the fewer products and larger messages of a CPU's form.
-    convolution.MANY_PICTURES = sys.maxsize
+    convolution.MANY_TILES = sys.maxsize
     for arch in ("resnet18", "resnet50"):
         forward, both, values, weights, statistics = formula(arch)
         print(

@@ -10,6 +10,7 @@ is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -66,18 +67,27 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     # JAX's own gradients would follow the steps below, one by one: twice as slow.
     x, kernel = saved
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _convolve(cotangent, turned), _kernel_gradient(x, cotangent)
+    return _convolve(cotangent, kernel, turned=True), _kernel_gradient(x, cotangent)
 
 
 winograd.defvjp(_forward, _backward)
 
 
-@jax.jit
-def _convolve(x: Array, kernel: Array) -> Array:
+@partial(jax.jit, static_argnames="turned")
+def _convolve(x: Array, kernel: Array, turned: bool = False) -> Array:
+    """Convolves, with a kernel turned round and from its outputs to its inputs for the gradient."""
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
-    kernels = (KERNEL @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
-    products = lax.dot_general(_inputs(x), kernels, (((2,), (1,)), ((0,), (0,))))
+    taps = KERNEL[:, ::-1] if turned else KERNEL
+    kernels = (taps @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
+    inputs = _inputs(x)
+    if not turned:
+        products = _product(inputs, kernels, (2, 1))
+    elif inputs.shape[1] >= inputs.shape[2]:
+        products = _product(inputs, kernels, (2, 2))
+    else:
+        # Half the time of transposing the kernels, which are the larger.
+        first = lax.optimization_barrier(_product(kernels, inputs, (2, 2)))
+        products = first.swapaxes(1, 2)
     outputs = OUTPUTS @ products.reshape(SIZE**2, -1)
     tiles = outputs.reshape(TILE, TILE, batch, rows, columns, -1).transpose(2, 3, 0, 4, 1, 5)
     return tiles.reshape(batch, TILE * rows, TILE * columns, -1)[:, :height, :width]
@@ -91,9 +101,15 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     places = _places(OUTPUT.T, outputs, rows, columns)
     # Of a matrix that lies the other way round the product would take three times as long.
     inputs = lax.optimization_barrier(_inputs(x).swapaxes(1, 2))
-    products = lax.dot_general(inputs, places, (((2,), (1,)), ((0,), (0,))))
+    products = _product(inputs, places, (2, 1))
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
     return gradient.reshape(TAPS, TAPS, channels, -1)
+
+
+def _product(left: Array, right: Array, summed: tuple[int, int]) -> Array:
+    """Returns the products of 36 matrices, which are summed over an axis of each side."""
+    (of_left, of_right), each = summed, ((0,), (0,))
+    return lax.dot_general(left, right, (((of_left,), (of_right,)), each))
 
 
 def _tiles(x: Array) -> tuple[int, int]:

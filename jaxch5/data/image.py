@@ -35,6 +35,7 @@ def presize(
     profile: bytes | None = None,
     method: str = "crop",
     out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
+    overwrite: bool = False,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Brings a picture to `size` and lays it on a canvas, with as many pixels as `method` needs.
 
@@ -50,6 +51,7 @@ def presize(
             are few; None where they are sRGB's.
         method: what the network will see of it; see `Framing`.
         out: array that becomes the canvas; None makes a new one.
+        overwrite: whether the picture's own memory may be used, which takes less time.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
@@ -63,7 +65,7 @@ def presize(
     """
     canvas = np.empty(canvas_shape(size, method), np.uint8) if out is None else out
     if method != "crop":
-        return canvas, _whole(picture, size, profile, method, canvas)
+        return canvas, _whole(picture, size, profile, method, canvas, overwrite)
     height, width, _ = canvas.shape
     upright = picture.shape[0] > picture.shape[1]
     lying = cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE) if upright else picture
@@ -75,7 +77,7 @@ def presize(
         frame = [[0, length, 0], [-size, 0, size], [0, 0, 1]]
     else:
         frame = [[length, 0, 0], [0, size, 0], [0, 0, 1]]
-    _lay(lying[:, begin : begin + kept], length, height, profile, canvas)
+    _lay(lying[:, begin : begin + kept], length, height, profile, canvas, overwrite)
     return canvas, np.array(frame, np.float32)
 
 
@@ -85,12 +87,13 @@ def _whole(
     profile: bytes | None,
     method: str,
     canvas: UInt8[np.ndarray, "size size 3"],
+    overwrite: bool,
 ) -> Float32[np.ndarray, "3 3"]:
     sides = picture.shape[1::-1]
     width, height = (
         size if method == "squish" else max(1, round(side * size / max(sides))) for side in sides
     )
-    _lay(picture, width, height, profile, canvas)
+    _lay(picture, width, height, profile, canvas, overwrite)
     wider = sides[0] / sides[1] if method == "squish" else 1.0
     return (wider * np.diag([width, height, 1.0])).astype(np.float32)
 
@@ -101,14 +104,15 @@ def _lay(
     height: int,
     profile: bytes | None,
     canvas: UInt8[np.ndarray, "canvas_height canvas_width 3"],
+    overwrite: bool,
 ) -> None:
     """Resizes a picture into a canvas's corner, and repeats its edge over the rest."""
     below, beside = canvas.shape[0] - height, canvas.shape[1] - width
     if below or beside:
-        picture = _resize(picture, width, height)
+        picture = _resize(picture, width, height, None, overwrite)
         cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_REPLICATE, canvas)
     else:
-        _resize(picture, width, height, canvas)
+        _resize(picture, width, height, canvas, overwrite)
     to_srgb(canvas, profile)
 
 
@@ -127,6 +131,7 @@ def _resize(
     width: int,
     height: int,
     into: UInt8[np.ndarray, "new_height new_width 3"] | None = None,
+    overwrite: bool = False,
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
     less, shrinking = sorted((picture.shape[0] / height, picture.shape[1] / width))
     if shrinking <= LINEAR:
@@ -134,7 +139,7 @@ def _resize(
     if shrinking <= min(SMOOTHED, EVEN * less):
         # Smoothing by [1 2 1] / 4 takes what would alias, and the bicubic gives back what it took
         # of the rest: nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
-        smooth = cv2.GaussianBlur(picture, (3, 3), 0)
+        smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.
     image = Image.fromarray(np.ascontiguousarray(picture))

@@ -94,7 +94,8 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    return presize(pixels, size, profile, method, out)
+    # What has just been decoded is nobody else's.
+    return presize(pixels, size, profile, method, out, overwrite=isinstance(picture, bytes))
 
 
 def read_stored(

@@ -488,14 +488,18 @@ def test_long_picture_is_cut_evenly():
 
 
 @pytest.mark.parametrize("method", ["crop", "pad", "squish"])
-@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (20, 100), (100, 30), (200, 310)])
+@pytest.mark.parametrize("shape", [(84, 126), (126, 84), (20, 100), (84, 200), (200, 310)])
 @pytest.mark.parametrize("profile", [None, adobe_rgb()])
-def test_a_canvas_that_is_given_is_the_one_that_is_made(method, shape, profile):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_canvas_that_is_given_is_the_one_that_is_made(method, shape, profile, overwrite):
     """In whatever it held before, and among others of a batch, which stay as they were."""
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    wanted, frame = presize(picture.copy(), 48, profile, method)
+    original = picture.copy()
+    wanted, frame = presize(picture, 48, profile, method)
+    np.testing.assert_array_equal(picture, original)
     batch = np.full((3, *wanted.shape), 99, np.uint8)
-    canvas, its_frame = presize(picture.copy(), 48, profile, method, batch[1])
+    canvas, its_frame = presize(picture, 48, profile, method, batch[1], overwrite)
+    assert overwrite or np.array_equal(picture, original)
     np.testing.assert_array_equal(batch[1], wanted)
     np.testing.assert_array_equal(its_frame, frame)
     assert np.shares_memory(canvas, batch)

@@ -2,10 +2,10 @@
 
 Both sides decode the same files, bring their short side to one size and hand out shuffled batches
 of bytes; fastai's `Resize` crops to a square, ours keeps the whole picture on its canvas. An epoch
-is timed whole, with its start. The peer runs this same file in the interpreter that
-JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together.
-On a GPU both copy each batch there. Ours alone is measured besides: epochs from memory, and what it
-takes to build a source.
+is timed whole, with its start; for ours the processor's time is told too, which other work on the
+machine changes less. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON names
+(made from requirements.txt), because the two are not installed together. On a GPU both copy each
+batch there. Ours alone is measured besides: epochs from memory, and what building a source takes.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 
@@ -57,7 +57,8 @@ class Ours:
         self.source = labelled_files(Path("/"), request["files"], names)
         self.items = np.arange(len(self.source))
 
-    def rates(self) -> tuple[float, float]:
+    def rates(self) -> tuple[float, float, float]:
+        """Pictures a second, first and later, and processor milliseconds a picture at first."""
         from jaxch5.data.canvases import Canvases
         from jaxch5.data.pipeline import Loader, to_device
 
@@ -71,8 +72,11 @@ class Ours:
             rate, self.pictures = pictures_a_second(batch.image for batch in batches)
             return rate
 
-        first, *later = map(epoch, range(1 + LATER_EPOCHS))
-        return first, statistics.median(later)
+        begin = time.process_time()
+        first = epoch(0)
+        processor = (time.process_time() - begin) / self.pictures * 1e3
+        later = map(epoch, range(1, 1 + LATER_EPOCHS))
+        return first, statistics.median(later), processor
 
 
 def pictures_a_second(batches: Any) -> tuple[float, int]:
@@ -101,7 +105,7 @@ def serve_ours(folder: str) -> None:
     use_device("cpu")
     sides: list[Ours] = []
 
-    def answer(request: dict[str, Any]) -> tuple[tuple[float, float], int]:
+    def answer(request: dict[str, Any]) -> tuple[tuple[float, float, float], int]:
         if not sides:
             sides.append(Ours(request))
         return sides[0].rates(), sides[0].pictures
@@ -174,14 +178,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "workers": arguments.workers,
         "device": PLATFORMS[arguments.device],
     }
-    ours, later = Ours(request), []
+    ours = Ours(request)
+    later: dict[str, list[float]] = {"ours": [], "before": []}
+    processor: dict[str, list[float]] = {"ours": [], "before": []}
 
-    def mine() -> float:
-        first, from_memory = ours.rates()
-        later.append(from_memory)
+    def first_of(side: str, first: float, from_memory: float, milliseconds: float) -> float:
+        later[side].append(from_memory)
+        processor[side].append(milliseconds)
         return first
 
-    earlier_later: list[float] = []
+    def mine() -> float:
+        return first_of("ours", *ours.rates())
+
     with ExitStack() as opened:
         peer = opened.enter_context(Peer(python, __file__, "--serve"))
 
@@ -197,10 +205,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
 
             def earlier_rate() -> float:
-                (first, from_memory), count = earlier.ask(**request)
+                rates, count = earlier.ask(**request)
                 same("the number of pictures", ours.pictures, count)
-                earlier_later.append(from_memory)
-                return first
+                return first_of("before", *rates)
 
             sides["before"] = earlier_rate
         # The first turn, which is not counted, reads the files from the disk.
@@ -210,7 +217,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         compared = {
             "before": spread(rates["before"]),
             "ratio_to_before": ratio(rates["ours"], rates["before"]),
-            "ratio_to_before_of_later_epochs": ratio(later[1:], earlier_later[1:]),
+            "ratio_to_before_of_later_epochs": ratio(later["ours"][1:], later["before"][1:]),
+            "processor_ms_a_picture_before": spread(processor["before"][1:]),
         }
     return {
         **compared,
@@ -218,7 +226,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "ours": spread(rates["ours"]),
         "peer": spread(rates["peer"]),
         "ratio": ratio(rates["ours"], rates["peer"]),
-        "later_epochs": spread(later[1:]),
+        "processor_ms_a_picture": spread(processor["ours"][1:]),
+        "later_epochs": spread(later["ours"][1:]),
         "pictures_an_epoch": ours.pictures,
         "turns": arguments.turns,
     }

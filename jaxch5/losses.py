@@ -231,7 +231,14 @@ def sigmoid_cross_entropy(
 
 
 def _of_labels(values: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Array:
-    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    def cpu(values: Array, labels: Array) -> Array:
+        return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+
+    # Where a GPU has to be deterministic, the gradient sorts indices that may not be unique.
+    def elsewhere(value: Array, label: Array) -> Array:
+        return value.at[label].get(unique_indices=True)
+
+    return jax.lax.platform_dependent(values, labels, cpu=cpu, default=jax.vmap(elsewhere))
 
 
 def _class_weight(

@@ -1,10 +1,9 @@
-"""Convolution and max-pooling, each in the form that is fastest where it runs.
+"""Convolution, and the end of a block, each in the form that is fastest where it runs.
 
-On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, and its max-pooling has
-a slow gradient; both are matrix products and maxima in disguise. 3x3 kernels take a quarter of the
-multiplications there. Elsewhere the native forms are used. The choice is made by
-`lax.platform_dependent`, so that a traced program is tied to no machine. `docs/benchmarks.md` has
-the figures.
+On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, which are matrix
+products in disguise. 3x3 kernels take a quarter of the multiplications there. Elsewhere the native
+form is used. The choice is made by `lax.platform_dependent`, so that a traced program is tied to no
+machine. `docs/benchmarks.md` has the figures.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jaxch5.models.winograd import TILE, winograd
@@ -26,6 +27,8 @@ SMALL_MAP = 2
 # From these on, fewer multiplications are worth the transforms and the longer compilation: rows of
 # each product, which are the tiles of all pictures, and channels.
 MANY_TILES, MANY_CHANNELS = 32, 64
+# Of the mesh of devices that share a batch.
+AXES = ("process", "device")
 
 
 def convolve(
@@ -49,7 +52,48 @@ def convolve(
         cpu = winograd
     else:
         cpu = partial(native_apart, stride)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=partial(native, stride=stride))
+    narrow = x.dtype == jnp.bfloat16 and x.shape[-1] == 3
+    elsewhere = partial(with_fourth_channel if narrow else native, stride=stride)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=elsewhere)
+
+
+def by_rows(
+    function: Callable[[Array, Array], Array], x: Array, kernel: Array
+) -> Float[Array, "batch ..."]:
+    """Computes a function of pictures and a kernel; several devices each for their own pictures.
+
+    Where JAX's context has a mesh of `AXES`, the gradient of the kernel is not summed: each device
+    has what its own pictures give, times the number of devices. The mean over the devices is to be
+    taken then, which can be done for all kernels in one message, and in float32 whatever the type
+    of the computation: see `mean_of_all` of `jaxch5.training.mesh`.
+
+    Args:
+        function: Function of pictures [batch, ...] and a kernel, to results of each picture.
+        x: Pictures.
+        kernel: Kernel.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.auto_axes != AXES:
+        return function(x, kernel)
+    rows, everywhere = P(AXES), P()
+    # Unchecked, since kernels' gradients only seem to be the same everywhere.
+    shared = partial(jax.shard_map, check_vma=False)
+
+    @jax.custom_vjp
+    def run(x: Array, kernel: Array) -> Array:
+        own = shared(function, in_specs=(rows, everywhere), out_specs=rows)
+        return cast(Array, own(x, kernel))
+
+    def pull(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        of_x, of_kernel = jax.vjp(function, x, kernel)[1](cotangent)
+        return of_x, of_kernel * mesh.size
+
+    def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        own = shared(pull, in_specs=(rows, everywhere, rows), out_specs=(rows, everywhere))
+        return cast(tuple[Array, Array], own(*saved, cotangent))
+
+    run.defvjp(lambda x, kernel: (run(x, kernel), (x, kernel)), backward)
+    return run(x, kernel)
 
 
 def native(x: Array, kernel: Array, stride: int) -> Array:
@@ -109,6 +153,16 @@ def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
 native_apart.defvjp(_native_forward, _native_backward)
 
 
+def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
+    """Applies XLA's convolution to pictures with zeros beside their three channels.
+
+    cuDNN is fast with four. XLA itself adds one in float16, but not in bfloat16.
+    """
+    one = (0, 1)
+    x = jnp.pad(x, (*3 * [(0, 0)], one))
+    return native(x, jnp.pad(kernel, (*2 * [(0, 0)], one, (0, 0))), stride)
+
+
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
     """Computes a 1x1 convolution: the pixels that it reads times the kernel."""
     return _matrix_product(x[:, ::stride, ::stride, :], kernel[0, 0])
@@ -122,9 +176,8 @@ def as_patches(x: Array, kernel: Array, stride: int) -> Array:
     """
     size = kernel.shape[0]
     rows, columns = (_taps_inside(side, size, stride) for side in x.shape[1:3])
-    patches = jnp.concatenate(
-        [_window(x, size, stride, row, column, 0.0) for row in rows for column in columns], axis=-1
-    )
+    places = [(row, column) for row in rows for column in columns]
+    patches = jnp.concatenate([pixels_at(x, size, stride, *at, 0.0) for at in places], axis=-1)
     inside = kernel[rows.start : rows.stop, columns.start : columns.stop]
     return _matrix_product(patches, inside.reshape(-1, kernel.shape[-1]))
 
@@ -160,102 +213,6 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
     )
 
 
-def max_pool(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes the 3x3 maximum with stride 2, as after the stem.
-
-    Example:
-        >>> max_pool(jnp.ones((1, 8, 8, 3))).shape
-        (1, 4, 4, 3)
-    """
-    # A profile knows it by this name; it is no layer, which would have one.
-    with jax.named_scope("max_pool"):
-        return lax.platform_dependent(x, cpu=max_of_windows, default=native_max_pool)
-
-
-def native_max_pool(x: Array) -> Array:
-    """Applies XLA's windowed maximum, the reference for the other form."""
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
-    )
-
-
-@jax.custom_vjp
-def max_of_windows(x: Array) -> Array:
-    """Takes the maximum of nine shifted pictures, whose gradient needs no scatter."""
-    return _first_of_largest(x)[0]
-
-
-def _first_of_largest(x: Array) -> tuple[Array, Array]:
-    """Returns each window's maximum and its place; of equals the first, as the native form has."""
-    largest, *others = [
-        _window(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
-    ]
-    place = jnp.zeros(largest.shape, jnp.uint8)
-    for number, other in enumerate(others, 1):
-        place = jnp.where(other > largest, jnp.uint8(number), place)
-        largest = jnp.where(other > largest, other, largest)
-    return largest, place
-
-
-def _max_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    largest, place = _first_of_largest(x)
-    return largest, (x, place)
-
-
-def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
-    x, place = saved
-    (height, width), after = cotangent.shape[1:3], ((0, 0), (0, 1), (0, 1), (0, 0))
-    padded = lax.optimization_barrier((jnp.pad(cotangent, after), jnp.pad(place, after)))
-
-    def where_largest(row: int, column: int) -> Array:
-        """Returns the gradient of the pixels that are at one place of their windows."""
-        down, right = row == 0, column == 0
-        shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
-        return jnp.where(at == 3 * row + column, shifted, 0)
-
-    return (_interleave(where_largest)[:, : x.shape[1], : x.shape[2]],)
-
-
-max_of_windows.defvjp(_max_forward, _max_backward)
-
-
-def _interleave(part: Callable[[int, int], Array]) -> Array:
-    """Puts a picture together of its even and odd rows and columns.
-
-    With a stride of 2, even ones are in the middle of a window, and odd ones at the end of one and
-    the beginning of the next.
-    """
-    middle, ends = (1,), (2, 0)
-    rows = [
-        jnp.stack([sum(part(r, c) for r in rows for c in columns) for columns in (middle, ends)], 3)
-        for rows in (middle, ends)
-    ]
-    pairs = jnp.stack(rows, 2)
-    batch, height, _, width, _, channels = pairs.shape
-    return pairs.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def average_pool(
-    x: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes 2x2 means with stride 2; at an odd side's end those of the pixels that there are.
-
-    Example:
-        >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
-        [0.5, 2.0]
-    """
-    with jax.named_scope("average_pool"):
-        for axis in (1, 2):
-            if x.shape[axis] % 2:
-                # A pixel's mean with itself is that pixel.
-                last = lax.slice_in_dim(x, -1, None, axis=axis)
-                x = jnp.concatenate([x, last], axis)
-        batch, height, width, channels = x.shape
-        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-
-
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the same array, which a CPU computes once and keeps.
 
@@ -277,6 +234,40 @@ def _store(x: Array) -> Array:
 _store.defvjp(lambda x: (_store(x), None), lambda _, cotangent: (cotangent,))
 
 
+def end_of_block(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns max(x, 0), the result of a block, which is computed once and kept.
+
+    Else a GPU computes it again for its gradient, to see where it was positive.
+
+    Example:
+        >>> end_of_block(jnp.array([-2.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
+
+    def cpu(x: Array) -> Array:
+        return fusion_boundary(jax.nn.relu(x))
+
+    return lax.platform_dependent(x, cpu=cpu, default=kept_relu)
+
+
+@jax.custom_vjp
+def kept_relu(x: Array) -> Array:
+    """Returns max(x, 0), from which alone its gradient is computed."""
+    return jax.nn.relu(x)
+
+
+def _relu_and_itself(x: Array) -> tuple[Array, Array]:
+    y = lax.optimization_barrier(jax.nn.relu(x))
+    return y, y
+
+
+def _where_positive(y: Array, cotangent: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, cotangent, 0),)
+
+
+kept_relu.defvjp(_relu_and_itself, _where_positive)
+
+
 def _matrix_product(x: Array, matrix: Array) -> Array:
     # With four dimensions the gradient of `matrix` would first copy the cotangent transposed; of
     # a plain matrix the product itself reads the transpose.
@@ -295,7 +286,7 @@ def _taps_inside(side: int, size: int, stride: int) -> range:
     return range(places[0], places[-1] + 1)
 
 
-def _window(x: Array, size: int, stride: int, row: int, column: int, fill: float) -> Array:
+def pixels_at(x: Array, size: int, stride: int, row: int, column: int, fill: float) -> Array:
     """Returns the pixels at one place of all windows: [B, H / stride, W / stride, C]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen import initializers
 from jaxtyping import Array, Float
 
-from jaxch5.models.convolution import average_pool, convolve, fusion_boundary, max_pool
+from jaxch5.models.convolution import by_rows, convolve, end_of_block
 from jaxch5.models.layers import HEADS, BatchNorm
+from jaxch5.models.pooling import average_pool, relu_and_max_pool
 from jaxch5.models.spec import (
     HubWeights,
     LastMap,
@@ -51,7 +52,8 @@ class Conv(nn.Module):
             initializers.variance_scaling(2.0, "fan_out", "normal"),
             (self.size, self.size, x.shape[-1], self.features),
         )
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        form = partial(convolve, stride=self.stride)
+        return by_rows(form, x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 def _shortcut(x: Array, like: Array, block: BasicBlock | Bottleneck, train: bool) -> Array:
@@ -82,7 +84,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.width, 3, name="conv2")(y)
         y = norm(name="bn2")(y, train)
-        return fusion_boundary(nn.relu(_shortcut(x, y, self, train) + y))
+        return end_of_block(_shortcut(x, y, self, train) + y)
 
 
 class Bottleneck(nn.Module):
@@ -104,7 +106,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn2")(y, train))
         y = conv(self.width * self.expansion, 1, name="conv3")(y)
         y = norm(name="bn3")(y, train)
-        return fusion_boundary(nn.relu(_shortcut(x, y, self, train) + y))
+        return end_of_block(_shortcut(x, y, self, train) + y)
 
 
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -128,8 +130,10 @@ class ResNet(nn.Module):
             statistics in training as well, and leave them as they are.
         remat: whether a block's activations are computed again for the gradient, not kept in
             memory.
+        leaves_sums: whether gradients can be left to be summed over devices, as `by_rows` does.
     """
 
+    leaves_sums: ClassVar[bool] = True
     arch: str
     num_classes: int
     head: str = "linear"
@@ -151,8 +155,7 @@ class ResNet(nn.Module):
             x = Conv(WIDTHS[0], 3, 1, self.dtype, name="conv1_6")(x)
         else:
             x = Conv(WIDTHS[0], 7, 2, self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(self.dtype, name="bn1")(x, train_stem))
-        x = max_pool(x)
+        x = relu_and_max_pool(BatchNorm(self.dtype, name="bn1")(x, train_stem))
         for stage, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
             train_stage = train and self.frozen_stages <= stage
             for index in range(depth):

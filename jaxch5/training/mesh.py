@@ -10,6 +10,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +24,10 @@ from jaxtyping import Array, Int, PyTree
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
+from jaxch5.models.convolution import AXES
 from jaxch5.training.state import TrainState
 
-PROCESSES, DEVICES = "process", "device"
+PROCESSES, DEVICES = AXES
 # Smaller arrays are not worth the message that sharding takes.
 SHARED_FROM = 1024
 
@@ -205,10 +207,7 @@ def over_rows(
 
     def of_rows(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         result = function(batch, *others)
-        if not mean:
-            return result
-        flat, unravel = ravel_pytree(result)
-        return unravel(jax.lax.pmean(flat, axes))
+        return _mean_as_vector(result, axes) if mean else result
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
@@ -222,6 +221,37 @@ def over_rows(
         )(batch, *others)
 
     return mapped
+
+
+def _mean_as_vector(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
+    flat, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.pmean(flat, axes))
+
+
+def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+    """Returns a function to gradients, float32, with their mean over the devices, by one message.
+
+    Args:
+        function: Function whose layers leave this to be done: see `by_rows` of
+            `jaxch5.models.convolution`.
+        mesh: Mesh that `make_mesh` returns; None gives `function` itself.
+    """
+    if mesh is None:
+        return function
+    mean = jax.shard_map(
+        partial(_mean_as_vector, axes=mesh.axis_names),
+        mesh=mesh,
+        in_specs=P(),
+        out_specs=P(),
+        check_vma=False,
+    )
+
+    def averaged(*arguments: Any) -> PyTree:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            (value, others), grads = function(*arguments)
+        return (value, others), mean(grads)
+
+    return averaged
 
 
 def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:

@@ -21,7 +21,7 @@ from jaxch5.models.layers import normalize
 from jaxch5.models.spec import IMAGENET, Normalization
 from jaxch5.optim.groups import ParamPath, merge, partition
 from jaxch5.optim.optimizer import with_update_due
-from jaxch5.training.mesh import mean_over_devices, number_of_device, over_rows
+from jaxch5.training.mesh import mean_of_all, mean_over_devices, number_of_device, over_rows
 from jaxch5.training.precision import next_scale
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.reduction import loss_of_batch
@@ -107,6 +107,9 @@ def make_train_step(
     optimizer = optimizer or recipe.make_optimizer()
     # With local batch norms each device takes its own gradient, else it only prepares its pictures.
     local = mesh if recipe.bn == "local" else None
+    # Else gradients are summed in the type in which they are computed.
+    narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
+    summed = mesh if narrow and not local else None
 
     def prepare(batch: Batch | CachedBatch, key: Key[Array, ""]) -> Array:
         return augment(policy, batch.open(), key, size)
@@ -140,7 +143,12 @@ def make_train_step(
             return value, updated.get("batch_stats", {})
 
         take = jax.value_and_grad if scale is None else scale.value_and_grad
-        *_, (value, updated), grads = take(loss_of, has_aux=True)(trained)
+
+        def taken(trained: PyTree) -> PyTree:
+            *_, value, grads = take(loss_of, has_aux=True)(trained)
+            return value, grads
+
+        (value, updated), grads = mean_of_all(taken, summed)(trained)
         return Gradient(value, updated, grads)
 
     mean_gradient = over_rows(gradient, local, mean=True)

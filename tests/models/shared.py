@@ -18,6 +18,24 @@ from jaxch5.models.registry import spec_of
 SEED = 7
 
 
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def of_each(forms, *arguments):
+    """Of each form, the result and its gradients for the same cotangent; one program for all."""
+
+    def run(*arguments):
+        outcomes = []
+        for form in forms:
+            result, pull = jax.vjp(form, *arguments)
+            cotangent = normal(2, *result.shape)
+            outcomes.append((result, *pull(cotangent)))
+        return outcomes
+
+    return jax.jit(run)(*arguments)
+
+
 def fill(name, shape):
     """Weights that depend on nothing but PyTorch's name and shape for them."""
     rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)

@@ -1,5 +1,7 @@
 """Each fast form computes what XLA's native form computes, and so does its gradient."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -8,30 +10,13 @@ from jaxch5.models.convolution import (
     as_matrix_product,
     as_patches,
     convolve,
+    end_of_block,
     fusion_boundary,
-    max_of_windows,
-    max_pool,
+    kept_relu,
     native,
-    native_max_pool,
+    with_fourth_channel,
 )
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def of_each(forms, *arguments):
-    """Of each form, the result and its gradients for the same cotangent; one program for all."""
-
-    def run(*arguments):
-        outcomes = []
-        for form in forms:
-            result, pull = jax.vjp(form, *arguments)
-            cotangent = normal(2, *result.shape)
-            outcomes.append((result, *pull(cotangent)))
-        return outcomes
-
-    return jax.jit(run)(*arguments)
+from tests.models.shared import normal, of_each
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 8])
@@ -102,10 +87,19 @@ def test_no_map_that_is_low_or_narrow_is_left_to_xla(sides, stride):
     assert "convolution(" not in step.lower(x, kernel).compile().as_text()
 
 
-@pytest.mark.parametrize("side", [2, 5, 8])
-def test_max_pooling_and_its_gradient_agree_also_on_ties(side):
-    x = np.round(normal(0, 2, side, side, 3))
-    expected, *others = of_each([native_max_pool, max_of_windows, max_pool], x)
+@pytest.mark.parametrize(("size", "stride"), [(7, 2), (3, 2), (3, 1)])
+def test_a_fourth_channel_of_zeros_changes_nothing(size, stride):
+    x, kernel = normal(0, 2, 8, 8, 3), normal(1, size, size, 3, 4)
+    forms = [partial(form, stride=stride) for form in (with_fourth_channel, native)]
+    (result, *gradients), (expected, *expected_gradients) = of_each(forms, x, kernel)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_the_gradient_of_the_end_of_a_block_is_that_of_relu():
+    x = np.float32([[-2, -0.0, 0.0, 1e-30, 3]])
+    expected, *others = of_each([jax.nn.relu, kept_relu, end_of_block], x)
     for result, gradient in others:
         np.testing.assert_array_equal(result, expected[0])
-        np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(gradient, expected[1])

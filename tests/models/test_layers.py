@@ -131,3 +131,38 @@ def test_evaluation_takes_the_mean_that_training_takes(sides):
     variables = head.init(jax.random.key(0), x, train=False)
     evaluated, trained = (jax.jit(partial(head.apply, train=train)) for train in (False, True))
     np.testing.assert_allclose(evaluated(variables, x), trained(variables, x), atol=2e-6)
+
+
+def batch_norm(x, cotangent, near):
+    """The result of a batch norm in training, its running variance, and its gradient."""
+    channels = x.shape[-1]
+    params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
+    stats = {"mean": near, "var": jnp.ones(channels)}
+
+    def run(x):
+        variables = {"params": params, "batch_stats": stats}
+        return BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+
+    y, pull, updated = jax.vjp(run, x, has_aux=True)
+    return y, updated["batch_stats"]["var"], pull(cotangent)[0]
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, -30.0])
+def test_a_variance_in_one_pass_is_that_of_two(monkeypatch, offset):
+    """As a GPU computes it; with running means that are a few deviations off, nothing cancels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(offset, [0.1, 1, 10, 100], (64, 14, 14, 4)).astype(np.float32)
+    cotangent = rng.standard_normal(x.shape, np.float32)
+    near = x.mean((0, 1, 2)) + 2 * x.std((0, 1, 2))
+    two_passes = jax.jit(batch_norm)(x, cotangent, near)
+
+    def elsewhere(*operands, cpu, default):
+        return default(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    one_pass = jax.jit(lambda *arguments: batch_norm(*arguments))(x, cotangent, near)
+    exact = np.float64(x).var((0, 1, 2)) * (64 * 196 / (64 * 196 - 1)) * 0.1 + 0.9
+    for var in (two_passes[1], one_pass[1]):
+        np.testing.assert_allclose(var, exact, rtol=1e-5)
+    for got, expected in zip(one_pass, two_passes, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

@@ -77,6 +77,17 @@ def test_logits_loss_gradients_and_statistics_are_torchvisions(arch, usual_compi
     run_alone(__file__, arch, usual_compiler)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet18d"])
+def test_so_they_are_in_the_forms_of_a_gpu(arch, usual_compiler):
+    """Of norms, pooling and the ends of blocks; the sums are those of a CPU."""
+    run_alone(__file__, f"{arch} elsewhere", usual_compiler)
+
+
+def compute_as_elsewhere():
+    jax.lax.platform_dependent = lambda *operands, default, **platforms: default(*operands)
+
+
 def compare_with_torchvision(arch):
     golden = GOLDEN["archs"][arch]
     model, variables, x = create_model(arch, 1000), filled(arch), pictures()
@@ -192,4 +203,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known(kwargs, line):
 
 
 if __name__ == "__main__":
-    compare_with_torchvision(sys.argv[1])
+    arch, *elsewhere = sys.argv[1].split()
+    if elsewhere:
+        compute_as_elsewhere()
+    compare_with_torchvision(arch)

@@ -27,7 +27,8 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError
 from jaxch5.learner import vision_learner
 from jaxch5.losses import cross_entropy
-from jaxch5.models.layers import BatchNorm
+from jaxch5.models.layers import BatchNorm, LinearHead
+from jaxch5.models.resnet import Conv
 from jaxch5.run.directory import RunDir, create_run
 from jaxch5.training.loop import Epoch, Plan, fit
 from jaxch5.training.mesh import placement_of
@@ -51,6 +52,19 @@ class Tiny(nn.Module):
         return nn.Dense(10, name="head")(nn.relu(nn.Dense(128, name="fc")(x.mean((1, 2)))))
 
 
+class Summed(nn.Module):
+    """Of layers whose gradients are summed at the end, as a ResNet's are in half precision."""
+
+    leaves_sums = True
+
+    @nn.compact
+    def __call__(self, x, train):
+        for number, (size, stride) in enumerate(((3, 2), (1, 1), (3, 1)), 1):
+            x = Conv(16, size, stride, name=f"conv{number}")(x)
+            x = nn.relu(BatchNorm(name=f"bn{number}")(x, train))
+        return LinearHead(10, name="head")(x, train)
+
+
 class WithoutNorm(nn.Module):
     @nn.compact
     def __call__(self, x, train):
@@ -65,8 +79,8 @@ def data_of(batch_size=64, cache="memory", augment=None, count=300):
     return block.load(batch_size, cache=cache)
 
 
-def learner(batch_size=64, cache="memory", augment=None, **settings):
-    learn = vision_learner(data_of(batch_size, cache, augment), Tiny(), **settings)
+def learner(batch_size=64, cache="memory", augment=None, model=None, **settings):
+    learn = vision_learner(data_of(batch_size, cache, augment), model or Tiny(), **settings)
     learn.console = Console(file=io.StringIO())
     return learn
 
@@ -175,6 +189,18 @@ def settings():
     return {"global": in_both(mix=mixup, **much), "local": losses(local)}
 
 
+def summed():
+    """Losses, on one device and on eight; and the lengths of the vectors that eight sum."""
+    settings = {"model": Summed(), "precision": "bf16", "mix": mixup, "shard_optimizer": True}
+    one, many = (learner(devices=devices, **settings) for devices in (1, 8))
+    of_both = [losses(one), losses(many)]
+    text = next(iter(many._compiled.values())).train.as_text()
+    sums = "".join(re.findall(r" = (.*) all-reduce(?:-start)?\(", text))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(many.state.params))
+    lengths = [int(length) for length in re.findall(r"f32\[(\d+)\]", sums)]
+    return {"losses": of_both, "weights": weights, "lengths": lengths}
+
+
 def weights():
     """Losses with weights, of which each device's rows have another sum: on one, and on eight."""
     data, loss = data_of(), partial(cross_entropy, weight=np.linspace(0, 9, 10))
@@ -265,6 +291,7 @@ if __name__ == "__main__":
         "shared": shared_optimizer(),
         "caches": caches(),
         "settings": settings(),
+        "summed": summed(),
         "weights": weights(),
         "freezing": freezing(),
         "after": after_training(),

@@ -79,6 +79,14 @@ class TestEightDevices:
         assert_close(many, one)
         assert np.isfinite(eight["settings"]["local"]).all()
 
+    def test_gradients_that_are_summed_at_the_end_are_those_of_one_device(self, eight):
+        """As one vector, beside which there are statistics alone."""
+        one, many = eight["summed"]["losses"]
+        assert_close(many, one)
+        *statistics, gradient = sorted(eight["summed"]["lengths"])
+        assert gradient == eight["summed"]["weights"]
+        assert max(statistics) < 100
+
     def test_a_weighted_mean_is_of_the_whole_batch(self, eight):
         """Also where each device takes its own rows' losses, whose weights have another sum."""
         one, *many = eight["weights"]["losses"]

@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxch5.models.winograd import TILE, winograd
+from jaxch5.models.winograd import TILE, times_transposed, winograd
 
 # On maps whose shorter side is up to this, gathering patches for one matrix product beats the
 # native convolution, which takes a hundred times as long there.
@@ -271,8 +271,28 @@ kept_relu.defvjp(_relu_and_itself, _where_positive)
 def _matrix_product(x: Array, matrix: Array) -> Array:
     # With four dimensions the gradient of `matrix` would first copy the cotangent transposed; of
     # a plain matrix the product itself reads the transpose.
-    product = jnp.dot(x.reshape(-1, x.shape[-1]), matrix)
+    product = lax.platform_dependent(
+        x.reshape(-1, x.shape[-1]), matrix, cpu=_multiply, default=jnp.dot
+    )
     return product.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+@jax.custom_vjp
+def _multiply(x: Array, matrix: Array) -> Array:
+    return jnp.dot(x, matrix)
+
+
+def _multiply_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, matrix = saved
+    if x.shape[0] >= x.shape[1] > cotangent.shape[1]:
+        # A narrow product of long sums is faster the other way round.
+        of_matrix = lax.optimization_barrier(jnp.dot(cotangent.T, x)).T
+    else:
+        of_matrix = jnp.dot(x.T, cotangent)
+    return times_transposed(cotangent, matrix), of_matrix
+
+
+_multiply.defvjp(lambda *both: (_multiply(*both), both), _multiply_backward)
 
 
 def _taps_inside(side: int, size: int, stride: int) -> range:

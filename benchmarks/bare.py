@@ -16,6 +16,32 @@ from jaxch5.losses import cross_entropy
 from jaxch5.training.compiler import compiler_options
 
 
+def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
+    """The step `(state, batch) -> (state, loss)`, not compiled."""
+
+    def step(state: Any, batch: Any) -> Any:
+        variables, opt_state = state
+        pictures, labels = batch
+
+        def loss_of(params: Any) -> Any:
+            logits, updated = model.apply(
+                {**variables, "params": params},
+                pictures,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(0)},
+            )
+            return cross_entropy(logits, labels), updated
+
+        params = variables["params"]
+        (loss, updated), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return ({"params": params, **updated}, opt_state), loss
+
+    return step
+
+
 class BareStep:
     """Forward, cross-entropy, backward and update of a network; the state is donated.
 
@@ -41,29 +67,11 @@ class BareStep:
         self.variables = dict(init(jax.random.key(0), self.batch[0][:1]))
         self.state = (self.variables, jax.jit(optimizer.init)(self.variables["params"]))
 
-        def step(state: Any, batch: Any) -> Any:
-            variables, opt_state = state
-            pictures, labels = batch
-
-            def loss_of(params: Any) -> Any:
-                logits, updated = model.apply(
-                    {**variables, "params": params},
-                    pictures,
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": jax.random.key(0)},
-                )
-                return cross_entropy(logits, labels), updated
-
-            params = variables["params"]
-            (loss, updated), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            return ({"params": params, **updated}, opt_state), loss
-
         begin = time.perf_counter()
         all_options = compiler_options() | dict(options or {})
-        jitted = jax.jit(step, donate_argnums=0, compiler_options=all_options)
+        jitted = jax.jit(
+            bare_step(model, optimizer), donate_argnums=0, compiler_options=all_options
+        )
         self.compiled = jitted.lower(self.state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - begin
 

@@ -2,7 +2,8 @@
 
 A request, which both take, is {"files", "labels", "train", "arch", "presize", "size", "batch",
 "workers", "device", "precision"}: the first `train` of the files are trained on and the others
-validate. With `--first-step REQUEST` it prints one line when the first step is done, and ends.
+validate. With `--first-step REQUEST` it prints one line when the first step is done, and ends; with
+`--fine-tune REQUEST EPOCHS` when it has been fine-tuned.
 """
 
 from __future__ import annotations
@@ -69,10 +70,15 @@ class FirstStep(fastai.Callback):
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--first-step"]:
-        learn = learner_of(json.loads(sys.argv[2]))
+    if sys.argv[1:]:
+        command, request, *epochs = sys.argv[1:]
+        learn = learner_of(json.loads(request))
         with learn.no_bar(), learn.no_logging():
-            learn.fit(1, 1e-3, cbs=FirstStep())
+            if command == "--first-step":
+                learn.fit(1, 1e-3, cbs=FirstStep())
+            learn.fine_tune(int(epochs[0]))
+        print(json.dumps({"loss": float(learn.recorder.losses[-1])}), flush=True)
+        return
     learners: list[fastai.Learner] = []
 
     def answer(request: dict[str, Any]) -> Any:

@@ -4,9 +4,14 @@
 #
 #     benchmarks/gpu.sh [PART...]
 #
-# Parts: step options cache epoch start data augment precision profile tests; without any, all in
-# this order. Results are written to $OUT (default: out): results.json, results.md, log.txt. A part
-# that fails is noted there, and the others go on.
+# Parts: step forms cache options epoch finetune start tests data augment precision profile;
+# without any, all in this order, the first being those that decide how a step is computed. Results
+# are written to $OUT (default: out) after each part: results.json, results.md, log.txt. A part that
+# fails is noted there, and the others go on. After $MINUTES (default: 30) nothing more begins.
+#
+#     benchmarks/gpu.sh compile
+#
+# compiles what the first ones run, for an H100, on a machine without one (extra gpu_program).
 #
 # DEVICE=cpu takes small sizes, to try this script. PYTHON is the interpreter of both sides (default:
 # python3). JAXCH5_FLOWERS names a folder of photographs; without it, some are made. What else has to
@@ -19,6 +24,7 @@ cd "$(dirname "$0")/.." || exit 1
 DEVICE=${DEVICE:-gpu}
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-out}
+END=$((SECONDS + 60 * ${MINUTES:-30}))
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 WORK=$(mktemp -d)
@@ -43,8 +49,9 @@ if [ "$DEVICE" = cpu ]; then
     STEP=(--arch resnet18 --size 32 --batch 8 --seconds 0)
     PEER=(--modes eager)
     EPOCH=(--presize 96 --size 64 --batch 8 --precision fp32 --workers 2)
-    SEEDS=1
+    SEEDS=1 EPOCHS=1
     SMALL=(--count 3)
+    FORMS=(--arch resnet18 --size 32 --batch 8 --steps 1)
     RUN=(--data.presize 48 --data.size 32 --data.batch-size 8)
     OPTIONS=(xla_backend_optimization_level=1)
 else
@@ -52,8 +59,9 @@ else
     STEP=(--arch resnet50 --size 224 --batch 256 --precision bf16)
     PEER=()
     EPOCH=(--arch resnet50 --presize 256 --size 224 --batch 128 --precision bf16)
-    SEEDS=3
+    SEEDS=3 EPOCHS=5
     SMALL=()
+    FORMS=()
     RUN=(--model.arch resnet50 --model.precision bf16 --data.presize 256 --data.size 224)
     RUN+=(--data.batch-size 128)
     # Candidates for jaxch5/training/compiler.py, and what --deterministic sets; those of another
@@ -81,7 +89,9 @@ bench() {
     local name=$1 script=$2
     shift 2
     echo "== $name: $script $*" | tee -a "$LOG"
-    "$PYTHON" "benchmarks/$script" "$@" --json >"$OUT/$name.json" 2>>"$LOG" ||
+    # What is left of the time, at least none.
+    timeout $((END > SECONDS ? END - SECONDS : 1)) \
+        "$PYTHON" "benchmarks/$script" "$@" --json >"$OUT/$name.json" 2>>"$LOG" ||
         echo "$name failed with status $?" | tee -a "$LOG"
 }
 
@@ -95,10 +105,23 @@ part() {
                 "${STEP[@]}" --options "$option"
         done
         ;;
+    compile)
+        whole=(resnet50/bf16 resnet50/bf16/scan resnet50/bf16/deterministic resnet50/fp16)
+        bench compiled gpu_program.py "${whole[@]}"
+        for option in "${OPTIONS[@]}"; do
+            bench "compiled-${option%%=*}" gpu_program.py resnet50/bf16 --options "$option"
+        done
+        bench compiled-forms forms.py --compile-only
+        ;;
+    forms) bench forms forms.py --device "$DEVICE" --turns "$TURNS" "${FORMS[@]}" ;;
     cache)
+        # Steps within one call, beside bare ones that are called one by one.
         bench cache epoch.py --device "$DEVICE" --turns "$TURNS" --cache device --bare "${EPOCH[@]}"
         ;;
     epoch) bench epoch epoch.py --device "$DEVICE" --turns "$TURNS" "${EPOCH[@]}" ;;
+    finetune)
+        bench finetune start.py --device "$DEVICE" --turns 1 --fine-tune "$EPOCHS" "${EPOCH[@]}"
+        ;;
     start) bench start start.py --device "$DEVICE" --turns "$TURNS" "${EPOCH[@]}" ;;
     data) bench data data.py --device "$DEVICE" --turns "$TURNS" ;;
     augment) bench augment augment.py --device "$DEVICE" --turns "$TURNS" "${SMALL[@]}" ;;
@@ -121,11 +144,17 @@ part() {
 }
 
 if [ $# -eq 0 ]; then
-    set -- step options cache epoch start data augment precision profile tests
+    set -- step forms cache options epoch finetune start tests data augment precision profile
 fi
-photographs
+[ "$*" = compile ] || photographs
 for name in "$@"; do
+    if [ $SECONDS -ge $END ]; then
+        echo "$name: there is no time left" | tee -a "$LOG"
+        continue
+    fi
     part "$name"
+    # Now, so that a run that is cut short leaves what it has.
+    "$PYTHON" benchmarks/collect.py "$OUT"
 done
 # One file for each would be more than some machines hand back.
 "$PYTHON" benchmarks/collect.py "$OUT" && find "$OUT" -name '*.json' ! -name results.json -delete

@@ -1,6 +1,7 @@
 """Our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
 
-With `--first-step SETTINGS` it prints one line when the first training step is done, and ends.
+With `--first-step DEVICE SETTINGS` it prints one line when the first training step is done, and
+ends; with `--fine-tune DEVICE SETTINGS EPOCHS` when it has been fine-tuned, and has its report.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import use_device
@@ -108,11 +111,26 @@ def first_step(settings: dict[str, Any]) -> float:
     return float(metrics["loss"])
 
 
+def fine_tuned(settings: dict[str, Any], epochs: str) -> float:
+    """The last loss of a fine-tuning as `python -m jaxch5.train` does it, with its report."""
+    from jaxch5.config.settings import Config
+    from jaxch5.run.directory import create_run
+    from jaxch5.training.process import prepare_process
+
+    prepare_process()
+    learn = learner_of(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        learn.run = create_run(Config.model_validate(settings), Path(folder) / "run")
+        learn.fine_tune(int(epochs))
+        assert (learn.run.path / "report.html").exists()
+    return float(learn.recorder.losses[-1])
+
+
 def main() -> None:
-    command, device, settings = sys.argv[1:]
-    assert command == "--first-step"
+    command, device, settings, *others = sys.argv[1:]
+    measured = {"--first-step": first_step, "--fine-tune": fine_tuned}[command]
     use_device(device)
-    print(json.dumps({"loss": first_step(json.loads(settings))}), flush=True)
+    print(json.dumps({"loss": measured(json.loads(settings), *others)}), flush=True)
 
 
 if __name__ == "__main__":

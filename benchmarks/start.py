@@ -1,8 +1,9 @@
-"""From the start of the process to the end of the first training step, against fastai.
+"""From the start of the process to its first training step, or a fine-tuned network; and fastai.
 
 Three sides in turn, each a process of its own: ours with no compiled program kept (cold), ours with
 what an earlier process kept (warm), and fastai's `vision_learner`. All import, read the folder,
-build the network, take up a batch of augmented photographs and train one step with it.
+build the network, take a batch of augmented photographs and train one step with it; or, with
+`--fine-tune EPOCHS`, fine-tune it, ours with its report.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/start.py --path ~/photos
 """
@@ -37,8 +38,8 @@ from peer import Peer, peer_python
 HERE = Path(__file__).parent
 
 
-def seconds_to_first_step(command: list[str], environment: dict[str, str]) -> float:
-    """Until the process says the loss of its first step; it has to be a number."""
+def seconds_to_loss(command: list[str], environment: dict[str, str]) -> float:
+    """Until the process says the loss that it came to; it has to be a number."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -55,20 +56,22 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     python = peer_python(required=True)
     assert python is not None
     settings = settings_of(arguments, "off")
-    ours = [sys.executable, str(HERE / "ours_learner.py"), "--first-step", arguments.device]
-    ours.append(json.dumps(settings))
+    epochs = [str(arguments.fine_tune)] if arguments.fine_tune else []
+    command = "--fine-tune" if epochs else "--first-step"
+    ours = [sys.executable, str(HERE / "ours_learner.py"), command, arguments.device]
+    ours += [json.dumps(settings), *epochs]
     learn = learner_of(settings)
     request = request_of(learn, arguments, PLATFORMS[arguments.device])
     script = HERE / "fastai_learner.py"
     with Peer(python, script) as peer:
         same("the work", facts(learn), peer.ask(**request))
-    peers = [python, str(script), "--first-step", json.dumps(request)]
+    peers = [python, str(script), command, json.dumps(request), *epochs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
         def with_cache(cache: Path) -> float:
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-            return seconds_to_first_step(ours, environment)
+            return seconds_to_loss(ours, environment)
 
         def cold() -> float:
             return with_cache(Path(tempfile.mkdtemp(dir=folder)))
@@ -76,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sides = {
             "cold": cold,
             "warm": lambda: with_cache(folder / "warm"),
-            "peer": lambda: seconds_to_first_step(peers, dict(os.environ)),
+            "peer": lambda: seconds_to_loss(peers, dict(os.environ)),
         }
         # The first turn reads packages from the disk, and fills the warm cache.
         seconds = in_turn(sides, arguments.turns)
@@ -93,6 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=3, path=True)
     add_sizes(parser)
+    parser.add_argument("--fine-tune", type=int, metavar="EPOCHS", help="not one step, but so many")
     arguments = parser.parse_args()
     use_device(arguments.device)
     tell(measure(arguments), arguments.json)

@@ -234,6 +234,7 @@ def _store(x: Array) -> Array:
 _store.defvjp(lambda x: (_store(x), None), lambda _, cotangent: (cotangent,))
 
 
+@jax.custom_vjp
 def end_of_block(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns max(x, 0), the result of a block, which is computed once and kept.
 
@@ -243,21 +244,11 @@ def end_of_block(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         >>> end_of_block(jnp.array([-2.0, 2.0])).tolist()
         [0.0, 2.0]
     """
-
-    def cpu(x: Array) -> Array:
-        return fusion_boundary(jax.nn.relu(x))
-
-    return lax.platform_dependent(x, cpu=cpu, default=kept_relu)
+    return fusion_boundary(jax.nn.relu(x))
 
 
-@jax.custom_vjp
-def kept_relu(x: Array) -> Array:
-    """Returns max(x, 0), from which alone its gradient is computed."""
-    return jax.nn.relu(x)
-
-
-def _relu_and_itself(x: Array) -> tuple[Array, Array]:
-    y = lax.optimization_barrier(jax.nn.relu(x))
+def _end_and_itself(x: Array) -> tuple[Array, Array]:
+    y = lax.platform_dependent(jax.nn.relu(x), cpu=_store, default=lax.optimization_barrier)
     return y, y
 
 
@@ -265,7 +256,7 @@ def _where_positive(y: Array, cotangent: Array) -> tuple[Array]:
     return (jnp.where(y > 0, cotangent, 0),)
 
 
-kept_relu.defvjp(_relu_and_itself, _where_positive)
+end_of_block.defvjp(_end_and_itself, _where_positive)
 
 
 def _matrix_product(x: Array, matrix: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxch5.models.convolution import kept_relu, pixels_at
+from jaxch5.models.convolution import end_of_block, pixels_at
 
 
 def relu_and_max_pool(
@@ -27,7 +27,7 @@ def relu_and_max_pool(
 
     def elsewhere(x: Array) -> Array:
         # The same either way round, and of a quarter of the pixels.
-        return kept_relu(max_of_windows(x))
+        return end_of_block(max_of_windows(x))
 
     # A profile knows it by this name; it is no layer, which would have one.
     with jax.named_scope("max_pool"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import flax.linen as nn
 import flax.struct
 import jax
@@ -16,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int32, Key, PyTree
 from jaxch5.framing import Size, height_and_width
 from jaxch5.optim.groups import ParamPath, partition
 from jaxch5.optim.optimizer import with_hyperparams
-from jaxch5.training.compiler import DETERMINISTIC
+from jaxch5.training.initial import run_once
 from jaxch5.training.precision import loss_scale
 from jaxch5.training.recipe import Recipe
 
@@ -90,9 +88,6 @@ def init_state(
     """
     optimizer = optimizer or recipe.make_optimizer()
 
-    # Run once: optimizing dozens of random draws would take longer than the draws do. And kernels
-    # that a GPU chooses by timing differ in the last bit of some weights.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": "1", **DETERMINISTIC})
     def init(key: Key[Array, ""]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, *height_and_width(size), 3)), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -108,7 +103,7 @@ def init_state(
             epoch_skipped=jnp.zeros((), jnp.int32),
         )
 
-    return init(key)
+    return run_once(init, key)
 
 
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
@@ -127,7 +122,7 @@ def with_fresh_optimizer(
 ) -> TrainState:
     """Returns the state with new moments, for the parameters that are not frozen."""
     trained, _ = partition(state.params, frozen)
-    return state.replace(opt_state=jax.jit(optimizer.init)(trained))
+    return state.replace(opt_state=run_once(optimizer.init, trained))
 
 
 def is_finite(state: TrainState) -> bool:

@@ -1,0 +1,151 @@
+"""What runs once, such as drawing initial weights, without compiling a program for each shape.
+
+XLA compiles the rounds of a random draw again for each of a network's shapes, which takes many
+times as long as the draws. Here all draws of a kind come from one small program, piece by piece,
+and NumPy does the few steps around them. The values are those that `jax.jit` computes, but for the
+rounding of the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+from jax.extend.random import define_prng_impl, threefry_2x32
+from jaxtyping import Array, Float, PyTree, UInt32
+
+# Values that one call of a program draws: large enough that calls do not show.
+PIECE = 2**18
+# What jax calls the draws in a jaxpr, and how they are made of a key and the operands after it. A
+# name that another release does not have makes it slower there, not wrong.
+DRAWS: dict[str, Callable[..., Array]] = {
+    "_normal": lambda key: jax.random.normal(key, (PIECE,)),
+    "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),
+    "_truncated_normal": lambda key, low, high: jax.random.truncated_normal(
+        key, low, high, (PIECE,)
+    ),
+}
+# Primitives that NumPy computes alike, with no program.
+BY_NUMPY: dict[str, Callable[..., Any]] = {
+    "mul": lambda x, y, **_: np.multiply(x, y),
+    "sqrt": lambda x, **_: np.sqrt(x),
+    "copy": lambda x: x,
+    "reshape": lambda x, new_sizes, **_: np.reshape(x, new_sizes),
+    "broadcast_in_dim": lambda x, shape, broadcast_dimensions, **_: (
+        np.broadcast_to(x, shape) if not broadcast_dimensions else None
+    ),
+}
+
+
+def run_once(function: Callable[..., PyTree], *args: Any) -> PyTree:
+    """Computes `function(*args)` for a function of arrays that runs this once.
+
+    What its outputs do not need is left out, such as the forward pass of `module.init`.
+
+    Args:
+        function: Function that `jax.jit` could compile.
+        args: Its arguments, trees of arrays.
+
+    Example:
+        >>> float(run_once(lambda key: 2 * jax.random.uniform(key), jax.random.key(0)))
+        1.8953344821929932
+    """
+    traced = jax.jit(function).trace(*args)
+    jaxpr, consts = traced.jaxpr.jaxpr, traced.jaxpr.consts
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= zip(jaxpr.invars, jax.tree.leaves(args), strict=True)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for equation in _needed(jaxpr):
+        operands = [read(atom) for atom in equation.invars]
+        found = _by_numpy(equation, operands)
+        if found is None:
+            inputs = [atom for atom in equation.invars if not isinstance(atom, Literal)]
+            outputs, alone = equation.outvars, [equation]
+            alone = jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=alone)
+            found = jax.core.eval_jaxpr(alone, (), *map(read, inputs))
+        values |= zip(equation.outvars, found, strict=True)
+    leaves = [jax.device_put(read(atom), may_alias=False) for atom in jaxpr.outvars]
+    return jax.tree.unflatten(jax.tree.structure(traced.out_info), leaves)
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    needed, equations = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            equations.append(equation)
+            needed.update(atom for atom in equation.invars if not isinstance(atom, Literal))
+    return equations[::-1]
+
+
+def _by_numpy(equation: Any, operands: Sequence[Any]) -> list[Any] | None:
+    """Returns what an equation of a jaxpr computes, where that needs no program of its own."""
+    name, params = equation.primitive.name, equation.params
+    made = equation.outvars[0].aval
+    if made.dtype not in (np.float32, np.int32):
+        return None
+    if name in BY_NUMPY:
+        found = BY_NUMPY[name](*map(np.asarray, operands), **params)
+        return None if found is None else [found]
+    name = params.get("name", "")
+    if name in DRAWS and made.dtype == np.float32 and _is_default(operands[0]):
+        return [_drawn(name, made.shape, *operands)]
+    return None
+
+
+def _is_default(key: Any) -> bool:
+    return jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and (
+        str(jax.random.key_impl(key)) == "threefry2x32"
+        and jax.config.values["jax_threefry_partitionable"]
+    )
+
+
+def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float[np.ndarray, "..."]:
+    words = np.asarray(jax.random.key_data(key))
+    count = prod(shape)
+    program = _program(name)
+    pieces = [
+        program(np.append(words, np.uint32(start)), *(np.float32(value) for value in operands))
+        for start in range(0, count, PIECE)
+    ]
+    return np.concatenate(jax.device_get(pieces))[:count].reshape(shape)
+
+
+@lru_cache
+def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
+    @jax.jit
+    def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
+        return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)
+
+    return draw
+
+
+def _bits(words: UInt32[Array, "3"], width: int, shape: tuple[int, ...]) -> UInt32[Array, "piece"]:
+    # The bits of a draw's n-th value depend on its key and on n alone.
+    low = words[2] + jnp.arange(PIECE, dtype=jnp.uint32)
+    bits = threefry_2x32((words[0], words[1]), jnp.concatenate([jnp.zeros_like(low), low]))
+    return bits[:PIECE] ^ bits[PIECE:]
+
+
+def _none(*_: Any) -> Any:
+    raise NotImplementedError
+
+
+# Keys of jax's own generator whose draws begin with the n-th value: two words of the key, and n.
+PIECES = define_prng_impl(
+    key_shape=(3,),
+    seed=_none,
+    split=_none,
+    random_bits=_bits,
+    fold_in=_none,
+    name="pieces_of_threefry2x32",
+    tag="pieces",
+)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 from jaxtyping import Array, Key
 
 from jaxch5.batch import CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.optim.optimizer import number_of_rates
 from jaxch5.training.compiler import compiler_options
+from jaxch5.training.kept import environment_of, kept, shapes_of
 from jaxch5.training.memory import Need, check_memory, memory_limit, need_of, out_of_memory
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.resident import ManySteps, make_many_steps, stacked, steps_a_call
@@ -75,13 +77,19 @@ def compile_steps(
     many = jit(make_many_steps(train_step), donate_argnums=0, out_shardings=(after, everywhere))
     evaluate = jit(eval_step, out_shardings=everywhere)
 
+    environment = None if everywhere else environment_of()
+
+    def compiled(jitted: Any, function: Any, *args: Any) -> Compiled:
+        of = jitted.__name__, function, shapes_of(args), options
+        return kept(lambda: jitted.lower(*args).compile(), environment, *of)
+
     def compile_many() -> ManySteps | None:
         if a_call == 1:
             return None
         assert isinstance(batch, CachedBatch)
         rates = np.zeros((a_call, number_of_rates(state.opt_state)), np.float32)
         batches = placement.shapes(stacked(batch, a_call))
-        return many.lower(state, batches, *placement.put((rates, rates[:, 0])), key).compile()
+        return compiled(many, train_step, state, batches, *placement.put((rates, rates[:, 0])), key)
 
     batch_size = data.train.batch_size
     of_step = placement.shapes(batch)
@@ -89,9 +97,9 @@ def compile_steps(
     try:
         with out_of_memory(None, batch_size, data.size):
             # Not in this thread, which would notice no signal until it is done.
-            compiled_evaluate = pool.submit(lambda: evaluate.lower(state, of_step).compile())
+            compiled_evaluate = pool.submit(compiled, evaluate, eval_step, state, of_step)
             compiled_many = pool.submit(compile_many)
-            compiled_train = pool.submit(train.lower(state, of_step, key).compile).result()
+            compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
             return Steps(

@@ -1,0 +1,181 @@
+"""Fingerprints of functions and of what they close over, as they are in memory.
+
+Two functions with one fingerprint do the same, and so may share a compiled program. What cannot be
+told from all else has none.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields, is_dataclass
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+
+
+class UnknownError(Exception):
+    """Something has no fingerprint."""
+
+
+def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
+    """Returns a fingerprint of a value, in hexadecimal.
+
+    Functions and instances are told apart by what they hold: code, defaults and closures, fields
+    and arrays. The globals of a function are not looked at; see `code_of`.
+
+    Args:
+        value: Value, function, or nested ones.
+        known: Function that tells of a module's name whether functions and types of it mean the
+            same wherever they have the same name.
+
+    Raises:
+        UnknownError: It holds something that is neither known nor made of what is.
+
+    Example:
+        >>> def add(number):
+        ...     return lambda x: x + number
+        >>> one, other = (fingerprint(add(number), lambda module: True) for number in (1, 2))
+        >>> one == other, one == fingerprint(add(1), lambda module: True)
+        (False, True)
+    """
+    return _Walk(known).digest(value)
+
+
+def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
+    """Returns a fingerprint of all that modules define, in the state in which it is in memory.
+
+    Args:
+        modules: Names of modules that were imported.
+        known: Function that tells of another module's name whether functions that it makes may be
+            told by their code and what they hold; where it does not know one, no two fingerprints
+            are equal.
+    """
+    walk = _Walk(known, frozenset(modules))
+    return walk.digest([(name, vars(sys.modules[name])) for name in sorted(modules)])
+
+
+class _Walk:
+    def __init__(self, known: Callable[[str], bool], inside: frozenset[str] = frozenset()) -> None:
+        self.known = known
+        # Modules whose types are told by what they define, and not by their names.
+        self.inside = inside
+        self.lenient = bool(inside)
+        self.seen: dict[int, int] = {}
+        # An object that is gone would leave its id to another one.
+        self.alive: list[Any] = []
+
+    def digest(self, value: Any) -> str:
+        hashed = hashlib.sha256()
+        for word in self.words(value):
+            hashed.update(word.encode("utf-8", "surrogatepass") + b"\0")
+        return hashed.hexdigest()
+
+    def words(self, value: Any) -> Iterator[str]:
+        """Yields words that only equal values have; what was met before is a number."""
+        if type(value) in PLAIN:
+            yield f"{type(value).__name__} {value!r}"
+            return
+        if id(value) in self.seen:
+            yield f"met {self.seen[id(value)]}"
+            return
+        self.seen[id(value)] = len(self.seen)
+        self.alive.append(value)
+        parts = self.parts(value)
+        if parts is None:
+            if not self.lenient:
+                raise UnknownError(f"{type(value).__module__}.{type(value).__qualname__}")
+            yield f"a {type(value).__qualname__}"
+            return
+        kind, *held = parts
+        yield f"{kind} {len(held)}"
+        for one in held:
+            yield from self.words(one)
+
+    def parts(self, value: Any) -> tuple[Any, ...] | None:
+        """Returns a word for what a value is, and what it holds; None where that is not known."""
+        if isinstance(value, CodeType):
+            return ("code", value.co_code, value.co_firstlineno, value.co_names, *value.co_consts)
+        if isinstance(value, FunctionType):
+            return self.function(value)
+        if isinstance(value, MethodType):
+            return "method", value.__func__, value.__self__
+        if isinstance(value, functools.partial):
+            return "partial", value.func, value.args, value.keywords
+        if isinstance(value, (staticmethod, classmethod)):
+            return type(value).__name__, value.__func__
+        if isinstance(value, property):
+            return "property", value.fget
+        if isinstance(value, ModuleType):
+            return ("module", value.__name__) if self.lenient else None
+        if isinstance(value, np.dtype):
+            return "dtype", str(value)
+        if isinstance(value, type):
+            return self.type(value)
+        return self.named(value) or self.instance(value)
+
+    def function(self, value: FunctionType) -> tuple[Any, ...] | None:
+        if not self.known(value.__module__ or ""):
+            if not self.lenient:
+                return None
+            if "<" in value.__qualname__:
+                # Somebody put it in place of what the module defines.
+                return "replaced", os.urandom(16)
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        where = f"function {value.__module__} {value.__qualname__}"
+        return where, value.__code__, value.__defaults__, value.__kwdefaults__, *cells
+
+    def type(self, value: type) -> tuple[Any, ...] | None:
+        where = f"type {value.__module__} {value.__qualname__}"
+        if not self.lenient:
+            # One that a function makes may close over something.
+            known = self.known(value.__module__) and "<locals>" not in value.__qualname__
+            return (where,) if known else None
+        if value.__module__ not in self.inside:
+            return (where,)
+        # What pydantic derives from a class has numbers that another process has otherwise.
+        skipped = ("__dict__", "__weakref__", "__doc__", "__pydantic_core_schema__")
+        return where, {name: one for name, one in vars(value).items() if name not in skipped}
+
+    def named(self, value: Any) -> tuple[Any, ...] | None:
+        """Such as `jax.nn.relu`: what is found where it says it is."""
+        module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+        if isinstance(value, BuiltinFunctionType):
+            module = module or "builtins"
+        if not isinstance(module, str) or not isinstance(name, str) or not self.known(module):
+            return None
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        inner = [value.__wrapped__] if self.lenient and hasattr(value, "__wrapped__") else []
+        return (f"name {module} {name}", *inner) if found is value else None
+
+    def instance(self, value: Any) -> tuple[Any, ...] | None:
+        kind = type(value)
+        where = f"{kind.__module__} {kind.__qualname__}"
+        if not self.known(kind.__module__) and kind.__module__ != "builtins":
+            return None
+        if isinstance(value, (tuple, list)):
+            return where, *value
+        if isinstance(value, dict) or kind.__name__ == "mappingproxy":
+            return where, *value.items()
+        if isinstance(value, (set, frozenset)):
+            return where, *sorted(_Walk(self.known, self.inside).digest(one) for one in value)
+        if isinstance(value, (np.ndarray, np.generic)):
+            array = np.asarray(value)
+            return where, str(array.dtype), array.shape, array.tobytes()
+        if is_dataclass(value) and "<locals>" not in kind.__qualname__:
+            of_flax = ("parent", "name") if hasattr(kind, "scope") else ()
+            names = (field.name for field in fields(value) if field.name not in of_flax)
+            return where, kind, *((name, getattr(value, name)) for name in names)
+        if isinstance(kind.__init__, FunctionType) and "<locals>" not in kind.__qualname__:
+            # One that Python code fills has all that it is in its attributes.
+            has_slots = any("__slots__" in vars(base) for base in kind.__mro__)
+            return None if has_slots else (where, kind, *vars(value).items())
+        return None

@@ -25,7 +25,7 @@ from jaxch5.results.about import About, head_of
 from jaxch5.results.interpretation import interpretation_of
 from jaxch5.results.predictor import Predictor
 from jaxch5.run.attempts import Attempts
-from jaxch5.run.checkpoint import Checkpoints, Saved
+from jaxch5.run.checkpoint import Saved, StoredCheckpoints
 from jaxch5.run.directory import RunDir, write_metrics
 from jaxch5.run.follow import follow, guest
 from jaxch5.run.hooks.checkpoints import KeepBest, Keeper, SaveCheckpoints, Saving
@@ -306,24 +306,24 @@ class Trainer:
             CheckpointError: None of the checkpoints is intact.
             ConfigError: They are of another architecture or of other classes.
         """
-        with Checkpoints(run.checkpoints, read_only=not is_first()) as saves:
-            found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
-            agree({f"a checkpoint in {run.path}": found is not None})
-            if found is None:
-                return False
-            check_pictures(run, self.data)
-            self.state, records = found
-            self._place()
-            agree({"step of the last checkpoint": int(self.state.step)})
-            if is_first():
-                saves.remove_after(int(self.state.step))
-                write_metrics(run, records)
+        saves = StoredCheckpoints(run.checkpoints)
+        found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
+        agree({f"a checkpoint in {run.path}": found is not None})
+        if found is None:
+            return False
+        check_pictures(run, self.data)
+        self.state, records = found
+        self._place()
+        agree({"step of the last checkpoint": int(self.state.step)})
+        if is_first():
+            saves.remove_after(int(self.state.step))
+            write_metrics(run, records)
         self.recorder.records[:] = records
         self._kept = None
         self._restored = True
         return True
 
-    def _saved(self, saves: Checkpoints, step: int) -> Saved:
+    def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:
         about = saves.about(step)
         check_about(saves.directory / str(step), about, self._about())
         self.normalization = Normalization(tuple(about["mean"]), tuple(about["std"]))

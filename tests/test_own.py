@@ -20,7 +20,7 @@ from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.losses import sigmoid_cross_entropy
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import create_run, open_run
 
 SMALL = ("--data.presize", "36", "--data.size", "32", "--data.batch-size", "8")
@@ -95,8 +95,8 @@ def test_checkpoints_know_the_best_by_the_rule_of_the_run(own):
     """Whoever begins from a run need not know what it was trained for."""
     _, run, _ = own
     losses = [record["valid_loss"] for record in records(run)]
-    with Checkpoints(open_run(run)[0].checkpoints, read_only=True) as saves:
-        assert saves.best_step() == 4 * (1 + int(np.argmin(losses)))
+    saves = StoredCheckpoints(open_run(run)[0].checkpoints)
+    assert saves.best_step() == 4 * (1 + int(np.argmin(losses)))
 
 
 def test_a_run_is_resumed_and_evaluated_with_what_it_names(own, monkeypatch, capsys, tmp_path):

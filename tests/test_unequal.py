@@ -21,7 +21,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.errors import ConfigError
 from jaxch5.losses import cross_entropy, focal_loss, sigmoid_cross_entropy
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import create_run, open_run
 from jaxch5.training.recipe import Recipe, weights_of_classes
 
@@ -172,8 +172,8 @@ def test_epochs_are_compared_by_the_metric_that_was_named(run):
     line = f"f1 {100 * best['f1']:.2f} % (of epoch {best['epoch']}, the best)"
     assert out.splitlines()[-1].startswith(line)
     assert f"best f1, epoch {best['epoch']}</dt>" in (folder / "report.html").read_text()
-    with Checkpoints(open_run(folder)[0].checkpoints, read_only=True) as saves:
-        assert saves.best_step() == 2 * (1 + best["epoch"])
+    saves = StoredCheckpoints(open_run(folder)[0].checkpoints)
+    assert saves.best_step() == 2 * (1 + best["epoch"])
 
 
 def test_epochs_are_compared_by_what_they_record_alone():

@@ -20,6 +20,7 @@ from jaxch5.plots.attribution import overlay, plot_attribution
 from jaxch5.plots.embed import as_image
 from jaxch5.results.predictor import Predictor
 from jaxch5.training.compiler import compiler_options
+from jaxch5.training.kept import KeptJit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,4 +151,4 @@ def _compile(predictor: Predictor) -> Any:
         maps, logits, places = class_maps(model, spec, place, variables, normalized, labels)
         return maps, pictures, places, task.activation(logits)
 
-    return jax.jit(of_batch, compiler_options=compiler_options())
+    return KeptJit(of_batch, compiler_options())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
@@ -43,6 +42,7 @@ from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
+from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
 
 BATCH = 32
@@ -146,21 +146,25 @@ class Predictor:
         """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
-    def _of_normalized(self, variables: PyTree, pictures: Array) -> Array:
-        return self.task.activation(cast(Array, self.model.apply(variables, pictures, train=False)))
+    @property
+    def _of_normalized(self) -> Callable[[PyTree, Array], Array]:
+        # Of these two alone, so that a program is found again whatever the weights are.
+        apply, activation = self.model.apply, self.task.activation
+        return lambda variables, x: activation(cast(Array, apply(variables, x, train=False)))
 
     @property
     def _compiled(self) -> Any:
         return self.program(Predictor._compile)
 
     def _compile(self, of_normalized: Callable[[PyTree, Array], Array] | None = None) -> Any:
-        about = self.about
+        about, normalization = self.about, self.normalization
+        compute = of_normalized or self._of_normalized
 
         def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch outputs"]:
-            pictures = normalize(center(batch, about.size, view=about.view), self.normalization)
-            return (of_normalized or self._of_normalized)(variables, pictures)
+            pictures = normalize(center(batch, about.size, view=about.view), normalization)
+            return compute(variables, pictures)
 
-        return jax.jit(of_batch, compiler_options=compiler_options())
+        return KeptJit(of_batch, compiler_options())
 
     def predict(self, picture: Picture) -> Prediction:
         """Predicts the class of one picture.

@@ -1,26 +1,17 @@
-"""How orbax stores a checkpoint's arrays here: one safetensors file an item, and its checksum.
-
-orbax's own format is slower and leaks memory at each save: see `benchmarks/reliability.py arrays`.
-"""
+"""Arrays of a checkpoint: one safetensors file an item, and its checksum."""
 
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from safetensors.numpy import load
 from safetensors.numpy import save as dump
 
 from jaxch5.training.mesh import to_host
-
-if TYPE_CHECKING:
-    from etils.epath import Path
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
 # Weights of other people's runs are read before they are known to fit; a ResNet-152 has 0.24 GB.
@@ -65,60 +56,27 @@ def _name(path: tuple[jax.tree_util.KeyEntry, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-class ArraysHandler(ocp.AsyncCheckpointHandler):
-    """Writes and reads arrays for an orbax manager; writing goes on in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-
-    async def async_save(self, directory: Path, args: SaveArrays) -> list[Future[None]] | None:
-        """Starts to write; the arrays must stay as they are."""
-        if jax.process_index() != 0:
-            return None
-        return [self._pool.submit(_write, directory, args.arrays)]
-
-    def save(self, directory: Path, args: SaveArrays) -> None:
-        """Writes the arrays."""
-        _write(directory, args.arrays)
-
-    def restore(self, directory: Path, args: RestoreArrays | None = None) -> Arrays:
-        """Reads the arrays.
-
-        Raises:
-            ValueError: The arrays are not those that were saved, or more than memory should hold.
-            OSError: A file cannot be read.
-        """
-        size = (directory / FILE).stat().length
-        if size > MOST_BYTES:
-            raise ValueError(f"its arrays would take {size / 1e9:.0f} GB")
-        content = (directory / FILE).read_bytes()
-        if _checksum(content) != (directory / CHECKSUM).read_text():
-            raise ValueError("its arrays are not those that were saved")
-        return load(content)
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._pool.shutdown()
-
-
-@ocp.args.register_with_handler(ArraysHandler, for_save=True)
-@dataclass
-class SaveArrays(ocp.args.CheckpointArgs):
-    """Arrays to save, by name."""
-
-    arrays: Arrays
-
-
-@ocp.args.register_with_handler(ArraysHandler, for_restore=True)
-@dataclass
-class RestoreArrays(ocp.args.CheckpointArgs):
-    """Arrays to read: all of them."""
-
-
-def _write(directory: Path, arrays: Arrays) -> None:
+def write_arrays(directory: Path, arrays: Arrays) -> None:
+    """Writes arrays into a folder that is there."""
     content = dump(arrays)
     (directory / FILE).write_bytes(content)
     (directory / CHECKSUM).write_text(_checksum(content))
+
+
+def read_arrays(directory: Path) -> Arrays:
+    """Reads the arrays of a folder.
+
+    Raises:
+        ValueError: The arrays are not those that were written, or more than memory should hold.
+        OSError: A file cannot be read.
+    """
+    size = (directory / FILE).stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"its arrays would take {size / 1e9:.0f} GB")
+    content = (directory / FILE).read_bytes()
+    if _checksum(content) != (directory / CHECKSUM).read_text():
+        raise ValueError("its arrays are not those that were saved")
+    return load(content)
 
 
 def _checksum(content: bytes) -> str:

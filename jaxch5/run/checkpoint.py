@@ -8,20 +8,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxch5.errors import CheckpointError
 from jaxch5.metrics import Record
-from jaxch5.run.arrays import RestoreArrays, SaveArrays, from_arrays, to_arrays
+from jaxch5.run.arrays import from_arrays, read_arrays, to_arrays
 from jaxch5.task import Best
 from jaxch5.training.state import TrainState
 from jaxch5.util.files import json_value
@@ -41,25 +39,139 @@ class Saved(NamedTuple):
     records: list[Record]
 
 
-class Checkpoints:
+class StoredCheckpoints:
+    """The checkpoints that a run has written, to be read.
+
+    Checksums of all that a checkpoint holds are stored in it and compared when it is read: a disk,
+    or a copy, may have changed a bit or lost a file.
+
+    Args:
+        directory: Folder of the checkpoints.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, in rising order."""
+        return self._written()
+
+    def _written(self) -> list[int]:
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
+
+    def last_step(self) -> int | None:
+        """Returns the step of the newest checkpoint; None where there is none."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint that ends an epoch; None where there is none."""
+        ranked = []
+        for step in self.steps():
+            # A save within an epoch has none, and one that is damaged cannot be compared.
+            with suppress(OSError, ValueError):
+                file = self.directory / str(step) / "metrics" / "metrics"
+                ranked.append((_rank(json.loads(file.read_text(encoding="utf-8"))), step))
+        return max(ranked)[1] if ranked else None
+
+    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
+        """Reads the newest checkpoint that is intact; returns None where none was written.
+
+        Args:
+            read: Function of a step of `steps()`; it raises CheckpointError where that is damaged.
+            say: Function that takes a line about each damaged one, where an older one is intact.
+
+        Raises:
+            CheckpointError: Checkpoints were written, and none of them is intact.
+        """
+        damaged: list[str] = []
+        for step in reversed(self._written()):
+            try:
+                found = read(step)
+            except CheckpointError as error:
+                damaged.append(str(error))
+                continue
+            for line in damaged:
+                say(f"{line}; the one before it, of step {step}, is used")
+            return found
+        if damaged:
+            raise CheckpointError(
+                f"{damaged[0]}; no other checkpoint of this run is intact either: begin a new one"
+            )
+        return None
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints after a step, which would count as newer than what follows it."""
+        for other in self._written():
+            if other > step:
+                shutil.rmtree(self.directory / str(other), ignore_errors=True)
+
+    def about(self, step: int) -> dict[str, Any]:
+        """Returns what was said about a checkpoint when it was saved, and its `records`.
+
+        Raises:
+            CheckpointError: It is damaged; the two methods below raise the same.
+        """
+        with self._damage_of(step):
+            file = self.directory / str(step) / ABOUT / "metadata"
+            about: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+            if about.pop(DIGEST, None) != _digest(about):
+                raise ValueError("what it says of itself is not what was saved")
+        return about
+
+    def variables(self, step: int) -> dict[str, PyTree]:
+        """Reads the weights and statistics that the model of a checkpoint is evaluated with."""
+        with self._damage_of(step):
+            return unflatten_dict(read_arrays(self.directory / str(step) / VARIABLES), sep="/")
+
+    def restore(self, like: TrainState, step: int) -> Saved:
+        """Reads the checkpoint of a step.
+
+        Args:
+            like: State of the same shapes, or its `jax.eval_shape`.
+            step: One of `steps()`.
+        """
+        records = self.about(step)["records"]
+        like = jax.eval_shape(lambda: like)
+        folder = self.directory / str(step)
+        with self._damage_of(step):
+            variables = from_arrays(read_arrays(folder / VARIABLES), like.variables)
+            state = from_arrays(read_arrays(folder / REST), _without_variables(like))
+        if like.average is None:
+            state = state.replace(**variables)
+        else:
+            state = state.replace(average=variables)
+        return Saved(jax.device_put(state), records)
+
+    @contextmanager
+    def _damage_of(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory / str(step)}: is damaged: {_reason(error)}"
+            ) from error
+
+
+class Checkpoints(StoredCheckpoints):
     """The checkpoints of one run; a context manager that waits for the last save.
 
     A save returns as soon as the state has been copied and goes on in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the best by `jaxch5.task.Best`. Checksums of all that a checkpoint holds
-    are stored in it and compared when it is read: a disk, or a copy, may have changed a bit or lost
-    a file.
+    last two are kept, and the best by `jaxch5.task.Best`.
 
     Args:
         directory: Folder of the checkpoints; it exists.
-        read_only: Whether the folder is left as it is, with what its run may be saving just now.
 
     Raises:
         CheckpointError: From `save`, or on leaving, where one could not be written.
     """
 
-    def __init__(self, directory: Path, read_only: bool = False) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path) -> None:
+        # Its import takes longer than what only reads a run does.
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        super().__init__(directory)
         # Only saves at the end of an epoch have metrics; the others cannot be the best.
         best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
@@ -67,7 +179,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=_rank,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-                cleanup_tmp_directories=not read_only,
+                cleanup_tmp_directories=True,
                 create=False,
                 # Each process has a manager of its own, and none waits for another's.
                 multiprocessing_options=_alone(),
@@ -114,6 +226,10 @@ class Checkpoints:
             about: What else a reader should know, as JSON has it; `about` returns it. `BEST` in it
                 is the `Best` by which epochs are compared, where that is not the usual one.
         """
+        import orbax.checkpoint as ocp
+
+        from jaxch5.run.orbax import SaveArrays
+
         step = int(state.step)
         if step in self.steps():
             # Saved before it was validated, by a run that was then stopped.
@@ -142,103 +258,16 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, in rising order."""
+        """Returns the steps that have a checkpoint, or are being saved, in rising order."""
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
-        """Returns the step of the newest checkpoint; None where there is none."""
+        """Returns the step of the newest of these; None where there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint that ends an epoch; None where there is none."""
+        """Returns the step of the best of these that ends an epoch; None where there is none."""
         return self._manager.best_step()
-
-    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
-        """Reads the newest checkpoint that is intact; returns None where none was written.
-
-        Args:
-            read: Function of a step of `steps()`; it raises CheckpointError where that is damaged.
-            say: Function that takes a line about each damaged one, where an older one is intact.
-
-        Raises:
-            CheckpointError: Checkpoints were written, and none of them is intact.
-        """
-        written = sorted((int(path.name) for path in self._written()), reverse=True)
-        damaged: list[str] = []
-        for step in written:
-            try:
-                found = read(step)
-            except CheckpointError as error:
-                damaged.append(str(error))
-                continue
-            for line in damaged:
-                say(f"{line}; the one before it, of step {step}, is used")
-            return found
-        if damaged:
-            raise CheckpointError(
-                f"{damaged[0]}; no other checkpoint of this run is intact either: begin a new one"
-            )
-        return None
-
-    def remove_after(self, step: int) -> None:
-        """Removes the checkpoints after a step, which would count as newer than what follows it."""
-        for path in self._written():
-            if int(path.name) > step:
-                shutil.rmtree(path, ignore_errors=True)
-        self._manager.reload()
-
-    def _written(self) -> list[Path]:
-        return [path for path in self.directory.glob("*") if path.name.isdecimal()]
-
-    def about(self, step: int) -> dict[str, Any]:
-        """Returns what was said about a checkpoint when it was saved, and its `records`.
-
-        Raises:
-            CheckpointError: It is damaged; the two methods below raise the same.
-        """
-        about = dict(self._read(step, ABOUT, ocp.args.JsonRestore()))
-        with self._damage_of(step):
-            if about.pop(DIGEST, None) != _digest(about):
-                raise ValueError("what it says of itself is not what was saved")
-        return about
-
-    def variables(self, step: int) -> dict[str, PyTree]:
-        """Reads the weights and statistics that the model of a checkpoint is evaluated with."""
-        arrays = self._read(step, VARIABLES, RestoreArrays())
-        with self._damage_of(step):
-            return unflatten_dict(arrays, sep="/")
-
-    def restore(self, like: TrainState, step: int) -> Saved:
-        """Reads the checkpoint of a step.
-
-        Args:
-            like: State of the same shapes, or its `jax.eval_shape`.
-            step: One of `steps()`.
-        """
-        records = self.about(step)["records"]
-        like = jax.eval_shape(lambda: like)
-        arrays = {name: self._read(step, name, RestoreArrays()) for name in (VARIABLES, REST)}
-        with self._damage_of(step):
-            variables = from_arrays(arrays[VARIABLES], like.variables)
-            state = from_arrays(arrays[REST], _without_variables(like))
-        if like.average is None:
-            state = state.replace(**variables)
-        else:
-            state = state.replace(average=variables)
-        return Saved(jax.device_put(state), records)
-
-    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
-        with self._damage_of(step):
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-
-    @contextmanager
-    def _damage_of(self, step: int) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise CheckpointError(
-                f"{self.directory / str(step)}: is damaged: {_reason(error)}"
-            ) from error
 
     @contextmanager
     def _unsaved(self) -> Iterator[None]:
@@ -257,11 +286,13 @@ def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
     return Best(*record.get(BEST) or ()).rank(record)
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
+def _alone() -> Any:
+    from orbax.checkpoint import options
+
     if jax.process_count() == 1:
-        return ocp.options.MultiprocessingOptions()
+        return options.MultiprocessingOptions()
     number = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
+    return options.MultiprocessingOptions(
         primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"process{number}"
     )
 

@@ -18,7 +18,7 @@ from jaxch5.models.provenance import SETTINGS
 from jaxch5.models.reader import refuse_damaged
 from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import open_run
 from jaxch5.util.address import is_on_hub
 from jaxch5.util.text import counted, plain_console, print_line, same_names
@@ -199,21 +199,19 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     """
     run, config = open_run(path)
     name = spec_of(arch).name
-    with Checkpoints(run.checkpoints, read_only=True) as saves:
+    saves = StoredCheckpoints(run.checkpoints)
 
-        def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
-            about = saves.about(step)
-            if (found := about.get("arch")) != name:
-                raise WeightsError(
-                    f"{path}: is a run of {found}, not of {name} (--model.arch {found})"
-                )
-            return about, saves.variables(step)
+    def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
+        about = saves.about(step)
+        if (found := about.get("arch")) != name:
+            raise WeightsError(f"{path}: is a run of {found}, not of {name} (--model.arch {found})")
+        return about, saves.variables(step)
 
-        best = saves.best_step() if config.fit.keep_best else None
-        try:
-            found = read(best) if best is not None else saves.newest(read, warnings.warn)
-        except CheckpointError as error:
-            raise WeightsError(str(error)) from None
+    best = saves.best_step() if config.fit.keep_best else None
+    try:
+        found = read(best) if best is not None else saves.newest(read, warnings.warn)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from None
     if found is None:
         raise WeightsError(f"{path}: this run has no checkpoint yet")
     about, variables = found

@@ -31,13 +31,14 @@ from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 
 # Packages and modules whose functions a step is made of, beside libraries.
 _PARTS = "augmentation batch framing losses metrics models optim task training view"
-OURS = tuple(f"jaxch5.{name}" for name in _PARTS.split())
+_RESULTS = "results.about results.attribution results.predictor"
+OURS = tuple(f"jaxch5.{name}" for name in f"{_PARTS} {_RESULTS}".split())
 # Libraries whose functions are the same in one version, where they were installed as released.
 LIBRARIES = ("flax", "jax", "jaxlib", "numpy", "optax")
 BUILT_IN = ("builtins", "collections", "dataclasses", "functools", "jaxtyping", "math", "operator")
 # Settings of jax that change no program.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
-# Steps that are kept; each takes some megabytes.
+# Programs that are kept; each takes some megabytes.
 COUNT = 64
 # The event by which jax says that it did not compile a program but had kept it.
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
@@ -67,6 +68,35 @@ def kept(make: Callable[[], Compiled], environment: str | None, *of: Any) -> Com
         with suppress(Exception):
             _write(file, made)
     return made
+
+
+class KeptJit:
+    """Computes a function as `jax.jit` does, by programs that are kept.
+
+    Args:
+        function: Function of trees of arrays, on one device.
+        options: Options of the compiler.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, str]) -> None:
+        self.function = function
+        self.options = options
+        self.jitted = jax.jit(function, compiler_options=options)
+        self.programs: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if (structure, shapes) not in self.programs:
+            self.programs[structure, shapes] = self._compiled(args, leaves)
+        return self.programs[structure, shapes](*args)
+
+    def _compiled(self, args: Any, leaves: list[Any]) -> Callable[..., Any]:
+        shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
+        if folder_of_steps() is None or any(shared):
+            return self.jitted
+        of = self.function, shapes_of(args), self.options
+        return kept(lambda: self.jitted.lower(*args).compile(), environment_of(), *of)
 
 
 def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:

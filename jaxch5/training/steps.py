@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
     Attributes:
         train: Function of one training step; the state is donated.
-        evaluate: Function from a state and a batch to logits.
+        evaluate: Function from a state and a batch to logits; its first call may have to wait.
         need: Memory that a training step needs; None where the compiler does not say.
         many: Function of `a_call` training steps; None where they are done one by one.
         a_call: Number of training steps that a call makes.
@@ -50,7 +50,7 @@ def compile_steps(
     deterministic: bool = False,
     resident: bool | None = None,
 ) -> Steps:
-    """Compiles the steps for the shapes of `data`, all at a time, to run where `state` is stored.
+    """Compiles the steps for the shapes of `data`, to run where `state` is stored.
 
     Args:
         train_step, eval_step: Functions that `jaxch5.training.step` makes.
@@ -97,13 +97,22 @@ def compile_steps(
     try:
         with out_of_memory(None, batch_size, data.size):
             # Not in this thread, which would notice no signal until it is done.
-            compiled_evaluate = pool.submit(compiled, evaluate, eval_step, state, of_step)
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
-            return Steps(
-                compiled_train, compiled_evaluate.result(), need, compiled_many.result(), a_call
-            )
+            # Training can begin; what an epoch ends with is compiled meanwhile.
+            later = Later(pool.submit(compiled, evaluate, eval_step, state, of_step))
+            return Steps(compiled_train, later, need, compiled_many.result(), a_call)
     finally:
         pool.shutdown(wait=False)
+
+
+class Later:
+    """A compiled function that may still be compiled when it is first called, and then waits."""
+
+    def __init__(self, future: Future[Compiled]) -> None:
+        self.future = future
+
+    def __call__(self, *args: Any) -> Any:
+        return self.future.result()(*args)

@@ -57,7 +57,7 @@ def test_many_pictures_take_one_program_and_a_bad_one_its_own_place(trained, hel
     assert "none.jpg: No such file" in str(predictions[-1])
     again = next(predictor.predict_many(names[4:6]))
     np.testing.assert_allclose(again.probabilities, predictions[4].probabilities, atol=1e-6)
-    assert predictor._compiled._cache_size() == 1
+    assert len(predictor._compiled.programs) == 1
 
 
 def test_a_picture_that_comes_alone_is_computed_alone(trained, held_out):
@@ -66,7 +66,7 @@ def test_a_picture_that_comes_alone_is_computed_alone(trained, held_out):
     (prediction,) = predictor.predict_many(held_out[:1])
     again = predictor.predict(held_out[0])
     np.testing.assert_array_equal(prediction.probabilities, again.probabilities)
-    assert predictor._compiled._cache_size() == 1
+    assert len(predictor._compiled.programs) == 1
 
 
 def test_a_path_its_content_and_its_pixels_are_the_same_picture(trained, held_out, tmp_path):

@@ -17,7 +17,7 @@ from jaxch5.data.split import random_split
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 from jaxch5.learner import vision_learner
 from jaxch5.models.spec import Normalization
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import Checkpoints, StoredCheckpoints
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.training.events import Step
@@ -57,8 +57,8 @@ def said(learn):
 
 
 def steps_of(run):
-    with Checkpoints(run.checkpoints, read_only=True) as saves:
-        return saves.steps()
+    saves = StoredCheckpoints(run.checkpoints)
+    return saves.steps()
 
 
 def bits(state):

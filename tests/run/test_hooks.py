@@ -19,7 +19,7 @@ from jaxch5.data.block import DataBlock
 from jaxch5.data.source import from_arrays
 from jaxch5.data.split import random_split
 from jaxch5.learner import vision_learner
-from jaxch5.run.checkpoint import Checkpoints
+from jaxch5.run.checkpoint import StoredCheckpoints
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks.checkpoints import Saving
 
@@ -120,8 +120,8 @@ def test_an_error_in_a_hook_ends_training_with_its_state_saved(compiled, learn):
     assert (type(end), end.how, end.number) == (jx.End, "failed", 7)
     assert end.error is caught.value
     assert bits(end.state) == bits(learn.state)
-    with Checkpoints(learn.run.checkpoints, read_only=True) as saves:
-        assert saves.steps() == [5, 7]
+    saves = StoredCheckpoints(learn.run.checkpoints)
+    assert saves.steps() == [5, 7]
     again = compiled.again(0)
     assert again.restore(learn.run)
     again.run = learn.run

@@ -1,0 +1,54 @@
+"""How orbax stores the arrays of a checkpoint here: see `jaxch5.run.arrays`.
+
+orbax's own format is slower and leaks memory at each save: see `benchmarks/reliability.py arrays`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxch5.run.arrays import Arrays, read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from etils import epath
+
+
+class ArraysHandler(ocp.AsyncCheckpointHandler):
+    """Writes arrays for an orbax manager; writing goes on in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+
+    async def async_save(
+        self, directory: epath.Path, args: SaveArrays
+    ) -> list[Future[None]] | None:
+        """Starts to write; the arrays must stay as they are."""
+        if jax.process_index() != 0:
+            return None
+        return [self._pool.submit(write_arrays, Path(directory), args.arrays)]
+
+    def save(self, directory: epath.Path, args: SaveArrays) -> None:
+        """Writes the arrays."""
+        write_arrays(Path(directory), args.arrays)
+
+    def restore(self, directory: epath.Path, args: ocp.args.CheckpointArgs | None = None) -> Arrays:
+        """Reads the arrays, as orbax asks of every handler."""
+        return read_arrays(Path(directory))
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._pool.shutdown()
+
+
+@ocp.args.register_with_handler(ArraysHandler, for_save=True, for_restore=True)
+@dataclass
+class SaveArrays(ocp.args.CheckpointArgs):
+    """Arrays to save, by name."""
+
+    arrays: Arrays

@@ -6,6 +6,9 @@ build the network, take a batch of augmented photographs and train one step with
 `--fine-tune EPOCHS`, fine-tune it, ours with its report.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/start.py --path ~/photos
+
+With `--parts` it says instead where our own time goes, cold and warm: a whole run on the digits, as
+without arguments; with `--path`, one epoch of photographs; with `--predict RUN`, one picture.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -93,11 +97,59 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def parts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each part of a start, cold and warm; medians of the turns."""
+    request: dict[str, Any] = {"settings": {"model": {"weights": "none"}}}
+    if arguments.predict:
+        request = {"predict": str(arguments.predict), "picture": find_files(arguments.path)[0]}
+    elif arguments.path:
+        request = {"settings": {**settings_of(arguments, "off"), "fit": {"epochs": 1}}}
+    command = [sys.executable, str(HERE / "start_parts.py"), json.dumps(request)]
+
+    def run(cache: Path) -> dict[str, Any]:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+        found: dict[str, Any] = json.loads(ended.stdout)
+        return found
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(folder / "warm")
+        sides = {"cold": lambda turn: folder / f"cold{turn}", "warm": lambda turn: folder / "warm"}
+        found: dict[str, list[Any]] = {side: [] for side in sides}
+        for turn in range(arguments.turns):
+            for side, cache in sides.items():
+                found[side].append(run(cache(turn)))
+    return {"unit": "seconds", **{side: _medians(runs) for side, runs in found.items()}}
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    def middle(values: list[float]) -> float:
+        return round(statistics.median(values), 2)
+
+    phases = {
+        name: [middle([run["phases"][name][column] for run in runs]) for column in (0, 1)]
+        for name in runs[0]["phases"]
+    }
+    total = [
+        middle([sum(phase[column] for phase in run["phases"].values()) for run in runs])
+        for column in (0, 1)
+    ]
+    names = sorted({name for run in runs for name in run["jax"]})
+    of_jax = {name: middle([run["jax"].get(name, 0.0) for run in runs]) for name in names}
+    return {"clock, processor": {**phases, "in all": total}, "of jax, clock": of_jax}
+
+
 def main() -> None:
     parser = arguments_of(__doc__, turns=3, path=True)
     add_sizes(parser)
     parser.add_argument("--fine-tune", type=int, metavar="EPOCHS", help="not one step, but so many")
+    parser.add_argument("--parts", action="store_true", help="where our own time goes")
+    parser.add_argument("--predict", type=Path, metavar="RUN", help="with --parts: a prediction")
     arguments = parser.parse_args()
+    if arguments.parts:
+        tell(parts(arguments), arguments.json)
+        return
     use_device(arguments.device)
     tell(measure(arguments), arguments.json)
 

@@ -188,7 +188,7 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     names = names_of(spec)
     init = partial(create_model(spec, MARK, head).init, train=False)
     picture = jax.ShapeDtypeStruct((1, spec.size, spec.size, 3), np.float32)
-    shapes = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
+    shapes = flatten_dict(dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)))
 
     def entry(path: VariablePath, like: jax.ShapeDtypeStruct) -> Entry:
         # One number, broadcast: no memory is allocated.

@@ -203,7 +203,7 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
         raise WeightsError(f"{path}: its deviation is not above zero")
     init = partial(network.init, train=False)
     picture = jax.ShapeDtypeStruct((1, *height_and_width(size), 3), np.float32)
-    wanted = flatten_dict(dict(jax.eval_shape(init, jax.random.key(0), picture)))
+    wanted = flatten_dict(dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)))
     found = flatten_dict(pretrained.variables)
     for name in sorted(wanted.keys() | found.keys()):
         has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))

@@ -151,4 +151,4 @@ def _compile(predictor: Predictor) -> Any:
         maps, logits, places = class_maps(model, spec, place, variables, normalized, labels)
         return maps, pictures, places, task.activation(logits)
 
-    return KeptJit(of_batch, compiler_options())
+    return KeptJit(of_batch, compiler_options(), ("jaxch5.results.about", __name__))

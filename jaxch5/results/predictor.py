@@ -105,9 +105,7 @@ class Predictor:
         self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared with other weights.
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """Returns the same classifier with other weights, such as those of a later step.
-
-        What is compiled is shared, since weights are an argument of it.
+        """Returns the same classifier, and its programs, with other weights, as of a later step.
 
         Args:
             variables: Weights and statistics of the same shapes.
@@ -148,7 +146,7 @@ class Predictor:
 
     @property
     def _of_normalized(self) -> Callable[[PyTree, Array], Array]:
-        # Of these two alone, so that a program is found again whatever the weights are.
+        # Of these alone, so that a program is found again whatever the weights are.
         apply, activation = self.model.apply, self.task.activation
         return lambda variables, x: activation(cast(Array, apply(variables, x, train=False)))
 
@@ -160,11 +158,11 @@ class Predictor:
         about, normalization = self.about, self.normalization
         compute = of_normalized or self._of_normalized
 
-        def of_batch(variables: PyTree, batch: Batch) -> Float[Array, "batch outputs"]:
-            pictures = normalize(center(batch, about.size, view=about.view), normalization)
-            return compute(variables, pictures)
+        def of_batch(variables: PyTree, batch: Batch) -> Array:
+            pictures = center(batch, about.size, view=about.view)
+            return compute(variables, normalize(pictures, normalization))
 
-        return KeptJit(of_batch, compiler_options())
+        return KeptJit(of_batch, compiler_options(), ("jaxch5.results.about", __name__))
 
     def predict(self, picture: Picture) -> Prediction:
         """Predicts the class of one picture.

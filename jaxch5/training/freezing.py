@@ -75,7 +75,7 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     def at(size: Size) -> PyTree:
         picture = jnp.zeros((1, *height_and_width(size), 3))
         init = partial(model.init, train=False)
-        return {"params": {}} | jax.eval_shape(init, jax.random.key(0), picture)
+        return {"params": {}} | jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
 
     check_sizes(sizes, size)
     shapes = at(size)

@@ -10,13 +10,15 @@ one's own, is traced as ever.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import pickle
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,18 @@ from jaxch5.data.parallel import cores
 from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 
-# Packages and modules whose functions a step is made of, beside libraries.
-_PARTS = "augmentation batch framing losses metrics models optim task training view"
-_RESULTS = "results.about results.attribution results.predictor"
-OURS = tuple(f"jaxch5.{name}" for name in f"{_PARTS} {_RESULTS}".split())
+# Modules whose functions a step is made of, beside libraries.
+PARTS = {
+    "": "batch framing losses metrics task view",
+    "augmentation.": "color geometry mixing policy resample sample",
+    "models.": "convnext convolution depthwise features layers maps registry resnet spec vit "
+    "winograd",
+    "optim.": "groups optimizer schedule",
+    "training.": "freezing mesh precision recipe reduction resident state step tta",
+}
+OURS = frozenset(f"jaxch5.{part}{name}" for part, names in PARTS.items() for name in names.split())
 # Libraries whose functions are the same in one version, where they were installed as released.
 LIBRARIES = ("flax", "jax", "jaxlib", "numpy", "optax")
-BUILT_IN = ("builtins", "collections", "dataclasses", "functools", "jaxtyping", "math", "operator")
 # Settings of jax that change no program.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
 # Programs that are kept; each takes some megabytes.
@@ -44,19 +51,22 @@ COUNT = 64
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
-def kept(make: Callable[[], Compiled], environment: str | None, *of: Any) -> Compiled:
+def kept(
+    make: Callable[[], Compiled], environment: str | None, *of: Any, beside: Collection[str] = ()
+) -> Compiled:
     """Returns a compiled function: one that an earlier process kept, or else what `make` compiles.
 
     Args:
         make: Function that traces and compiles it.
         environment: What `environment_of` returns; None keeps nothing.
         of: All that it is made of: functions, options, and the shapes of its arguments.
+        beside: See `is_known`.
     """
     folder = folder_of_steps()
     if environment is None or folder is None:
         return make()
     try:
-        name = fingerprint((environment, of), is_known)
+        name = fingerprint((environment, of), partial(is_known, beside=beside))
     except UnknownError:
         return make()
     file = folder / name
@@ -76,10 +86,14 @@ class KeptJit:
     Args:
         function: Function of trees of arrays, on one device.
         options: Options of the compiler.
+        beside: See `is_known`.
     """
 
-    def __init__(self, function: Callable[..., Any], options: dict[str, str]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], options: dict[str, str], beside: Collection[str] = ()
+    ) -> None:
         self.function = function
+        self.beside = beside
         self.options = options
         self.jitted = jax.jit(function, compiler_options=options)
         self.programs: dict[Any, Callable[..., Any]] = {}
@@ -95,8 +109,8 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        of = self.function, shapes_of(args), self.options
-        return kept(lambda: self.jitted.lower(*args).compile(), environment_of(), *of)
+        of = environment_of(*self.beside), self.function, shapes_of(args), self.options
+        return kept(lambda: self.jitted.lower(*args).compile(), *of, beside=self.beside)
 
 
 def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
@@ -120,24 +134,37 @@ def folder_of_steps() -> Path | None:
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
 
 
-def is_known(module: str) -> bool:
-    """Tells whether a module's functions are the same wherever `environment_of` is."""
-    return module.split(".")[0] in LIBRARIES + BUILT_IN or is_ours(module)
+def is_known(module: str, beside: Collection[str] = ()) -> bool:
+    """Tells whether a module's functions are the same wherever `environment_of` is.
+
+    Args:
+        module: Name of a module.
+        beside: Modules of ours that a function is made of, beside those of all steps.
+    """
+    if module.startswith("jaxch5."):
+        return module in OURS or module in beside
+    return _is_installed(module)
 
 
-def is_ours(module: str) -> bool:
-    """Tells whether a module of this package may be part of a step."""
-    return module.startswith(tuple(f"{name}." for name in OURS)) or module in OURS
+def _is_installed(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root == "jaxch5" or root in LIBRARIES or root in sys.stdlib_module_names
 
 
-def environment_of() -> str | None:
+def environment_of(*beside: str) -> str | None:
     """Returns a fingerprint of all that decides a program beside its functions and shapes.
 
     It is None where steps are not kept: where there are several processes, or a library is not as
     it was released.
+
+    Args:
+        beside: See `is_known`.
     """
     if jax.process_count() > 1:
         return None
+    for name in OURS:
+        # Whatever was imported before, the fingerprint is of the same modules.
+        importlib.import_module(name)
     libraries = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
     if not all("-packages" in (module.__file__ or "") for module in libraries):
         return None
@@ -145,7 +172,7 @@ def environment_of() -> str | None:
     client = devices[0].client
     return fingerprint(
         (
-            code_of([name for name in list(sys.modules) if is_ours(name)], is_known),
+            code_of([*OURS, *beside], _is_installed),
             [(module.__name__, module.__version__) for module in libraries],
             (sys.version, platform.machine(), _processor(), cores()),
             (client.platform, client.platform_version),

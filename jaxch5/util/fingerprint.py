@@ -139,8 +139,10 @@ class _Walk:
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # What pydantic derives from a class has numbers that another process has otherwise.
-        skipped = ("__dict__", "__weakref__", "__doc__", "__pydantic_core_schema__")
+        # What Python and pydantic note on a class as they go.
+        skipped = (
+            "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
+        )  # fmt: skip
         return where, {name: one for name, one in vars(value).items() if name not in skipped}
 
     def named(self, value: Any) -> tuple[Any, ...] | None:

@@ -32,8 +32,10 @@ from jaxch5.config.settings import Config
 from jaxch5.config.building import load_data
 from jaxch5.configured import learner_of
 from jaxch5.data.pipeline import to_device
+from jaxch5.training.kept import environment_of
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+before = environment_of()
 traced = []
 def listen(event, duration, **named):
     if "trace" in event:
@@ -44,6 +46,8 @@ config = Config.model_validate({**settings, "model": {"weights": "none"}})
 learn = learner_of(load_data(config), config, lambda line: None)
 batch = next(to_device(learn.data.train.steps(0, 1)))
 _, metrics = learn._steps.train(learn.state, batch, jax.random.key(0))
+# Whether it was traced makes no difference to what the next program is kept by.
+assert environment_of() == before
 print("traced" if "train_step" in traced else "kept", float(metrics["loss"]).hex())
 """
 

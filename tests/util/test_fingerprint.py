@@ -125,12 +125,10 @@ PROCESS = """
 import flax.linen as nn
 from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.models.registry import create_model
-from jaxch5.training.kept import is_known, is_ours
-from jaxch5.util.fingerprint import code_of, fingerprint
-import sys
+from jaxch5.training.kept import environment_of
+from jaxch5.util.fingerprint import fingerprint
 value = create_model("resnet18", 3), aug_transforms(), frozenset("abc"), nn.relu
-ours = [name for name in list(sys.modules) if is_ours(name)]
-print(fingerprint(value, lambda name: True), code_of(ours, is_known))
+print(fingerprint(value, lambda name: True), environment_of())
 """
 
 

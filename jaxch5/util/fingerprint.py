@@ -58,7 +58,10 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
             are equal.
     """
     walk = _Walk(known, frozenset(modules))
-    return walk.digest([(name, vars(sys.modules[name])) for name in sorted(modules)])
+    defined = ((name, vars(sys.modules[name]).items()) for name in sorted(modules))
+    return walk.digest(
+        [(name, [pair for pair in pairs if pair[0][:2] != "__"]) for name, pairs in defined]
+    )
 
 
 class _Walk:

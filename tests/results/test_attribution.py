@@ -100,8 +100,8 @@ def test_one_program_for_all_classes_weights_and_pictures():
         jx.attribution(predictor, np.zeros((40, 50, 3), np.uint8), label)
     other = predictor.with_variables(jax.tree.map(jnp.zeros_like, predictor.variables))
     assert (jx.attribution(other, np.full((40, 50, 3), 255, np.uint8)).map == 0).all()
-    (program,) = (made for made in predictor._programs.values() if hasattr(made, "_cache_size"))
-    assert program._cache_size() == 1
+    (program,) = (made for made in predictor._programs.values() if hasattr(made, "programs"))
+    assert len(program.programs) == 1
 
 
 def test_many_are_what_each_is_alone():

@@ -35,8 +35,8 @@ from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 PARTS = {
     "": "batch framing losses metrics task view",
     "augmentation.": "color geometry mixing policy resample sample",
-    "models.": "convnext convolution depthwise features layers maps registry resnet spec vit "
-    "winograd",
+    "models.": "convnext convolution depthwise features layers maps pooling registry resnet spec "
+    "vit winograd",
     "optim.": "groups optimizer schedule",
     "training.": "freezing mesh precision recipe reduction resident state step tta",
 }

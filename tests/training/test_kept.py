@@ -1,10 +1,12 @@
 """A step that was kept is the one that would be compiled, and is found only for the very same."""
 
+import ast
 import os
 import secrets
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+import jaxch5
 from jaxch5.augmentation.policy import aug_transforms
 from jaxch5.losses import cross_entropy, focal_loss
 from jaxch5.models.registry import create_model
@@ -184,6 +187,44 @@ def test_what_jax_had_kept_is_not_kept_again(get, tmp_path, monkeypatch):
         for name, value in before.items():
             jax.config.update(name, value)
         reset_cache()
+
+
+# What modules of a step import beside: it raises errors, reads files and pictures, or runs a step.
+NOT_TRACED = frozenset(
+    f"jaxch5.{name}"
+    for name in (
+        "config.toml",
+        "data.block",
+        "data.pipeline",
+        "data.sampler",
+        "errors",
+        # Its modules are known by their own class, which is none of ours.
+        "models.bridge",
+        "training.compiler",
+        "training.initial",
+        "training.loop",
+        "training.plan",
+        "util.imports",
+        "util.text",
+    )
+)
+
+
+def imported_by(name):
+    package = Path(jaxch5.__file__).parent.parent
+    tree = ast.parse((package / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxch5"):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = (package / f"{whole.replace('.', '/')}.py").exists()
+                yield whole if is_module else node.module
+
+
+@pytest.mark.parametrize("name", sorted(module.OURS))
+def test_all_that_a_step_is_made_of_is_looked_at(name):
+    """A module that is changed and not looked at would leave its old programs in use."""
+    assert set(imported_by(name)) <= module.OURS | NOT_TRACED
 
 
 def test_the_environment_is_told(monkeypatch):

@@ -221,7 +221,9 @@ def _read(file: Path) -> Compiled | None:
         if hashlib.sha256(stored).digest() == content[:32]:
             program, structure, outputs = pickle.loads(stored)
             found = deserialize_and_load(program, structure, outputs)
-            os.utime(file)
+            with suppress(OSError):
+                # The folder may be one that only others write into.
+                os.utime(file)
             return found
     return None
 

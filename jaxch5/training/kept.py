@@ -30,6 +30,7 @@ from jax.stages import Compiled
 from jaxch5.data.parallel import cores
 from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
+from jaxch5.util.libraries import variable
 
 # Modules whose functions a step is made of, beside libraries.
 PARTS = {
@@ -177,7 +178,7 @@ def environment_of(*beside: str) -> str | None:
             (sys.version, platform.machine(), _processor(), cores()),
             (client.platform, client.platform_version),
             [(device.id, device.device_kind) for device in devices],
-            {name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC", "LIBTPU_INIT_ARGS")},
+            {name: variable(name) for name in ("XLA_FLAGS", "NPROC", "LIBTPU_INIT_ARGS")},
             [(name, repr(value)) for name, value in sorted(_settings().items())],
         ),
         is_known,

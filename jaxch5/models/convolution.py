@@ -64,8 +64,8 @@ def by_rows(
 
     Where JAX's context has a mesh of `AXES`, the gradient of the kernel is not summed: each device
     has what its own pictures give, times the number of devices. The mean over the devices is to be
-    taken then, which can be done for all kernels in one message, and in float32 whatever the type
-    of the computation: see `mean_of_all` of `jaxch5.training.mesh`.
+    taken then, which can be done for all kernels in one message, and in float32 whatever type the
+    computation has: see `mean_of_all` in `jaxch5.training.mesh`.
 
     Args:
         function: Function of pictures [batch, ...] and a kernel, to results of each picture.

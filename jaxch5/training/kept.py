@@ -1,10 +1,10 @@
 """Compiled steps that are kept for the next start, which then neither traces nor compiles them.
 
 jax keeps compiled programs too, but finds one by tracing the step first, which takes longer than
-all else in a second start. Here a step is found by a fingerprint of the functions that it is made
-of, as they are in memory, with all they hold; and of what else decides the program: versions,
-options, shapes, the processor or accelerator. A step that holds anything else, such as a loss of
-one's own, is traced as ever.
+all else in a second start. Here a step is found by a fingerprint of its functions, as they are in
+memory, with all they hold; and of what else decides the program: versions, options, shapes, the
+processor or accelerator. A step that holds anything else, such as a loss of one's own, is traced as
+ever.
 """
 
 from __future__ import annotations

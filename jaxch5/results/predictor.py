@@ -75,7 +75,7 @@ class Predictor:
     Example:
         >>> class Bright(nn.Module):
         ...     def __call__(self, x, train):
-        ...         return jax.numpy.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], axis=1)
+        ...         return x.mean((1, 2, 3))[:, None] * np.array([-1, 1])
         >>> plain = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         >>> about = About("Bright", "", "fp32", presize=8, size=8)
         >>> predictor = Predictor(Bright(), {}, ("dark", "bright"), plain, about)
@@ -313,7 +313,7 @@ def load_learner(
         WeightsError: It has no checkpoint, the file is no learner, or its task is one's own.
 
     Example:
-        >>> import tempfile
+        >>> import jax, tempfile
         >>> from jaxch5.results.artifacts import as_learner
         >>> model = create_model("resnet18", num_classes=2)
         >>> init = partial(model.init, train=False)

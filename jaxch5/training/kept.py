@@ -43,7 +43,7 @@ PARTS = {
 }
 OURS = frozenset(f"jaxch5.{part}{name}" for part, names in PARTS.items() for name in names.split())
 # Libraries whose functions are the same in one version, where they were installed as released.
-LIBRARIES = ("flax", "jax", "jaxlib", "numpy", "optax")
+LIBRARIES = ("dm_pix", "flax", "jax", "jaxlib", "numpy", "optax")
 # Settings of jax that change no program.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
 # Programs that are kept; each takes some megabytes.

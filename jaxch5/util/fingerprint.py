@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -49,7 +50,10 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
 
 
 def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
-    """Returns a fingerprint of all that modules define, in the state in which it is in memory.
+    """Returns a fingerprint of all that modules define, as it is in memory, and of their files.
+
+    What a module does when it is imported leaves no code in memory, such as the options of a
+    decorator; its file has that.
 
     Args:
         modules: Names of modules that were imported.
@@ -58,10 +62,12 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
             are equal.
     """
     walk = _Walk(known, frozenset(modules))
-    defined = ((name, vars(sys.modules[name]).items()) for name in sorted(modules))
-    return walk.digest(
-        [(name, [pair for pair in pairs if pair[0][:2] != "__"]) for name, pairs in defined]
-    )
+    defined = []
+    for name in sorted(modules):
+        module = sys.modules[name]
+        pairs = [pair for pair in vars(module).items() if pair[0][:2] != "__"]
+        defined.append((name, Path(module.__file__ or "").read_bytes(), pairs))
+    return walk.digest(defined)
 
 
 class _Walk:
@@ -104,7 +110,10 @@ class _Walk:
     def parts(self, value: Any) -> tuple[Any, ...] | None:
         """Returns a word for what a value is, and what it holds; None where that is not known."""
         if isinstance(value, CodeType):
-            return ("code", value.co_code, value.co_firstlineno, value.co_names, *value.co_consts)
+            counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount
+            names = value.co_names, value.co_varnames, value.co_flags, value.co_firstlineno
+            handlers = getattr(value, "co_exceptiontable", b"")
+            return ("code", value.co_code, counts, names, handlers, *value.co_consts)
         if isinstance(value, FunctionType):
             return self.function(value)
         if isinstance(value, MethodType):
@@ -158,8 +167,11 @@ class _Walk:
         found: Any = sys.modules.get(module)
         for part in name.split("."):
             found = getattr(found, part, None)
-        inner = [value.__wrapped__] if self.lenient and hasattr(value, "__wrapped__") else []
-        return (f"name {module} {name}", *inner) if found is value else None
+        if found is not value:
+            return None
+        # Such as a function with a gradient of its own, which is an attribute.
+        held = getattr(value, "__dict__", {}).items() if self.lenient else ()
+        return f"name {module} {name}", *held
 
     def instance(self, value: Any) -> tuple[Any, ...] | None:
         kind = type(value)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxch5.augmentation import policy
+from jaxch5.models import convolution
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 
 
@@ -43,7 +44,14 @@ def other(factor):
     return function
 
 
+def signatures():
+    """Functions that differ in how they are called, or in what they return then, and in no more."""
+    one, two, three = lambda a, b: a - b, lambda b, a: b - a, lambda a, *, b: a - b
+    return [function.__code__.replace(co_firstlineno=1) for function in (one, two, three)]
+
+
 DIFFERENT = [
+    *signatures(),
     None,
     0,
     False,
@@ -158,3 +166,12 @@ def test_the_code_of_a_module_is_what_is_in_memory(monkeypatch):
         # Nothing is known of what it closes over, so that nothing is taken for the same.
         assert found() != found()
     assert found() == before
+
+
+def test_the_gradient_of_a_function_is_part_of_it(monkeypatch):
+    def found():
+        return code_of([convolution.__name__], lambda name: name.startswith(("jaxch5.", "jax.")))
+
+    before = found()
+    monkeypatch.setattr(convolution.end_of_block, "bwd", convolution._native_backward)
+    assert found() != before

@@ -5,7 +5,7 @@ on: which class has how many, and which pictures these are, is drawn from the se
 pictures are scored, of which each class has equally many, so that the accuracy is the balanced
 one. A ResNet-18 is fine-tuned from the weights of a run, which may be of other pictures:
 
-    python -m jaxch5.train --data.path caltech --model.weights none --data.presize 72 \
+    jaxch5 train --data.path caltech --model.weights none --data.presize 72 \
         --data.size 64 --data.batch-size 64 --fit.epochs 10 --fit.lr 3e-3 --workdir caltech_run
     python benchmarks/imbalance.py --path flowers --weights caltech_run --out cells
 

@@ -1,4 +1,4 @@
-"""How many wrong labels `python -m jaxch5.suspects` finds, beside cleanlab, and what that is worth.
+"""How many wrong labels `jaxch5 suspects` finds, beside cleanlab, and what that is worth.
 
 Labels of photographs (--path digits: of the digits) are changed, at random or to the most similar
 class (that for which a linear layer most often takes it), and found again: by features of a network

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def learner_of(settings: dict[str, Any]) -> Learner:
-    """As `python -m jaxch5.train` would make it of the same settings."""
+    """As `jaxch5 train` would make it of the same settings."""
     from rich.console import Console
 
     from jaxch5 import configured
@@ -112,7 +112,7 @@ def first_step(settings: dict[str, Any]) -> float:
 
 
 def fine_tuned(settings: dict[str, Any], epochs: str) -> float:
-    """The last loss of a fine-tuning as `python -m jaxch5.train` does it, with its report."""
+    """The last loss of a fine-tuning as `jaxch5 train` does it, with its report."""
     from jaxch5.config.settings import Config
     from jaxch5.run.directory import create_run
     from jaxch5.training.process import prepare_process

@@ -1,6 +1,6 @@
 """Prediction and the report in figures, of a ResNet-18 that was trained for a moment.
 
-start       `python -m jaxch5.predict RUN PICTURE`, from the process's start to its end: with an
+start       `jaxch5 predict RUN PICTURE`, from the process's start to its end: with an
             empty cache of compiled programs, and then with what it left.
 throughput  Pictures a second of `Predictor.predict_many` from files to probabilities, beside the
             training pipeline's validation of the same pictures, cache off, in turn.

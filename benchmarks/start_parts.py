@@ -61,7 +61,7 @@ class Clock:
 
 
 def train(clock: Clock, settings: dict[str, Any]) -> None:
-    """As `python -m jaxch5.train` does, from its imports to the report."""
+    """As `jaxch5 train` does, from its imports to the report."""
     from functools import partial
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -90,7 +90,7 @@ def train(clock: Clock, settings: dict[str, Any]) -> None:
 
 
 def predict(clock: Clock, run: str, picture: str) -> None:
-    """As `python -m jaxch5.predict` does."""
+    """As `jaxch5 predict` does."""
     import jaxch5.predict
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process

@@ -1,39 +1,65 @@
-"""What `python -m jaxch5` says: which commands there are."""
+"""The command `jaxch5`: starts another one by its name, or lists all of them."""
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
+
+# In the order in which they are needed; others come last.
+WORKFLOW = (
+    *("verify", "show", "lr_find", "train", "runs", "evaluate", "suspects", "clean", "predict"),
+    *("demo", "export", "pack", "transfer_profile"),
+)
+PROG = "jaxch5"
 
 
 def commands() -> dict[str, str]:
-    """Returns how each command is called and what it does, from the first line of its module.
+    """Returns each command's name with what it does, from the first line of its module.
 
     Example:
-        >>> commands()["python -m jaxch5.train"]
+        >>> commands()["train"]
         'trains a classifier of pictures and says how good it is'
     """
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
         # Read, not imported, which would take seconds.
-        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        if said := re.match(r"`(python -m jaxch5\.[^`]+)`: (.*?)\.?(?:\n|$)", text):
-            found[said[1]] = said[2]
-    return found
+        with file.open(encoding="utf-8") as text:
+            if said := re.match(rf'"""`{PROG} {file.stem}\b.*?`: (.*?)\.?"""$', text.readline()):
+                found[file.stem] = said[1]
+    order = [name for name in WORKFLOW if name in found]
+    return {name: found[name] for name in [*order, *(found.keys() - order)]}
 
 
 def main() -> int:
-    """Prints the commands."""
-    lines = [f"{command}\n    {purpose}" for command, purpose in commands().items()]
+    """Starts the command that the command line names; without one, prints the commands."""
+    word = sys.argv[1] if sys.argv[1:] else "--help"
+    known, name = commands(), word.replace("-", "_")
+    if name in known:
+        # As if its own module had been started.
+        del sys.argv[1]
+        status: int = import_module(f"jaxch5.{name}").main()
+        return status
+    if word not in ("--help", "-h"):
+        from difflib import get_close_matches
+
+        from jaxch5.util.text import printable
+
+        close = get_close_matches(name, known, n=1)
+        meant = f"did you mean {PROG} {close[0]}?" if close else f"{PROG} lists all"
+        print(f"{PROG}: {printable(word)}: no such command; {meant}", file=sys.stderr)
+        return 2
+    width = max(map(len, known))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in known.items()]
+    usage = f"usage: {PROG} COMMAND ..."
     try:
-        print(*lines, "\nEach takes --help.", sep="\n", flush=True)
+        print(usage, "", *lines, "", "Each takes --help.", sep="\n", flush=True)
     except OSError as error:
         from jaxch5.cli import lost_output
 
-        return lost_output(error, "python -m jaxch5")
-    return 0 if sys.argv[1:] in ([], ["--help"], ["-h"]) else 2
+        return lost_output(error, PROG)
+    return 0
 
 
 if __name__ == "__main__":

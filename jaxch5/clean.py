@@ -1,4 +1,4 @@
-"""`python -m jaxch5.clean RUN`: puts labels right on a page, a key for each, and writes a table."""
+"""`jaxch5 clean RUN`: puts labels right on a page, a key for each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OF_THE_SET = (
 class CleanOptions(RunOptions):
     """Put labels right on a page, to this machine alone: the suspects, a key for each answer.
 
-    The page shows what python -m jaxch5.suspects found, largest doubt first. Each answer is saved
+    The page shows what jaxch5 suspects found, largest doubt first. Each answer is saved
     in RUN/answers.jsonl before the page says so, and no picture is touched. RUN/labels.csv lists
     all pictures with the labels corrected, to train on, and RUN/labels.toml has the settings for
     that; they are written when the page is asked for them and when the command ends.
@@ -100,7 +100,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
                 one = "suspect is not in the set any more, or not with that label, and is left out"
                 many = one.replace("suspect is", "suspects are").replace("is left", "are left")
                 notes.append(
-                    f"{counted(cleaner.stale, one, many)}; python -m jaxch5.suspects "
+                    f"{counted(cleaner.stale, one, many)}; jaxch5 suspects "
                     f"{shlex.quote(str(options.run))} judges the set as it is now"
                 )
         for note in [*remarks(source), *notes]:
@@ -220,7 +220,7 @@ def written(
     lines.append(f"{counted(len(now.rows), 'picture')} with the labels corrected: {path}")
     return {
         "lines": lines,
-        "command": shlex.join(("python", "-m", "jaxch5.train", "--config", str(settings))),
+        "command": shlex.join(("jaxch5", "train", "--config", str(settings))),
         "labels": str(path),
         "pictures": len(now.rows),
         "relabelled": now.relabelled.total(),
@@ -267,7 +267,7 @@ def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks 
 
 
 def main() -> int:
-    return run(clean, CleanOptions, "python -m jaxch5.clean")
+    return run(clean, CleanOptions, "jaxch5 clean")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.demo RUN`: a page on this machine that says what is on a dropped picture."""
+"""`jaxch5 demo RUN`: serves a page that says what is on a dropped picture."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def with_policy(app: Any) -> Any:
 
 
 def main() -> int:
-    return run(demo, DemoOptions, "python -m jaxch5.demo")
+    return run(demo, DemoOptions, "jaxch5 demo")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.evaluate RUN`: how good a trained classifier is, and where it is wrong."""
+"""`jaxch5 evaluate RUN`: says how good a classifier is, and where it is wrong."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         judged = (directory.path / "suspects.json").exists()
         # What this command shows needs no advice to start it.
         found = advise(str(directory.path), recorded, interp, judged=judged)
-        advice = [one for one in found if "jaxch5.evaluate" not in one.command.split()]
+        advice = [one for one in found if one.command.split()[1] != "evaluate"]
     for line in in_lines(advice):
         print_line(console, line)
     return {
@@ -215,7 +215,7 @@ def check_settings(config: Config, recorded: Config, file: Path) -> None:
 
 
 def main() -> int:
-    return run(evaluate, EvaluateOptions, "python -m jaxch5.evaluate")
+    return run(evaluate, EvaluateOptions, "jaxch5 evaluate")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.export RUN --format F --out FILE`: a trained classifier for use elsewhere."""
+"""`jaxch5 export RUN --format F --out FILE`: writes a trained classifier for use elsewhere."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
 
 
 def main() -> int:
-    return run(export, ExportOptions, "python -m jaxch5.export")
+    return run(export, ExportOptions, "jaxch5 export")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.lr_find`: which learning rate to train with."""
+"""`jaxch5 lr_find`: suggests a learning rate."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
 
 
 def main() -> int:
-    return run(lr_find, LrFindOptions, "python -m jaxch5.lr_find")
+    return run(lr_find, LrFindOptions, "jaxch5 lr_find")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.pack SOURCE OUT`: presizes a set once, into a few large files."""
+"""`jaxch5 pack SOURCE OUT`: presizes a set once, into a few large files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
 
 
 def main() -> int:
-    return run(pack, PackOptions, "python -m jaxch5.pack")
+    return run(pack, PackOptions, "jaxch5 pack")
 
 
 if __name__ == "__main__":

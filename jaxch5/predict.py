@@ -1,4 +1,4 @@
-"""`python -m jaxch5.predict RUN PICTURE...`: what is on pictures, a line for each."""
+"""`jaxch5 predict RUN PICTURE...`: says what is on pictures, a line for each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         text, words = range_of(found, predictor.about.max_pixels)
         predictor = predictor.reading(range=text)
         if words:
-            print(f"python -m jaxch5.predict: {words}", file=sys.stderr)
+            print(f"jaxch5 predict: {words}", file=sys.stderr)
     results: list[dict[str, Any]] = []
     failed = False
     readable = (content for _, content in found if not isinstance(content, DataError))
@@ -81,7 +81,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
         prediction = content if isinstance(content, DataError) else next(predictions)
         if isinstance(prediction, DataError):
             failed = True
-            print(f"python -m jaxch5.predict: {printable(str(prediction))}", file=sys.stderr)
+            print(f"jaxch5 predict: {printable(str(prediction))}", file=sys.stderr)
             results.append({"path": name, "error": str(prediction)})
             continue
         likely = most_likely(prediction, predictor.classes, options.top)
@@ -97,7 +97,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
             print("\t".join(map(printable, cells)))
     for folder, reasons in passed_over.items():
         line = printable(f"{folder}: passed over: {described(reasons)}")
-        print(f"python -m jaxch5.predict: {line}", file=sys.stderr)
+        print(f"jaxch5 predict: {line}", file=sys.stderr)
     named = {
         folder: {reason.text(): paths for reason, paths in reasons.items()}
         for folder, reasons in passed_over.items()
@@ -119,7 +119,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     found = attribution(predictor, picture)
     if not found.map.any():
         words = f"{name}: nothing in the picture speaks for {found.label}: its map is empty"
-        print(printable(f"python -m jaxch5.predict: {words}"), file=sys.stderr)
+        print(printable(f"jaxch5 predict: {words}"), file=sys.stderr)
     drawn, written = found.overlay(), io.BytesIO()
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
@@ -207,7 +207,7 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
 
 
 def main() -> int:
-    return run(predict, PredictOptions, "python -m jaxch5.predict")
+    return run(predict, PredictOptions, "jaxch5 predict")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.show`: a look at the data before anything is trained."""
+"""`jaxch5 show`: shows the data on its way to the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(options: ShowOptions) -> dict[str, Any]:
 
 
 def main() -> int:
-    return run(show, ShowOptions, "python -m jaxch5.show")
+    return run(show, ShowOptions, "jaxch5 show")
 
 
 if __name__ == "__main__":

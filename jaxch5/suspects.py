@@ -1,4 +1,4 @@
-"""`python -m jaxch5.suspects RUN`: finds labels that look wrong, in all of a set."""
+"""`jaxch5 suspects RUN`: finds labels that look wrong, in all of a set."""
 
 from __future__ import annotations
 
@@ -317,11 +317,11 @@ def show(document: dict[str, Any], source: Source, out: Path, console: Console) 
     more = ("label_probability", "doubt", "likely_wrong", "part")
     write_table(table, (*COLUMNS, *more), listed)
     say(f"table  {table}")
-    say(f"next  python -m jaxch5.clean {shlex.quote(str(out))}")
+    say(f"next  jaxch5 clean {shlex.quote(str(out))}")
 
 
 def main() -> int:
-    return run(suspects, SuspectsOptions, "python -m jaxch5.suspects")
+    return run(suspects, SuspectsOptions, "jaxch5 suspects")
 
 
 if __name__ == "__main__":

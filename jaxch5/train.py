@@ -1,4 +1,4 @@
-"""`python -m jaxch5.train`: trains a classifier of pictures and says how good it is."""
+"""`jaxch5 train`: trains a classifier of pictures and says how good it is."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
 
 
 def main() -> int:
-    status = run(train, TrainOptions, "python -m jaxch5.train")
+    status = run(train, TrainOptions, "jaxch5 train")
     if status == 1 and "jaxch5.training.hosts" in sys.modules:
         from jaxch5.training import hosts
 

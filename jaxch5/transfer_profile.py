@@ -1,4 +1,4 @@
-"""`python -m jaxch5.transfer_profile`: which layers of pretrained weights are worth keeping."""
+"""`jaxch5 transfer_profile`: measures which pretrained layers are worth keeping."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def trained(
 
 
 def main() -> int:
-    return run(transfer_profile, ProfileOptions, "python -m jaxch5.transfer_profile")
+    return run(transfer_profile, ProfileOptions, "jaxch5 transfer_profile")
 
 
 if __name__ == "__main__":

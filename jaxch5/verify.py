@@ -1,4 +1,4 @@
-"""`python -m jaxch5.verify PATH`: finds broken and repeated pictures before training does."""
+"""`jaxch5 verify PATH`: finds broken and repeated pictures before training does."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
 
 
 def main() -> int:
-    return run(verify, VerifyOptions, "python -m jaxch5.verify")
+    return run(verify, VerifyOptions, "jaxch5 verify")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.clean RUN`: no answer is lost, no picture is touched, and training goes on."""
+"""`jaxch5 clean RUN`: no answer is lost, no picture is touched, and training goes on."""
 
 import hashlib
 import io
@@ -96,7 +96,7 @@ def cleaned(trained, pictures, tmp_path):
 
 
 def called(capsys, *argv):
-    status = run_command(clean, CleanOptions, "python -m jaxch5.clean", list(map(str, argv)))
+    status = run_command(clean, CleanOptions, "jaxch5 clean", list(map(str, argv)))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -180,13 +180,13 @@ def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serv
     assert server.post("drop", 5).ok
     assert server.post("undo").json()["answers"] == {"5": None}
     lines, err, status = server.end()
-    assert (err, status) == ("python -m jaxch5.clean: interrupted\n", 130)
+    assert (err, status) == ("jaxch5 clean: interrupted\n", 130)
     assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 unsure, and left as they are"
     assert tree(pictures) == before
 
     words = shlex.split(lines[-1])
-    assert words[:3] == ["python", "-m", "jaxch5.train"]
-    config = parse(TrainOptions, words[3:], "train").settings()
+    assert words[:2] == ["jaxch5", "train"]
+    config = parse(TrainOptions, words[2:], "train").settings()
     assert config.fit == from_toml(cleaned / "config.toml").fit
     data = load_data(config)
     names = [Path(name) for name in data.source.references]
@@ -392,7 +392,7 @@ def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures
     assert len(server.content["suspects"]) == 21
     assert server.said[0].startswith(
         "2 suspects are not in the set any more, or not with that label, and are left out; "
-        f"python -m jaxch5.suspects {cleaned}"
+        f"jaxch5 suspects {cleaned}"
     )
 
 
@@ -415,7 +415,7 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     run = shutil.copytree(trained[0], tmp_path / "run")
     status, _, err = called(capsys, run)
     assert status == 1
-    assert err.endswith(f"is not there; python -m jaxch5.suspects {run} writes it\n")
+    assert err.endswith(f"is not there; jaxch5 suspects {run} writes it\n")
     (run / "suspects.json").write_text('{"format": 2}')
     assert "cannot be read" in called(capsys, run)[2]
     suspects_of(tmp_path / "found", ("image 000000007", "1", "7"))
@@ -431,7 +431,7 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     shutil.copy(trained[0] / "config.toml", run)
     status, _, err = called(capsys, run, "--fit.lr", "1")
     assert status == 2
-    assert err.startswith("python -m jaxch5.clean: fit.lr: a set is cleaned as ")
+    assert err.startswith("jaxch5 clean: fit.lr: a set is cleaned as ")
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_what_suspects_finds_before_any_run_is_put_right(
     assert len(source) == 40
     for item, reference in enumerate(source.references):
         assert source.classes[source.labels[item]] == Path(reference).parent.name
-    argv = [*shlex.split(out.splitlines()[-1])[3:]]
+    argv = [*shlex.split(out.splitlines()[-1])[2:]]
     now, before = (
         load_data(parse(TrainOptions, words, "train").settings())
         for words in (argv, ["--data.path", str(tmp_path / "wrong.csv"), "--data.batch-size", "8"])
@@ -522,7 +522,7 @@ def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, c
         assert name.startswith("blue/")
         assert server.post("class", number, **{"class": red}).ok
     moved = sum(name in valid for name in names)
-    words = shlex.split(server.end()[0][-1])[3:]
+    words = shlex.split(server.end()[0][-1])[2:]
     out = tmp_path / "second"
     argv = [*words, "--workdir", str(out)]
     assert run_command(train, TrainOptions, "train", argv) == 0, capsys.readouterr().err
@@ -614,7 +614,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("l")
 
     press("f")
-    tab.locator("#command").get_by_text("python -m jaxch5.train").wait_for()
+    tab.locator("#command").get_by_text("jaxch5 train").wait_for()
     assert "green is a new class" in tab.inner_text("#lines")
     assert "labels.csv" in tab.inner_text("#lines")
     press("Escape")

@@ -17,7 +17,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, parse, run, save_figure
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 
-PROG = "python -m jaxch5.test"
+PROG = "jaxch5 test"
 
 
 def options(*argv):

@@ -108,19 +108,19 @@ def test_an_answer_is_what_predict_says(trained, picture, broken):
 
 def test_without_gradio_one_line_says_what_to_install(trained, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert run(demo, DemoOptions, "python -m jaxch5.demo", [str(trained[0])]) == 1
+    assert run(demo, DemoOptions, "jaxch5 demo", [str(trained[0])]) == 1
     err = capsys.readouterr().err
     needs = "the page needs Gradio: python -m pip install -e '.[demo]' in jaxch5's folder"
-    assert err == f"python -m jaxch5.demo: {needs}\n"
+    assert err == f"jaxch5 demo: {needs}\n"
 
 
 def test_a_taken_port_is_one_line(trained, capsys):
     with listening(0) as taken:
         port = taken.getsockname()[1]
         argv = [str(trained[0]), "--port", str(port)]
-        assert run(demo, DemoOptions, "python -m jaxch5.demo", argv) == 2
+        assert run(demo, DemoOptions, "jaxch5 demo", argv) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"python -m jaxch5.demo: port = {port}: cannot be had (Address already")
+    assert err.startswith(f"jaxch5 demo: port = {port}: cannot be had (Address already")
     assert err.count("\n") == 1
 
 
@@ -183,6 +183,6 @@ def test_an_interrupt_ends_it_and_dropped_pictures_are_gone(server):
     assert [path for path in server.temporary.rglob("*") if path.is_file()]
     server.send_signal(signal.SIGINT)
     _, err = server.communicate(timeout=20)
-    assert err == "python -m jaxch5.demo: interrupted\n"
+    assert err == "jaxch5 demo: interrupted\n"
     assert server.returncode == 130
     assert not [path for path in Path(server.temporary).rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.evaluate RUN`: the run's own numbers, and those of other pictures."""
+"""`jaxch5 evaluate RUN`: the run's own numbers, and those of other pictures."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from jaxch5.results.predictor import load_learner
 
 def evaluated(capsys, *argv):
     argv = [str(argument) for argument in argv]
-    status = run_command(evaluate, EvaluateOptions, "python -m jaxch5.evaluate", argv)
+    status = run_command(evaluate, EvaluateOptions, "jaxch5 evaluate", argv)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 

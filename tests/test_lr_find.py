@@ -1,4 +1,4 @@
-"""`python -m jaxch5.lr_find` as a person starts it."""
+"""`jaxch5 lr_find` as a person starts it."""
 
 import json
 
@@ -12,7 +12,7 @@ SMALL += ["--model.weights", "none"]
 
 
 def started(*argv):
-    return run(lr_find, LrFindOptions, "python -m jaxch5.lr_find", list(argv))
+    return run(lr_find, LrFindOptions, "jaxch5 lr_find", list(argv))
 
 
 def test_it_suggests_and_draws(pictures, tmp_path, capsys):

@@ -1,10 +1,16 @@
-"""The package itself, called: it says which commands there are."""
+"""The command `jaxch5`: it starts the others, and says which there are."""
 
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from jaxch5.__main__ import WORKFLOW, commands, main
+
+ROOT = Path(__file__).parent.parent
 
 
 def called(*arguments):
@@ -12,18 +18,41 @@ def called(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_commands_are_listed_with_what_they_do():
-    """Where one would guess to find them."""
+def test_the_commands_are_listed_in_the_order_of_the_work():
+    """On a terminal of 80 columns, where one would guess to find them."""
     ended = called()
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("python -m jaxch5.") == 12
-    assert "python -m jaxch5.evaluate RUN\n    how good a trained classifier is" in ended.stdout
+    assert ended.stdout == called("--help").stdout
+    lines = ended.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert listed == list(commands())
+    assert listed[:4] == ["verify", "show", "lr_find", "train"]
+    assert set(listed) <= set(WORKFLOW)
 
 
-def test_a_command_after_a_space_is_bad_usage():
-    ended = called("train")
-    assert ended.returncode == 2
-    assert "python -m jaxch5.train\n" in ended.stdout
+@pytest.mark.parametrize("name", ["lr_find", "lr-find"])
+def test_a_command_is_started_by_its_name(name, monkeypatch, capsys):
+    """As its own module starts it, with a dash or an underscore."""
+    monkeypatch.setattr(sys, "argv", ["jaxch5", name, "--print-config", "--seed", "7"])
+    assert main() == 0
+    assert "seed = 7\n" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_one_line_that_names_the_nearest(monkeypatch, capsys):
+    for word, line in (
+        ("trian", "jaxch5: trian: no such command; did you mean jaxch5 train?\n"),
+        ("--nonsense", "jaxch5: --nonsense: no such command; jaxch5 lists all\n"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["jaxch5", word])
+        assert main() == 2
+        assert capsys.readouterr().err == line
+
+
+def test_what_is_installed_is_this_command():
+    """`jaxch5 train` in an environment is `python -m jaxch5 train`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert EntryPoint("jaxch5", project["scripts"]["jaxch5"], "").load() is main
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -32,4 +61,4 @@ def test_what_cannot_be_printed_is_one_line():
         command = [sys.executable, "-m", "jaxch5"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 1
-    assert ended.stderr == "python -m jaxch5: No space left on device\n"
+    assert ended.stderr == "jaxch5: No space left on device\n"

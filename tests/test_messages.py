@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += [*sorted((ROOT / "configs").glob("*.toml")), *sorted((ROOT / "notebooks").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-COMMANDS = [name.removeprefix("python -m jaxch5.").split()[0] for name in commands()]
+COMMANDS = list(commands())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)?(?<!-)(?!\w|-|\.\{)")
 ERRORS = {name for name in vars(importlib.import_module("jaxch5.errors")) if "Error" in name}
@@ -165,16 +165,20 @@ def test_a_message_names_options_of_the_command_that_prints_it(command):
     """Or the command whose they are."""
     for part in sorted(reached_by(command)):
         for message in messages_of(parts()[part][2]):
-            named = re.sub(r"python -m jaxch5\.\w+[^;:]*", "", message)
+            named = re.sub(r"jaxch5 \w+[^;:]*", "", message)
             assert set(OPTION.findall(named)) <= options(command), (part[1], message)
 
 
 def command_lines(text):
     """The commands of a page: what is called, and its arguments."""
     joined = text.replace("\\\n", " ")
-    found = re.findall(r"python -m jaxch5\.(\w+)([^`\n#|;&]*)", joined)
-    # Where a page says how one is written, or called.
-    return [line for line in found if line[0] not in ("command", "NAME")]
+    found = re.findall(r"(`|\$ |^ +)?\bjaxch5 (\w+)([^`\n#|;&]*)", joined, re.M)
+    # Outside of code it may be the subject of a sentence; NAME stands for any command.
+    return [
+        (name, arguments)
+        for code, name, arguments in found
+        if name in COMMANDS or (code and name not in ("command", "NAME", "COMMAND"))
+    ]
 
 
 @pytest.mark.parametrize("file", sorted(texts()))

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.pack` as a person starts it, and the other commands on what it made."""
+"""`jaxch5 pack` as a person starts it, and the other commands on what it made."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from jaxch5.verify import VerifyOptions, verify
 
 
 def started(*argv):
-    return run(pack, PackOptions, "python -m jaxch5.pack", [str(word) for word in argv])
+    return run(pack, PackOptions, "jaxch5 pack", [str(word) for word in argv])
 
 
 def test_source_and_out_are_all_it_needs(pictures, tmp_path, capsys):

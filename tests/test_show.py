@@ -1,4 +1,4 @@
-"""`python -m jaxch5.show` as a person starts it."""
+"""`jaxch5 show` as a person starts it."""
 
 import json
 
@@ -9,7 +9,7 @@ from jaxch5.show import ShowOptions, show
 
 
 def started(*argv):
-    return run(show, ShowOptions, "python -m jaxch5.show", list(argv))
+    return run(show, ShowOptions, "jaxch5 show", list(argv))
 
 
 def test_it_prints_the_summary_and_writes_the_figure(pictures, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.suspects`: all of a set is judged, out of fold, and written."""
+"""`jaxch5 suspects`: all of a set is judged, out of fold, and written."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SMALL = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
 
 def judged(capsys, *argv):
     argv = [str(argument) for argument in argv]
-    status = run_command(suspects, SuspectsOptions, "python -m jaxch5.suspects", argv)
+    status = run_command(suspects, SuspectsOptions, "jaxch5 suspects", argv)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -65,7 +65,7 @@ def test_wrong_labels_are_found_in_all_of_a_set(mislabelled, pictures, trained, 
         assert one["image"] not in one["nearest"]["label"]
     assert found[0]["likely_wrong"]
     assert sum(one["likely_wrong"] for one in found) <= document["wrong"] < 8
-    assert f"next  python -m jaxch5.clean {tmp_path / 'out'}" in err
+    assert f"next  jaxch5 clean {tmp_path / 'out'}" in err
 
     table = from_csv(tmp_path / "out" / "suspects.csv")
     assert len(table) == len(found)

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.transfer_profile`: one command, one figure, and nothing done twice."""
+"""`jaxch5 transfer_profile`: one command, one figure, and nothing done twice."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ SMALL = ["--data.presize", "36", "--data.size", "32", "--data.batch-size", "16"]
 
 
 def started(*argv):
-    prog = "python -m jaxch5.transfer_profile"
+    prog = "jaxch5 transfer_profile"
     return run(transfer_profile, ProfileOptions, prog, [*map(str, argv), *SMALL])
 
 

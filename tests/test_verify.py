@@ -1,4 +1,4 @@
-"""`python -m jaxch5.verify` as a person starts it."""
+"""`jaxch5 verify` as a person starts it."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from jaxch5.verify import VerifyOptions, verify
 
 
 def started(*argv):
-    return run(verify, VerifyOptions, "python -m jaxch5.verify", list(argv))
+    return run(verify, VerifyOptions, "jaxch5 verify", list(argv))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def started(capsys, command, *arguments):
         if isinstance(one, type) and issubclass(one, Options) and one.__module__ == module.__name__
     )
     function = getattr(module, command)
-    status = run(function, options, f"python -m jaxch5.{command}", list(map(str, arguments)))
+    status = run(function, options, f"jaxch5 {command}", list(map(str, arguments)))
     out, err = capsys.readouterr()
     print(out)
     return status, err
@@ -149,7 +149,7 @@ def no_packed_set(folder):
 
     again = ("show", "--data.path", packed, *SMALL, "--data.batch-size", "4", "--out")
     again = (*again, folder.parent / "x.png")
-    return before, remove_a_shard, again, r"run python -m jaxch5\.(pack) again", lambda said: first
+    return before, remove_a_shard, again, r"run jaxch5 (pack) again", lambda said: first
 
 
 @way_out
@@ -261,8 +261,7 @@ def test_what_is_no_learner_is_exported_as_one(trained, pictures, tmp_path, caps
     picture = pictures / "red" / "0.jpg"
     status, error = started(capsys, "predict", weights, picture)
     if status:
-        command, *arguments = re.search(r"python -m jaxch5\.(\w+) RUN (.*)", error)[0].split()[2:]
-        command = command.removeprefix("jaxch5.")
+        command, *arguments = re.search(r"jaxch5 (\w+) RUN (.*)", error)[0].split()[1:]
         arguments = [run_path if one == "RUN" else one for one in arguments]
         assert started(capsys, command, *arguments, "--out", learner)[0] == 0
         assert started(capsys, "predict", learner, picture)[0] == 0

@@ -1,4 +1,4 @@
-"""`python -m jaxch5.train` with a network that compiles in a second: `python tiny_train.py ...`."""
+"""`jaxch5 train` with a network that compiles in a second: `python tiny_train.py ...`."""
 
 import sys
 

@@ -25,7 +25,7 @@ from jaxch5.task import NAMED, SOFTMAX, Task, task_of
 from jaxch5.util.imports import FORM, is_import_path
 from jaxch5.view import WHOLE, View, view_of
 
-EXPORT = "export one with python -m jaxch5.export RUN --format learner"
+EXPORT = "export one with jaxch5 export RUN --format learner"
 
 
 class About(NamedTuple):

@@ -73,7 +73,7 @@ def advise(
         >>> advice.sentence
         '50.0% of 100 pictures are right, and always saying cat gives 50.0%: the rate may be wrong'
         >>> advice.command
-        'python -m jaxch5.lr_find --config runs/one/config.toml'
+        'jaxch5 lr_find --config runs/one/config.toml'
     """
     if nothing := list(_knows_nothing(run, interp)):
         return nothing
@@ -93,7 +93,7 @@ def in_lines(advice: Sequence[Advice]) -> list[str]:
 
 
 def _command(name: str, *words: str) -> str:
-    return shlex.join(["python", "-m", f"jaxch5.{name}", *words])
+    return shlex.join(["jaxch5", name, *words])
 
 
 def _like(run: str, command: str, *words: str) -> str:

@@ -46,12 +46,12 @@ Looks = Callable[[int, str], Image.Image]
 
 
 def read_judged(path: Path) -> dict[str, Any]:
-    """Reads the suspects that `python -m jaxch5.suspects` wrote.
+    """Reads the suspects that `jaxch5 suspects` wrote.
 
     Raises:
         DataError: There are none, or the file is damaged or of another version.
     """
-    again = f"python -m jaxch5.suspects {path.parent} writes it"
+    again = f"jaxch5 suspects {path.parent} writes it"
     try:
         judged = json.loads(path.read_bytes())
         classes = set(judged["classes"])

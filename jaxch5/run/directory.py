@@ -99,7 +99,7 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
     run = RunDir(path.expanduser().absolute())
     if run.config_file.exists():
         raise ConfigError(
-            f"{path}: holds a run already; python -m jaxch5.train --resume {path} goes on with it, "
+            f"{path}: holds a run already; jaxch5 train --resume {path} goes on with it, "
             "or name another directory"
         )
     try:

@@ -176,7 +176,7 @@ def exchange(peer, learners, pictures, tmp_path_factory):
         write_artifact(learners[name], learner, "learner")
         for form in formats:
             argv = [str(learner), "--format", form, "--out", str(folder / name / FILES[form])]
-            assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 0
+            assert run_command(export, ExportOptions, "jaxch5 export", argv) == 0
     names = f"BENCHMARKS = {str(ROOT / 'benchmarks')!r}\n"
     names += f"CLASSES, OUT, IN = {len(CLASSES)}, {list(OUT)}, {IN}\nLABELS = {[*CLASSES]}\n"
     peer(names + PROGRAM, folder)

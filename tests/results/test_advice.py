@@ -54,7 +54,7 @@ def config(**sections):
 
 
 def commands(found):
-    return [" ".join(shlex.split(one.command)[2:3]).removeprefix("jaxch5.") for one in found]
+    return [shlex.split(one.command)[1] if one.command else "" for one in found]
 
 
 GOOD = answers(even(97, 1))
@@ -225,12 +225,12 @@ def test_every_command_starts(tmp_path):
     ]
     assert set(commands(found)) == set(OPTIONS)
     for one in found:
-        python, flag, module, *words = shlex.split(one.command)
-        assert (python, flag) == ("python", "-m")
-        parsed = parse(OPTIONS[module.removeprefix("jaxch5.")], words, module)
+        prog, name, *words = shlex.split(one.command)
+        assert prog == "jaxch5"
+        parsed = parse(OPTIONS[name], words, name)
         given = parsed.settings()
         assert given.data.path == photos or str(given.data.path) == str(photos)
-        assert module != "jaxch5.evaluate" or parsed.min_val > 1
+        assert name != "evaluate" or parsed.min_val > 1
 
 
 def test_a_command_that_only_starts_does_not_wait_for_the_tests_of_statistics():

@@ -85,7 +85,7 @@ def test_the_command_says_what_prepares_pictures(form, tmp_path, capsys):
     learner = tmp_path / "learner.safetensors"
     write_artifact(classifier("resnet18"), learner, "learner")
     argv = [str(learner), "--format", form, "--out", str(tmp_path / form)]
-    assert run(export, ExportOptions, "python -m jaxch5.export", argv) == 0
+    assert run(export, ExportOptions, "jaxch5 export", argv) == 0
     assert "has the lines that prepare pictures" in capsys.readouterr().out
     assert (tmp_path / form).is_dir() == (form == "timm")
 

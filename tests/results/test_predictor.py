@@ -249,7 +249,7 @@ def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp
 
 
 def predicted(capsys, *argv):
-    status = run_command(predict, PredictOptions, "python -m jaxch5.predict", [*map(str, argv)])
+    status = run_command(predict, PredictOptions, "jaxch5 predict", [*map(str, argv)])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -314,7 +314,7 @@ def test_every_name_has_its_line_whatever_the_others_are(
     lines = err.splitlines()
     assert len(lines) == len(bad)
     for name, line in zip(bad, lines, strict=True):
-        assert line.startswith(f"python -m jaxch5.predict: {name}: ")
+        assert line.startswith(f"jaxch5 predict: {name}: ")
     status, out, _ = predicted(capsys, trained[0], *names, "--json")
     assert [row["path"] for row in json.loads(out)["predictions"]] == names
 
@@ -323,7 +323,7 @@ def test_nothing_on_standard_input_is_said(trained, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     status, _, err = predicted(capsys, trained[0], "-")
     assert status == 1
-    assert err == "python -m jaxch5.predict: -: standard input is empty\n"
+    assert err == "jaxch5 predict: -: standard input is empty\n"
 
 
 def test_standard_input_is_a_picture_or_a_list_of_them(trained, held_out, capsys, monkeypatch):
@@ -341,12 +341,12 @@ def test_a_name_that_stands_for_no_picture_is_named(name, trained, tmp_path, cap
     monkeypatch.chdir(tmp_path)
     status, _, err = predicted(capsys, trained[0], name)
     assert status == 1
-    assert err.startswith(f"python -m jaxch5.predict: {name}: ")
+    assert err.startswith(f"jaxch5 predict: {name}: ")
 
 
 def test_an_export_that_cannot_be_written_is_one_line(trained, tmp_path, capsys):
     argv = [str(trained[0]), "--out", str(tmp_path / "no" / "model.safetensors")]
-    assert run_command(export, ExportOptions, "python -m jaxch5.export", argv) == 1
+    assert run_command(export, ExportOptions, "jaxch5 export", argv) == 1
     err = capsys.readouterr().err
     assert "model.safetensors: cannot be written: No such file or directory" in err
 

@@ -430,7 +430,7 @@ def test_there_is_no_switch_where_no_map_is():
 
 
 def test_what_to_do_next_comes_first_and_is_text():
-    advice = [Advice("<b>cats</b> are rare", "python -m jaxch5.train --config 'a & b/config.toml'")]
+    advice = [Advice("<b>cats</b> are rare", "jaxch5 train --config 'a & b/config.toml'")]
     page = render(Report("run", "data", advice=advice, config="seed = 42"))
     assert "&lt;b&gt;cats&lt;/b&gt; are rare" in page
     assert "&#39;a &amp; b/config.toml&#39;</pre>" in page

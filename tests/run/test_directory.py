@@ -35,7 +35,7 @@ def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
 
 def test_a_run_is_never_written_over(tmp_path):
     create_run(Config(), tmp_path)
-    with pytest.raises(ConfigError, match=r"holds a run already; python -m jaxch5\.train --resume"):
+    with pytest.raises(ConfigError, match=r"holds a run already; jaxch5 train --resume"):
         create_run(Config(), tmp_path)
 
 

@@ -118,7 +118,7 @@ def read_index(store: Store) -> Index | None:
 
 
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
-    """Reads pictures that `python -m jaxch5.pack` has packed.
+    """Reads pictures that `jaxch5 pack` has packed.
 
     Memory holds 4 bytes per item for its label and 8 for the place of its name. If the set is at an
     address, each file is fetched once, when it is first needed, into the user's cache folder, which
@@ -148,11 +148,11 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
     if index is None:
         raise DataError(
             f"{store.name}: holds no packed pictures (there is no {INDEX}); "
-            f"python -m jaxch5.pack SOURCE {store.name} makes them"
+            f"jaxch5 pack SOURCE {store.name} makes them"
         )
     if not index.finished:
         raise DataError(
-            f"{store.name}: is packed in part only; give the same python -m jaxch5.pack command "
+            f"{store.name}: is packed in part only; give the same jaxch5 pack command "
             "again, and it goes on"
         )
     assert index.labels is not None
@@ -247,7 +247,7 @@ def _whole(store: Store, stored: Stored) -> str:
         size = file.stat().st_size
     except FileNotFoundError:
         raise DataError(
-            f"{file}: is missing; run python -m jaxch5.pack again, which writes it again"
+            f"{file}: is missing; run jaxch5 pack again, which writes it again"
         ) from None
     if size != stored.bytes:
         raise _damaged(store, stored, f"has {size:,} bytes, not {stored.bytes:,}")
@@ -256,9 +256,5 @@ def _whole(store: Store, stored: Stored) -> str:
 
 def _damaged(store: Store, stored: Stored, reason: str) -> DataError:
     file = store.fetch(stored.file, stored.sha256)
-    way = (
-        "it is fetched again"
-        if store.remote
-        else "run python -m jaxch5.pack again, which writes it again"
-    )
+    way = "it is fetched again" if store.remote else "run jaxch5 pack again, which writes it again"
     return DataError(f"{file}: is damaged ({reason}); remove it, and {way}")

@@ -122,7 +122,7 @@ class Store:
             if sha256_of(scratch) != sha256:
                 raise DataError(
                     f"{self.where(name)}: is not the file that was packed (its SHA-256 "
-                    "differs); remove it and run python -m jaxch5.pack again"
+                    "differs); remove it and run jaxch5 pack again"
                 )
         return copy
 

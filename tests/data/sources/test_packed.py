@@ -101,7 +101,7 @@ def test_a_damaged_shard_is_named_with_the_way_out(copy, spoil, line):
     shard.write_bytes(spoil(shard.read_bytes()))
     with pytest.raises(DataError, match=f"{shard}: {line}") as error:
         read_all(copy)
-    assert "python -m jaxch5.pack" in str(error.value)
+    assert "jaxch5 pack" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -133,5 +133,5 @@ def test_what_is_no_index_is_one_line(copy):
 
 
 def test_a_folder_that_is_not_packed_says_how_to_pack(tmp_path):
-    with pytest.raises(DataError, match=r"no packed pictures.*python -m jaxch5\.pack SOURCE"):
+    with pytest.raises(DataError, match=r"no packed pictures.*jaxch5 pack SOURCE"):
         from_packed(tmp_path)

@@ -1,0 +1,158 @@
+"""The documentation as a site: it builds, can be searched, and every page can be read."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+import jaxch5 as jx
+
+ROOT = Path(jx.__file__).parent.parent
+# Text that is seen, with too little contrast to what is behind it (WCAG 2.2, 1.4.3), and what is
+# wider than the window.
+FAULTS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true})
+  const read = color => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1)
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data
+    return [r, g, b, a / 255]
+  }
+  const known = new Map()
+  const parse = color => known.get(color) ?? known.set(color, read(color)).get(color)
+  const over = ([r, g, b, a], [x, y, z]) =>
+    [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a), 1]
+  const light = color => {
+    const [r, g, b] = color.map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const faults = new Set()
+  for (const [scheme, primary] of [["default", "white"], ["slate", "black"]]) {
+    // As the theme has it, without the transitions.
+    Object.assign(document.body.dataset,
+      {mdColorScheme: scheme, mdColorPrimary: primary, mdColorSwitching: ""})
+    const grounds = new Map()
+    const ground = element => {
+      if (!element) return [255, 255, 255, 1]
+      if (!grounds.has(element)) {
+        const own = parse(getComputedStyle(element).backgroundColor)
+        grounds.set(element, own[3] == 1 ? own : over(own, ground(element.parentElement)))
+      }
+      return grounds.get(element)
+    }
+    const tokens = new Set()
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement
+      // Permalinks are seen when they are pointed at; tokens of one kind have one colour.
+      if (!walker.currentNode.data.trim()) continue
+      if (element.closest(".headerlink, script, style, noscript")) continue
+      if (element.matches(".highlight span")) {
+        if (tokens.has(element.className)) continue
+        tokens.add(element.className)
+      }
+      if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
+      const style = getComputedStyle(element), behind = ground(element)
+      const [a, b] = [light(over(parse(style.color), behind)), light(behind)]
+      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+      if (contrast < 4.5)
+        faults.add(`${scheme}, contrast ${contrast.toFixed(2)}: ${element.outerHTML.slice(0, 80)}`)
+    }
+  }
+  const width = document.documentElement.clientWidth
+  if (document.documentElement.scrollWidth > width)
+    faults.add(`${document.documentElement.scrollWidth} pixels wide`)
+  for (const image of document.images)
+    if (!image.complete || !image.naturalWidth) faults.add(`not shown: ${image.src}`)
+  return [...faults]
+}"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site."""
+    pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_every_page_can_be_reached():
+    """The generator builds pages that are in no menu without a warning."""
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = {page for page in leaves(settings["nav"]) if page.endswith(".md")}
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    notebooks = {f"notebooks/{notebook.stem}.md" for notebook in ROOT.glob("notebooks/*.ipynb")}
+    assert listed == pages | notebooks
+
+
+def leaves(tree):
+    if isinstance(tree, str):
+        return [tree]
+    return [leaf for branch in getattr(tree, "values", lambda: tree)() for leaf in leaves(branch)]
+
+
+def test_examples_are_shown_as_code(site):
+    """The generator takes `Example:` for running text, in which `>>>` is a quotation in another."""
+    for page in site.rglob("*.html"):
+        assert "<blockquote>" not in page.read_text(encoding="utf-8"), page
+    data = (site / "reference" / "data.html").read_text(encoding="utf-8")
+    assert 'id="jaxch5.data.sources.folder.from_folder"' in data
+
+
+@pytest.mark.browser
+def test_search_finds_a_word_and_leads_to_it(address, new_tab):
+    tab = new_tab(1280)
+    tab.goto(address)
+    tab.get_by_role("textbox", name="Search").click()
+    tab.keyboard.type("one_cycle_momentum")
+    tab.locator(".md-search-result__link").first.click()
+    tab.wait_for_url("**/reference/optimization.html*")
+    assert tab.get_by_role("heading", name="one_cycle_momentum").is_visible()
+    assert not tab.complaints
+
+
+@pytest.mark.browser
+def test_every_page_can_be_read(site, address, new_tab):
+    """Light and dark, on a telephone and on a screen, and nothing is asked of others."""
+    tab = new_tab(1280, reduced_motion="reduce")
+    # The theme indexes what can be searched on every page: seconds.
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    few = index | {"docs": index["docs"][:1]}
+    tab.route("**/search_index.json", lambda route: route.fulfill(json=few))
+    missing, faults = [], {}
+    tab.on("response", lambda reply: reply.status >= 400 and missing.append(reply.url))
+    for page in sorted(site.rglob("*.html")):
+        name = str(page.relative_to(site))
+        tab.goto(address + name)
+        for width in (1280, 375):
+            tab.set_viewport_size({"width": width, "height": 800})
+            if found := tab.evaluate(FAULTS):
+                faults[name, width] = found
+    assert not faults
+    assert not missing
+    assert not tab.complaints
+    assert all(url.startswith((address, "data:")) for url in tab.requests)

@@ -121,7 +121,7 @@ def fine_tuned(settings: dict[str, Any], epochs: str) -> float:
     learn = learner_of(settings)
     with tempfile.TemporaryDirectory() as folder:
         learn.run = create_run(Config.model_validate(settings), Path(folder) / "run")
-        learn.fine_tune(int(epochs))
+        learn.fine_tune(int(epochs), freeze_epochs=1)
         assert (learn.run.path / "report.html").exists()
     return float(learn.recorder.losses[-1])
 

@@ -72,7 +72,8 @@ __all__ = sorted(_MODULE_OF)
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'jaxch5' has no attribute {name!r}")
+        fastais = import_module("jaxch5.util.fastai").missing(name, "jaxch5")
+        raise AttributeError(fastais or f"module 'jaxch5' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)
 
 

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int, PyTree
 
 from jaxch5.data.block import Data
 from jaxch5.data.picture import Picture
-from jaxch5.errors import ConfigError
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import ModelSpec, Normalization
 from jaxch5.optim import schedule
 from jaxch5.optim.schedule import Schedule
-from jaxch5.optim.suggest import RULES, check_steps, suggest_lr
+from jaxch5.optim.suggest import BOLD, RECOMMENDED, check_sweep, suggest_lr
+from jaxch5.plots.training import plot_lr_find, show_in_notebook
 from jaxch5.results.interpretation import Interpretation, interpretation_of
 from jaxch5.results.predictor import Prediction, Predictor
 from jaxch5.run.transfer import pretrained_of
@@ -28,11 +28,12 @@ from jaxch5.training.freezing import summarize_model
 from jaxch5.training.loop import evaluate
 from jaxch5.training.lr_finder import END_LR, NUM_IT, START_LR, find_lr, sweep_rates
 from jaxch5.training.mesh import on_one_device
-from jaxch5.training.plan import plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
+from jaxch5.training.plan import UNTRAINED, plan_at_rate, plan_of_one_cycle, plans_of_fine_tune
 from jaxch5.training.precision import dtype_of
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
+from jaxch5.util.address import learners_file
 from jaxch5.util.text import print_line
 from jaxch5.view import chosen
 
@@ -41,24 +42,18 @@ if TYPE_CHECKING:
 
 
 class Learner(Trainer):
-    """A model in training on data; made by `vision_learner`.
-
-    Its attributes are those of `jaxch5.trainer.Trainer`.
+    """A model in training on data, made by `vision_learner`; `Trainer` has its attributes.
 
     Example:
-        Any linen module learns; here a tiny one tells dark pictures from bright ones.
-
-        >>> from jaxch5.data.block import DataBlock
-        >>> from jaxch5.data.source import from_arrays
-        >>> from jaxch5.data.split import random_split
+        >>> import jaxch5 as jx
         >>> class Tiny(nn.Module):
         ...     @nn.compact
         ...     def __call__(self, x, train):
         ...         return nn.Dense(2, name="head")(x.mean((1, 2)))
-        >>> labels = np.arange(32) % 2
-        >>> pictures = np.uint8(255 * labels)[:, None, None] * np.ones((8, 8), np.uint8)
-        >>> source = from_arrays(pictures, labels, ["dark", "bright"])
-        >>> data = DataBlock(source, random_split(), presize=8, size=8, augment=None).load(8)
+        >>> pictures = [np.full((8, 8), 255 * (item % 2), np.uint8) for item in range(32)]
+        >>> source = jx.from_arrays(pictures, ["dark", "bright"] * 16, ["dark", "bright"])
+        >>> block = jx.DataBlock(source, jx.random_split(), presize=8, size=8, augment=None)
+        >>> data = block.load(batch_size=8)
         >>> learn = vision_learner(data, Tiny())
         >>> 1e-7 < learn.lr_find(num_it=30).valley < 10
         True
@@ -67,11 +62,8 @@ class Learner(Trainer):
         ...
         >>> learn.validate()["accuracy"], learn.interpret().most_confused()
         (1.0, [])
-        >>> len(learn.recorder.losses), learn.records[-1]["phase"]
-        (12, 'one_cycle')
-        >>> probabilities, labels = learn.get_preds()
-        >>> probabilities.shape, learn.predict(np.zeros((8, 8, 3), np.uint8)).label
-        ((6, 2), 'dark')
+        >>> len(learn.recorder.losses), learn.predict(np.zeros((8, 8, 3), np.uint8)).label
+        (12, 'dark')
     """
 
     def freeze(self) -> None:
@@ -119,8 +111,6 @@ class Learner(Trainer):
     ) -> None:
         """Trains with one cycle of learning rate and momentum (Smith and Topin, 1708.07120).
 
-        A learner whose state was restored from a checkpoint of the same cycle goes on from there.
-
         Args:
             epochs: Passes over the training set.
             lr_max: highest learning rate, or a slice of one for each group; see `group_rates`.
@@ -134,66 +124,75 @@ class Learner(Trainer):
         self,
         epochs: int,
         base_lr: float = schedule.BASE_LR,
-        freeze_epochs: int = schedule.FREEZE_EPOCHS,
-        lr_mult: float = schedule.LR_MULT,
-        pct_start: float = schedule.FINE_TUNE_PCT_START,
-        div: float = schedule.FINE_TUNE_DIV,
+        freeze_epochs: int | None = None,
+        lr_mult: float | None = None,
+        pct_start: float | None = None,
+        div: float | None = None,
         div_final: float = schedule.DIV_FINAL,
         moms: tuple[float, float, float] = schedule.MOMS,
     ) -> None:
         """Trains in exactly the chapter's two phases, as fastai's `fine_tune` does.
 
         First all is frozen but the new head, which trains for `freeze_epochs` in one cycle to
-        `base_lr` that rises nearly to its end. Then all layers train for `epochs` in another cycle:
-        the head to half of `base_lr`, the earliest group to a `lr_mult`-th of that, and those
-        between geometrically between. `fine_tune_schedule` has the rates of every step. Between
-        the phases the optimizer's moments are cleared.
+        `base_lr` that rises nearly to its end. The optimizer's moments are cleared, and all layers
+        train for `epochs` in another cycle: the head to half of `base_lr`, the earliest group to a
+        `lr_mult`-th of that, and those between geometrically between. `fine_tune_schedule` has
+        the rates of every step, and the defaults.
+
+        A body that nothing has trained is not worth freezing: unless `freeze_epochs` or `lr_mult`
+        is given, all layers train in one cycle then, as `fit_one_cycle` trains them.
 
         Args:
-            epochs: Passes over the training set in the second phase.
-            base_lr: highest rate of the first phase; `lr_find` on the frozen learner suggests one.
-            freeze_epochs: passes in the first phase; 0 leaves it out.
-            lr_mult: the head's rate over the earliest group's, in the second phase.
+            epochs: Passes over the training set in the second phase, or in the one cycle.
+            base_lr: Highest rate of the first phase; `lr_find` on the frozen learner suggests one.
+            freeze_epochs: Passes in the first phase; 0 leaves it out.
+            lr_mult: The head's rate over the earliest group's, in the second phase.
             pct_start, div: Arguments of the second phase's `one_cycle`.
-            div_final, moms: the same for both phases; see `one_cycle` and `one_cycle_momentum`.
+            div_final, moms: The same for both phases; see `one_cycle` and `one_cycle_momentum`.
         """
-        steps, groups = len(self.data.train), len(self.groups.names)
-        shape = lr_mult, pct_start, div, div_final, moms, self.recipe.layer_decay
-        self._fit(plans_of_fine_tune(epochs, steps, groups, base_lr, freeze_epochs, *shape))
+        phases: dict[str, Any] = {"freeze_epochs": freeze_epochs, "lr_mult": lr_mult}
+        shape: dict[str, Any] = {"pct_start": pct_start, "div": div, "div_final": div_final}
+        phases, shape = ({k: v for k, v in one.items() if v is not None} for one in (phases, shape))
+        if self.is_untrained and not phases:
+            print_line(self.console, UNTRAINED)
+            return self.fit_one_cycle(epochs, base_lr, moms=moms, **shape)
+        shape.update(moms=moms, layer_decay=self.recipe.layer_decay)
+        of = epochs, len(self.data.train), len(self.groups.names), base_lr
+        self._fit(plans_of_fine_tune(*of, **phases | shape))
 
     def lr_find(
         self,
         start_lr: float = START_LR,
         end_lr: float = END_LR,
         num_it: int = NUM_IT,
-        suggest_funcs: Sequence[str] = ("valley",),
+        suggest_funcs: Sequence[str] = (RECOMMENDED,),
+        show_plot: bool = True,
     ) -> Any:
         """Trains a little at ever higher rates and suggests some; the learner stays as it was.
 
-        The sweep is kept in `self.sweep`; `plot_lr_find` draws it.
+        It returns a named tuple of rates, as in `learn.lr_find().valley`, and keeps the sweep in
+        `self.sweep`. In a notebook it is drawn, with the recommended rate in the title.
 
         Args:
-            start_lr, end_lr: the first rate, and the one that the last comes next to.
-            num_it: steps.
-            suggest_funcs: any of valley, slide, minimum, steep, last_decrease; see
+            start_lr, end_lr: First rate, and the one that would follow the last.
+            num_it: Number of steps.
+            suggest_funcs: Any of valley, slide, minimum, steep, last_decrease; see
                 `jaxch5.optim.suggest`.
-
-        Returns:
-            A named tuple of the suggested rates: `learn.lr_find().valley`.
+            show_plot: Whether a notebook draws it.
 
         Raises:
-            ConfigError: there is no such rule, the rates do not rise, or the steps are too few.
-            TrainingError: the loss exploded before anything could be said, or was never a number.
+            ConfigError: There is no such rule, the rates do not rise, or the steps are too few.
+            TrainingError: The loss exploded before anything could be said, or was never a number.
         """
-        for name in suggest_funcs:
-            if name not in RULES:
-                raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
-        check_steps(num_it)
+        check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
         how = self._key, start_lr, end_lr, num_it, self.recipe.layer_decay
         self.sweep = find_lr(self.state, self.data, self._steps.train, *how)
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
+        drawn = [(self.sweep.lrs, self.sweep.smooth)], chosen, (rates[RECOMMENDED], rates[BOLD])
+        if show_plot:
+            show_in_notebook(lambda: plot_lr_find(*drawn))
         return namedtuple("SuggestedRates", chosen)(**chosen)
 
     def interpret(self) -> Interpretation:
@@ -206,16 +205,17 @@ class Learner(Trainer):
         shown: tuple[Any, ...] = self.recipe.task, self.data.framing, self.data.size
         return interpretation_of(source, items, *self.get_preds(), *shown)
 
-    def show_results(self, nrows: int = 3, ncols: int = 3) -> Figure:
-        """A figure of the first validation pictures, each with its prediction and its class.
+    def show_results(self, nrows: int = 3, ncols: int = 3, seed: int = 0) -> Figure:
+        """Draws some validation pictures, each with the prediction and whether it is right.
 
         Args:
             nrows, ncols: Shape of the grid.
+            seed: Seed of the draw of the pictures.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
-        return self.interpret().plot_results(nrows, ncols)
+        return self.interpret().plot_results(nrows, ncols, seed)
 
     def predictor(self) -> Predictor:
         """The classifier as it is now, without its data."""
@@ -254,12 +254,13 @@ class Learner(Trainer):
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
 
         Args:
-            path: File to write.
+            path: File to write; a name without an ending gets `.safetensors`, here as there.
 
         Raises:
-            CheckpointError: the file cannot be written.
+            ConfigError: It has another ending, or is a folder.
+            CheckpointError: It cannot be written.
         """
-        self.export(path, "learner")
+        self.export(learners_file(path), "learner")
 
     def tta(
         self, n: int = 4
@@ -275,16 +276,13 @@ class Learner(Trainer):
         Raises:
             ConfigError: `n` is below 0.
         """
-        if n < 0:
-            raise ConfigError(f"n = {n}: should be at least 0")
-        total, labels = self.get_preds()
-        data, how = self.data, (self.data.augment, self.data.size, self.normalization)
+        how = self.data.augment, self.data.size, self.normalization
         if how not in self._looks:
             step = make_drawn_eval_step(self.model, *how, self.mesh)
             self._looks[how] = compile_looks(step, self.state)
-        looks = drawn_looks(
-            self._looks[how], self.state, data.valid, self._key, n, self.recipe.task
-        )
+        of = self.state, self.data.valid, self._key, n, self.recipe.task
+        looks = drawn_looks(self._looks[how], *of)
+        total, labels = self.get_preds()
         return sum(looks, total) / (n + 1), labels
 
 

@@ -34,7 +34,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
     """Prints the suggestions of every rule and writes the figure; returns them."""
     from jaxch5.config.building import load_data
     from jaxch5.configured import learner_of
-    from jaxch5.optim.suggest import RULES
+    from jaxch5.optim.suggest import BOLD, RECOMMENDED, RULES
     from jaxch5.plots.training import plot_lr_find
     from jaxch5.training.lr_finder import sweep_rates
     from jaxch5.training.process import prepare_process
@@ -55,13 +55,17 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         suggested.append(found._asdict())
         assert learn.sweep is not None
         sweeps.append((learn.sweep.lrs, learn.sweep.smooth))
+    middle = {}
     for name in RULES:
-        rates = [rates[name] for rates in suggested]
-        spread = f"  ({min(rates):.1e} to {max(rates):.1e})" if len(rates) > 1 else ""
-        say(f"{name:<14} {sorted(rates)[len(rates) // 2]:.1e}{spread}")
-    save_figure(plot_lr_find(sweeps, suggested[0]), options.out)
+        rates = sorted(rates[name] for rates in suggested)
+        middle[name] = rates[len(rates) // 2]
+        spread = f"  ({rates[0]:.1e} to {rates[-1]:.1e})" if len(rates) > 1 else ""
+        chosen = f"  recommended: --fit.lr {middle[name]:.1e}" if name == RECOMMENDED else ""
+        say(f"{name:<14} {middle[name]:.1e}{spread}{chosen}")
+    recommended = middle[RECOMMENDED]
+    save_figure(plot_lr_find(sweeps, suggested[0], (recommended, middle[BOLD])), options.out)
     say(f"figure         {options.out}")
-    return {"suggested": suggested, "figure": str(options.out)}
+    return {"suggested": suggested, "recommended": recommended, "figure": str(options.out)}
 
 
 def main() -> int:

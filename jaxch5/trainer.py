@@ -1,7 +1,4 @@
-"""The trainer: it holds data, a model and its state, and trains.
-
-It holds a state and calls functions; what is computed is in `jaxch5.training`.
-"""
+"""The trainer: it holds data, a model and its state; `jaxch5.training` computes what it asks."""
 
 from __future__ import annotations
 
@@ -51,11 +48,12 @@ from jaxch5.training.reduction import check_is_mean
 from jaxch5.training.state import TrainState, init_state, with_fresh_optimizer, with_variables
 from jaxch5.training.step import DrawnEvalStep
 from jaxch5.training.steps import Steps, compile_steps
+from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import plain_console, print_line
 from jaxch5.view import WHOLE, view_of
 
 
-class Trainer:
+class Trainer(NamesFastai):
     """A model in training on data; what `Learner` adds is for notebooks.
 
     Attributes:
@@ -70,8 +68,7 @@ class Trainer:
         mesh: Devices that share a batch; None where there is one.
         run: Run into which records and checkpoints are written; None writes nothing.
         saving: When checkpoints are written, and whether training ends with the best one.
-        log: Whether figures are written for TensorBoard, into the run.
-        profile: Whether some steps are traced, into the run.
+        log, profile: Whether TensorBoard's figures, and a trace of some steps, go into the run.
         hooks: Functions of the events of training; see `jaxch5.training.events`.
     """
 
@@ -94,11 +91,9 @@ class Trainer:
         self.data = share(data, self.mesh)
         self.model, self.recipe, self.pretrained = model, recipe, pretrained
         self.sweep: Sweep | None = None
-        self.console = plain_console()
+        self.console, self.saving = plain_console(), Saving()
         self.run: RunDir | None = None
-        self.saving = Saving()
-        self.log = self.profile = False
-        self.hooks = tuple(hooks)
+        self.log, self.profile, self.hooks = False, False, tuple(hooks)
         self._compiled: dict[Any, Steps] = {}
         self._looks: dict[Any, DrawnEvalStep] = {}
         self._predictor: tuple[Any, Predictor] | None = None
@@ -110,20 +105,21 @@ class Trainer:
         self.groups = layer_groups(recipe.grouping, self.spec, self._shapes["params"])
         self._begin(seed)
 
+    def __repr__(self) -> str:
+        best, begin = self.recipe.task.best, self._frozen.frozen_to
+        frozen = f", frozen before its {self.groups.names[begin]}" if begin else ""
+        scored = f", {best.metric} {best.shown(self.record)}" if self.records else ""
+        data = self.data.describe().partition(";")[0]
+        return f"<{self.spec.name}{frozen}; {self.recorder}{scored}\n {data}>"
+
     def _begin(self, seed: int) -> None:
         weights_key, self._key = jax.random.split(jax.random.key(seed))
         self.recorder = Recorder()
         self._kept: Record | None = None
         self._restored = False
         self._frozen = self._frozen_to(-1 if self.pretrained else 0)
-        self.state: TrainState = init_state(
-            self.model,
-            self.recipe,
-            self.data.size,
-            weights_key,
-            self._frozen.optimizer,
-            self._frozen.paths,
-        )
+        how = weights_key, self._frozen.optimizer, self._frozen.paths
+        self.state: TrainState = init_state(self.model, self.recipe, self.data.size, *how)
         if self.pretrained:
             drawn = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             pretrained = for_size(self.pretrained, self.spec, height_and_width(self.data.size))
@@ -132,7 +128,6 @@ class Trainer:
         self._place()
 
     def _place(self) -> None:
-        """Puts the state on the devices on which its steps are then computed."""
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Self:
@@ -150,6 +145,13 @@ class Trainer:
     def has_batch_norms(self) -> bool:
         """Whether it has any before its head, which freezing is concerned with."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether its body is random still, or was when the cycle began that it is restored in."""
+        in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
+        begins = not (self.pretrained or self._frozen.frozen_to)
+        return begins and (in_cycle or not int(self.state.step))
 
     @property
     def records(self) -> list[Record]:
@@ -244,7 +246,6 @@ class Trainer:
         check: Callable[[], None],
         keeper: Keeper,
     ) -> Iterator[Event]:
-        """Trains, and yields what happens."""
         data, recipe, run = self.data, self.recipe, self.run
         step, length = int(self.state.step), len(data.train)
         unvalidated = restored and step % length == 0 and len(self.records) < step // length
@@ -284,8 +285,7 @@ class Trainer:
             "arch": self.spec.name,
             "classes": list(self.data.classes),
             "frozen_to": self._frozen.frozen_to,
-            "mean": list(self.normalization.mean),
-            "std": list(self.normalization.std),
+            **{name: list(value) for name, value in self.normalization._asdict().items()},
             **vars(self.view),
             "licence": self.licence,
             "task": self.recipe.task.name,

@@ -34,7 +34,7 @@ LAYERS = {
         "results.predictor",
     },
     "training": {"training"},
-    "data": {"config.building", "data", "results"},
+    "data": {"config.building", "data", "plots.augmentations", "results"},
     "plots": {"plots", "results.calibration"},
     "task": {"metrics", "task"},
     "settings": {"config.settings", "config.command_line"},

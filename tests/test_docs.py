@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 import jaxch5 as jx
+from jaxch5.util.fastai import INSTEAD
 
 DOCS = Path(jx.__file__).parent.parent / "docs"
 PAGES = [
@@ -93,6 +94,66 @@ def used(code: list[ast.AST], objects) -> set[str]:
 def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(objects):
     """Each name exists, and each call binds to the signature of what it calls."""
     assert len(used(code_of_ours(), objects)) > 60
+
+
+# What the page, as fastai's users do, calls fastai's objects.
+THEIRS = {"learn": "learn", "dls": "data", "dblock": "pets", "interp": "interp"}
+# Of other libraries, of Python, or what the reader has.
+NOT_FASTAIS = {"torch", "nn", "F", "safetensors", "slice", "path", "url", "files", "x", "y"}
+NOT_FASTAIS |= set(INSTEAD["DataBlock"])  # arguments
+
+
+def test_each_of_fastais_names_on_the_page_says_what_it_is_here(objects):
+    """Where it is not ours as well: on the object or the package that it would be looked for in."""
+    page = (DOCS / "from_fastai.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n# fastai\n(.*?)```", page, re.S)
+    rows = [line.strip("| ").split(" | ")[0] for line in page.splitlines() if line[:2] == "| "]
+    asked = set()
+    for tree in [ast.parse(example), *expressions(" ".join(rows))]:
+        made = {
+            node.id for node in ast.walk(tree) if isinstance(getattr(node, "ctx", 0), ast.Store)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if ours := THEIRS.get(node.value.id):
+                    asked.add((ours, node.attr))
+            elif isinstance(node, ast.Name) and node.id not in {*made, *THEIRS, *NOT_FASTAIS}:
+                asked.add(("jx", node.id))
+    for owner, name in asked:
+        owned = getattr(objects, owner)
+        if not hasattr(owned, name):
+            with pytest.raises(AttributeError) as told:
+                getattr(owned, name)
+            assert f"{name}: is fastai's name; here it is " in str(told.value)
+    assert len(asked) > 80
+
+
+def test_what_stands_for_fastais_names_is_there(objects):
+    told = [said for names in INSTEAD.values() for said in names.values()]
+    code = [ast.parse(said) for said in told if not said.startswith("nothing")]
+    assert len(used(code, objects)) > 40
+    assert not hasattr(objects.data, "vocab")
+    assert not hasattr(jx, "get_image_files")
+    with pytest.raises(AttributeError, match=r"^Learner.dls: .* here it is learn.data$"):
+        _ = objects.learn.dls
+    with pytest.raises(AttributeError, match=r"^'Data' object has no attribute 'nonsense'$"):
+        _ = objects.data.nonsense
+    for name in INSTEAD["jaxch5"]:
+        assert name not in jx.__all__
+
+
+def test_what_a_cell_ends_with_is_short(objects):
+    """A notebook shows the value of its last line."""
+    pets, data, learn, interp = objects.pets, objects.data, objects.learn, objects.interp
+    others = learn.predictor(), learn.predict(data.source.read(0)), learn.recorder
+    for value in (pets, data, learn, interp, data.source, pets.split, *others):
+        shown = repr(value)
+        assert len(shown.splitlines()) <= 3
+        assert len(shown) < 260
+        assert " at 0x" not in shown
+        assert "array" not in shown
+    assert repr(pets.split) == "random_split(valid_fraction=0.2, seed=42, stratify=False)"
+    assert repr(learn).startswith("<Tiny; 0 epochs, 0 steps\n 1,797 pictures of 10 classes")
 
 
 def test_the_readmes_lines_name_what_there_is(objects):

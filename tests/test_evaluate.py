@@ -274,10 +274,17 @@ def test_the_learner_shows_its_results_and_predicts(trained, pictures, tmp_path)
     figure = learn.show_results(2, 2)
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 4
-    assert all(set(title.split(" / ")) <= {"blue", "red"} for title in titles)
+    right = [title[0] == "✓" for title in titles]
+    names = [title[2:].split("\nis ") for title in titles]
+    assert all(set(pair) <= {"blue", "red"} for pair in names)
+    assert [len(set(pair)) == 1 for pair in names] == right
+    colors = [axes.title.get_color() for axes in figure.axes]
+    assert len(set(zip(right, colors, strict=True))) == len(set(right))
+    assert np.array_equal(*(one._repr_png_() for one in (figure, learn.show_results(2, 2))))
     file = pictures / "red" / "3.jpg"
     mine, loaded = learn.predict(file), load_learner(path).predict(file)
     np.testing.assert_allclose(mine.probabilities, loaded.probabilities, atol=1e-6)
-    learn.save(tmp_path / "learner.safetensors")
-    again = load_learner(tmp_path / "learner.safetensors").predict(file)
+    learn.save(tmp_path / "learner")
+    assert (tmp_path / "learner.safetensors").is_file()
+    again = load_learner(tmp_path / "learner").predict(file)
     np.testing.assert_allclose(again.probabilities, mine.probabilities, atol=1e-6)

@@ -107,6 +107,33 @@ def test_the_body_is_frozen_first_and_then_trains(compiled):
     assert learn.records[-1]["accuracy"] > 0.9
 
 
+def test_a_random_body_is_not_frozen(compiled, tmp_path):
+    """From scratch it trains as the command does, one cycle of everything, and says so."""
+    one, other = compiled.again(0), compiled.again(0)
+    one.console = Console(file=(said := io.StringIO()))
+    one.fine_tune(2, base_lr=0.05)
+    other.fit_one_cycle(2, 0.05)
+    assert said.getvalue().startswith("nothing is pretrained: all layers train in one cycle")
+    assert bits(one.state) == bits(other.state)
+    one.fine_tune(1, base_lr=0.05)  # of what is trained by now
+    assert [record["phase"] for record in one.records[2:]] == ["frozen", "unfrozen"]
+
+    stopped = compiled.again(0)
+    stopped.run = create_run(Config(), tmp_path / "run")
+
+    def interrupt(event):
+        if isinstance(event, Step) and event.number == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped.hooks = (interrupt,)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fine_tune(2, base_lr=0.05)
+    resumed = compiled.again(0)
+    assert resumed.restore(stopped.run)
+    resumed.fine_tune(2, base_lr=0.05)
+    assert bits(resumed.state) == bits(other.state)
+
+
 def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch):
     """Exactly: what a step is given is the head's rate and half of it, also where that is swept."""
     learn = learner(data, layer_decay=0.5)
@@ -154,7 +181,7 @@ def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, stop_at):
         return learn
 
     whole = run("whole")
-    whole.fine_tune(2, base_lr=0.05)
+    whole.fine_tune(2, base_lr=0.05, freeze_epochs=1)
 
     stopped = run("stopped")
 
@@ -164,13 +191,13 @@ def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, stop_at):
 
     stopped.hooks = (interrupt,)
     with pytest.raises(KeyboardInterrupt):
-        stopped.fine_tune(2, base_lr=0.05)
+        stopped.fine_tune(2, base_lr=0.05, freeze_epochs=1)
 
     again = compiled.again(0)
     assert again.restore(stopped.run)
     assert int(again.state.step) == stop_at
     again.run = stopped.run
-    again.fine_tune(2, base_lr=0.05)
+    again.fine_tune(2, base_lr=0.05, freeze_epochs=1)
     assert bits(again.state) == bits(whole.state)
     losses = [[record["train_loss"] for record in each.records] for each in (again, whole)]
     assert losses[0] == losses[1]

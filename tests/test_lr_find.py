@@ -25,6 +25,9 @@ def test_it_suggests_and_draws(pictures, tmp_path, capsys):
     assert [set(rates) for rates in document["suggested"]] == [names, names]
     assert all(1e-8 <= rate <= 10 for rates in document["suggested"] for rate in rates.values())
     assert " to " in captured.err
+    (line,) = [line for line in captured.err.splitlines() if "recommended" in line]
+    assert line.startswith("valley")
+    assert line.endswith(f"--fit.lr {document['recommended']:.1e}")
     assert Image.open(out).size[0] > 400
 
 

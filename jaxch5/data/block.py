@@ -24,6 +24,7 @@ from jaxch5.data.summary import draw, first_pictures, sizes_of, summarize, unsee
 from jaxch5.errors import ConfigError
 from jaxch5.framing import Framing, Size, height_and_width, size_text
 from jaxch5.plots.training import plot_pictures
+from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import counted, plain_console, print_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(NamesFastai):
     """Batches for training and validation, and what they were made from.
 
     Attributes:
@@ -69,7 +70,7 @@ class Data:
     source: Source
 
     def __repr__(self) -> str:
-        return f"<{self.describe()}>"
+        return f"<{self.describe()}>".replace("; ", "\n ")
 
     def describe(self) -> str:
         """Describes the data in a line: how much, classes, sizes, cache, and what was guessed."""
@@ -187,7 +188,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class DataBlock:
+class DataBlock(NamesFastai):
     """A recipe for data: where pictures are, how they are split, presized and augmented.
 
     Args:
@@ -232,6 +233,10 @@ class DataBlock:
                 f"presize = {self.presize}, size = {self.size}: size should be at least 1 and at "
                 "most presize"
             )
+
+    def __repr__(self) -> str:
+        sizes = f"presized to {self.presize}, network input {size_text(self.size)}"
+        return f"<{len(self.source):,} pictures, {self.split}\n {sizes}>"
 
     def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
         """Makes batches; pictures are read when they are asked for, except for the device's cache.

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from jaxch5.data.source import FOLDER, IS_VALID, Source, check_several
 from jaxch5.errors import DataError
-from jaxch5.util.text import composed, counted, folded
+from jaxch5.util.text import composed, counted, folded, shown_as_call
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
@@ -57,6 +57,7 @@ def part_of(name: str) -> str | None:
     return next((part for part, names in PART_NAMES.items() if word in names), None)
 
 
+@shown_as_call
 def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = False) -> Split:
     """Holds out items at random, the same ones wherever the same files are.
 
@@ -116,6 +117,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     return split
 
 
+@shown_as_call
 def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
     """Splits by the folders that `from_folder` found.
 
@@ -164,6 +166,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
     return split
 
 
+@shown_as_call
 def column_split(column: str = IS_VALID) -> Split:
     """Holds out the items whose column is true: True, true, 1 or yes in a table.
 
@@ -248,6 +251,7 @@ def names_parts(values: Sequence[str | bool]) -> bool:
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
 
+@shown_as_call
 def given_split() -> Split:
     """Returns the source's own split: its folders, its `is_valid` column, or one that names parts.
 

@@ -80,19 +80,26 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
     "last_decrease": last_decrease,
 }
 
+# The rule that is recommended: fastai's, which is the careful one; and the chapter's, a bold one.
+# Rates between the two are worth trying.
+RECOMMENDED, BOLD = "valley", "minimum"
 
-def check_steps(num_it: int) -> None:
-    """Refuses a sweep too short to leave enough steps, wherever the loss goes.
+
+def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
+    """Refuses rules that there are not, and a sweep too short to leave enough steps for any.
 
     Raises:
-        ConfigError: it has too few steps.
+        ConfigError: there is no such rule, or there are too few steps.
 
     Example:
-        >>> check_steps(5)
+        >>> check_sweep(5)
         Traceback (most recent call last):
         jaxch5.errors.ConfigError: num_it = 5: should be at least 14, of which the first tenth and \
 the last 5 are not looked at
     """
+    for name in names:
+        if name not in RULES:
+            raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
     fewest = FEWEST_STEPS + STEPS_LEFT_OUT
     fewest += fewest // 10
     if num_it < fewest:

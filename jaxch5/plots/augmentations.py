@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from jaxch5.augmentation import geometry
 from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms, augment, center
 from jaxch5.augmentation.sample import sample
 from jaxch5.batch import Batch, repeated, without_labels
+from jaxch5.data.picture import Picture, read_picture
 
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-Picture = UInt8[np.ndarray, "height width 3"]
 NOTHING = aug_transforms(
     do_flip=False, max_rotate=0.0, max_zoom=1.0, max_lighting=0.0, max_warp=0.0, min_scale=1.0
 )
@@ -48,7 +48,7 @@ def plot_augmentations(
     column keeps its place along the picture's long side, which the row "position" shows.
 
     Args:
-        picture: picture as `decode` returns it.
+        picture: path, file, PIL picture or pixels; see `read_picture`.
         policy: policy to draw; None is `aug_transforms(min_scale=0.75)`.
         size: side of the network's input, pixels.
         seed: seed of the draws.
@@ -105,7 +105,7 @@ def plot_presizing(
     detail, and a turn brings in a reflection from outside, although the picture went on there.
 
     Args:
-        picture: picture as `decode` returns it; one longer than high, or the reverse, shows most.
+        picture: see `plot_augmentations`; one longer than high, or the reverse, shows most.
         size: side of the network's input, pixels.
         degrees, zoom, area: the turn, the zoom about the middle, and the share that a crop keeps.
 
@@ -159,9 +159,10 @@ def _repeated(picture: Picture, count: int, size: int) -> Batch:
     """Returns a batch of one picture `count` times, with the picture itself as canvas."""
     from PIL import Image
 
-    height, width = np.shape(picture)[:2]
+    pixels = read_picture(picture)
+    height, width = pixels.shape[:2]
     scale = min(1.0, PRESIZE * size / min(height, width))
     target = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))
+    pixels = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR))
     frame = np.diag([*target, 1.0]).astype(np.float32)
     return repeated(without_labels(pixels[None], frame[None]), count)

@@ -135,6 +135,35 @@ def plot_mistakes(
     return figure
 
 
+def plot_answers(
+    pictures: Sequence[Float[np.ndarray, "height width 3"]],
+    predicted: Sequence[str],
+    actual: Sequence[str],
+    nrows: int,
+    ncols: int,
+) -> Figure:
+    """Draws pictures, each under its prediction; a wrong one has the actual class below it.
+
+    Right and wrong are told apart by a sign and by the colours of the confusion matrix.
+
+    Args:
+        pictures: pictures with values from 0 to 1.
+        predicted, actual: class names for each picture.
+        nrows, ncols: rows and columns of the grid.
+
+    Example:
+        >>> figure = plot_answers([np.zeros((8, 8, 3))] * 2, ["cat", "cat"], ["cat", "dog"], 1, 2)
+        >>> [axes.get_title() for axes in figure.axes]
+        ['✓ cat', '✗ cat\\nis dog']
+    """
+    pairs = [tuple(map(shortened, pair)) for pair in zip(predicted, actual, strict=True)]
+    titles = [f"✓ {one}" if one == other else f"✗ {one}\nis {other}" for one, other in pairs]
+    figure = grid(pictures, titles, nrows, ncols, inches=2.0, lines=2)
+    for axes, title in zip(figure.axes, titles, strict=False):
+        axes.title.set_color("tab:blue" if title.startswith("✓") else "#b34700")
+    return figure
+
+
 def plot_calibration(calibration: Calibration) -> Figure:
     """Draws accuracy against confidence, and below it how many items have which confidence.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+from rich.console import Console
 
 from jaxch5.util.text import printable
 
@@ -80,14 +81,26 @@ def shortened(title: str, length: int = TITLE_LENGTH) -> str:
     return f"{title[: length // 2]}…{title[-(length - 1 - length // 2) :]}"
 
 
+def show_in_notebook(draw: Callable[[], Figure]) -> None:
+    """Shows a figure under the cell that is running; outside a notebook, none is drawn."""
+    if Console().is_jupyter:
+        from IPython.display import display
+
+        display(draw())
+
+
 def plot_lr_find(
-    sweeps: Sequence[tuple[Sequence[float], Sequence[float]]], suggested: Mapping[str, float]
+    sweeps: Sequence[tuple[Sequence[float], Sequence[float]]],
+    suggested: Mapping[str, float],
+    recommended: tuple[float, float] | None = None,
 ) -> Figure:
     """Draws loss against rate on a logarithmic scale, with the suggested rates marked.
 
     Args:
         sweeps: the rates and the smooth losses of each sweep.
         suggested: suggested rates by their rules; marked on the first sweep.
+        recommended: the recommended rate, and the other end of the band of rates worth trying,
+            which is shaded.
 
     Example:
         >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})
@@ -104,11 +117,16 @@ def plot_lr_find(
     for number, (name, rate) in enumerate(suggested.items(), start=1):
         loss = np.interp(np.log(rate), np.log(lrs), losses)
         axes.plot(rate, loss, "o", color=f"C{number}", label=f"{name} {rate:.1e}")
+    if recommended:
+        low, high = sorted(recommended)
+        label = f"worth trying: {low:.1e} to {high:.1e}"
+        axes.axvspan(low, high, color="tab:green", alpha=0.15, lw=0, label=label)
+        axes.set_title(f"recommended learning rate: {recommended[0]:.1e}", fontsize=10)
     # The explosion at the end would press the valley flat.
     low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
-    if suggested:
+    if suggested or recommended:
         axes.legend(frameon=False)
     return figure
 

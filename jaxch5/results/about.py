@@ -22,6 +22,7 @@ from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
+from jaxch5.util.address import PICKLES, SAFETENSORS
 from jaxch5.util.imports import FORM, is_import_path
 from jaxch5.view import WHOLE, View, view_of
 
@@ -89,8 +90,15 @@ def about_of_file(
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}
     except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such run or file") from None
+        file = path.with_suffix(SAFETENSORS)
+        meant = f"; did you mean {file}" if file.exists() else ""
+        raise WeightsError(f"{path}: there is no such run or file{meant}") from None
     except (SafetensorError, OSError) as error:
+        if path.suffix in (".pkl", *PICKLES):
+            raise WeightsError(
+                f"{path}: is a pickle, and no learner's file; {EXPORT}, or begin a training from "
+                "its weights, saved as a .pth file, with --model.weights"
+            ) from None
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
     # What older files do not say has a default.
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]

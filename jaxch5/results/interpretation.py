@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +17,6 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size
 from jaxch5.metrics import check_probabilities, decide
 from jaxch5.plots import mistakes
-from jaxch5.plots.training import plot_pictures
 from jaxch5.results.calibration import Calibration, calibrate
 from jaxch5.results.classification import Report, classification_report
 from jaxch5.results.suspects import (
@@ -28,6 +27,7 @@ from jaxch5.results.suspects import (
     write_suspects,
 )
 from jaxch5.task import SOFTMAX, Task
+from jaxch5.util.fastai import NamesFastai
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ SIDE = 192
 
 
 @dataclass(frozen=True, eq=False)
-class Interpretation:
+class Interpretation(NamesFastai):
     """A classifier's answers to a set of items, for questions about its mistakes.
 
     Attributes:
@@ -76,6 +76,11 @@ class Interpretation:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __repr__(self) -> str:
+        right, confused = np.mean(self.predictions == self.targets), self.most_confused()[:1]
+        most = "".join(f"; most confused: {a} taken for {b}, {n:,} times" for a, b, n in confused)
+        return f"<{len(self):,} items of {len(self.classes):,} classes, {right:.1%} right{most}>"
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:
@@ -213,9 +218,8 @@ class Interpretation:
             >>> [(suspect.item, suspect.prediction) for suspect in interp.suspects()]
             [(1, 'a')]
         """
-        found = find_suspects(
-            self.targets, self.predictions, self.confidences, self.losses, self.classes
-        )
+        of = self.targets, self.predictions, self.confidences, self.losses, self.classes
+        found = find_suspects(*of)
         return [one for one in found if one.loss >= min_loss and one.probability >= min_probability]
 
     def write_suspects(
@@ -279,10 +283,8 @@ class Interpretation:
         if k < 1:
             raise ConfigError(f"k = {k}: should be 1 or more")
         losses, items = self.top_losses(k, largest)
-        predicted, actual = zip(*map(self._named, items), strict=True)
         confidences = self.confidences[items].tolist()
-        pictures = self._shown(items)
-        return mistakes.plot_mistakes(pictures, predicted, actual, losses.tolist(), confidences)
+        return mistakes.plot_mistakes(*self._shown(items), losses.tolist(), confidences)
 
     def plot_calibration(self, bins: int = 10) -> Figure:
         """Draws `calibration`: accuracy against confidence.
@@ -297,27 +299,26 @@ class Interpretation:
         """
         return mistakes.plot_calibration(self.calibration(bins))
 
-    def plot_results(self, nrows: int, ncols: int) -> Figure:
-        """Draws the first items, each under its prediction and its class.
+    def plot_results(self, nrows: int, ncols: int, seed: int = 0) -> Figure:
+        """Draws some items, each under its prediction, and under its class where that is another.
 
         Args:
             nrows, ncols: Size of the grid.
+            seed: Seed of the draw of the items.
 
         Raises:
             ConfigError: There are no pictures.
             DataError: A picture cannot be read.
         """
-        items = range(min(nrows * ncols, len(self)))
-        titles = [" / ".join(self._named(item)) for item in items]
-        return plot_pictures(np.stack(self._shown(items)), titles, nrows, ncols)
+        items = np.random.default_rng(seed).permutation(len(self))[: nrows * ncols]
+        return mistakes.plot_answers(*self._shown(items), nrows, ncols)
 
-    def _named(self, item: int) -> tuple[str, str]:
-        return self.answers[self.predictions[item]], self.classes[self.targets[item]]
-
-    def _shown(self, items: Iterable[int]) -> list[Picture]:
+    def _shown(self, items: Int[np.ndarray, "k"]) -> tuple[list[Picture], list[str], list[str]]:
         if self.pictures is None:
             raise ConfigError("pictures: are missing, so that none can be shown")
-        return [self.pictures(int(item)) for item in items]
+        predicted = [self.answers[number] for number in self.predictions[items]]
+        actual = [self.classes[number] for number in self.targets[items]]
+        return [self.pictures(int(item)) for item in items], predicted, actual
 
 
 def interpretation_of(
@@ -342,8 +343,6 @@ def interpretation_of(
     def picture(place: int) -> Picture:
         return picture_seen(source, int(items[place]), SIDE, framing, size)
 
-    references = [
-        str(source.file(item)) if source.file else source.references[item]
-        for item in items.tolist()
-    ]
+    name = source.file or source.references.__getitem__
+    references = [str(name(item)) for item in items.tolist()]
     return Interpretation(labels, probabilities, source.classes, references, picture, task)

@@ -44,6 +44,9 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
+from jaxch5.util.address import learners_file
+from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.text import counted
 
 BATCH = 32
 
@@ -59,8 +62,11 @@ class Prediction:
     index: int
     probabilities: Float[np.ndarray, "classes"]
 
+    def __repr__(self) -> str:
+        return f"<{self.label}: {self.probabilities.max():.1%}>"
 
-class Predictor:
+
+class Predictor(NamesFastai):
     """Predicts the classes of pictures; made by `load_learner` or `Learner.predictor`.
 
     Args:
@@ -95,14 +101,13 @@ class Predictor:
         task: Task = SOFTMAX,
         spec: ModelSpec | None = None,
     ) -> None:
-        self.model = model
-        self.variables = variables
-        self.classes = classes
-        self.normalization = normalization
-        self.about = about
-        self.task = task
+        self.model, self.variables, self.classes = model, variables, classes
+        self.normalization, self.about, self.task = normalization, about, task
         self.spec = spec or spec_of(model)
         self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared with other weights.
+
+    def __repr__(self) -> str:
+        return f"<{self.about.arch} of {counted(len(self.classes), 'class', 'classes')}>"
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
         """Returns the same classifier, and its programs, with other weights, as of a later step.
@@ -168,8 +173,7 @@ class Predictor:
         """Predicts the class of one picture.
 
         Args:
-            picture: Path, content of a file, open file, PIL picture, or pixels from 0 to 255; see
-                `read_picture`.
+            picture: Path, file, its content, PIL picture, or pixels 0 to 255; see `read_picture`.
 
         Raises:
             DataError: It cannot be read.
@@ -203,9 +207,8 @@ class Predictor:
         with ThreadPoolExecutor(threads_for_batches()) as pool:
             while ended is None:
                 try:
-                    waiting.append(
-                        pool.submit(self._presized, held(next(pictures), self.about.reading))
-                    )
+                    picture = held(next(pictures), self.about.reading)
+                    waiting.append(pool.submit(self._presized, picture))
                 except Exception as error:
                     ended = error
                 if len(waiting) == 3 * BATCH:
@@ -250,8 +253,7 @@ class Predictor:
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
             # Undecided, as for a source that nobody trained with: it is read as in training.
-            reading = source.reading._replace(range=self.about.range)
-            source = replace(source, reading=reading)
+            source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
         rows = []
@@ -291,10 +293,8 @@ class Predictor:
         batch = without_labels(images, frames, self.about.framing)
         probabilities = np.asarray(self._compiled(self.variables, batch))
         answers, names = self.task.decode(probabilities), self.task.answers(self.classes)
-        return [
-            Prediction(names[answer], int(answer), row)
-            for answer, row in zip(answers, probabilities, strict=True)
-        ]
+        rows = zip(answers.tolist(), probabilities, strict=True)
+        return [Prediction(names[answer], answer, row) for answer, row in rows]
 
 
 def load_learner(
@@ -303,7 +303,7 @@ def load_learner(
     """Loads a trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
-        path: Run directory, or a `.safetensors` file of format `learner`.
+        path: Run directory, or a `.safetensors` file of format `learner`, also without the ending.
         model: Architecture that was trained, where it is one's own: a `ModelSpec`, an import
             path to one, or the module. A path that the file names by itself is not imported.
         task: Task that it was trained for, where that is one's own; None takes what the path says.
@@ -327,7 +327,7 @@ def load_learner(
         ...     load_learner(file.name).classes
         ('cat', 'dog')
     """
-    path = Path(path).expanduser()
+    path = learners_file(path)
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jaxch5.metrics import Record, is_number
+from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.text import counted
 
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
 
 @dataclass
-class Recorder:
+class Recorder(NamesFastai):
     """What training did; it grows while a learner trains.
 
     A resumed run has the records of all its epochs, and the steps made since.
@@ -37,6 +39,9 @@ class Recorder:
     lrs: list[list[float]] = field(default_factory=list)
     moms: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"{counted(len(self.records), 'epoch')}, {counted(len(self.losses), 'step')}"
 
     def plot_loss(self, skip_start: int = 5) -> Figure:
         """Plots the training loss of each step and the validation loss of each epoch.

@@ -10,7 +10,14 @@ from typing import NamedTuple
 from jaxch5.errors import ConfigError
 from jaxch5.framing import Size, height_and_width, size_text
 from jaxch5.optim.schedule import (
+    BASE_LR,
+    DIV_FINAL,
+    FINE_TUNE_DIV,
+    FINE_TUNE_PCT_START,
+    FREEZE_EPOCHS,
     LAYER_DECAY,
+    LR_MULT,
+    MOMS,
     Schedule,
     fine_tune_momentum,
     fine_tune_schedule,
@@ -20,6 +27,9 @@ from jaxch5.optim.schedule import (
 )
 
 Rates = Callable[[int], Sequence[float]]
+UNTRAINED = (
+    "nothing is pretrained: all layers train in one cycle (freeze_epochs=1 trains the head first)"
+)
 
 
 def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
@@ -145,13 +155,13 @@ def plans_of_fine_tune(
     epochs: int,
     steps_per_epoch: int,
     groups: int,
-    base_lr: float,
-    freeze_epochs: int,
-    lr_mult: float,
-    pct_start: float,
-    div: float,
-    div_final: float,
-    moms: tuple[float, float, float],
+    base_lr: float = BASE_LR,
+    freeze_epochs: int = FREEZE_EPOCHS,
+    lr_mult: float = LR_MULT,
+    pct_start: float = FINE_TUNE_PCT_START,
+    div: float = FINE_TUNE_DIV,
+    div_final: float = DIV_FINAL,
+    moms: tuple[float, float, float] = MOMS,
     layer_decay: float = LAYER_DECAY,
 ) -> list[Plan]:
     """Plans the two phases of `Learner.fine_tune`; without epochs of the first, only the second.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxch5.data.pipeline import Loader
+from jaxch5.errors import ConfigError
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.loop import predict
@@ -37,7 +38,7 @@ def drawn_looks(
     n: int,
     task: Task = SOFTMAX,
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
-    """Yields probabilities of all items of a validation loader, `n` times, each from other draws.
+    """Returns probabilities of all items of a validation loader, `n` times, each from other draws.
 
     Args:
         step: Function that `compile_looks` returns.
@@ -46,8 +47,16 @@ def drawn_looks(
         key: Root of the draws.
         n: Number of looks.
         task: Task that turns logits into probabilities.
+
+    Raises:
+        ConfigError: `n` is below 0.
     """
-    placement = placement_of(state)
-    for draw in jax.random.split(jax.random.fold_in(key, n), n):
-        logits, _ = predict(state, loader, partial(step, key=placement.put(draw)))
-        yield task.probabilities(logits)
+    if n < 0:
+        raise ConfigError(f"n = {n}: should be at least 0")
+
+    def look(draw: Key[Array, ""]) -> Float[np.ndarray, "items classes"]:
+        put = placement_of(state).put
+        return task.probabilities(predict(state, loader, partial(step, key=put(draw)))[0])
+
+    # Each is computed when it is asked for, and need not be kept.
+    return map(look, jax.random.split(jax.random.fold_in(key, n), n))

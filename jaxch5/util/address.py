@@ -49,6 +49,19 @@ def is_address(place: object) -> bool:
     return isinstance(place, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://", place) is not None
 
 
+def learners_file(path: str | Path) -> Path:
+    """Returns the path of a learner: a name without an ending that is no folder is a file's.
+
+    It gets `.safetensors`.
+
+    Example:
+        >>> learners_file("pets").name, learners_file("pets.pkl").name
+        ('pets.safetensors', 'pets.pkl')
+    """
+    path = Path(path).expanduser()
+    return path if path.suffix or path.is_dir() else path.with_suffix(SAFETENSORS)
+
+
 def is_on_hub(weights: str) -> bool:
     """Checks whether weights are "imagenet", a tag, or a repository of the hub, and no path.
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
 
 # Stands for what is no number, in tables and reports.
 NO_NUMBER = "\N{EN DASH}"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,6 +63,38 @@ def name_of(function: Any) -> str:
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
+
+
+class _Shown(NamedTuple):
+    function: Callable[..., Any]
+    text: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def shown_as_call(make: Callable[P, R]) -> Callable[P, R]:
+    """Makes the functions that a function returns print as the call that made them.
+
+    Example:
+        >>> @shown_as_call
+        ... def adds(number, times=1):
+        ...     return lambda other: other + times * number
+        >>> adds(2), adds(2)(3)
+        (adds(number=2, times=1), 5)
+    """
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature(make).bind(*args, **kwargs)
+        bound.apply_defaults()
+        said = ", ".join(f"{name}={value!r}" for name, value in bound.arguments.items())
+        return cast(R, _Shown(cast(Any, make(*args, **kwargs)), f"{make.__name__}({said})"))
+
+    return made
 
 
 def is_text(name: str) -> bool:

@@ -58,6 +58,8 @@ def section(name, **choice):
 CALLED = {"label_smoothing": "label_smoothing", "alpha": "mix_alpha", "base_lr": "lr"}
 # An optimizer of one's own begins at its momentum and rate; a learner sets both before each step.
 OTHER = {(make_optimizer, "lr"), (random_split, "seed")}
+# None, for the default of the plan: that of two phases or that of one cycle.
+OTHER |= {(Learner.fine_tune, n) for n in ("freeze_epochs", "lr_mult", "pct_start", "div")}
 # The functions that settings go to, each with the section as it is where the function is called.
 FEEDS = [
     *((call, section("fit", schedule="one_cycle")) for call in (Learner.fit_one_cycle, one_cycle)),

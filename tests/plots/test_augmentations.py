@@ -31,6 +31,14 @@ def test_every_operation_has_its_row_and_shows_something(picture):
     assert len({np.asarray(one).tobytes() for one in pictures[1:]}) > 2 * len(operations(policy))
 
 
+def test_a_picture_may_be_a_file(picture, tmp_path):
+    file = tmp_path / "picture.png"
+    Image.fromarray(picture).save(file)
+    ours, theirs = (plot_augmentations(one, size=16, draws=1) for one in (picture, file))
+    for one, other in zip(drawn(ours), drawn(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_operations_that_the_policy_lacks_have_no_row():
     nothing = aug_transforms(do_flip=False, max_rotate=0, max_zoom=1, max_lighting=0, max_warp=0)
     assert list(operations(nothing)) == ["position", "all together"]

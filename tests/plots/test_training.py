@@ -3,14 +3,24 @@
 import io
 
 import numpy as np
+import pytest
 
-from jaxch5.plots.training import plot_pictures, shortened
+from jaxch5.plots.training import plot_lr_find, plot_pictures, shortened
 
 
 def test_titles_are_plain_text():
     figure = plot_pictures(np.zeros((2, 4, 4, 3)), ["$\\frac{", "a\nb"], 1, 2)
     figure.savefig(io.BytesIO())
     assert figure.axes[1].get_title() == "a b"
+
+
+def test_the_band_of_recommended_rates_is_shaded():
+    sweeps = [(np.geomspace(1e-4, 1, 9).tolist(), np.geomspace(2, 1, 9).tolist())]
+    figure = plot_lr_find(sweeps, {"valley": 1e-2}, (1e-2, 1e-1))
+    (axes,) = figure.axes
+    assert axes.get_title() == "recommended learning rate: 1.0e-02"
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((1e-2, 1e-1))
 
 
 def test_long_titles_keep_both_ends():

@@ -245,7 +245,15 @@ def test_what_is_no_learner_is_named(trained, exported, tmp_path):
 def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"x\.learner: should end in \.safetensors"):
         write_artifact(load_learner(trained[0]), tmp_path / "x.learner", "learner")
+    with pytest.raises(ConfigError, match=r"x\.pkl: should end .* x\.safetensors would do"):
+        write_artifact(load_learner(trained[0]), Path("x.pkl"), "learner")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "x.safetensors").touch()
+    with pytest.raises(WeightsError, match=r"did you mean .*x\.safetensors"):
+        load_learner(tmp_path / "x.pkl")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(WeightsError, match=r"x\.pkl: is a pickle, and no learner's file; export"):
+        load_learner(tmp_path / "x.pkl")
 
 
 def predicted(capsys, *argv):

@@ -223,7 +223,7 @@ def weights():
 def freezing():
     def fine_tuned(**settings):
         learn = learner(**settings)
-        learn.fine_tune(1, base_lr=0.01)
+        learn.fine_tune(1, base_lr=0.01, freeze_epochs=1)
         return learn.recorder.losses
 
     return [fine_tuned(devices=devices, train_bn=False) for devices in (1, 8)]

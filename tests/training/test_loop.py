@@ -59,7 +59,7 @@ CALLS = {
     "fit": lambda learn, epochs: learn.fit(epochs, 0.1),
     "schedule": lambda learn, epochs: learn.fit(epochs, lambda step: 0.1),
     "one cycle": lambda learn, epochs: learn.fit_one_cycle(epochs, 0.1),
-    "fine tune": lambda learn, epochs: learn.fine_tune(epochs, 0.1),
+    "fine tune": lambda learn, epochs: learn.fine_tune(epochs, 0.1, freeze_epochs=1),
     "without frozen": lambda learn, epochs: learn.fine_tune(epochs, 0.1, freeze_epochs=0),
 }
 WRONG = {

@@ -1,0 +1,167 @@
+"""fastai's names and what stands for them here, which the error for such a name tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+_LEARNER = 'jx.vision_learner(data, "resnet34"'
+_DATA = "jx.DataBlock(source, split, presize=460, size=224)"
+_ONE_CLASS = "nothing: a data block has pictures with one class each"
+_WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
+_LIST = "nothing: lists, tuples and NumPy arrays do"
+
+# By the class, or by the package's name. What begins with "nothing" says why; all else is code.
+INSTEAD: dict[str, dict[str, str]] = {
+    "jaxch5": {
+        "untar_data": "jx.from_archive(path)",
+        "URLs": 'jx.from_tfds("oxford_iiit_pet") or jx.from_archive(path)',
+        "get_image_files": "jx.from_folder(path) or jx.from_regex(path, pattern)",
+        "RegexLabeller": "jx.from_regex(path, pattern)",
+        "using_attr": "jx.from_regex(path, pattern)",
+        "parent_label": "jx.from_folder(path)",
+        "ColReader": 'jx.from_csv(path, image="image", label="label")',
+        "RandomSplitter": "jx.random_split(0.2, seed=42)",
+        "TrainTestSplitter": "jx.random_split(0.2, seed=42, stratify=True)",
+        "GrandparentSplitter": "jx.folder_split()",
+        "ColSplitter": 'jx.column_split("is_valid")',
+        **dict.fromkeys(("ImageBlock", "CategoryBlock"), _ONE_CLASS),
+        **dict.fromkeys(("MultiCategoryBlock", "BBoxBlock", "PointBlock", "MaskBlock"), _ONE_CLASS),
+        "ImageDataLoaders": f"{_DATA}.load(batch_size=64)",
+        "DataLoaders": f"{_DATA}.load(batch_size=64)",
+        "Resize": _DATA,
+        "ResizeMethod": _DATA.replace(")", ', method="squish")'),
+        "PadMode": _DATA.replace(")", ', method="pad", pad_mode="zeros")'),
+        "RandomResizedCrop": "jx.aug_transforms(min_scale=0.75)",
+        "Normalize": _WEIGHTS_KNOW,
+        "imagenet_stats": _WEIGHTS_KNOW,
+        "setup_aug_tfms": "jx.plot_augmentations(picture)",
+        "show_image": "data.show_batch(1, 1)",
+        "verify_images": "jx.readable(source)",
+        "L": _LIST,
+        "Path": "nothing: it is pathlib's",
+        "cnn_learner": f"{_LEARNER})",
+        **{
+            f"resnet{depth}": f'jx.vision_learner(data, "resnet{depth}")'
+            for depth in (18, 34, 50, 101, 152)
+        },
+        "accuracy": 'learn.validate()["accuracy"]',
+        "error_rate": 'learn.validate()["error_rate"]',
+        "top_k_accuracy": f'{_LEARNER}, metrics=("top_5",))',
+        "F1Score": f'{_LEARNER}, metrics=("f1",))',
+        **{
+            rule: f'learn.lr_find(suggest_funcs=("{rule}",))'
+            for rule in ("minimum", "steep", "valley", "slide")
+        },
+        "CrossEntropyLossFlat": "jx.cross_entropy",
+        "LabelSmoothingCrossEntropy": "partial(jx.cross_entropy, label_smoothing=0.1)",
+        "FocalLossFlat": "jx.focal_loss",
+        "BCEWithLogitsLossFlat": "jx.binary_cross_entropy",
+        "MixUp": f"{_LEARNER}, mix=jx.mixup)",
+        "CutMix": f"{_LEARNER}, mix=jx.cutmix)",
+        "GradientAccumulation": f"{_LEARNER}, accumulate=4)",
+        "GradientClip": f"{_LEARNER}, clip=1.0)",
+        "SaveModelCallback": "learn.saving._replace(keep_best=True)",
+        "EarlyStoppingCallback": "nothing, for a reason: docs/training.md",
+        **dict.fromkeys(
+            ("Callback", "WandbCallback", "TensorBoardCallback"), f"{_LEARNER}, hooks=(print,))"
+        ),
+        "set_seed": f"{_LEARNER}, seed=42) and jx.random_split(seed=42)",
+        "ClassificationInterpretation": "learn.interpret()",
+        "ImageClassifierCleaner": "learn.interpret().suspects()",
+        "doc": "help(jx.vision_learner)",
+    },
+    "DataBlock": {
+        "dataloaders": "pets.load(batch_size=64)",
+        "datasets": "pets.load(batch_size=64)",
+        "summary": "pets.load(batch_size=64).summary()",
+        "show_batch": "pets.load(batch_size=64).show_batch()",
+        "get_items": "pets.source",
+        "get_y": "pets.source",
+        "splitter": "pets.split",
+        "item_tfms": "pets.presize",
+        "batch_tfms": "pets.augment",
+        "blocks": _ONE_CLASS,
+    },
+    "Data": {
+        "vocab": "data.classes",
+        "c": "len(data.classes)",
+        "bs": "data.train.batch_size",
+        "one_batch": "next(iter(data.train))",
+        "items": "data.train.items",
+        "train_ds": "data.train",
+        "valid_ds": "data.valid",
+        "loaders": "(data.train, data.valid)",
+        "after_batch": "data.augment",
+        "test_dl": "learn.predictor().predict_many(pictures)",
+        "device": "nothing: JAX takes the accelerator that there is",
+        "cuda": "nothing: JAX takes the accelerator that there is",
+    },
+    "Trainer": {
+        "dls": "learn.data",
+        "loss_func": "learn.recipe.objective",
+        "metrics": "learn.recipe.metrics",
+        "opt": "learn.state.opt_state",
+        "opt_func": "learn.recipe.optimizer",
+        "wd": "learn.recipe.wd",
+        "splitter": "learn.groups",
+        "cbs": "learn.hooks",
+        "add_cb": "learn.hooks",
+        "path": "learn.run",
+        "epoch": "len(learn.records)",
+        "to_fp16": f'{_LEARNER}, precision="bf16")',
+        "to_bf16": f'{_LEARNER}, precision="bf16")',
+        "to_fp32": f'{_LEARNER}, precision="fp32")',
+        "fit_flat_cos": "learn.fit(3, jx.flat_cosine(1e-3, steps=3 * len(data.train)))",
+        "fit_sgdr": "learn.fit(3, jx.sgdr(1e-2, steps=200))",
+        "load": f'{_LEARNER}, "pets.safetensors")',
+    },
+    "Recorder": {
+        "values": "learn.records",
+        "plot_lr_find": "learn.lr_find()",
+        "log": "learn.records",
+    },
+    "Interpretation": {
+        "vocab": "interp.classes",
+        "preds": "interp.probabilities",
+        "targs": "interp.targets",
+        "decoded": "interp.predictions",
+        "print_classification_report": "print(interp.classification_report())",
+        "show_results": "interp.plot_results(3, 3)",
+    },
+    "Predictor": {
+        "dls": "learn.predictor().classes",
+        "get_preds": "learn.predictor().predict_many(pictures)",
+        "test_dl": "learn.predictor().predict_many(pictures)",
+    },
+}
+
+
+def missing(name: str, *owners: str) -> str:
+    """Returns what the error for a missing attribute says; "" where the name is not fastai's.
+
+    Args:
+        name: Attribute that is not there.
+        owners: Class that does not have it, and those that it inherits from; or the package.
+
+    Example:
+        >>> missing("vocab", "Data")
+        "Data.vocab: is fastai's name; here it is data.classes"
+        >>> missing("nonsense", "Data")
+        ''
+    """
+    found = [INSTEAD[owner][name] for owner in owners if name in INSTEAD.get(owner, {})]
+    return f"{owners[0]}.{name}: is fastai's name; here it is {found[0]}" if found else ""
+
+
+class NamesFastai:
+    """Base of classes whose missing attributes, where they are fastai's, say what they are here."""
+
+    # A type checker would take every attribute to be there.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            kinds = type(self).__mro__
+            is_property = any(name in vars(kind) for kind in kinds)  # one that failed within
+            if not is_property and (line := missing(name, *(kind.__name__ for kind in kinds))):
+                raise AttributeError(line)
+            return object.__getattribute__(self, name)  # raises what it would without this

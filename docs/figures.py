@@ -62,9 +62,13 @@ def schedules() -> Figure:
     figure = Figure(figsize=(8, 2.2), layout="constrained")
     steps, axes = 300, figure.subplots(1, 4, sharey=True)
     tuned = jx.fine_tune_schedule(epochs=2, steps_per_epoch=100, base_lr=2e-3)
+    tuned[:100, 0] = np.nan  # frozen
     lines = {
         "one_cycle": {"": jx.one_cycle(1e-3, steps)},
-        "fine_tune": {"head": lambda step: tuned[step, -1], "first": lambda step: tuned[step, 0]},
+        "fine_tune": {
+            "head": lambda step: tuned[step, -1],
+            "first layers": lambda step: tuned[step, 0],
+        },
         "flat_cosine": {"": jx.flat_cosine(1e-3, steps)},
         "sgdr": {"": jx.sgdr(1e-3, 43)},
     }

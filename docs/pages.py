@@ -44,6 +44,7 @@ def page_of(notebook: dict, name: str) -> tuple[str, dict[str, bytes]]:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    markdown = to_site(markdown)
     if not page.is_homepage:
         return markdown
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,5 +53,6 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def to_site(markdown: str) -> str:
-    """Notebooks are linked to as pages."""
-    return re.sub(r"\]\(([\w/.]+)\.ipynb", r"](\1.md", markdown)
+    """Notebooks are pages of the site, in a folder beside the guides."""
+    text = re.sub(r"\]\(([\w/.]+)\.ipynb", r"](\1.md", markdown)
+    return text.replace("](../notebooks/", "](notebooks/")

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and what is kept of their outputs is fit to be shown."""
 
+import ast
 import re
 import time
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_the_outputs_are_kept(path):
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) >= 3
+
+
+def test_the_chapter_reads_the_same_for_photographs_and_digits():
+    """No branch in a cell; a sweep draws itself; answers wait until they are asked for."""
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    cells = code_cells(notebook)
+    assert not any(
+        isinstance(node, ast.If) for cell in cells for node in ast.walk(ast.parse(cell.source))
+    )
+    sweeps = [cell.outputs for cell in cells if "lr_find(" in cell.source]
+    assert len(sweeps) == 2
+    assert all("image/png" in outputs[0].data for outputs in sweeps)
+    (exercises,) = [cell.source for cell in notebook.cells if "## Exercises" in cell.source]
+    assert exercises.count("<details><summary>Answer</summary>\n\n") == exercises.count("\n**") > 5
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -59,7 +59,7 @@ def test_a_program_says_what_it_is_of(trained):
     assert (about["presize"], about["size"], about["crop"]) == (36, 32, "center")
 
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "exporting.md"
 # Pillow's filter stands for jaxch5's. Other faults weigh more: see the test of the bound.
 NEAR = 0.05
 
@@ -81,14 +81,14 @@ def cells():
 
 @pytest.fixture(scope="module")
 def recipe(cells, tmp_path_factory):
-    """What README's lines define, run in a folder that has what they ask for."""
+    """What the page defines, run in a folder that has what it asks for."""
     from jaxch5.results.artifacts import as_stablehlo
 
     folder = tmp_path_factory.mktemp("deployed")
     (folder / "model.stablehlo").write_bytes(as_stablehlo(cells))
     (folder / "holiday").mkdir()
     photograph(0, (90, 60)).save(folder / "holiday" / "1.jpg")
-    (lines,) = re.findall(r"```python\n([^`]*model\.stablehlo[^`]*)```", README.read_text("utf-8"))
+    (lines,) = re.findall(r"```python\n([^`]*model\.stablehlo[^`]*)```", PAGE.read_text("utf-8"))
     names = {}
     before = Path.cwd()
     os.chdir(folder)
@@ -134,7 +134,7 @@ def test_the_recipe_for_deployment_answers_as_predict(recipe, cells, tmp_path):
 
 
 def test_the_bound_is_one_that_a_wrong_recipe_breaks(recipe, cells, tmp_path):
-    """Squashing a picture, or leaving it as the camera held it, as README once did."""
+    """Squashing a picture, or leaving it as the camera held it, as the page once did."""
     file = tmp_path / "1.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -26,8 +26,8 @@ class ExportOptions(Options):
     from pictures of the network's `size`, in uint8, to probabilities, for any number of pictures,
     with the extra `onnx`; its doc_string has the lines that prepare pictures. stablehlo:
     a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
-    pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; docs/exporting.md has the
-    lines that call it. learner: what `load_learner` and `predict` take. Each names classes, sizes,
+    pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; docs/exporting.md
+    has the lines that call it. learner: what `load_learner` and `predict` take. Each names classes, sizes,
     crop, mean, deviation and head, and the same run gives the same bytes each time.
     """
 

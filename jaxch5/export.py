@@ -27,8 +27,8 @@ class ExportOptions(Options):
     with the extra `onnx`; its doc_string has the lines that prepare pictures. stablehlo:
     a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
     pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; docs/exporting.md
-    has the lines that call it. learner: what `load_learner` and `predict` take. Each names classes, sizes,
-    crop, mean, deviation and head, and the same run gives the same bytes each time.
+    has the lines that call it. learner: what `load_learner` and `predict` take. Each names
+    classes, sizes, crop, mean, deviation and head, and the same run gives the same bytes each time.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")

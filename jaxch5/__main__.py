@@ -10,7 +10,7 @@ from pathlib import Path
 # In the order in which they are needed; others come last.
 WORKFLOW = (
     *("verify", "show", "lr_find", "train", "runs", "evaluate", "suspects", "clean", "predict"),
-    *("demo", "export", "pack", "transfer_profile"),
+    *("demo", "export", "pack", "transfer_profile", "completion"),
 )
 PROG = "jaxch5"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.config.command_line import command_line
@@ -50,12 +51,6 @@ class Options(Config):
 
     # The argument that is `data.path`.
     path_argument: ClassVar[str] = ""
-
-    @classmethod
-    def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        path = values.get(cls.path_argument)
-        values = super().meant(values)
-        return values if path is None else deep_update(values, {"data": {"path": path}})
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
@@ -150,6 +145,18 @@ class RunOptions(Options):
         return open_run(path)[0].config_file
 
 
+class PicturesOptions(Options):
+    """Options of a command that is given a set of pictures."""
+
+    pictures: CliPositionalArg[str | None] = Field(
+        None,
+        description="folder, archive or CSV file of pictures, the same as --data.path; without "
+        "it, scikit-learn's digits",
+    )
+
+    path_argument: ClassVar[str] = "pictures"
+
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
@@ -161,6 +168,10 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
         SystemExit: After `--help`.
     """
     given = command_line(options, argv, prog)
+    if (path := given.pop(options.path_argument, None)) is not None:
+        if "path" in given.get("data", {}):
+            raise ConfigError(f"{path}: is the same as --data.path, which is there too; name one")
+        given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}
     values = deep_update(_not_overruled(on_file, given, recorded="config" not in given), given)

@@ -11,7 +11,6 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import RunOptions, run, save_figure
-from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.util.files import unused
@@ -27,7 +26,7 @@ MORE = ("top_5", "precision", "recall", "balanced_accuracy", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
 # Settings of the data that decide neither which pictures are scored nor how.
-OF_READING = ("on_bad", "cache", "batch_size", "range", "max_pixels")
+OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 
 
 class EvaluateOptions(RunOptions):
@@ -68,7 +67,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     console = options.console()
     directory, recorded = open_run(options.run)
     config = options.settings()
-    check_settings(config, recorded, directory.config_file)
+    if of_run := {"model.arch", "model.task"}.intersection(differing(config, recorded)):
+        raise ConfigError(f"{min(of_run)}: {directory.config_file} says it; leave it out")
     task = task_of(config.model.task, config.model.threshold)
     metrics = task.scores(MORE) | task.scores(config.fit.metrics)
     predictor = load_learner(options.run, options.architecture(), task)
@@ -196,22 +196,6 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     if which == "all":
         return source, score_all(len(source), pictures, found, where)
     return source, score_validated(pictures, found, where)
-
-
-def check_settings(config: Config, recorded: Config, file: Path) -> None:
-    """Makes sure that nothing is asked for that is the run's own.
-
-    Raises:
-        ConfigError: Something is.
-    """
-    for key in differing(config, recorded):
-        section, _, name = key.partition(".")
-        if key != "model.threshold" and (section != "data" or name in OF_THE_RUN):
-            raise ConfigError(
-                f"{key}: a run is evaluated as {file} says; what names pictures (--data.path and "
-                "the like), --data.on-bad, --data.batch-size, --model.threshold and --pictures may "
-                "be chosen"
-            )
 
 
 def main() -> int:

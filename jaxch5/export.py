@@ -17,7 +17,7 @@ class ExportOptions(Options):
     """Write a trained classifier as one file, or as a folder for timm.
 
     safetensors: torchvision's names. With a linear head, torchvision's and timm's networks load
-    everything, strictly; with a concat_pool head (the default for pictures of one's own), their
+    everything, strictly; with a concat_pool head (the default for your own pictures), their
     bodies load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`
     with torchvision's ResNets, whose model loads everything, strictly; for a concat_pool head only.
     PyTorch's networks want pictures normalized by the mean and deviation in the file. timm: a

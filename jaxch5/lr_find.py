@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from jaxch5.cli import Options, drawable, run, save_figure
+from jaxch5.cli import PicturesOptions, drawable, run, save_figure
 from jaxch5.config.defaults import default_of
 from jaxch5.util.text import print_line
 
 _default = partial(default_of, "training.lr_finder:find_lr")
 
 
-class LrFindOptions(Options):
+class LrFindOptions(PicturesOptions):
     """Train a little at ever higher learning rates, draw the loss, and suggest a rate."""
 
     out: Path = Field(Path("lr_find.png"), description="file of the figure: PNG, PDF or SVG")

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from jaxch5.cli import Options, drawable, run, save_figure
+from jaxch5.cli import PicturesOptions, drawable, run, save_figure
 from jaxch5.util.text import print_line
 
 
-class ShowOptions(Options):
+class ShowOptions(PicturesOptions):
     """Show what the data becomes on its way to the network: a summary, and a figure of a batch."""
 
     out: Path = Field(Path("batch.png"), description="file of the figure: PNG, PDF or SVG")

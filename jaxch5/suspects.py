@@ -39,9 +39,8 @@ PAIRS = 10
 ALIKE = ("duplicates", "conflicts", "leaks")
 # Folder of what folds gave, until all of them are done.
 FOLDS = "folds"
-# Settings that judging has no use for, by features and at all.
+# Settings that judging by features has no use for.
 OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic")
-OF_A_RUN = ("checkpoint.", "fit.keep_best", "fit.best", "log", "profile", "hooks")
 
 
 class SuspectsOptions(RunOptions):
@@ -176,11 +175,9 @@ def check_settings(options: SuspectsOptions) -> None:
     """
     from jaxch5.run.directory import open_run
 
-    idle = OF_A_RUN if options.by == "training" else (*OF_TRAINING, *OF_A_RUN)
     for key in sorted(options._named):
-        if key.startswith(idle):
-            way = "does nothing here" if key.startswith(OF_A_RUN) else "goes with --by training"
-            raise ConfigError(f"{key}: {way}; leave it out")
+        if options.by == "features" and key.startswith(OF_TRAINING):
+            raise ConfigError(f"{key}: goes with --by training; leave it out")
     if not options.run:
         return
     directory, recorded = open_run(options.run)

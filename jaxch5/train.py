@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from rich.console import Console
 
-from jaxch5.cli import Options, run
+from jaxch5.cli import PicturesOptions, run
 from jaxch5.config.settings import MAY_CHANGE, MAY_MOVE, Config
 from jaxch5.config.toml import differing, flat
 from jaxch5.errors import ConfigError, Jaxch5Error, TrainingError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxch5.learner import Learner
 
 
-class TrainOptions(Options):
+class TrainOptions(PicturesOptions):
     """Train a classifier of pictures. Without arguments: ResNet-18 on scikit-learn's digits."""
 
     workdir: Path | None = Field(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from jaxch5.cli import Options, drawable, run, save_figure
+from jaxch5.cli import Options, PicturesOptions, drawable, run, save_figure
 from jaxch5.config.settings import MAY_MOVE, Config
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, Jaxch5Error
@@ -27,7 +27,7 @@ SCRATCH = "scratch"
 RESULTS = "profile.jsonl"
 
 
-class ProfileOptions(Options):
+class ProfileOptions(PicturesOptions):
     """Freeze the pretrained network up to each of its stages, train the rest, and compare."""
 
     out: Path = Field(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import FAILED, Options, print_list, run
+from jaxch5.cli import FAILED, PicturesOptions, print_list, run
 from jaxch5.errors import DataError
 from jaxch5.util.text import counted, print_line
 
@@ -22,7 +21,7 @@ NEAR = "are nearly one picture (a guess, which --no-near leaves out) and"
 BLANK = "come out black, white or in one colour (--data.range says which values are which)"
 
 
-class VerifyOptions(Options):
+class VerifyOptions(PicturesOptions):
     """Read every picture: which cannot be read, are there twice, or are in training and validation.
 
     What is below the folder and is no item is counted, by reason. Exit status 1 if there are any of
@@ -32,15 +31,10 @@ class VerifyOptions(Options):
     pictures that are nearly the same, which is a guess.
     """
 
-    pictures: CliPositionalArg[str | None] = Field(
-        None, description="folder, archive or CSV file of pictures; the same as --data.path"
-    )
     near: bool = Field(
         True,
         description="look for pictures that differ by encoding, size, a border or a small crop",
     )
-
-    path_argument: ClassVar[str] = "pictures"
 
 
 def verify(options: VerifyOptions) -> dict[str, Any]:

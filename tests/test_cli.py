@@ -1,23 +1,51 @@
 """Options come from a file and the command line; a command ends with a status and one line."""
 
+import importlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
+from pydantic_settings.sources.types import _CliPositionalArg
 
-from jaxch5.cli import Options, parse, run, save_figure
+from jaxch5.__main__ import commands
+from jaxch5.cli import Options, PicturesOptions, parse, run, save_figure
+from jaxch5.config.settings import Config
+from jaxch5.config.toml import known_keys
+from jaxch5.config.uses import USES
 from jaxch5.errors import CheckpointError, ConfigError, DataError
 
 PROG = "jaxch5 test"
+
+
+def options_of(command):
+    """The class of a command's options."""
+    module = importlib.import_module(f"jaxch5.{command}")
+    kinds = (one for one in vars(module).values() if isinstance(one, type))
+    return next(one for one in kinds if one.__module__ == module.__name__)
+
+
+def is_option(kind, name):
+    """Whether a field is an option, and no argument by its place."""
+    return _CliPositionalArg not in kind.model_fields[name].metadata
+
+
+def arguments_of(command, key):
+    """A command line with a setting, and what the command wants beside it."""
+    value = reduce(getattr, key.split("."), Config())
+    option = "--" + key.replace("_", "-")
+    needed = {"predict": ["RUN", "1.png"], "pack": ["SOURCE", "OUT"]}.get(command, ["RUN"])
+    return [*needed, option, *["1"] * (not isinstance(value, bool))]
 
 
 def options(*argv):
@@ -83,12 +111,12 @@ def test_a_bad_value_is_blamed_on_the_file_that_has_it(tmp_path):
         options("--config", str(file), "--fit.epochs", "-1")
 
 
-def test_help_names_every_setting_with_its_default(capsys):
+def test_help_all_names_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit) as ended:
-        options("--help")
+        options("--help-all")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--data.batch-size int pictures a step; 32 for pictures of one's own (default:" in text
+    assert "--data.batch-size int pictures a step; 32 for your own pictures (default:" in text
     assert "--augment.max-rotate float largest turn, degrees (default: 10.0)" in text
 
 
@@ -107,11 +135,60 @@ def test_help_begins_with_a_usage_of_a_line(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for kind, arguments in ((Options, ""), (WithArguments, " RUN OTHERS [OTHERS ...]")):
         with pytest.raises(SystemExit):
-            parse(kind, ["--help"], PROG)
+            parse(kind, ["--help-all"], PROG)
         lines = capsys.readouterr().out.splitlines()
         assert lines[:2] == [f"usage: {PROG} [options]{arguments}", ""]
         assert max(map(len, lines)) <= 80
         assert not any("None" in line or "{Path,Address}" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_fits_a_screen_and_names_what_is_the_commands_own(command, capsys, monkeypatch):
+    """Of 40 lines of 80 columns; all of them are listed by --help-all, and no setting is that the
+    command does not read."""
+    monkeypatch.setenv("COLUMNS", "80")
+    kind, printed = options_of(command), {}
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            parse(kind, [word], f"jaxch5 {command}")
+        assert ended.value.code == 0
+        printed[word] = capsys.readouterr().out
+    lines = printed["--help"].splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "--help-all shows all options."
+    named = {word: set(re.findall(r"^  --([\w.-]+)", printed[word], re.M)) for word in printed}
+    own = kind.model_fields.keys() - Options.model_fields.keys()
+    options = {name.replace("_", "-") for name in own if is_option(kind, name)}
+    assert options <= named["--help"] <= named["--help-all"]
+    read = {key.replace("_", "-") for key in known_keys(Config) if USES[command].of(key)}
+    assert named["--help-all"] == read | options | {"config", "print-config", "json", "debug"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_setting_that_a_command_does_not_read_is_refused(command):
+    for key in known_keys(Config):
+        if not USES[command].of(key):
+            with pytest.raises(ConfigError, match=f"^{key}: jaxch5 {command} does not read it"):
+                parse(options_of(command), arguments_of(command, key), f"jaxch5 {command}")
+
+
+def test_what_a_command_reads_is_made_of_settings():
+    known = [*known_keys(Config), *(f"{name}." for name in Config.model_fields), ""]
+    for use in USES.values():
+        assert {one.removeprefix("-") for one in use.reads} <= {*known}
+        assert all(map(use.of, use.often))
+
+
+def test_a_place_may_stand_alone(tmp_path):
+    """As --data.path, also of a file; the two at once are refused."""
+    file = tmp_path / "a.toml"
+    file.write_text("[data]\ntfds = 'pets'\n")
+    config = parse(PicturesOptions, ["photos", "--config", str(file)], PROG).settings()
+    assert (config.data.path, config.data.tfds) == (Path("photos").absolute(), None)
+    assert config == parse(PicturesOptions, ["--data.path", "photos"], PROG).settings()
+    with pytest.raises(ConfigError, match=r"^photos: is the same as --data\.path"):
+        parse(PicturesOptions, ["photos", "--data.path", "photos"], PROG)
 
 
 def test_a_configuration_that_comes_along_is_found_by_its_name(tmp_path, monkeypatch):

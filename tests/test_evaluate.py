@@ -10,8 +10,9 @@ from PIL import Image
 
 from jaxch5.cli import run as run_command
 from jaxch5.config.building import load_data
-from jaxch5.config.settings import OF_THE_RUN, Config, DataConfig, from_toml
+from jaxch5.config.settings import Config, from_toml
 from jaxch5.config.toml import flat
+from jaxch5.config.uses import USES
 from jaxch5.data.sources.table import from_csv
 from jaxch5.errors import DataError
 from jaxch5.evaluate import EvaluateOptions, evaluate
@@ -183,9 +184,7 @@ def test_a_set_one_level_too_high_is_no_class(trained, pictures, tmp_path, capsy
     assert err.endswith(f"use --data.path {tmp_path / 'photos'}\n")
 
 
-@pytest.mark.parametrize(
-    "given", [("cache", "off"), ("cache", "device"), ("batch-size", "3"), ("on-bad", "skip")]
-)
+@pytest.mark.parametrize("given", [("batch-size", "3"), ("on-bad", "skip")])
 def test_what_names_no_pictures_changes_none_that_are_scored(given, trained, tmp_path, capsys):
     name, value = given
     path, learn = trained
@@ -201,7 +200,7 @@ def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
     """What is the run's own is refused by its name, each of them."""
     path, _ = trained
     config = from_toml(path / "config.toml")
-    taken = {f"data.{name}" for name in DataConfig.model_fields.keys() - set(OF_THE_RUN)}
+    taken = set(filter(USES["evaluate"].of, flat(config))) - {"model.arch", "model.task"}
     others = {
         "data.split": "random", "augment.mix": "mixup", "model.arch": "resnet34",
         "model.weights": "imagenet", "model.head": "linear", "model.precision": "bf16",

@@ -164,8 +164,8 @@ def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
     [
         (("--model.weights", "none"), "model.weights = none: features need a network"),
         (("--fit.epochs", 3), "fit.epochs: goes with --by training; leave it out"),
-        (("--log", "tensorboard"), "log: does nothing here"),
-        (("--by", "training", "--checkpoint.every-steps", 5), "checkpoint.every_steps: does noth"),
+        (("--log", "tensorboard"), "log: jaxch5 suspects does not read it"),
+        (("--by", "training", "--checkpoint.every-steps", 5), "checkpoint.every_steps: jaxch5 su"),
         (("--folds", 1), "folds"),
         (("RUN", "--data.size", 24), "data.size: the pictures of a run are judged as"),
         (("RUN", "--by", "training", "--fit.epochs", 3), "fit.epochs: the pictures of a run"),

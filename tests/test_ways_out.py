@@ -197,7 +197,8 @@ def more_devices_than_there_are(folder):
 
 @way_out
 def presize_below_size(folder):
-    first = ("verify", "--data.path", classes(folder), "--data.presize", "8", "--data.size", "16")
+    first = ("show", "--data.path", classes(folder), "--data.presize", "8", "--data.size", "16")
+    first = (*first, "--data.batch-size", "4", "--out", folder.parent / "x.png")
     return first, r"(data\.presize) = 8 is below data\.size = (\d+)", lambda n, v: (f"--{n}", v)
 
 

@@ -32,7 +32,7 @@ _fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
 # they are mirrored or cut.
 CASES = (
     Case(
-        "for pictures of one's own",
+        "for your own pictures",
         lambda get: any(get(f"data.{name}") is not None for name in SOURCES),
         {
             "data.presize": 192,

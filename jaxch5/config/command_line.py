@@ -13,12 +13,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from jaxch5.config.toml import known_keys
+from jaxch5.config.settings import Config
+from jaxch5.config.toml import flat, known_keys
+from jaxch5.config.uses import USES, Use
 from jaxch5.errors import ConfigError
 
 # Other names of options.
 ALIASES = {"--data.sampling": "--data.sampler", "--metrics": "--fit.metrics"}
 
+# Characters of a description in `--help`, about two lines.
+BRIEF = 100
 # Settings that are one word though their type has a tuple.
 ONE_WORD = ("data.size",)
 
@@ -45,12 +49,22 @@ class Help(HelpFormatter):
             for part in text.split("\n\n")
         )
 
+    # Whether a description is cut short.
+    brief = False
+
     def _get_help_string(self, action: Action) -> str:
-        return (action.help or "").removesuffix(" (default: None)")
+        text = (action.help or "").removesuffix(" (default: None)")
+        if not self.brief:
+            return text
+        # The first and the last clause say what it is, and in which case it has which default.
+        first, *others = text.split("; ")
+        text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
+        said, default, value = text.partition(" (default:")
+        return textwrap.shorten(said, BRIEF, placeholder=" ...") + default + value
 
 
-def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> dict[str, Any]:
-    """Reads the values on a command line: strings, nested as in the configuration."""
+def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
+    """Makes what reads a command line: its `root_parser` knows every option."""
 
     class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
         __doc__ = inspect.getdoc(options)
@@ -80,16 +94,84 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)
 
+    # Options may stand between arguments, as everywhere.
+    intermixed = ArgumentParser.parse_intermixed_args
+    return Words(CommandLine, parse_args_method=intermixed, formatter_class=Help)
+
+
+def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> dict[str, Any]:
+    """Reads the values on a command line: strings, nested as in the configuration.
+
+    Args:
+        options: Settings and options that there are.
+        argv: Words of the command line.
+        prog: Command, as it is called; its last word is the command's name.
+
+    Raises:
+        ConfigError: A word is not understood, or names a setting that the command does not read.
+        SystemExit: After help was printed.
+    """
+    use = USES.get(prog.split()[-1], Use())
+    source = parser_of(options, prog)
+    if {"-h", "--help", "--help-all"}.intersection(argv):
+        print(_help(source.root_parser, use, "--help-all" in argv), end="")
+        raise SystemExit(0)
     try:
-        # Options may stand between arguments, as everywhere.
-        return Words(
-            CommandLine,
-            cli_parse_args=[_own_name(word) for word in argv],
-            parse_args_method=ArgumentParser.parse_intermixed_args,
-            formatter_class=Help,
-        )()
+        given = source(args=[_own_name(word) for word in argv])()
     except SettingsError as error:
         raise ConfigError(_usage(str(error), options)) from None
+    for key in flat(given):
+        if _is_setting(key) and not use.of(key):
+            raise ConfigError(f"{key}: {prog} does not read it; leave it out")
+    return given
+
+
+def options_read(options: type[BaseModel], prog: str) -> dict[str, list[str]]:
+    """Returns the options that a command takes, each with the values that it may have, if few.
+
+    Args:
+        options: Settings and options that there are.
+        prog: Command, as it is called.
+    """
+    use = USES.get(prog.split()[-1], Use())
+    return {
+        name: str(action.metavar)[1:-1].split(",") if "{" in str(action.metavar) else []
+        for action in parser_of(options, prog).root_parser._actions
+        for name in action.option_strings
+        if not _is_setting(action.dest) or use.of(action.dest)
+    }
+
+
+def _is_setting(key: str) -> bool:
+    return "." in key or key in Config.model_fields
+
+
+def _help(parser: ArgumentParser, use: Use, everything: bool) -> str:
+    """Returns what `--help` prints, the command's own options first, or `--help-all`."""
+
+    def own(action: Action) -> bool:
+        return not _is_setting(action.dest) and action.dest not in ("print_config", "json", "debug")
+
+    groups = [
+        (group.title, [one for one in group._group_actions if one.dest != "help"])
+        for group in parser._action_groups
+    ]
+    if not everything:
+        by_name = {one.dest: one for one in parser._actions}
+        arguments, (title, options) = groups[:2]
+        groups = [arguments, (title, [*filter(own, options), *(by_name[key] for key in use.often)])]
+    formatter = Help(parser.prog)
+    formatter.brief = not everything
+    formatter.add_usage(None, parser._actions, [])
+    formatter.add_text(parser.description)
+    for title, actions in groups:
+        formatter.start_section(title)
+        formatter.add_arguments(
+            one for one in actions if not _is_setting(one.dest) or use.of(one.dest)
+        )
+        formatter.end_section()
+    formatter.add_text("" if everything else "--help-all shows all options.")
+    return formatter.format_help()
 
 
 def _own_name(word: str) -> str:
@@ -104,10 +186,12 @@ def _usage(message: str, options: type[BaseModel]) -> str:
         return message
     word = message.removeprefix(prefix).split()[0]
     if not word.startswith("-"):
-        return f"{word}: arguments are options, such as --data.path {word}; --help lists them"
+        return f"{word}: arguments are options, such as --data.path {word}; --help-all lists them"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
     # Dashes alone make short names look alike.
     bare = [key.lstrip("-") for key in known]
     close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
-    return f"{name}: no such option; " + (f"did you mean --{close[0]}?" if close else "see --help")
+    return f"{name}: no such option; " + (
+        f"did you mean --{close[0]}?" if close else "see --help-all"
+    )

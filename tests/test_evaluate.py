@@ -208,7 +208,8 @@ def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
         "fit.optimizer": "sgd", "fit.moms": "0.9,0.8,0.9", "log": "tensorboard",
         "data.split_column": "is_val", "model.mean": "0.5,0.5,0.5", "model.std": "0.5,0.5,0.5",
         "model.task": "sigmoid", "fit.metrics": "f1", "hooks": "math:floor",
-        "data.method": "squish", "data.pad_mode": "zeros",
+        "data.method": "squish", "data.pad_mode": "zeros", "data.cache": "off",
+        "data.sampler": "balanced",
         "fit.best": "valid_loss", "fit.class_weights": "balanced", "fit.sizes": "8,16",
         "data.crop_pct": "0.9", "data.interpolation": "bicubic",
     }  # fmt: skip

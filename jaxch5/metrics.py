@@ -86,6 +86,23 @@ def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 
     return 1.0 - accuracy(probabilities, labels, threshold)
 
 
+def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns the interval for a share of which a sample is known (Wilson, 1927).
+
+    Args:
+        hits, total: Items of the sample that count, and all of them; at least one.
+        z: Standard deviations of the normal distribution on both sides; the default is 95 %.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(356, 359)]
+        [0.976, 0.997]
+    """
+    share, squared = hits / total, z * z / total
+    middle = (share + squared / 2) / (1 + squared)
+    half = z * math.sqrt(share * (1 - share) / total + squared / total / 4) / (1 + squared)
+    return middle - half, middle + half
+
+
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
     """Returns the share of items whose label is among the `k` most probable classes.
 

@@ -96,3 +96,22 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
         if key in case.defaults and case.holds(get):
             return case.defaults[key]
     return own_default(key)
+
+
+def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:
+    """Returns the settings that differ from their defaults in the case that holds.
+
+    Args:
+        values: Values of all settings, by dotted names.
+        own_default: As in `value_of`.
+
+    Example:
+        >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
+        >>> chosen({"fit.schedule": "fine_tune", "fit.div": 5.0}, own.get)
+        {'fit.schedule': 'fine_tune'}
+    """
+    return {
+        key: value
+        for key, value in values.items()
+        if value != value_of(key, {k: v for k, v in values.items() if k != key}, own_default)
+    }

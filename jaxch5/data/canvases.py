@@ -10,13 +10,15 @@ import jax
 import numpy as np
 import psutil
 from jaxtyping import Float32, Int, UInt8
+from PIL import Image
 from rich.console import Console
 
 from jaxch5.augmentation.policy import center
 from jaxch5.batch import without_labels
 from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches
-from jaxch5.data.source import Source, canvas_of, without_bad
+from jaxch5.data.picture import read_picture
+from jaxch5.data.source import Source, canvas_of, item_name, without_bad
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.framing import CROP, Framing, Size, height_and_width
 from jaxch5.util.text import progress_bar
@@ -124,6 +126,22 @@ def picture_seen(
     canvas, frame = canvas_of(source, item, side, framing.method)
     batch = without_labels(canvas[None], frame[None], framing)
     return np.asarray(jax.jit(center, static_argnums=1)(batch, shape))[0]
+
+
+def whole_picture(source: Source, item: int, side: int) -> Image.Image:
+    """Returns all of an item's picture, in its shape, made smaller where it is larger.
+
+    Args:
+        source, item: the picture.
+        side: the longest side of what is returned, pixels.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    name = item_name(source, item)
+    image = Image.fromarray(read_picture(source.read(item), name, side, source.reading))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
 
 
 def check_presize(source: Source, presize: int, method: str = "crop") -> None:

@@ -8,7 +8,7 @@ template, which escapes all text and has colours for light and for dark screens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from jaxtyping import Float
 # More points than this are finer than the canvas, and dots on more than this merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
+# Values above so many times the third quartile are a spike, if the second half has none as high.
+SPIKE = 4
 # On a logarithmic scale: how far the lowest line is followed below its peak.
 DECADES_BELOW_PEAK = 2
 # Round numbers are these times powers of ten.
@@ -50,12 +52,14 @@ class Tick(NamedTuple):
 class Line(NamedTuple):
     """A curve: its name, its unbroken stretches, and dots on its points where they are few.
 
-    A stretch is written as the `points` of an SVG polyline.
+    A stretch is written as the `points` of an SVG polyline. Where the curve leaves the chart at the
+    top, `peak` marks its highest value.
     """
 
     name: str
     stretches: tuple[str, ...]
     dots: tuple[tuple[float, float], ...]
+    peak: Tick | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def line_chart(
         x: place of each point, growing.
         series: values of each curve by its name; one that is not a finite number is a gap.
         x_label, y_label: labels of the axes.
-        from_zero: whether a linear y axis begins at 0.
+        from_zero: whether a linear y axis begins at 0; an early spike leaves it at the top then.
         log: whether the y axis is logarithmic; values that are not above 0 are gaps then.
         dividers: places on the x axis where something changes.
 
@@ -115,8 +119,9 @@ def line_chart(
         curve = np.asarray(values, float)
         curves[name] = np.where(np.isfinite(curve), curve, np.nan)
     finite = {name: curve[np.isfinite(curve)] for name, curve in curves.items()}
+    shown = _without_spike(curves.values()) if from_zero and not log else finite.values()
     ends = (places[0], places[-1]) if len(places) > 1 else (places[0] - 1, places[0] + 1)
-    marks = _log_marks(finite) if log else _linear_marks(finite, from_zero)
+    marks = _log_marks(finite) if log else _linear_marks(shown, from_zero)
     low, high = marks[[0, -1]]
     scale = np.log10 if log else np.asarray
 
@@ -136,15 +141,13 @@ def line_chart(
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])
         stretches = [points[there].tolist() for there in np.ma.clump_unmasked(gaps)]
-        lines.append(
-            Line(
-                name,
-                tuple(" ".join(f"{a:g},{b:g}" for a, b in stretch) for stretch in stretches),
-                tuple((a, b) for stretch in stretches for a, b in stretch)
-                if len(places) <= MOST_DOTS
-                else (),
-            )
-        )
+        texts = tuple(" ".join(f"{a:g},{b:g}" for a, b in stretch) for stretch in stretches)
+        within = points[(curve <= high)[kept]] if len(places) <= MOST_DOTS else points[:0]
+        peak = None
+        if len(above := np.flatnonzero(curve > high)):
+            top = above[np.argmax(curve[above])]
+            peak = Tick(float(place_x(places[top])), f"{curve[top]:,.3g}")
+        lines.append(Line(name, texts, tuple(map(tuple, within.tolist())), peak))
     whole = MaxNLocator(nbins=5, steps=STEPS, integer=True).tick_values(*ends)
     x_values = whole[(whole >= places[0]) & (whole <= places[-1])]
     return Chart(
@@ -159,10 +162,24 @@ def line_chart(
     )
 
 
-def _linear_marks(finite: Mapping[str, np.ndarray], from_zero: bool) -> Float[np.ndarray, "marks"]:
+def _without_spike(curves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Leaves out what is far above the rest, unless it is in the second half of the curves.
+
+    A loss that jumps in an early epoch would press all others flat; one that jumps late is what
+    there is to see.
+    """
+    curves = list(curves)
+    known = [values for curve in curves if len(values := curve[np.isfinite(curve)])]
+    limit = SPIKE * np.quantile(np.concatenate(known), 0.75) if known else 0.0
+    for curve in curves:
+        late = np.arange(len(curve)) >= len(curve) // 2
+        yield curve[np.isfinite(curve) & ((curve <= limit) | late)]
+
+
+def _linear_marks(finite: Iterable[np.ndarray], from_zero: bool) -> Float[np.ndarray, "marks"]:
     from matplotlib.ticker import MaxNLocator
 
-    everything = np.concatenate(list(finite.values()))
+    everything = np.concatenate(list(finite))
     everything = everything if len(everything) else np.array([0.0, 1.0])
     low = min(0.0, everything.min()) if from_zero else everything.min()
     # Errors that are all 0 are drawn on the axis, not halfway up.

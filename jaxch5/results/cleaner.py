@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from jaxch5.data.picture import read_picture
-from jaxch5.data.source import Source, item_name
+from jaxch5.data.canvases import whole_picture
+from jaxch5.data.source import Source
 from jaxch5.errors import DataError
 from jaxch5.plots.embed import TINY_SIDE
 from jaxch5.results.answers import CLASS, KINDS, UNDO, Answer, AnswerLog, Key, by_picture
@@ -211,9 +211,7 @@ class Cleaner:
     def _drawn(self, what: str, number: int) -> tuple[str, bytes]:
         if what in SIDES:
             item, side = self._item[self._paths[number]], SIDES[what]
-            read, name = self._source.read(item), item_name(self._source, item)
-            image = Image.fromarray(read_picture(read, name, side, self._source.reading))
-            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image = whole_picture(self._source, item, side)
         elif callable(self._looks):
             suspect = self._content["suspects"][number]
             item = self._item[self.keys[number][0]]

@@ -39,3 +39,22 @@ for (const table of document.querySelectorAll("table.confusion")) {
   table.addEventListener("pointerover", light);
   table.addEventListener("pointerleave", light);
 }
+
+// A cell of the matrix opens its pictures; without this script it leads to them.
+const dialog = document.createElement("dialog");
+document.body.append(dialog);
+for (const table of document.querySelectorAll("table.confusion")) {
+  table.addEventListener("click", (event) => {
+    const link = event.target.closest("td")?.querySelector("a");
+    if (!link) return;
+    event.preventDefault();
+    const close = document.createElement("button");
+    close.type = "button";
+    close.textContent = "Close";
+    close.addEventListener("click", () => dialog.close());
+    const group = document.getElementById(link.hash.slice(1)).cloneNode(true);
+    dialog.replaceChildren(close, ...group.childNodes);
+    dialog.showModal();
+  });
+}
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());

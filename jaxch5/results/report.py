@@ -1,51 +1,68 @@
-"""The report of a run: one HTML file that needs nothing but a browser.
-
-It holds its pictures, its style and its script, asks no one for anything, and treats names of
-classes and files as text that anyone may have written.
-"""
+"""The report of a run: one HTML file, which is written again after each epoch."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import Int
 
-from jaxch5.metrics import is_number
-from jaxch5.plots.chart import CANVAS, Chart, line_chart
-from jaxch5.plots.embed import TINY_SIDE, Image, picture_image
+from jaxch5.metrics import is_number, wilson_interval
+from jaxch5.plots.chart import Chart, line_chart
+from jaxch5.plots.embed import Image, Sheet, picture_image
+from jaxch5.results.calibration import Calibration
+from jaxch5.results.page import render_page
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
-from jaxch5.util.text import NO_NUMBER, printable
 
 if TYPE_CHECKING:
     # It takes SciPy's tests, which a command that starts to train does not wait for.
     from jaxch5.results.advice import Advice
 
-# Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
-# bytes of names that are no text.
-HIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 # Shades in the confusion matrix; the style sheet has one rule for each.
 SHADES = 8
+# Seconds after which a page of a run that is still training loads itself again.
+REFRESH = 10
 
 
-class ConfusionRow(NamedTuple):
-    """A row of the confusion matrix: its class, and a style and a count for each cell."""
+class Example(NamedTuple):
+    """A picture of a cell of the confusion matrix.
 
-    name: str
-    cells: list[tuple[str, int]]
+    Attributes:
+        tile: Its place on the report's sheet; None where it is not on it.
+        reference: Name of the picture.
+    """
+
+    tile: int | None
+    reference: str
+
+
+class Cell(NamedTuple):
+    """A cell of the confusion matrix that is not empty.
+
+    Attributes:
+        actual, predicted: Places of the class and of the answer.
+        number: Number of pictures.
+        share: Their share of the pictures of the class.
+        examples: Some of the pictures.
+    """
+
+    actual: int
+    predicted: int
+    number: int
+    share: float
+    examples: Sequence[Example]
+
+    @property
+    def style(self) -> str:
+        """Classes of the cell in the style sheet: right or wrong, and how large its share is."""
+        kind = "hit" if self.actual == self.predicted else "miss"
+        return f"{kind} l{math.ceil(SHADES * self.share)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,48 +72,63 @@ class Report:
     Attributes:
         title: Name of the run.
         data_line: One sentence about the data.
+        path: Path of the run, for commands.
         config: Configuration as TOML.
+        changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps where steps may be skipped.
+        right: How many pictures for validation are answered rightly, and how many there are.
         rates: Learning rate of each group at each step.
         momentum: Momentum of each step.
         group_names: Names of the groups of layers; numbers where there are none.
-        sample: Training pictures (see `embed.figure_image`).
+        sample: Training pictures, each with its label.
+        counts: Name of each class, with its pictures for training and for validation.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
         classes: Names of the classes, and of none of them where that is an answer.
-        most_confused: Actual class, predicted class and count, the most frequent first.
+        examples: Some pictures of cells of the confusion matrix, by actual and predicted class.
+        sheet: Small pictures of the examples.
         class_table: Row of each class: class, precision, recall, f1 and support.
-        top_losses: Row of each picture, the worst first: picture (values from 0 to 1), prediction,
-            actual, loss, probability (of the actual class), reference and, where it is known, look
-            (a picture of where the network looks for its most probable class).
-        calibration: How far to trust the probabilities (see `embed.figure_image`).
+        top_losses: Row of each picture, the worst first: picture, prediction, actual, loss,
+            probability (of the actual class), confidence (of the prediction), suspect (whether the
+            label looks wrong), reference and, where it is known, look (a picture of where the
+            network looks for its most probable class).
+        calibration: How far to trust the probabilities.
         cleaning: What was corrected in the labels since another run, and what became better by it
             (see `run.cleaned.changes`).
-        advice: What to do next.
+        advice: What was found, and what to do about it.
         versions: Version of each package, by name.
         finished: Whether training is over.
+        stopped: Why training ended early, in a word; "" where it did not.
+        time: Time of day at which this was written.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.
     """
 
     title: str
     data_line: str
+    path: str = ""
     config: str = ""
+    changed: Mapping[str, Any] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
+    right: tuple[int, int] | None = None
     rates: Sequence[Sequence[float]] = ()
     momentum: Sequence[float] = ()
     group_names: Sequence[str] = ()
-    sample: Image | None = None
+    sample: Sequence[tuple[Image, str]] = ()
+    counts: Sequence[tuple[str, int, int]] = ()
     confusion: Int[np.ndarray, "classes classes"] | None = None
     classes: Sequence[str] = ()
-    most_confused: Sequence[tuple[str, str, int]] = ()
+    examples: Mapping[tuple[int, int], Sequence[Example]] = field(default_factory=dict)
+    sheet: Sheet | None = None
     class_table: Sequence[Mapping[str, Any]] = ()
     top_losses: Sequence[Mapping[str, Any]] = ()
-    calibration: Image | None = None
+    calibration: Calibration | None = None
     cleaning: Mapping[str, Any] | None = None
     advice: Sequence[Advice] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
+    stopped: str = ""
+    time: str = ""
     task: Task = SOFTMAX
     metrics: Sequence[str] = ()
 
@@ -122,28 +154,33 @@ def render(report: Report) -> str:
         >>> "Handwritten &lt;digits&gt;." in page
         True
     """
-    environment = _environment()
-    palette, style, script = (
-        _source(environment, name) for name in ("palette.css", "report.css", "report.js")
+    cells = [] if report.confusion is None else _cells(report)
+    # A class without pictures has no score, and comes after the worst ones.
+    classes = sorted(
+        report.class_table, key=lambda row: (row["f1"] is None, row["f1"], -row["support"])
     )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
+        report.title,
         report=report,
-        style=palette + style,
-        script=script,
-        script_hash=f"sha256-{digest}",
+        refresh=REFRESH,
         metrics=[
             (name, name.replace("_", " ")) for name in (*report.metrics, *report.task.scores())
         ],
         best=report.task.best.of(report.records),
-        curves=_curves(report.records, report.task),
+        interval=wilson_interval(*report.right) if report.right and report.right[1] else None,
+        curves=_curves(report),
         schedules=_schedules(report.rates, report.momentum, report.group_names),
-        confusion=None if report.confusion is None else _confusion(report),
-        canvas=CANVAS,
-        tiny=TINY_SIDE,
+        rows=_rows(cells, len(report.classes)),
+        # The most frequent mistakes first; what is right is there for the cells that show it.
+        mistakes=sorted(
+            (cell for cell in cells if cell.actual != cell.predicted), key=lambda cell: -cell.number
+        ),
+        hits=[cell for cell in cells if cell.actual == cell.predicted],
+        class_table=classes,
+        calibration=report.calibration and _calibration(report.calibration),
         losses=[(loss, *_loss_images(loss)) for loss in report.top_losses],
     )
-    return HIDDEN.sub(lambda found: printable(found[0]), page)
 
 
 def _loss_images(loss: Mapping[str, Any]) -> tuple[Image, Image | None]:
@@ -153,12 +190,14 @@ def _loss_images(loss: Mapping[str, Any]) -> tuple[Image, Image | None]:
     return picture_image(loss["picture"], alt), seen
 
 
-def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:
+def _curves(report: Report) -> list[Chart]:
     """Draws losses and the task's last metric over epochs, divided between phases of training."""
+    records = report.records
     if not records:
         return []
-    epochs = [record["epoch"] for record in records]
-    dividers = [b["epoch"] - 0.5 for a, b in pairwise(records) if a["phase"] != b["phase"]]
+    # Counted from 1, as people do; records count from 0.
+    epochs = [record["epoch"] + 1 for record in records]
+    dividers = [b["epoch"] + 0.5 for a, b in pairwise(records) if a["phase"] != b["phase"]]
 
     def of(key: str, times: float = 1.0) -> list[float]:
         values = [record[key] for record in records]
@@ -166,7 +205,7 @@ def _curves(records: Sequence[Mapping[str, Any]], task: Task) -> list[Chart]:
 
     losses = {"training": of("train_loss"), "validation": of("valid_loss")}
     charts = [line_chart("Loss", epochs, losses, "epoch", "loss", dividers=dividers)]
-    for name in list(task.scores())[-1:]:
+    for name in list(report.task.scores())[-1:]:
         title, values = name.replace("_", " ").capitalize(), {"validation": of(name, 100)}
         charts.append(line_chart(title, epochs, values, "epoch", "%", dividers=dividers))
     return charts
@@ -199,62 +238,32 @@ def _schedules(
     return charts
 
 
-def _confusion(report: Report) -> list[ConfusionRow]:
-    """Shades each cell by its share of its row: classes may differ much in size."""
+def _calibration(calibration: Calibration) -> Chart:
+    """Draws how often answers are right against how sure they are."""
+    filled = calibration.count > 0
+    sure = [0.0, *(100 * calibration.confidence[filled]).tolist(), 100.0]
+    right = [math.nan, *(100 * calibration.accuracy[filled]).tolist(), math.nan]
+    series = {"the network": right, "right as often as it is sure": sure}
+    return line_chart("Right answers by confidence", sure, series, "confidence, %", "right, %")
+
+
+def _cells(report: Report) -> list[Cell]:
     counts = np.asarray(report.confusion)
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    shades = np.ceil(shares * SHADES).astype(int)
-    rows = []
-    for actual, name in enumerate(report.classes):
-        cells = [
-            (f"{'hit' if actual == predicted else 'miss'} l{shade}" if count else "", count)
-            for predicted, (count, shade) in enumerate(
-                zip(counts[actual].tolist(), shades[actual].tolist(), strict=True)
-            )
-        ]
-        rows.append(ConfusionRow(name, cells))
+    totals = counts.sum(axis=1)
+    return [
+        Cell(
+            actual,
+            predicted,
+            int(counts[actual, predicted]),
+            float(counts[actual, predicted] / totals[actual]),
+            report.examples.get((actual, predicted), ()),
+        )
+        for actual, predicted in np.argwhere(counts).tolist()
+    ]
+
+
+def _rows(cells: Sequence[Cell], count: int) -> list[list[Cell | None]]:
+    rows: list[list[Cell | None]] = [[None] * count for _ in range(count)]
+    for cell in cells:
+        rows[cell.actual][cell.predicted] = cell
     return rows
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxch5.results", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"fixed": _fixed, "percent": _percent, "clock": _clock}
-    return environment
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _fixed(value: float | None, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if is_number(value) else NO_NUMBER
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    """Formats a share as a percentage.
-
-    Example:
-        >>> _percent(0.0625).split(), _percent(float("nan")) == NO_NUMBER
-        (['6.2', '%'], True)
-    """
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else NO_NUMBER
-
-
-def _clock(seconds: float) -> str:
-    """Formats a time as minutes and seconds, or hours, minutes and seconds.
-
-    Example:
-        >>> _clock(64.2), _clock(3725)
-        ('1:04', '1:02:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -61,3 +61,16 @@ def test_many_steps_are_thinned_and_keep_their_ends():
     assert points[0].startswith(f"{CANVAS.left},")
     assert points[-1].startswith(f"{CANVAS.right},")
     assert line.dots == ()
+
+
+def test_an_early_spike_leaves_the_chart_and_says_how_high_it_was():
+    """And one in the second half does not: it is what there is to see."""
+    (line,) = chart([1.0, 50.0, 0.5, 0.4, 0.3, 0.2]).lines
+    assert line.peak.text == "50"
+    assert len(line.dots) == 5
+    result = chart([1.0, 50.0, 0.5, 0.4, 0.3, 0.2])
+    assert texts(result.y_ticks)[-1] == "1"
+    assert "highest 50" in result.description
+    late = chart([0.2, 0.3, 0.4, 0.5, 50.0, 1.0])
+    assert late.lines[0].peak is None
+    assert texts(late.y_ticks)[-1] == "50"

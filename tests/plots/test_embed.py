@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxch5.plots.embed import figure_image, picture_image
+from jaxch5.plots.embed import contact_sheet, figure_image, picture_image
 
 
 def pixels(image):
@@ -41,3 +41,14 @@ def test_a_figure_takes_the_smaller_form():
     photograph.subplots().imshow(noise)
     assert figure_image(lines, "").uri.startswith("data:image/png")
     assert figure_image(photograph, "").uri.startswith("data:image/jpeg")
+
+
+def test_pictures_on_a_sheet_are_whole_and_those_of_a_few_pixels_stay_sharp():
+    rng = np.random.default_rng(0)
+    digit = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    sheet = contact_sheet([digit, Image.new("RGB", (300, 100), "red")])
+    shown = Image.open(io.BytesIO(base64.b64decode(sheet.uri.partition(",")[2])))
+    left, top, width, height = sheet.places[1]
+    assert (width, height) == (64, 21)
+    assert shown.size == (128, 64)
+    assert shown.getpixel((left + 30, top + 10))[0] > 200

@@ -3,17 +3,19 @@ import dataclasses
 import hashlib
 import re
 import time
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from PIL import Image
 
 from jaxch5.errors import CheckpointError
-from jaxch5.plots.embed import figure_image
+from jaxch5.plots.embed import contact_sheet, picture_image
 from jaxch5.results import report as module
 from jaxch5.results.advice import Advice
-from jaxch5.results.report import Report, render, write_report
+from jaxch5.results.calibration import calibrate
+from jaxch5.results.report import Example, Report, render, write_report
 from jaxch5.util.text import NO_NUMBER
 
 EVIL = """<script>alert(1)</script>"'&{{ 7*7 }}"""
@@ -43,6 +45,10 @@ class Page(HTMLParser):
     @property
     def text(self):
         return "".join(self.texts)
+
+    @property
+    def titles(self):
+        return [attrs["title"] for _, attrs in self.tags if "title" in attrs]
 
     def attributes(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
@@ -76,6 +82,7 @@ def running(**changes):
         data_line="5,912 pictures to train on and 1,478 to validate with, of 37 classes.",
         config='seed = 0\n\n[data]\npath = "~/pets"\n',
         records=epochs(),
+        right=(1400, 1478),
         rates=rates.tolist(),
         momentum=momentum.tolist(),
         group_names=("stem", "stages", "head"),
@@ -88,48 +95,61 @@ def names_of(count):
     return [f"{'American ' * (number % 3 == 0)}breed no {number}" for number in range(count)]
 
 
-def photograph(rng, height=460, width=612):
+@cache
+def photograph(height=460, width=612):
     """Smooth colours with a grain: about as hard to compress as a photograph."""
+    rng = np.random.default_rng(0)
     down, across = np.mgrid[0:height, 0:width] / 90
     waves = np.sin(down[..., None] * rng.uniform(1, 3, 3) + across[..., None] * rng.normal(size=3))
     return (0.5 + 0.3 * waves + rng.normal(0, 0.04, (height, width, 3))).clip(0, 1)
 
 
-def finished(classes=37, names=None, picture=photograph, **changes):
+@cache
+def tiles():
+    """Different parts of it, on a sheet."""
+    image, rng = Image.fromarray((255 * photograph()).astype(np.uint8)), np.random.default_rng(1)
+    corners = zip(rng.integers(0, 500, 360), rng.integers(0, 400, 360), strict=True)
+    return contact_sheet([image.crop((x, y, x + 61, y + 46)) for x, y in corners])
+
+
+def finished(classes=37, names=None, **changes):
     rng = np.random.default_rng(0)
     names = names or names_of(classes)
     classes = len(names)
     confusion = np.diag(rng.integers(30, 42, classes))
     np.add.at(confusion, tuple(rng.integers(0, classes, (2, 3 * classes))), 1)
     found = confusion.diagonal() / confusion.sum(axis=1)
-    figure = Figure(figsize=(6, 6.75), layout="constrained")
-    for axes in figure.subplots(3, 3).ravel():
-        axes.imshow(picture(rng))
-        axes.set_axis_off()
-    calibration = Figure(figsize=(5, 4), layout="constrained")
-    calibration.subplots().plot([0, 1], [0, 1])
+    confidences = rng.uniform(0.5, 1, 400)
+    mistakes = [tuple(cell) for cell in np.argwhere(confusion).tolist()]
+    examples = {cell: [Example(None, "not shown.jpg")] for cell in mistakes}
+    for number, cell in enumerate(mistakes[:360]):
+        examples[cell] = [Example(number, f"images/{number}.jpg")]
     done = running(
         finished=True,
-        sample=figure_image(figure, "Nine pictures of the training set with their classes."),
+        sample=[(picture_image(photograph(), one), one) for one in (names * 8)[:8]],
+        counts=[(name, 160, 40) for name in names],
         confusion=confusion,
         classes=names,
-        most_confused=[(names[0], names[1], 6), (names[1], names[0], 3)],
+        examples=examples,
+        sheet=tiles(),
         class_table=[
             {"class": name, "precision": share, "recall": share, "f1": share, "support": 40}
             for name, share in zip(names, found, strict=True)
         ],
         top_losses=[
             {
-                "picture": picture(rng),
+                "picture": photograph(),
                 "prediction": names[0],
                 "actual": names[-1],
                 "loss": 9.1234 - number,
                 "probability": 0.0123,
+                "confidence": 0.9,
+                "suspect": number == 0,
                 "reference": f"images/{names[-1]}_{number}.jpg",
             }
-            for number in range(9)
+            for number in range(8)
         ],
-        calibration=figure_image(calibration, "Frequency against confidence."),
+        calibration=calibrate(confidences, rng.uniform(size=400) < confidences),
     )
     return dataclasses.replace(done, **changes)
 
@@ -144,9 +164,10 @@ def test_every_part_has_its_place_and_its_link(page):
     sections = [attrs["id"] for attrs in tags.attributes("section")]
     assert len(sections) == 10
     links = [attrs["href"] for attrs in tags.attributes("a")]
-    assert links == [f"#{section}" for section in sections]
+    assert sorted(links[: len(sections) - 1]) == sorted(f"#{one}" for one in sections[1:])
     ids = [attrs["id"] for _, attrs in tags.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in links} <= set(ids)
 
 
 def test_the_numbers_are_there(page):
@@ -158,8 +179,11 @@ def test_the_numbers_are_there(page):
         f"{100 * last['error_rate']:.2f}\N{NO-BREAK SPACE}%",
         "9:38",
         "1:04",
-        "loss 9.12, probability 1.2",
-        "breed no 36_8.jpg",
+        "loss 9.12",
+        "1.2\N{NO-BREAK SPACE}%",
+        "94.7\N{NO-BREAK SPACE}%",
+        "93.5\N{NO-BREAK SPACE}% to 95.8\N{NO-BREAK SPACE}% is Wilson",
+        "breed no 36_7.jpg",
         'path = "~/pets"',
         "0.10.2",
         "training: from 2.7 to 0.242, lowest 0.242, highest 2.7.",
@@ -171,7 +195,7 @@ def test_cells_are_shaded_by_their_share_of_the_row():
     counts = np.array([[8, 0], [1, 3]])
     source = render(running(confusion=counts, classes=["a", "b"]))
     cells = re.findall(
-        r"<td(?: class=\"(.*?)\")?>(\d*)(?=<)", source[source.index("confusion sm") :]
+        r"<td(?: class=\"(.*?)\"><a href=.*?)?>(\d*)(?=<)", source[source.index("confusion sm") :]
     )
     assert ("hit l8", "8") in cells
     assert ("", "") in cells
@@ -192,7 +216,9 @@ def test_names_are_text_wherever_they_stand():
     tags = Page(source)
     assert len(tags.attributes("script")) == 1
     assert "<script>alert" not in source
-    assert tags.text.count(EVIL) > 30
+    assert tags.text.count(EVIL) > 10
+    # A long name is cut in its middle, and is in full where the pointer rests.
+    assert tags.titles.count(EVIL) > 10
     alts = [attrs["alt"] for attrs in tags.attributes("img")]
     assert f"A picture of other that was taken for {EVIL}" in alts
 
@@ -207,7 +233,7 @@ def test_nothing_comes_from_elsewhere(page):
     for tag, attrs in Page(page).tags:
         for name in ("src", "href", "srcset", "data", "action"):
             assert attrs.get(name, "#").startswith(("#", "data:")), (tag, name)
-    assert not re.search(r"url\(|@import", page)
+    assert not re.search(r"url\((?!data:)|@import", page)
 
 
 def test_the_policy_lets_only_our_script_run(page):
@@ -225,7 +251,9 @@ def test_what_is_missing_is_left_out(report):
     source = render(report)
     assert "Training goes on" in source
     assert 'id="confusion"' not in source
-    assert source.count("<section") == source.count('<li><a href="#')
+    assert source.count("<section id=") - ('id="advice"' in source) == source.count(
+        '<li><a href="#'
+    )
 
 
 def test_numbers_that_are_none():
@@ -264,7 +292,7 @@ def test_a_folder_that_is_none(tmp_path):
 
 def test_the_report_of_an_epoch_costs_little(tmp_path):
     rates, momentum = schedule(20_000)
-    sample = figure_image(Figure(), "A figure.")
+    sample = [(picture_image(np.zeros((8, 8, 3)), "A picture."), "a")]
     report = running(
         records=epochs(100), rates=rates.tolist(), momentum=momentum.tolist(), sample=sample
     )
@@ -278,7 +306,7 @@ def test_the_report_of_an_epoch_costs_little(tmp_path):
     assert min(times) < 0.3
 
 
-@pytest.mark.parametrize("classes", [2, 37, 200])
+@pytest.mark.parametrize("classes", [2, 120])
 def test_the_last_report_is_small_and_quick(tmp_path, classes):
     path = tmp_path / "report.html"
     report = finished(classes)
@@ -289,6 +317,40 @@ def test_the_last_report_is_small_and_quick(tmp_path, classes):
 
 
 # In a browser.
+
+# Texts whose contrast with what is behind them is below 4.5 (WCAG 2, 1.4.3).
+FAINT = """() => {
+  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (...colours) => {
+    for (const colour of colours) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); }
+    return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (colour) => colour
+    .map((part) => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const known = new Map();
+  const contrast = (front, behind) => {
+    const key = [front, ...behind].join();
+    if (!known.has(key)) {
+      const [low, high] = [luminance(rgb(...behind, front)), luminance(rgb(...behind))].sort();
+      known.set(key, (Math.max(low, high) + 0.05) / (Math.min(low, high) + 0.05));
+    }
+    return known.get(key);
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), faint = [];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || element.closest("script, title, desc")) continue;
+    const behind = [];
+    for (let at = element; at; at = at.parentElement)
+      behind.unshift(getComputedStyle(at).backgroundColor);
+    const style = getComputedStyle(element);
+    const front = element.closest("svg") ? style.fill : style.color;
+    const found = contrast(front, [...new Set(behind)]);
+    if (found < 4.5) faint.push(`${walker.currentNode.data.trim()} ${front} ${found.toFixed(2)}`);
+  }
+  return [...new Set(faint)].slice(0, 10);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +386,7 @@ def test_a_page_fits_its_screen_and_asks_for_nothing(opened, tmp_path, width, sc
     tab = opened(finished(), width, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    assert tab.evaluate(FAINT) == []
     assert tab.complaints == []
     outside = [url for url in tab.requests if not url.startswith(("file:", "data:"))]
     assert outside == []
@@ -354,7 +417,7 @@ def test_a_name_is_no_script_in_a_browser(opened):
     tab = opened(finished(names=[evil, "b"], title=evil, group_names=(evil, "b", "c")))
     assert tab.complaints == []
     assert tab.locator("h1").inner_text() == evil
-    assert tab.locator("table.sortable tbody th").first.inner_text() == evil
+    assert tab.get_by_title(evil).count() > 5
     assert tab.locator("img[src=x]").count() == 0
 
 
@@ -362,11 +425,12 @@ def test_a_name_is_no_script_in_a_browser(opened):
 def test_the_table_of_classes_is_sorted_by_keyboard(opened):
     tab = opened(finished(classes=12))
     names = tab.locator("table.sortable tbody th")
-    assert names.all_inner_texts() == names_of(12)
+    scores = tab.locator("table.sortable tbody td:nth-child(4)")
+    values = "cells => cells.map(cell => Number(cell.dataset.value))"
+    assert scores.evaluate_all(values) == sorted(scores.evaluate_all(values))
     tab.get_by_role("button", name="recall").focus()
     tab.keyboard.press("Enter")
     heading = tab.locator("table.sortable thead th").nth(2)
-    values = "cells => cells.map(cell => Number(cell.dataset.value))"
     cells = tab.locator("table.sortable tbody td:nth-child(3)")
     assert heading.get_attribute("aria-sort") == "ascending"
     assert cells.evaluate_all(values) == sorted(cells.evaluate_all(values))
@@ -423,6 +487,63 @@ def test_where_the_network_looked_is_a_switch_away(opened):
     assert sum(one.is_visible() for one in looked.all()) == len(losses) - 1
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     assert tab.complaints == []
+
+
+@pytest.mark.browser
+def test_a_cell_of_the_matrix_opens_its_pictures(opened):
+    """By pointer and by keyboard; without a script its link leads to them."""
+    counts, names = np.array([[8, 2], [0, 3]]), ["a very long name of a class, which is cut", "b"]
+    sheet = contact_sheet([Image.new("RGB", (40, 30))] * 2)
+    examples = {(0, 1): [Example(0, "one.jpg"), Example(1, "two.jpg")]}
+    report = running(confusion=counts, classes=names, examples=examples, sheet=sheet)
+    tab = opened(report, 375)
+    cell = tab.locator(".confusion td.miss a")
+    cell.click()
+    dialog = tab.get_by_role("dialog")
+    assert dialog.locator("i:visible").count() == 2
+    assert "a very long na…" in dialog.inner_text()
+    assert "2 pictures, 20 %" in dialog.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    tab.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    cell.focus()
+    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    plain = opened(report, java_script_enabled=False)
+    plain.locator(".confusion td.hit a").first.click()
+    assert plain.locator("#m0-0").is_visible()
+
+
+@pytest.mark.browser
+def test_a_large_report_shows_what_matters_in_three_screens_and_at_once(opened):
+    tab = opened(finished(10), 1280)
+    assert tab.locator("#losses").evaluate("part => part.getBoundingClientRect().bottom") < 3 * 800
+    large = opened(finished(120), 1280)
+    large.locator(".confusion td.miss a").first.click()
+    assert large.get_by_role("dialog").is_visible()
+
+
+def test_a_page_loads_itself_again_until_training_ends():
+    refresh = 'http-equiv="refresh"'
+    assert refresh in render(running(time="12:34:56"))
+    assert "at 12:34:56" in render(running(time="12:34:56"))
+    assert refresh not in render(finished(2))
+    stopped = render(running(stopped="interrupted", path="'a run'"))
+    assert refresh not in stopped
+    assert "Training was interrupted after epoch 9" in stopped
+    assert "jaxch5 train --resume &#39;a run&#39;" in stopped
+
+
+def test_a_class_without_pictures_has_no_score_and_comes_last():
+    rows = [
+        {"class": name, "precision": score, "recall": score, "f1": score, "support": support}
+        for name, score, support in (("none", None, 0), ("good", 0.9, 9), ("bad", 0.2, 9))
+    ]
+    page = render(running(confusion=np.eye(3, dtype=int), classes="abc", class_table=rows))
+    text = Page(page[page.index('id="classes"') :]).text
+    assert text.index("bad") < text.index("good") < text.index("none")
+    assert text.count(f"\n{NO_NUMBER}") + page.count(f">{NO_NUMBER}</td>") >= 3
 
 
 def test_there_is_no_switch_where_no_map_is():

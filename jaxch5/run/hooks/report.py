@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxch5.config.cases import chosen
+from jaxch5.config.settings import own_default
+from jaxch5.config.toml import flat
 from jaxch5.data.block import Data
+from jaxch5.data.canvases import whole_picture
+from jaxch5.data.parallel import in_order
 from jaxch5.data.summary import draw, first_pictures
 from jaxch5.errors import ConfigError
-from jaxch5.metrics import Record
+from jaxch5.metrics import Record, is_number
 from jaxch5.plots.attribution import overlay
-from jaxch5.plots.embed import Image, figure_image, picture_image
+from jaxch5.plots.embed import (
+    PICTURE_SIDE,
+    TILE_SIDE,
+    Image,
+    Sheet,
+    contact_sheet,
+    picture_image,
+)
 from jaxch5.results.attribution import MOST_PROBABLE, attributions
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.results.predictor import Predictor
-from jaxch5.results.report import Report, write_report
+from jaxch5.results.report import Example, Report, write_report
 from jaxch5.run.attempts import Attempts
 from jaxch5.run.cleaned import changes, record_cleaning
 from jaxch5.run.directory import RunDir, open_run
@@ -26,9 +42,12 @@ from jaxch5.task import Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
 from jaxch5.training.mesh import on_one_device
 
-SAMPLE_ROWS, SAMPLE_COLUMNS = 2, 4
-TOP_LOSSES = 9
-CONFUSED_SHOWN = 20
+SAMPLE = 8
+TOP_LOSSES = 8
+# Pictures that a cell of the confusion matrix opens, and of all cells together.
+OF_A_CELL, OF_ALL_CELLS = 5, 360
+# A class without pictures has none of them.
+NO_SCORES = {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
 def write_reports(
@@ -51,7 +70,18 @@ def write_reports(
         metrics: Names of the other metrics of the records.
         classifier: Classifier, whatever its weights, whose last state shows where it looks.
     """
-    report = Report(run.path.name, data.describe(), versions=versions(), task=task, metrics=metrics)
+    path = shlex.quote(str(run.path))
+    valid = np.bincount(data.valid.labels, minlength=len(data.classes))
+    train = np.bincount(data.train.labels, minlength=len(data.classes))
+    report = Report(
+        run.path.name,
+        data.describe(),
+        path,
+        counts=[*zip(data.classes, train.tolist(), valid.tolist(), strict=True)],
+        versions=versions(),
+        task=task,
+        metrics=metrics,
+    )
 
     def write(event: Event) -> None:
         nonlocal report
@@ -62,7 +92,10 @@ def write_reports(
                 report = _of_run(report, run, event)
                 return
             case Epoch():
-                report = replace(report, records=records)
+                right = event.record.get("accuracy")
+                total = int(valid.sum())
+                known = (round(right * total), total) if is_number(right) else None
+                report = replace(report, records=records, right=known)
             case End(how="finished"):
                 now = None
                 if classifier and event.state and event.interpretation:
@@ -75,13 +108,15 @@ def write_reports(
                     from jaxch5.results.advice import advise, in_lines
 
                     config = open_run(run.path)[1]
-                    counts = np.bincount(data.train.labels, minlength=len(data.classes))
-                    found = advise(str(run.path), config, event.interpretation, records, counts)
+                    found = advise(str(run.path), config, event.interpretation, records, train)
                     report = replace(report, advice=found)
                     for line in in_lines(found):
                         attempt.say(line)
+            case End():
+                report = replace(report, stopped=event.how)
             case _:
                 return
+        report = replace(report, time=f"{datetime.now():%H:%M:%S}")
         attempt("report", write_report, run.report_file, report)
 
     return write
@@ -94,6 +129,7 @@ def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
     return replace(
         report,
         config=run.config_file.read_text(encoding="utf-8"),
+        changed=chosen(flat(open_run(run.path)[1]), own_default),
         rates=[list(plan.rates(step)) for plan, step in steps],
         momentum=[plan.momentum(step) for plan, step in steps],
         group_names=begin.groups,
@@ -112,30 +148,63 @@ def _finished(
     report = replace(report, records=records, sample=_sample_of(data), finished=True)
     if interp is None:
         return report
-    assert interp.pictures is not None
     losses, items = interp.top_losses(min(TOP_LOSSES, len(interp)))
     looks = _looks(classifier, data, items) if classifier else [None] * len(items)
+    suspects = {suspect.item for suspect in interp.suspects()}
+    references = interp.references or [""] * len(interp)
     top_losses = [
         {
-            "picture": interp.pictures(int(item)),
+            "picture": whole_picture(data.source, int(data.valid.items[item]), PICTURE_SIDE),
             "prediction": interp.answers[interp.predictions[item]],
             "actual": interp.classes[interp.targets[item]],
             "loss": float(loss),
             "probability": float(interp.probabilities[item, interp.targets[item]]),
-            "reference": interp.references[item] if interp.references else "",
+            "confidence": float(interp.confidences[item]),
+            "suspect": int(item) in suspects,
+            "reference": references[item],
             "look": look,
         }
         for loss, item, look in zip(losses, items, looks, strict=True)
     ]
-    table = interp.classification_report().classes
+    table = [
+        {"class": row.name} | (asdict(row) if row.support else NO_SCORES)
+        for row in interp.classification_report().classes
+    ]
+    examples, sheet = _examples(data, interp, references)
     return replace(
         report,
+        right=(int((interp.predictions == interp.targets).sum()), len(interp)),
         confusion=interp.confusion_matrix(),
-        most_confused=interp.most_confused()[:CONFUSED_SHOWN],
-        class_table=[{"class": scores.name, **asdict(scores)} for scores in table],
+        examples=examples,
+        sheet=sheet,
+        class_table=table,
         top_losses=top_losses,
-        calibration=figure_image(interp.plot_calibration(), "How far to trust the probabilities"),
+        calibration=interp.calibration(),
     )
+
+
+def _examples(
+    data: Data, interp: Interpretation, references: Sequence[str]
+) -> tuple[dict[tuple[int, int], list[Example]], Sheet | None]:
+    """Chooses pictures for the cells of the confusion matrix: the largest losses of each.
+
+    Mistakes come first, the most frequent kind before others, until the sheet is full; of the rest
+    only the names are given.
+    """
+    cells = defaultdict(list)
+    for item in interp.top_losses()[1].tolist():
+        cells[int(interp.targets[item]), int(interp.predictions[item])].append(item)
+    order = sorted(cells, key=lambda cell: (cell[0] == cell[1], -len(cells[cell])))
+    chosen_items = {cell: cells[cell][:OF_A_CELL] for cell in order}
+    shown = [item for items in chosen_items.values() for item in items][:OF_ALL_CELLS]
+    tiles = {item: tile for tile, item in enumerate(shown)}
+    examples = {
+        cell: [Example(tiles.get(item), references[item]) for item in items]
+        for cell, items in chosen_items.items()
+    }
+    numbers = data.valid.items[shown].tolist()
+    pictures = in_order(partial(whole_picture, data.source, side=TILE_SIDE), numbers)
+    return examples, contact_sheet([*pictures]) if shown else None
 
 
 def _looks(
@@ -150,13 +219,12 @@ def _looks(
     return [overlay(one.picture, one.map) for one in found]
 
 
-def _sample_of(data: Data) -> Image:
-    """Puts some training pictures, as the network gets them, side by side in one picture."""
-    batch = first_pictures(data.train, SAMPLE_ROWS * SAMPLE_COLUMNS)
+def _sample_of(data: Data) -> list[tuple[Image, str]]:
+    """Returns some training pictures as the network gets them, each with its label."""
+    batch = first_pictures(data.train, SAMPLE)
+    names = [data.classes[label] for label in batch.label]
     pictures = draw(data.augment, batch, data.size)
-    rows = [
-        np.concatenate(list(pictures[start : start + SAMPLE_COLUMNS]), axis=1)
-        for start in range(0, len(pictures) // SAMPLE_COLUMNS * SAMPLE_COLUMNS, SAMPLE_COLUMNS)
+    return [
+        (picture_image(picture, f"A training picture of {name}, augmented"), name)
+        for picture, name in zip(pictures, names, strict=True)
     ]
-    names = ", ".join(data.classes[label] for label in batch.label)
-    return picture_image(np.concatenate(rows), f"Training pictures after augmentation: {names}")

@@ -25,7 +25,7 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
         rows.append((len(report.records), report.finished, "Confusion matrix" in page))
 
     monkeypatch.setattr(module, "write_report", note)
-    learn.fine_tune(1)
+    learn.fit_one_cycle(2)
     assert rows == [(1, False, False), (2, False, False), (2, True, True)]
     page = learn.run.report_file.read_text()
     assert "&lt;run&gt;" in page

@@ -9,7 +9,7 @@ rounding of the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -122,7 +122,8 @@ def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float
 
 @lru_cache
 def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
-    @jax.jit
+    # A small program of millions of draws repays care, whatever flags ask of all others.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
         return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)
 

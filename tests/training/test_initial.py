@@ -21,6 +21,11 @@ def assert_equal_to_the_last_bit_but_one(found, expected):
         np.testing.assert_allclose(one, other, rtol=4 * np.finfo(np.float32).eps, atol=0)
 
 
+def with_care(function):
+    """The function compiled as the draws are, which round once less than tests' other programs."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
+
+
 @pytest.fixture
 def compiled():
     """Names of the programs that are compiled meanwhile."""
@@ -43,7 +48,7 @@ def test_initial_weights_are_those_of_the_compiled_network(arch, compiled):
         return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
 
     key = jax.random.key(3)
-    expected = jax.jit(init)(key)
+    expected = with_care(init)(key)
     compiled.clear()
     found = run_once(init, key)
     assert_equal_to_the_last_bit_but_one(found, expected)
@@ -55,7 +60,7 @@ def test_a_draw_of_several_pieces_is_the_same_as_in_one(monkeypatch):
     def draw(key):
         return jax.random.normal(key, (1000, 7)), jax.random.truncated_normal(key, -1, 2, (999,))
 
-    expected = jax.jit(draw)(jax.random.key(5))
+    expected = with_care(draw)(jax.random.key(5))
     monkeypatch.setattr(initial, "PIECE", 1024)
     initial._program.cache_clear()
     try:
@@ -88,7 +93,8 @@ def test_any_network_and_any_key_has_its_own_values(impl):
     def init(key):
         return Own().init(key, jnp.zeros((2, 8)))
 
-    assert_equal_to_the_last_bit_but_one(run_once(init, key), jax.jit(init)(key))
+    compiled = with_care if impl == "threefry2x32" else jax.jit
+    assert_equal_to_the_last_bit_but_one(run_once(init, key), compiled(init)(key))
 
 
 def test_each_output_is_stored_by_itself():

@@ -137,8 +137,10 @@ def compiled_programs(tmp_path_factory):
     kept = variable("JAX_COMPILATION_CACHE_DIR") or str(shared / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = kept
     jax.config.update("jax_compilation_cache_dir", kept)
-    # A file takes milliseconds. By default what compiles in less than a second is not kept.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # A file takes milliseconds. By default what compiles in less than a second is not kept, here or
+    # by a process that a test starts.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # What was compiled while tests were collected has fixed that there is no cache.
     reset_cache()
 

@@ -234,7 +234,7 @@ def test_it_learns_from_photographs(flowers, tmp_path, usual_compiler):
     """Five flowers, chance 20 %; the folder brings its own validation pictures."""
     ended = train(
         "--data.path", flowers, "--workdir", tmp_path / "run", "--json",
-        "--data.presize", 80, "--data.size", 64, "--fit.epochs", 4, "--model.weights", "none",
+        "--data.presize", 60, "--data.size", 48, "--fit.epochs", 4, "--model.weights", "none",
         env=usual_compiler,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -18,7 +18,7 @@ import jaxch5 as jx
 from jaxch5.cli import run
 from jaxch5.data.canvases import Canvases
 from jaxch5.errors import CheckpointError, ConfigError, DataError
-from jaxch5.models import convnext
+from jaxch5.models import convnext, resnet
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.spec import Normalization
 from jaxch5.models.vit import vit_spec
@@ -234,6 +234,7 @@ def architecture(name):
         convnext.ARCHITECTURES["small"] = ((1, 1, 2, 1), 16)
         stages = convnext.CONVNEXT_NANO.stages
         return jx.ModelSpec("small", partial(convnext.ConvNeXt, "small"), stages=stages), 20
+    resnet.ARCHITECTURES[name] = (resnet.BasicBlock, (1, 1, 1, 1))
     return name, 3
 
 

@@ -44,7 +44,7 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 class ItemLosses(NamedTuple):
     """Losses of the items of a batch, whose mean is still to be taken.
 
-    A loss of one's own that has weights returns these and not a mean: for a batch that is mixed, or
+    Your own loss, if it has weights, returns these and not a mean: for a batch that is mixed, or
     shared by several devices, the mean cannot be computed from means.
 
     Attributes:

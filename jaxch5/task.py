@@ -28,7 +28,7 @@ THRESHOLD = 0.5
 
 
 class Best(NamedTuple):
-    """The rule by which epochs are compared, weights are kept and epochs are praised.
+    """Decides which epoch is best: for comparisons, the weights that are kept and the report.
 
     The best record is the one with the best value of a metric; among several, the one with the
     lowest validation loss; among several again the last, which had the lowest rate. A value that is
@@ -102,16 +102,15 @@ def _of_each_class(probabilities: Probabilities, labels: Labels) -> Float[np.nda
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a classifier whose items have one label each.
+    """Says what a label means, for items with one label each.
 
     Attributes:
-        name: What settings, runs and files call it.
+        name: Name in settings, runs and files.
         loss: Default loss of logits and labels, for each item; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
-        item_losses: Function from probabilities and labels to each item's loss, as float64: by how
-            much the probabilities are wrong about the label.
+        item_losses: Function from probabilities and labels to each item's loss, as float64.
         threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
-        metrics: What every epoch is scored by: names (see `metric_of`), or functions of
+        metrics: Scores of every epoch: names (see `metric_of`), or functions of
             probabilities and labels. Named ones take the threshold into account.
         best: How epochs are compared.
 
@@ -246,7 +245,7 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
     """Returns the task that settings name.
 
     Args:
-        name: "softmax", "sigmoid", or the import path of one's own, `package.module:TASK`.
+        name: "softmax", "sigmoid", or the import path of your own, `package.module:TASK`.
         threshold: Threshold of the sigmoid task; see `one_vs_rest`. One's own brings its own.
 
     Raises:

@@ -103,11 +103,11 @@ def aug_transforms(
     Args:
         do_flip: whether half of the pictures are mirrored.
         flip_vert: whether, with `do_flip`, half of the pictures get one of all eight symmetries.
-        max_rotate: largest turn either way, degrees.
+        max_rotate: largest rotation either way, degrees.
         min_zoom, max_zoom: factors between which a zoom is drawn.
         max_lighting: largest change of brightness and contrast, 0 to 1.
         max_warp: largest change of perspective, 0 to 0.5.
-        p_affine: probability of each of turn, zoom and the two tilts.
+        p_affine: probability of each of rotation, zoom and the two tilts.
         p_lighting: probability of each of brightness and contrast.
         min_scale: smallest share of the area that a crop keeps, 0 to 1.
 
@@ -131,13 +131,13 @@ def augment(
     size: Size,
     dtype: Any = jnp.float32,
 ) -> Float[Array, "batch rows columns 3"]:
-    """Changes each picture of a batch at random, by a draw of its own, to values from 0 to 1.
+    """Changes each picture of a batch by its own random draw; returns values from 0 to 1.
 
     An item's draw comes from the key folded with its `index`: it depends neither on the batch that
     the item is in nor on the batch's size.
 
     Args:
-        policy: what `aug_transforms` returns; None is `center`.
+        policy: random changes, as `aug_transforms` returns them; None is `center`.
         batch: presized pictures.
         key: a new one each epoch.
         size: side of the output, or its height and width, pixels.

@@ -192,15 +192,15 @@ class DataBlock(NamesFastai):
     """A recipe for data: where pictures are, how they are split, presized and augmented.
 
     Args:
-        source: labelled pictures, as `from_folder` and its kin return them.
-        split: which of them are held out, as `random_split` and its kin return it.
+        source: labelled pictures, as `from_folder` and the like return them.
+        split: says which of them are held out; `random_split` and the like return it.
         presize: side to which the CPU brings every picture, pixels: the short one with method
             "crop", the long one with "pad", both with "squish".
-        size: side of the network's input, made of that on the device, or height and width, pixels.
+        size: side of the network's input, which the device makes, or height and width, pixels.
         augment: what `aug_transforms` returns; None for none.
         sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
             equally often; `repeated`; one of them with other arguments by `functools.partial`; or
-            a function `(labels, epoch, seed) -> places` of one's own, in labels [pictures].
+            your own function `(labels, epoch, seed) -> places`, in labels [pictures].
         method, pad_mode: how pictures get the shape of the network's input: "crop", "squish" or
             "pad"; and what is seen beyond their border: "reflection", "border" or "zeros". See
             `Framing`.

@@ -40,7 +40,7 @@ def sequential(labels: Labels, epoch: int = 0, seed: int = 0) -> Order:
 
 
 def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
-    """Draws each item once, in an order of its own for each epoch.
+    """Draws each item once, in a new order each epoch.
 
     Args:
         labels: Classes of the items, of which only the number counts.
@@ -81,7 +81,7 @@ def balanced(
         seed: Seed for the draws.
         weights: How often each class is drawn, relative to the others; None takes the number of its
             items, to the power of `power`. A class without items is not drawn.
-        power: 0 draws all classes equally often, 1 as often as they are; 0.5 lies between
+        power: 0 draws all classes equally often, 1 as often as they occur; 0.5 is between
             (Mahajan et al., 1805.00932).
 
     Raises:

@@ -45,21 +45,21 @@ class Source:
         references: names of the items, the same on every machine; errors show them.
         read: function from an item's number to its file's bytes, or to its pixels [height, width,
             3], with their colour profile if that is not sRGB's.
-        columns: what else is known of each item, for splits: the folder that it is in, or a
+        columns: what else is known about each item, for splits: the folder that it is in, or a
             column of a table.
         file: function from an item's number to its file; None where items are not files.
         presized: short side to which the pictures were brought beforehand, pixels; None where they
             were not.
-        cut: whether of long pictures only the middle was kept then, as far as a crop may be.
+        cut: whether only the middle of long pictures was kept then, as far as a crop may reach.
         sharded: whether items with close numbers are stored in the same of a few large files, so
             that each of several processes should keep to a range of them.
         passed_over: files below the folder that are not items, by reason; a folder counts as one if
             nothing in it was looked at, and ends with a slash.
         notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
             line about the data.
-        reading: how the files are decoded, where more than one way is right.
+        reading: how the files are decoded, if there is more than one right way.
         name: what errors call it.
-        hint: a way out, for errors, where other classes may be meant than the only one it has.
+        hint: a way out, for errors, if the only class that it has may not be the one meant.
 
     Raises:
         DataError: a label is not one of the classes, or a class has no name of its own.

@@ -59,7 +59,7 @@ def part_of(name: str) -> str | None:
 
 @shown_as_call
 def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = False) -> Split:
-    """Holds out items at random, the same ones wherever the same files are.
+    """Holds out items at random, the same ones on every machine with the same files.
 
     Args:
         valid_fraction: share of the items, between 0 and 1.
@@ -124,7 +124,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
     Args:
         train: name of the folder of training pictures.
         valid: name, or possible names, of the folder of validation pictures. None for both takes
-            the parts that `from_folder` told apart; for one, what people call such a folder.
+            the parts that `from_folder` told apart; for one, the usual names.
 
     Raises:
         DataError: from the split, where the source has no such folders.

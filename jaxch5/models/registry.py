@@ -75,8 +75,8 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
     """Returns what is known of an architecture.
 
     Args:
-        arch: Name, import path, specification, or a module of one's own.
-        modules: Names of the top-level modules of a module of one's own, where they are known; if
+        arch: Name, import path, specification, or your own module.
+        modules: Names of the top-level modules of your own module, where they are known; if
             they are those of a ResNet, it has a ResNet's stages.
 
     Raises:
@@ -137,14 +137,14 @@ def create_model(
 
     Args:
         arch: Architecture: one of `architectures()`, an import path or
-            a `ModelSpec`; or a linen module of one's own, returned as it is, or an nnx module,
+            a `ModelSpec`; or your own linen module, returned unchanged, or an nnx module,
             which flax's bridge makes a linen one of.
         num_classes: Number of logits.
         head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
             both.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
         remat: Whether a block's activations are computed again for the gradient, which takes less
-            memory and more time (Chen et al., 1604.06174); not for a module of one's own.
+            memory and more time (Chen et al., 1604.06174); not for your own module.
         drop_path: Share of the items for which training leaves out the last block of a ConvNeXt or
             a ViT, and linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
 

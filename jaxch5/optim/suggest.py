@@ -130,8 +130,8 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     Args:
         lrs: rate of each step, rising.
         losses: smooth loss after each step.
-        num_it: steps that the sweep was to have; its first tenth is not looked at, nor are the
-            last five steps taken.
+        num_it: steps that were planned for the sweep; its first tenth and the last five steps taken
+            are ignored.
 
     Raises:
         TrainingError: too few steps were taken to say anything.

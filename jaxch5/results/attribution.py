@@ -65,9 +65,10 @@ def attribution(
 ) -> Attribution:
     """Computes which parts of a picture speak for a class: Grad-CAM (Selvaraju et al., 1610.02391).
 
-    The channels of the network's last map are added up, each times the mean gradient of the class's
-    logit by it; what speaks against the class is left out. Of a vision transformer the last block's
-    tokens are taken, by the gradient at each (HiResCAM, 2011.08891). It is computed in float32.
+    It sums the channels of the network's last map, each times the mean gradient of the class's
+    logit with respect to it, and drops what speaks against the class. For a vision transformer it
+    takes the last block's tokens and the gradient at each (HiResCAM, 2011.08891). It computes in
+    float32.
 
     Args:
         classifier: Predictor or learner.

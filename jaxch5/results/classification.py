@@ -34,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of each class and over all: as text a table, by `dataclasses.asdict` fit for JSON.
+    """Holds the scores of each class and over all; prints as a table, and suits `asdict`.
 
     Attributes:
         classes: A line for each class.

@@ -11,7 +11,7 @@ from jaxch5.metrics import check_probabilities
 
 
 class LabelIssues(NamedTuple):
-    """What probabilities say of labels; they should come from a classifier that has not seen them.
+    """Holds what probabilities say about labels that their classifier has not seen.
 
     Attributes:
         doubt: How much speaks against the label, from 0 to 1; above a half, its rival is more

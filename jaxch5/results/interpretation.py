@@ -40,7 +40,7 @@ SIDE = 192
 
 @dataclass(frozen=True, eq=False)
 class Interpretation(NamesFastai):
-    """A classifier's answers to a set of items, for questions about its mistakes.
+    """Holds a classifier's answers for a set of items, and shows its mistakes.
 
     Attributes:
         targets: Actual class of each item, a place in `classes`.
@@ -84,12 +84,12 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:
-        """The answer for each item, a place in `answers`: its most probable class, or none."""
+        """Returns the answer for each item, a place in `answers`: the most probable, or none."""
         return self.task.decode(self.probabilities)
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Names of the answers: those of the classes, and "none of these" where that is one."""
+        """Returns the names of the answers: the classes, and "none of these" if it is one."""
         return self.task.answers(self.classes)
 
     @cached_property
@@ -99,7 +99,7 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def losses(self) -> Float[np.ndarray, "items"]:
-        """How wrong the probabilities of each item are about its target: their cross-entropy."""
+        """Returns the cross-entropy of each item's probabilities with its target."""
         return self.task.item_losses(self.probabilities, self.targets)
 
     def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
@@ -164,7 +164,7 @@ class Interpretation(NamesFastai):
         return self.losses[items], items
 
     def classification_report(self) -> Report:
-        """Computes precision, recall and F1 of each class, and their means over those there are.
+        """Computes precision, recall and F1 of each class, and their means over the classes.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["cat", "dog"])

@@ -304,13 +304,13 @@ def load_learner(
 
     Args:
         path: Run directory, or a `.safetensors` file of format `learner`, also without the ending.
-        model: Architecture that was trained, where it is one's own: a `ModelSpec`, an import
+        model: Architecture that was trained, if it is your own: a `ModelSpec`, an import
             path to one, or the module. A path that the file names by itself is not imported.
-        task: Task that it was trained for, where that is one's own; None takes what the path says.
+        task: Task that it was trained for, if it is your own; None takes what the path says.
 
     Raises:
         ConfigError: There is no run.
-        WeightsError: It has no checkpoint, the file is no learner, or its task is one's own.
+        WeightsError: It has no checkpoint, the file is not a learner, or its task is your own.
 
     Example:
         >>> import jax, tempfile

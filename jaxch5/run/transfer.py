@@ -37,7 +37,7 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
 
     Raises:
         ConfigError: The folder is no run, or there is no such architecture.
-        WeightsError: They cannot be had, or do not fit.
+        WeightsError: They cannot be fetched or read, or do not fit.
 
     Example:
         >>> import tempfile
@@ -78,7 +78,7 @@ def find_weights(
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
-    """Resolves `weights="auto"`: "imagenet" where they can be had, else "none" and why.
+    """Resolves `weights="auto"`: "imagenet" if they can be fetched, else "none" and why.
 
     Returns:
         The name, and a line for people where it is "none".
@@ -109,8 +109,8 @@ def pretrained_of(
         view: `crop_pct` and `interpolation` that were chosen, which win; None takes the weights'.
 
     Raises:
-        ConfigError: Weights are named for a module of one's own, or the folder is no run.
-        WeightsError: They cannot be had, or do not fit.
+        ConfigError: Weights are named for your own module, or the folder is not a run.
+        WeightsError: They cannot be fetched or read, or do not fit.
 
     Example:
         >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)

@@ -30,7 +30,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     """Returns the groups of a network's layers.
 
     Args:
-        name: "fastai" (three for a ResNet) or "stages" (its six). A module of one's own has two
+        name: "fastai" (three for a ResNet) or "stages" (its six). Your own module has two
             groups, body and head, where one of its modules is called `head`, else one.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.

@@ -34,7 +34,7 @@ Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is chosen about a network and its training, and does not change while it is trained.
+    """Holds what is chosen about a network and its training, and does not change in it.
 
     Args:
         precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
@@ -44,11 +44,11 @@ class Recipe:
             is "stages" with a `layer_decay`, else "fastai".
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
             their running statistics, and a frozen body costs a forward pass only. Layers that
-            normalize without running statistics are no batch norms.
+            normalize without running statistics are not batch norms.
         wd: Decoupled weight decay, a share of the rate.
         loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
-            `focal_loss`, a `functools.partial` of one with its weights; or one's own, which returns
-            `ItemLosses` where it has weights. None is the task's.
+            `focal_loss`, a `functools.partial` of one with its weights; or your own, which returns
+            `ItemLosses` if it has weights. None is the task's.
         metrics: What is recorded of each epoch beside the task's metrics: "top_5", "precision",
             "recall", "f1", or functions of probabilities and labels.
         mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
@@ -64,7 +64,7 @@ class Recipe:
         devices: Number of devices of each process that share a batch; 0 takes all.
         bn: Whether batch norms take their statistics from the whole batch ("global"), so that the
             number of devices changes nothing, or from the rows of each device ("local").
-        remat: Whether what is within a block is computed again for the gradient, and not kept in
+        remat: Whether the inside of a block is computed again for the gradient instead of kept in
             memory.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
         task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.

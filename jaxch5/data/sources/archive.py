@@ -30,7 +30,7 @@ def from_archive(
 ) -> Source:
     r"""Reads pictures in a zip or tar file, unpacked once into the user's cache folder.
 
-    Folders around the pictures that hold no others are passed through.
+    Folders around the pictures that hold nothing else are skipped.
 
     Args:
         url: the file's address, from where it is fetched once, or its path.

@@ -46,15 +46,15 @@ def from_folder(
 ) -> Source:
     """Reads pictures in class folders, or in train and valid folders of class folders.
 
-    A picture's class is the first folder on its way. What is no item is in `passed_over`, with the
-    reason. Where there is a valid folder, the column "folder" says which of them an item is in,
-    for `folder_split`, and "is_valid" whether it is held out. Folders are known as parts of a set
-    by what people call them, in any case: train and training; valid, validation, val and dev.
+    A picture's class is the first folder of its path. Other files are in `passed_over`, with the
+    reason. If there is a valid folder, the column "folder" says which part an item is in,
+    for `folder_split`, and "is_valid" whether it is held out. The usual names of parts are known,
+    in any case: train and training; valid, validation, val and dev.
 
     Args:
         path: the set's folder.
-        train: folder of the training pictures, from `path`; "." takes all that are in no other
-            part, whatever their folders are called. None looks for one.
+        train: folder of the training pictures, from `path`; "." takes all that are not in
+            another part, whatever their folders are called. None looks for one.
         valid: folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:

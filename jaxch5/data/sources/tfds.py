@@ -35,7 +35,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
     `tfds`). Its split "train" and its split "validation", or "test" where there is no such, become
     the folders train and valid of `folder_split`; with both, "test" is left alone. Items without a
-    label are passed over; the line about the data counts these, and names the splits not used.
+    label are left out; the line about the data counts these, and names the splits not used.
 
     Args:
         name: name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.

@@ -25,6 +25,7 @@ from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.spec import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.directory import RunDir, read_skipped
+from jaxch5.run.history import total_epochs as total_epochs
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.pictures import going_on
 from jaxch5.task import SMALLEST, SOFTMAX, Task, task_of
@@ -262,14 +263,3 @@ def judge_by_training(
         probabilities = np.maximum(np.load(file), SMALLEST)
         found[held] = probabilities / probabilities.sum(axis=1, keepdims=True)
     return found
-
-
-def total_epochs(settings: FitConfig) -> int:
-    """Counts the epochs of all phases together.
-
-    Example:
-        >>> total_epochs(FitConfig(schedule="fine_tune", epochs=6, freeze_epochs=3))
-        9
-    """
-    frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
-    return frozen + settings.epochs

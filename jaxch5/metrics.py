@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.errors import ConfigError
 from jaxch5.util.imports import FORM, is_import_path, load_function
-from jaxch5.util.text import name_of
+from jaxch5.util.text import NO_NUMBER, name_of
 
 Probabilities = Float[np.ndarray, "items classes"]
 Labels = Int[np.ndarray, "items"]
@@ -24,6 +24,8 @@ Metric = Callable[[Probabilities, Labels], float]
 # An epoch's numbers by their names, and the name of its phase.
 Record = dict[str, Any]
 
+# The losses that every record has.
+LOSSES = ("train_loss", "valid_loss")
 # bfloat16 rounds a probability by this much at most.
 ROUNDING = 0.004
 
@@ -36,6 +38,75 @@ def is_number(value: Any) -> TypeGuard[float]:
         [True, False, False]
     """
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+class Best(NamedTuple):
+    """Decides which epoch is best: for comparisons, the weights that are kept and the report.
+
+    The best record is the one with the best value of a metric; among several, the one with the
+    lowest validation loss; among several again the last, which had the lowest rate. A value that is
+    not a number is worse than any number.
+
+    Attributes:
+        metric: Name in the records.
+        direction: "highest" or "lowest", whichever is better.
+
+    Example:
+        >>> Best().of([{"accuracy": 0.9, "valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
+        1
+        >>> Best().of([{"accuracy": accuracy} for accuracy in (0.8, 0.9, float("nan"), 0.9)])
+        3
+        >>> Best("valid_loss", "lowest").of([{"valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
+        1
+    """
+
+    metric: str = "accuracy"
+    direction: str = "highest"
+
+    def rank(self, record: Mapping[str, Any]) -> tuple[float, float]:
+        """Ranks a record: the greatest is the best."""
+        value, loss = (record.get(name) for name in (self.metric, "valid_loss"))
+        sign = -1 if self.direction == "lowest" else 1
+        return (
+            sign * value if is_number(value) else -math.inf,
+            -loss if is_number(loss) else -math.inf,
+        )
+
+    def of(self, records: Sequence[Mapping[str, Any]]) -> int | None:
+        """Finds the place of the best record; None where none has a number for the metric.
+
+        Args:
+            records: Records of epochs, in their order.
+        """
+        known = [n for n, record in enumerate(records) if is_number(record.get(self.metric))]
+        return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
+
+    def shown(self, record: Mapping[str, Any]) -> str:
+        """Formats a record's value for people: metrics are shares of 1, losses are not.
+
+        Example:
+            >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
+            ('50.00 %', '0.5000')
+        """
+        value = record.get(self.metric)
+        if not is_number(value):
+            return NO_NUMBER
+        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4f}"
+
+    @property
+    def is_share(self) -> bool:
+        """Tells whether its values are shares of 1, as metrics are, and not losses."""
+        return self.metric not in LOSSES
+
+
+def best_by(name: str) -> Best:
+    """Returns the rule by which epochs are compared by a number that they record.
+
+    Example:
+        >>> best_by("error_rate").direction, best_by("f1").direction
+        ('lowest', 'highest')
+    """
+    return Best(name, "lowest" if name in (*LOSSES, "error_rate") else "highest")
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:

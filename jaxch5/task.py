@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,77 +11,24 @@ from jaxtyping import Array, Float, Int
 
 from jaxch5.errors import ConfigError
 from jaxch5.losses import Loss, cross_entropy, sigmoid_cross_entropy, softmax
-from jaxch5.metrics import Labels, Metric, Probabilities, decide, is_number, metric_of
+from jaxch5.metrics import (
+    LOSSES,
+    Best,
+    Labels,
+    Metric,
+    Probabilities,
+    best_by,
+    decide,
+    metric_of,
+)
 from jaxch5.util.imports import load_object
-from jaxch5.util.text import NO_NUMBER
 
 # The least probability in float32, below which softmax underflows to zero; its loss is 87.
 SMALLEST = float(np.finfo(np.float32).tiny)
-# The losses that every record has.
-LOSSES = ("train_loss", "valid_loss")
 # The answer where no class is probable enough.
 NONE = "none of these"
 # Least probability of an answer, where a task asks for one and none is given.
 THRESHOLD = 0.5
-
-
-class Best(NamedTuple):
-    """Decides which epoch is best: for comparisons, the weights that are kept and the report.
-
-    The best record is the one with the best value of a metric; among several, the one with the
-    lowest validation loss; among several again the last, which had the lowest rate. A value that is
-    not a number is worse than any number.
-
-    Attributes:
-        metric: Name in the records.
-        direction: "highest" or "lowest", whichever is better.
-
-    Example:
-        >>> Best().of([{"accuracy": 0.9, "valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
-        1
-        >>> Best().of([{"accuracy": accuracy} for accuracy in (0.8, 0.9, float("nan"), 0.9)])
-        3
-        >>> Best("valid_loss", "lowest").of([{"valid_loss": loss} for loss in (0.3, 0.2, 0.4)])
-        1
-    """
-
-    metric: str = "accuracy"
-    direction: str = "highest"
-
-    def rank(self, record: Mapping[str, Any]) -> tuple[float, float]:
-        """Ranks a record: the greatest is the best."""
-        value, loss = (record.get(name) for name in (self.metric, "valid_loss"))
-        sign = -1 if self.direction == "lowest" else 1
-        return (
-            sign * value if is_number(value) else -math.inf,
-            -loss if is_number(loss) else -math.inf,
-        )
-
-    def of(self, records: Sequence[Mapping[str, Any]]) -> int | None:
-        """Finds the place of the best record; None where none has a number for the metric.
-
-        Args:
-            records: Records of epochs, in their order.
-        """
-        known = [n for n, record in enumerate(records) if is_number(record.get(self.metric))]
-        return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
-
-    def shown(self, record: Mapping[str, Any]) -> str:
-        """Formats a record's value for people: metrics are shares of 1, losses are not.
-
-        Example:
-            >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
-            ('50.00 %', '0.5000')
-        """
-        value = record.get(self.metric)
-        if not is_number(value):
-            return NO_NUMBER
-        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4f}"
-
-    @property
-    def is_share(self) -> bool:
-        """Tells whether its values are shares of 1, as metrics are, and not losses."""
-        return self.metric not in LOSSES
 
 
 BY_ACCURACY = Best()
@@ -178,8 +123,7 @@ class Task:
                 f"records; --metrics {name} adds a metric"
             )
         others = () if name in LOSSES or known[name] in self.metrics else (known[name],)
-        best = Best(name, "lowest" if name in (*LOSSES, "error_rate") else "highest")
-        return replace(self, metrics=(*self.metrics, *others), best=best)
+        return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
         """Returns what items are scored by: the task's metrics and others, by their names.

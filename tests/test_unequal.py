@@ -171,7 +171,7 @@ def test_epochs_are_compared_by_the_metric_that_was_named(run):
     best = records[jx.Best("f1").of(records)]
     line = f"f1 {100 * best['f1']:.2f} % (of epoch {best['epoch']}, the best)"
     assert out.splitlines()[-1].startswith(line)
-    assert f"best f1, epoch {best['epoch']}</dt>" in (folder / "report.html").read_text()
+    assert f"best f1, epoch {best['epoch'] + 1}</dt>" in (folder / "report.html").read_text()
     saves = StoredCheckpoints(open_run(folder)[0].checkpoints)
     assert saves.best_step() == 2 * (1 + best["epoch"])
 

@@ -148,6 +148,18 @@ def locked(run: RunDir) -> Iterator[None]:
         yield
 
 
+def is_locked(run: RunDir) -> bool:
+    """Checks whether a process holds the lock of a run, and so is writing into it."""
+    try:
+        with run.lock_file.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def write_config(run: RunDir, config: Config) -> None:
     """Writes `config.toml`, in one piece.
 

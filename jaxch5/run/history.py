@@ -1,0 +1,169 @@
+"""Runs that were made: what each is of, how it ended, and in what some differ; without jax."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxch5.config.settings import SOURCES, Config, FitConfig
+from jaxch5.config.toml import flat
+from jaxch5.data.pictures import read_pictures
+from jaxch5.errors import CheckpointError, Jaxch5Error
+from jaxch5.metrics import Best, Record, best_by, is_number, wilson_interval
+from jaxch5.run.directory import RunDir, is_locked, open_run
+
+# How a run stands.
+ENDED, TRAINING, CUT = "ended", "training", "cut off"
+
+
+class PastRun(NamedTuple):
+    """What is known of a run without its network.
+
+    Attributes:
+        path: Directory, as it was named.
+        config: Its configuration.
+        records: Record of each epoch.
+        began: When it was begun.
+        state: "ended", "training", or "cut off" before its last epoch.
+    """
+
+    path: Path
+    config: Config
+    records: list[Record]
+    began: datetime
+    state: str
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def pictures(self) -> str:
+        """Name of the set that it was trained on."""
+        found = (getattr(self.config.data, name) for name in SOURCES)
+        return next((Path(str(one)).name for one in found if one), "digits")
+
+    @property
+    def best(self) -> Best:
+        """The rule by which its epochs are compared, as far as it says without an import."""
+        known = [name for name in (self.config.fit.best, "accuracy") if name]
+        there = (name for name in known if any(name in record for record in self.records))
+        return best_by(next(there, "valid_loss"))
+
+    @property
+    def best_record(self) -> Record:
+        """The record of its best epoch; empty where there is none."""
+        place = self.best.of(self.records)
+        return {} if place is None else self.records[place]
+
+
+class Found(NamedTuple):
+    """What some folders hold.
+
+    Attributes:
+        runs: Runs in the order in which they were named; those of a folder with the newest last.
+        others: What is no run.
+        damaged: Reason why a run cannot be read, by its path.
+    """
+
+    runs: list[PastRun]
+    others: list[Path]
+    damaged: dict[str, str]
+
+
+def total_epochs(settings: FitConfig) -> int:
+    """Counts the epochs of all phases together.
+
+    Example:
+        >>> total_epochs(FitConfig(schedule="fine_tune", epochs=6, freeze_epochs=3))
+        9
+    """
+    frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
+    return frozen + settings.epochs
+
+
+def find_runs(paths: Iterable[Path]) -> Found:
+    """Finds runs: each path is one, or a folder of some.
+
+    Raises:
+        OSError: A path is no folder.
+    """
+    found = Found([], [], {})
+    for path in paths:
+        runs = []
+        for one in [path] if _is_run(path) else sorted(path.iterdir()):
+            if not _is_run(one):
+                found.others.append(one)
+                continue
+            try:
+                runs.append(read_run(one))
+            except Jaxch5Error as error:
+                found.damaged[str(one)] = str(error)
+        found.runs.extend(sorted(runs, key=lambda run: (run.began, run.name)))
+    return found
+
+
+def read_run(path: Path) -> PastRun:
+    """Reads what a run left.
+
+    Raises:
+        ConfigError: There is no run, or its configuration cannot be used.
+        CheckpointError: Its records are damaged.
+    """
+    run, config = open_run(path)
+    records = _lines(run.metrics_file)
+    started = _lines(run.environment_file)
+    began = datetime.fromtimestamp(run.config_file.stat().st_mtime).astimezone()
+    if started and "time" in started[0]:
+        began = datetime.fromisoformat(started[0]["time"]).astimezone()
+    state = ENDED if len(records) >= total_epochs(config.fit) else CUT
+    return PastRun(path, config, records, began, TRAINING if is_locked(run) else state)
+
+
+def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
+    """Returns the values of the settings in which runs differ, by dotted names."""
+    values = [flat(run.config) for run in runs]
+    return {
+        key: [one[key] for one in values]
+        for key in values[0]
+        if any(one[key] != values[0][key] for one in values)
+    }
+
+
+def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], bool]:
+    """Returns Wilson's interval of each run's accuracy, and whether all validated the same.
+
+    Raises:
+        CheckpointError: A record of pictures is damaged.
+    """
+    intervals: list[tuple[float, float] | None] = []
+    validated = set()
+    for run in runs:
+        pictures = read_pictures(RunDir(run.path).pictures_file)
+        total = 0 if pictures is None else int(pictures.held_out.sum())
+        right = run.best_record.get("accuracy") if run.best.metric == "accuracy" else None
+        hits = round(right * total) if total and is_number(right) else None
+        intervals.append(None if hits is None else wilson_interval(hits, total))
+        kept = [] if pictures is None else np.flatnonzero(pictures.held_out).tolist()
+        validated.add(
+            tuple((pictures.references[n], pictures.labels[n]) for n in kept) if pictures else ()
+        )
+    return intervals, len(validated) == 1
+
+
+def _is_run(path: Path) -> bool:
+    return RunDir(path).config_file.is_file()
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: is damaged ({error})") from None

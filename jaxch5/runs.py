@@ -1,0 +1,195 @@
+"""`jaxch5 runs [FOLDER]`: lists runs, and says in what some differ."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import CliPositionalArg
+
+from jaxch5.cli import Options, print_list, run
+from jaxch5.errors import ConfigError
+from jaxch5.util.text import NO_NUMBER, counted, print_line, print_row
+
+if TYPE_CHECKING:
+    from jaxch5.run.history import Found, PastRun
+
+COLUMNS = ("run", "best", "epochs", "state", "set", "arch", "begun")
+# Curves that can be told apart in one chart.
+MOST_CURVES = 6
+
+
+class RunsOptions(Options):
+    """List the runs of a folder, the newest last; of runs that are named, say in what they differ.
+
+    What is in the folder and is no run, or is damaged, is counted and named.
+    """
+
+    paths: CliPositionalArg[list[str]] = Field(
+        ["runs"], description="folder of runs, or runs to compare"
+    )
+    out: Path | None = Field(None, description="HTML file for all of it as one page")
+
+    @field_validator("out")
+    @classmethod
+    def _html(cls, out: Path | None) -> Path | None:
+        if out and out.suffix != ".html":
+            raise ValueError(f"out = {out}: should end in .html")
+        return out
+
+
+def runs(options: RunsOptions) -> dict[str, Any]:
+    """Prints runs and their differences, writes a page if asked, and returns what is known."""
+    from jaxch5.run.history import differences, find_runs, margins, total_epochs
+
+    paths = [Path(path).expanduser() for path in options.paths]
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(
+                f"{path}: there is no such folder; name runs, or a folder of them, as jaxch5 train "
+                "makes it"
+            )
+    found = find_runs(paths)
+    compared = len(found.runs) > 1 and (len(paths) > 1 or options.out is not None)
+    differ = differences(found.runs) if compared else {}
+    intervals, same = margins(found.runs) if compared else ([None] * len(found.runs), True)
+    rows = [
+        {
+            "run": one.name,
+            "best": f"{one.best.metric.replace('_', ' ')} {one.best.shown(one.best_record)}",
+            "epochs": f"{len(one.records)}/{total_epochs(one.config.fit)}",
+            "state": one.state,
+            "set": one.pictures,
+            "arch": one.config.model.arch,
+            "begun": f"{one.began:%Y-%m-%d %H:%M}",
+        }
+        for one in found.runs
+    ]
+    for row, interval in zip(rows, intervals, strict=True):
+        if interval:
+            row["best"] += " ({:.1f} to {:.1f})".format(*(100 * end for end in interval))
+    console = options.console()
+    _print_table(console, [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows])
+    if compared and len(paths) > 1:
+        print_line(console, "")
+        table = [{"": key} | _numbered(map(_text, values)) for key, values in differ.items()]
+        _print_table(console, [{"": "setting"} | _numbered(row["run"] for row in rows), *table])
+        if not differ:
+            print_line(console, "no setting differs")
+    notes = []
+    if any(intervals):
+        notes.append("in brackets: Wilson's 95 % interval of the accuracy")
+    if not same:
+        notes.append("they validated different pictures or labels: compare the results with care")
+    for note in notes:
+        print_line(console, note)
+    print_list(console, "that are not runs", [str(path) for path in found.others])
+    print_list(console, "runs that cannot be read", [*found.damaged.values()])
+    if options.out:
+        _write_page(options.out, found, rows, differ, notes)
+        print_line(console, f"page  {options.out}")
+    elif not found.runs:
+        print_line(console, "no runs yet: jaxch5 train makes one")
+    return {
+        "runs": [
+            {
+                **row,
+                "path": str(one.path),
+                "metric": one.best.metric,
+                "best": one.best_record.get(one.best.metric),
+                "interval": interval,
+                "records": one.records,
+            }
+            for one, row, interval in zip(found.runs, rows, intervals, strict=True)
+        ],
+        "differ": {key: [*map(_text, values)] for key, values in differ.items()},
+        "same_validation": same if compared else None,
+        "not_runs": [*map(str, found.others)],
+        "damaged": found.damaged,
+    }
+
+
+def _text(value: Any) -> str:
+    return NO_NUMBER if value is None else str(value)
+
+
+def _numbered(values: Any) -> dict[str, str]:
+    return {str(number): value for number, value in enumerate(values)}
+
+
+def _print_table(console: Any, rows: list[dict[str, str]]) -> None:
+    widths = {key: max(len(row[key]) for row in rows) for key in rows[0]}
+    lines = ["  ".join(f"{row[key]:<{widths[key]}}" for key in row).rstrip() for row in rows]
+    for line in lines:
+        print_row(console, line, lines[0])
+
+
+def _write_page(
+    out: Path,
+    found: Found,
+    rows: list[dict[str, str]],
+    differ: dict[str, list[Any]],
+    notes: list[str],
+) -> None:
+    """Writes the page, with a link to each run's report.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    import os
+
+    from jaxch5.results.page import render_page
+    from jaxch5.util.files import write_file
+
+    reports = [
+        os.path.relpath(one.path / "report.html", out.parent).replace(os.sep, "/")
+        if (one.path / "report.html").is_file()
+        else ""
+        for one in found.runs
+    ]
+    page = render_page(
+        "runs.html.jinja",
+        counted(len(rows), "run"),
+        columns=COLUMNS[1:],
+        rows=[*zip(rows, reports, strict=True)],
+        charts=_charts(found.runs[-MOST_CURVES:]),
+        differ={key: [*map(_text, values)] for key, values in differ.items()},
+        notes=notes,
+        others=found.others,
+        damaged=found.damaged,
+    )
+    write_file(out, page.encode("utf-8"))
+
+
+def _charts(runs: list[PastRun]) -> list[Any]:
+    """Draws the newest runs, epoch by epoch."""
+    import math
+
+    from jaxch5.metrics import is_number
+    from jaxch5.plots.chart import line_chart
+
+    longest = max((len(one.records) for one in runs), default=0)
+    charts = []
+    for key, title, unit, times in (
+        ("valid_loss", "Validation loss", "loss", 1),
+        ("accuracy", "Accuracy", "%", 100),
+    ):
+        curves = {}
+        for one in runs:
+            values = [record.get(key) for record in one.records]
+            values += [None] * (longest - len(values))
+            name = one.name if one.name not in curves else str(one.path)
+            curves[name] = [times * v if is_number(v) else math.nan for v in values]
+        if longest:
+            charts.append(line_chart(title, range(1, longest + 1), curves, "epoch", unit))
+    return charts
+
+
+def main() -> int:
+    return run(runs, RunsOptions, "jaxch5 runs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

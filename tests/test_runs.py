@@ -1,0 +1,94 @@
+"""`jaxch5 runs` as a person starts it: what there is, and in what runs differ."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from jaxch5.cli import run
+from jaxch5.run.directory import RunDir, locked
+from jaxch5.runs import RunsOptions, runs
+
+
+def started(*argv):
+    return run(runs, RunsOptions, "jaxch5 runs", list(map(str, argv)))
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """Runs: one that ended, a longer one that was cut off, a damaged one, and what is none."""
+    folder = tmp_path / "runs"
+    for name in ("one", "two", "<b>damaged"):
+        shutil.copytree(trained[0], folder / name, ignore=shutil.ignore_patterns("checkpoints"))
+    longer = (folder / "two" / "config.toml").read_text()
+    (folder / "two" / "config.toml").write_text(longer.replace("\nepochs = 1\n", "\nepochs = 3\n"))
+    (folder / "<b>damaged" / "metrics.jsonl").write_text("{")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def test_runs_are_listed_with_what_is_none(folder, capsys):
+    assert started(folder) == 0
+    text = capsys.readouterr().out
+    one, two = (line.split() for line in text.splitlines()[1:3])
+    assert (one[0], two[0]) == ("one", "two")
+    assert {"1/1", "ended", "pictures0", "resnet18"} <= set(one)
+    assert {"1/3", "cut", "off"} <= set(two)
+    assert "1 that are not runs:\n" in text
+    assert "notes.txt" in text
+    assert "1 runs that cannot be read:\n" in text
+    assert "metrics.jsonl: is damaged" in text
+
+
+def test_a_run_that_is_being_written_is_training(folder, capsys):
+    with locked(RunDir(folder / "two")):
+        assert started("--json", folder) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["state"] for one in document["runs"]] == ["ended", "training"]
+    assert list(document["damaged"]) == [str(folder / "<b>damaged")]
+    assert document["not_runs"] == [str(folder / "notes.txt")]
+
+
+def test_runs_that_are_named_are_compared(folder, capsys):
+    """In the order in which they are named, with the margin of each accuracy."""
+    assert started("--json", folder / "two", folder / "one") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in document["runs"]] == ["two", "one"]
+    assert document["differ"] == {"fit.epochs": ["3", "1"]}
+    assert document["same_validation"]
+    low, high = document["runs"][0]["interval"]
+    assert low < document["runs"][0]["best"] <= high
+    assert started(folder / "one", folder / "two") == 0
+    assert "fit.epochs  1    3" in capsys.readouterr().out
+    assert started(folder / "one", folder / "one") == 0
+    assert "no setting differs" in capsys.readouterr().out
+
+
+def test_a_page_has_all_of_it_as_text(folder, tmp_path, capsys):
+    out = tmp_path / "runs.html"
+    assert started(folder, "--out", out) == 0
+    page = out.read_text()
+    assert 'href="runs/one/report.html"' in page
+    assert "fit.epochs" in page
+    assert "&lt;b&gt;damaged" in page
+    assert "<b>damaged" not in page
+    assert "://" not in page
+    assert started(folder, "--out", tmp_path / "runs.txt") == 2
+    assert "should end in .html" in capsys.readouterr().err
+
+
+def test_no_folder_and_no_runs_are_a_line(tmp_path, capsys):
+    assert started(tmp_path / "none") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert started(tmp_path) == 0
+    assert "no runs yet: jaxch5 train makes one" in capsys.readouterr().out
+
+
+def test_it_does_not_wait_for_jax():
+    code = (
+        "import sys; from jaxch5.runs import main; sys.argv = ['runs', '.']; main(); "
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

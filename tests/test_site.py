@@ -135,6 +135,7 @@ def test_search_finds_a_word_and_leads_to_it(address, new_tab):
     assert not tab.complaints
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_every_page_can_be_read(site, address, new_tab):
     """Light and dark, on a telephone and on a screen, and nothing is asked of others."""

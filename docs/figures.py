@@ -86,11 +86,20 @@ def schedules() -> Figure:
 
 def lr_find() -> Figure:
     block = jx.DataBlock(jx.digits(), jx.random_split(), presize=40, size=32)
-    learn = jx.vision_learner(block.load(batch_size=64), "resnet18")
+    learn = jx.vision_learner(block.load(batch_size=64), "resnet18", weights="none")
     learn.lr_find()
     lrs, smooth = learn.sweep.lrs, learn.sweep.smooth
     rates = jx.suggest_lr(lrs, smooth, num_it=len(lrs))
     return jx.plot_lr_find([(lrs, smooth)], {}, (rates["valley"], rates["minimum"]))
+
+
+def mistakes() -> dict[str, Figure]:
+    """What a network does that saw few digits once."""
+    block = jx.DataBlock(jx.digits(), jx.random_split(0.5), presize=40, size=32)
+    learn = jx.vision_learner(block.load(batch_size=64), "resnet18", weights="none")
+    learn.fit_one_cycle(2, 2e-3)
+    interp = learn.interpret()
+    return {"confusion": interp.plot_confusion_matrix(), "top_losses": interp.plot_top_losses(4)}
 
 
 if __name__ == "__main__":
@@ -100,6 +109,7 @@ if __name__ == "__main__":
         "presizing": plot_presizing(house()),
         "schedules": schedules(),
         "lr_find": lr_find(),
+        **mistakes(),
     }
     for name, figure in figures.items():
         figure.savefig(IMAGES / f"{name}.png", dpi=130)

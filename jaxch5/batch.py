@@ -15,7 +15,7 @@ from jaxch5.framing import CROP, Framing
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Presized pictures with their labels; a pytree, of NumPy arrays or of JAX arrays.
+    """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
     `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
     region) to a pixel of its canvas, in homogeneous coordinates. Its last number is how many times

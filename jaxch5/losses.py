@@ -42,7 +42,7 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 
 
 class ItemLosses(NamedTuple):
-    """Losses of the items of a batch, whose mean is still to be taken.
+    """Holds the losses of a batch's items, whose mean is still to be taken.
 
     Your own loss, if it has weights, returns these and not a mean: for a batch that is mixed, or
     shared by several devices, the mean cannot be computed from means.
@@ -151,7 +151,7 @@ def focal_loss(
     weight: Float[ArrayLike, "classes"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Computes cross-entropy in which items already right count less (Lin et al., 1708.02002).
+    """Computes cross-entropy with less weight on items already right (Lin et al., 1708.02002).
 
     Args:
         logits: the model's activations.

@@ -18,7 +18,7 @@ Pictures = Float[Array, "batch height width 3"]
 
 
 class Mixed(NamedTuple):
-    """Mixed pictures, each with the place of its partner and the share, 0 to 1, that is its own."""
+    """Holds mixed pictures, each with its partner's place and its own share, 0 to 1."""
 
     pictures: Pictures
     partner: Int[Array, "batch"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data(NamesFastai):
-    """Batches for training and validation, and what they were made from.
+    """Holds batches for training and validation, and what they were made from.
 
     Attributes:
         classes: names, in the order of the labels.
@@ -189,7 +189,7 @@ class Data(NamesFastai):
 
 @dataclass(frozen=True)
 class DataBlock(NamesFastai):
-    """A recipe for data: where pictures are, how they are split, presized and augmented.
+    """Describes data: where pictures are, how they are split, presized and augmented.
 
     Args:
         source: labelled pictures, as `from_folder` and the like return them.

@@ -25,7 +25,7 @@ WAITING = "waiting for pictures"
 
 
 class Loader:
-    """Batches of one part of a source.
+    """Makes the batches of one part of a source.
 
     The batch of every step of every epoch is fixed by the seed alone, so that a position in the
     stream is one number, the step: `steps(k)` continues where `k` batches have been seen. Training

@@ -37,7 +37,7 @@ IS_VALID = "is_valid"
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures with random access.
+    """Gives random access to labelled pictures.
 
     Attributes:
         classes: names, in the order of the labels.

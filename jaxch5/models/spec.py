@@ -32,7 +32,7 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Mean and deviation of each colour channel, of values 0 to 1; they travel with the weights.
+    """Holds mean and deviation of each colour channel, for values 0 to 1, with the weights.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -72,7 +72,7 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class HubWeights(NamedTuple):
-    """Weights of an architecture on the Hugging Face hub.
+    """Describes an architecture's weights on the Hugging Face hub.
 
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
@@ -130,7 +130,7 @@ def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Names:
-    """Names and layouts that other libraries give the variables of a network.
+    """Maps a network's variables to the names and layouts of other libraries.
 
     Attributes:
         of: Function from a variable's path to its name in a state dict.
@@ -154,7 +154,7 @@ class Names:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An architecture: how a network is built, and what can be done with it.
+    """Describes an architecture: how a network is built, and what can be done with it.
 
     The network is a linen module, called as `module.apply(variables, x, train=bool)` on normalized
     pictures [B, H, W, 3]; its last layers, which belong to the classes, are in its module `head`.

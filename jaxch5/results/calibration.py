@@ -17,7 +17,7 @@ ANSWERED = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Confidence and accuracy of predictions, in bins of confidence of equal width from 0 to 1.
+    """Holds confidence and accuracy of predictions, in equal bins of confidence from 0 to 1.
 
     Attributes:
         confidence: Mean probability of the predictions in each bin; NaN where there are none.
@@ -31,7 +31,7 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Mean distance of confidence and accuracy, weighted by items (Guo et al., 1706.04599).
+        """Returns the mean distance of confidence and accuracy, by items (Guo et al., 1706.04599).
 
         It is NaN where there are no items.
         """

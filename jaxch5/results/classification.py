@@ -14,7 +14,7 @@ from jaxch5.util.text import NO_NUMBER, printable
 
 @dataclass(frozen=True)
 class Scores:
-    """A line of a report; `support` is the number of items, the scores are fractions of 1.
+    """Holds a line of a report; `support` is the number of items, scores are fractions of 1.
 
     The scores are None where a class has no items and is never predicted.
     """
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the classes that have no items."""
+        """Returns the names of the classes that have no items."""
         return tuple(line.name for line in self.classes if not line.support)
 
     def __str__(self) -> str:

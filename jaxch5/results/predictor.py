@@ -53,9 +53,9 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer, its place in `Task.answers`, and the probabilities of all classes.
+    """Holds an answer, its place in `Task.answers`, and the probabilities of all classes.
 
-    Where the answer is none of these, its label says so, and its place is the number of classes.
+    If the answer is none of these, its label says so, and its place is the number of classes.
     """
 
     label: str

@@ -26,7 +26,7 @@ COLUMNS = ("image", "label", "prediction", "probability", "loss")
 
 
 class Suspect(NamedTuple):
-    """An item whose label looks wrong; `probability` is that of the prediction."""
+    """Describes an item whose label looks wrong; `probability` is the prediction's."""
 
     item: int
     label: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder(NamesFastai):
-    """What training did; it grows while a learner trains.
+    """Records what training did, while a learner trains.
 
     A resumed run has the records of all its epochs, and the steps made since.
 

@@ -20,7 +20,7 @@ from jaxch5.training.recipe import Recipe
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that changes from step to step.
+    """Holds everything that changes from step to step.
 
     `step` counts the steps done. `opt_state` is that of the trained parameters alone. `scale` is
     float16's factor of the loss, else None. `average` is the exponential average of the variables,
@@ -40,7 +40,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What the model is evaluated with: the average where one is kept."""
+        """Returns what the model is evaluated with: the average, if one is kept."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}

@@ -38,7 +38,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 
 # No others are tried, whatever a file is named. Left out is what starts another program (PostScript
-# and its kin), what has no first bytes to know it by (TGA), and icons, whose header does not say
+# and its relatives), what has no first bytes of its own (TGA), and icons, whose header does not say
 # how many pixels are inside. A class each, since Pillow's table of formats is global, holds what
 # others registered, and refuses large pictures whatever our own limit is.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {

@@ -19,7 +19,7 @@ from jaxch5.util.text import composed, counted, folded, shown_as_call
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
-# What people call the parts of a set, for folders and for words in a table.
+# The usual names of a set's parts, for folders and for words in a table.
 TRAIN, VALID, TEST = "train", "valid", "test"
 PART_NAMES = {
     TRAIN: ("train", "training", "trn"),

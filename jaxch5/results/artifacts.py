@@ -41,7 +41,7 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
         `crop_pct`, `interpolation`, `mean`, `std` (of values 0 to 1), `classes`, in the order of
         the outputs, `task`, which is the activation, and the `threshold` below which the answer is
-        none of them. Where an architecture of one's own was named by its import path, also
+        none of them. If your own architecture was named by its import path, also
         `import_path`.
     """
     spec = predictor.spec
@@ -61,7 +61,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
     """Serializes weights by the names of other libraries (torchvision's), and describes them.
 
     Raises:
-        ConfigError: The network is a module of one's own, which has no such names.
+        ConfigError: The network is your own module, which has no such names.
     """
     if predictor.spec.names is None:
         raise _no_names(predictor, "safetensors", "torchvision's")
@@ -92,7 +92,7 @@ def as_fastai(predictor: Predictor) -> bytes:
 def as_learner(predictor: Predictor) -> bytes:
     """Serializes a classifier for `load_learner`, which takes nothing else for a learner.
 
-    The weights of a module of one's own have flax's names.
+    The weights of your own module have flax's names.
     """
     spec, variables, head = predictor.spec, predictor.variables, predictor.about.head
     named = spec.names is not None

@@ -155,7 +155,7 @@ class StoredCheckpoints:
 class Checkpoints(StoredCheckpoints):
     """The checkpoints of one run; a context manager that waits for the last save.
 
-    A save returns as soon as the state has been copied and goes on in the background. It becomes
+    A save returns as soon as the state has been copied, and continues in the background. It becomes
     visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
     last two are kept, and the best by `jaxch5.task.Best`.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ArraysHandler(ocp.AsyncCheckpointHandler):
-    """Writes arrays for an orbax manager; writing goes on in a thread of its own."""
+    """Writes arrays for an orbax manager; writing continues in its own thread."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)

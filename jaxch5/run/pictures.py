@@ -1,4 +1,4 @@
-"""The pictures of a run: recorded when it begins, and the same ones when it goes on."""
+"""The pictures of a run: recorded when it begins, and the same ones when it is resumed."""
 
 from __future__ import annotations
 

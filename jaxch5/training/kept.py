@@ -3,7 +3,7 @@
 jax keeps compiled programs too, but finds one by tracing the step first, which takes longer than
 all else in a second start. Here a step is found by a fingerprint of its functions, as they are in
 memory, with all they hold; and of what else decides the program: versions, options, shapes, the
-processor or accelerator. A step that holds anything else, such as a loss of one's own, is traced as
+processor or accelerator. A step that holds anything else, such as your own loss, is traced as
 ever.
 """
 

@@ -86,7 +86,7 @@ def unused(path: Path, suffix: str = "") -> Path:
 
 
 def json_value(value: Any) -> Any:
-    """Replaces what is no finite number, which JSON does not have, by None.
+    """Replaces numbers that are not finite, which JSON does not have, by None.
 
     Example:
         >>> json_value({"losses": [0.5, float("nan")], "accuracy": 1})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
 
-# Stands for what is no number, in tables and reports.
+# Stands for what is not a number, in tables and reports.
 NO_NUMBER = "\N{EN DASH}"
 
 P = ParamSpec("P")

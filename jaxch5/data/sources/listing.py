@@ -108,7 +108,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
     Links are followed, but never into the folder itself, and within each folder in it (a class)
     to no folder twice: links that lead in circles end, and show no picture again. What is hidden
-    (a name that begins with a dot), runs, and figures that a command saved are no pictures.
+    (a name that begins with a dot), runs, and figures that a command saved are not pictures.
 
     Args:
         root: the folder.

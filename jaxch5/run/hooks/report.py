@@ -1,4 +1,4 @@
-"""The hook that writes `report.html`, while training goes on and at its end."""
+"""The hook that writes `report.html`, during training and at its end."""
 
 from __future__ import annotations
 

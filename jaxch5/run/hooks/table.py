@@ -42,7 +42,7 @@ HEADER = header()
 
 
 def format_row(record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
-    """Returns a line of the table, with a dash for what is no number; arguments as in `header`.
+    """Returns a line of the table, with a dash for NaN; arguments as in `header`.
 
     Example:
         >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,

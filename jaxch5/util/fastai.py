@@ -8,7 +8,6 @@ _LEARNER = 'jx.vision_learner(data, "resnet34"'
 _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
 _ONE_CLASS = "nothing: a data block has pictures with one class each"
 _WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
-_LIST = "nothing: lists, tuples and NumPy arrays do"
 
 # By the class, or by the package's name. What begins with "nothing" says why; all else is code.
 INSTEAD: dict[str, dict[str, str]] = {
@@ -43,7 +42,7 @@ INSTEAD: dict[str, dict[str, str]] = {
         "Inf": "data.show_batch(1, 3, unique=True)",
         "show_image": "data.show_batch(1, 1)",
         "verify_images": "jx.readable(source)",
-        "L": _LIST,
+        "L": "nothing: lists, tuples and NumPy arrays do",
         "Path": "nothing: it is pathlib's",
         "cnn_learner": f"{_LEARNER})",
         **{

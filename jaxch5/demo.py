@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from jaxch5.cli import Options, run
 from jaxch5.errors import DataError, Jaxch5Error
 from jaxch5.predict import most_likely
 from jaxch5.util.loopback import HOST, NAMES, listening
-from jaxch5.util.text import printable
+from jaxch5.util.text import counted, printable
 
 if TYPE_CHECKING:
     from jaxch5.data.picture import Picture
@@ -30,6 +33,15 @@ POLICY = (
 SHOWN = 10
 # Height of the picture on the page, pixels.
 HEIGHT = 360
+NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
+# Less than this is less than all other classes have together.
+UNSURE = 0.5
+EXAMPLES_ARE = "Pictures that it was not trained on"
+# Classes that are named, and pictures to click.
+CLASSES, EXAMPLES = 40, 8
+JPEG = b"\xff\xd8\xff"
+# Longest side of a picture to click that is not a JPEG file, pixels.
+LARGEST_EXAMPLE = 1024
 LOOKED = "Where the network looks (bright)"
 # Seconds between looks for dropped pictures to delete, and their age then; all go at the end.
 DELETE_EVERY, DELETE_AFTER = 60, 600
@@ -53,7 +65,8 @@ def demo(options: DemoOptions) -> dict[str, Any]:
     Raises:
         Jaxch5Error: What the page is made with is not installed.
     """
-    with listening(options.port) as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(listening(options.port))
         try:
             import gradio  # noqa: F401
             import uvicorn
@@ -71,7 +84,17 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         black = np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8)
         predictor.predict(black)
         look(predictor, black)
-        app = page(options.run.name, partial(answer, predictor), partial(look, predictor))
+        folder = stack.enter_context(TemporaryDirectory())
+        # What Gradio copies goes with it, whatever is dropped or clicked.
+        stack.callback(os.environ.update, GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", ""))
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        app = page(
+            options.run.name,
+            partial(answer, predictor),
+            partial(look, predictor),
+            known(options.run, predictor, scored=options.task() is None),
+            examples(options.run, Path(folder)),
+        )
         config = uvicorn.Config(
             app, log_level="critical", timeout_graceful_shutdown=CLOSING_SECONDS, ws="none"
         )
@@ -92,8 +115,8 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """Says what is on the picture in a file; nothing where there is no file.
 
     Returns:
-        Probabilities by class, most likely first, and an empty message; or no probabilities and
-        why not.
+        Probabilities by class, most likely first, and an empty message, or the remark that it may
+        be none of these; or no probabilities and why not.
     """
     if path is None:
         return {}, ""
@@ -103,10 +126,89 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
         # What follows the semicolon is advice for training.
         return {}, str(error).partition(";")[0]
     likely = dict(most_likely(prediction, predictor.classes, SHOWN))
+    (label, share), *_ = likely.items()
+    has = f"{label}, the most probable class, has {share:.0%}"
     if prediction.index == len(predictor.classes):
-        (label, share), *_ = likely.items()
-        return {}, f"{prediction.label}: {label}, the most probable class, has {share:.0%} only"
-    return likely, ""
+        return {}, f"{prediction.label}: {has} only"
+    # Where none of these is no answer, probabilities add up to 1.
+    unsure = share < UNSURE and not predictor.task.threshold
+    return likely, f"{has}: less than the others together" if unsure else ""
+
+
+def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
+    """Says what a classifier knows: its classes, how often it is right, and what it cannot say.
+
+    Args:
+        run: Run directory, or a learner's file, which does not say how often it is right.
+        predictor: Its classifier.
+        scored: Whether its answers are those that the run scored.
+    """
+    from jaxch5.data.pictures import read_pictures
+    from jaxch5.metrics import is_number, wilson_interval
+    from jaxch5.run.directory import RunDir
+    from jaxch5.run.history import read_run
+
+    names = ", ".join(map(printable, predictor.classes[:CLASSES]))
+    more = f" and {len(predictor.classes) - CLASSES:,} more" * (len(predictor.classes) > CLASSES)
+    lines = [f"It knows {counted(len(predictor.classes), 'class', 'classes')}: {names}{more}."]
+    if scored and run.is_dir():
+        past, pictures = read_run(run), read_pictures(RunDir(run).pictures_file)
+        # The record of the weights that are loaded.
+        record = past.best_record if past.config.fit.keep_best else [{}, *past.records][-1]
+        share, total = record.get("accuracy"), int(pictures.held_out.sum()) if pictures else 0
+        if total and is_number(share):
+            low, high = wilson_interval(round(share * total), total)
+            lines.append(
+                f"It was right on {share:.1%} of {counted(total, 'picture')} for validation; "
+                f"{low:.1%} to {high:.1%} is Wilson's 95 % interval."
+            )
+    threshold = predictor.task.threshold
+    lines.append(
+        f"Where no class has {threshold:.0%}, it answers none of these."
+        if threshold
+        else "It always names one of these; the page asks 'none of these?' if all other classes "
+        "together are more probable."
+    )
+    return lines
+
+
+def examples(run: Path, folder: Path) -> list[str]:
+    """Writes pictures that a run validated into a folder, one of each class first.
+
+    There are none where the run has no record of them, or they cannot be read any more; nothing is
+    fetched on a run's word.
+    """
+    from jaxch5.config.building import load_source
+    from jaxch5.data.canvases import whole_picture
+    from jaxch5.data.pictures import find, pictures_of, read_pictures
+    from jaxch5.run.directory import open_run
+    from jaxch5.util.address import is_address
+
+    files: list[str] = []
+    try:
+        directory, config = open_run(run)
+        data, pictures = config.data, read_pictures(directory.pictures_file)
+        here = data.path is None or isinstance(data.path, Path)
+        if pictures is None or not here or data.tfds or data.archive:
+            return files
+        source = load_source(data)
+        found = find(pictures, pictures_of(source))
+        local = np.array([not is_address(name) for name in pictures.references])
+        there = np.flatnonzero(pictures.held_out & found.same & local)
+        # One of each class before a second of any.
+        _, first = np.unique(pictures.labels[there], return_index=True)
+        chosen = there[[*first, *np.setdiff1d(np.arange(len(there)), first)]][:EXAMPLES]
+        for item in found.places[chosen].tolist():
+            content, file = source.read(item), folder / f"{len(files) + 1}.jpg"
+            if isinstance(content, bytes) and content.startswith(JPEG):
+                file.write_bytes(content)
+            else:
+                file = file.with_suffix(".png")
+                whole_picture(source, item, LARGEST_EXAMPLE).save(file)
+            files.append(str(file))
+    except (Jaxch5Error, OSError):
+        pass
+    return files
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
@@ -124,6 +226,8 @@ def page(
     title: str,
     answer: Callable[[str | None], Answer],
     look: Callable[[str], np.ndarray | None] = lambda path: None,
+    known: Sequence[str] = (),
+    examples: Sequence[str] = (),
 ) -> Any:
     """Makes an ASGI application: a place to drop a picture, and what is said of it.
 
@@ -131,6 +235,8 @@ def page(
         title: Title of the page.
         answer: Function from the dropped file, or None once it is taken away, to what is shown.
         look: Function from a file that was answered to a picture of where the network looks.
+        known: What it says about the classifier.
+        examples: Files of pictures to click.
     """
     import gradio as gr
     from fastapi import FastAPI
@@ -138,11 +244,13 @@ def page(
 
     def shown(dropped: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         probabilities, message = answer(dropped["path"] if dropped else None)
-        failed = bool(message)
+        failed = bool(message) and not probabilities
         looked = look(dropped["path"]) if dropped and probabilities else None
         return (
             gr.Label(probabilities, visible=not failed),
-            gr.Textbox(message, visible=failed),
+            gr.Textbox(
+                message, label=NO_ANSWER if failed else NONE_OF_THESE, visible=bool(message)
+            ),
             gr.Image(looked, visible=looked is not None),
         )
 
@@ -150,14 +258,20 @@ def page(
         title=title, analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
     ) as blocks:
         gr.Markdown("# What is on a picture?")
+        if known:
+            # As text: names of classes may be anything.
+            said = "\n".join(known)
+            gr.Textbox(said, show_label=False, interactive=False, lines=len(known), max_lines=12)
         with gr.Row():
             picture = gr.Image(
                 label="Picture", sources=["upload", "clipboard"], buttons=[], height=HEIGHT
             )
             with gr.Column():
                 label = gr.Label(label="Class", num_top_classes=SHOWN)
-                message = gr.Textbox(label="No answer", visible=False)
+                message = gr.Textbox(label=NO_ANSWER, visible=False)
                 looked = gr.Image(label=LOOKED, visible=False, buttons=[], height=HEIGHT)
+        if examples:
+            gr.Examples([[file] for file in examples], picture, label=EXAMPLES_ARE)
         # Gradio's own reading of pictures is left out: ours knows more of them, and says what is
         # wrong with a broken one.
         picture.change(

@@ -1,5 +1,6 @@
 """The page answers this machine alone, asks nobody, and shows what it is given as text."""
 
+import json
 import os
 import re
 import signal
@@ -12,9 +13,21 @@ import pytest
 import requests
 
 from jaxch5.cli import run
-from jaxch5.demo import HEIGHT, LOOKED, DemoOptions, answer, demo, listening
+from jaxch5.demo import (
+    HEIGHT,
+    LOOKED,
+    NONE_OF_THESE,
+    DemoOptions,
+    answer,
+    demo,
+    examples,
+    known,
+    listening,
+    page,
+)
 from jaxch5.results.artifacts import FORMATS
 from jaxch5.results.predictor import Predictor, load_learner
+from jaxch5.task import Task, one_vs_rest
 from jaxch5.util.files import write_file
 
 EVIL = "<script>alert(1)</script>"
@@ -104,6 +117,53 @@ def test_an_answer_is_what_predict_says(trained, picture, broken):
     assert answer(predictor, str(broken)) == ({}, "picture: is no picture in a known format")
     assert "No such file" in answer(predictor, str(broken.with_name("none.jpg")))[1]
     assert answer(predictor, None) == ({}, "")
+
+
+def of_task(given, task):
+    rest = given.classes, given.normalization, given.about, task
+    return Predictor(given.model, given.variables, *rest)
+
+
+def test_it_says_what_the_classifier_knows(trained):
+    """Its accuracy is the run's own; a file does not say it, and another threshold has another."""
+    predictor = trained[1].predictor()
+    names, accuracy, limits = known(trained[0], predictor)
+    assert names == "It knows 2 classes: blue, red."
+    assert accuracy.startswith("It was right on 100.0% of 8 pictures for validation; 67.6% to 100")
+    assert "'none of these?' if all other classes together are more probable" in limits
+    assert len(known(trained[0], predictor, scored=False)) == 2
+    said = known(trained[0] / "file", of_task(predictor, one_vs_rest(0.8)))
+    assert said[1] == "Where no class has 80%, it answers none of these."
+
+
+def test_a_picture_that_no_class_has_half_of_may_be_none_of_these(trained, picture):
+    predictor = trained[1].predictor()
+    unsure = of_task(predictor, Task("unsure", None, lambda logits: 0 * logits + 0.4))
+    likely, message = answer(unsure, str(picture))
+    assert likely
+    assert message == "blue, the most probable class, has 40%: less than the others together"
+
+
+def test_examples_are_pictures_that_were_validated_one_of_each_class_first(trained, tmp_path):
+    path, learn = trained
+    files = examples(path, tmp_path)
+    assert len(files) == 8
+    source, held_out = learn.data.source, learn.data.valid.items
+    contents = {source.read(int(item)): source.labels[item] for item in held_out}
+    labels = [contents[Path(file).read_bytes()] for file in files]
+    assert sorted(labels[:2]) == [0, 1]
+    assert examples(tmp_path, tmp_path) == []
+
+
+@with_gradio
+def test_a_page_has_examples_and_what_is_known_as_text(picture):
+    from starlette.testclient import TestClient
+
+    made = page("run", lambda path: ({}, ""), known=[EVIL], examples=[str(picture)])
+    config = TestClient(made, base_url="http://127.0.0.1").get("/config").text
+    assert "<script>alert(1)" in json.loads(config)["components"][1]["props"]["value"]
+    assert NONE_OF_THESE not in config
+    assert "0.jpg" in config
 
 
 def test_without_gradio_one_line_says_what_to_install(trained, capsys, monkeypatch):

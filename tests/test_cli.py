@@ -117,7 +117,7 @@ def test_help_all_names_every_setting_with_its_default(capsys):
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--data.batch-size int pictures a step; 32 for your own pictures (default:" in text
-    assert "--augment.max-rotate float largest turn, degrees (default: 10.0)" in text
+    assert "--augment.max-rotate float largest rotation, degrees (default: 10.0)" in text
 
 
 class WithArguments(Options):

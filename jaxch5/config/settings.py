@@ -211,12 +211,12 @@ class DataConfig(Section):
     )
     train: str | None = Field(
         None,
-        description="folder of the training pictures, from path; . takes all that are not in "
-        "valid, whatever their folders are called; without it, one called train or the like",
+        description="folder of the training pictures, below path; . takes all that are not in "
+        "valid, whatever their folders are called; by default one called train or the like",
     )
     valid: str | None = Field(
         None,
-        description="folder of the validation pictures, from path; without it, one called valid, "
+        description="folder of the validation pictures, below path; by default one called valid, "
         "validation, val, dev or the like",
     )
     image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
@@ -258,9 +258,9 @@ class DataConfig(Section):
     )
     range: str = Field(
         default_of("data.decode:Reading", "range"),
-        description="of pictures of more than 8 bits, the value that is white (4095), or those "
-        "that are black and white (-1024,3071); auto: as the file says, or else guessed once for "
-        "the whole set",
+        description="for pictures of more than 8 bits, the value of white (4095), or those of "
+        "black and white (-1024,3071); auto: as the file says, otherwise guessed once for the "
+        "whole set",
     )
     max_pixels: int = Field(
         MAX_PIXELS,
@@ -282,7 +282,7 @@ class DataConfig(Section):
     method: Literal["crop", "squish", "pad"] = Field(
         default_of("framing:Framing", "method"),
         description="how pictures get the input's shape: crop takes a part, as large as fits; "
-        "squish the whole picture, without its proportions; pad the whole picture, with what "
+        "squish the whole picture, with changed proportions; pad the whole picture, with what "
         "pad_mode says around it",
     )
     pad_mode: Annotated[str, parsed("data.pad_mode", check_pad_mode)] = Field(
@@ -305,7 +305,7 @@ class DataConfig(Section):
         default_of("data.block:DataBlock", "sampler"),
         description="what an epoch draws (also --data.sampling): shuffled (also uniform), each "
         "picture once; balanced, each class equally often; sqrt, each by the square root of its "
-        f"number of pictures; or a function of one's own, as {FORM}",
+        f"number of pictures; or your own function, as {FORM}",
     )
     cache: Literal["auto", "off", "memory", "device"] = Field(
         default_of("data.block:DataBlock.load", "cache"),
@@ -361,10 +361,10 @@ class AugmentConfig(Section):
 
     do_flip: bool = setting("augment.do_flip", False, "mirror half of the pictures")
     flip_vert: bool = Field(
-        _augment("flip_vert"), description="all eight symmetries of the square, not two"
+        _augment("flip_vert"), description="all eight symmetries of the square, instead of two"
     )
     max_rotate: float = Field(
-        _augment("max_rotate"), ge=0, le=180, description="largest turn, degrees"
+        _augment("max_rotate"), ge=0, le=180, description="largest rotation, degrees"
     )
     min_zoom: float = Field(
         _augment("min_zoom"), gt=0, le=10, description="smallest zoom, a factor"
@@ -381,7 +381,7 @@ class AugmentConfig(Section):
         "augment.max_warp", 0.1, "largest change of perspective, 0 to 0.5", ge=0, le=0.5
     )
     p_affine: float = Field(
-        _augment("p_affine"), ge=0, le=1, description="probability of each turn, zoom or warp"
+        _augment("p_affine"), ge=0, le=1, description="probability of each rotation, zoom or warp"
     )
     p_lighting: float = Field(
         _augment("p_lighting"), ge=0, le=1, description="probability of a change of lighting"
@@ -393,19 +393,19 @@ class AugmentConfig(Section):
         _policy("max_saturation"),
         ge=0,
         lt=1,
-        description="largest change of saturation, 0 to 1; 0 is none",
+        description="largest change of saturation, 0 to 1",
     )
     max_hue: float = Field(
         _policy("max_hue"),
         ge=0,
         le=0.5,
-        description="largest turn of the colour circle, 0 to 0.5; 0 is none",
+        description="largest shift of the hue, as a share of the colour circle, 0 to 0.5",
     )
     p_gray: float = Field(
         _policy("p_gray"), ge=0, le=1, description="probability of a picture without colour"
     )
     mix: Literal["none", "mixup", "cutmix"] = Field(
-        "none", description="pairs of a batch's pictures become one, and so do their labels"
+        "none", description="mix pairs of a batch's pictures, and their labels"
     )
     mix_alpha: float = setting(
         "augment.mix_alpha",
@@ -423,13 +423,12 @@ class ModelConfig(Section):
 
     arch: str = Field(
         "resnet18",
-        description=f"architecture: {', '.join(architectures())}, or {FORM} of a ModelSpec of "
-        "one's own",
+        description=f"architecture: {', '.join(architectures())}, or {FORM} of your own ModelSpec",
     )
     weights: str = setting(
         "model.weights",
         "none",
-        "where training begins: none; imagenet; auto (imagenet where it can be had, else none); a "
+        "where training begins: none; imagenet; auto (imagenet if it can be fetched, else none); a "
         "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), @REVISION after it; a "
         ".safetensors or .pth file (FILE#PART for one of its state dicts), or a folder with one "
         "and its config.json; a run directory",
@@ -449,8 +448,8 @@ class ModelConfig(Section):
     task: str = setting(
         "model.task",
         "softmax",
-        "what labels mean: softmax, one of the classes; sigmoid, one of them or, where "
-        f"none is probable enough, none of these; or a jaxch5.Task, as {FORM}",
+        "what labels mean: softmax, one of the classes; sigmoid, one of them or, if none is "
+        f"probable enough, none of these; or a jaxch5.Task, as {FORM}",
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
@@ -464,7 +463,7 @@ class ModelConfig(Section):
         _recipe("groups"), description="of layers; auto is stages with layer_decay, else fastai"
     )
     train_bn: bool = Field(
-        _recipe("train_bn"), description="batch norms of frozen layers are trained"
+        _recipe("train_bn"), description="train the batch norms of frozen layers"
     )
     bn: Literal["global", "local"] = Field(
         _recipe("bn"),
@@ -473,7 +472,7 @@ class ModelConfig(Section):
     )
     remat: bool = Field(
         _recipe("remat"),
-        description="compute what is within a block again for the gradient: less memory, more time",
+        description="compute the inside of a block again for the gradient: less memory, more time",
     )
     drop_path: float = Field(
         _recipe("drop_path"),
@@ -506,7 +505,7 @@ class FitConfig(Section):
     section: ClassVar[str] = "fit."
 
     epochs: int = Field(
-        5, ge=1, le=MANY, description="passes over the set; with fine_tune, of the second phase"
+        5, ge=1, le=MANY, description="epochs; with fine_tune, those of the second phase"
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
@@ -542,7 +541,7 @@ class FitConfig(Section):
         _fine_tune("freeze_epochs"),
         ge=0,
         le=MANY,
-        description="with fine_tune: passes in which the head alone is trained",
+        description="with fine_tune: epochs that train the head alone",
     )
     lr_mult: float = Field(
         _fine_tune("lr_mult"),
@@ -553,7 +552,7 @@ class FitConfig(Section):
         _fine_tune("layer_decay"), gt=0, le=1, description="a group's rate over the next one's"
     )
     cycle_epochs: int = Field(
-        2, ge=1, description="with triangular and sgdr: passes in a cycle, or in the first one"
+        2, ge=1, description="with triangular and sgdr: epochs in a cycle, or in the first one"
     )
     loss: str = Field(
         "cross_entropy",
@@ -580,7 +579,7 @@ class FitConfig(Section):
     )
     metrics: tuple[str, ...] = Field(
         _recipe("metrics"),
-        description="recorded of each epoch beside the task's (also --metrics): top_5 and the "
+        description="metrics of each epoch beside the task's (also --metrics): top_5 and the "
         f"like, precision, recall, f1, balanced_accuracy, or {FORM}; given once for each, or with "
         "commas between",
     )
@@ -590,7 +589,7 @@ class FitConfig(Section):
     clip: float = Field(
         _optimizer("clip"),
         ge=0,
-        description="largest norm of the gradients together; 0 does not clip",
+        description="largest norm of all gradients together; 0 does not clip",
     )
     accumulate: int = Field(
         _optimizer("accumulate"),
@@ -609,11 +608,11 @@ class FitConfig(Section):
     devices: int = Field(
         _recipe("devices"),
         ge=0,
-        description="devices that share a batch, of each process; 0 takes all",
+        description="devices of each process that share a batch; 0 takes all",
     )
     shard_optimizer: bool = Field(
         _recipe("shard_optimizer"),
-        description="share the optimizer's moments out among the devices of a process",
+        description="shard the optimizer's moments among the devices of a process",
     )
     keep_best: bool = Field(
         _saving("keep_best"),
@@ -622,7 +621,7 @@ class FitConfig(Section):
     best: str | None = Field(
         None,
         description="what makes an epoch the best, for --fit.keep-best, checkpoints and report: a "
-        "metric that is recorded (the highest; of error_rate the lowest), valid_loss or "
+        "recorded metric (the highest; for error_rate the lowest), valid_loss or "
         "train_loss; without it accuracy, then the lowest validation loss",
     )
 
@@ -657,12 +656,12 @@ class CheckpointConfig(Section):
     every_steps: int = Field(
         _saving("every_steps"),
         ge=0,
-        description="steps between saves within an epoch; 0 does not count steps",
+        description="steps between saves within an epoch; 0 never saves by steps",
     )
     every_minutes: float = Field(
         _saving("every_minutes"),
         ge=0,
-        description="minutes between saves within an epoch; 0 does not look at the clock",
+        description="minutes between saves within an epoch; 0 never saves by the clock",
     )
 
 
@@ -680,11 +679,11 @@ class Config(Section):
         default_of("learner:vision_learner", "seed"),
         ge=0,
         lt=2**32,
-        description="root of every random draw but the split's",
+        description="seed of all random draws but the split's",
     )
     deterministic: bool = Field(
         _recipe("deterministic"),
-        description="the same bits each time on a GPU too, where that may be slower",
+        description="the same bits each time, on a GPU too, where it may be slower",
     )
     log: Literal["none", "tensorboard"] = Field(
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"

@@ -68,7 +68,8 @@ def data_of(
     # Where pictures are kept is each process's own choice, but decides what is compiled.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
-    say(data.describe())
+    for line in data.outline():
+        say(line)
     return data, skipped
 
 

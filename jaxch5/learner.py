@@ -34,7 +34,7 @@ from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import make_drawn_eval_step
 from jaxch5.training.tta import compile_looks, drawn_looks
 from jaxch5.util.address import learners_file
-from jaxch5.util.text import print_line
+from jaxch5.util.text import COMPILING, print_line, working
 from jaxch5.view import chosen
 
 if TYPE_CHECKING:
@@ -186,8 +186,10 @@ class Learner(Trainer):
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
-        how = self._key, start_lr, end_lr, num_it, self.recipe.layer_decay
-        self.sweep = find_lr(self.state, self.data, self._steps.train, *how)
+        how = self._key, start_lr, end_lr, num_it, self.recipe.layer_decay, self.console
+        with working(self.console, COMPILING):
+            step = self._steps.train
+        self.sweep = find_lr(self.state, self.data, step, *how)
         rates = suggest_lr(self.sweep.lrs, self.sweep.smooth, num_it)
         chosen = {name: rates[name] for name in suggest_funcs}
         drawn = [(self.sweep.lrs, self.sweep.smooth)], chosen, (rates[RECOMMENDED], rates[BOLD])

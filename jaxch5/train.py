@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -27,6 +28,7 @@ from jaxch5.run.directory import (
 )
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.address import is_on_hub
+from jaxch5.util.files import from_here
 from jaxch5.util.text import print_line, printable
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     from jaxch5.training import hosts
     from jaxch5.training.process import prepare_process
 
-    prepare_process()
+    prepare_process(alone=not options.distributed)
     if not options.distributed:
         return _train(options, first=True)
     hosts.join(options.distributed)
@@ -99,6 +101,8 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         lambda: options.settings_with_weights(partial(print_line, console))
     )
     config = as_decided(config, data.source)
+    if data.train.batch_size != config.data.batch_size:
+        config = config.model_copy(update={"data": {"batch_size": data.train.batch_size}})
     learn = _learner(data, config, console)
     if learn.pretrained:
         # To mean the same tomorrow, whatever is then known of the weights.
@@ -169,12 +173,17 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
         train_as_configured(learn, config.fit)
     except (KeyboardInterrupt, Terminated):
         if is_first():
-            print(printable(f"go on with --resume {run.path}"), file=sys.stderr)
+            print(printable(f"go on with --resume {from_here(run.path)}"), file=sys.stderr)
         raise
     record = learn.record
     best = learn.recipe.task.best
-    kept = f" (of epoch {record['epoch']}, the best)" if config.fit.keep_best else ""
-    print_line(learn.console, f"{best.metric} {best.shown(record)}{kept}  {run.path}")
+    kept = f" (of epoch {record['epoch'] + 1}, the best)" if config.fit.keep_best else ""
+    for line in (
+        f"{best.metric} {best.shown(record)}{kept}",
+        f"report  {from_here(run.report_file)}",
+        f"next    {shlex.join(('jaxch5', 'evaluate', str(from_here(run.path))))}",
+    ):
+        print_line(learn.console, line)
     if unanswered := record.get("unanswered"):
         raise TrainingError(
             f"{run.path}: the trained network gives no number for {unanswered:,} of the "

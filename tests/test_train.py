@@ -61,27 +61,32 @@ def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch, usual_com
     ended = train(env=usual_compiler)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
-    data, header, *rows, last = ended.stdout.splitlines()
-    assert data.startswith("1,797 pictures of 10 classes: 1,438 for training, 359 for validation")
+    data, header, *rows, last, report, following = ended.stdout.splitlines()
+    assert data == "1,797 pictures of 10 classes: 1,438 for training, 359 for validation"
     assert header.split() == COLUMNS
-    assert [row.split()[0] for row in rows] == list("01234")
+    assert [row.split()[0] for row in rows] == [f"{number}/5" for number in range(1, 6)]
     words = last.split()
     assert words[0] == "accuracy"
     assert float(words[1]) >= 98.0
-    assert from_toml(Path(words[3]) / "config.toml") == Config()
+    run = Path(report.removeprefix("report  ")).parent
+    assert from_toml(run / "config.toml") == Config()
+    # Short enough for a terminal of 60 columns.
+    assert (len(report), following) == (60, f"next    jaxch5 evaluate {run}")
 
 
 def test_in_a_pipe_there_are_only_lines(finished):
-    _, ended = finished
+    run, ended = finished
     assert "\x1b" not in ended.stdout
     assert "\r" not in ended.stdout
     assert ended.stderr == ""
-    data, header, *rows, last = ended.stdout.splitlines()
-    assert data.startswith("40 pictures of 2 classes: 32 for training, 8 for validation; presized")
+    data, header, *rows, last, report, following = ended.stdout.splitlines()
+    assert data == "40 pictures of 2 classes: 32 for training, 8 for validation"
     assert header.split() == COLUMNS
     assert all(len(row) == len(header) for row in rows)
-    assert len(rows) == 2
+    assert [row.split()[0] for row in rows] == ["1/2", "2/2"]
     assert last.startswith("accuracy ")
+    assert report == f"report  {run / 'report.html'}"
+    assert following == f"next    jaxch5 evaluate {run}"
 
 
 def test_a_run_directory_is_complete(finished, pictures):

@@ -169,7 +169,7 @@ def test_epochs_are_compared_by_the_metric_that_was_named(run):
     folder, out = run
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = records[jx.Best("f1").of(records)]
-    line = f"f1 {100 * best['f1']:.2f} % (of epoch {best['epoch']}, the best)"
+    line = f"f1 {100 * best['f1']:.2f} % (of epoch {best['epoch'] + 1}, the best)"
     assert out.splitlines()[-1].startswith(line)
     assert f"best f1, epoch {best['epoch'] + 1}</dt>" in (folder / "report.html").read_text()
     saves = StoredCheckpoints(open_run(folder)[0].checkpoints)

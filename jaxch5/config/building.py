@@ -25,13 +25,14 @@ from jaxch5.data.sources.table import from_csv, is_table
 from jaxch5.data.split import (
     Split,
     column_split,
+    divide,
     find_column,
     folder_split,
     names_parts,
     own_column,
     random_split,
 )
-from jaxch5.data.verify import readable
+from jaxch5.data.verify import check_heads, readable
 from jaxch5.errors import ConfigError
 from jaxch5.util.address import Address
 from jaxch5.util.imports import load_function
@@ -215,11 +216,21 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         if settings.on_bad == "skip":
             source = readable(source)
     check_applies(config, pictures=facts_of(settings, source))
-    if split is None:
+    if settings.on_bad == "stop":
+        check_heads(source)
+    split, own = split or split_of(settings, source), split is None
+    batch_size = settings.batch_size
+    if "batch_size" not in settings.model_fields_set:
+        # One that nobody chose need not be larger than the set.
+        batch_size = min(batch_size, len(divide(source, split)[0]))
+    if batch_size < settings.batch_size:
+        said = f"batches of {batch_size}, which is all there is for training"
+        source = replace(source, notes=(*source.notes, said))
+    if own:
         source = replace(source, notes=(*source.notes, *_remarks_on_split(settings, source)))
     block = DataBlock(
         source,
-        split or split_of(settings, source),
+        split,
         settings.presize,
         settings.size,
         policy_of(config.augment),
@@ -227,4 +238,4 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         settings.method,
         settings.pad_mode,
     )
-    return block.load(settings.batch_size, cache=settings.cache, seed=config.seed)
+    return block.load(batch_size, cache=settings.cache, seed=config.seed)

@@ -74,21 +74,23 @@ class Data(NamesFastai):
 
     def describe(self) -> str:
         """Describes the data in a line: how much, classes, sizes, cache, and what was guessed."""
+        much, *known = self.outline()
+        how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
+        return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
+
+    def outline(self) -> list[str]:
+        """Returns how much there is, and what to know of it before training, a line each."""
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
-        parts = [
+        much = (
             f"{counted(train + valid, 'picture')} of {len(self.classes)} classes: {train:,} for "
-            f"training, {valid:,} for validation" + (f", {unused:,} for neither" if unused else ""),
-            *self._drawn(),
-            f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}",
-            f"cache {self.cache} ({self.cache_reason})",
-        ]
+            f"training, {valid:,} for validation" + (f", {unused:,} for neither" if unused else "")
+        )
         validated = set(np.unique(self.source.labels[self.valid.items]).tolist())
         absent = [name for k, name in enumerate(self.classes) if k not in validated]
-        if absent:
-            others = f" and {counted(len(absent) - 1, 'other')}" if len(absent) > 1 else ""
-            parts.append(f"no validation picture of {absent[0]}{others}")
-        return "; ".join([*parts, *remarks(self.source)])
+        others = f" and {counted(len(absent) - 1, 'other')}" if len(absent) > 1 else ""
+        missing = [f"no validation picture of {absent[0]}{others}"] if absent else []
+        return [much, *self._drawn(), *missing, *remarks(self.source)]
 
     def _drawn(self) -> list[str]:
         sampler, draws, train = self.train.sampler, self.train.draws, len(self.train.items)

@@ -25,6 +25,7 @@ from jaxch5.data.profiles import inks_to_rgb, lab_to_rgb, profile_in, to_srgb
 from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
+WAY_OUT = "; fix the file or remove it"
 # Pixels that become RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
 # Orientations that exchange the axes.
@@ -110,7 +111,7 @@ def decode_stored(
     except Exception as error:
         # Decoders raise whatever a broken file leads them to.
         reason = f"cannot be decoded ({printable(str(error)) or type(error).__name__})"
-    raise DataError(f"{reference}: {reason}; fix the file or remove it")
+    raise DataError(f"{reference}: {reason}{WAY_OUT}")
 
 
 def decode_opened(

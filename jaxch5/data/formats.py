@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -62,6 +63,9 @@ BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
     "PPM": tuple(b"P" + kind for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f")),
 }
+# What these end with, but for what cameras put behind it.
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+FIRST_BYTES, LAST_BYTES = 256, 64
 SUFFIXES_OF: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -100,6 +104,27 @@ def read_header(data: bytes) -> Image.Image:
     if form is None:
         raise Image.UnidentifiedImageError
     return (_heif if form == "HEIF" else OPENERS[form])(io.BytesIO(data))
+
+
+def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
+    """Checks whether a file's first and last bytes are those of a picture, without reading it all.
+
+    A file may be intact where they are not, and broken where they are.
+    """
+    try:
+        with open(file, "rb", buffering=0) as opened:
+            head = opened.read(FIRST_BYTES)
+            opened.seek(-min(LAST_BYTES, opened.seek(0, os.SEEK_END)), os.SEEK_END)
+            tail = opened.read()
+        form = format_of(head)
+        if form == "HEIF":
+            _heif(io.BytesIO(head))
+    except (OSError, DataError):
+        return False
+    except Exception:
+        # The rest of it is needed to say more.
+        return True
+    return form is not None and ENDS.get(form, b"") in tail
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

@@ -13,14 +13,19 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from rich.console import Console
 
+from jaxch5.data.decode import WAY_OUT
+from jaxch5.data.formats import ends_as_it_begins
 from jaxch5.data.near import Thumbnail, find_near, thumbnail
 from jaxch5.data.parallel import in_order
-from jaxch5.data.source import Source, leave_out, read_pixels
+from jaxch5.data.source import Source, leave_out, read_pixels, without_bad
 from jaxch5.errors import DataError
+from jaxch5.util.address import is_address
 from jaxch5.util.text import progress_bar
 
 # Levels below which all is black: 12 bits that are taken for 16 reach a level of 16.
 DARK = 17
+# Unreadable pictures that a line names.
+BAD_NAMED = 5
 # Levels that JPEG adds to one colour.
 SAME_COLOUR = 2
 
@@ -164,6 +169,40 @@ def readable(source: Source, console: Console | None = None) -> Source:
         1797
     """
     return leave_out(source, unreadable(source, console))
+
+
+def check_heads(source: Source) -> None:
+    """Makes sure that files begin, and end, as pictures do, so that training stops at once if not.
+
+    What looks wrong is decoded before it is said to be: others need not be, which takes minutes.
+
+    Raises:
+        DataError: Some cannot be read; the line names them.
+    """
+    if source.file is None:
+        return
+    file = source.file
+
+    def wrong(item: int) -> str | None:
+        if is_address(source.references[item]) or ends_as_it_begins(file(item)):
+            return None
+        try:
+            read_pixels(source, item)
+        except DataError as error:
+            return str(error)
+        return None
+
+    bad = [reason for reason in in_order(wrong, range(len(source))) if reason]
+    if len(bad) == 1:
+        raise without_bad(DataError(bad[0]))
+    if bad:
+        reasons = [reason.removesuffix(WAY_OUT) for reason in bad]
+        more = f" and {len(bad) - BAD_NAMED:,} more" if len(bad) > BAD_NAMED else ""
+        named = ", ".join(reasons[:BAD_NAMED])
+        raise DataError(
+            f"{len(bad):,} pictures cannot be read: {named}{more}; fix or remove them (jaxch5 "
+            "verify lists all), or leave them out with --data.on-bad skip"
+        )
 
 
 class _Seen(NamedTuple):

@@ -79,6 +79,7 @@ def advise(
         return nothing
     rules = (
         _wrong_labels(run, interp, judged),
+        _never_validated(run, interp, counts),
         _from_scratch(run, config, interp, counts),
         _length(run, config, interp, records),
         _rare_classes(run, config, interp, counts),
@@ -133,6 +134,22 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
         )
 
 
+def _never_validated(
+    run: str, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
+) -> Iterator[Advice]:
+    """Says which classes the scores say nothing of, where a split by class would change that."""
+    there = np.bincount(interp.targets, minlength=len(interp.classes))
+    if counts is None or there.all() or (there + counts).min() < 2:
+        return
+    first, *others = np.flatnonzero(there == 0).tolist()
+    more = f" and {counted(len(others), 'other class', 'other classes')}" if others else ""
+    yield Advice(
+        f"{interp.classes[first]}{more} has no pictures for validation, so that no score is about "
+        "it: a split by class holds some out",
+        _like(run, "train", "--data.split", "random", "--data.stratify"),
+    )
+
+
 def _from_scratch(
     run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
@@ -166,7 +183,7 @@ def _length(
     best = int(np.argmin(valid))
     if _trend(valid[best:]) and _trend([-loss for loss in train[best:]]):
         yield Advice(
-            f"Since epoch {phase[best]['epoch']} the loss of validation rises "
+            f"Since epoch {phase[best]['epoch'] + 1} the loss of validation rises "
             f"({valid[best]:.4f} to {valid[-1]:.4f}) while that of training falls: the network "
             "learns by heart",
             _like(run, "train", "--fit.epochs", str(best + 1)),
@@ -179,9 +196,8 @@ def _length(
     deviation = np.sqrt((was * (1 - was) + now * (1 - now)) / len(interp))
     if now - was > norm.isf(LEVEL) * deviation:
         yield Advice(
-            f"Since epoch {before['epoch']} the accuracy still rose by {100 * (now - was):.1f} "
-            "points, and the last epoch has the lowest loss of validation: more epochs may teach "
-            "more",
+            f"Since epoch {before['epoch'] + 1} the accuracy still rose by {100 * (now - was):.1f} "
+            "points, and the validation loss was still falling: more epochs may teach more",
             _like(run, "train", "--fit.epochs", str(longer)),
         )
 

@@ -86,7 +86,7 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
     try:
         from_hub(arch)
     except WeightsError as error:
-        return "none", f"no ImageNet weights, training from scratch: {error}"
+        return "none", f"no ImageNet weights, training from scratch: {error}; expect less without"
     return "imagenet", ""
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
+from rich.console import Console
 
 from jaxch5.data.block import Data
 from jaxch5.data.pipeline import to_device
@@ -21,6 +22,7 @@ from jaxch5.training.loop import STEPS_BETWEEN_READS, epoch_key
 from jaxch5.training.mesh import placement_of
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
+from jaxch5.util.text import progress_bar
 
 # Defaults of a sweep: its first rate, the one that it stops short of, its steps.
 START_LR = 1e-7
@@ -85,6 +87,7 @@ def find_lr(
     end_lr: float = END_LR,
     num_it: int = NUM_IT,
     layer_decay: float = LAYER_DECAY,
+    console: Console | None = None,
 ) -> Sweep:
     """Trains a copy of the state, one step at each rate, until the loss explodes.
 
@@ -95,6 +98,7 @@ def find_lr(
         key: Root of the draws.
         start_lr, end_lr, num_it: See `sweep_rates`.
         layer_decay: What it is to `group_rates`.
+        console: Where a bar is drawn; None is standard error.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.tree.map(jnp.copy, state)
@@ -103,16 +107,18 @@ def find_lr(
     placement = placement_of(state)
     put = placement.put
     batches = to_device(data.train.steps(0, num_it), put=placement.put_batch)
-    for step, batch in enumerate(batches):
-        rates = np.array(group_rates(lrs[step], groups, layer_decay), np.float32)
-        state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
-        state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
-        unread.append(metrics["loss"])
-        # A few steps too many cost less than waiting for each of them.
-        if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
-            losses += [float(loss) for loss in jax.device_get(unread)]
-            unread = []
-            if len(smooth_losses(losses)) < len(losses):
-                break
+    with progress_bar(console) as bar:
+        tracked = bar.track(batches, total=num_it, description="trying rates")
+        for step, batch in enumerate(tracked):
+            rates = np.array(group_rates(lrs[step], groups, layer_decay), np.float32)
+            state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
+            state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
+            unread.append(metrics["loss"])
+            # A few steps too many cost less than waiting for each of them.
+            if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
+                losses += [float(loss) for loss in jax.device_get(unread)]
+                unread = []
+                if len(smooth_losses(losses)) < len(losses):
+                    break
     smooth = smooth_losses(losses)
     return Sweep(lrs[: len(smooth)], losses[: len(smooth)], smooth)

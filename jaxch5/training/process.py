@@ -7,7 +7,9 @@ import sys
 
 import jax
 
+from jaxch5.errors import Jaxch5Error
 from jaxch5.training.compiler import keep_compiled_programs
+from jaxch5.util.libraries import variable
 
 # Parameters of glibc's mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD = -1
@@ -16,11 +18,17 @@ M_MMAP_MAX = -4
 LARGEST = 2**31 - 1
 
 
-def prepare_process() -> None:
+def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     For commands and notebooks, before jax first computes. See `keep_compiled_programs` and
     `keep_freed_memory`. On a GPU random numbers come from a kernel of jaxlib's; they are the same.
+
+    Args:
+        alone: Whether no other processes train with this one, which would be joined first.
+
+    Raises:
+        Jaxch5Error: `JAX_PLATFORMS` names what is not here.
 
     Example:
         >>> prepare_process()  # doctest: +SKIP
@@ -30,6 +38,28 @@ def prepare_process() -> None:
     # XLA writes out the rounds of each draw otherwise: the initial weights of a ResNet-50 took 18 s
     # to compile on an H200 (docs/benchmarks.md).
     jax.config.update("jax_threefry_gpu_kernel_lowering", True)
+    if alone:
+        check_devices()
+
+
+def check_devices() -> None:
+    """Makes sure that jax finds a device where the environment says what kind it should be.
+
+    Raises:
+        Jaxch5Error: There is none.
+
+    Example:
+        >>> check_devices()
+    """
+    if platforms := variable("JAX_PLATFORMS"):
+        try:
+            jax.devices()
+        except Exception:
+            # What it raises depends on what is installed; some of it has no message.
+            raise Jaxch5Error(
+                f"JAX_PLATFORMS = {platforms}: jax finds no such device here; leave it out, or "
+                "set it to cpu (for NVIDIA GPUs: python -m pip install -e '.[cuda]')"
+            ) from None
 
 
 def keep_freed_memory() -> None:

@@ -42,6 +42,16 @@ def making(path: Path, alone: bool = False) -> Iterator[Path]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
 
 
+def from_here(path: Path) -> Path:
+    """Returns a path as it is shortest to type: from the working directory, if it is below it.
+
+    Example:
+        >>> from_here(Path.cwd() / "runs"), from_here(Path("/elsewhere"))
+        (PosixPath('runs'), PosixPath('/elsewhere'))
+    """
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def sha256_of(file: Path) -> str:
     """Returns a file's SHA-256, in hexadecimal."""
     with file.open("rb") as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -16,6 +17,8 @@ NO_NUMBER = "\N{EN DASH}"
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# What a spinner says that is seen once for each size of pictures and batch.
+COMPILING = "compiling for these sizes, once"
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -160,6 +163,11 @@ def progress_bar(console: Console | None = None) -> Progress:
 
     console = console or plain_console(stderr=True)
     return Progress(console=console, transient=True, disable=not has_bars(console))
+
+
+def working(console: Console, on: str) -> AbstractContextManager[Any]:
+    """Returns a context in which a terminal shows a spinner and what is being done."""
+    return console.status(on) if has_bars(console) else nullcontext()
 
 
 def print_line(console: Console, line: str) -> None:

@@ -108,10 +108,23 @@ def test_few_photographs_are_a_reason_to_begin_from_weights(weights, counts, dat
     assert advise("run", settings, perfect, (), np.full(4, counts)) == []
 
 
+@pytest.mark.parametrize(("trained", "said"), [(40, True), (1, False), (None, False)])
+def test_a_class_without_pictures_for_validation_is_named(trained, said):
+    """Unless it has too few for both parts."""
+    matrix = even(97, 1)
+    matrix[1] = 0
+    counts = trained and np.array([100, trained, 100, 100])
+    found = advise("run", Config(), answers(matrix), counts=counts)
+    assert [one.command[-35:] for one in found] == [
+        " --data.split random --data.stratify"[-35:]
+    ] * said
+    assert all(f"{answers(matrix).classes[1]} has no pictures" in one.sentence for one in found)
+
+
 def test_a_loss_that_rises_while_the_other_falls_is_overfitting():
     train = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1]
     (one,) = advise("run", Config(), GOOD, records([0.5, 0.4, 0.45, 0.5, 0.6, 0.7], train))
-    assert "epoch 1" in one.sentence
+    assert "epoch 2" in one.sentence
     assert one.command.endswith("--config run/config.toml --fit.epochs 2")
     wavering = records([0.5, 0.4, 0.45, 0.41, 0.44, 0.42], train)
     of_all = records([0.5, 0.4, 0.45, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])

@@ -163,7 +163,7 @@ def test_steps_that_are_all_skipped_are_no_training(tmp_path):
     assert record["skipped_steps"] == BATCHES
     row = next(line for line in said(learn).splitlines() if line.split()[0] == "0")
     assert row.split()[1] == "\N{EN DASH}"
-    assert "epoch 0 has taught nothing: every step was skipped" in said(learn)
+    assert "epoch 1 has taught nothing: every step was skipped" in said(learn)
     with pytest.raises(TrainingError, match="every step was skipped"):
         learn.fit(9, 0.1)
     assert len(learn.records) < 5

@@ -83,7 +83,8 @@ def from_folder(
         folders = [part for part in parts.all if part]
         raise DataError(
             f"{root}: {found.references[loose]} is in no class folder; "
-            f"{where_classes_are(root, folders)}{'' if folders else _above(root)}"
+            f"{where_classes_are(root, folders, (), found.names)}"
+            f"{'' if folders else _above(root)}"
         )
     passed_over = joined(("", found.passed_over), ("", {EMPTY: found.empty}))
     found = found._replace(passed_over=passed_over)
@@ -265,10 +266,13 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
 
 def _other_classes(root: Path, found: _Found) -> str:
     """Returns a way out where the only class may be no class."""
-    folder = os.path.join(found.parts[0], found.names[0].partition("/")[0])
-    if any(name.count("/") > 1 for name in found.names):
-        return f"if its folders are the classes, use --data.path {root / folder}"
-    return where_classes_are(root, [], [folder])
+    part, only = found.parts[0], found.names[0].partition("/")[0]
+    folders = {name.rpartition("/")[0] for name in found.names}
+    if folders == {only}:
+        return where_classes_are(root, [], [os.path.join(part, only)], found.names)
+    # As far down as there is one alone.
+    above = os.path.commonpath(folders) if len(folders) > 1 else only
+    return f"if its folders are the classes, use --data.path {root / part / above}"
 
 
 def _above(root: Path) -> str:

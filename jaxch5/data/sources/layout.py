@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
@@ -141,23 +142,36 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     return (f"{shown} {are} taken for {'a class' if len(parts) == 1 else 'classes'}",)
 
 
-def where_classes_are(root: Path, parts: Sequence[str], others: Sequence[str] = ()) -> str:
+# How file names often tell a class, as in cat_1.jpg.
+PATTERNS = (r"(.+)_\d+\.\w+", r"(.+)-\d+\.\w+", r"(.+) \(\d+\)\.\w+", r"([^\d]+)\d+\.\w+")
+
+
+def where_classes_are(
+    root: Path, parts: Sequence[str], others: Sequence[str] = (), names: Sequence[str] = ()
+) -> str:
     """Names the ways out where no folder tells a class: a table, file names, class folders.
 
     Args:
         root: the set's folder.
         parts: folders in it that are called like parts of a set.
         others: folders in it that may hold tables as well.
+        names: pictures, whose names may tell the class.
     """
     folders = ("", *parts, *others)
     tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]
-    ways = ["--data.pattern, where file names tell the class", "a folder for each class"]
+    as_in = next((f" '{pattern}'" for pattern in PATTERNS if _tells(pattern, names)), "")
+    ways = [f"--data.pattern{as_in}, where file names tell the class", "a folder for each class"]
     if tables:
         more = f" (or {', '.join(tables[1:3])})" if tables[1:] else ""
         ways.insert(0, f"--data.path {tables[0]}{more}, with --data.root for where its paths begin")
     if len(parts) > 1:
         ways.append(f"--data.train . if {' and '.join(parts)} are classes")
     return "use " + "; or ".join(ways)
+
+
+def _tells(pattern: str, names: Sequence[str]) -> bool:
+    found = [re.fullmatch(pattern, os.path.basename(name)) for name in names]
+    return all(found) and 1 < len({one and one[1] for one in found}) <= len(names) / 2
 
 
 def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:

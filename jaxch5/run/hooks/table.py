@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +12,7 @@ from jaxch5.metrics import Record, is_number
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
-from jaxch5.util.text import NO_NUMBER, has_bars, print_line, print_row
+from jaxch5.util.text import COMPILING, NO_NUMBER, has_bars, print_line, print_row, working
 
 # Least width of a column of figures.
 FIGURES = 7
@@ -41,14 +42,22 @@ def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
 HEADER = header()
 
 
-def format_row(record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
-    """Returns a line of the table, with a dash for NaN; arguments as in `header`.
+def format_row(
+    record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX, epochs: int = 0
+) -> str:
+    """Returns a line of the table, with a dash for NaN.
+
+    Args:
+        record: Record of an epoch; people count epochs from 1.
+        extra, task: As in `header`.
+        epochs: Epochs that there will be; 0 leaves them out.
 
     Example:
-        >>> print(HEADER); print(format_row({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25,
-        ...     "accuracy": 0.9, "error_rate": 0.1, "seconds": 64.2, "images_per_second": 410.4}))
+        >>> record = {"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "accuracy": 0.9,
+        ...     "error_rate": 0.1, "seconds": 64.2, "images_per_second": 410.4}
+        >>> print(HEADER); print(format_row(record, epochs=5))
         epoch  train_loss  valid_loss  accuracy  error_rate   time  images/s
-            0      0.5000      0.2500    0.9000      0.1000  01:04       410
+          1/5      0.5000      0.2500    0.9000      0.1000  01:04       410
     """
     minutes, seconds = divmod(round(record["seconds"]), 60)
 
@@ -62,7 +71,17 @@ def format_row(record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX) 
 
     metrics = columns(("train_loss", "valid_loss", *task.scores()))
     time = f"{minutes:02d}:{seconds:02d}  {record['images_per_second']:>8.0f}"
-    return f"{record['epoch']:>5}{metrics}  {time}{columns(extra)}"
+    return f"{numbered(record['epoch'], epochs):>5}{metrics}  {time}{columns(extra)}"
+
+
+def numbered(epoch: int, epochs: int = 0) -> str:
+    """Returns an epoch's number as people count, from 1.
+
+    Example:
+        >>> numbered(0, 5), numbered(9)
+        ('1/5', '10')
+    """
+    return f"{epoch + 1}/{epochs}" if epochs else f"{epoch + 1}"
 
 
 def without_numbers(record: Record) -> Iterator[str]:
@@ -70,16 +89,16 @@ def without_numbers(record: Record) -> Iterator[str]:
 
     Example:
         >>> list(without_numbers({"epoch": 2, "train_loss": 0.5, "unanswered": 3}))
-        ['epoch 2 has no scores: the network gives no number for 3 of the validation pictures']
+        ['epoch 3 has no scores: the network gives no number for 3 of the validation pictures']
     """
     if not is_number(record["train_loss"]):
         yield (
-            f"epoch {record['epoch']} has taught nothing: every step was skipped, because its "
+            f"epoch {record['epoch'] + 1} has taught nothing: every step was skipped, because its "
             "gradients are too large for float16 (--model.precision bf16 has room)"
         )
     if record.get("unanswered"):
         yield (
-            f"epoch {record['epoch']} has no scores: the network gives no number for "
+            f"epoch {record['epoch'] + 1} has no scores: the network gives no number for "
             f"{record['unanswered']:,} of the validation pictures"
         )
 
@@ -114,6 +133,7 @@ class Table:
         self._console = console
         self._columns = extra, task
         self._head = header(extra, task)
+        self._waiting = ExitStack()
         self._bar = Progress(
             TextColumn("{task.description}"),
             # On a narrow terminal the figures take its place.
@@ -129,35 +149,55 @@ class Table:
         match event:
             case Begin():
                 self._length = event.steps_per_epoch
+                self._plans = len(event.plans)
+                steps = max((plan.stop(self._length) for plan in event.plans), default=0)
+                self._epochs = steps // self._length
+                self._wait(COMPILING)
             case Ready():
                 self._start(event)
             case Step():
-                self._bar.update(self._task, completed=(event.number - 1) % self._length + 1)
-                if event.read:
+                place = (event.number - 1) % self._length + 1
+                self._bar.update(self._task, completed=place)
+                if place == self._length:
+                    self._bar.update(self._task, loss="validating")
+                elif event.read:
                     self._bar.update(self._task, loss=f"loss {event.read[-1].loss:.4f}")
             case Epoch():
                 self._end_epoch(event)
             case End():
                 self._bar.stop()
+                self._waiting.close()
                 if event.interpretation and "balanced_accuracy" in self._columns[0]:
                     print_line(self._console, recalls(event.interpretation))
 
+    def _wait(self, on: str) -> None:
+        """Shows a spinner until the next bar, or the end."""
+        self._waiting.enter_context(working(self._console, on))
+
     def _start(self, event: Ready) -> None:
+        self._waiting.close()
         if not self._bar.tasks:
             print_row(self._console, self._head, self._head)
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
         epoch, place = divmod(event.number, self._length)
         self._task = self._bar.add_task(
-            f"epoch {epoch}", total=self._length, completed=place, loss=""
+            self._name(epoch), total=self._length, completed=place, loss=""
         )
         self._stop = event.plan.stop(self._length)
+        self._plans -= 1
         self._bar.start()
 
+    def _name(self, epoch: int) -> str:
+        return f"epoch {numbered(epoch, self._epochs)}"
+
     def _end_epoch(self, event: Epoch) -> None:
-        print_row(self._console, format_row(event.record, *self._columns), self._head)
+        row = format_row(event.record, *self._columns, self._epochs)
+        print_row(self._console, row, self._head)
         for line in without_numbers(event.record):
             print_line(self._console, line)
-        self._bar.reset(self._task, description=f"epoch {event.record['epoch'] + 1}", loss="")
         if event.number == self._stop:
             self._bar.stop()
+            self._wait(COMPILING if self._plans > 0 else "writing the report")
+        else:
+            self._bar.reset(self._task, description=self._name(event.record["epoch"] + 1), loss="")

@@ -8,7 +8,7 @@ from rich.console import Console
 from jaxch5.run.hooks.table import HEADER, Table, format_row
 from jaxch5.training.events import Begin, End, Epoch, Ready, Step, StepRecord
 from jaxch5.training.plan import plan_at_rate
-from jaxch5.util.text import print_line
+from jaxch5.util.text import COMPILING, print_line
 
 RECORD = {
     "epoch": 0,
@@ -19,9 +19,11 @@ RECORD = {
     "seconds": 61.0,
     "images_per_second": 1234.5,
 }
+PLAN = plan_at_rate(2, 0.1, 0.9, groups=1)
+ROW = format_row(RECORD, epochs=2)
 EVENTS = [
-    Begin(0, 2, (), (), (), "", None),
-    Ready(0, plan_at_rate(2, 0.1, 0.9, groups=1)),
+    Begin(0, 2, (PLAN,), (), (), "", None),
+    Ready(0, PLAN),
     Step(1, None, []),
     Step(2, None, [StepRecord(0, 0.5, (0.1,), 0.9), StepRecord(1, 0.4321, (0.1,), 0.9)]),
     Epoch(2, None, [], RECORD),
@@ -38,15 +40,28 @@ def drawn(events, width=100, **kwargs):
 
 
 def test_a_pipe_gets_the_tables_lines_only():
-    assert drawn(EVENTS) == f"{HEADER}\n{format_row(RECORD)}\n"
+    assert drawn(EVENTS) == f"{HEADER}\n{ROW}\n"
 
 
 def test_a_terminal_gets_a_bar_over_which_the_table_grows():
-    assert "batch 2/2  loss 0.4321" in drawn(EVENTS[:4], force_terminal=True)
+    assert re.search(r"epoch 1/2 .*batch 1/2", drawn(EVENTS[:3], force_terminal=True))
     text = drawn(EVENTS, force_terminal=True)
-    assert format_row(RECORD) in text
-    assert "epoch 1" in text
+    assert ROW in text
+    assert "epoch 2/2" in text
     assert "\x1b[" in text
+
+
+def test_a_terminal_says_what_is_waited_for_and_has_no_bar_for_an_epoch_too_many():
+    """While it compiles, validates, and writes the report; two phases compile twice."""
+    last = Epoch(4, None, [], RECORD | {"epoch": 1})
+    text = drawn([*EVENTS, Step(3, None, []), Step(4, None, []), last], force_terminal=True)
+    waits = [text.index(words) for words in (COMPILING, "validating", "writing the report")]
+    assert waits == sorted(waits)
+    assert "epoch 3" not in text
+    second = PLAN._replace(start=4)
+    events = [EVENTS[0]._replace(plans=(PLAN, second)), *EVENTS[1:], last]
+    assert drawn(events, force_terminal=True).count(COMPILING) > text.count(COMPILING)
+    assert "epoch 1/4" in drawn([*events, Ready(4, second)], force_terminal=True)
 
 
 def test_no_line_is_wider_than_a_narrow_terminal():
@@ -54,16 +69,17 @@ def test_no_line_is_wider_than_a_narrow_terminal():
     text = drawn(EVENTS, width=40, force_terminal=True, no_color=True)
     lines = [line.split("\x1b[2K")[-1] for line in re.split("[\r\n]+", text)]
     assert "epoch  train_loss  valid_loss  accuracy" in lines
-    assert "    0      1.2500      0.5000    0.7500" in lines
-    bar = drawn(EVENTS[:4], width=40, force_terminal=True, no_color=True)
-    assert re.search(r"epoch 0 batch 2/2  loss 0\.4321 \d:\d\d:\d\d\s", bar)
+    assert "  1/2      1.2500      0.5000    0.7500" in lines
+    step = Step(1, None, [StepRecord(0, 0.4321, (0.1,), 0.9)])
+    bar = drawn([*EVENTS[:2], step], width=40, force_terminal=True, no_color=True)
+    assert re.search(r"epoch 1/2 batch 1/2  loss 0\.4321 [\d-]:[\d-]+", bar)
     # In a file nothing is lost.
     assert drawn(EVENTS, width=40) == drawn(EVENTS)
 
 
 def test_a_terminal_that_cannot_go_back_gets_the_tables_lines_only(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    assert drawn(EVENTS, force_terminal=True) == f"{HEADER}\n{format_row(RECORD)}\n"
+    assert drawn(EVENTS, force_terminal=True) == f"{HEADER}\n{ROW}\n"
 
 
 def test_a_row_is_as_wide_as_the_header_until_figures_outgrow_it():

@@ -2,9 +2,12 @@
 
 import csv
 import importlib
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxch5.cli import Options, parse, run
+from jaxch5.config.building import load_data
 from jaxch5.demo import listening
-from jaxch5.errors import ConfigError, TrainingError
+from jaxch5.errors import ConfigError, DataError, TrainingError
 from jaxch5.training.memory import Need, _too_large
 from jaxch5.training.mesh import _not_equal
 
@@ -89,6 +93,32 @@ def a_picture_that_is_none(folder):
     (classes(folder) / "a" / "0.png").write_text("no picture")
     first = ("show", "--data.path", folder, *SMALL, "--data.batch-size", "4", "--out")
     return (*first, folder.parent / "batch.png"), r"(--data\.on-bad) (skip)", lambda *said: said
+
+
+@way_out
+def several_pictures_that_are_none(folder):
+    """The others are large enough for no batch that was not chosen to be too large."""
+    classes(folder)
+    (folder / "a" / "0.png").write_text("no picture")
+    whole = (folder / "b" / "1.png").read_bytes()
+    (folder / "b" / "1.png").write_bytes(whole[:60])
+    first = ("show", folder, *SMALL, "--out", folder.parent / "batch.png")
+    names = r"^jaxch5 show: 2 pictures cannot be read: a/0\.png: .*, b/1\.png: "
+    return first, names + r".*(--data\.on-bad) (skip)", lambda *said: said
+
+
+@way_out
+def file_names_that_tell_the_class(folder):
+    put(folder, *(f"{name}_{n}.png" for name in ("daisy", "rose") for n in range(6)))
+    first = ("show", folder, *SMALL, "--out", folder.parent / "batch.png")
+    return first, r"(--data\.pattern) '([^']+)'", lambda *said: said
+
+
+@way_out
+def a_folder_two_too_high(folder):
+    classes(folder / "sets" / "photos")
+    first = ("show", "--data.path", folder, *SMALL, "--out", folder.parent / "batch.png")
+    return first, r"(--data\.path) (\S+)\n", lambda *said: said
 
 
 @way_out
@@ -225,6 +255,26 @@ def test_what_a_message_says_is_done_and_the_command_succeeds(name, tmp_path, ca
         more = ()
     status, error = started(capsys, *replaced(first, more or ()))
     assert status == 0, error
+
+
+def test_a_kind_of_device_that_is_not_here_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "jaxch5", "show", "--out", str(tmp_path / "x.png")]
+    environment = os.environ | {"JAX_PLATFORMS": "rocm"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("jaxch5 show: JAX_PLATFORMS = rocm: jax finds no such device")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_batch_that_nobody_chose_fits_the_set(tmp_path, capsys):
+    """One that was chosen is refused; what was taken is said, and recorded for the next time."""
+    folder = classes(tmp_path / "set")
+    config = parse(Options, ["--data.path", str(folder), *SMALL], "command").settings()
+    data = load_data(config)
+    assert data.train.batch_size == len(data.train.items) == 10
+    assert "batches of 10, which is all there is for training" in data.outline()
+    with pytest.raises(DataError, match=r"choose --data\.batch-size 10 or less"):
+        load_data(config.model_copy(update={"data": {"batch_size": 32}}))
 
 
 def replaced(arguments, more):

@@ -200,8 +200,8 @@ def check_heads(source: Source) -> None:
         more = f" and {len(bad) - BAD_NAMED:,} more" if len(bad) > BAD_NAMED else ""
         named = ", ".join(reasons[:BAD_NAMED])
         raise DataError(
-            f"{len(bad):,} pictures cannot be read: {named}{more}; fix or remove them (jaxch5 "
-            "verify lists all), or leave them out with --data.on-bad skip"
+            f"{len(bad):,} pictures cannot be read: {named}{more}; --data.on-bad skip leaves them "
+            "out, and jaxch5 verify lists all"
         )
 
 

@@ -25,7 +25,8 @@ def test_digits_from_block_to_batch():
 def test_data_are_shown_in_a_line():
     """At the end of a notebook's cell."""
     data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
-    assert repr(data) == f"<{data.describe()}>"
+    assert repr(data) == f"<{data.describe()}>".replace("; ", "\n ")
+    assert data.describe().startswith(data.outline()[0])
 
 
 def test_the_default_augmentation_keeps_three_quarters_of_the_area():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxch5.data.formats import ends_as_it_begins
 from jaxch5.data.source import Source, from_arrays
-from jaxch5.data.verify import find_problems, readable, unreadable
+from jaxch5.data.sources.folder import from_folder
+from jaxch5.data.verify import check_heads, find_problems, readable, unreadable
 from jaxch5.errors import DataError
 
 
@@ -93,3 +95,25 @@ def test_copies_and_what_is_near_to_them_are_one_group():
     assert found.near.leaks == found.near.conflicts == [[0, 2, 3]]
     assert not found.near.duplicates
     assert find_problems(source, near=False).near == ([], [], [])
+
+
+def test_what_begins_and_ends_like_no_picture_is_decoded_before_it_is_named(tmp_path):
+    """Bytes behind a picture do not make it bad, nor does another format's end."""
+    for name in ("a", "b"):
+        for number, form in enumerate(("jpeg", "png", "webp", "gif", "bmp", "tiff")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.{form}")
+    first = tmp_path / "a" / "0.jpeg"
+    whole = first.read_bytes()
+    first.write_bytes(whole + bytes(4096))
+    assert not ends_as_it_begins(first)
+    check_heads(from_folder(tmp_path))
+    first.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^a/0\.jpeg: is an empty file; fix .*--data\.on-bad skip"):
+        check_heads(from_folder(tmp_path))
+    for name in "ab":
+        for file in (tmp_path / name).iterdir():
+            file.write_bytes(whole[:200])
+    with pytest.raises(DataError, match=r"^12 pictures cannot be read: a/0\.jpeg: .* and 7 more"):
+        check_heads(from_folder(tmp_path))

@@ -161,7 +161,7 @@ def test_steps_that_are_all_skipped_are_no_training(tmp_path):
     (record,) = learn.records
     assert math.isnan(record["train_loss"])
     assert record["skipped_steps"] == BATCHES
-    row = next(line for line in said(learn).splitlines() if line.split()[0] == "0")
+    row = next(line for line in said(learn).splitlines() if line.split()[0] == "1/1")
     assert row.split()[1] == "\N{EN DASH}"
     assert "epoch 1 has taught nothing: every step was skipped" in said(learn)
     with pytest.raises(TrainingError, match="every step was skipped"):
@@ -184,7 +184,7 @@ def test_pictures_without_an_answer_are_not_scored_as_the_first_class(bright, tm
     if bright:
         with pytest.raises(ConfigError, match="of the items are no numbers"):
             learn.interpret()
-    (row,) = (line for line in said(learn).splitlines() if line.split()[0] == "0")
+    (row,) = (line for line in said(learn).splitlines() if line.split()[0] == "1/1")
     assert row.split().count("\N{EN DASH}") == (5 if bright else 0)
     # The report can be written, and the run's lines are JSON.
     assert learn.run.report_file.exists()

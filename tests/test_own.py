@@ -87,7 +87,7 @@ def test_a_loss_metrics_and_a_task_of_ones_own_make_a_run(own):
         assert 0 < record["doubt"] < 0.5
     best = min(records(run), key=lambda record: record["valid_loss"])
     line = f"valid_loss {best['valid_loss']:.4f} (of epoch {best['epoch'] + 1}, the best)"
-    assert out.splitlines()[-1].startswith(line)
+    assert out.splitlines()[-3].startswith(line)
     assert "<dt>doubt</dt>" in (run / "report.html").read_text()
 
 

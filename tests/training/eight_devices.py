@@ -157,9 +157,9 @@ def shared_optimizer():
 
 
 def caches():
-    # At a usual rate rounding grows within 60 steps, on one device as well.
+    # At a usual rate rounding grows within many steps, on one device as well.
     batches = {"batch_size": 8, "augment": aug_transforms()}
-    of = partial(losses, epochs=2, lr=1e-4)
+    of = partial(losses, epochs=1, lr=1e-4)
     on_device = learner(cache="device", **batches)
     return {
         "memory": of(learner(devices=1, **batches)),
@@ -170,7 +170,7 @@ def caches():
     }
 
 
-def losses_of_many(learn, lr, epochs=2):
+def losses_of_many(learn, lr, epochs=1):
     """By the scan over steps, which is for accelerators."""
     both = learn._frozen.steps(learn.data, learn.normalization, learn.mesh)
     steps = compile_steps(*both, learn.state, learn.data, learn._key, resident=True)

@@ -70,7 +70,7 @@ class TestEightDevices:
         assert_close(caches["device"], caches["memory"])
 
     def test_many_steps_a_call_have_the_losses_of_single_ones(self, eight):
-        assert len(eight["caches"]["many"]) == 60
+        assert len(eight["caches"]["many"]) == 30
         assert_close(eight["caches"]["many"], eight["caches"]["local"])
 
     def test_what_a_step_may_do_gives_the_losses_of_one_device(self, eight):

@@ -174,12 +174,13 @@ class Trainer(NamesFastai):
         data, frozen, normalization = self.data, self._frozen, self.normalization
         # An epoch's length decides when what was accumulated makes an update.
         length = len(data.train) if self.recipe.accumulate > 1 else 0
-        of_pictures = size, data.size, data.augment, data.train.shapes()
-        key = (frozen.frozen_to, normalization, self.view, length, *of_pictures)
+        of = normalization, self.view, data.size, data.train.shapes()
+        key = (frozen.frozen_to, length, size, data.augment), of
         if key not in self._compiled:
-            steps = frozen.steps(data, normalization, self.mesh, self.view, size)
-            deterministic = self.recipe.deterministic
-            self._compiled[key] = compile_steps(*steps, self.state, data, self._key, deterministic)
+            known = {of: steps.evaluate for (_, of), steps in self._compiled.items()}
+            how: Any = {"deterministic": self.recipe.deterministic, "evaluate": known.get(of)}
+            both = frozen.steps(data, normalization, self.mesh, self.view, size)
+            self._compiled[key] = compile_steps(*both, self.state, data, self._key, **how)
         return self._compiled[key]
 
     def freeze_to(self, n: int) -> None:
@@ -319,8 +320,7 @@ class Trainer(NamesFastai):
             saves.remove_after(int(self.state.step))
             write_metrics(run, records)
         self.recorder.records[:] = records
-        self._kept = None
-        self._restored = True
+        self._kept, self._restored = None, True
         return True
 
     def _saved(self, saves: StoredCheckpoints, step: int) -> Saved:

@@ -107,6 +107,16 @@ def test_the_body_is_frozen_first_and_then_trains(compiled):
     assert learn.records[-1]["accuracy"] > 0.9
 
 
+def test_both_phases_have_one_evaluation(compiled):
+    """Which is a network's answer, whatever is frozen and whatever moments there are."""
+    learn = compiled.again(0)
+    learn.freeze()
+    frozen, evaluate = learn.validate(), learn._steps.evaluate
+    learn.unfreeze()
+    assert learn._steps.evaluate is evaluate
+    assert learn.validate() == frozen
+
+
 def test_a_random_body_is_not_frozen(compiled, tmp_path):
     """From scratch it trains as the command does, one cycle of everything, and says so."""
     one, other = compiled.again(0), compiled.again(0)

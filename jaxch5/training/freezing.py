@@ -126,7 +126,7 @@ class Frozen:
             raise ConfigError(
                 f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
             )
-        self.model = model
+        self.model = self.whole = model
         if self.frozen_to and not recipe.train_bn:
             if spec.frozen:
                 self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
@@ -159,7 +159,7 @@ class Frozen:
             mesh,
             len(data.train),
         )
-        return train_step, make_eval_step(self.model, data.size, normalization, mesh, view)
+        return train_step, make_eval_step(self.whole, data.size, normalization, mesh, view)
 
 
 def summarize_model(

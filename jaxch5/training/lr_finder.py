@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 from rich.console import Console
@@ -101,7 +100,7 @@ def find_lr(
         console: Where a bar is drawn; None is standard error.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
-    state = jax.tree.map(jnp.copy, state)
+    state = jax.device_put(state, may_alias=False)
     groups = number_of_rates(state.opt_state)
     unread, losses = [], []
     placement = placement_of(state)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.stages import Compiled
 from jaxtyping import Array, Key
 
-from jaxch5.batch import CachedBatch
+from jaxch5.batch import Batch, CachedBatch
 from jaxch5.data.block import Data
 from jaxch5.optim.optimizer import number_of_rates
 from jaxch5.training.compiler import compiler_options
@@ -49,6 +49,7 @@ def compile_steps(
     key: Key[Array, ""],
     deterministic: bool = False,
     resident: bool | None = None,
+    evaluate: EvalStep | None = None,
 ) -> Steps:
     """Compiles the steps for the shapes of `data`, to run where `state` is stored.
 
@@ -60,6 +61,7 @@ def compile_steps(
         deterministic: See `compiler_options`.
         resident: Whether a call makes many steps; None does so where the set is stored on an
             accelerator.
+        evaluate: Compiled evaluation of the same network and pictures; None compiles one.
 
     Raises:
         TrainingError: The device's memory is too small.
@@ -75,7 +77,7 @@ def compile_steps(
     jit = partial(jax.jit, compiler_options=options)
     train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
     many = jit(make_many_steps(train_step), donate_argnums=0, out_shardings=(after, everywhere))
-    evaluate = jit(eval_step, out_shardings=everywhere)
+    of_evaluation = jit(eval_step, out_shardings=everywhere)
 
     environment = None if everywhere else environment_of()
 
@@ -102,17 +104,24 @@ def compile_steps(
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
             # Training can begin; what an epoch ends with is compiled meanwhile.
-            later = Later(pool.submit(compiled, evaluate, eval_step, state, of_step))
-            return Steps(compiled_train, later, need, compiled_many.result(), a_call)
+            if evaluate is None:
+                args = without_moments(state), of_step
+                evaluate = Later(pool.submit(compiled, of_evaluation, eval_step, *args))
+            return Steps(compiled_train, evaluate, need, compiled_many.result(), a_call)
     finally:
         pool.shutdown(wait=False)
 
 
+def without_moments(state: TrainState) -> TrainState:
+    """Returns what an evaluation needs of a state, which is the same whatever is frozen."""
+    return state.replace(opt_state=())
+
+
 class Later:
-    """A compiled function that may still be compiled when it is first called, and then waits."""
+    """A compiled evaluation that may still be compiled when it is first called, and then waits."""
 
     def __init__(self, future: Future[Compiled]) -> None:
         self.future = future
 
-    def __call__(self, *args: Any) -> Any:
-        return self.future.result()(*args)
+    def __call__(self, state: TrainState, batch: Batch | CachedBatch) -> Any:
+        return self.future.result()(without_moments(state), batch)

@@ -47,7 +47,7 @@ def train(path, cache):
         learn.restore(learn.run)
     else:
         create_run(Config(), path)
-    learn.fine_tune(1, base_lr=0.05)
+    learn.fine_tune(1, base_lr=0.05, freeze_epochs=1)
     leaves = jax.device_get(jax.tree.leaves(learn.state))
     (path / "written").write_text(hashlib.sha256(b"".join(map(np.asarray, leaves))).hexdigest())
     (path / "written").rename(path / "bits")

@@ -64,7 +64,7 @@ def test_a_hook_sees_every_event_with_its_numbers(tmp_path):
     events = []
     learn = learner(hooks=[events.append])
     learn.console, learn.run = Console(file=io.StringIO()), create_run(Config(), tmp_path / "run")
-    learn.fine_tune(2, 0.02)
+    learn.fine_tune(2, 0.02, freeze_epochs=1)
     begin, *between, end = events
     assert [type(event).__name__ for event in between] == [
         *("Ready", *["Step"] * 5, "Epoch"),
@@ -173,7 +173,7 @@ def test_what_a_hook_alters_changes_nothing_of_what_is_computed(compiled, tmp_pa
         learn.console, learn.hooks = Console(file=io.StringIO()), hooks
         learn.run = create_run(Config(), tmp_path / f"{len(hooks)}")
         learn.saving = Saving(every_steps=2, keep_best=True)
-        learn.fit(3, 0.05) if call == "fit" else learn.fine_tune(3, 0.05)
+        learn.fit(3, 0.05) if call == "fit" else learn.fine_tune(3, 0.05, 1)
         lines = map(json.loads, learn.run.metrics_file.read_text().splitlines())
         records = [{k: v for k, v in line.items() if "second" not in k} for line in lines]
         ended.append((bits(learn.state), records, learn.recorder.losses, learn.record["epoch"]))

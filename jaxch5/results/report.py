@@ -98,7 +98,7 @@ class Report:
         advice: What was found, and what to do about it.
         versions: Version of each package, by name.
         finished: Whether training is over.
-        stopped: Why training ended early, in a word; "" where it did not.
+        stopped: How training ended early, as in "was interrupted"; "" where it did not.
         time: Time of day at which this was written.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.

@@ -529,7 +529,7 @@ def test_a_page_loads_itself_again_until_training_ends():
     assert refresh in render(running(time="12:34:56"))
     assert "at 12:34:56" in render(running(time="12:34:56"))
     assert refresh not in render(finished(2))
-    stopped = render(running(stopped="interrupted", path="'a run'"))
+    stopped = render(running(stopped="was interrupted", path="'a run'"))
     assert refresh not in stopped
     assert "Training was interrupted after epoch 9" in stopped
     assert "jaxch5 train --resume &#39;a run&#39;" in stopped

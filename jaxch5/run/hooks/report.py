@@ -113,7 +113,8 @@ def write_reports(
                     for line in in_lines(found):
                         attempt.say(line)
             case End():
-                report = replace(report, stopped=event.how)
+                how = {"interrupted": "was interrupted", "failed": "failed"}[event.how]
+                report = replace(report, stopped=how)
             case _:
                 return
         report = replace(report, time=f"{datetime.now():%H:%M:%S}")

@@ -8,8 +8,11 @@ from rich.console import Console
 
 from jaxch5.config.settings import Config
 from jaxch5.results.report import write_report
+from jaxch5.run.attempts import Attempts
 from jaxch5.run.directory import create_run
 from jaxch5.run.hooks import report as module
+from jaxch5.task import SOFTMAX
+from jaxch5.training.events import Begin, End, Epoch
 
 
 def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp_path, monkeypatch):
@@ -37,3 +40,17 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
     assert 'id="looks"' in page
     for name in learn.groups.names:
         assert name in page
+
+
+def test_a_report_of_a_run_that_was_interrupted_says_how_to_go_on(trained, tmp_path):
+    _, learn = trained
+    run = create_run(Config(), tmp_path / "a run")
+    hook = module.write_reports(run, learn.data, learn.records, Attempts(print), SOFTMAX)
+    hook(Begin(0, 4, (), learn.groups.names, learn.data.classes, "", run.path))
+    hook(Epoch(4, None, [], learn.records[-1]))
+    assert 'http-equiv="refresh"' in run.report_file.read_text()
+    hook(End(4, None, "interrupted"))
+    page = run.report_file.read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert "Training was interrupted after epoch 1." in page
+    assert f"jaxch5 train --resume &#39;{run.path}&#39;" in page

@@ -3,7 +3,8 @@
 A request, which both take, is {"files", "labels", "train", "arch", "presize", "size", "batch",
 "workers", "device", "precision"}: the first `train` of the files are trained on and the others
 validate. With `--first-step REQUEST` it prints one line when the first step is done, and ends; with
-`--fine-tune REQUEST EPOCHS` when it has been fine-tuned.
+`--fine-tune REQUEST EPOCHS` when it has been fine-tuned. With `--cell FILE` it trains a cell of
+accuracy.py, whose request stands in a file and has more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +32,56 @@ def learner_of(request: dict[str, Any]) -> fastai.Learner:
         get_items=lambda files: [Path(file) for file in files],
         get_y=lambda file: label_of[str(file)],
         splitter=lambda items: (list(range(train)), list(range(train, len(items)))),
-        item_tfms=fastai.Resize(request["presize"]),
+        item_tfms=fastai.Resize(request["presize"], method=request.get("cell_method", "crop")),
         batch_tfms=[
-            *fastai.aug_transforms(size=request["size"], min_scale=0.75),
+            *fastai.aug_transforms(
+                size=request["size"], min_scale=0.75, do_flip=request.get("cell_flip", True)
+            ),
             fastai.Normalize.from_stats(*fastai.imagenet_stats),
         ],
     )
     data = block.dataloaders(
         files, bs=request["batch"], num_workers=request["workers"], device=request["device"]
     )
+    body = request.get("cell_weights")
     learn = fastai.vision_learner(
-        data, getattr(fastai, request["arch"]), pretrained=False, metrics=fastai.accuracy
+        data,
+        partial(with_weights, request["arch"], body) if body else getattr(fastai, request["arch"]),
+        pretrained=bool(body),
+        metrics=fastai.accuracy,
     )
     if request["precision"] == "bf16":
         learn.to_bf16()
     if request["device"] != "cpu":
         learn.to_channelslast()
     return learn
+
+
+def with_weights(arch: str, file: str, pretrained: bool = True) -> Any:
+    """torchvision's network without its last layer, with the weights of a file."""
+    from safetensors.torch import load_file
+
+    network = getattr(fastai, arch)()
+    network.fc = fastai.nn.Identity()
+    weights = load_file(file)
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    return network
+
+
+def accuracy_of(request: dict[str, Any]) -> dict[str, Any]:
+    """Trains a cell of accuracy.py."""
+    fastai.set_seed(request["cell_seed"], reproducible=True)
+    learn = learner_of(request)
+    epochs, rate, how = request["cell_epochs"], request["cell_lr"], request["cell_train"]
+    began = time.perf_counter()
+    with learn.no_bar(), learn.no_logging():
+        if how == "fine_tune":
+            learn.fine_tune(epochs, rate)
+        else:
+            learn.freeze() if how == "frozen" else learn.unfreeze()
+            learn.fit_one_cycle(epochs, rate)
+        seconds = time.perf_counter() - began
+        return {"accuracy": float(learn.validate()[1]), "seconds": seconds, **facts(learn)}
 
 
 def facts(learn: fastai.Learner) -> dict[str, Any]:
@@ -72,6 +107,9 @@ class FirstStep(fastai.Callback):
 def main() -> None:
     if sys.argv[1:]:
         command, request, *epochs = sys.argv[1:]
+        if command == "--cell":
+            print(json.dumps(accuracy_of(json.loads(Path(request).read_text()))), flush=True)
+            return
         learn = learner_of(json.loads(request))
         with learn.no_bar(), learn.no_logging():
             if command == "--first-step":

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from rich.console import Console
 
 from jaxch5.augmentation.mixing import MIXERS
-from jaxch5.config.building import load_data, load_source
+from jaxch5.config.building import load_data, load_source, with_epochs
 from jaxch5.config.settings import Config, FitConfig, ModelConfig, check_applies
 from jaxch5.data.block import Data
 from jaxch5.data.source import Source, leave_out
@@ -179,7 +179,7 @@ def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
 
 def train_as_configured(learn: Learner, settings: FitConfig) -> None:
     """Trains as the settings say, from where the learner is."""
-    epochs, lr = settings.epochs, settings.lr
+    epochs, lr = settings.passes, settings.lr
     if settings.schedule == "one_cycle":
         learn.fit_one_cycle(
             epochs, lr, settings.div, settings.div_final, settings.pct_start, settings.moms
@@ -212,7 +212,7 @@ def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
         return triangular(lr / settings.div, lr, cycle)
     if settings.schedule == "sgdr":
         return sgdr(lr, cycle)
-    steps = settings.epochs * steps_per_epoch
+    steps = settings.passes * steps_per_epoch
     return flat_cosine(lr, steps, settings.pct_start, settings.div_final)
 
 
@@ -244,6 +244,7 @@ def judge_by_training(
     kept.mkdir(parents=True, exist_ok=True)
     found = np.zeros((len(source), len(source.classes)))
     data, count = data_without(config, source, folds == 0), int(folds.max()) + 1
+    config = with_epochs(config, len(data.train.items))
     for fold in range(count):
         file, held = kept / f"{fold}.npy", folds == fold
         say(f"fold {fold + 1} of {count}: {counted(int(held.sum()), 'picture')}")

@@ -84,7 +84,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 
 
 def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
-    from jaxch5.config.building import as_decided
+    from jaxch5.config.building import as_decided, with_epochs
     from jaxch5.configured import data_of
     from jaxch5.training import hosts
 
@@ -103,6 +103,10 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     config = as_decided(config, data.source)
     if data.train.batch_size != config.data.batch_size:
         config = config.model_copy(update={"data": {"batch_size": data.train.batch_size}})
+    if config.fit.epochs is None:
+        count = len(data.train.items)
+        config = with_epochs(config, count)
+        print_line(console, f"{config.fit.passes} epochs, for {count:,} pictures (--fit.epochs)")
     learn = _learner(data, config, console)
     if learn.pretrained:
         # To mean the same tomorrow, whatever is then known of the weights.

@@ -49,6 +49,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     After Yosinski et al., 1411.1792: where freezing one more stage costs accuracy, what it had
     learned was of its own task; where it costs none, it was general.
     """
+    from jaxch5.config.building import with_epochs
     from jaxch5.configured import data_of
     from jaxch5.models.registry import spec_of
     from jaxch5.plots.training import plot_transfer_profile
@@ -81,6 +82,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
         directory = create_run(config, workdir)
+    config = with_epochs(config, len(data.train.items))
     with locked(directory):
         try:
             if not begun:

@@ -38,6 +38,7 @@ CASES = (
             "data.presize": 192,
             "data.size": 128,
             "data.batch_size": 32,
+            "fit.epochs": None,
             "augment.do_flip": _augment("do_flip"),
             "augment.max_lighting": _augment("max_lighting"),
             "augment.max_warp": _augment("max_warp"),

@@ -504,8 +504,12 @@ class FitConfig(Section):
 
     section: ClassVar[str] = "fit."
 
-    epochs: int = Field(
-        5, ge=1, le=MANY, description="epochs; with fine_tune, those of the second phase"
+    epochs: int | None = Field(
+        5,
+        ge=1,
+        le=MANY,
+        description="epochs; with fine_tune, those of the second phase; for pictures of your own "
+        "by their number, from scratch 40 for 200 and 10 for 20,000, else 12 and 3",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
@@ -640,6 +644,12 @@ class FitConfig(Section):
                 f"fit.class_weights = {text}: should be none, balanced, sqrt or a .toml file"
             )
         return str(Path(text).expanduser().absolute())
+
+    @property
+    def passes(self) -> int:
+        """Number of epochs, once the pictures have decided it."""
+        assert self.epochs is not None
+        return self.epochs
 
     @model_validator(mode="after")
     def _momentum_is_a_share(self) -> FitConfig:

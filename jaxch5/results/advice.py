@@ -190,7 +190,7 @@ def _length(
         )
     before = phase[-1 - max(1, len(phase) // 3)]
     was, now = before.get("accuracy"), phase[-1].get("accuracy")
-    longer = 2 * config.fit.epochs
+    longer = 2 * (config.fit.epochs or len(phase))
     if best < len(phase) - 1 or longer > MANY or not (is_number(was) and is_number(now)):
         return
     deviation = np.sqrt((was * (1 - was) + now * (1 - now)) / len(interp))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxch5.config.building import load_data, load_source, policy_of
-from jaxch5.config.settings import Config
+from jaxch5.cli import run
+from jaxch5.config.building import load_data, load_source, policy_of, with_epochs
+from jaxch5.config.settings import Config, from_toml
+from jaxch5.train import TrainOptions, train
 
 
 def data_of(**data):
@@ -65,3 +67,34 @@ def test_bad_pictures_are_skipped_for_every_command(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "all")
     (tmp_path / "all" / "red" / "0.jpg").write_bytes(b"")
     assert len(data_of(path=tmp_path / "all", on_bad="skip").source) == 39
+
+
+def test_epochs_go_by_the_number_of_photographs_unless_they_are_given(pictures):
+    """Five epochs of a few steps teach nothing; whoever names a number gets it."""
+
+    def epochs(count, given=None, **config):
+        settings = {"data": {"path": given}} if given else {}
+        config = Config.model_validate({**settings, **config})
+        return with_epochs(config, count).fit.epochs
+
+    from_nothing = {"model": {"weights": "none"}}
+    assert [epochs(n, pictures, **from_nothing) for n in (20, 200, 2_000, 10**7)] == [
+        40,
+        40,
+        20,
+        10,
+    ]
+    assert [epochs(n, pictures) for n in (20, 200, 2_000, 10**7)] == [12, 12, 6, 3]
+    assert epochs(20, pictures, fit={"epochs": 7}) == 7
+    assert epochs(1438) == 5
+
+
+def test_what_the_pictures_decided_is_recorded(pictures, tmp_path, capsys, monkeypatch):
+    """So that the same configuration trains as long when pictures have come or gone."""
+    (tmp_path / "ends.py").write_text("def at_once(event): raise RuntimeError('enough')")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["--data.path", str(pictures), "--model.weights", "none", "--hooks", "ends:at_once"]
+    argv += ["--data.presize", "12", "--data.size", "8", "--workdir", str(tmp_path / "run")]
+    assert run(train, TrainOptions, "jaxch5 train", argv) == 1
+    assert "40 epochs, for 32 pictures (--fit.epochs)" in capsys.readouterr().out
+    assert from_toml(tmp_path / "run" / "config.toml").fit.epochs == 40

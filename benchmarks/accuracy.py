@@ -1,0 +1,260 @@
+"""How good the classifiers are beside fastai's: the same pictures, network, weights and schedule.
+
+A cell is a set of pictures, a beginning, a seed and a side; each is trained in a process of its own
+and is a file in the folder of `--out`, so that the benchmark can be ended at any time and goes on.
+Sets are the digits, which are written as files for both sides, and folders with `train/` and
+`valid/`, each with its number of epochs. Beginnings other than `scratch` need `--body`, a run of
+jaxch5 whose weights they take: fastai loads the file that `jaxch5 export` writes.
+
+    jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
+        --data.batch-size 64 --fit.epochs 20 --fit.lr 3e-3 --workdir body
+    JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells --body body \
+        --sets digits:5 flowers:15 caltech:10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from common import arguments_of, same, tell
+from ours_learner import facts, learner_of, request_of
+from peer import peer_python
+
+HERE = Path(__file__).parent
+SIDES = ("ours", "fastai")
+# What has to be the same on both sides.
+WORK = ("parameters", "train", "valid", "steps", "shape", "classes")
+
+
+class Beginning(NamedTuple):
+    """How a cell is trained.
+
+    Attributes:
+        train: `one_cycle` trains all layers at one rate, `frozen` the head alone; `fine_tune` has
+            both phases, and a rate for each group of layers.
+        lr: highest learning rate; `fine_tune`'s `base_lr`.
+        body: whether it begins from the weights of another set.
+        method: how pictures get their shape.
+        precision: of the computation.
+    """
+
+    train: str
+    lr: float
+    body: bool = True
+    method: str = "crop"
+    precision: str = "fp32"
+
+
+BEGINNINGS = {
+    "scratch": Beginning("one_cycle", 3e-3, body=False),
+    "fine_tune": Beginning("fine_tune", 5e-3),
+    "frozen": Beginning("frozen", 5e-3),
+    "one_rate": Beginning("one_cycle", 2e-3),
+    "squish": Beginning("fine_tune", 5e-3, method="squish"),
+    "bf16": Beginning("fine_tune", 5e-3, precision="bf16"),
+}
+
+
+def settings_of(cell: dict[str, Any]) -> dict[str, Any]:
+    """jaxch5's settings of a cell."""
+    data = ("path", "presize", "size", "batch_size", "method")
+    return {
+        "seed": cell["seed"],
+        "data": {name: cell[name] for name in data},
+        "augment": {"do_flip": cell["flip"]},
+        "model": {
+            "arch": cell["arch"],
+            "weights": cell["weights"] or "none",
+            "precision": cell["precision"],
+        },
+        "fit": {"label_smoothing": cell.get("smoothing", 0.0)},
+    }
+
+
+def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
+    """Trains our side of a cell, in this process."""
+    from jaxch5.training.process import prepare_process
+
+    prepare_process()
+    learn = learner_of(settings_of(cell))
+    began = time.perf_counter()
+    if cell["train"] == "fine_tune":
+        learn.fine_tune(cell["epochs"], cell["lr"])
+    else:
+        learn.freeze_to(-1 if cell["train"] == "frozen" else 0)
+        learn.fit_one_cycle(cell["epochs"], cell["lr"])
+    seconds = time.perf_counter() - began
+    return {"accuracy": learn.records[-1]["accuracy"], "seconds": seconds, **facts(learn)}
+
+
+def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
+    """What fastai needs to train the same (see fastai_learner.py)."""
+    sizes = argparse.Namespace(**cell, batch=cell["batch_size"], workers=2)
+    # Only the pictures and their labels are asked of this learner.
+    learn = learner_of(settings_of({**cell, "weights": None}))
+    own = ("seed", "train", "epochs", "lr", "method", "flip")
+    of_cell = {f"cell_{name}": cell[name] for name in own}
+    weights = str(body) if cell["weights"] else None
+    return {**request_of(learn, sizes, "cpu"), **of_cell, "cell_weights": weights}
+
+
+def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
+    """Folders and numbers of epochs of sets, by their names.
+
+    Example:
+        >>> sets_of(["digits:5", "photos/flowers:10"], Path("cells/digits"))["digits"]
+        (PosixPath('cells/digits'), 5)
+    """
+    sets = {}
+    for word in words:
+        path, _, epochs = word.rpartition(":")
+        folder = digits if path == "digits" else Path(path).resolve()
+        sets[folder.name] = folder, int(epochs)
+    return sets
+
+
+def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All cells and their files, seed by seed, so that a table that was cut has whole rows."""
+    for seed in range(arguments.seeds):
+        for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
+            # The digits are tiny, and other signs when they are mirrored.
+            are_digits = folder == out / "digits"
+            for beginning in arguments.beginnings:
+                how = BEGINNINGS[beginning]
+                if how.body and (
+                    are_digits or not arguments.body or name in arguments.not_from_body
+                ):
+                    continue
+                cell = {
+                    **how._asdict(),
+                    "path": str(folder),
+                    "seed": seed,
+                    "arch": arguments.arch,
+                    "epochs": epochs,
+                    "batch_size": arguments.batch,
+                    "presize": 40 if are_digits else arguments.presize,
+                    "size": 32 if are_digits else arguments.size,
+                    "flip": not are_digits,
+                    "weights": str(arguments.body.resolve()) if how.body else None,
+                }
+                for side in SIDES:
+                    parts = name, arguments.arch, beginning, f"{epochs} epochs", str(seed), side
+                    yield out / f"{', '.join(parts)}.json", cell
+
+
+def write_digits(folder: Path) -> None:
+    """Writes scikit-learn's digits as PNG files in `train/` and `valid/`, by the usual split."""
+    from PIL import Image
+
+    from jaxch5.data.source import digits
+    from jaxch5.data.split import random_split
+
+    source = digits()
+    for part, items in zip(("train", "valid"), random_split()(source), strict=True):
+        for item in items:
+            file = folder / part / source.classes[source.labels[item]] / f"{item}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(source.read(int(item)))).save(file)
+
+
+def table(out: Path) -> dict[str, Any]:
+    """The row of each set and beginning whose cells are there, and the mean of all differences."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted(out.glob("*.json")):
+        *parts, seed, side = file.stem.split(", ")
+        cell = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(", ".join(parts), {}).setdefault(seed, {})[side] = cell
+    rows = {name: row(list(seeds.values())) for name, seeds in found.items()}
+    means = [told["ours minus fastai"][0] for told in rows.values() if told["seeds"]]
+    return {**rows, "mean of all differences": statistics.mean(means or [float("nan")])}
+
+
+def row(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Percent of both sides, and the mean difference of the seeds with Student's 95 % interval.
+
+    Example:
+        >>> work = dict.fromkeys(WORK, 1)
+        >>> side = lambda accuracy: {"accuracy": accuracy, "seconds": 2.0, **work}
+        >>> seeds = [{"ours": side(0.8), "fastai": side(0.7)}]
+        >>> seeds += [{"ours": side(0.7), "fastai": side(0.7)}]
+        >>> [round(value, 1) for value in row(seeds)["ours minus fastai"]]
+        [5.0, -58.5, 68.5]
+    """
+    from scipy.stats import t
+
+    both = [seed for seed in seeds if len(seed) == len(SIDES)]
+    told: dict[str, Any] = {"seeds": len(both)}
+    for seed in both:
+        same("the work", *({name: seed[side][name] for name in WORK} for side in SIDES))
+    if not both:
+        return told
+    for side in SIDES:
+        accuracies = [100 * seed[side]["accuracy"] for seed in both]
+        told[side] = [statistics.mean(accuracies), min(accuracies), max(accuracies)]
+        told[f"{side} seconds"] = statistics.median([seed[side]["seconds"] for seed in both])
+    differences = [100 * (seed["ours"]["accuracy"] - seed["fastai"]["accuracy"]) for seed in both]
+    mean, half = statistics.mean(differences), float("nan")
+    if len(both) > 1:
+        error = statistics.stdev(differences) / len(both) ** 0.5
+        half = float(t.ppf(0.975, len(both) - 1)) * error
+    return {**told, "ours minus fastai": [mean, mean - half, mean + half]}
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, turns=None, device=False)
+    parser.add_argument("--out", type=Path, help="folder of the cells")
+    parser.add_argument("--body", type=Path, help="run whose weights are begun from")
+    parser.add_argument("--sets", nargs="+", default=["digits:5"], help="digits or FOLDER, :EPOCHS")
+    parser.add_argument(
+        "--not-from-body", nargs="+", default=[], help="sets that the body was trained on"
+    )
+    parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=list(BEGINNINGS))
+    parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step (default: 32)")
+    parser.add_argument("--presize", type=int, default=96, help="of photographs (default: 96)")
+    parser.add_argument("--size", type=int, default=64, help="of photographs (default: 64)")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        print(json.dumps(train_ours(json.loads(arguments.cell))))
+        return
+    if arguments.out is None:
+        sys.exit("--out should name a folder for the cells")
+    out, python = arguments.out.resolve(), peer_python(required=True)
+    assert python is not None
+    if not (out / "digits").exists():
+        write_digits(out / "digits")
+    body = out / "body.safetensors" if arguments.body else None
+    if body and not body.exists():
+        export = [sys.executable, "-m", "jaxch5.export", str(arguments.body), "--out", str(body)]
+        subprocess.run(export, check=True)
+    for file, cell in cells_of(arguments, out):
+        if file.exists():
+            continue
+        command = [sys.executable, __file__, "--cell", json.dumps(cell)]
+        if file.stem.endswith(SIDES[1]):
+            script, request = str(HERE / "fastai_learner.py"), json.dumps(request_for(cell, body))
+            # Names of thousands of files are too long for a command line.
+            (out / "request").write_text(request, encoding="utf-8")
+            command = [python, script, "--cell", str(out / "request")]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        line = ended.stdout.splitlines()[-1]
+        print(file.stem, line, file=sys.stderr, flush=True)
+        scratch = file.with_suffix(".part")
+        scratch.write_text(line, encoding="utf-8")
+        scratch.replace(file)
+    tell({"unit": "percent: mean, lowest, highest", **table(out)}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,8 @@ def total_epochs(settings: FitConfig) -> int:
         9
     """
     frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
-    return frozen + settings.epochs
+    # Undecided in a folder in which nothing was trained.
+    return frozen + (settings.epochs or 0)
 
 
 def find_runs(paths: Iterable[Path]) -> Found:

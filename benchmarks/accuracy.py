@@ -98,7 +98,7 @@ def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
 
 def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
     """What fastai needs to train the same (see fastai_learner.py)."""
-    sizes = argparse.Namespace(**cell, batch=cell["batch_size"], workers=2)
+    sizes = argparse.Namespace(**cell, batch=cell["batch_size"])
     # Only the pictures and their labels are asked of this learner.
     learn = learner_of(settings_of({**cell, "weights": None}))
     own = ("seed", "train", "epochs", "lr", "method", "flip")
@@ -144,6 +144,7 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
                     "presize": 40 if are_digits else arguments.presize,
                     "size": 32 if are_digits else arguments.size,
                     "flip": not are_digits,
+                    "workers": arguments.workers,
                     "weights": str(arguments.body.resolve()) if how.body else None,
                 }
                 for side in SIDES:
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step (default: 32)")
     parser.add_argument("--presize", type=int, default=96, help="of photographs (default: 96)")
     parser.add_argument("--size", type=int, default=64, help="of photographs (default: 64)")
+    parser.add_argument("--workers", type=int, default=2, help="of fastai (default: 2)")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:

@@ -508,8 +508,7 @@ class FitConfig(Section):
         5,
         ge=1,
         le=MANY,
-        description="epochs; with fine_tune, those of the second phase; for pictures of your own "
-        "by their number, from scratch 40 for 200 and 10 for 20,000, else 12 and 3",
+        description="epochs (fine_tune: of its second phase); more for few photographs",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",

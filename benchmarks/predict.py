@@ -6,7 +6,7 @@ throughput  Pictures a second of `Predictor.predict_many` from files to probabil
             training pipeline's validation of the same pictures, cache off, in turn.
 attribution Milliseconds of `predict` of a photograph at 224, and of `jx.attribution` of the same,
             warm, in turn, for networks whose weights do not matter.
-report      report.html of a run of 37 classes with nine top losses of photographs: its size, and
+report      report.html of a run of 37 classes with eight top losses of photographs: its size, and
             seconds to make it and to refresh it after an epoch.
 
     JAXCH5_FLOWERS=~/flowers python benchmarks/predict.py

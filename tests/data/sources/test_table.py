@@ -115,10 +115,10 @@ def test_a_dead_link_is_named(table, server, own_cache):
 
 
 def touched(folder, names):
-    """Files of no content, and the folders that they lie in."""
+    """Small pictures, and the folders that they are in."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        Image.new("L", (4, 4)).save(folder / name, "PNG")
 
 
 texts = st.text("abäß ,;\t|\"'\n", min_size=1, max_size=6).filter(str.strip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from importlib import import_module
@@ -39,7 +40,13 @@ def main() -> int:
     if name in known:
         # As if its own module had been started.
         del sys.argv[1]
-        status: int = import_module(f"jaxch5.{name}").main()
+        threshold = gc.get_threshold()
+        # Importing jax makes objects by the hundred thousand, and nearly all of them stay.
+        gc.set_threshold(50_000)
+        try:
+            status: int = import_module(f"jaxch5.{name}").main()
+        finally:
+            gc.set_threshold(*threshold)
         return status
     if word not in ("--help", "-h"):
         from difflib import get_close_matches

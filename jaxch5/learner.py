@@ -153,7 +153,7 @@ class Learner(Trainer):
         phases: dict[str, Any] = {"freeze_epochs": freeze_epochs, "lr_mult": lr_mult}
         shape: dict[str, Any] = {"pct_start": pct_start, "div": div, "div_final": div_final}
         phases, shape = ({k: v for k, v in one.items() if v is not None} for one in (phases, shape))
-        if self.is_untrained and not phases:
+        if not phases and self.is_untrained:
             print_line(self.console, UNTRAINED)
             return self.fit_one_cycle(epochs, base_lr, moms=moms, **shape)
         shape.update(moms=moms, layer_decay=self.recipe.layer_decay)

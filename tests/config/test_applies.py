@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from jaxch5.cli import Options, parse
 from jaxch5.config.applies import NEUTRAL, RULES
-from jaxch5.config.building import load_data
+from jaxch5.config.building import load_data, with_epochs
 from jaxch5.config.settings import LENIENT, Config, from_toml, to_toml
 from jaxch5.config.toml import deep_update, flat, known_keys
 from jaxch5.configured import learner_of, loss_of, train_as_configured
@@ -65,8 +65,8 @@ def other_value(key, value, places):
         return next(word for word in NAMES.get(key, get_args(kind)) if word != value)
     if kind is bool:
         return not value
-    if kind is int:
-        return 1 if value == 0 else value + 1
+    if kind in (int, int | None):
+        return (value or 0) + 1
     if kind is float:
         low = [mark.gt for mark in field_of(key).metadata if hasattr(mark, "gt")]
         return value / 2 if value else 0.01 + max([0, *low])
@@ -202,7 +202,7 @@ def observed(config, with_learner):
     plain = {name: getattr(Config().fit, name) for name in OF_PLANS}
     fit = config.fit.model_copy(update=plain)
     learn = learner_for(to_toml(config.model_copy(update={"fit": fit})))
-    train_as_configured(learn, config.fit)
+    train_as_configured(learn, with_epochs(config, len(data.train.items)).fit)
     recipe = vars(learn.recipe) if hasattr(learn.recipe, "__dict__") else learn.recipe._asdict()
     # Functions are what they do.
     mix = recipe["mix"] and (recipe["mix"].func, recipe["mix"].keywords)

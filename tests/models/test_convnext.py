@@ -20,7 +20,7 @@ from jaxch5.errors import ConfigError, WeightsError
 from jaxch5.evaluate import EvaluateOptions, evaluate
 from jaxch5.export import ExportOptions, export
 from jaxch5.losses import cross_entropy
-from jaxch5.models.convert import architecture_of, find_network
+from jaxch5.models.convert import architecture_of, entries_of, find_network
 from jaxch5.models.convnext import ARCHITECTURES
 from jaxch5.models.registry import create_model, spec_of
 from jaxch5.models.weights import export_state_dict, import_network, import_state_dict
@@ -220,10 +220,17 @@ def started(capsys):
     return start
 
 
-@pytest.mark.slow
-def test_every_command_takes_one(started, pictures, tmp_path, monkeypatch):
-    """One of few and narrow blocks, by the nano's name and with what its entry says."""
+@pytest.fixture
+def narrow(monkeypatch):
+    """Makes the nano one of few and narrow blocks; its name and its entry stay."""
     monkeypatch.setitem(ARCHITECTURES, NANO, ((1, 1, 2, 1), 16))
+    entries_of.cache_clear()
+    yield
+    entries_of.cache_clear()
+
+
+@pytest.mark.slow
+def test_every_command_takes_one(started, pictures, tmp_path, narrow):
     weights, file = (tmp_path / f"{name}.safetensors" for name in ("nano", "learner"))
     folder = tmp_path / "run"
     save_file(filled(NANO, 3), weights)

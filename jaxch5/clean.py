@@ -78,7 +78,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
     from jaxch5.results.corrections import check_listable
 
     if options.write and "port" in options._named:
-        raise ConfigError("port: goes with the page, which --write does not open")
+        raise ConfigError("port: only works with the page, which --write does not open")
     console = options.console()
     folder = RunDir(options.run.expanduser().absolute())
     judged = read_judged(folder.path / SUSPECTS)

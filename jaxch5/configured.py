@@ -113,12 +113,12 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
 
 def lacking(learn: Learner) -> dict[str, str]:
     """Returns settings that do nothing for a learner's architecture, each with the reason."""
-    name, norms = learn.spec.name, "goes with batch norms, of which {} has none"
+    name, norms = learn.spec.name, "only works with batch norms, which {} does not have"
     found = {} if learn.state.batch_stats else {"model.bn": norms}
     if not learn.has_batch_norms:
         found["model.train_bn"] = norms + " before its head" * ("model.bn" not in found)
     if not learn.spec.heads:
-        found["model.head"] = "goes with an architecture of several heads, which {} is not"
+        found["model.head"] = "only works with an architecture of several heads, which {} is not"
     return {key: line.format(name) for key, line in found.items()}
 
 

@@ -370,7 +370,7 @@ def test_pictures_of_every_kind_are_seen_as_a_person_would(photos, serve):
     assert opened("large").size == (1024, 683)
     broken = seen("broken")
     assert broken.status_code == 422
-    assert "is no picture in a known format" in broken.text
+    assert "is not a picture in a known format" in broken.text
     assert TURNED not in json.dumps(server.content, ensure_ascii=False)
 
 
@@ -663,7 +663,7 @@ def test_hostile_names_are_text_and_a_broken_picture_says_so(photos, page):
         tab.keyboard.press("ArrowRight")
     assert EVIL in seen
     assert "right\\u202eto left" in seen
-    assert "is no picture in a known format" in seen
+    assert "is not a picture in a known format" in seen
     tab.keyboard.press("g")
     tab.keyboard.press("t")
     assert EVIL in tab.inner_text("#found")

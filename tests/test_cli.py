@@ -116,7 +116,7 @@ def test_help_all_names_every_setting_with_its_default(capsys):
         options("--help-all")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--data.batch-size int pictures a step; 32 for your own pictures (default:" in text
+    assert "--data.batch-size int pictures per step; 32 for your own pictures (default:" in text
     assert "--augment.max-rotate float largest rotation, degrees (default: 10.0)" in text
 
 
@@ -169,7 +169,7 @@ def test_help_fits_a_screen_and_names_what_is_the_commands_own(command, capsys, 
 def test_a_setting_that_a_command_does_not_read_is_refused(command):
     for key in known_keys(Config):
         if not USES[command].of(key):
-            with pytest.raises(ConfigError, match=f"^{key}: jaxch5 {command} does not read it"):
+            with pytest.raises(ConfigError, match=f"^{key}: jaxch5 {command} does not use it"):
                 parse(options_of(command), arguments_of(command, key), f"jaxch5 {command}")
 
 

@@ -103,7 +103,7 @@ def test_pretrained_weights_are_fine_tuned_unless_another_schedule_is_named(
 
 
 def test_smoothing_goes_with_cross_entropy_only():
-    with pytest.raises(ValueError, match=r"fit\.label_smoothing = 0\.1: goes with fit\.loss"):
+    with pytest.raises(ValueError, match=r"fit\.label_smoothing = 0\.1: only works with fit\.loss"):
         FitConfig(loss="focal", label_smoothing=0.1)
 
 

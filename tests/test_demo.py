@@ -114,7 +114,7 @@ def test_an_answer_is_what_predict_says(trained, picture, broken):
     assert next(iter(probabilities)) == expected.label
     assert sorted(probabilities) == ["blue", "red"]
     assert probabilities["red"] == pytest.approx(float(expected.probabilities[1]))
-    assert answer(predictor, str(broken)) == ({}, "picture: is no picture in a known format")
+    assert answer(predictor, str(broken)) == ({}, "picture: is not a picture in a known format")
     assert "No such file" in answer(predictor, str(broken.with_name("none.jpg")))[1]
     assert answer(predictor, None) == ({}, "")
 
@@ -224,7 +224,7 @@ def test_a_broken_picture_is_a_sentence_and_the_next_is_answered(opened, picture
     drop(tab, broken)
     message = tab.get_by_label("No answer")
     message.wait_for()
-    assert message.input_value() == "picture: is no picture in a known format"
+    assert message.input_value() == "picture: is not a picture in a known format"
     assert not tab.get_by_text(LOOKED).is_visible()
     tab.get_by_label("Remove Image").click()
     message.wait_for(state="hidden")

@@ -69,7 +69,7 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     )
     assert status == 0, err
     assert err.startswith(
-        f"all 40 pictures of {other}: 40 other files than the run's of the same names\n"
+        f"all 40 pictures of {other}: 40 different files with the names of some of the run's\n"
     )
     document = json.loads(out)
     assert document["pictures"] == 40
@@ -88,7 +88,7 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     (other / "red").rename(other / "green")
     status, _, err = evaluated(capsys, path, "--data.path", other, "--out", tmp_path / "none")
     assert status == 2
-    assert "class green is none that the run knows (blue, red)" in err
+    assert "class green is not one of the run's (blue, red)" in err
     assert not (tmp_path / "none").exists()
 
 
@@ -110,7 +110,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
     assert err.splitlines()[0] == (
-        "6 of the 8 pictures that the run validated; 1 is not there; 1 is another file now and "
+        "6 of the 8 pictures that the run validated; 1 is not there; 1 is a different file now and "
         "left out; 1 is new to the run and left out (--pictures all scores all)"
     )
     document = json.loads(out)
@@ -123,7 +123,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
 
     status, out, err = evaluated(capsys, *argv, "--pictures", "all")
     assert status == 1
-    assert "is no picture in a known format" in err
+    assert "is not a picture in a known format" in err
     assert "--data.on-bad skip" in err
     status, out, err = evaluated(capsys, *argv, "--pictures", "all", "--data.on-bad", "skip")
     assert status == 0, err
@@ -160,7 +160,7 @@ def test_a_set_of_one_class_is_scored_where_the_run_knows_it(
     status, out, err = evaluated(capsys, *argv)
     if name == "green":
         assert status == 2
-        assert f"{place}: class green is none that the run knows (blue, red)" in err
+        assert f"{place}: class green is not one of the run's (blue, red)" in err
         return
     assert status == 0, err
     document = json.loads(out)

@@ -164,7 +164,7 @@ def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
     [
         (("--model.weights", "none"), "model.weights = none: features need a network"),
         (("--fit.epochs", 3), "fit.epochs: goes with --by training; leave it out"),
-        (("--log", "tensorboard"), "log: jaxch5 suspects does not read it"),
+        (("--log", "tensorboard"), "log: jaxch5 suspects does not use it"),
         (("--by", "training", "--checkpoint.every-steps", 5), "checkpoint.every_steps: jaxch5 su"),
         (("--folds", 1), "folds"),
         (("RUN", "--data.size", 24), "data.size: the pictures of a run are judged as"),

@@ -302,7 +302,7 @@ def with_broken(folder, picture):
         (one_class, "photos: holds one class only, cat"),
         (a_class_of_one, "class dog has 1 picture"),
         (too_few, "data.batch_size = 8 is more than the 4 pictures of the training set"),
-        (with_broken, ".jpg: is no picture in a known format"),
+        (with_broken, ".jpg: is not a picture in a known format"),
     ],
 )
 def test_bad_pictures_end_in_one_line_and_leave_nothing(

@@ -38,7 +38,7 @@ def test_good_pictures_are_no_problem(pictures, capsys):
 def test_problems_are_listed_and_the_status_is_1(spoilt, capsys):
     assert started(str(spoilt), "--data.valid-fraction", "0.05") == 1
     text = capsys.readouterr().out
-    assert "1 cannot be read:\n  red/0.jpg: is no picture" in text
+    assert "1 cannot be read:\n  red/0.jpg: is not a picture" in text
     assert "red/1.jpg (red) = red/copy of 1.jpg (red)" in text
     assert "blue/2 too.jpg (blue) = red/2.jpg (red)" in text
 

@@ -299,7 +299,7 @@ def test_where_there_is_no_set_none_is_left_out_of(command, trained, tmp_path, c
         from jaxch5.results.predictor import load_learner
 
         error = answer(load_learner(trained[0]), str(bad))[1]
-    assert "no picture in a known format" in error
+    assert "not a picture in a known format" in error
     assert "--data" not in error
 
 

@@ -1,1 +1,1 @@
-"""Settings, what goes with what, TOML, the command line, and what they describe."""
+"""Settings, the rules between them, TOML, the command line, and the data that they describe."""

@@ -1,7 +1,7 @@
-"""When a setting does anything: one table for all, so that none is ignored in silence.
+"""Tells when a setting has an effect, in one table for all, so that none is silently ignored.
 
-A setting that is not in the table always does something. What is known grows: first the settings
-alone, then the pictures, then the devices; a rule that asks for what is not known yet holds.
+A setting that is not in the table always has an effect. What is known grows: first the settings
+alone, then the pictures, then the devices; a rule that depends on something still unknown holds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS = {
     "digits": "the digits",
     "folder": "a folder",
     "table": "a table, which has columns for that",
-    "packed": "packed and has its classes and its split",
+    "packed": "packed, with classes and a split of its own",
     "archive": "an archive",
     "tfds": "a prepared set",
 }
@@ -26,13 +26,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is known of pictures once they are found.
+    """Holds what is known about pictures once they are found.
 
     Attributes:
         kind: What they are read from, one of `KINDS`.
         columns: Names of the columns that a split can go by.
         split_column: Whether the column that the settings name is among them.
-        own_split: What splits them, in words; empty where a random split does.
+        own_split: What splits them, in words; empty for a random split.
     """
 
     kind: str
@@ -43,14 +43,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides whether a setting does anything.
+    """Holds what decides whether a setting has an effect.
 
     Attributes:
         values: Settings by their dotted names: all, or those of a section.
         pictures: What is known of the pictures; None until they are found.
         devices: Processes, and devices of each, that share a batch; None until they are known.
-        lacks: Settings of the command line that do nothing for the network, with the reason, once
-            it is known.
+        lacks: Settings of the command line that have no effect on the network, with the reason,
+            once it is known.
     """
 
     values: Mapping[str, Any]
@@ -69,19 +69,19 @@ class Situation:
         if path is None:
             return {"digits"}
         table = isinstance(path, Path) and path.suffix.lower() in TABLES
-        # Whether a folder is packed, or is called like a table, only a look at it can tell.
+        # Only a look at a folder tells whether it is packed, or is named like a table.
         return {"folder", "packed"} | ({"table"} if table else set())
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting goes with.
+    """Says what a setting needs to have an effect.
 
     Attributes:
-        holds: Function that tells whether the setting does anything.
-        goes_with: Function that says what it needs and, where that helps, what there is instead.
-        told: Whether only the command line can break it; values in files and in Python are often
-            meant for another place as well.
+        holds: Function that tells whether the setting has an effect.
+        goes_with: Function that returns what it needs and, where that helps, what there is instead.
+        told: Whether it holds for the command line alone; values in files and in Python are often
+            meant for other runs as well.
     """
 
     holds: Callable[[Situation], bool]
@@ -93,7 +93,7 @@ def _one_of(key: str, *allowed: Any, told: bool = False) -> Rule:
     wanted = " or ".join(map(str, allowed))
     return Rule(
         lambda situation: situation.values[key] in allowed,
-        lambda situation: f"goes with {key} = {wanted}, not with {situation.values[key]}",
+        lambda situation: f"only works with {key} = {wanted}, not with {situation.values[key]}",
         told,
     )
 
@@ -101,7 +101,7 @@ def _one_of(key: str, *allowed: Any, told: bool = False) -> Rule:
 def _given(key: str) -> Rule:
     return Rule(
         lambda situation: situation.values[key] is not None,
-        lambda situation: f"goes together with {key}",
+        lambda situation: f"needs {key} as well",
     )
 
 
@@ -110,7 +110,7 @@ def _above(least: float, *keys: str) -> Rule:
     wanted = " or ".join(keys)
     return Rule(
         lambda situation: any(situation.values[key] > least for key in keys),
-        lambda situation: f"goes with {wanted} above {least:g}",
+        lambda situation: f"only works with {wanted} above {least:g}",
     )
 
 
@@ -122,7 +122,7 @@ def _from(words: str, *kinds: str) -> Rule:
 
     return Rule(
         lambda situation: bool(situation.kinds() & set(kinds)),
-        lambda situation: f"goes with {words} only{there(situation)}",
+        lambda situation: f"only works with {words}{there(situation)}",
     )
 
 
@@ -130,12 +130,12 @@ def _random_split() -> tuple[Rule, ...]:
     return (
         Rule(
             lambda situation: situation.values["data.split"] != "given",
-            lambda situation: "goes with data.split = random, not with given",
+            lambda situation: "only works with data.split = random, not with given",
         ),
         Rule(
             lambda situation: not (situation.pictures and situation.pictures.own_split),
             lambda situation: (
-                "goes with a random split, and these pictures are split by "
+                "only works with a random split, but these pictures are split by "
                 f"{situation.pictures and situation.pictures.own_split}; --data.split random "
                 "draws one"
             ),
@@ -154,12 +154,12 @@ def _network(key: str) -> Rule:
 def _columns(situation: Situation) -> str:
     columns = situation.pictures.columns if situation.pictures else ()
     return (
-        f"is no column of the table that could split it (it has {', '.join(columns) or 'none'}); "
-        "name one of these, or draw the split by --data.split random"
+        f"is not a column that could split the table (it has {', '.join(columns) or 'none'}); "
+        "name one of these, or draw the split with --data.split random"
     )
 
 
-# Tasks of the losses that go with one alone.
+# Tasks of the losses that work with only one.
 TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("data.path or data.archive", "folder", "archive")
@@ -201,7 +201,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 or situation.values["augment.min_zoom"] != 1
                 or situation.values["augment.max_zoom"] != 1
             ),
-            lambda situation: "goes with a turn, a warp or a zoom, as of augment.max_rotate",
+            lambda situation: "only works with rotation, warp or zoom, such as augment.max_rotate",
         ),
     ),
     "augment.p_lighting": (
@@ -223,7 +223,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _FREEZES,
         Rule(
             lambda situation: situation.values["fit.freeze_epochs"] > 0,
-            lambda situation: "goes with fit.freeze_epochs above 0",
+            lambda situation: "only works with fit.freeze_epochs above 0",
             told=True,
         ),
     ),
@@ -232,7 +232,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _network("model.bn"),
         Rule(
             lambda situation: not situation.devices or situation.devices != (1, 1),
-            lambda situation: "goes with several devices, and here is one",
+            lambda situation: "only works with several devices, but there is one",
             told=True,
         ),
     ),
@@ -246,8 +246,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 or len(set(situation.values["fit.moms"])) == 1
             ),
             lambda situation: (
-                "goes with fit.schedule = one_cycle or fine_tune; the momentum of "
-                f"{situation.values['fit.schedule']} stays, so that its three values are one"
+                "only works with fit.schedule = one_cycle or fine_tune; the momentum of "
+                f"{situation.values['fit.schedule']} is constant, so its three values are the same"
             ),
         ),
     ),
@@ -261,7 +261,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 == situation.values["model.task"]
             ),
             lambda situation: (
-                f"goes with model.task = {TASKS[situation.values['fit.loss']]}, not with "
+                f"only works with model.task = {TASKS[situation.values['fit.loss']]}, not with "
                 f"{situation.values['model.task']}"
             ),
         ),
@@ -274,14 +274,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "fit.shard_optimizer": (
         Rule(
             lambda situation: not situation.devices or situation.devices[1] > 1,
-            lambda situation: "goes with several devices of a process, and here is one",
+            lambda situation: "only works with several devices per process, but there is one",
             told=True,
         ),
     ),
 }
 
 
-# Values that ask for nothing, and so are obeyed wherever they are given.
+# Values that ask for nothing, and so are accepted wherever they are given.
 NEUTRAL = {
     "data.stratify": False,
     "augment.flip_vert": False,
@@ -307,9 +307,9 @@ def idle(
     defaults_of: Callable[[str], Container[Any]],
     named: Container[str] = (),
 ) -> dict[str, str]:
-    """Returns the settings that were given and do nothing, each with a line that says why.
+    """Returns the given settings that have no effect, each with a line that says why.
 
-    A setting was given if it is on the command line, or has another value than its defaults.
+    A setting counts as given if it is on the command line, or differs from all its defaults.
 
     Args:
         situation: What is known.
@@ -319,7 +319,7 @@ def idle(
     Example:
         >>> values = {"fit.loss": "focal", "fit.gamma": 3.0, "fit.label_smoothing": 0.1}
         >>> idle(Situation(values), lambda key: [0.0])  # doctest: +ELLIPSIS
-        {'fit.label_smoothing': 'fit.label_smoothing = 0.1: goes with ..., not with focal'}
+        {'fit.label_smoothing': 'fit.label_smoothing = 0.1: only works with ..., not with focal'}
     """
     found = {}
     for key in RULES.keys() & situation.values.keys():

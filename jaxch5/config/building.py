@@ -1,4 +1,4 @@
-"""The data that a configuration describes."""
+"""Builds the data that a configuration describes."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def load_source(settings: DataConfig) -> Source:
 
     Raises:
         DataError: They cannot be found or told apart.
-        ConfigError: Settings do not fit the place.
+        ConfigError: Settings do not fit the source.
     """
     source = _found(settings)
     if source.presized is None:
         source = replace(source, reading=Reading(settings.range, settings.max_pixels))
         if not source.reading.range.startswith("auto") and not may_be_deep(source):
-            words = f"data.range = {settings.range} changes nothing: none has more than 8 bits"
+            words = f"data.range = {settings.range} has no effect: no picture has more than 8 bits"
             source = replace(source, notes=(*source.notes, words))
         return with_range(source, read_all=settings.tfds is not None)
     packed = source.reading.range
@@ -63,12 +63,12 @@ def load_source(settings: DataConfig) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """Writes what was guessed of a source into its configuration, to mean the same tomorrow."""
+    """Adds what was guessed about a source to its configuration, to mean the same tomorrow."""
     return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
 def with_epochs(config: Config, pictures: int) -> Config:
-    """Returns the configuration with epochs, if need be by the number of training pictures."""
+    """Returns the configuration with its epochs, chosen by the number of pictures if need be."""
     if config.fit.epochs is not None:
         return config
     epochs = epochs_for(pictures, from_scratch=config.model.weights == "none")
@@ -79,7 +79,7 @@ def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns how many epochs photographs are trained for by default.
 
     There are half as many for ten times the pictures, which makes five times the steps. What 200
-    pictures take was measured by `benchmarks/defaults.py`.
+    pictures need was measured by `benchmarks/defaults.py`.
 
     Args:
         pictures: Number of pictures to train on.
@@ -157,7 +157,7 @@ def facts_of(settings: DataConfig, source: Source) -> Pictures:
 
 
 def checked_source(config: Config) -> Source:
-    """Returns the pictures that the settings name, after a check that all of these apply.
+    """Returns the pictures that the settings name, after a check that all settings apply.
 
     Raises:
         DataError: They cannot be found or told apart.
@@ -232,8 +232,8 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
 
     Args:
         config: Configuration of the run.
-        source: Pictures, where they are loaded already.
-        split: Split, where it is not the one that the configuration asks for.
+        source: Pictures, if they are loaded already.
+        split: Split to use instead of the one that the configuration asks for.
 
     Raises:
         DataError: The pictures cannot be found, told apart or split.
@@ -250,7 +250,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     split, own = split or split_of(settings, source), split is None
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
-        # One that nobody chose need not be larger than the set.
+        # A default need not be larger than the set.
         batch_size = min(batch_size, len(divide(source, split)[0]))
     if batch_size < settings.batch_size:
         said = f"batches of {batch_size}, which is all there is for training"

@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
     Attributes:
         words: The case, as `--help` calls it.
-        holds: Function that tells whether it is the case, by one that has any setting's value.
+        holds: Function that tells whether it applies, from one that returns a setting's value.
         defaults: Defaults by the settings' dotted names.
     """
 
@@ -28,8 +28,8 @@ class Case(NamedTuple):
 
 _augment = partial(default_of, "augmentation.policy:aug_transforms")
 _fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
-# The settings' own defaults are those of the digits, which are tiny, and which are other signs when
-# they are mirrored or cut.
+# The settings' own defaults are those of the digits, which are tiny, and which become other
+# characters when they are mirrored or cut.
 CASES = (
     Case(
         "for your own pictures",

@@ -28,7 +28,7 @@ ONE_WORD = ("data.size",)
 
 
 class Help(HelpFormatter):
-    """Formats `--help`: no usage of sixty options, paragraphs as such, and no default of None."""
+    """Formats `--help` with a short usage, with paragraphs, and without defaults of None."""
 
     def add_usage(
         self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
@@ -64,7 +64,7 @@ class Help(HelpFormatter):
 
 
 def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
-    """Makes what reads a command line: its `root_parser` knows every option."""
+    """Makes the reader of a command line, whose `root_parser` knows every option."""
 
     class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
         __doc__ = inspect.getdoc(options)
@@ -78,7 +78,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
         )
 
     class Words(CliSettingsSource):
-        """Takes each word of a list as it is: in file names, commas and quotes mean nothing."""
+        """Takes each word of a list literally: in file names, commas and quotes mean nothing."""
 
         def _metavar_format(self, obj: Any) -> str:
             name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
@@ -89,7 +89,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
-            # Of a setting that is one number or several, the last word counts, as of any other.
+            # For a setting of one number or several, the last word counts, as for any other.
             if field_name in ONE_WORD:
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)
@@ -103,9 +103,9 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
     """Reads the values on a command line: strings, nested as in the configuration.
 
     Args:
-        options: Settings and options that there are.
+        options: Settings and options of the command.
         argv: Words of the command line.
-        prog: Command, as it is called; its last word is the command's name.
+        prog: Command as it is typed; its last word is the command's name.
 
     Raises:
         ConfigError: A word is not understood, or names a setting that the command does not read.
@@ -122,7 +122,7 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
         raise ConfigError(_usage(str(error), options)) from None
     for key in flat(given):
         if _is_setting(key) and not use.of(key):
-            raise ConfigError(f"{key}: {prog} does not read it; leave it out")
+            raise ConfigError(f"{key}: {prog} does not use it; leave it out")
     return given
 
 
@@ -130,7 +130,7 @@ def options_read(options: type[BaseModel], prog: str) -> dict[str, list[str]]:
     """Returns the options that a command takes, each with the values that it may have, if few.
 
     Args:
-        options: Settings and options that there are.
+        options: Settings and options of the command.
         prog: Command, as it is called.
     """
     use = USES.get(prog.split()[-1], Use())
@@ -189,7 +189,7 @@ def _usage(message: str, options: type[BaseModel]) -> str:
         return f"{word}: arguments are options, such as --data.path {word}; --help-all lists them"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    # Dashes alone make short names look alike.
+    # Dashes alone would make short names look alike.
     bare = [key.lstrip("-") for key in known]
     close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
     return f"{name}: no such option; " + (

@@ -1,6 +1,6 @@
 """Defaults of functions, read from their source.
 
-A default stands once, in the signature of the function that it belongs to. The configuration and
+A default is stated once, in the signature of the function that it belongs to. The configuration and
 the command line read it there without importing the function, which would import jax.
 """
 
@@ -46,7 +46,7 @@ def default_of(function: str, parameter: str) -> Any:
 
 @cache
 def _defined(module: str, name: str) -> Any:
-    """Returns what stands under a name at the top of a module; None for what is imported."""
+    """Returns what a name at the top of a module is defined as; None for what is imported."""
     source = pkgutil.get_data("jaxch5", f"{module.replace('.', '/')}.py")
     assert source is not None
     # Parsing no more than that takes a fifth of the time, and every command waits for it.

@@ -14,7 +14,7 @@ from jaxch5.framing import Size, parse_size, size_text
 
 
 def parsed(key: str, parse: Callable[[Any], Any]) -> BeforeValidator:
-    """Returns what parses a setting's value, with errors that name the setting."""
+    """Returns a validator that parses a setting's value and names the setting in errors."""
 
     def parse_or_say(said: Any) -> Any:
         try:
@@ -45,7 +45,7 @@ class Ranges(NamedTuple):
     """The values that are black and white, for integers and for floats; None where not known.
 
     Attributes:
-        file_first: Whether a file that says so itself is believed.
+        file_first: Whether what a file itself states takes precedence.
     """
 
     file_first: bool
@@ -59,11 +59,11 @@ def parse_range(text: str) -> Ranges:
 
     Args:
         text: "auto", the value that is white, or those that are black and white, as in "0,4095";
-            or, for each kind, as in "auto integers 0,4095 floats 0,1": "auto" believes what a file
-            says itself, before the numbers.
+            or, for each kind, as in "auto integers 0,4095 floats 0,1": "auto" prefers what a
+            file itself states to the numbers.
 
     Raises:
-        ValueError: The text says nothing of the kind.
+        ValueError: The text is none of these.
 
     Example:
         >>> parse_range("4095").integers, parse_range("auto floats -1,1").floats

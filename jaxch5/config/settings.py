@@ -1,8 +1,8 @@
 """The configuration: what a run does, complete enough to run it again.
 
 One pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written into
-the run directory. Some defaults depend on where the pictures come from: the embedded digits are
-tiny, and mirrored or cut they are other signs; photographs are neither.
+the run directory. Some defaults depend on where the pictures come from: the bundled digits are
+tiny, and become other characters when mirrored or cut; photographs do not.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MAY_CHANGE = (
     "profile",
     "hooks",
 )
-# Decoding a picture of so many takes a gigabyte at most.
+# Decoding a picture with this many takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
 # Where the pictures are: a run that has a record of them finds them again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
@@ -72,9 +72,9 @@ OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# More is a slip of the keyboard, and too much for a device's integers.
+# More is a typing error, and too much for a device's integers.
 MANY = 1_000_000
-# Key of a validation's context by which settings that do nothing are let pass.
+# Key of a validation's context that lets settings without effect pass.
 LENIENT = "lenient"
 
 
@@ -90,7 +90,7 @@ _saving = partial(default_of, "run.hooks.checkpoints:Saving")
 
 
 def own_default(key: str) -> Any:
-    """Returns the default of a setting where no case has another one."""
+    """Returns the default that a setting has outside of any case."""
     model: Any = Config
     for part in key.split("."):
         field = model.model_fields[part]
@@ -99,7 +99,7 @@ def own_default(key: str) -> Any:
 
 
 def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
-    """Makes a field whose description says in which cases it has another default."""
+    """Makes a field whose description names the cases in which it has a different default."""
     for case in CASES:
         if key in case.defaults:
             value = case.defaults[key]
@@ -109,7 +109,7 @@ def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
 
 
 class Section(BaseModel):
-    """A section of settings, each as given or else, by `value_of`, as the given ones have it.
+    """Holds settings, each as given or else with the default that `value_of` chooses.
 
     `model_fields_set` has those that were given.
     """
@@ -150,7 +150,7 @@ class Section(BaseModel):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the settings that are meant by what is given, on which defaults then depend."""
+        """Returns the settings that the given values stand for, on which defaults then depend."""
         return values
 
     def given(self) -> dict[str, Any]:
@@ -158,9 +158,9 @@ class Section(BaseModel):
         return self.model_dump(exclude_unset=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Returns the same settings with others given, nested or as sections.
+        """Returns the settings with some of them replaced, nested or as sections.
 
-        What was not given follows them; what was given stays, even where it does nothing then.
+        What was not given adapts; what was given stays, even if it then has no effect.
 
         Example:
             >>> FitConfig().model_copy(update={"schedule": "fine_tune"}).div
@@ -173,16 +173,16 @@ class Section(BaseModel):
 
 
 def idle_settings(settings: Section, **known: Any) -> dict[str, str]:
-    """Returns the settings that were given and do nothing, with the reason; see `idle`.
+    """Returns the given settings that have no effect, with the reason; see `idle`.
 
     Args:
         settings: Configuration, or a section of it.
-        known: What is known beside it; see `Situation`.
+        known: What else is known; see `Situation`.
 
     Example:
         >>> config = Config.model_validate({"fit": {"gamma": 3.0}}, context={LENIENT: True})
         >>> idle_settings(config)
-        {'fit.gamma': 'fit.gamma = 3.0: goes with fit.loss = focal, not with cross_entropy'}
+        {'fit.gamma': 'fit.gamma = 3.0: only works with fit.loss = focal, not with cross_entropy'}
     """
 
     def defaults_of(key: str) -> list[Any]:
@@ -201,7 +201,7 @@ class DataConfig(Section):
     path: Path | Address | None = Field(
         None,
         description="folder of class folders, or of train/ and valid/ folders of them, or a zip or "
-        "tar file of such, or a CSV file, or a packed folder, which may be at an address "
+        "tar file of these, or a CSV file, or a packed folder, which may be at an address "
         "(s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
     )
     pattern: str | None = Field(
@@ -212,27 +212,27 @@ class DataConfig(Section):
     train: str | None = Field(
         None,
         description="folder of the training pictures, below path; . takes all that are not in "
-        "valid, whatever their folders are called; by default one called train or the like",
+        "valid, whatever their folders are called; by default the one named train or similar",
     )
     valid: str | None = Field(
         None,
-        description="folder of the validation pictures, below path; by default one called valid, "
-        "validation, val, dev or the like",
+        description="folder of the validation pictures, below path; by default the one named "
+        "valid, validation, val, dev or similar",
     )
     image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
     label_column: str = Field(_table("label"), description="column of class names in a CSV file")
     root: Path | None = Field(
-        None, description="where relative paths in a CSV file begin; without it, beside the file"
+        None, description="folder where relative paths in a CSV file begin; by default its own"
     )
     tfds: str | None = Field(None, description="name of a tensorflow-datasets set")
     tfds_dir: Path | None = Field(
-        None, description="folder with prepared sets; without it, tensorflow-datasets' own"
+        None, description="folder with prepared sets; by default tensorflow-datasets' own"
     )
     archive: str | None = Field(
         None, description="address of a zip or tar file of pictures, fetched once"
     )
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="checksum of the archive, 64 digits"
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the archive, 64 hexadecimal digits"
     )
     split: Literal["auto", "random", "given"] = Field(
         "auto",
@@ -281,26 +281,25 @@ class DataConfig(Section):
     )
     method: Literal["crop", "squish", "pad"] = Field(
         default_of("framing:Framing", "method"),
-        description="how pictures get the input's shape: crop takes a part, as large as fits; "
-        "squish the whole picture, with changed proportions; pad the whole picture, with what "
-        "pad_mode says around it",
+        description="how pictures get the input's shape: crop keeps the largest part that fits; "
+        "squish the whole picture, distorted; pad the whole picture, surrounded as pad_mode says",
     )
     pad_mode: Annotated[str, parsed("data.pad_mode", check_pad_mode)] = Field(
         default_of("framing:Framing", "pad_mode"),
-        description="what is seen beyond a picture's border: reflection; border, its edge; zeros, "
+        description="what fills the area beyond a picture: reflection; border, its edge; zeros, "
         "black; or a colour, as in #ffffff",
     )
     crop_pct: PositiveShare | None = Field(
         None,
-        description="share of the short side that evaluation sees; without it, all with squish and "
-        "pad, else the weights'",
+        description="share of the short side that evaluation sees; by default all with squish "
+        "and pad, else the weights' own",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
         None,
-        description="filter of evaluation: bilinear, as in training, or Pillow's bicubic; without "
-        "it, the weights'",
+        description="filter for evaluation: bilinear, as in training, or Pillow's bicubic; by "
+        "default the weights' own",
     )
-    batch_size: int = setting("data.batch_size", 64, "pictures a step", ge=1)
+    batch_size: int = setting("data.batch_size", 64, "pictures per step", ge=1)
     sampler: str = Field(
         default_of("data.block:DataBlock", "sampler"),
         description="what an epoch draws (also --data.sampling): shuffled (also uniform), each "
@@ -340,7 +339,7 @@ class DataConfig(Section):
         """Makes paths absolute: a run can be resumed from another directory, by its TOML file."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
-            raise ValueError(f"{shown}: is no valid UTF-8, as config.toml needs; name a link to it")
+            raise ValueError(f"{shown}: not valid UTF-8, as config.toml needs; name a link to it")
         return path.expanduser().absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")
@@ -348,7 +347,7 @@ class DataConfig(Section):
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(
-                f"data.{given[0]} = {getattr(self, given[0])}: does not go together with "
+                f"data.{given[0]} = {getattr(self, given[0])}: cannot be combined with "
                 f"data.{given[1]}; name one place"
             )
         return self
@@ -428,7 +427,7 @@ class ModelConfig(Section):
     weights: str = setting(
         "model.weights",
         "none",
-        "where training begins: none; imagenet; auto (imagenet if it can be fetched, else none); a "
+        "weights to begin from: none; imagenet; auto (imagenet if it can be fetched, else none); a "
         "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), @REVISION after it; a "
         ".safetensors or .pth file (FILE#PART for one of its state dicts), or a folder with one "
         "and its config.json; a run directory",
@@ -436,11 +435,11 @@ class ModelConfig(Section):
     )
     mean: tuple[Share, Share, Share] | None = Field(
         None,
-        description="mean of each colour, of values 0 to 1, that the weights were trained with; "
-        "without it and std, what the weights say, else ImageNet's",
+        description="mean of each colour, for values 0 to 1, that the weights were trained with; "
+        "without it and std, what the weights state, else ImageNet's",
     )
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
-        None, description="deviation of each colour, of values 0 to 1; goes with mean"
+        None, description="standard deviation of each colour, for values 0 to 1; needs mean"
     )
     head: Literal["linear", "concat_pool"] = setting(
         "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
@@ -453,32 +452,32 @@ class ModelConfig(Section):
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
-        description="with sigmoid: least probability of an answer other than none of these",
+        description="with sigmoid: smallest probability of an answer other than none of these",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         _recipe("precision"),
-        description="type of the network's computation; weights are float32 in all",
+        description="number type of the network's computation; weights are always float32",
     )
     groups: Literal["auto", "stages", "fastai"] = Field(
-        _recipe("groups"), description="of layers; auto is stages with layer_decay, else fastai"
+        _recipe("groups"), description="layer groups; auto is stages with layer_decay, else fastai"
     )
     train_bn: bool = Field(
         _recipe("train_bn"), description="train the batch norms of frozen layers"
     )
     bn: Literal["global", "local"] = Field(
         _recipe("bn"),
-        description="on several devices, batch norms take their statistics of the whole batch, "
-        "as one device would; or of the rows of each device, with one message a step",
+        description="on several devices, batch norms take their statistics from the whole batch, "
+        "as one device would; or from each device's rows, with one message per step",
     )
     remat: bool = Field(
         _recipe("remat"),
-        description="compute the inside of a block again for the gradient: less memory, more time",
+        description="recompute the inside of a block for the gradient: less memory, more time",
     )
     drop_path: float = Field(
         _recipe("drop_path"),
         ge=0,
         lt=1,
-        description="share of items without the last block in training, linearly less before it",
+        description="share of items that skip the last block in training, linearly less before it",
     )
 
     @field_validator("arch")
@@ -528,7 +527,7 @@ class FitConfig(Section):
     pct_start: float = setting(
         "fit.pct_start",
         _cycle("pct_start"),
-        "share of the steps in which the rate rises, or, with flat_cosine, stays",
+        "share of the steps in which the rate rises, or, with flat_cosine, is constant",
         gt=0,
         lt=1,
     )
@@ -549,17 +548,17 @@ class FitConfig(Section):
     lr_mult: float = Field(
         _fine_tune("lr_mult"),
         ge=1,
-        description="with fine_tune: the head's rate over the earliest layers'",
+        description="with fine_tune: the head's rate divided by the earliest layers'",
     )
     layer_decay: float = Field(
-        _fine_tune("layer_decay"), gt=0, le=1, description="a group's rate over the next one's"
+        _fine_tune("layer_decay"), gt=0, le=1, description="ratio of a group's rate to the next's"
     )
     cycle_epochs: int = Field(
         2, ge=1, description="with triangular and sgdr: epochs in a cycle, or in the first one"
     )
     loss: str = Field(
         "cross_entropy",
-        description="what is minimized: cross_entropy, the task's own; binary_cross_entropy, of a "
+        description="loss to minimize: cross_entropy, the task's own; binary_cross_entropy, of a "
         f"sigmoid for each class; focal; {FORM}",
     )
     class_weights: str = Field(
@@ -582,9 +581,9 @@ class FitConfig(Section):
     )
     metrics: tuple[str, ...] = Field(
         _recipe("metrics"),
-        description="metrics of each epoch beside the task's (also --metrics): top_5 and the "
-        f"like, precision, recall, f1, balanced_accuracy, or {FORM}; given once for each, or with "
-        "commas between",
+        description="metrics of each epoch besides the task's (also --metrics): top_5 and the "
+        f"like, precision, recall, f1, balanced_accuracy, or {FORM}; repeated, or "
+        "separated by commas",
     )
     optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
         _optimizer("name"), description="adam has fastai's constants, adamw optax's"
@@ -605,8 +604,8 @@ class FitConfig(Section):
         _recipe("average"),
         ge=0,
         lt=1,
-        description="decay a step of an exponential average of the weights, which is evaluated and "
-        "saved; 0 keeps none",
+        description="decay per step of an exponential average of the weights, which is evaluated "
+        "and saved; 0 keeps none",
     )
     devices: int = Field(
         _recipe("devices"),
@@ -619,7 +618,7 @@ class FitConfig(Section):
     )
     keep_best: bool = Field(
         _saving("keep_best"),
-        description="end with the weights of the best epoch, not of the last",
+        description="end with the weights of the best epoch, not the last",
     )
     best: str | None = Field(
         None,
@@ -688,11 +687,11 @@ class Config(Section):
         default_of("learner:vision_learner", "seed"),
         ge=0,
         lt=2**32,
-        description="seed of all random draws but the split's",
+        description="seed of all randomness except the split",
     )
     deterministic: bool = Field(
         _recipe("deterministic"),
-        description="the same bits each time, on a GPU too, where it may be slower",
+        description="compute the same bits each time, on a GPU too, where this may be slower",
     )
     log: Literal["none", "tensorboard"] = Field(
         "none", description="event files for TensorBoard in the run directory, beside metrics.jsonl"
@@ -707,7 +706,7 @@ class Config(Section):
     )
 
     def __eq__(self, other: object) -> bool:
-        """Compares the settings, and not which of them the command line named."""
+        """Compares the settings, but not which of them the command line named."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     @classmethod
@@ -734,21 +733,21 @@ class Config(Section):
 
 
 def check_applies(config: Config, **known: Any) -> None:
-    """Makes sure that everything that was given does something.
+    """Checks that every given setting has an effect.
 
     Args:
         config: All settings.
-        known: What is known beside them: `pictures`, `devices`, `lacks`; see `Situation`.
+        known: What else is known: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
-        ConfigError: One line for the first setting that does nothing.
+        ConfigError: One line for the first setting that has no effect.
     """
     for line in idle_settings(config, **known).values():
         raise ConfigError(line)
 
 
 def idle_in(values: dict[str, Any]) -> dict[str, str]:
-    """Returns those of a file's nested values that do nothing; none where they are not valid."""
+    """Returns a file's nested values that have no effect; none if they are not valid."""
     values = {name: value for name, value in values.items() if name in Config.model_fields}
     try:
         return idle_settings(Config.model_validate(values, context={LENIENT: True}))
@@ -757,12 +756,12 @@ def idle_in(values: dict[str, Any]) -> dict[str, str]:
 
 
 def from_toml(path: Path, recorded: bool = False) -> Config:
-    """Reads the configuration in a TOML file, with defaults for what it does not name.
+    """Reads the configuration in a TOML file, with defaults for what it omits.
 
     Args:
         path: TOML file.
-        recorded: Whether it is a run's own, which may be older than the rules of today: what does
-            nothing is then left out, not refused.
+        recorded: Whether it is a run's own, which may be older than today's rules: what has no
+            effect is then left out, not refused.
 
     Raises:
         ConfigError: One line for the first key that is unknown or has a value that is not allowed.

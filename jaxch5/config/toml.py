@@ -1,4 +1,4 @@
-"""Settings in general, as any pydantic model has them: TOML, dotted names, and what is wrong."""
+"""Settings of any pydantic model: TOML, dotted names, and errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Reads the tables of a TOML file.
 
     Raises:
-        ConfigError: The file does not exist, cannot be read or is no TOML.
+        ConfigError: The file does not exist, cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Use(NamedTuple):
-    """What a command does with the settings.
+    """Tells which settings a command uses.
 
     Attributes:
         reads: Dotted names of settings, or sections, which end in a dot; "" is all of them. A dash
-            before one takes it out again, and the last that fits decides.
+            before one excludes it again, and the last match decides.
         often: Settings that `--help` shows beside the command's own options.
     """
 

@@ -37,14 +37,14 @@ class Data(NamesFastai):
 
     Attributes:
         classes: names, in the order of the labels.
-        train: batches of training pictures, shuffled again each epoch or as a sampler says.
+        train: batches of training pictures, reshuffled each epoch, or drawn by the sampler.
         valid: batches of validation pictures, in order, the last one padded.
         presize: short side of the canvases, pixels.
         size: side of the network's input, or its height and width, pixels.
-        augment: what `aug_transforms` returns; None for none.
+        augment: augmentation, as `aug_transforms` returns it; None for none.
         cache: where presized pictures are kept: "off", "memory" or "device".
-        cache_reason: why, in a few words.
-        source: all pictures, of both parts.
+        cache_reason: why they are kept there, in a few words.
+        source: the pictures of both parts.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -73,13 +73,13 @@ class Data(NamesFastai):
         return f"<{self.describe()}>".replace("; ", "\n ")
 
     def describe(self) -> str:
-        """Describes the data in a line: how much, classes, sizes, cache, and what was guessed."""
+        """Describes the data in one line: counts, classes, sizes, cache, and what was guessed."""
         much, *known = self.outline()
         how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
 
     def outline(self) -> list[str]:
-        """Returns how much there is, and what to know of it before training, a line each."""
+        """Returns the counts and what to know before training, one line each."""
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         much = (
@@ -128,10 +128,10 @@ class Data(NamesFastai):
         return replace(self, train=self.train.with_seed(seed))
 
     def parted(self, train: Int[np.ndarray, "train"], valid: Int[np.ndarray, "valid"]) -> Data:
-        """Returns the same pictures in other parts.
+        """Returns the same pictures, split differently.
 
         Args:
-            train, valid: items of the source for each part.
+            train, valid: numbers of the source's items in each part.
 
         Raises:
             DataError: a batch is larger than the training set.
@@ -156,8 +156,8 @@ class Data(NamesFastai):
             console: console to print to; None is standard output.
 
         Raises:
-            DataError: a stage fails; the line names the stage and the file, and what went well
-                before it has been printed.
+            DataError: a stage fails; the message names the stage and the file, after the stages
+                that worked have been printed.
         """
         console = console or plain_console()
         for line in self.stages():
@@ -171,12 +171,12 @@ class Data(NamesFastai):
     def show_batch(
         self, nrows: int = 3, ncols: int = 3, unique: bool = False, seed: int = 0
     ) -> Figure:
-        """Draws a figure of training pictures as the network gets them, with their classes.
+        """Draws a figure of training pictures as the network sees them, with their classes.
 
         Args:
             nrows, ncols: rows and columns of the grid.
-            unique: whether one picture is shown under many draws, instead of many pictures.
-            seed: seed of the draws.
+            unique: whether to show many augmentations of one picture instead of many pictures.
+            seed: seed for the draws.
 
         Raises:
             DataError: a picture cannot be read.
@@ -195,17 +195,17 @@ class DataBlock(NamesFastai):
 
     Args:
         source: labelled pictures, as `from_folder` and the like return them.
-        split: says which of them are held out; `random_split` and the like return it.
-        presize: side to which the CPU brings every picture, pixels: the short one with method
+        split: function that chooses which are held out, as `random_split` and the like return it.
+        presize: side to which the CPU resizes every picture, pixels: the short one with method
             "crop", the long one with "pad", both with "squish".
-        size: side of the network's input, which the device makes, or height and width, pixels.
-        augment: what `aug_transforms` returns; None for none.
+        size: side of the network's input, made on the device, or its height and width, pixels.
+        augment: augmentation, as `aug_transforms` returns it; None for none.
         sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
             equally often; `repeated`; one of them with other arguments by `functools.partial`; or
             your own function `(labels, epoch, seed) -> places`, in labels [pictures].
-        method, pad_mode: how pictures get the shape of the network's input: "crop", "squish" or
-            "pad"; and what is seen beyond their border: "reflection", "border" or "zeros". See
-            `Framing`.
+        method, pad_mode: how pictures are fitted to the shape of the network's input ("crop",
+            "squish" or "pad"), and what fills the area beyond their border ("reflection", "border"
+            or "zeros"); see `Framing`.
 
     Raises:
         ConfigError: `presize` is below `size`, or there is no such method or mode.
@@ -241,13 +241,13 @@ class DataBlock(NamesFastai):
         return f"<{len(self.source):,} pictures, {self.split}\n {sizes}>"
 
     def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
-        """Makes batches; pictures are read when they are asked for, except for the device's cache.
+        """Makes batches; pictures are read on demand, unless they are cached on the device.
 
         Args:
             batch_size: pictures per step.
-            cache: where presized pictures are kept: "off", "memory", "device" (all are made now;
-                steps gather from them), or "auto": the device if it is an accelerator and they fit
-                in a quarter of its free memory, else memory if they fit in a quarter of that.
+            cache: where presized pictures are kept: "off", "memory",  "device" (all are presized
+                now; steps gather from them), or "auto": the device if it is an accelerator and they
+                fit in a quarter of its free memory, else memory if they fit in a quarter of that.
             seed: seed of the shuffling.
 
         Raises:

@@ -30,8 +30,8 @@ class Canvases:
     Args:
         source: labelled pictures.
         size: short side of the canvas, pixels.
-        keep: whether a picture, once made, stays in memory.
-        framing: what the network will see of them.
+        keep: whether presized pictures stay in memory.
+        framing: how the network will frame them.
     """
 
     def __init__(self, source: Source, size: int, keep: bool, framing: Framing = CROP) -> None:
@@ -78,7 +78,7 @@ class Canvases:
             raise without_bad(error) from None
 
     def to_device(self, console: Console | None = None) -> None:
-        """Makes all pictures and keeps them on the default device, and no longer in memory.
+        """Presizes all pictures and moves them to the default device, out of the host's memory.
 
         Args:
             console: where the progress bar is drawn; None is standard error.
@@ -100,7 +100,7 @@ class Canvases:
         self.on_device = jax.device_put((images, frames))
 
     def shared(self, put: Callable[[jax.Array], jax.Array]) -> Canvases:
-        """Returns the same canvases; those on the device are put where `put` puts them."""
+        """Returns the same canvases, with those on the device moved by `put`."""
         other = copy(self)
         if self.on_device is not None:
             images, frames = self.on_device
@@ -111,12 +111,12 @@ class Canvases:
 def picture_seen(
     source: Source, item: int, side: int, framing: Framing = CROP, size: Size = 1
 ) -> Float32[np.ndarray, "height width 3"]:
-    """Returns an item as a network sees it that is not augmented, with values from 0 to 1.
+    """Returns an item as a network sees it without augmentation, with values from 0 to 1.
 
     Args:
         source, item: the picture.
-        side: longer side of what is returned, pixels.
-        framing, size: the network's; of its input's size the shape matters.
+        side: longer side of the result, pixels.
+        framing, size: the network's framing and input size; only the shape of the size matters.
 
     Raises:
         DataError: it cannot be read.
@@ -129,11 +129,11 @@ def picture_seen(
 
 
 def whole_picture(source: Source, item: int, side: int) -> Image.Image:
-    """Returns all of an item's picture, in its shape, made smaller where it is larger.
+    """Returns an item's picture uncropped, shrunk to `side` if it is larger.
 
     Args:
         source, item: the picture.
-        side: the longest side of what is returned, pixels.
+        side: largest side of the result, pixels.
 
     Raises:
         DataError: it cannot be read.
@@ -145,14 +145,14 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
 
 
 def check_presize(source: Source, presize: int, method: str = "crop") -> None:
-    """Makes sure that a source's pictures have the pixels that are asked for.
+    """Checks that a source's pictures have the pixels that `presize` and `method` need.
 
     Raises:
-        ConfigError: they were brought to a shorter side beforehand, or cut where they may not be.
+        ConfigError: they were packed at a shorter side, or cut although `method` needs all of them.
     """
     if method != "crop" and source.cut:
         raise ConfigError(
-            f"method = {method}: the pictures were packed for crop, so that long ones are cut; "
+            f"method = {method}: the pictures were packed for crop, which cuts long ones; "
             f"choose --data.method crop, or pack them again with --data.method {method}"
         )
     if source.presized is not None and presize > source.presized:
@@ -180,7 +180,7 @@ def choose_cache(
         free_memory: function that returns the free memory of the host, bytes.
         free_on_device: function that returns the free memory of the accelerator, bytes; None where
             it is not known, as on a CPU.
-        method: what the network will see of the pictures, which decides the canvas's shape.
+        method: how the network will frame the pictures, which decides the canvas's shape.
 
     Raises:
         ConfigError: `cache` is not one of the four.

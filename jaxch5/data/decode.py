@@ -1,4 +1,4 @@
-"""Decoding one picture as a person would see it: upright, in sRGB's colours, black to white."""
+"""Decodes one picture as a person would see it: upright, in sRGB, from black to white."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxch5.util.text import printable
 WAY_OUT = "; fix the file or remove it"
 # Pixels that become RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
-# Orientations that exchange the axes.
+# Orientations that swap the axes.
 SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     """How the pictures of a set are decoded, where more than one way is right.
 
     Attributes:
-        range: which values of more than 8 bits are black and white; see `parse_range`.
+        range: which values are black and white beyond 8 bits; see `parse_range`.
         max_pixels: largest number of pixels that is decoded.
     """
 
@@ -48,13 +48,13 @@ AS_FILES_SAY = Reading()
 
 
 class Decoded(NamedTuple):
-    """A picture as it is stored, upright and in bytes, but in the colours of its own profile.
+    """Holds a picture upright and in bytes, but still in the colours of its own profile.
 
-    Converting these takes longer than shrinking the picture, so that it is shrunk first.
+    Converting the colours takes longer than shrinking the picture, so it is shrunk first.
 
     Attributes:
         pixels: red, green and blue.
-        profile: an ICC profile, for `to_srgb`; None for sRGB's.
+        profile: an ICC profile, for `to_srgb`; None for sRGB.
     """
 
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -69,19 +69,19 @@ def decode(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a picture as a person would see it: upright, in sRGB.
 
-    EXIF's orientation is obeyed, and so is a colour profile; grey, palette, CMYK and deeper
-    pictures become RGB, transparent pixels are laid on white, and the first frame of an animation
-    is taken. Damaged metadata is ignored.
+    The EXIF orientation and the colour profile are applied; grey, palette, CMYK and deeper
+    pictures become RGB, transparent pixels are blended with white, and only the first frame of an
+    animation is read. Damaged metadata is ignored.
 
     Args:
         data: the file's content, in one of the formats of docs/training.md.
-        reference: what errors call the picture.
+        reference: name of the picture in errors.
         min_side: a JPEG may be decoded at a fraction of its size, as long as no side falls below
             this many pixels; None decodes all of it, up to `reading.max_pixels`.
         reading: what is black and white, and how large a picture may be.
 
     Raises:
-        DataError: the picture cannot be read; the line says why.
+        DataError: the picture cannot be read; the message says why.
 
     Example:
         >>> import io
@@ -99,17 +99,17 @@ def decode_stored(
     min_side: int | None = None,
     reading: Reading = AS_FILES_SAY,
 ) -> Decoded:
-    """Returns what `decode` does before colours are converted; see there."""
+    """Decodes like `decode`, but leaves the colours unconverted."""
     try:
         return _decoded(data, min_side, reading)
     except Image.UnidentifiedImageError:
-        reason = "is no picture in a known format" if data else "is an empty file"
+        reason = "is not a picture in a known format" if data else "is an empty file"
     except DataError as error:
         reason = f"is {error}"
     except Image.DecompressionBombError as error:
         reason = f"is refused: {error}"
     except Exception as error:
-        # Decoders raise whatever a broken file leads them to.
+        # A broken file may make a decoder raise any kind of error.
         reason = f"cannot be decoded ({printable(str(error)) or type(error).__name__})"
     raise DataError(f"{reference}: {reason}{WAY_OUT}")
 
@@ -117,15 +117,15 @@ def decode_stored(
 def decode_opened(
     image: Image.Image, reference: str = "picture", reading: Reading = AS_FILES_SAY
 ) -> Decoded:
-    """Returns what `decode_stored` makes of a picture that Pillow has opened, or made.
+    """Decodes like `decode_stored`, from a picture that Pillow has opened or made.
 
     Args:
-        image: the picture; EXIF's orientation is obeyed where it still has one.
-        reference: what errors call it.
+        image: the picture; its EXIF orientation is applied if it still has one.
+        reference: its name in errors.
         reading: see `decode`.
 
     Raises:
-        DataError: the picture cannot be read; the line says why.
+        DataError: the picture cannot be read; the message says why.
 
     Example:
         >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).pixels.tolist()
@@ -142,11 +142,11 @@ def decode_opened(
 
 
 class Header(NamedTuple):
-    """What a file says about its picture, before anything is decoded.
+    """Holds what a file's header says about its picture.
 
     Attributes:
-        format: its name.
-        mode: Pillow's name for its kind of pixels, or NumPy's where Pillow does not read it.
+        format: name of the format.
+        mode: Pillow's name for the kind of pixels, or NumPy's if Pillow cannot read them.
         size: width and height, pixels, of the upright picture.
         profile: its colour profile; None where it has none.
     """
@@ -158,7 +158,7 @@ class Header(NamedTuple):
 
 
 def look_at(data: bytes) -> Header:
-    """Returns what a picture's header says, for every kind of picture that `decode` reads.
+    """Reads a picture's header, for every kind of picture that `decode` reads.
 
     Raises:
         Exception: any kind, where the header cannot be read.
@@ -211,7 +211,7 @@ def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
     try:
         header = read_header(data)
     except Exception:
-        # Nothing more is known about kinds that Pillow does not know.
+        # Pillow does not know this kind, so nothing more can be said.
         return Decoded(pixels)
     return _upright(Decoded(pixels, profile_in(header.info)), header)
 
@@ -223,7 +223,7 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
     if pixels is not None:
         decoded = Decoded(pixels, profile_in(header.info))
     else:
-        # Pillow lets harmless oddities pass, as viewers do, but no cut file.
+        # Like viewers, Pillow accepts harmless oddities, but not truncated files.
         header.draft(None, (header.width // part, header.height // part))
         decoded = _pixels(header, reading)
     return _upright(decoded._replace(pixels=_cut(decoded.pixels, size, part)), header)
@@ -232,9 +232,9 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
 def _cut(
     pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], part: int
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Cuts what was decoded at a fraction of a size, which the decoder rounds up, to the nearest.
+    """Crops a picture decoded at a fraction of its size to the size rounded to the nearest pixel.
 
-    Rounded up, points move by up to a pixel; rounded to the nearest it is half of one.
+    The decoder rounds up, which moves points by up to a pixel, and rounding by half of one.
     """
     if part == 1:
         return pixels
@@ -255,8 +255,8 @@ def _pixels(image: Image.Image, reading: Reading) -> Decoded:
 
 
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
-    """Undoes EXIF's orientation, 1 to 8: the last four exchange the axes before they mirror."""
-    # Both Pillow and OpenCV have turned a TIFF by now.
+    """Undoes EXIF's orientation, 1 to 8: the last four swap the axes before they mirror."""
+    # Both Pillow and OpenCV have already turned a TIFF.
     orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.
@@ -273,7 +273,7 @@ def _to_rgb(
     image: Image.Image, profile: bytes | None, reading: Reading
 ) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        # From formats that say their bits, which Pillow moves up to 16.
+        # From formats that state their bit depth, which Pillow scales up to 16.
         values = np.asarray(image)[..., None]
         said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
         return pixels_of(Deep(values, said), parse_range(reading.range))

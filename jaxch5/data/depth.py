@@ -1,7 +1,7 @@
 """Pictures of more than 8 bits: which values are black and white, and how they become bytes.
 
-A file may say so (12 bits that are packed, or a largest value that is a power of two less one), or
-it has to be guessed: for a whole set at once (`guess_range`), so that its pictures stay comparable.
+A file may state this (as packed 12 bits, or a largest value that is a power of two minus one). If
+not, it is guessed for a whole set at once (`guess_range`), which keeps its pictures comparable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# Endings of files that may be so deep; JPEG 2000 and PGM say their bits, and Pillow obeys.
+# Endings of files that may be this deep; JPEG 2000 and PGM state their bits, and Pillow obeys.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
 # Bits, and whites of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
@@ -38,11 +38,11 @@ Read = Callable[[int], object]
 
 
 class Deep(NamedTuple):
-    """A picture as it is stored.
+    """Holds a picture's values as they are stored.
 
     Attributes:
         values: grey, colours, or colours and alpha.
-        said: the values that are black and white, if the file says so.
+        said: the values that are black and white, if the file states them.
         inverted: whether the lowest value is white.
         premultiplied: whether the colours have been multiplied by alpha.
     """
@@ -54,14 +54,14 @@ class Deep(NamedTuple):
 
 
 def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
-    """Returns a picture's values as they are stored; None where 8 bits, or Pillow, do it justice.
+    """Returns a picture's values as they are stored; None where 8 bits, or Pillow, suffice.
 
     Args:
         data: the file's content.
-        max_pixels: largest number of pixels that is decoded, of 8 bytes each.
+        max_pixels: largest number of pixels to decode, at 8 bytes each.
 
     Raises:
-        PIL.Image.DecompressionBombError: it has more.
+        PIL.Image.DecompressionBombError: it has more pixels.
 
     Example:
         >>> file = io.BytesIO()
@@ -89,7 +89,7 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
 
 def _check_bytes(needed: int, data: bytes) -> None:
-    """Refuses more bytes than any compression packs into a file: OpenCV allocates before it looks.
+    """Refuses more bytes than any compression fits into a file, since OpenCV allocates first.
 
     Raises:
         PIL.Image.DecompressionBombError: it takes more bytes.
@@ -101,7 +101,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the picture in bytes, black to white as the file or the ranges say; others are cut.
+    """Returns the picture in bytes, scaled from black to white; values beyond these are clipped.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range
@@ -128,7 +128,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Returns black and white by default: 0, and the largest of 8 or 16 bits, or 1."""
+    """Returns the default black and white: 0, and the largest value of 8 or 16 bits, or 1."""
     if dtype.kind == "f":
         return 0.0, 1.0
     # Integers are 16 bits deep, also where they are stored in 32.
@@ -142,13 +142,13 @@ def guess_range(
 
     Args:
         count: number of pictures in the set.
-        read: function from a picture's number to its content; an error of it counts as not deep.
+        read: function from a picture's number to its content; one that it fails on is not deep.
         peek: the same for the first 64 bytes alone; None where that is no faster.
         max_pixels: largest number of pixels that is decoded; larger pictures are not looked at.
 
     Returns:
-        The range, for `parse_range`, and a few words on how it came about; "auto" and none where
-        no picture needs a guess.
+        The range, for `parse_range`, and a few words on how it was found; "auto" and none if no
+        picture needs a guess.
 
     Example:
         >>> file = io.BytesIO()
@@ -192,7 +192,7 @@ def guess_range(
         black, white = _guess(kind, low, high, largest[kind])
         ranges.append(f"{kind} {black:.15g},{white:.15g}")
         words.append(
-            f"{kind} from {black:,.15g} to {white:,.15g} taken for black to white, as {low:,.6g} "
+            f"{kind} from {black:,.15g} to {white:,.15g} read as black to white, since {low:,.6g} "
             f"to {high:,.6g} were found in {len(seen[kind]):,} of the pictures of more than 8 bits"
         )
     return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)" * bool(words)
@@ -202,7 +202,7 @@ def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
     if kind == "floats" and -1 <= low < 0 and high <= 1:
         return -1.0, 1.0
     whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
-    # A filter's overshoot makes no other scale of floats.
+    # A filter's overshoot does not make it another scale of floats.
     slack = 1.01 if kind == "floats" else 1.0
     white = next((white for white in whites if high <= white * slack), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
@@ -231,7 +231,7 @@ def _may_be_deep(begin: bytes) -> bool:
 
 
 def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Returns the first directory of a TIFF, also where Pillow does not know such pictures."""
+    """Returns the first directory of a TIFF, even if Pillow cannot read such pictures."""
     try:
         header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -248,7 +248,7 @@ def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     photometric = tags.get(TAG_PHOTOMETRIC, 0)
     bits, formats = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_FORMAT, 1)
     if photometric == YCBCR:
-        # Pillow takes the bytes of an uncompressed one for colours.
+        # Pillow mistakes the bytes of an uncompressed one for colours.
         return max(bits) == 8 and tags.get(TAG_COMPRESSION, 1) == 1
     return photometric in (0, 1, RGB) and (max(bits) > 8 or any(kind != 1 for kind in formats))
 
@@ -268,13 +268,13 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         values = values[..., :3]
     said = None
     if values.dtype == np.uint16 and max(bits) < 16:
-        # OpenCV moves the bits of packed numbers up.
+        # OpenCV shifts the bits of packed numbers up.
         said = 0.0, float((2 ** max(bits) - 1) << (16 - max(bits)))
     elif values.dtype == np.int8:
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard it is a figure of the picture's; these say what the numbers can be.
+        # By the standard it describes the picture; only these values tell the range of the numbers.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
@@ -285,7 +285,7 @@ def _whites(dtype: np.dtype) -> tuple[float, ...]:
 
 
 def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndarray | None:
-    """Reads colours stored one after the other, which neither Pillow nor OpenCV puts together.
+    """Reads colours stored as separate planes, which neither Pillow nor OpenCV combines.
 
     Raises:
         ValueError: they are compressed or in tiles.
@@ -293,7 +293,7 @@ def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndar
     bits, offsets = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_OFFSETS, 0)
     kind = {1: "u", 2: "i", 3: "f"}.get(_numbers(tags, TAG_FORMAT, 1)[0])
     if tags.get(TAG_COMPRESSION, 1) != 1 or offsets == [0] or kind is None or bits[0] % 8:
-        raise ValueError("its colours are stored one after the other, compressed or in tiles")
+        raise ValueError("its colours are stored as separate planes that are compressed or tiled")
     width, height = int(tags[256]), int(tags[257])
     dtype = np.dtype(f"{'<' if data[:2] == b'II' else '>'}{kind}{bits[0] // 8}")
     strips = zip(offsets, _numbers(tags, 279, 0), strict=True)
@@ -306,7 +306,7 @@ def _png(data: bytes) -> Deep | None:
     if data[25:26] == b"\0":
         # Grey, as Pillow reads it too.
         return Deep(np.asarray(read_header(data))[..., None], None)
-    # OpenCV takes as much memory as a chunk says that it is long.
+    # OpenCV allocates as much memory as the length that a chunk states.
     values = _opencv(png_pixels(data))
     return None if values is None else Deep(values, None)
 
@@ -325,7 +325,7 @@ def _opencv(data: bytes) -> np.ndarray | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps OpenCV from complaining on standard error: that it returns nothing says it all."""
+    """Keeps OpenCV from complaining on standard error: its empty result says enough."""
     logging = cv2.utils.logging
     level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:

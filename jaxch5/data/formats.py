@@ -1,4 +1,4 @@
-"""The formats of pictures that are read: endings, first bytes, and what stands beside pixels."""
+"""The picture formats that are read: their endings, first bytes and metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF; where one sample is said to be in planes, Pillow forgets how it is stored."""
+    """Reads a TIFF whose one sample is declared planar, where Pillow forgets how it is stored."""
 
     def _setup(self) -> None:
         if self.tag_v2.get(SAMPLES, 1) == 1:
@@ -38,10 +38,10 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# No others are tried, whatever a file is named. Left out is what starts another program (PostScript
-# and its relatives), what has no first bytes of its own (TGA), and icons, whose header does not say
-# how many pixels are inside. A class each, since Pillow's table of formats is global, holds what
-# others registered, and refuses large pictures whatever our own limit is.
+# No others are tried, whatever a file is named. Formats that start another program (PostScript and
+# its relatives), that have no signature (TGA), or whose header does not say how many pixels are
+# inside (icons) are left out. Classes are named, since Pillow's table of formats is global, holds
+# what others registered, and refuses large pictures whatever our own limit is.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     # Not as MPO, which is a JPEG followed by others.
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -63,7 +63,7 @@ BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
     "PPM": tuple(b"P" + kind for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f")),
 }
-# What these end with, but for what cameras put behind it.
+# How these formats end, apart from what cameras append.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 FIRST_BYTES, LAST_BYTES = 256, 64
 SUFFIXES_OF: dict[str, tuple[str, ...]] = {
@@ -79,7 +79,7 @@ SUFFIXES_OF: dict[str, tuple[str, ...]] = {
     "HEIF": (".heic", ".heif", ".hif"),
 }
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
-# Decoders take 12 bytes a pixel at most, but for these, which take up to 24.
+# Decoders take at most 12 bytes per pixel, except for these, which take up to 24.
 TWICE_THE_MEMORY = ("WEBP", "AVIF", "JPEG2000", "HEIF")
 HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
@@ -109,7 +109,7 @@ def read_header(data: bytes) -> Image.Image:
 def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     """Checks whether a file's first and last bytes are those of a picture, without reading it all.
 
-    A file may be intact where they are not, and broken where they are.
+    A file may be intact although they are not, and broken although they are.
     """
     try:
         with open(file, "rb", buffering=0) as opened:
@@ -122,13 +122,13 @@ def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     except (OSError, DataError):
         return False
     except Exception:
-        # The rest of it is needed to say more.
+        # Only the rest of the file could tell more.
         return True
     return form is not None and ENDS.get(form, b"") in tail
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuses a picture that would take much memory, before it does.
+    """Refuses a picture with too many pixels before it takes memory.
 
     Raises:
         PIL.Image.DecompressionBombError: it has more pixels.
@@ -140,7 +140,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def format_of(data: bytes) -> str | None:
-    """Returns the format that a file's first bytes tell; None where it is none that is read.
+    """Returns the format that a file's first bytes indicate; None if such files are not read.
 
     Example:
         >>> format_of(b"GIF89a..."), format_of(b"%!PS-Adobe-3.0")
@@ -162,7 +162,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Returns EXIF's orientation, 1 to 8, of a picture that was opened; 1 where it cannot be read.
+    """Returns the EXIF orientation, 1 to 8, of an opened picture; 1 if it cannot be read.
 
     Example:
         >>> image = Image.new("L", (4, 3))
@@ -170,7 +170,7 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # Not the method of PNG's class, which decodes the picture to look behind it.
+    # Not by the method of PNG's class, which decodes the picture to find what follows it.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1
@@ -178,7 +178,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
-    """Yields a file with less beside its pixels, for decoders that fall over damaged metadata."""
+    """Yields a file with less metadata, for decoders that fail on damaged metadata."""
     form = format_of(data)
     if form == "PNG":
         yield png_pixels(data, keep=True)
@@ -187,12 +187,12 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         # Pillow skips everything else in a segment.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # A kind that no decoder knows; how the picture is turned is said elsewhere.
+        # No decoder knows this kind; the orientation is stored elsewhere.
         yield ITEM.sub(rb"\1none", data)
 
 
 def png_pixels(data: bytes, keep: bool = False) -> bytes:
-    """Returns a PNG of what its pixels need, up to a chunk said to be longer than the file.
+    """Returns a PNG reduced to what its pixels need, up to a chunk declared longer than the file.
 
     Args:
         data: the file's content.

@@ -15,7 +15,7 @@ ASPECT = 3 / 2
 LINEAR, SMOOTHED = 3 / 2, 2.0
 # Above this ratio a picture is shrunk along one side only, and would be smoothed along both.
 EVEN = 1.2
-# A JPEG file can have no longer side than 65,535 pixels.
+# No side of a JPEG file can be longer than 65,535 pixels.
 JPEG_SIDE = 65_500
 
 
@@ -37,26 +37,27 @@ def presize(
     out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
     overwrite: bool = False,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
-    """Brings a picture to `size` and lays it on a canvas, with as many pixels as `method` needs.
+    """Resizes a picture to `size` and puts it on a canvas, with as many pixels as `method` needs.
 
-    With "crop" it keeps its shape, and `size` is its short side: an upright picture is laid on its
-    side, and what is longer than the canvas is cut evenly. The others keep the whole picture, on a
-    square canvas: "pad" with its shape, so that `size` is its long side, and "squish" without it,
-    so that it covers the canvas. The picture's edge is repeated over the rest of the canvas.
+    With "crop" the picture keeps its aspect ratio, and `size` is its short side: an upright picture
+    is turned on its side, and what exceeds the canvas is cut evenly at both ends. The others keep
+    the whole picture, on a square canvas: "pad" with its aspect ratio, where `size` is its long
+    side, and "squish" without it, covering the canvas. The rest of the canvas repeats the picture's
+    edge.
 
     Args:
         picture: pixels, upright.
         size: short side of the canvas, pixels.
-        profile: an ICC profile whose colours the pixels are in, and are converted from once they
-            are few; None where they are sRGB's.
-        method: what the network will see of it; see `Framing`.
-        out: array that becomes the canvas; None makes a new one.
-        overwrite: whether the picture's own memory may be used, which takes less time.
+        profile: ICC profile of the pixels' colours, which are converted once the picture is small;
+            None for sRGB.
+        method: how the network will frame it; see `Framing`.
+        out: array to use as the canvas; None makes a new one.
+        overwrite: whether the picture's own memory may be overwritten, which takes less time.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
-        picture's kept region, x to the right and y down) to a pixel of the canvas, pixel centres
-        being at half integers, as `Batch` has it.
+        picture's kept region, x to the right and y down) to a pixel of the canvas, with pixel
+        centres at half integers, as in `Batch`.
 
     Example:
         >>> canvas, frame = presize(np.zeros((10, 20, 3), np.uint8), size=8)
@@ -119,7 +120,7 @@ def _lay(
 def shrink(
     picture: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns all of a picture in its shape, the short side at `size`, or smaller if it was."""
+    """Shrinks a picture, uncropped, to a short side of `size`; a smaller one is left as it is."""
     sides = picture.shape[:2]
     scale = min(1.0, size / min(sides), JPEG_SIDE / max(sides))
     height, width = (max(1, round(side * scale)) for side in sides)

@@ -1,4 +1,4 @@
-"""JPEG files: whether they are harmless, and decoding them, or a fraction of their size."""
+"""JPEG files: whether they are harmless, and decoding them in full or at a fraction of the size."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from jaxtyping import UInt8
 from PIL import Image
 
 # A JPEG file spends a bit on each block of 8 by 8 of each component, of which subsampling makes 10
-# for 512 pixels: 410 pixels a byte. A file that promises more is cut short, or was made to harm.
+# for 512 pixels: 410 pixels a byte. A file that promises more is truncated or malicious.
 MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over all of it; encoders make about ten.
 MAX_SCANS = 64
 # With several scans the coefficients of all components are kept, two bytes each, whatever fraction
-# of the pixels is made of them: as many bytes as pixels are allowed, times this.
+# of the pixels is decoded: this many bytes for each pixel that is allowed.
 COEFFICIENTS = 9
 # libjpeg's other fractions, such as 5/8, take longer to decode than all of it.
 FRACTIONS = (8, 4, 2)
 START_OF_SCAN = b"\xff\xda"
-# In a scan, what is neither a stuffed byte nor a restart ends it.
+# A marker that is neither a stuffed byte nor a restart ends a scan.
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 # Markers that nothing follows: TEM and the restarts.
 ALONE = {0x01, *range(0xD0, 0xD8)}
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-# What stands before the scan of most files: tables, restarts, comments, and applications' segments,
-# of which one may be a profile; but not the one that says how the picture is turned.
+# What precedes the scan in most files: tables, restarts, comments, and applications' segments, one
+# of which may be a profile, but not the one that holds the orientation.
 BASELINE, PROFILE = 0xFFC0, 0xFFE2
 PASSED_OVER = {0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)} - {0xFFE1}
 PROFILE_BEGINS, PROFILE_ALONE = b"ICC_PROFILE\0", b"\1\1"
 
 
 class Plain(NamedTuple):
-    """The header of a JPEG like most: grey or coloured, upright, in one scan, without EXIF.
+    """Holds the header of an ordinary JPEG: grey or coloured, upright, in one scan, without EXIF.
 
     Attributes:
         size: width and height, pixels.
@@ -47,9 +47,9 @@ class Plain(NamedTuple):
 
 
 def read_plain(data: bytes) -> Plain | None:
-    """Reads the header of a JPEG like most; None of any other file, which Pillow has to look at.
+    """Reads the header of an ordinary JPEG; returns None for any other file, which Pillow reads.
 
-    Pillow takes three times as long, a twentieth of the time of a small picture.
+    Pillow takes three times as long, which is a twentieth of the time that a small picture takes.
 
     Example:
         >>> import io
@@ -85,16 +85,16 @@ def read_plain(data: bytes) -> Plain | None:
 
 
 def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_pixels: int) -> int:
-    """Returns the divisor, 1, 2, 4 or 8, at whose fraction of its size a picture is decoded.
+    """Returns the divisor of the size at which a picture is decoded: 1, 2, 4 or 8.
 
     Args:
-        header: what Pillow makes of the file's first bytes, or what `read_plain` does.
+        header: the header as Pillow or `read_plain` reads it.
         data: the file's content.
         min_side: pixels below which no side may fall; None decodes all, where that is allowed.
         max_pixels: largest number of pixels to decode.
 
     Raises:
-        PIL.Image.DecompressionBombError: it would take much memory or time.
+        PIL.Image.DecompressionBombError: it would take too much memory or time.
     """
     width, height = header.size
     pixels = width * height

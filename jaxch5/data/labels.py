@@ -18,15 +18,15 @@ from jaxch5.util.text import counted, printable
 def check_labels(
     labels: Any, classes: Sequence[str], references: Sequence[str]
 ) -> Int32[np.ndarray, "items"]:
-    """Returns the labels as numbers of classes that exist.
+    """Returns the labels as integers, each a place in `classes`.
 
     Args:
         labels: the class of each item, a place in `classes`: integers [items].
         classes: names, each once.
-        references: what errors call each item.
+        references: name of each item in errors.
 
     Raises:
-        DataError: they are not places of classes, or a class has no name of its own.
+        DataError: they are not places in `classes`, or a class has no name of its own.
 
     Example:
         >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
@@ -49,14 +49,14 @@ def check_labels(
         others = f" (and {counted(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
         unlabelled = "; -1 often stands for none: leave such items out" * int(labels[first] == -1)
         raise DataError(
-            f"{printable(references[first])}{others}: label {labels[first]} is none of the "
+            f"{printable(references[first])}{others}: label {labels[first]} is not one of the "
             f"{len(classes)} classes, 0 to {len(classes) - 1}{unlabelled}"
         )
     return labels.astype(np.int32, copy=False)
 
 
 def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs of classes that a person may have taken for one, as they look nearly the same.
+    """Returns pairs of classes whose names look so alike that they may be meant as one.
 
     Example:
         >>> look_alikes(["Cat", "cat", "dog", "great dane", "great_dane "])
@@ -65,7 +65,7 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for name in classes:
-        # Signs that are not seen (a joiner, a mark of direction) do not tell classes apart.
+        # Invisible characters (a joiner, a mark of direction) do not tell classes apart.
         seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
         look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
         if look in first:
@@ -75,10 +75,10 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Makes sure that each class has a name, and one that no other has.
+    """Checks that each class has a name that no other class has.
 
     Raises:
-        DataError: a class has none, or shares it.
+        DataError: a class has no name, or shares it.
     """
     if isinstance(classes, str):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
@@ -90,14 +90,14 @@ def check_classes(classes: Sequence[str]) -> None:
             )
     if len(set(classes)) < len(classes):
         ((name, count),) = Counter(classes).most_common(1)
-        raise DataError(f"classes: {printable(name)} stands there {count} times; give each once")
+        raise DataError(f"classes: {printable(name)} is listed {count} times; list it once")
 
 
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
-    """Returns labels, in any form that has only one meaning, as class numbers.
+    """Converts labels in any unambiguous form to class numbers.
 
-    These are integers, floats without a fraction, booleans where there are two classes, names of
-    classes, each of these [items] or [items, 1], and rows [items, classes] of one 1 and zeros.
+    Such forms are integers, floats without a fraction, booleans for two classes and names of
+    classes, each as [items] or [items, 1], and one-hot rows [items, classes].
 
     Args:
         labels: an array, or what NumPy makes one of.
@@ -107,7 +107,7 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         Integers [items], which may be out of the range of classes; see `check_labels`.
 
     Raises:
-        DataError: they have no meaning, or more than one.
+        DataError: they have no meaning, or are ambiguous.
 
     Example:
         >>> numbers_of(["dog", "cat"], ["cat", "dog"]), numbers_of([[0, 1], [1, 0]], ["cat", "dog"])
@@ -117,11 +117,11 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     try:
         array = np.asarray(labels)
         if array.dtype == object:
-            # As pandas keeps words.
+            # pandas stores words like this.
             array = np.array(array.tolist())
     except Exception as error:
-        # An array of another library may say no in any way.
-        raise DataError(f"labels: are no array ({printable(str(error))})") from None
+        # Another library's array may raise any kind of error.
+        raise DataError(f"labels: are not an array ({printable(str(error))})") from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if not array.size:
@@ -130,15 +130,15 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         return _numbers_of_names(array, classes)
     if array.dtype.kind not in "iufb" or array.ndim not in (1, 2):
         raise DataError(
-            f"labels: are {array.dtype} {list(array.shape)}; should be one number or one name of a "
-            "class for each item"
+            f"labels: are {array.dtype} {list(array.shape)}; should be one class number or class "
+            "name for each item"
         )
     if array.ndim == 2:
         one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
         if not one_hot or array.shape[1] != len(classes):
             raise DataError(
-                f"labels: have shape {list(array.shape)}; rows are taken where each is a 1 and "
-                f"zeros, one for each of the {len(classes)} classes; else give one class an item"
+                f"labels: have shape {list(array.shape)}; rows should be one-hot, "
+                f"with {len(classes)} columns, one per class; or give one class per item"
             )
         return array.argmax(axis=1)
     if array.dtype.kind == "b" and len(classes) != 2:
@@ -155,5 +155,5 @@ def _numbers_of_names(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     for name in map(str, names):
         if name not in numbers:
             known = ", ".join(map(printable, [*classes[:5], *["..."] * (len(classes) > 5)]))
-            raise DataError(f"labels: {printable(name)} is none of the classes ({known})")
+            raise DataError(f"labels: {printable(name)} is not one of the classes ({known})")
     return np.array([numbers[str(name)] for name in names])[which]

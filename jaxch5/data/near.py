@@ -1,7 +1,7 @@
 """Near-duplicates: pictures that differ by encoding, size, a border or a small crop.
 
 A descriptor finds the few pictures that may be crops of another one, and these are registered and
-compared in detail. Mirrored and turned pictures are others.
+compared in detail. Mirrored and rotated pictures count as different.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rich.console import Console
 
 from jaxch5.util.text import progress_bar
 
-# Side of a thumbnail, and the least of a picture that gets one, pixels.
+# Side of a thumbnail, and the smallest side of a picture that gets one, pixels.
 SIDE = 32
-# Side of the picture whose borders are looked for, and the least of what is within them, pixels.
+# Side at which borders are looked for, and the smallest side left within them, pixels.
 SEARCHED, LEAST_CONTENT = 96, 12
-# Levels between which a row or column of a border is, for all that JPEG adds to it.
+# Spread of levels in a border's row or column, allowing for what JPEG adds.
 BORDER_RANGE = 24
-# Least deviation of a thumbnail's details, levels.
+# Smallest deviation of a thumbnail's details, levels.
 CONTRAST = 3.0
 
 # Where a view begins and ends: the whole picture, and what a crop may have kept of each side.
@@ -34,16 +34,16 @@ VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
 BRIGHTNESS, COLOUR = 8, 4
 # Red, green and blue as brightness and two colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
-# Least correlation of the descriptors of what is compared in detail, and after how many of these
-# comparisons in vain a picture is left: of X-rays, say, all are alike at first sight.
+# Smallest correlation of descriptors for a comparison in detail, and after how many of these
+# without a match a picture is given up: X-rays, say, all look alike at first sight.
 CANDIDATE, FAILURES = 0.87, 8
 # Pictures whose correlations with all others are computed at a time.
 BLOCK = 256
 
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
-# Least share of the thumbnail that both pictures cover.
+# Smallest share of the thumbnail that both pictures cover.
 OVERLAP = 0.7
-# Least correlation of the details, and by how many standard deviations of chance (Fisher's z).
+# Smallest correlation of the details, and by how many standard deviations of chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
 
 Thumbnail = UInt8[np.ndarray, "32 32 3"]
@@ -51,7 +51,7 @@ Window = tuple[float, float]
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
-    """Returns what is kept of a picture for comparison: 3 kB, without borders, in a square.
+    """Returns a square thumbnail without borders, the 3 kB kept of a picture for comparison.
 
     Returns:
         The thumbnail; None where the picture is too small or too plain to be told from others.
@@ -74,7 +74,7 @@ def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
 def find_near(
     thumbnails: Sequence[Thumbnail | None], console: Console | None = None
 ) -> list[list[int]]:
-    """Finds groups of pictures that look like one picture, by their places in the sequence.
+    """Finds groups of pictures that show the same picture, as places in the sequence.
 
     Each group has a picture that all others of it were compared with: no chain of small changes
     leads from one of them to another. A picture may be in several groups. The time grows with the
@@ -102,7 +102,7 @@ def find_near(
             for whole, candidates in _candidates(compared, start, full):
                 failures = 0
                 for part, view in candidates:
-                    # What both are near to is enough to put them together.
+                    # A picture that both are near to is enough to group them.
                     if part in partners[whole] or partners[whole] & partners[part]:
                         continue
                     if _is_near(compared[whole], compared[part], VIEWS[view]):
@@ -116,13 +116,13 @@ def find_near(
 def _without_borders(
     picture: UInt8[np.ndarray, "side side 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Cuts uniform rows and columns off, for as long as there are any at a side."""
+    """Cuts off uniform rows and columns, as long as there are any at a side."""
     axis, unchanged = 0, 0
     while unchanged < 2 and picture.size:
         spread = np.ptp(picture, axis=1 - axis).max(axis=-1)
         inside = np.flatnonzero(spread > BORDER_RANGE)
         first, last = (inside[0], inside[-1]) if len(inside) else (len(spread), 0)
-        # Where a border ends, a row is of both.
+        # The row where a border ends mixes border and picture.
         begin, end = first + (first > 0), last + (last == len(spread) - 1)
         unchanged = unchanged + 1 if end - begin == len(spread) else 0
         picture = picture.take(range(begin, end), axis)
@@ -133,13 +133,13 @@ def _without_borders(
 def _details(
     thumbnail: UInt8[np.ndarray, "32 32 3"],
 ) -> Float32[np.ndarray, "32 32 3"]:
-    """Takes away what is coarse, in which many pictures are alike."""
+    """Removes the coarse structure, in which many pictures are alike."""
     smooth = cv2.GaussianBlur(thumbnail.astype(np.float32), (3, 3), 0)
     return smooth - cv2.GaussianBlur(smooth, (0, 0), 2)
 
 
 def _number_of_details(thumbnail: Thumbnail) -> float:
-    """Returns how many frequencies share the details: few in a drawing of a line."""
+    """Returns how many frequencies share the details: few in a line drawing."""
     power = np.abs(np.fft.fft2(_details(thumbnail).mean(axis=-1))) ** 2
     return float(power.sum() ** 2 / (power**2).sum())
 
@@ -176,7 +176,7 @@ def _candidates(
     start: int,
     full: Float32[np.ndarray, "items frequencies"],
 ) -> Iterator[tuple[int, Iterator[tuple[int, int]]]]:
-    """Yields pictures of a block with others that may be views of them, and which: likest first."""
+    """Yields pictures of a block with others that may be views of them, likeliest first."""
     block = thumbnails[start : start + BLOCK]
     views = np.stack([_descriptors(block, view) for view in VIEWS])
     likeness = views[0] @ full.T
@@ -203,7 +203,7 @@ def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> 
             template, grey, start, cv2.MOTION_AFFINE, REGISTERED, np.ones_like(grey), 3
         )
     except cv2.error:
-        # They are nowhere alike.
+        # They match nowhere.
         return False
     size, pulled = [SIDE, SIDE], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     covered = cv2.warpAffine(np.ones(size, np.float32), found, size, flags=pulled) > 0.99

@@ -62,8 +62,8 @@ def pack(
 ) -> Index:
     """Presizes every picture and writes them into shards, from which `from_packed` reads them.
 
-    If it is stopped at any moment and called again, it resumes with the shards that are missing;
-    one that was removed is made again.
+    If it is stopped at any moment and called again, it resumes with the shards that are missing,
+    those that were removed among them.
 
     Args:
         source: labelled pictures.
@@ -74,8 +74,8 @@ def pack(
         shard_size: pictures in a shard.
         seed: seed of the pictures' order.
         skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
-        method: what the network will see of them (`Framing`). For "crop" long pictures are cut as
-            `presize` cuts them; for the others they are whole, and will do for every method.
+        method: how the network will frame them (`Framing`). For "crop" long pictures are cut as
+            `presize` cuts them; for the others they stay uncut, which suits every method.
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
@@ -197,7 +197,7 @@ def _write_items(
     items: Int[np.ndarray, "kept"],
     in_valid: Bool[np.ndarray, "items"] | None,
 ) -> dict[str, Stored]:
-    """Writes what is known of the items beside their pictures."""
+    """Writes what is known about the items apart from their pictures."""
     files = {}
     with store.making(LABELS) as file:
         _save(file, source.labels)
@@ -214,7 +214,7 @@ def _write_items(
 
 
 def _save(file: Path, rows: np.ndarray) -> None:
-    # Given a name, NumPy would lengthen it.
+    # Given a name, NumPy would append an ending.
     with file.open("wb") as opened:
         np.save(opened, rows)
 
@@ -235,7 +235,7 @@ def _json(index: Index) -> bytes:
 def _digest(
     source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int | str]
 ) -> str:
-    """Returns a digest of all that decides what is packed, except the pictures' content."""
+    """Returns a digest of everything that decides what is packed, except the pictures' content."""
     digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
     digest.update(np.ascontiguousarray(source.labels).data)
     for reference in source.references:

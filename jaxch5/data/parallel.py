@@ -12,14 +12,14 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-# Items under way at a time, for each thread; the rest of a large set waits in no queue.
+# Items in progress at a time, for each thread; the rest of a large set is not queued.
 AHEAD = 4
 # The most threads that make batches: more have not been measured, and each holds one in memory.
 MAX_THREADS = 16
 
 
 def cores() -> int:
-    """Returns how many cores this process may use: a scheduler may keep some from it."""
+    """Returns how many cores this process may use, which a scheduler may limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -33,7 +33,7 @@ def threads_for_batches() -> int:
 def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
     """Yields the function's results, as `map` does, made by a thread for each core.
 
-    Only a few items are under way at a time, however many there are.
+    Only a few items are in progress at a time, however many there are.
 
     Example:
         >>> list(in_order(abs, [-1, 2, -3]))

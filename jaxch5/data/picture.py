@@ -1,4 +1,4 @@
-"""A picture in any form in which somebody has one: a path, a file's content, pixels."""
+"""Reads a picture in any form in which people have one: a path, a file's content, pixels."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def read_picture(
     Args:
         picture: a path; a file's content, or a file open for it; a PIL picture; or pixels from 0 to
             255, [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
-            alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. What is transparent
-            is laid on white.
-        reference: what errors call it where it has no path.
+            alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. Transparent
+            pixels are blended with white.
+        reference: its name in errors if it has no path.
         min_side, reading: see `decode`.
 
     Raises:
-        DataError: it cannot be read; the line says why.
+        DataError: it cannot be read; the message says why.
 
     Example:
         >>> read_picture([[0, 255]]).tolist()
@@ -73,12 +73,12 @@ def presized(
     method: str = "crop",
     out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
-    """Reads a picture onto a canvas; the one way by which pictures come to a network.
+    """Reads a picture onto a canvas, the only way in which pictures reach a network.
 
     Args:
         picture: see `read_picture`.
         size: short side of the canvas, pixels.
-        reference: what errors call it where it has no path.
+        reference: its name in errors if it has no path.
         reading: see `decode`.
         method, out: see `presize`.
 
@@ -86,7 +86,7 @@ def presized(
         Canvas and frame, as `presize` returns them.
 
     Raises:
-        DataError: it cannot be read; the line says why.
+        DataError: it cannot be read; the message says why.
 
     Example:
         >>> canvas, frame = presized([[0, 255]], size=4)
@@ -94,7 +94,7 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    # What has just been decoded is nobody else's.
+    # Nothing else uses what has just been decoded.
     return presize(pixels, size, profile, method, out, overwrite=isinstance(picture, bytes))
 
 
@@ -104,7 +104,7 @@ def read_stored(
     min_side: int | None = None,
     reading: Reading = AS_FILES_SAY,
 ) -> Decoded:
-    """Returns what `read_picture` does before colours are converted; see there."""
+    """Reads like `read_picture`, but leaves the colours unconverted."""
     if isinstance(picture, bytes):
         # Most are; the checks below take as long as reading a header.
         return decode_stored(picture, reference, min_side, reading)
@@ -126,9 +126,10 @@ def is_encoded(picture: Any) -> bool:
 
 
 def is_one(pictures: Any) -> bool:
-    """Checks whether what should be many pictures is one, such as a path, which has letters.
+    """Checks whether one picture was given in place of many, such as a path instead of a list.
 
-    Three axes are one picture if the last is as short as channels are, else many grey ones.
+    An array of three axes is one picture if the last is as short as channels are; otherwise it
+    holds many grey ones.
 
     Example:
         >>> is_one("cat.jpg"), is_one(["cat.jpg"]), is_one(np.zeros((28, 28, 3)))
@@ -145,10 +146,10 @@ def is_one(pictures: Any) -> bool:
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """Returns the picture, or what it holds where that may be gone once the next one is asked for.
+    """Returns the picture, or a copy if it may be gone once the next one is asked for.
 
-    A camera's buffer is filled again, and a file is closed. An error is given in its place, to be
-    raised where the picture is read.
+    A camera's buffer is refilled, and a file is closed. An error is returned in place of the copy,
+    to be raised where the picture is read.
     """
     if isinstance(picture, str | os.PathLike | bytes):
         return picture
@@ -162,10 +163,10 @@ def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataErr
 
 
 def many(pictures: Any) -> Iterable[Any]:
-    """Returns pictures one by one; a single picture counts as one of one.
+    """Returns an iterable of pictures; a single picture becomes one of length 1.
 
     Raises:
-        DataError: they cannot be taken one by one.
+        DataError: they cannot be iterated over.
     """
     if is_one(pictures):
         return [pictures]
@@ -227,7 +228,7 @@ def _held(picture: Picture, reference: str) -> Picture:
 def check_pixels(
     picture: Any, reference: str
 ) -> UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width channels"]:
-    """Returns a picture's pixels as bytes, with the channels that it is given with.
+    """Returns a picture's pixels as bytes, with their channels unchanged.
 
     Raises:
         DataError: they are not pixels from 0 to 255.
@@ -241,13 +242,13 @@ def check_pixels(
             f"{reference}: {type(picture).__name__} cannot be read as pixels ({reason})"
         ) from None
     if pixels.dtype.kind not in "biuf":
-        raise DataError(f"{reference}: {type(picture).__name__} is no picture; give {FORMS}")
+        raise DataError(f"{reference}: {type(picture).__name__} is not a picture; give {FORMS}")
     check_shape(pixels.shape, reference)
     return _as_bytes(pixels, reference)
 
 
 def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
-    """Returns pixels of any number of pictures as bytes, where they mean 0 to 255 beyond doubt."""
+    """Returns pixels of any number of pictures as bytes, if they clearly mean 0 to 255."""
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint8:
@@ -258,9 +259,7 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     # Numbers that a list, or another library, has widened; 16 bits are deeper pixels.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
-    way_out = (
-        "; np.uint8(255 * pixels + 0.5) makes it of 0 to 1" if pixels.dtype.kind == "f" else ""
-    )
+    way_out = "; np.uint8(255 * pixels + 0.5) converts 0 to 1" if pixels.dtype.kind == "f" else ""
     raise DataError(
         f"{reference}: is {pixels.dtype} {list(pixels.shape)}; should be uint8 from 0 to 255, and "
         f"this runs from {low:g} to {high:g}{way_out}"
@@ -268,13 +267,13 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
 
 
 def check_shape(shape: Sequence[int], reference: str) -> None:
-    """Makes sure that a shape is one of a picture's pixels.
+    """Checks that a shape can be that of a picture's pixels.
 
     Raises:
         DataError: it is not.
     """
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
-        reason = "; should be [height, width] or [height, width, channels], of 1 to 4 channels"
+        reason = "; should be [height, width] or [height, width, channels], with 1 to 4 channels"
         if len(shape) == 3 and shape[0] in CHANNELS:
             reason = "; move its channels to the end: np.moveaxis(pixels, 0, -1)"
     elif 0 in shape:
@@ -303,7 +302,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     except DataError:
         raise
     except Exception as error:
-        # A zero byte in a path, a home that nobody has, a file that is closed.
+        # For example a zero byte in a path, an unknown user's home, a closed file.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{reference[:SHOWN]}: {printable(reason)[:SHOWN]}") from None
     if not isinstance(content, bytes):
@@ -314,7 +313,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
 def _in_color(pixels: Shaped[np.ndarray, "height width *channels"], reference: str) -> Decoded:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if channels in (2, 4):
-        # As with a file, transparent pixels are laid on white.
+        # As with a file, transparent pixels are blended with white.
         return decode_opened(Image.fromarray(np.ascontiguousarray(pixels)), reference)
     if channels == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)

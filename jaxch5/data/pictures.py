@@ -1,8 +1,8 @@
-"""Which pictures a run was trained on and which it validated, and where these are now.
+"""Which pictures a run was trained on and which it validated, and where they are now.
 
-A set of pictures changes while its runs stay: pictures are added and removed, labels are corrected,
-or the set moves. Drawing its split again would then give another one, so a run keeps the one that
-it began with: a line of JSON for each picture, compressed.
+A set of pictures changes after a run: pictures are added and removed, labels are corrected, or the
+set moves. Drawing its split again would then give a different one, so a run stores the split that
+it began with, as compressed JSON with a line for each picture.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CHUNK = 1000
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The names of pictures, and in which part of a split each is; in the order of their source.
+    """Holds the names of a source's pictures, in its order, and the part that each is in.
 
     Attributes:
         classes: names, in the order of the labels.
         references: names of the pictures in the source, the same on every machine.
         labels: the class of each, a place in `classes`.
         sizes: bytes of each one's file; -1 where that is not known.
-        held_out: whether each is validated; the others are trained on.
+        held_out: whether each is for validation; the others are for training.
     """
 
     classes: tuple[str, ...]
@@ -68,13 +68,13 @@ class Pictures:
 
 
 class Found(NamedTuple):
-    """Which pictures of a run are among others.
+    """Tells which pictures of a run are among others.
 
     Attributes:
         places: where each picture of the run is among the others; -1 where it is not there.
-        changed: whether each one's file has another size there, so that it is another picture.
-        relabelled: whether each one's class is another there.
-        known: the picture of the run that each of the others is; -1 where it is none.
+        changed: whether each one's file has a different size there, and so is a different picture.
+        relabelled: whether each one's class is different there.
+        known: which picture of the run each of the others is; -1 if it is not one of them.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells for each picture of the run whether it is there, and not another of its name."""
+        """Tells whether each picture of the run is there, and not a different one of its name."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -93,9 +93,9 @@ def pictures_of(
     train: Int[np.ndarray, "train"] | None = None,
     valid: Int[np.ndarray, "valid"] | None = None,
 ) -> Pictures:
-    """Names the pictures of a source and their parts; all are for training without a split.
+    """Returns the names and parts of a source's pictures; without a split all are for training.
 
-    An item of both parts counts as trained on.
+    An item in both parts counts as trained on.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -117,8 +117,8 @@ def pictures_of(
 def find(pictures: Pictures, others: Pictures) -> Found:
     """Looks for a run's pictures among others, by their names.
 
-    Names are compared composed, since file systems differ in how they store an umlaut. Repeated
-    names are matched in their order.
+    Names are compared in composed form, since file systems differ in how they store an umlaut.
+    Repeated names are matched in their order.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -198,7 +198,7 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
 
 
 def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
-    """Returns the source with its labels as places in other class names.
+    """Returns the source with its labels as places in the given class names.
 
     Args:
         source: labelled pictures.
@@ -212,14 +212,13 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
         unknown = source.classes[source.labels[int(np.argmin(labels))]]
         hint = f"; {source.hint}" if source.hint else ""
         raise ConfigError(
-            f"{source.name}: class {unknown} is none that the run knows "
-            f"({', '.join(classes)}){hint}"
+            f"{source.name}: class {unknown} is not one of the run's ({', '.join(classes)}){hint}"
         )
     return replace(source, classes=classes, labels=labels)
 
 
 def write_pictures(path: Path, pictures: Pictures) -> None:
-    """Writes the pictures of a run, atomically, and the same bytes for the same pictures.
+    """Writes the pictures of a run atomically; the same pictures give the same bytes.
 
     The first line says what the file is, with the classes in their order; each other line is a
     picture: its name, its class, its part ("train" or "valid") and its size.
@@ -274,7 +273,7 @@ def read_pictures(path: Path) -> Pictures | None:
     try:
         head, *lines = map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
         if head["format"] != FORMAT or len(lines) != head[TRAIN] + head[VALID]:
-            raise ValueError("it is of another kind, or lines are missing")
+            raise ValueError("it is a different kind of file, or lines are missing")
         classes = tuple(map(str, head["classes"]))
         numbers = {name: number for number, name in enumerate(classes)}
         return Pictures(
@@ -295,7 +294,7 @@ def read_pictures(path: Path) -> Pictures | None:
 
 
 def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields names composed, and each different: a repeated one with its number of earlier uses."""
+    """Yields composed names and makes them unique: a repeat gets its number of earlier uses."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)

@@ -27,10 +27,10 @@ WAITING = "waiting for pictures"
 class Loader:
     """Makes the batches of one part of a source.
 
-    The batch of every step of every epoch is fixed by the seed alone, so that a position in the
-    stream is one number, the step: `steps(k)` continues where `k` batches have been seen. Training
-    draws as its sampler says and drops the last batch where it is short; validation keeps the order
-    and fills the last batch with rows whose mask is False.
+    The batch of every step of every epoch is fixed by the seed alone, so a position in the stream
+    is one number, the step: `steps(k)` continues after `k` batches. Training draws as its sampler
+    decides and drops a short last batch; validation keeps the order and fills the last batch with
+    rows whose mask is False.
 
     Args:
         canvases: the presized pictures.
@@ -42,12 +42,12 @@ class Loader:
         sampler: what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: what it was made from.
+        items, batch_size, sampler, canvases: the arguments.
         draws: how many items an epoch draws.
 
     Raises:
         DataError: a training batch is larger than the training set.
-        ConfigError: the sampler returns no order of the items.
+        ConfigError: the sampler does not return an order of the items.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Loader:
         own = slice(process * count, (process + 1) * count)
         row = self.order(epoch)[number, own]
         places = row[row >= 0]
-        # Another process may hold all last rows of a last, short batch.
+        # All rows of a short last batch may belong to another process.
         known = np.ones(len(places), bool)
         if not len(places):
             places, known = self.order(epoch)[0, own][:1].clip(0), np.zeros(1, bool)

@@ -1,4 +1,4 @@
-"""Colour profiles: a picture's numbers become those of sRGB, which networks were trained on."""
+"""Colour profiles: converts pictures to sRGB, which networks were trained on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image, ImageCms
 
 from jaxch5.util.text import printable
 
-# Profiles that are kept as they were read: each camera and each screen has one.
+# Profiles that are kept in parsed form: each camera and each screen has one.
 KEPT = 256
-# Levels, of 255, by which a profile may differ from sRGB and be taken for it.
+# Levels, of 255, by which a profile may differ from sRGB and still count as sRGB.
 SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
@@ -41,16 +41,16 @@ class Arithmetic(NamedTuple):
     def apply(
         self, pixels: UInt8[np.ndarray, "height width 3"]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """Returns the picture in sRGB's numbers."""
-        # OpenCV rounds, and cuts what is out of range.
+        """Returns the picture in sRGB."""
+        # OpenCV rounds, and clips what is out of range.
         return look_up(cv2.transform(cv2.LUT(pixels, self.curves), self.matrix), srgb_levels())
 
 
 class Profile(NamedTuple):
-    """A profile other than sRGB's.
+    """Holds a profile other than sRGB, with its conversion.
 
     Attributes:
-        space: kind of its numbers: "RGB", "GRAY" or "CMYK".
+        space: its colour space: "RGB", "GRAY" or "CMYK".
         arithmetic: conversion to sRGB, for a colour profile of curves and a matrix, as most are.
         shades: sRGB's grey for each level, for a grey profile.
         transform: conversion to sRGB, for any other.
@@ -63,7 +63,7 @@ class Profile(NamedTuple):
 
 
 def profile_in(info: Mapping[Any, Any]) -> bytes | None:
-    """Returns the colour profile that comes with a picture, or that its EXIF stands for.
+    """Returns the colour profile that is stored with a picture, or that its EXIF implies.
 
     Args:
         info: the attribute `info` of a `PIL.Image.Image`.
@@ -78,7 +78,7 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Reads how a profile's numbers become sRGB's; None if they are already, or it is damaged."""
+    """Reads a profile's conversion to sRGB; None if it is sRGB already, or damaged."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
@@ -111,7 +111,7 @@ def load_profile(content: bytes) -> Profile | None:
 def to_srgb(
     pixels: UInt8[np.ndarray, "height width 3"], content: bytes | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Converts a picture to sRGB's numbers, unless its profile is sRGB's or does not fit it.
+    """Converts a picture to sRGB, unless its profile is sRGB or does not fit the picture.
 
     Args:
         pixels: a picture, which is converted in place.
@@ -142,7 +142,7 @@ def to_srgb(
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
     """Reads a profile's curves and matrix; None where it has none that can be read."""
     tags = {kind: content[begin : begin + size] for kind, begin, size in _tags(content)}
-    # Where there are tables as well, these count.
+    # Tables, where there are any, take precedence.
     if not opened.profile.is_matrix_shaper or tags.keys() & {b"A2B0", b"A2B1"}:
         return None
     found = [_curve(tags[kind]) for kind in (b"rTRC", b"gTRC", b"bTRC")]
@@ -223,7 +223,7 @@ def lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def profile_name(content: bytes) -> str:
-    """Returns what a profile calls itself.
+    """Returns a profile's name for itself.
 
     Example:
         >>> profile_name(adobe_rgb())
@@ -254,7 +254,7 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
     """Returns an ICC profile of three primaries and a gamma.
 
     Args:
-        name: what it calls itself, cut at 13 characters.
+        name: its name for itself, cut to 13 characters.
         primaries: X, Y and Z of red, green and blue, adapted to D50.
         gamma: exponent of the tone curves.
     """

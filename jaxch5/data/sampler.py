@@ -21,16 +21,16 @@ Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
 Sampler = Callable[[Labels, int, int], Order]
 
-# From this many times the items of the rarest class on, the classes are unequal.
+# Classes count as unequal once one has this many times the items of the rarest.
 IMBALANCE = 3.0
 
 
 def sequential(labels: Labels, epoch: int = 0, seed: int = 0) -> Order:
-    """Draws each item once, in the order in which they are.
+    """Draws each item once, in order.
 
     Args:
         labels: Classes of the items.
-        epoch, seed: Without effect.
+        epoch, seed: Ignored.
 
     Example:
         >>> sequential(np.array([0, 0, 1]))
@@ -43,7 +43,7 @@ def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
     """Draws each item once, in a new order each epoch.
 
     Args:
-        labels: Classes of the items, of which only the number counts.
+        labels: Classes of the items; only their number matters.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
 
@@ -55,7 +55,7 @@ def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
 
 
 def shuffled_ranges(ranges: Sequence[Order], epoch: int, seed: int) -> list[Order]:
-    """Shuffles each of some ranges of places by itself."""
+    """Shuffles each range of places separately."""
     # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline below
     # 12,000 pictures a second; a NumPy permutation of a whole epoch is next to nothing.
     generator = _generator(seed, epoch)
@@ -153,7 +153,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def imbalance(labels: Labels, classes: int) -> float:
-    """Returns how many times the items of the rarest class the most frequent one has.
+    """Returns the number of items of the most frequent class, as a multiple of the rarest's.
 
     Example:
         >>> imbalance(np.array([0, 0, 0, 1]), classes=2)
@@ -204,7 +204,7 @@ def draw(
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"
     if order.ndim != 1 or not np.issubdtype(order.dtype, np.integer):
-        raise ConfigError(f"{given} is no list of whole numbers, which are places in labels")
+        raise ConfigError(f"{given} is not a list of whole numbers, each a place in labels")
     if len(order) != (max(len(order), 1) if draws is None else draws):
         wanted = "at least 1" if draws is None else f"{draws:,}, as many as epoch 0"
         raise ConfigError(f"{given} has {counted(len(order), 'draw')}; should be {wanted}")

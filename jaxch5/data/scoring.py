@@ -1,4 +1,4 @@
-"""Which pictures a run is scored with: those that it validated, and what is said of them."""
+"""Chooses the pictures that a run is scored with, and describes them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ OWN_SHARE = 0.5
 
 
 class Scored(NamedTuple):
-    """The pictures that are scored.
+    """Holds the pictures that are scored.
 
     Attributes:
         part: "validated", "all", or "drawn again" where a run has no record of its pictures.
         items: their numbers in the source.
-        counts: numbers of pictures, by what is to be known of them.
-        line: what is said about them.
+        counts: number of pictures of each kind.
+        line: their description, for messages.
     """
 
     part: str
@@ -35,7 +35,7 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether at least half of the pictures that a run validated are in another set.
 
-    This is so if the set has moved, and not if it holds other files of the same names.
+    This is so if the set has moved, but not if it holds different files of the same names.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -43,8 +43,8 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     """Returns the pictures that a run validated, as far as they still exist.
 
-    A file of another size under the name of such a picture is another picture, possibly one that
-    the run was trained on, and is left out. A picture that has changed its class is scored by the
+    A file of a different size under the name of such a picture is a different picture, possibly one
+    that the run was trained on, and is left out. A picture whose class has changed is scored by the
     class that it has now.
 
     Args:
@@ -72,12 +72,16 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         )
     left_out = _listed(
         (counts["missing"], "is not there", "are not there"),
-        (counts["changed"], "is another file now and left out", "are other files now and left out"),
+        (
+            counts["changed"],
+            "is a different file now and left out",
+            "are different files now and left out",
+        ),
     )
     count, of = int(scored.sum()), ""
     if left_out:
         count, of = counts["validated"], f"{count:,} of the "
-    by_its_class = "of another class now and scored by it"
+    by_its_class = "now in another class and scored by it"
     new = "new to the run and left out (--pictures all scores all)"
     notes = [
         f"{of}{counted(count, 'picture')} that the run validated",
@@ -117,8 +121,8 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
         (counts["trained"], "trained on by it, which makes the scores too good"),
         (
             counts["changed"],
-            "another file than the run's of the same name",
-            "other files than the run's of the same names",
+            "a different file with the name of one of the run's",
+            "different files with the names of some of the run's",
         ),
         (counts["new"], "new to it"),
     )

@@ -30,7 +30,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted
 
-# Columns of what is in folders of training and of validation pictures.
+# Columns that say which folder, for training or for validation, an item is in.
 FOLDER = "folder"
 IS_VALID = "is_valid"
 
@@ -55,11 +55,11 @@ class Source:
             that each of several processes should keep to a range of them.
         passed_over: files below the folder that are not items, by reason; a folder counts as one if
             nothing in it was looked at, and ends with a slash.
-        notes: what was guessed, or is worth knowing, about the pictures: each a few words for the
-            line about the data.
+        notes: what was guessed, or is worth knowing, about the pictures: each a phrase for the line
+            about the data.
         reading: how the files are decoded, if there is more than one right way.
-        name: what errors call it.
-        hint: a way out, for errors, if the only class that it has may not be the one meant.
+        name: its name in errors.
+        hint: way out that errors name if the only class found may not be the one meant.
 
     Raises:
         DataError: a label is not one of the classes, or a class has no name of its own.
@@ -96,7 +96,7 @@ class Source:
 
 
 def remarks(source: Source) -> list[str]:
-    """Returns what a line about a source says besides numbers: notes, and what is passed over.
+    """Returns what a line about a source adds to the counts: notes, and what was passed over.
 
     Example:
         >>> from jaxch5.data.sources.listing import HIDDEN
@@ -108,7 +108,7 @@ def remarks(source: Source) -> list[str]:
 
 
 def item_name(source: Source, item: int) -> str:
-    """Returns what errors call an item: its reference, and its file where that was fetched.
+    """Returns an item's name in errors: its reference, and its file if that was fetched.
 
     Example:
         >>> item_name(digits(), 7)
@@ -146,7 +146,7 @@ def canvas_of(
 
 
 def without_bad(error: DataError) -> DataError:
-    """Returns what is wrong with an item, and how the others of its set are used without it."""
+    """Adds to an error about an item how to use its set without it."""
     return DataError(f"{error}; --data.on-bad skip leaves such pictures out of the set")
 
 
@@ -219,10 +219,10 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
 
 
 def check_several(source: Source) -> None:
-    """Makes sure that a source has several classes to tell apart; for scoring, one is enough.
+    """Checks that a source has several classes to tell apart; for scoring, one is enough.
 
     Raises:
-        DataError: it has one only.
+        DataError: it has only one.
     """
     if len(source.classes) < 2:
         hint = f"; {source.hint}" if source.hint else ""
@@ -254,7 +254,7 @@ def from_arrays(
         classes: names.
 
     Raises:
-        DataError: the arguments do not fit each other.
+        DataError: the arguments do not fit together.
 
     Example:
         >>> source = from_arrays(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), ["a", "b"])
@@ -338,7 +338,7 @@ def labelled_files(
             raise DataError(f"{file(index)}: cannot be read: {error.strerror}") from None
 
     alike = [
-        f"classes {one!r} and {other!r} look alike, but are two"
+        f"classes {one!r} and {other!r} look alike, but count as two"
         for one, other in look_alikes(classes)
     ]
     notes = (*notes, *alike)

@@ -64,10 +64,10 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     Args:
         valid_fraction: share of the items, between 0 and 1.
         seed: seed of the draw.
-        stratify: draws from each class separately, so that shares are the same in both parts.
+        stratify: whether to draw from each class separately, for equal shares in both parts.
 
     Raises:
-        DataError: from the split, where the fraction leaves one part empty or a class has a
+        DataError: raised by the split if the fraction leaves one part empty or a class has a
             single item.
 
     Example:
@@ -127,7 +127,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
             the parts that `from_folder` told apart; for one, the usual names.
 
     Raises:
-        DataError: from the split, where the source has no such folders.
+        DataError: raised by the split if the source has no such folders.
 
     Example:
         >>> from dataclasses import replace
@@ -177,7 +177,7 @@ def column_split(column: str = IS_VALID) -> Split:
         column: name of the column.
 
     Raises:
-        DataError: from the split, where the source has no such column, or a value in it is neither
+        DataError: raised by the split if the source has no such column, or a value is neither
             true nor false (False, false, 0, no, or empty), nor the name of a part.
 
     Example:
@@ -218,13 +218,13 @@ def _part(word: str) -> str | None:
 
 
 def find_column(source: Source, column: str) -> str | None:
-    """Finds the column of this name, which may differ by case and spaces; None without one."""
+    """Finds the column of this name, which may differ in case and spaces; None if there is none."""
     close = [name for name in source.columns if folded(name.strip()) == folded(column.strip())]
     return column if column in close else next(iter(close), None)
 
 
 def own_column(source: Source) -> str | None:
-    """Returns the column that splits a source: `is_valid`, or one of nothing but names of parts.
+    """Returns the column that splits a source: `is_valid`, or one that holds only names of parts.
 
     Raises:
         DataError: there are several of them.
@@ -256,7 +256,7 @@ def given_split() -> Split:
     """Returns the source's own split: its folders, its `is_valid` column, or one that names parts.
 
     Raises:
-        DataError: from the split, where the source has neither.
+        DataError: raised by the split if the source has neither.
 
     Example:
         >>> from dataclasses import replace
@@ -287,7 +287,7 @@ def _column(source: Source, name: str) -> Sequence[str | bool]:
 
 
 def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Returns items for training and for validation, as a split has them, fit to be trained on.
+    """Splits a source into items for training and for validation, and checks that they will do.
 
     Raises:
         DataError: from the split; or a reference is in both parts, a class in validation alone, or
@@ -310,7 +310,7 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_classes(source: Source, train: Int[np.ndarray, "train"], way_out: str) -> None:
-    """Makes sure that every class is trained.
+    """Checks that every class has training pictures.
 
     Raises:
         DataError: a class has no picture in training.

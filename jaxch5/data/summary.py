@@ -27,7 +27,7 @@ from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, printable
 
-# Reading the sizes of some pictures tells enough, and takes no longer for a million.
+# The sizes of some pictures tell enough, and take no longer to read for a million.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
@@ -109,7 +109,7 @@ def first_pictures(loader: Loader, count: int) -> Batch:
 def draw(
     policy: Policy | None, batch: Batch, size: Size, seed: int = 0
 ) -> Float[np.ndarray, "batch height width 3"]:
-    """Augments pictures, as the network would get them but for the normalization."""
+    """Augments pictures as for the network, but without normalization."""
     drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, jax.random.key(seed), size)
     return np.asarray(jnp.clip(drawn, 0, 1))
 
@@ -131,7 +131,7 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
         yield (
             f"warning   {most} has {imbalance(labels, count):.1f} times the training pictures of "
             f"{least}: the accuracy says little about the rare class, its recall does; "
-            "--data.sampling or --fit.class-weights, balanced or sqrt, has it count more"
+            "--data.sampling or --fit.class-weights, balanced or sqrt, makes it count more"
         )
     if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
         others = f" and {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""
@@ -139,7 +139,7 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
 
 
 def sizes_of(source: Source) -> Int[np.ndarray, "some 2"]:
-    """Returns widths and heights of some pictures, of those that are here and can be read."""
+    """Returns widths and heights of some pictures that are local and can be read."""
     sizes = []
     for item in _looked_at(source):
         if source.file is None or not is_address(source.references[item]):
@@ -199,7 +199,7 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
         try:
             headers.append(_header(source, item, content))
         except Exception as error:
-            reason = printable(str(error)) or "no picture in a known format"
+            reason = printable(str(error)) or "not a picture in a known format"
             line = f"{source.references[item]}: cannot be opened ({reason})"
             raise without_bad(DataError(f"{line}; jaxch5 verify lists all such files")) from None
     sizes = np.array([header.size for header in headers])

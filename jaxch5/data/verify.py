@@ -1,4 +1,4 @@
-"""Reading every picture once: which are broken, blank, there twice or nearly so, or leak."""
+"""Reads every picture once to find those that are broken, blank, duplicated or leaked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Repeated(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a set of pictures; two are the same where all their pixels are.
+    """Holds what is wrong with a set of pictures; two are the same if all their pixels are.
 
     Attributes:
         count: number of pictures looked at.
@@ -54,7 +54,7 @@ class Findings:
         duplicates: items that show the same picture, all of one class and in one part.
         conflicts: items that show the same picture under two or more classes.
         leaks: items that show the same picture, in training and in validation.
-        blank: item to "black", "white" or "one colour", as it comes out; that may be meant, so that
+        blank: item to "black", "white" or "one colour", as decoded; that may be intended, so
             a set with such items is clean.
     """
 
@@ -172,9 +172,9 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Makes sure that files begin, and end, as pictures do, so that training stops at once if not.
+    """Checks that files begin and end as pictures do, so that training stops at once if not.
 
-    What looks wrong is decoded before it is said to be: others need not be, which takes minutes.
+    Only files that look wrong are decoded, to be certain; decoding all would take minutes.
 
     Raises:
         DataError: Some cannot be read; the line names them.
@@ -211,7 +211,7 @@ class _Seen(NamedTuple):
     Attributes:
         digest: digest of its size and pixels.
         blank: what it is if it is blank.
-        thumbnail: what it is compared by; None where it cannot, or shall not, be compared.
+        thumbnail: what it is compared by; None where it cannot or should not be compared.
     """
 
     digest: bytes
@@ -220,7 +220,7 @@ class _Seen(NamedTuple):
 
 
 def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
-    """Returns what a picture is that shows nothing: "black", "white" or "one colour"; else None.
+    """Returns "black", "white" or "one colour" for a picture that shows nothing; else None.
 
     Example:
         >>> blank(np.full((8, 8, 3), 15, np.uint8)), blank(np.eye(3, dtype=np.uint8)[None] * 99)

@@ -134,7 +134,7 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     """
     if layer_decay != 1 and (groups == 1 or isinstance(lr, slice)):
         why = f"a rate for all, not {lr}" if groups > 1 else "several groups of layers, not one"
-        raise ConfigError(f"fit.layer_decay = {layer_decay:g}: goes with {why}")
+        raise ConfigError(f"fit.layer_decay = {layer_decay:g}: only works with {why}")
     if not isinstance(lr, slice):
         rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]
     elif lr.stop is None:
@@ -191,8 +191,8 @@ def fine_tune_schedule(
     """
     head, every = _fine_tune_phases(epochs, steps_per_epoch, freeze_epochs, pct_start, div)
     if layer_decay != 1 and lr_mult != LR_MULT:
-        line = f"fit.lr_mult = {lr_mult:g}: goes with fit.layer_decay = 1, not with {layer_decay:g}"
-        raise ConfigError(line)
+        line = f"fit.lr_mult = {lr_mult:g}: only works with fit.layer_decay = 1"
+        raise ConfigError(f"{line}, not with {layer_decay:g}")
     alone: float | slice = base_lr
     together: float | slice = base_lr / 2
     if layer_decay == 1:

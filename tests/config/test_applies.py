@@ -311,7 +311,7 @@ def test_a_run_that_is_older_than_a_rule_can_be_read(tmp_path):
     recorded = tmp_path / "config.toml"
     recorded.write_text(to_toml(Config.model_validate(values, context={LENIENT: True})))
     assert open_run(tmp_path)[1] == Config.model_validate({"fit": {"schedule": "one_cycle"}})
-    with pytest.raises(ConfigError, match=r"data\.image_column = x: goes with data\.path"):
+    with pytest.raises(ConfigError, match=r"data\.image_column = x: only works with data\.path"):
         settings(["--config", recorded])
 
 
@@ -334,4 +334,4 @@ def test_weights_that_cannot_be_had_say_what_goes_with_them():
         "one_cycle",
         1,
     )
-    assert said[-1].startswith("fit.freeze_epochs = 3: goes with fit.schedule = fine_tune")
+    assert said[-1].startswith("fit.freeze_epochs = 3: only works with fit.schedule = fine_tune")

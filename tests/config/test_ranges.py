@@ -168,5 +168,5 @@ def test_predict_guesses_where_training_saw_none_and_says_so(trained, deep, caps
 def test_a_range_that_changes_nothing_is_said(place, pictures):
     """Of digits, and of JPEG files."""
     source = load_source(DataConfig(path=place and pictures, range="4095"))
-    assert source.notes == ("data.range = 4095 changes nothing: none has more than 8 bits",)
+    assert source.notes == ("data.range = 4095 has no effect: no picture has more than 8 bits",)
     assert not load_source(DataConfig(path=place and pictures, range=DECIDED)).notes

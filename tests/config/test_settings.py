@@ -33,8 +33,8 @@ def test_every_configuration_in_the_folder_can_be_used(file):
     ("data", "line"),
     [
         ({"path": "x", "tfds": "y"}, "data.tfds; name one place"),
-        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: goes with data.path or data.archive only"),
-        ({"tfds": "y", "root": "z"}, "goes with data.path only"),
+        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: only works with data.path or data.archive"),
+        ({"tfds": "y", "root": "z"}, "only works with data.path"),
         ({"archive": "y", "sha256": "0"}, "data.sha256"),
     ],
 )
@@ -95,5 +95,5 @@ def test_differing_names_nested_settings():
 
 
 def test_a_path_that_toml_cannot_hold_is_refused():
-    with pytest.raises(ValidationError, match="no valid UTF-8"):
+    with pytest.raises(ValidationError, match="not valid UTF-8"):
         Config.model_validate({"data": {"path": "photos\udcff"}})

@@ -349,7 +349,7 @@ def test_an_animation_of_many_frames_is_one_picture():
 def test_only_formats_of_pictures_are_tried():
     """PostScript named as a picture would have Pillow start Ghostscript, a program of its own."""
     data = encoded(quarters(), "EPS")
-    with pytest.raises(DataError, match="no picture in a known format"):
+    with pytest.raises(DataError, match="not a picture in a known format"):
         decode(data, "a.jpg")
 
 

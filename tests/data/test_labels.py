@@ -77,18 +77,18 @@ def test_labels_out_of_range_are_refused_with_their_count_and_the_first_ones_nam
 
 
 NO_LABELS = {
-    "soft": ([[0.5, 0.5], [1, 0]], "rows are taken where each is a 1"),
-    "two at once": ([[1, 1], [1, 0]], "rows are taken where each is a 1"),
-    "rows of another length": (np.eye(3)[[0, 1]], r"shape \[2, 3\].*each of the 2 classes"),
+    "soft": ([[0.5, 0.5], [1, 0]], "rows should be one-hot"),
+    "two at once": ([[1, 1], [1, 0]], "rows should be one-hot"),
+    "rows of another length": (np.eye(3)[[0, 1]], r"shape \[2, 3\].*with 2 columns"),
     "a fraction": ([0.0, 0.5], "item 1 has 0.5"),
     "not a number": ([np.nan, 0.0], "item 0 has nan"),
-    "an unknown name": (["a", "c"], r"c is none of the classes \(a, b\)"),
+    "an unknown name": (["a", "c"], r"c is not one of the classes \(a, b\)"),
     "none": ([None, "a"], "are object"),
-    "no array": ([[0], [0, 1]], "are no array"),
+    "no array": ([[0], [0, 1]], "are not an array"),
     "too deep": (np.zeros((2, 2, 2), int), "are int64"),
     "one for both": (1, "are int64"),
     "another number of them": ([0, 1, 0], "3 labels"),
-    "below the classes": ([-1, 0], "image 000000000: label -1 is none of the 2 classes"),
+    "below the classes": ([-1, 0], "image 000000000: label -1 is not one of the 2 classes"),
 }
 
 
@@ -103,7 +103,7 @@ def test_what_has_no_meaning_is_one_line(kind):
 @pytest.mark.parametrize(
     ("classes", "reason"),
     [
-        (["a", "a"], "a stands there 2 times"),
+        (["a", "a"], "a is listed 2 times"),
         ("ab", "'ab' is one name"),
         ([1, 0], "1 is int; should be a name, such as '1'"),
         ([None, "a"], "None is NoneType"),

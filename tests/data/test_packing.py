@@ -121,7 +121,7 @@ def test_killed_and_started_again_it_goes_on(pictures, tmp_path):
     pack(from_folder(pictures), whole, SIZE, shard_size=10)
     ended = subprocess.run([sys.executable, "-c", KILLED, pictures, out], check=False)
     assert ended.returncode == -9
-    with pytest.raises(DataError, match=r"packed in part only; .* goes on"):
+    with pytest.raises(DataError, match=r"only partly packed; .* to resume"):
         from_packed(out)
 
     source, reads = from_folder(pictures), []
@@ -154,7 +154,7 @@ def test_a_picture_that_cannot_be_read_stops_it_or_is_left_out(pictures, tmp_pat
     shutil.copytree(pictures, tmp_path / "all")
     (tmp_path / "all" / "red" / "3.jpg").write_bytes(b"no picture")
     source = from_folder(tmp_path / "all")
-    with pytest.raises(DataError, match=r"red/3\.jpg: is no picture"):
+    with pytest.raises(DataError, match=r"red/3\.jpg: is not a picture"):
         pack(source, tmp_path / "set", SIZE, shard_size=10)
     index = pack(source, tmp_path / "set", SIZE, shard_size=10, skip_bad=True)
     assert [reason[:9] for shard in index.shards for reason in shard.skipped.values()] == [

@@ -179,8 +179,8 @@ def test_the_line_about_the_data_says_how_many_draws_there_are():
 @pytest.mark.parametrize(
     ("order", "reason"),
     [
-        (lambda labels, epoch, seed: [0.5], "is no list of whole numbers"),
-        (lambda labels, epoch, seed: [[0]], "is no list of whole numbers"),
+        (lambda labels, epoch, seed: [0.5], "is not a list of whole numbers"),
+        (lambda labels, epoch, seed: [[0]], "is not a list of whole numbers"),
         (lambda labels, epoch, seed: np.zeros(0, int), "has 0 draws; should be at least 1"),
         (lambda labels, epoch, seed: [0, 9], "has places from 0 to 9 in labels"),
         (lambda labels, epoch, seed: [-1, 0], "has places from -1 to 0 in labels"),

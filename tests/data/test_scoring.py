@@ -121,7 +121,7 @@ def test_a_label_that_was_put_right_is_scored_as_it_is_now(tmp_path):
     source.labels[valid[0]] = (source.labels[valid[0]] + 1) % 3
     scored = score_validated(pictures, find(pictures, pictures_of(source)), "a table")
     assert scored.counts["relabelled"] == 1
-    assert "1 is of another class now" in scored.line
+    assert "1 is now in another class" in scored.line
     assert scored.items.tolist() == valid.tolist()
 
 
@@ -142,7 +142,7 @@ def test_a_copy_of_the_set_is_its_own_and_another_set_of_its_names_is_not(tmp_pa
     found = find(pictures, pictures_of(other))
     assert not holds_own(pictures, found)
     assert (
-        "12 other files than the run's of the same names"
+        "12 different files with the names of some of the run's"
         in score_all(12, pictures, found, "other").line
     )
 
@@ -151,5 +151,5 @@ def test_class_names_are_compared_composed_and_one_that_has_no_pictures_need_not
     pictures = np.zeros((3, 8, 8), np.uint8)
     source = from_arrays(pictures, np.arange(3), ["birnen", "datteln", "a\u0308pfel"])
     assert with_classes(take(source, [0, 2]), CLASSES).labels.tolist() == [1, 0]
-    with pytest.raises(ConfigError, match="class datteln is none that the run knows"):
+    with pytest.raises(ConfigError, match="class datteln is not one of the run's"):
         with_classes(source, CLASSES)

@@ -259,7 +259,7 @@ def test_every_command_takes_one(started, pictures, tmp_path, narrow):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (("--no-model.train-bn",), "goes with batch norms, of which convnext_nano has none"),
+        (("--no-model.train-bn",), "only works with batch norms, which convnext_nano does"),
         (("--no-model.train-bn", "--model.head", "concat_pool"), "has none before its head"),
     ],
 )

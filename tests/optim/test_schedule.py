@@ -85,9 +85,9 @@ def test_layer_decay_gives_each_group_a_share_of_the_next_ones_rate():
     peaks = rates[:5].max(axis=0), rates[5:].max(axis=0)
     for lr, peak in zip((peaks[0][-1], 5e-3), peaks, strict=True):
         np.testing.assert_allclose(peak, [lr * 0.75**k for k in (3, 2, 1, 0)], rtol=1e-12)
-    with pytest.raises(ConfigError, match=r"layer_decay = 0\.75: goes with a rate for all, not sl"):
+    with pytest.raises(ConfigError, match=r"layer_decay = 0\.75: only works with a rate for all"):
         group_rates(slice(1e-3), 3, 0.75)
-    with pytest.raises(ConfigError, match=r"layer_decay = 0\.75: goes with several groups"):
+    with pytest.raises(ConfigError, match=r"layer_decay = 0\.75: only works with several groups"):
         group_rates(1e-3, 1, 0.75)
-    with pytest.raises(ConfigError, match=r"lr_mult = 10: goes with fit\.layer_decay = 1"):
+    with pytest.raises(ConfigError, match=r"lr_mult = 10: only works with fit\.layer_decay = 1"):
         fine_tune_schedule(1, 5, lr_mult=10, layer_decay=0.75)

@@ -53,7 +53,7 @@ def test_many_pictures_take_one_program_and_a_bad_one_its_own_place(trained, hel
     predictions = list(predictor.predict_many(names))
     bad = [place for place, given in enumerate(predictions) if isinstance(given, DataError)]
     assert bad == [3, len(names) - 1]
-    assert "broken.jpg: is no picture" in str(predictions[3])
+    assert "broken.jpg: is not a picture" in str(predictions[3])
     assert "none.jpg: No such file" in str(predictions[-1])
     again = next(predictor.predict_many(names[4:6]))
     np.testing.assert_allclose(again.probabilities, predictions[4].probabilities, atol=1e-6)

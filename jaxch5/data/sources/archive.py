@@ -33,7 +33,7 @@ def from_archive(
     Folders around the pictures that hold nothing else are skipped.
 
     Args:
-        url: the file's address, from where it is fetched once, or its path.
+        url: the file's address, from which it is fetched once, or its path.
         sha256: checksum of the file, in hexadecimal; None takes it unchecked.
         pattern: tells the class from the file name, as `from_regex` does; None takes the class
             from the folder, as `from_folder` does.
@@ -69,7 +69,7 @@ def from_archive(
 
 
 def is_archive(file: Path) -> bool:
-    """Checks whether a file is a zip or tar file, by its content, or is called like one."""
+    """Checks whether a file is a zip or tar file, by its content, or by its name."""
     if not file.is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What some bytes are, whatever their name says: servers answer with pages in place of files."""
+"""Tells what some bytes are, whatever their name: a server may send a page in place of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fetched from elsewhere: links to pictures, and archives. Each is fetched once.
+"""Fetches links to pictures, and archives, each once.
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
 after a check: a file that exists there is complete, and is what was asked for. An address that does
@@ -38,7 +38,7 @@ FAILURES_SHOWN = 5
 
 
 def cache_folder(name: str) -> Path:
-    """Returns one of the folders where fetched files are kept, made where it is not there yet.
+    """Returns one of the folders for fetched files, and makes it if needed.
 
     Raises:
         DataError: it cannot be made.
@@ -49,7 +49,7 @@ def cache_folder(name: str) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, unless it is there.
+    """Makes a folder, unless it exists.
 
     Raises:
         DataError: it cannot be made.
@@ -101,7 +101,7 @@ def fetch(address: str, file: Path) -> None:
             raise DataError(str(error)) from None
         except Exception as error:
             # Each file system has errors of its own.
-            reason = f"did not come in one piece ({str(error) or type(error).__name__})"
+            reason = f"arrived incomplete ({str(error) or type(error).__name__})"
         time.sleep(0.5 * attempt)
     raise DataError(reason)
 
@@ -109,7 +109,7 @@ def fetch(address: str, file: Path) -> None:
 def fetch_links(
     links: Iterable[str], folder: Path | None = None, console: Console | None = None
 ) -> Mapping[str, Path]:
-    """Fetches pictures in parallel; those that are there already are not asked for again.
+    """Fetches pictures in parallel, except those that were fetched before.
 
     Each file is checked before it is kept: a server may answer with a page.
 
@@ -127,7 +127,7 @@ def fetch_links(
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
-    # Earlier versions kept whatever came.
+    # Earlier versions kept whatever they received.
     missing = [link for link, file in files.items() if format_of(head_of(file)) is None]
     if not missing:
         return files
@@ -158,7 +158,7 @@ def _fetch_link(link: str, file: Path) -> None:
             fetch(link, scratch)
             begin = head_of(scratch)
             if format_of(begin) is None:
-                raise DataError(f"what came is {kind_of(begin)}, not a picture")
+                raise DataError(f"the answer is {kind_of(begin)}, not a picture")
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -188,7 +188,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
             fetch(url, file)
         except DataError as error:
             raise DataError(
-                f"{url}: {error}; one that you fetched otherwise is taken with --data.path FILE"
+                f"{url}: {error}; for a file that you fetched yourself, use --data.path FILE"
             ) from None
         if sha256 and sha256_of(file) != sha256.lower():
             raise DataError(f"{url}: its content does not have the SHA-256 given")

@@ -53,13 +53,13 @@ def from_folder(
 
     Args:
         path: the set's folder.
-        train: folder of the training pictures, from `path`; "." takes all that are not in
+        train: folder of the training pictures, below `path`; "." takes all that are not in
             another part, whatever their folders are called. None looks for one.
         valid: folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:
         DataError: there is no such folder, it holds no pictures in class folders, or its folders
-            are called like parts of a set and hold no class folders.
+            are named like parts of a set and hold no class folders.
 
     Example:
         >>> import tempfile
@@ -100,7 +100,7 @@ def from_regex(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    r"""Reads pictures whose file names tell their class.
+    r"""Reads pictures whose file names contain their class.
 
     Args:
         path: the set's folder; folders in it are searched too.
@@ -127,7 +127,7 @@ def from_regex(
     try:
         expression = re.compile(composed(pattern))
     except re.error as error:
-        raise DataError(f"{option}: is no regular expression: {error}") from None
+        raise DataError(f"{option}: is not a regular expression: {error}") from None
     if expression.groups < 1:
         raise DataError(f"{option}: has no group for the class, as in (.+)_\\d+\\.jpg")
     whole = train is None and valid is None
@@ -148,11 +148,11 @@ class _Found(NamedTuple):
     """What is below a set's folder.
 
     Attributes:
-        references: paths of the pictures from the set's folder.
-        names: paths of the pictures from the folders of their parts.
+        references: paths of the pictures, relative to the set's folder.
+        names: paths of the pictures, relative to the folders of their parts.
         parts: the part that each picture is in.
         passed_over: everything else.
-        empty: folders that would be classes, and hold no pictures.
+        empty: folders that would be classes, but hold no pictures.
         notes: phrases for the line about the data.
     """
 
@@ -220,7 +220,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str:
-    """Returns what to say about a folder without pictures."""
+    """Returns the message about a folder without pictures."""
     line = f"{root}: holds no pictures"
     if passed_over:
         line += f"; passed over: {described(passed_over)}"
@@ -242,7 +242,7 @@ def _check_all(
 
 def _without_pictures(listing: Listing) -> list[str]:
     """Returns folders that would be classes if they held pictures, and hold nothing else."""
-    # The folder of runs stays where the runs were removed.
+    # The folder of runs remains after the runs were removed.
     taken = {"runs"}
     for reason, paths in listing.passed_over.items():
         for path in paths:
@@ -265,12 +265,12 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_classes(root: Path, found: _Found) -> str:
-    """Returns a way out where the only class may be no class."""
+    """Returns a way out if the only class may not be a class."""
     part, only = found.parts[0], found.names[0].partition("/")[0]
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # As far down as there is one alone.
+    # As far down as there is only one.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 

@@ -12,7 +12,7 @@ from jaxch5.data.sources.listing import Reason, folders_in, list_folder
 from jaxch5.data.split import TEST, TRAIN, VALID, part_of
 from jaxch5.errors import DataError
 
-# Names that win over others of the same meaning.
+# Names that take precedence over others of the same meaning.
 USUAL = ("train", "valid", "val")
 TABLES, ARCHIVES = (".csv", ".tsv"), (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2")
 
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -> Parts:
-    """Returns the parts of a set: those that are named, else those that are called like parts.
+    """Returns the parts of a set: those that are given, else folders named like parts.
 
     Args:
         root: the set's folder.
@@ -46,7 +46,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
             for one.
 
     Raises:
-        DataError: a folder that is named is not there, or several are called like one part.
+        DataError: a folder that is given is not there, or several are named like one part.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -65,7 +65,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # A folder only called like validation, beside class folders, is not a part: `check_classes`.
+    # A folder only named like validation, beside class folders, is not a part: `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
@@ -80,20 +80,20 @@ def _existing(root: Path, name: str, option: str) -> str:
 
 
 def _called(part: str, root: Path, below: str = "") -> list[str]:
-    """Returns folders that are called like a part of a set."""
+    """Returns folders that are named like a part of a set."""
     names = [name for name in folders_in(root / below) if part_of(name) == part]
     usual = [name for name in names if name in USUAL]
-    # Without class folders in them, which of them is meant is not the question.
+    # Which of them is meant matters only if they hold class folders.
     if len(names) > 1 and not usual and any(folders_in(root / below / name) for name in names):
         raise DataError(
-            f"{root}: {names[0]} and {names[1]} are both called like folders of "
+            f"{root}: {names[0]} and {names[1]} are both named like folders of "
             f"{'training' if part == TRAIN else 'validation'} pictures; name one with --data.{part}"
         )
     return [os.path.join(below, name) for name in usual or names]
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder that is called like training, with none for validation, is a part.
+    """Checks whether a folder that is named like training, with none for validation, is a part.
 
     One that holds pictures itself is a class: trains, beside buses.
     """
@@ -104,7 +104,7 @@ def _holds_the_classes(root: Path, train: str) -> bool:
 
 
 def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[str, ...]:
-    """Looks at folders that would be classes although they are called like parts of a set.
+    """Looks at folders that would be classes although they are named like parts of a set.
 
     Args:
         root: the set's folder.
@@ -125,24 +125,24 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     nested = [top for top in parts if top in inner]
     if len(parts) == len(tops) and nested:
         raise DataError(
-            f"{root}: {shown} {are} called like parts of a set, and none is for training; name it "
+            f"{root}: {shown} {are} named like parts of a set, and none is for training; name it "
             "with --data.train"
         )
     if len(parts) == len(tops):
         raise DataError(
-            f"{root}: {shown} {are} called like parts of a set, and there are no class folders in "
+            f"{root}: {shown} {are} named like parts of a set, and there are no class folders in "
             f"{'it' if len(parts) == 1 else 'them'}; {where_classes_are(root, parts)}"
         )
     if nested:
         option = TRAIN if part_of(nested[0]) == TRAIN else VALID
         raise DataError(
-            f"{root}: {nested[0]}/ is called like a part of a set, but is beside class folders; "
-            f"name it with --data.{option} {nested[0]}, or take it for a class with --data.train ."
+            f"{root}: {nested[0]}/ is named like a part of a set, but is beside class folders; "
+            f"name it with --data.{option} {nested[0]}, or make it a class with --data.train ."
         )
-    return (f"{shown} {are} taken for {'a class' if len(parts) == 1 else 'classes'}",)
+    return (f"{shown} {are} treated as {'a class' if len(parts) == 1 else 'classes'}",)
 
 
-# How file names often tell a class, as in cat_1.jpg.
+# How file names often contain a class, as in cat_1.jpg.
 PATTERNS = (r"(.+)_\d+\.\w+", r"(.+)-\d+\.\w+", r"(.+) \(\d+\)\.\w+", r"([^\d]+)\d+\.\w+")
 
 
@@ -153,7 +153,7 @@ def where_classes_are(
 
     Args:
         root: the set's folder.
-        parts: folders in it that are called like parts of a set.
+        parts: folders in it that are named like parts of a set.
         others: folders in it that may hold tables as well.
         names: pictures, whose names may tell the class.
     """

@@ -19,8 +19,8 @@ class Reason(NamedTuple):
     """Why files below a folder are not items.
 
     Attributes:
-        one: what one of them is called.
-        many: what several are called; empty where it is the same.
+        one: noun for one of them.
+        many: noun for several; empty if it is the same.
         suspect: whether such files look like pictures that somebody will miss.
     """
 
@@ -46,7 +46,9 @@ DEAD = Reason("link that leads nowhere", "links that lead nowhere", suspect=True
 NAMED = Reason(
     "file in a folder named like a picture", "files in folders named like a picture", suspect=True
 )
-SPECIAL = Reason("no file, named like a picture", "no files, named like pictures", suspect=True)
+SPECIAL = Reason(
+    "special file named like a picture", "special files named like pictures", suspect=True
+)
 CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
 
 PassedOver = Mapping[Reason, Sequence[str]]
@@ -66,7 +68,7 @@ UNREAD_SUFFIXES = (
     *(".nrw", ".arw", ".srf", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".x3f", ".3fr"),
     *(".iiq", ".erf", ".kdc", ".mrw", ".gpr", ".heics", ".flif", ".bpg", ".jls", ".jxr", ".wdp"),
 )
-# Endings that say enough; files with other endings, or with none, are told by their first bytes.
+# Files with these endings are not opened; others are identified by their first bytes.
 OTHER_SUFFIXES = (
     *(".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".css", ".js", ".log", ".doc", ".docx"),
     *(".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx"),
@@ -84,7 +86,7 @@ FIGURE_NAMES = (
     *("batch.png", "lr_find.png", "transfer_profile.png"),
     *("confusion_matrix.png", "top_losses.png", "calibration.png"),
 )
-# So many PNG files are all opened; among more, only those that are called like a figure.
+# Up to this many PNG files are all opened; of more, only those named like a figure.
 PNG_OPENED = 2000
 NAMES_SHOWN = 3
 
@@ -112,7 +114,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
     Args:
         root: the folder.
-        leave_out: paths, from where `root` begins, of folders that are not looked into.
+        leave_out: paths, each beginning with `root`, of folders that are not looked into.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -147,7 +149,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
             within = OWN
         return iter(entries), prefix, seen, within
 
-    # A stack of its own: folders may be nested more deeply than functions.
+    # An explicit stack: folders may be nested more deeply than function calls.
     opened = [entries_of(os.fspath(root), "", set(), None)]
     while opened:
         entries, prefix, seen, inherited = opened[-1]
@@ -242,7 +244,7 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
 
 
 def _why_not(entry: os.DirEntry[str]) -> Reason:
-    """Tells why something that is not called like a picture is passed over."""
+    """Tells why something that is not named like a picture is passed over."""
     lower = entry.name.lower()
     if not _leads_to(entry.is_file):
         return DEAD if entry.is_symlink() else OTHER

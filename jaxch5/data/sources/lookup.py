@@ -16,9 +16,9 @@ Found = list[tuple[str, tuple[int, int]]]
 class Lookup:
     """Finds files below a folder, and counts what it had to guess to do so.
 
-    A name is taken as it is where there is such a file. Otherwise backslashes become slashes; then
-    every file counts whose name is the same but for its case, its composition (an umlaut may be
-    stored as one sign or as two) or the ending of a picture.
+    A name is used unchanged if there is such a file. Otherwise backslashes become slashes, and a
+    file matches if its name differs only in case, in composition (an umlaut may be stored as one
+    character or as two) or by the ending of a picture.
 
     Args:
         folder: where relative names begin.

@@ -1,4 +1,4 @@
-"""Packed pictures: presized once, in a few large files, read by place.
+"""Packed pictures: presized once, in a few large files, read by index.
 
 A packed set is a folder, local or at an address, with
 
@@ -7,8 +7,8 @@ A packed set is a folder, local or at an address, with
 - `references.jsonl`: a JSON string for each item, the name that it had in its source;
 - `valid.npy`: whether each item is for validation, where its source had a split of its own;
 - `pictures-00000-of-00008.array_record` and so on, the shards: a record for each item, in an order
-  shuffled once, so that every shard holds all classes. A record is the label, four bytes, little
-  end first, and a JPEG file of the presized picture.
+  shuffled once, so that every shard holds all classes. A record is the label, four bytes,
+  little-endian, and a JPEG file of the presized picture.
 
 The JPEG files have quality 95 and full-resolution colours (4:4:4). Measured on 93 photographs at a
 short side of 192 pixels (`benchmarks/pack.py`), a picture takes 36 KB, with a PSNR against the
@@ -41,7 +41,7 @@ LABEL = struct.Struct("<i")
 
 
 class Stored(BaseModel):
-    """A file of a packed set, by its name, its size in bytes, and its checksum."""
+    """Describes a file of a packed set: its name, its size in bytes, and its checksum."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +51,7 @@ class Stored(BaseModel):
 
 
 class Shard(Stored):
-    """A shard, by its number of records and the pictures left out, as their places in the plan."""
+    """Describes a shard: its number of records, and the places of pictures left out."""
 
     count: int
     skipped: dict[int, str] = {}
@@ -71,7 +71,7 @@ class Index(BaseModel):
     classes: tuple[str, ...]
     # The range of pictures that had more than 8 bits; pictures to predict are read with it.
     range: str = "auto"
-    # Whether long pictures were cut, as a crop cuts them; by other methods' packing they are whole.
+    # Whether long pictures were cut, as a crop cuts them; packed for other methods, they are uncut.
     cut: bool = True
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
@@ -102,7 +102,7 @@ def read_index(store: Store) -> Index | None:
     """Returns a set's index; None if there is none.
 
     Raises:
-        DataError: the place cannot be read, or its index is not one.
+        DataError: the place cannot be read, or it holds no valid index.
     """
     content = store.read(INDEX)
     if content is None:
@@ -152,8 +152,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         )
     if not index.finished:
         raise DataError(
-            f"{store.name}: is packed in part only; give the same jaxch5 pack command "
-            "again, and it goes on"
+            f"{store.name}: is only partly packed; run the same jaxch5 pack command again to resume"
         )
     assert index.labels is not None
     assert index.references is not None
@@ -161,7 +160,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
     begins = list(accumulate((shard.count for shard in every), initial=0))
     chosen = range(len(every))[shards]
     if not chosen:
-        raise DataError(f"{store.name}: has {len(every)} shards, of which {shards} are none")
+        raise DataError(f"{store.name}: has {len(every)} shards, none of them in {shards}")
     ends = list(accumulate(every[number].count for number in chosen))
     readers = [_Reader(store, every[number]) for number in chosen]
 
@@ -190,7 +189,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         number, position = place(int(item))
         record = readers[number].record(position, reference(int(item)))
         if LABEL.unpack_from(record)[0] != labels[item]:
-            raise readers[number].damaged(reference(int(item)), "its label is another")
+            raise readers[number].damaged(reference(int(item)), "its label differs")
         return record[LABEL.size :]
 
     columns: dict[str, Sequence[str | bool]] = {}
@@ -246,9 +245,7 @@ def _whole(store: Store, stored: Stored) -> str:
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise DataError(
-            f"{file}: is missing; run jaxch5 pack again, which writes it again"
-        ) from None
+        raise DataError(f"{file}: is missing; run jaxch5 pack again to rewrite it") from None
     if size != stored.bytes:
         raise _damaged(store, stored, f"has {size:,} bytes, not {stored.bytes:,}")
     return str(file)
@@ -256,5 +253,5 @@ def _whole(store: Store, stored: Stored) -> str:
 
 def _damaged(store: Store, stored: Stored, reason: str) -> DataError:
     file = store.fetch(stored.file, stored.sha256)
-    way = "it is fetched again" if store.remote else "run jaxch5 pack again, which writes it again"
+    way = "it is fetched again" if store.remote else "run jaxch5 pack again to rewrite it"
     return DataError(f"{file}: is damaged ({reason}); remove it, and {way}")

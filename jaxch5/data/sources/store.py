@@ -1,7 +1,7 @@
 """A folder whose files are read and written atomically: local, or at an address.
 
-Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; which account and
-which endpoint they mean is their libraries' affair (`AWS_ENDPOINT_URL`, `AWS_PROFILE` and so on).
+Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; their libraries
+choose the account and the endpoint (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """Yields a local file to write to, which is put into place at the end, if all went well.
+        """Yields a local file to write to, and moves it into place at the end if all went well.
 
         Raises:
             DataError: it cannot be written.
@@ -157,7 +157,7 @@ class Store:
 
 @contextmanager
 def _said(where: str) -> Iterator[None]:
-    """Makes one line of whatever error a file system raises."""
+    """Turns any error of a file system into one line."""
     try:
         yield
     except DataError:

@@ -19,7 +19,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted, folded, is_text, printable
 
-# Signs that separate the columns of a table.
+# Characters that separate the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Begins a file in UTF-16, in which Excel writes "Unicode text".
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -35,7 +35,7 @@ def from_csv(
 
     The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, once,
     into the user's cache folder. A file that does not exist under its name is looked for with
-    slashes for backslashes, in another case, and with the ending of a picture; it is taken where
+    slashes for backslashes, in another case, and with the ending of a picture; it is used if
     exactly one fits, and `notes` of the source say so.
 
     Args:
@@ -115,14 +115,14 @@ def _read(file: Path) -> tuple[str, list[str]]:
             raise DataError(f"{file}: cannot be read as CSV: {error}; save it as UTF-8") from None
     if b"\0" in content:
         raise DataError(
-            f"{file}: cannot be read as CSV: it is no text in UTF-8 (it holds zero bytes); "
+            f"{file}: cannot be read as CSV: it is not text in UTF-8 (it holds zero bytes); "
             "save it as CSV in UTF-8"
         )
     return content.decode("utf-8-sig", errors="surrogateescape"), []
 
 
 def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
-    """Returns the sign that separates the columns: the one by which the header has those wanted."""
+    """Returns the separator of the columns: the one with which the header has those wanted."""
 
     def columns(separator: str) -> list[str]:
         try:
@@ -145,7 +145,7 @@ def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[
     begin = 1
     try:
         for row in reader:
-            # Tells Excel the separator, in a line before the header.
+            # A line before the header that tells Excel the separator.
             told = begin == 1 and re.fullmatch("sep=.", separator.join(row))
             if not told and any(cell.strip() for cell in row):
                 yield begin, row
@@ -164,7 +164,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
     for name, count in Counter(filter(None, header)).items():
         if count > 1:
             raise DataError(
-                f"{file}: has {count} columns of the name {name}; rename or remove all but one"
+                f"{file}: has {count} columns named {name}; rename or remove all but one"
             )
     rows = list(records)
     for line, row in rows:
@@ -180,7 +180,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """Finds the column of a name: the very one, or the only one but for case and spaces."""
+    """Finds the column of a name: the exact one, or the only one up to case and spaces."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
@@ -230,7 +230,7 @@ def _references(
 
 
 def _repeated(references: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Returns what is to be said about pictures that are in several rows."""
+    """Returns notes on pictures that are in several rows."""
     classes: dict[str, set[str]] = {}
     for reference, name in zip(references, class_names, strict=True):
         classes.setdefault(reference, set()).add(composed(name))

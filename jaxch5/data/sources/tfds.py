@@ -26,14 +26,14 @@ RECORDS_AT_A_TIME = 512
 NO_LABEL = -1
 
 
-# It announces every step of its own.
+# It logs each of its steps.
 @logging_from(logging.ERROR, "absl")
 @empty_is_unset()
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Reads pictures of a tensorflow-datasets set, by place, from its array_record files.
 
     A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
-    `tfds`). Its split "train" and its split "validation", or "test" where there is no such, become
+    `tfds`). Its split "train" and its split "validation", or "test" without one, become
     the folders train and valid of `folder_split`; with both, "test" is left alone. Items without a
     label are left out; the line about the data counts these, and names the splits not used.
 
@@ -72,8 +72,8 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         parts = [builder.as_data_source(split=split, decoders=decoders) for split in splits]
     except NotImplementedError as error:
         raise DataError(
-            f"data.tfds = {name}: {builder.data_path} cannot be read by place ({error}); with "
-            "another --data.tfds-dir it is prepared there in a form that can"
+            f"data.tfds = {name}: {builder.data_path} cannot be read by index ({error}); "
+            "with another --data.tfds-dir it is prepared there in a form that can"
         ) from None
 
     of_splits = [
@@ -99,7 +99,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
         part, item, reference, _ = items[index]
         record = part[item]
         if record[label] != labels[index]:
-            raise DataError(f"{reference}: its label has become another; load the set again")
+            raise DataError(f"{reference}: its label has changed; load the set again")
         return record[image]
 
     return Source(
@@ -116,7 +116,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 def _prepare(builder: Any, name: str) -> None:
     import tensorflow_datasets as tfds
 
-    # By itself tensorflow-datasets tries an address that does not answer for minutes.
+    # tensorflow-datasets itself retries an address that does not answer for minutes.
     addresses = _addresses(builder)
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(reachable, addresses))
@@ -170,7 +170,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
 def _labels(
     builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
 ) -> Int32[np.ndarray, "records"]:
-    """Returns the labels of a split, which are kept, since reading them means reading all of it."""
+    """Returns the labels of a split, cached, since reading them means reading all of it."""
     name = f"{label} of {_files(builder, split)}"
     file = cache_folder("labels") / f"{file_name_for(name)}.npy"
     try:
@@ -191,9 +191,9 @@ def _labels(
 
 
 def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
-    """Returns a split's files with size and times: a set that is prepared again has others.
+    """Returns a split's files with sizes and times, which differ once a set is prepared again.
 
-    The time of change counts as well, since a copy keeps the other one, and an archive may set it.
+    The time of change is included, since a copy keeps that of modification, and an archive sets it.
     """
     files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
     stats = [(file, os.stat(file)) for file in files]

@@ -1,4 +1,4 @@
-"""Unpacking archives that anyone may have made."""
+"""Unpacks archives that may come from anyone."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfil
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):
-            raise DataError(f"{name}: holds {member.name}, which is no file and no folder")
+            raise DataError(f"{name}: holds {member.name}, which is neither a file nor a folder")
         for place in (member.name, member.linkname):
             _stays_inside(name, place)
         member.mode = 0o755 if member.isdir() else 0o644
@@ -126,7 +126,7 @@ def _taken(name: str, room: int, size: int) -> int:
     left = room - max(size, BLOCK)
     if left < 0:
         raise DataError(
-            f"{name}: unpacked it would take more than it may ("
+            f"{name}: unpacked it would take more than allowed ("
             f"{GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
             f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
             "folder with --data.path"

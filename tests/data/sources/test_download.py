@@ -80,7 +80,7 @@ def test_what_is_no_picture_is_not_kept_and_said(kind, server, tmp_path, png):
         with pytest.raises(DataError) as error:
             fetch_links([link], tmp_path)
         said = kind.removesuffix(" once more")
-        assert str(error.value).startswith(f"{link}: what came is {said}")
+        assert str(error.value).startswith(f"{link}: the answer is {said}")
         assert "\n" not in str(error.value)
         assert server.asked["/a.jpg"] == times
         file.unlink(missing_ok=True)

@@ -152,7 +152,7 @@ def test_two_training_folders_are_not_chosen_from(tmp_path):
 
 def test_a_class_that_is_called_like_a_part_is_said(tmp_path):
     put(tmp_path, "bus/1.png", "train/1.png")
-    assert from_folder(tmp_path).notes == ("train/ is taken for a class",)
+    assert from_folder(tmp_path).notes == ("train/ is treated as a class",)
 
 
 def test_one_level_too_high_or_too_low(tmp_path):

@@ -75,7 +75,7 @@ def test_a_column_may_hold_the_split(table):
         ("image,label\na.png,red\na.png,\n", "line 3: label is empty"),
         ("image,label\na.png,red\na.png\n", "line 3: has 1 cell where the header has 2"),
         ("image,label\na.png,red,dark\n", "line 2: has 3 cells where the header has 2"),
-        ("image,label,label\na.png,red,b\n", "2 columns of the name label"),
+        ("image,label,label\na.png,red,b\n", "2 columns named label"),
         ("a.png,red\na.png,blue\n", "its columns: a.png, red"),
         ("image,label\n", "lists no pictures"),
         ("", "no column image"),

@@ -121,7 +121,7 @@ def test_a_set_that_is_overwritten_while_it_is_read_gives_no_picture_of_another_
     stale = from_tfds("relabelled", tmp_path / "old")
     for file in (tmp_path / "new").rglob("*.array_record*"):
         shutil.copyfile(file, tmp_path / "old" / file.relative_to(tmp_path / "new"))
-    with pytest.raises(DataError, match=r"relabelled/train/0000000: its label has become another"):
+    with pytest.raises(DataError, match=r"relabelled/train/0000000: its label has changed"):
         stale.read(0)
 
 

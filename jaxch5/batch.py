@@ -1,4 +1,4 @@
-"""The batch: what the input pipeline hands to the device, and how it looks from a cache there."""
+"""The batch: what the input pipeline passes to the device, and its form for a cache there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class Batch:
     """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
     `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
-    region) to a pixel of its canvas, in homogeneous coordinates. Its last number is how many times
-    wider the picture is, by its height, than on the canvas: 1, unless it is squished there. Pixel
-    centres are at half integers. `index` is the item's
-    place in its split, from which every random draw for the item is derived; where an epoch has the
-    item again, the size of the split is added for each time that it was there before. A padded row
-    has `mask` False and counts nowhere.
+    region) to a pixel of its canvas, in homogeneous coordinates. Its last number is the picture's
+    aspect ratio divided by that on the canvas: 1, unless it is squished there. Pixel centres are at
+    half integers. `index` is the item's place in its split, from which every random draw for the
+    item is derived; if an epoch repeats the item, the size of the split is added for each time that
+    it was drawn before. A padded row has `mask` False and counts nowhere.
 
     Attributes:
         image: Canvases, 0 to 255.
@@ -31,7 +30,7 @@ class Batch:
         label: Place in the classes.
         index: Place of the item in its split, and which draw of it this is.
         mask: False for rows that fill up the last batch.
-        framing: How the pictures were presized, and get the shape of the network's input.
+        framing: How the pictures were presized, and how they get the shape of the network's input.
 
     Example:
         >>> import numpy as np
@@ -50,7 +49,7 @@ class Batch:
     framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
-        """Returns the batch itself: the pictures are in it."""
+        """Returns the batch itself, which has its pictures."""
         return self
 
 
@@ -59,13 +58,13 @@ def without_labels(
     frame: Float32[Any, "batch 3 3"],
     framing: Framing = CROP,
 ) -> Batch:
-    """Makes a batch of pictures of which nothing else is known, to look at or to predict."""
+    """Makes a batch of pictures without labels, to look at or to predict."""
     nothing = np.zeros(len(image), np.int32)
     return Batch(image, frame, nothing, nothing, nothing == 0, framing)
 
 
 def repeated(batch: Batch, count: int) -> Batch:
-    """Repeats the first picture of a batch, each with draws of its own."""
+    """Repeats the first picture of a batch, each time with its own draws."""
     rows = jax.tree.map(lambda leaf: np.repeat(leaf[:1], count, axis=0), batch)
     return replace(rows, index=np.arange(count, dtype=np.int32))
 
@@ -73,10 +72,10 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """A batch of a set that is stored on the device: which items, not their pictures; a pytree.
+    """Holds a batch of a set stored on the device, as items and not as pictures; a pytree.
 
-    `images` and `frames` are those of the whole set, in the order of its source; they stay where
-    they are. Opened inside a compiled step, the gathering is part of it.
+    `images` and `frames` are those of the whole set, in the order of its source; they are
+    not copied. Opened inside a compiled step, the gathering is part of it.
     """
 
     images: UInt8[Any, "items height width 3"]

@@ -1,4 +1,4 @@
-"""`jaxch5 clean RUN`: puts labels right on a page, a key for each."""
+"""`jaxch5 clean RUN`: corrects labels on a page, with a key for each answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OF_THE_SET = (
 
 
 class CleanOptions(RunOptions):
-    """Put labels right on a page, to this machine alone: the suspects, a key for each answer.
+    """Correct labels on a page for this machine only: the suspects, a key for each answer.
 
     The page shows what jaxch5 suspects found, largest doubt first. Each answer is saved
     in RUN/answers.jsonl before the page says so, and no picture is touched. RUN/labels.csv lists
@@ -56,9 +56,7 @@ class CleanOptions(RunOptions):
         description="run directory, or the folder that suspects wrote into"
     )
     port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 takes a free one")
-    write: bool = Field(
-        False, description="write labels.csv with the answers that there are, and end"
-    )
+    write: bool = Field(False, description="write labels.csv with the answers so far, and end")
     unsure: Literal["keep", "drop"] = Field(
         "keep", description="pictures that nobody was sure of: keep them as they are, or drop them"
     )
@@ -128,7 +126,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the run that suspects are of: the folder itself, or the one that their file names."""
+    """Returns the run that suspects belong to: the folder itself, or the one in their file."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(path.expanduser().absolute())
@@ -142,10 +140,10 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
     """Returns the pictures that suspects are among, and each one's row by its item.
 
     Returns:
-        Source, rows in their order, and what is to be said of them.
+        Source, rows in their order, and notes about them.
 
     Raises:
-        ConfigError: They are no files, or are not named.
+        ConfigError: They are not files, or are not named.
         DataError: They cannot be found, told apart or split.
     """
     from jaxch5.config.building import load_source, split_of
@@ -201,7 +199,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
 def written(
     options: CleanOptions, log: AnswerLog, rows: list[Row], directory: RunDir
 ) -> dict[str, Any]:
-    """Writes the corrected labels; returns counts, what is to be known of them, and what is next.
+    """Writes the corrected labels; returns counts, notes about them, and what is next.
 
     Raises:
         CheckpointError: They cannot be written.

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Entries of a list for people.
+# Entries that are shown of a list.
 SHOWN = 20
-# Key of a command's result that is true where it did its work and the answer is a failure.
+# Key of a command's result that is true if it did its work but the answer is a failure.
 FAILED = "failed"
 
 
 class Options(Config):
-    """The configuration, and what every command takes beside it."""
+    """The configuration, and the options that every command has besides."""
 
     config: Path | None = Field(
         None, description="TOML file with settings, or the name of one that comes with jaxch5"
@@ -72,16 +72,16 @@ class Options(Config):
         """Returns the configuration with changes, on which other settings' defaults may depend.
 
         Args:
-            say: Function that takes a line for each setting of the command line that does nothing
+            say: Function that takes a line for each setting of the command line that has no effect
                 with them; None is for changes that the command line must not contradict.
             changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: Without `say`, there is such a setting, or one of the changes is another
-                on the command line.
+            ConfigError: Without `say`, there is such a setting, or the command line contradicts a
+                change.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
-            raise ConfigError(f"{min(fixed)}: this command sets it by itself; leave it out")
+            raise ConfigError(f"{min(fixed)}: this command sets it itself; leave it out")
         config = self.settings().model_copy(update=changes)
         left_out = idle_settings(config)
         for key in sorted(left_out.keys() & self._named):
@@ -93,7 +93,7 @@ class Options(Config):
         return config
 
     def reading(self) -> dict[str, Any]:
-        """Returns what was said of decoding, for classifiers that bring settings of their own."""
+        """Returns the given settings of decoding, for classifiers that bring their own."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def architecture(self) -> str | None:
@@ -101,7 +101,7 @@ class Options(Config):
         return self.model.arch if "model.arch" in self._named else None
 
     def task(self) -> Task | None:
-        """Returns the task that the command line names, for classifiers that may not say theirs.
+        """Returns the task that the command line names, for classifiers that may not record theirs.
 
         Raises:
             ConfigError: It cannot be imported.
@@ -134,7 +134,7 @@ class RunOptions(Options):
         if "run" not in given:
             return super().settings_file(given)
         if "config" in given:
-            raise ConfigError("--config: does not go together with a run, which brings its own")
+            raise ConfigError("--config: cannot be combined with a run, which brings its own")
         return cls.settings_of_run(Path(given["run"]))
 
     @classmethod
@@ -193,12 +193,12 @@ def _not_overruled(
 ) -> dict[str, Any]:
     """Returns a file's values without those that the command line makes pointless.
 
-    Another source replaces the file's; what goes with a schedule is of no account under another.
+    Another source replaces the file's; settings of one schedule do not matter under another.
 
     Args:
         on_file: Values of the file.
         given: Values of the command line.
-        recorded: Whether it is a run's own file, which may be older than the rules of today.
+        recorded: Whether it is a run's own file, which may be older than today's rules.
     """
     if any(name in given.get("data", {}) for name in SOURCES):
         on_file = without(on_file, [f"data.{name}" for name in SOURCES])
@@ -219,14 +219,14 @@ def shipped(file: Path) -> Path:
     if file.exists():
         return file
     package = Path(__file__).parent
-    # A wheel has them inside of the package, a working copy beside it.
+    # A wheel has them inside the package, a working copy beside it.
     inside = package / "configs"
     known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
     for one in known:
         if str(file) in (one.stem, one.name):
             return one
     names = ", ".join(one.stem for one in known)
-    raise ConfigError(f"{file}: there is no such configuration file; with jaxch5 come {names}")
+    raise ConfigError(f"{file}: there is no such configuration file; jaxch5 comes with {names}")
 
 
 def drawable(out: Path) -> Path:
@@ -240,7 +240,7 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure, which says of itself that it is no data, in one piece.
+    """Writes a figure atomically, with a mark that it is not data.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -280,7 +280,7 @@ def run(
         termination_raised(),
         empty_is_unset(),
         nullcontext() if debug else silent(),
-        # None where they are closed: what would be said there is lost, and nothing else.
+        # None if they are closed: what would be printed there is lost, and nothing else.
         redirect_stdout(sys.stdout or io.StringIO()),
         redirect_stderr(sys.stderr or io.StringIO()),
     ):
@@ -330,7 +330,7 @@ def _run(
 
 
 def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
-    """Says what could not be written, or read, unless nobody listens; returns the exit status."""
+    """Reports what could not be written or read, unless nobody listens; returns the exit status."""
     try:
         sys.stdout.flush()
     except OSError:

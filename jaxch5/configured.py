@@ -40,21 +40,21 @@ from jaxch5.util.text import counted, print_line
 def data_of(
     config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
 ) -> tuple[Data, dict[str, str]]:
-    """Returns the pictures, and why some are left out; for a run that goes on, the same as before.
+    """Returns the pictures, and why some are left out; for a resumed run, the same as before.
 
     Args:
         config: Configuration that names them.
-        run: Run that goes on; None begins one.
-        say: Function that takes a line about them, and lines about what is not as it was.
-        instead: What else can be done where a picture of the run is gone, for the message.
+        run: Run that is resumed; None begins one.
+        say: Function that takes a line about them, and lines about what has changed.
+        instead: What else can be done if a picture of the run is gone, for the message.
 
     Raises:
         DataError: The pictures cannot be found, told apart or split, or one of the run is gone.
-        ConfigError: A setting that was given does nothing for these pictures.
+        ConfigError: A setting that was given has no effect on these pictures.
         CheckpointError: The record of the run's pictures is damaged.
     """
     source = first_then_others(lambda: load_source(config.data))
-    # A run that goes on leaves out what it left out before: other pictures would change its split.
+    # A resumed run leaves out what it left out before: other pictures would change its split.
     skipped = read_skipped(run) if run else {}
     if config.data.on_bad == "skip" and not run:
         skipped = unreadable(source)
@@ -99,7 +99,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     devices = learn.mesh.devices.shape if learn.mesh else (1, 1)
     check_applies(config, devices=devices, lacks=lacking(learn))
     if config.fit.schedule != "fine_tune":
-        # The other schedules have no phase of their own for the head.
+        # The other schedules have no separate phase for the head.
         learn.unfreeze()
     if config.fit.layer_decay != 1:
         line = describe_rates(learn.groups, config.fit.layer_decay)
@@ -112,7 +112,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
 
 
 def lacking(learn: Learner) -> dict[str, str]:
-    """Returns settings that do nothing for a learner's architecture, each with the reason."""
+    """Returns settings that have no effect on a learner's architecture, each with the reason."""
     name, norms = learn.spec.name, "only works with batch norms, which {} does not have"
     found = {} if learn.state.batch_stats else {"model.bn": norms}
     if not learn.has_batch_norms:
@@ -126,7 +126,7 @@ def recipe_of(config: Config) -> Recipe:
     """Returns the recipe that a configuration describes: settings have the names of its fields.
 
     Raises:
-        ConfigError: A loss, a metric or a task of one's own cannot be imported.
+        ConfigError: Your own loss, metric or task cannot be imported.
 
     Example:
         >>> recipe_of(Config.model_validate({"fit": {"wd": 0.1}})).wd
@@ -166,7 +166,7 @@ def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
     """Returns the loss that the settings name, which may be the task's.
 
     Raises:
-        ConfigError: It is one's own, and cannot be imported.
+        ConfigError: It is your own, and cannot be imported.
     """
     if is_import_path(settings.loss):
         return load_function(settings.loss, "fit.loss")
@@ -224,14 +224,14 @@ def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]
 def judge_by_training(
     config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
 ) -> Float[np.ndarray, "items classes"]:
-    """Trains once for each fold, on all other pictures; returns what each network makes of its own.
+    """Trains once for each fold, on all other pictures; returns what it predicts for the fold.
 
     Args:
         config: Configuration of the trainings; nothing of them is chosen by held-out labels, and
             nothing else watches them.
         source: Labelled pictures.
         folds: Fold of each, as `stratified_folds` returns them; those in none have zeros.
-        kept: Folder in which what a fold gave is kept, so that it is not trained again.
+        kept: Folder for the results of each fold, so that it is not trained again.
         console: Console on which progress is shown.
 
     Raises:
@@ -261,7 +261,7 @@ def judge_by_training(
                 )
             with making(file) as scratch, scratch.open("wb") as opened:
                 np.save(opened, probabilities)
-        # Sigmoids need not sum up to 1.
+        # Sigmoids need not add up to 1.
         probabilities = np.maximum(np.load(file), SMALLEST)
         found[held] = probabilities / probabilities.sum(axis=1, keepdims=True)
     return found

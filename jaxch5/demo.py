@@ -1,4 +1,4 @@
-"""`jaxch5 demo RUN`: serves a page that says what is on a dropped picture."""
+"""`jaxch5 demo RUN`: serves a page that tells what is on a dropped picture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxch5.data.picture import Picture
     from jaxch5.results.predictor import Predictor
 
-# The browser asks nobody but this server, whatever Gradio's page may want.
+# The browser contacts only this server, whatever Gradio's page may want.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline'; "
     "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'; object-src 'none'"
@@ -53,7 +53,7 @@ Answer = tuple[dict[str, float], str]
 
 
 class DemoOptions(Options):
-    """Serve a page, to this machine alone, that says what is on a picture that is dropped on it."""
+    """Serve a page, for this machine only, that tells what is on a picture dropped on it."""
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
     port: int = Field(7860, ge=0, le=65535, description="port of the page; 0 takes a free one")
@@ -85,7 +85,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         predictor.predict(black)
         look(predictor, black)
         folder = stack.enter_context(TemporaryDirectory())
-        # What Gradio copies goes with it, whatever is dropped or clicked.
+        # What Gradio copies is deleted with it, whatever is dropped or clicked.
         stack.callback(os.environ.update, GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", ""))
         os.environ["GRADIO_TEMP_DIR"] = folder
         app = page(
@@ -105,14 +105,14 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         )
         page_server = uvicorn.Server(config)
         page_server.run(sockets=[server])
-        # Once it runs it ends by a signal alone, which under load it has failed to pass on.
+        # Once it runs, only a signal ends it, which it has failed to pass on under load.
         if page_server.started:
             raise KeyboardInterrupt
     return {}
 
 
 def answer(predictor: Predictor, path: str | None) -> Answer:
-    """Says what is on the picture in a file; nothing where there is no file.
+    """Tells what is on the picture in a file; nothing if there is no file.
 
     Returns:
         Probabilities by class, most likely first, and an empty message, or the remark that it may
@@ -130,13 +130,13 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     has = f"{label}, the most probable class, has {share:.0%}"
     if prediction.index == len(predictor.classes):
         return {}, f"{prediction.label}: {has} only"
-    # Where none of these is no answer, probabilities add up to 1.
+    # Unless none of these is an answer, probabilities add up to 1.
     unsure = share < UNSURE and not predictor.task.threshold
     return likely, f"{has}: less than the others together" if unsure else ""
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
-    """Says what a classifier knows: its classes, how often it is right, and what it cannot say.
+    """Tells what a classifier knows: its classes, how often it is right, and what it cannot tell.
 
     Args:
         run: Run directory, or a learner's file, which does not say how often it is right.
@@ -175,7 +175,7 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 def examples(run: Path, folder: Path) -> list[str]:
     """Writes pictures that a run validated into a folder, one of each class first.
 
-    There are none where the run has no record of them, or they cannot be read any more; nothing is
+    There are none if the run has no record of them, or they can no longer be read; nothing is
     fetched on a run's word.
     """
     from jaxch5.config.building import load_source
@@ -229,13 +229,13 @@ def page(
     known: Sequence[str] = (),
     examples: Sequence[str] = (),
 ) -> Any:
-    """Makes an ASGI application: a place to drop a picture, and what is said of it.
+    """Makes an ASGI application: a place to drop a picture, and the answer.
 
     Args:
         title: Title of the page.
         answer: Function from the dropped file, or None once it is taken away, to what is shown.
         look: Function from a file that was answered to a picture of where the network looks.
-        known: What it says about the classifier.
+        known: Lines about the classifier.
         examples: Files of pictures to click.
     """
     import gradio as gr
@@ -291,7 +291,7 @@ def page(
         ssr_mode=False,
         mcp_server=False,
         show_error=False,
-        # Fonts of the system: the others would be fetched.
+        # The system's fonts, since others would be fetched.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
     return with_policy(app)

@@ -1,10 +1,10 @@
 """Errors that a user can fix.
 
-Each message is one line that names the thing, its value and the way out; the commands print it as
-it is. Anything else that is raised is a defect of this package and keeps its traceback.
+Each message is one line that names the thing, its value and the way out; the commands print it
+unchanged. Anything else that is raised is a defect of this package and keeps its traceback.
 """
 
-# Begins the note that an error of a user's hook carries: it is no defect of this package.
+# Begins the note that an error of a user's hook carries: it is not a defect of this package.
 IN_HOOK = "raised in the hook"
 
 

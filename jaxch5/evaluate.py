@@ -32,13 +32,13 @@ OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
-    On the pictures that the run validated, as it recorded them; --data.path names where they are
-    now. A set that is another one, and not the run's in another place, is scored as a whole.
+    It scores the pictures that the run validated, as it recorded them; --data.path names where they
+    are now. A different set, not the run's own in a new place, is scored as a whole.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
     out: Path | None = Field(
-        None, description="folder for the figures and for suspects.csv; without it, RUN/evaluation"
+        None, description="folder for the figures and for suspects.csv; by default RUN/evaluation"
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
@@ -181,8 +181,8 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     if pictures is None:
         if options.pictures == "validated":
             raise ConfigError(
-                f"{options.run}: has no {run.pictures_file.name}, which says what it validated; "
-                "name --pictures all, or train again"
+                f"{options.run}: has no {run.pictures_file.name}, which records what it validated; "
+                "use --pictures all, or train again"
             )
         if elsewhere or options.pictures == "all":
             return source, score_all(len(source), None, None, where)

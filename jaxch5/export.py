@@ -37,7 +37,7 @@ class ExportOptions(Options):
     )
     out: Path | None = Field(
         None,
-        description="the file or folder; without it, model.safetensors, fastai.safetensors, "
+        description="the file or folder; by default model.safetensors, fastai.safetensors, "
         "model-timm, model.onnx, model.stablehlo or learner.safetensors",
     )
 

@@ -18,10 +18,10 @@ MAX_SIDE = 4096
 
 
 def check_pad_mode(text: str) -> str:
-    """Returns what may be a `Framing`'s pad_mode.
+    """Returns a text that is a valid pad_mode of `Framing`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not.
 
     Example:
         >>> check_pad_mode("#ffffff")
@@ -36,17 +36,16 @@ def check_pad_mode(text: str) -> str:
 
 @dataclass(frozen=True)
 class Framing:
-    """How pictures get the shape of the network's input, by the names of fastai's `Resize`.
+    """Says how pictures get the shape of the network's input, as fastai's `Resize` does.
 
     Args:
-        method: "crop" takes a part that has the input's shape, as large as fits into the picture;
-            "squish" the whole picture, without its proportions; "pad" the whole picture, with what
-            is beyond its border beside it.
-        pad_mode: what is seen beyond a picture's border, here and where an augmentation leaves it:
+        method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
+            picture, distorted; "pad" keeps the whole picture, and fills the rest.
+        pad_mode: what is seen beyond a picture's border, here and where augmentation leaves it:
             "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:
-        ConfigError: one of them is none of these.
+        ConfigError: one of them has another value.
 
     Example:
         >>> Framing("pad")
@@ -108,7 +107,7 @@ def parse_size(said: Any) -> Size:
     """Parses a value of `--data.size`: a side, or height and width, pixels.
 
     Raises:
-        ValueError: It is none, or too small or large.
+        ValueError: It is not a size, or is too small or too large.
 
     Example:
         >>> parse_size("224"), parse_size("224x160"), parse_size([96, 96])

@@ -1,4 +1,4 @@
-"""The learner: the face of training for notebooks and for the commands."""
+"""The learner: the interface to training for notebooks and for the commands."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Learner(Trainer):
             epochs: Passes over the training set in the second phase, or in the one cycle.
             base_lr: Highest rate of the first phase; `lr_find` on the frozen learner suggests one.
             freeze_epochs: Passes in the first phase; 0 leaves it out.
-            lr_mult: The head's rate over the earliest group's, in the second phase.
+            lr_mult: Ratio of the head's rate to the earliest group's, in the second phase.
             pct_start, div: Arguments of the second phase's `one_cycle`.
             div_final, moms: The same for both phases; see `one_cycle` and `one_cycle_momentum`.
         """
@@ -168,7 +168,7 @@ class Learner(Trainer):
         suggest_funcs: Sequence[str] = (RECOMMENDED,),
         show_plot: bool = True,
     ) -> Any:
-        """Trains a little at ever higher rates and suggests some; the learner stays as it was.
+        """Trains a little at ever higher rates and suggests some; the learner is left unchanged.
 
         It returns a named tuple of rates, as in `learn.lr_find().valley`, and keeps the sweep in
         `self.sweep`. In a notebook it is drawn, with the recommended rate in the title.
@@ -182,7 +182,7 @@ class Learner(Trainer):
 
         Raises:
             ConfigError: There is no such rule, the rates do not rise, or the steps are too few.
-            TrainingError: The loss exploded before anything could be said, or was never a number.
+            TrainingError: The loss exploded too soon to judge by, or was never a number.
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
@@ -198,7 +198,7 @@ class Learner(Trainer):
         return namedtuple("SuggestedRates", chosen)(**chosen)
 
     def interpret(self) -> Interpretation:
-        """What the model makes of the validation set: confusions, losses, calibration.
+        """Interprets the model on the validation set: confusions, losses, calibration.
 
         Raises:
             DataError: a picture cannot be read.
@@ -212,7 +212,7 @@ class Learner(Trainer):
 
         Args:
             nrows, ncols: Shape of the grid.
-            seed: Seed of the draw of the pictures.
+            seed: Seed for the choice of pictures.
 
         Raises:
             DataError: A picture cannot be read.
@@ -220,7 +220,7 @@ class Learner(Trainer):
         return self.interpret().plot_results(nrows, ncols, seed)
 
     def predictor(self) -> Predictor:
-        """The classifier as it is now, without its data."""
+        """Returns the classifier in its current state, without its data."""
         # Copies, because the next step of training consumes the state.
         return self._classifier.with_variables(on_one_device(self.state.variables, copies=True))
 
@@ -267,10 +267,10 @@ class Learner(Trainer):
     def tta(
         self, n: int = 4
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Probabilities and labels of the validation set, as `get_preds`, by more than one look.
+        """Returns probabilities and labels as `get_preds` does, but from several views.
 
-        The mean of the probabilities of the centre crop and of `n` augmented draws of each
-        picture (test-time augmentation, Krizhevsky et al., 2012). It takes `n + 1` times as long.
+        It averages the probabilities of the centre crop and of `n` augmented draws of each
+        picture (test-time augmentation, Krizhevsky et al., 2012), and takes `n + 1` times as long.
 
         Args:
             n: draws of each picture; 0 is `get_preds`.
@@ -302,22 +302,22 @@ def vision_learner(
     hooks: Sequence[Hook] = (),
     **overrides: Any,
 ) -> Learner:
-    """A learner of pictures. With pretrained weights all but its head begins frozen.
+    """Makes a learner for pictures. With pretrained weights all but its head begins frozen.
 
     Args:
         data: What `DataBlock.load` returns.
-        arch: Name of an architecture, a `ModelSpec` of one's own, or an import path to it; or a
+        arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or a
             linen module (called as `create_model` says) or an nnx one, which begin as they are.
-        weights: "imagenet"; "auto", the same where they can be had, else none; "none"; what
-            `load_weights` takes; or variables, as `module.init` returns them. A line says of all
-            what is known, and whether the head was kept.
+        weights: "imagenet"; "auto", the same if they can be fetched, else none; "none"; what
+            `load_weights` takes; or variables, as `module.init` returns them. A line tells what
+            is known about them, and whether the head was kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None is `Recipe()`.
-        seed: Root of the initial weights and of every draw in training.
+        seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and deviation of the colours; None takes those of the weights.
         crop_pct, interpolation: What evaluation sees, see `jaxch5.view.View`; None takes what the
             weights were tested on.
-        say: What takes the line about the weights; None prints it.
+        say: Function that takes the line about the weights; None prints it.
         hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
 

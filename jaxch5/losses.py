@@ -281,7 +281,7 @@ def _reduced(items: ItemLosses, reduction: str) -> Any:
 def explain_loss(
     logits: Float[ArrayLike, "classes"], label: int, classes: Sequence[str] | None = None
 ) -> None:
-    """Prints how cross-entropy comes about for one item, step by step, like the chapter's table.
+    """Prints how cross-entropy is computed for one item, step by step, like the chapter's table.
 
     Args:
         logits: the model's activations for the item.

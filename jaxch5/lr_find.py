@@ -25,7 +25,7 @@ class LrFindOptions(PicturesOptions):
         _default("end_lr"), gt=0, description="the rate that the sweep stops short of"
     )
     num_it: int = Field(_default("num_it"), ge=20, le=100_000, description="steps of a sweep")
-    repeats: int = Field(1, ge=1, le=100, description="sweeps, each from a seed of its own")
+    repeats: int = Field(1, ge=1, le=100, description="sweeps, each with its own seed")
 
     _out = field_validator("out")(drawable)
 

@@ -198,7 +198,7 @@ def test_a_configuration_that_comes_along_is_found_by_its_name(tmp_path, monkeyp
         assert options("--config", name).settings().data.tfds == "oxford_iiit_pet"
     Path("pets_resnet50").write_text("[data]\ntfds = 'mine'\n")
     assert options("--config", "pets_resnet50").settings().data.tfds == "mine"
-    with pytest.raises(ConfigError, match=r"^pets: .*with jaxch5 come digits, "):
+    with pytest.raises(ConfigError, match=r"^pets: .*jaxch5 comes with digits, "):
         options("--config", "pets")
 
 

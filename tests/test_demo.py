@@ -180,7 +180,7 @@ def test_a_taken_port_is_one_line(trained, capsys):
         argv = [str(trained[0]), "--port", str(port)]
         assert run(demo, DemoOptions, "jaxch5 demo", argv) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"jaxch5 demo: port = {port}: cannot be had (Address already")
+    assert err.startswith(f"jaxch5 demo: port = {port}: is not available (Address already")
     assert err.count("\n") == 1
 
 

@@ -163,7 +163,7 @@ def test_weights_by_its_own_names_are_read_to_the_bit(foreign):
             lambda d: d.update({"module.mix.fc.w": np.zeros((16, 9), np.float32)}),
             "module.mix.fc.w has shape (16, 9) instead of (16, 8)",
         ),
-        (lambda d: d.clear() or d.update(x=np.zeros(1)), "holds no mixer by the mixer's names"),
+        (lambda d: d.clear() or d.update(x=np.zeros(1)), "holds no mixer with the mixer's names"),
     ],
 )
 def test_what_does_not_fit_is_named(change, line, foreign, tmp_path):
@@ -364,7 +364,7 @@ def test_weights_auto_are_none_where_it_names_none(data):
     [
         ({"stages": ("patch", "mixer")}, "should be two or more names, and the last one head"),
         ({"stages": ("patch", "head", "head")}, "should be two or more names"),
-        ({"stages": ("a", "b", "head"), "fastai": (3, 1)}, r"fastai = \(3, 1\): should sum up to"),
+        ({"stages": ("a", "b", "head"), "fastai": (3, 1)}, r"fastai = \(3, 1\): should add up to"),
     ],
 )
 def test_a_specification_that_contradicts_itself_is_refused(wrong, line):

@@ -169,7 +169,7 @@ def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
         (("--folds", 1), "folds"),
         (("RUN", "--data.size", 24), "data.size: the pictures of a run are judged as"),
         (("RUN", "--by", "training", "--fit.epochs", 3), "fit.epochs: the pictures of a run"),
-        (("RUN", "--config", "digits"), "--config: does not go together with a run"),
+        (("RUN", "--config", "digits"), "--config: cannot be combined with a run"),
         (("RUN", "--data.path", "EMPTY"), "EMPTY"),
         (("no run",), "no run: is no run directory"),
     ],

@@ -362,7 +362,7 @@ def test_every_configuration_that_comes_along_can_be_chosen(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
         parse(Options, ["--config", "nothing"], "command")
-    names = str(error.value).rpartition("with jaxch5 come ")[2].split(", ")
+    names = str(error.value).rpartition("jaxch5 comes with ")[2].split(", ")
     assert len(names) > 2
     for name in names:
         assert parse(Options, ["--config", name], "command").settings()

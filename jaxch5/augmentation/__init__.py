@@ -1,1 +1,1 @@
-"""Augmentation: one matrix and one interpolation a picture, and changes of colour."""
+"""Augmentation: one matrix and one interpolation per picture, and changes of colour."""

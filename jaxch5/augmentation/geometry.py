@@ -70,7 +70,7 @@ def square(size: Size) -> Float[Array, "3 3"]:
 
 
 def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
-    """Exchanges left and right where `mirrored`.
+    """Swaps left and right where `mirrored`.
 
     Example:
         >>> (flip(jnp.array([True]))[0] @ jnp.array([0.5, 0.2, 1.0])).tolist()[:1]
@@ -82,7 +82,7 @@ def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
 def dihedral(symmetry: Int[Array, "batch"]) -> Matrices:
     """Returns one of the eight symmetries of the square for each sample; 0 changes nothing.
 
-    Bit 0 exchanges left and right, bit 1 up and down, then bit 2 rows and columns. A quarter turn
+    Bit 0 swaps left and right, bit 1 up and down, then bit 2 rows and columns. A quarter turn
     counter-clockwise is 5, clockwise 6, a half turn 3.
 
     Example:

@@ -83,7 +83,7 @@ class Policy:
             if not low <= value <= high:
                 raise ConfigError(f"augment.{name} = {value}: should be from {low} to {high}")
         if self.flip_vert and not self.do_flip:
-            raise ConfigError("augment.flip_vert = true: does nothing without augment.do_flip")
+            raise ConfigError("augment.flip_vert = true: has no effect without augment.do_flip")
 
 
 def aug_transforms(
@@ -154,7 +154,7 @@ def augment(
     if policy is None:
         return center(batch, size, dtype)
     if len(batch.index) == 1:
-        # For a single sample the CPU's compiler orders its sums in a way of its own.
+        # For a single sample the CPU's compiler orders its sums differently.
         twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)

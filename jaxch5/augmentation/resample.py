@@ -1,4 +1,4 @@
-"""Pillow's bicubic filter for pictures that are cut and scaled only, as evaluation has them."""
+"""Pillow's bicubic filter, for pictures that are only cropped and scaled, as in evaluation."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def resample(
     def along(axis: int, pictures: Array) -> Array:
         """Resamples what is along one of the canvas's axes, here the first of the two."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
-        # One of the two is zero: which one, tells whether the picture is turned.
+        # One of the two is zero, and which one tells whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
         place = step * (jnp.arange(side) + 0.5)[:, None] + matrix[:, axis, 2, None, None]
-        # At an edge that is repeated, its pixel alone is seen.
+        # Beyond a repeated edge only its pixel is seen.
         edge = 0.0 if pad_mode == "reflection" else 0.5
         at = brought_inside(place, low + edge, high - edge, pad_mode)
         pixel = jnp.arange(pictures.shape[1]) + 0.5

@@ -180,7 +180,7 @@ def local_scale(
 def borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
-    """Returns the least and the greatest canvas coordinates, x and y, of each picture."""
+    """Returns the smallest and the largest canvas coordinates, x and y, of each picture."""
     # They are whole numbers, to which the division of a squished picture's may not quite come.
     right, down, origin = jnp.round(jnp.moveaxis(frame[:, :2] / frame[:, 2:, 2:], 2, 0))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)

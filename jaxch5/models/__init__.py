@@ -1,1 +1,1 @@
-"""Networks: ResNets in Flax, their heads, and weights from and to torchvision."""
+"""Networks in Flax, their heads, and weights from and to torchvision and timm."""

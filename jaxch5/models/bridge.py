@@ -1,4 +1,4 @@
-"""Modules of nnx as linen modules, by flax's own bridge."""
+"""Turns nnx modules into linen modules, by flax's own bridge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.models.spec import VariablePath
 
 
 class FromNnx(ToLinen):
-    """A module of nnx, called as linen modules are here: trains or evaluates as `train` says.
+    """Wraps an nnx module to be called as linen modules are here, with the argument `train`.
 
     Attributes:
         arch: Name of the module's class.
@@ -35,14 +35,14 @@ def _call(module: Any, x: Array, train: bool) -> Array:
 
 
 def as_linen(module: nnx.Module) -> nn.Module:
-    """Returns the linen module that flax's bridge makes of an nnx module.
+    """Returns an nnx module as a linen module, by flax's bridge.
 
-    It begins with the weights that the nnx module has, which is called with pictures alone, and is
-    set to train and to evaluate by its own `train()` and `eval()`. In training its random
-    streams, by whatever name, draw from the step's key.
+    It begins with the nnx module's weights. The nnx module is called with pictures alone, and
+    switched by its own `train()` and `eval()`. In training its random streams, whatever their
+    names, draw from the step's key.
 
     Args:
-        module: Module of nnx.
+        module: The nnx module.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -64,12 +64,12 @@ def as_linen(module: nnx.Module) -> nn.Module:
         if "dropout" in rngs:
             nodes = [node for _, node in nnx.iter_graph(copy)]
             own = {node.key.tag for node in nodes if isinstance(node, nnx.RngStream)}
-            # Streams for which a module was given no names are called default.
+            # Streams that were given no name are called default.
             names = ("default", "dropout", *sorted(own - {"default", "dropout"}))
             nnx.reseed(copy, **{name: rngs["dropout"]() for name in names})
         return copy
 
-    # What is in a list has a number there; linen's variables, checkpoints and files have names.
+    # Items of a list have numbers; linen's variables, checkpoints and files need names.
     numbered = [path for path, _ in nnx.to_flat_state(nnx.state(module))]
     paths = {tuple(map(str, path)): path for path in numbered}
 

@@ -1,8 +1,8 @@
-"""Finding a network in what other libraries write: wrappers, prefixes, and other names.
+"""Finds a network in what other libraries write: wrappers, prefixes, and different names.
 
 A file may hold a state dict within others (`state_dict`, `model`, `student`), several of them (an
-average beside the weights), and names that a wrapper has lengthened (`module.`, `_orig_mod.`,
-`module.encoder_q.`). Wherever it is, a network is known by the names of its body; see
+average besides the weights), and names that a wrapper has prefixed (`module.`, `_orig_mod.`,
+`module.encoder_q.`). Wherever it is, a network is recognized by the names of its body; see
 `jaxch5.models.spec.Names`.
 """
 
@@ -25,25 +25,25 @@ from jaxch5.util.text import counted
 
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that is no other length in a network, so that it marks the axis of classes.
+# A number of classes that no other axis of a network has, so that it marks the axis of classes.
 MARK = 7919
 
-# Signs of networks of other kinds, for the message.
+# Names that betray other kinds of networks, for the message.
 STRANGERS = {
-    r"embedder\.convolution": "a ResNet by the names of transformers; timm and torchvision have "
-    "the same weights by the names that are known here",
-    r"\.stem\.conv1|res2\.0": "a ResNet by the names of detectron2",
+    r"embedder\.convolution": "a ResNet with the names of transformers; timm and torchvision have "
+    "the same weights with names that are known here",
+    r"\.stem\.conv1|res2\.0": "a ResNet with the names of detectron2",
     r"attn|attention|cls_token": "a transformer of another kind",
     r"denseblock": "a DenseNet",
-    r"\.dwconv\.": "a ConvNeXt by the names of its authors or of transformers; timm has the same "
-    "weights by the names that are known here",
+    r"\.dwconv\.": "a ConvNeXt with the names of its authors or of transformers; timm has the same "
+    "weights with names that are known here",
     r"(^|\.)stages\.\d": "a network with stages, such as ConvNeXt",
-    r"(^|\.)(features|blocks)\.\d": "a network that is no ResNet, such as VGG or EfficientNet",
+    r"(^|\.)(features|blocks)\.\d": "a network other than a ResNet, such as VGG or EfficientNet",
 }
 
 
 class Entry(NamedTuple):
-    """A variable, its name in a state dict, and its shape there, with `MARK` for the classes."""
+    """Holds a variable, its name in a state dict, and its shape there, with `MARK` for classes."""
 
     path: VariablePath
     name: str
@@ -51,13 +51,13 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The state dict of a network within a file.
+    """Holds the state dict of a network within a file.
 
     Attributes:
         entries: Its tensors by the architecture's names.
         part: Where it is in the file, as a dotted name; "" is the file itself.
         others: Other parts of the file that hold a network.
-        renamed: Beginnings of names for which the file has others.
+        renamed: Beginnings of names, each with the one that the file has instead.
     """
 
     entries: dict[str, Any]
@@ -77,7 +77,7 @@ class Found(NamedTuple):
 
 
 def rename(name: str, beginnings: Mapping[str, str]) -> str:
-    """Returns a dotted name with another beginning, where there is one for it.
+    """Returns a dotted name with its beginning replaced, if there is a replacement.
 
     Example:
         >>> rename("layer1.0.bn1.bias", {"layer1": "0.4"}), rename("fc.bias", {"layer1": "0.4"})
@@ -136,7 +136,7 @@ def find_network(
 
 
 def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict is of an architecture, though some entries may be missing."""
+    """Checks whether a state dict is of an architecture, even if some entries are missing."""
     if spec.recognizes:
         return spec.recognizes(entries)
     known = {entry.name for entry in body}
@@ -146,7 +146,7 @@ def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, A
 
 
 def architecture_of(entries: Mapping[str, Any]) -> str | None:
-    """Tells which architecture's names a state dict has; None if it has those of none.
+    """Returns the architecture whose names a state dict has; None if there is none.
 
     Example:
         >>> architecture_of({"fc.bias": 0})
@@ -162,7 +162,7 @@ def names_of(spec: ModelSpec) -> Names:
         ConfigError: it has none.
     """
     if spec.names is None:
-        raise ConfigError(f"{spec.name}: is a module of one's own, which has no names but its own")
+        raise ConfigError(f"{spec.name}: is your own module, which has no names but its own")
     return spec.names
 
 
@@ -176,14 +176,14 @@ def heads_of(spec: ModelSpec, likely: str = "") -> list[str]:
 
 @lru_cache(maxsize=8)
 def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
-    """Returns what a state dict of an architecture has.
+    """Returns the entries of a state dict of an architecture.
 
     Args:
         spec: Architecture.
-        head: One of its heads; "" where it has no choice of them.
+        head: One of its heads; "" if it has no choice.
 
     Raises:
-        ConfigError: two of its variables have one name.
+        ConfigError: two of its variables have the same name.
     """
     names = names_of(spec)
     init = partial(create_model(spec, MARK, head).init, train=False)
@@ -223,14 +223,14 @@ def classes_of_head(variables: Mapping[str, Any], spec: ModelSpec, likely: str =
 
 
 def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
-    """Returns names that would change what a body computes, or that belong to no module."""
+    """Returns names that would change what a body computes, or that no module has."""
     own = {entry.name.partition(".")[0] for entry in body}
     return [name for name in names if name.partition(".")[0] in own or "." not in name]
 
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
-    """Returns what leads to each network, and how the names of its layers begin there."""
-    # A name that ends another one, as `conv1.weight` ends `layer1.0.conv1.weight`, leads nowhere.
+    """Returns the prefix of each network, and how the names of its layers begin there."""
+    # A name that only ends another, as `conv1.weight` ends `layer1.0.conv1.weight`, is no prefix.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [
@@ -259,16 +259,16 @@ def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, Mapping[st
 
 
 def _stranger(spec: ModelSpec, names: Names, tensors: Mapping[str, Any]) -> str:
-    """Says that names are those of no such network, and whose they may be."""
+    """Returns the message that names are not those of such a network, and whose they may be."""
     if (holds := architecture_of(tensors)) not in (spec.name, None):
         return f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
     kind = f"holds no {spec.family or spec.name}"
     for sign, whose in STRANGERS.items():
         if any(re.search(sign, name) for name in tensors):
-            return f"{kind} by {names.whose} names; it looks like {whose}"
+            return f"{kind} with {names.whose} names; it looks like {whose}"
     first, *others = tensors
     count = f", and {counted(len(others), 'other')}" if others else ""
     return (
-        f"{kind} by {names.whose} names: it has {first}{count}; it is cut short, or of another "
+        f"{kind} with {names.whose} names: it has {first}{count}; it is cut short, or of another "
         "architecture"
     )

@@ -43,7 +43,7 @@ ARCHITECTURES = {
 
 
 class Conv(nn.Module):
-    """A convolution of patches, or of each channel by itself, with a bias."""
+    """A convolution of patches, or of each channel separately, with a bias."""
 
     features: int
     size: int
@@ -70,7 +70,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = Conv(width, 7, convolve_depthwise, self.dtype, name="conv_dw")(x)
         y = Mlp(self.dtype, name="mlp")(LayerNorm(name="norm")(y))
-        # In float32: float16 has no more than one digit of the 1e-6 that it begins with.
+        # In float32, since float16 keeps only one digit of the 1e-6 that it begins with.
         y = y * self.param("gamma", initializers.constant(1e-6), (width,))
         if self.drop_path:
             y = nn.Dropout(self.drop_path, (1, 2, 3), deterministic=not train)(y)
@@ -107,7 +107,7 @@ class ConvNeXt(nn.Module):
         num_classes: number of logits.
         head: a key of `HEADS`.
         dtype: type of the computation; weights, norms and logits are float32.
-        remat: whether a block's activations are computed again for the gradient, not kept.
+        remat: whether a block's activations are recomputed for the gradient, not kept.
         drop_path: share of the items for which training leaves the last block out; it rises
             linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
     """
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# timm's tags (1.0.31), with what it says of them: licence, side, crop and filter of testing.
+# timm's tags (1.0.31), with the licence, side, crop and filter for testing that it states.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

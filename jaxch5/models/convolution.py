@@ -1,8 +1,8 @@
-"""Convolution, and the end of a block, each in the form that is fastest where it runs.
+"""Convolution, and the end of a block, each in the form that is fastest on its device.
 
 On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, which are matrix
 products in disguise. 3x3 kernels take a quarter of the multiplications there. Elsewhere the native
-form is used. The choice is made by `lax.platform_dependent`, so that a traced program is tied to no
+form is used. `lax.platform_dependent` makes the choice, so that a traced program is not tied to a
 machine. `docs/benchmarks.md` has the figures.
 """
 
@@ -24,10 +24,10 @@ from jaxch5.models.winograd import TILE, times_transposed, winograd
 # On maps whose shorter side is up to this, gathering patches for one matrix product beats the
 # native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
-# From these on, fewer multiplications are worth the transforms and the longer compilation: rows of
-# each product, which are the tiles of all pictures, and channels.
+# From these numbers on, fewer multiplications are worth the transforms and the longer compilation:
+# rows of each product, which are the tiles of all pictures, and channels.
 MANY_TILES, MANY_CHANNELS = 32, 64
-# Of the mesh of devices that share a batch.
+# Names of the axes of the mesh of devices that share a batch.
 AXES = ("process", "device")
 
 
@@ -60,11 +60,11 @@ def convolve(
 def by_rows(
     function: Callable[[Array, Array], Array], x: Array, kernel: Array
 ) -> Float[Array, "batch ..."]:
-    """Computes a function of pictures and a kernel; several devices each for their own pictures.
+    """Computes a function of pictures and a kernel, on each device for its own pictures.
 
     Where JAX's context has a mesh of `AXES`, the gradient of the kernel is not summed: each device
-    has what its own pictures give, times the number of devices. The mean over the devices is to be
-    taken then, which can be done for all kernels in one message, and in float32 whatever type the
+    has what its own pictures give, times the number of devices. The caller takes the mean over the
+    devices, which can be done for all kernels in one message, and in float32 whatever type the
     computation has: see `mean_of_all` in `jaxch5.training.mesh`.
 
     Args:
@@ -112,7 +112,7 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 def native_apart(stride: int, x: Array, kernel: Array) -> Array:
     """Applies XLA's convolution, and computes the kernel's gradient from a picture that is stored.
 
-    XLA's CPU compiler transposes it there, and would compute it again in the order of the
+    XLA's CPU compiler transposes the picture for that, and would recompute it in the order of the
     transpose: batch norm, sum and ReLU for each value.
     """
     return native(x, kernel, stride)
@@ -143,8 +143,8 @@ def _native_backward(
 def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
     """Applies a function to an array; a CPU stores the array, and the result.
 
-    XLA's CPU compiler may repeat whatever is cheap in all that reads it, but nothing across the
-    border of a condition. This one is always true, which the compiler cannot see.
+    XLA's CPU compiler may repeat whatever is cheap wherever it is read, but nothing across the
+    boundary of a condition. This one is always true, which the compiler cannot see.
     """
     always = lax.optimization_barrier(True)
     return lax.cond(always, function, lambda x: jnp.zeros_like(function(x)), x)
@@ -154,7 +154,7 @@ native_apart.defvjp(_native_forward, _native_backward)
 
 
 def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
-    """Applies XLA's convolution to pictures with zeros beside their three channels.
+    """Applies XLA's convolution to pictures with zeros as a fourth channel.
 
     cuDNN is fast with four. XLA itself adds one in float16, but not in bfloat16.
     """
@@ -205,7 +205,7 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
     pictures, *sides = x.shape[:3]
     return (
         x.dtype == jnp.float32
-        # A program that is exported for any number of them has a symbol here.
+        # A program that is exported for any batch size has a symbol here.
         and isinstance(pictures, int)
         and min(sides) >= TILE
         and pictures * math.prod(-(-side // TILE) for side in sides) >= MANY_TILES
@@ -238,7 +238,7 @@ _store.defvjp(lambda x: (_store(x), None), lambda _, cotangent: (cotangent,))
 def end_of_block(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns max(x, 0), the result of a block, which is computed once and kept.
 
-    Else a GPU computes it again for its gradient, to see where it was positive.
+    Otherwise a GPU recomputes it for the gradient, to see where it was positive.
 
     Example:
         >>> end_of_block(jnp.array([-2.0, 2.0])).tolist()

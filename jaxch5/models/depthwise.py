@@ -2,8 +2,8 @@
 
 XLA's grouped convolution takes twenty to forty times as long on a CPU as a sum of shifted pictures,
 one for each tap of the kernel, whose channels are side by side in memory. The gradient of the input
-is the same sum with the kernel turned round. That of the kernel is one of shifted taps, for each
-pixel of some lines, from picture to picture; several CPU devices that share a batch gather it.
+is the same sum with the kernel rotated. That of the kernel is a sum of shifted taps for each pixel
+on some lines, from picture to picture; several CPU devices that share a batch gather it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Arra
 _convolve.defvjp(_forward, _backward)
 
 
-# Compiled functions of their own, so that blocks of one shape are traced once.
+# Compiled separately, so that blocks of one shape are traced once.
 @jax.jit
 def _sum_of_shifts(x: Array, kernel: Array) -> Array:
     (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
@@ -82,8 +82,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
         )
         return sum(shifts, jnp.zeros((), x.dtype))
 
-    # XLA's CPU compiler would repeat the sum in whatever reads it, but not what only a condition
-    # leads to.
+    # XLA's CPU compiler would repeat the sum wherever it is read, but not behind a condition.
     return lax.cond(
         jnp.any(kernel != 0), add_up, lambda padded: jnp.zeros_like(x), _padded(x, kernel)
     )
@@ -92,7 +91,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
 @jax.jit
 def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
     (batch, height, width), (rows, columns) = x.shape[:3], kernel.shape[:2]
-    # So many lines at a time that a sum has enough terms, and not too many to be compiled.
+    # Enough lines at a time to give a sum enough terms, and not too many to compile.
     fitting = range(1, max(1, min(height, TERMS // width)) + 1)
     lines = max(count for count in fitting if height % count == 0)
     padded = _padded(x, kernel)

@@ -1,4 +1,4 @@
-"""What the body of a network makes of pictures, before its head."""
+"""Features: what the body of a network computes from pictures, before its head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pooled_features(
     variables: Mapping[str, PyTree],
     pictures: Float[Array, "batch height width 3"],
 ) -> Float[Array, "batch channels"]:
-    """Computes features of pictures: what the module `head` is given, the mean over its places.
+    """Computes features of pictures: the input of the module `head`, averaged over its places.
 
     Args:
         model: Module, called as `model.apply(variables, pictures, train=False)`.

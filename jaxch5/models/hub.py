@@ -14,7 +14,7 @@ from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
 from jaxch5.util.address import PICKLES
 
-# What a repository, or a folder like one, holds: the first of these that is there is read.
+# Files of a repository, or a folder like one; the first of these that exists is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
 # Time limit for each of the hub's few network addresses to answer; the file may take longer.
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     Attributes:
         repository: Name of the repository.
         revision: Commit, branch or tag of git; None is the newest.
-        known: What the architecture says of them; None where it does not name them.
+        known: What the architecture states about them; None if it does not name them.
     """
 
     repository: str
@@ -39,11 +39,11 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are.
 
     Args:
-        weights: "imagenet", a tag of the architecture's, or a repository; `@` is before a revision.
+        weights: "imagenet", one of its architecture's tags, or a repository; `@` begins a revision.
         spec: Architecture.
 
     Raises:
-        WeightsError: There is no such tag, or it is plain that they are of another architecture.
+        WeightsError: There is no such tag, or they clearly are of another architecture.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -85,7 +85,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         endpoint: Address of the hub; None is huggingface-hub's own.
 
     Raises:
-        WeightsError: They are not in the cache and the hub does not give them, or they are in
+        WeightsError: They are not in the cache and the hub does not serve them, or they are in
             PyTorch's format and PyTorch is not installed.
     """
     for name in FILES:
@@ -96,7 +96,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
     if is_new or not place.known:
         try:
-            # Of the same commit, so that they are one.
+            # From the same commit, so that they match.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
         except WeightsError:
             if is_new:
@@ -117,14 +117,14 @@ def _file(
         return Path(file), False
     url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
     try:
-        # Asked once beforehand: a download keeps asking a hub in trouble for most of a minute.
+        # Asked once beforehand, since a download retries a hub in trouble for most of a minute.
         said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
         # huggingface-hub makes paths of these, and follows them wherever they lead.
         for each in (said.etag, said.commit_hash):
             if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names a file {each!r}")
         if Path(name).suffix in PICKLES and importlib.util.find_spec("torch") is None:
-            raise WeightsError(f"{repository}: the hub has its {name} alone; {NEEDS_TORCH}")
+            raise WeightsError(f"{repository}: the hub has only its {name}; {NEEDS_TORCH}")
         fetched = hub.hf_hub_download(
             repository,
             name,
@@ -140,9 +140,9 @@ def _file(
         raise WeightsError(f"{repository}@{revision}: the hub has no such revision of it") from None
     except (errors.HTTPError, OSError) as error:
         unknown = isinstance(error, errors.RepositoryNotFoundError)
-        what = "there is no such path, and the hub has no such repository, or not for everybody"
+        what = "there is no such path, and the hub has no such repository, or it is not public"
         raise WeightsError(
-            f"{repository}: {what if unknown else 'the hub does not give it'} "
-            f"({reason_of(error)}); fetch {url} elsewhere and name the file with "
+            f"{repository}: {what if unknown else 'the hub does not serve it'} "
+            f"({reason_of(error)}); download {url} elsewhere and pass the file with "
             "--model.weights PATH"
         ) from None

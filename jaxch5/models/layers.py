@@ -1,4 +1,4 @@
-"""What networks share: normalizing pictures, positions, attention, batch norms, heads to logits."""
+"""What networks share: normalization of pictures, positions, attention, batch norms and heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxch5.models.spec import Normalization
 def normalize(
     pictures: Float[Array, "batch height width 3"], normalization: Normalization
 ) -> Float[Array, "batch height width 3"]:
-    """Shifts and scales pictures so that channels have about mean 0 and deviation 1.
+    """Shifts and scales pictures so that channels have about mean 0 and standard deviation 1.
 
     Example:
         >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -43,7 +43,7 @@ def resample_positions(
     timm's `resample_abs_pos_embed`.
 
     Args:
-        prefix: Number of tokens that have a position and are no patch.
+        prefix: Number of tokens that have a position but are not patches.
         patch: Side of a patch, pixels.
         positions: Positions of these tokens, then of the patches.
         sides: Height and width of the other pictures, pixels.
@@ -61,7 +61,7 @@ def resample_positions(
         return positions
     old = math.isqrt(max(count, 0))
     if old * old != count:
-        line = f"pos_embed is of {count} patches, which are no square, as they have to be"
+        line = f"pos_embed is of {count} patches, which do not form a square, as they must"
         raise WeightsError(f"{line} for pictures of another size (--data.size)")
     square = positions[:, prefix:].reshape(old, old, -1)
     resized = jax.image.resize(square, (high, wide, square.shape[-1]), "cubic")
@@ -73,7 +73,7 @@ def attention(
     key: Float[Array, "batch tokens heads width"],
     value: Float[Array, "batch tokens heads width"],
 ) -> Float[Array, "batch tokens heads width"]:
-    """Returns for each token the mean of the values of all, weighted by how its query fits keys.
+    """Returns for each token the mean of all values, weighted by how its query matches the keys.
 
     Source: scaled dot-product attention, Vaswani et al., 1706.03762.
 
@@ -83,7 +83,7 @@ def attention(
     """
 
     def heads_first(*parts: Array) -> Array:
-        # Half the time of JAX's own on a CPU: products of matrices that lie together, in float32.
+        # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32.
         query, key, value = (part.swapaxes(1, 2).astype(jnp.float32) for part in parts)
         seen = _attend(query / math.sqrt(query.shape[-1]), key, value)
         return seen.swapaxes(1, 2).astype(parts[0].dtype)
@@ -105,7 +105,7 @@ def _attend_forward(query: Array, key: Array, value: Array) -> tuple[Array, tupl
 
 def _attend_backward(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
     query, key, value, weights, seen = saved
-    # The mean of a row's gradients, weighted, by the shorter of two equal sums (2205.14135).
+    # The weighted mean of a row's gradients, by the shorter of two equal sums (2205.14135).
     mean = jnp.sum(cotangent * seen, axis=-1, keepdims=True)
     of_logits = weights * (jnp.matmul(cotangent, value.mT) - mean)
     return (
@@ -124,10 +124,10 @@ def _variance(
     mean: Float[Array, "channels"],
     near: Float[Array, "channels"],
 ) -> Float[Array, "channels"]:
-    """Returns the biased variances of channels, whose means are `mean`.
+    """Returns the biased variances of channels with means `mean`.
 
-    A GPU reads `x` once for both: it sums squared distances from `near`, which `x` has no part in.
-    So that nothing cancels, `near` has to be within some deviations of the means.
+    A GPU reads `x` once for both: it sums squared distances from `near`, which does not depend on
+    `x`. To avoid cancellation, `near` has to be within some deviations of the means.
     """
     axes = tuple(range(x.ndim - 1))
 
@@ -143,7 +143,7 @@ def _variance(
 def _variance_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     x, mean = saved
     count = x.size // x.shape[-1]
-    # The gradient by the mean is zero: not to compute it saves a pass over the batch to sum it,
+    # The gradient by the mean is zero: not computing it saves a pass over the batch to sum it,
     # which took a twentieth of a step on a CPU.
     return (cotangent / count) * (2.0 * (x - mean)), None, None
 
@@ -209,7 +209,7 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Multiplies numbers by their share of a normal distribution (Hendrycks, 1606.08415).
 
-    For its gradient no more than `x` is kept, where JAX's own keeps two arrays of that size.
+    Its gradient keeps only `x`, where JAX's own keeps two arrays of that size.
 
     Example:
         >>> round(float(gelu(jnp.float32(1.0))), 4)
@@ -271,8 +271,8 @@ class LinearHead(nn.Module):
 def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """Returns the mean of a map that nothing else reads.
 
-    On a CPU it is a product, for which XLA keeps the map. In a sum it would compute the convolution
-    that makes the map in the order of the sum: a ResNet-18 took twice as long for one picture.
+    On a CPU it is a product, for which XLA keeps the map. For a sum XLA would compute the map's
+    convolution in the order of the sum: a ResNet-18 took twice as long for one picture.
     """
 
     def by_product(x: Array) -> Array:
@@ -288,7 +288,7 @@ class ConcatPoolHead(nn.Module):
     """fastai's head (`create_head`): maximum and average pooling, and two linear layers.
 
     Each linear layer has no bias and follows a batch norm, whose bias begins at 0.001, and a
-    dropout. What is pooled already is taken as it is. Training needs `rngs={"dropout": key}`.
+    dropout. Input that is pooled already is used unchanged. Training needs `rngs={"dropout": key}`.
     """
 
     num_classes: int

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxch5.errors import ConfigError
 from jaxch5.models.spec import ModelSpec
 
-# A map with a shorter side hardly shows a place: that of an earlier stage is taken instead.
+# A map with a shorter side hardly shows a place: an earlier stage's is used instead.
 LEAST_SIDE = 4
 
 
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def in_full(model: nn.Module) -> nn.Module:
-    """Returns a module that computes the same in float32, and nothing twice to save memory."""
+    """Returns a module that computes the same in float32, and recomputes nothing to save memory."""
     full = {"dtype": jnp.float32, "remat": False}
     return model.clone(**{name: value for name, value in full.items() if hasattr(model, name)})
 
@@ -65,10 +65,10 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
     if not found:
         missing = f" by the name {module}" if module else ""
         raise ConfigError(
-            f"{spec.name}: has no map to show where it looks: no linen module of it{missing} "
+            f"{spec.name}: has no map to show where it looks: none of its linen modules{missing} "
             "returns [batch, height, width, channels]; last_map of its ModelSpec may name one"
         )
-    # What is within a stage's block may be one of several branches.
+    # A module within a stage's block may be one of several branches.
     outermost = min(depth for depth, _ in found)
     places = [place for depth, place in found if depth == outermost]
     fine = [place for place in places if module or min(place.shape[1:3]) >= LEAST_SIDE]
@@ -95,7 +95,7 @@ def class_maps(
         place: Where the map is, as `find_map` returns it.
         variables: Its variables.
         pictures: Pictures as the network takes them.
-        labels: Place of each picture's class; a negative one is that of the most probable class.
+        labels: Place of each picture's class; a negative one stands for the most probable class.
 
     Returns:
         Maps of the pictures' size, logits, and the classes' places.
@@ -122,7 +122,7 @@ def class_maps(
         patch = math.isqrt(height * width // (values.shape[1] - tokens))
         grid = len(pictures), height // patch, width // patch, -1
         values, gradient = (of[:, tokens:].reshape(grid) for of in (values, gradient))
-        # What the class token sees of each patch is its own, and the mean of it says little.
+        # The class token sees each patch in its own way, and the mean of that says little.
         speaks = jnp.sum(values * gradient, axis=-1)
     else:
         speaks = jnp.sum(values * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)
@@ -147,7 +147,7 @@ def enlarged(
     maps = nn.relu(maps)
     for axis, side in zip((1, 2), sides, strict=True):
         count = maps.shape[axis]
-        # Strides of such networks are powers of two, and the last pixels may be beyond the side.
+        # Such networks' strides are powers of two, and the last pixels may be beyond the side.
         stride = 2 ** round(math.log2(side / count)) if corner else side / count
         places = jnp.arange(side) / stride if corner else (jnp.arange(side) + 0.5) / stride - 0.5
         far = jnp.clip(places, 0, count - 1)[:, None] - jnp.arange(count)
@@ -159,7 +159,7 @@ def enlarged(
 def _watched(
     model: nn.Module, variables: PyTree, pictures: Any, see: Callable[[int, str, Any], Any]
 ) -> Any:
-    """Returns logits, with what `see` makes of what each module returns, in the order of calls."""
+    """Returns logits, with `see` applied to what each module returns, in the order of calls."""
     numbers = itertools.count()
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

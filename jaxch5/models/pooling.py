@@ -1,4 +1,4 @@
-"""Pooling, in the form that is fastest where it runs: that of a CPU, or that of a GPU."""
+"""Pooling, in the form that is fastest on its device: one for CPUs, or one for GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.models.convolution import end_of_block, pixels_at
 def relu_and_max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes max(x, 0), and of that the 3x3 maximum with stride 2, as after the stem.
+    """Takes max(x, 0), and then the 3x3 maximum with stride 2, as after the stem.
 
     Example:
         >>> relu_and_max_pool(jnp.full((1, 8, 8, 3), -1.0)).shape
@@ -26,10 +26,10 @@ def relu_and_max_pool(
         return max_of_windows(jax.nn.relu(x))
 
     def elsewhere(x: Array) -> Array:
-        # The same either way round, and of a quarter of the pixels.
+        # The order does not matter, and this one has a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
-    # A profile knows it by this name; it is no layer, which would have one.
+    # Its name in a profile; a layer would have one, but this is not one.
     with jax.named_scope("max_pool"):
         return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
 
@@ -48,7 +48,7 @@ def max_of_windows(x: Array) -> Array:
 
 
 def _first_of_largest(x: Array) -> tuple[Array, Array]:
-    """Returns each window's maximum and its place; of equals the first, as the native form has."""
+    """Returns each window's maximum and its place: the first of equals, as in the native form."""
     largest, *others = [
         pixels_at(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
@@ -86,7 +86,7 @@ max_of_windows.defvjp(_max_forward, _max_backward)
 
 
 def _interleave(part: Callable[[int, int], Array]) -> Array:
-    """Puts a picture together of its even and odd rows and columns.
+    """Assembles a picture from its even and odd rows and columns.
 
     With a stride of 2, even ones are in the middle of a window, and odd ones at the end of one and
     the beginning of the next.
@@ -104,7 +104,7 @@ def _interleave(part: Callable[[int, int], Array]) -> Array:
 def average_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes 2x2 means with stride 2; at an odd side's end those of the pixels that there are.
+    """Takes 2x2 means with stride 2; at the end of an odd side, means of fewer pixels.
 
     Example:
         >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()

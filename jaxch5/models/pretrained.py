@@ -25,19 +25,19 @@ from jaxch5.view import WHOLE, View
 
 
 class Pretrained(NamedTuple):
-    """Weights, with what belongs to them.
+    """Holds weights, with what belongs to them.
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
         normalization: normalization that they were trained with.
         classes: names of their head's classes; None where they are not known.
         origin: where they come from, for messages.
-        normalized_by: who says what the normalization is, for messages.
+        normalized_by: where the normalization is stated, for messages.
         left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
-        view: what they were tested on of each picture; all of it where that is not known.
+        view: the part of each picture they were tested on; all of it if that is not known.
         licence: their licence; None where it is not known.
-        remarks: what else is to be said of them.
+        remarks: what else is to be said about them.
     """
 
     variables: dict[str, PyTree]
@@ -67,7 +67,7 @@ def from_hub(
         cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
         weights: "imagenet"; or a tag or a repository, see `place_of`.
-        normalization: mean and deviation of their training; None takes what is said of them.
+        normalization: mean and deviation of their training; None takes what is stated.
 
     Raises:
         WeightsError: there are none, or they are not in the cache and the hub does not serve them.
@@ -96,16 +96,16 @@ def from_file(
 ) -> Pretrained:
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
-    A safetensors file may say in its metadata, as JSON, its `mean`, `std` and `classes`; those that
-    `export` writes do. timm's `config.json` is read where it is beside a file.
+    A safetensors file may state in its metadata, as JSON, its `mean`, `std` and `classes`; those
+    that `export` writes do. timm's `config.json` is read if it is beside a file.
 
     Args:
         path: the file, with the architecture's names (of a module without any, flax's), or a folder
             with one, as the hub has it; `FILE#PART` names one of several state dicts that it holds.
         arch: the architecture that they should be of.
-        normalization: mean and deviation of their training; None takes what the file says.
-        beside: whether files beside it are read; a learner's file says everything itself.
-        head: kind of head that they have most likely, which is looked for first.
+        normalization: mean and deviation of their training; None takes what the file states.
+        beside: whether files beside it are read; a learner's file states everything itself.
+        head: the most likely kind of head, which is looked for first.
         one, hub: see `known_of`.
 
     Raises:
@@ -148,7 +148,7 @@ def from_file(
 
 
 def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) -> Pretrained:
-    """Returns weights whose positions are those of pictures of other sides; see `resample`.
+    """Returns weights with positions for pictures of other sides; see `ModelSpec.resample`.
 
     Args:
         pretrained: Weights to take.
@@ -190,6 +190,6 @@ def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
 
 
 def _part(path: Path) -> tuple[Path, str]:
-    """Returns a file, and the part of it that is named after `#`, where no file is named so."""
+    """Returns a file, and the part of it named after `#`, unless a file has the full name."""
     name, sign, part = path.name.rpartition("#")
     return (path, "") if path.exists() or not sign else (path.with_name(name), part)

@@ -1,6 +1,6 @@
-"""What is known about weights besides their numbers: colours, classes, view and licence.
+"""Finds what is known about weights besides their numbers: colours, classes, view and licence.
 
-A safetensors file may say it in its metadata, as `export` writes it. Beside a file may be timm's
+A safetensors file may state it in its metadata, as `export` writes it. Beside a file may be timm's
 `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
 """
 
@@ -24,7 +24,7 @@ BESIDE = ("config.json", "preprocessor_config.json")
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std set others"
 SETTINGS = "--model.mean and --model.std"
-# Keys of timm's `config.json` that its network decides, whatever its pretraining was.
+# Keys of timm's `config.json` that depend on the network, not on its pretraining.
 OF_NETWORK = ("architecture", "num_classes", "label_names")
 
 
@@ -48,7 +48,7 @@ class Description(BaseModel):
 
 
 class TimmDescription(Description):
-    """What timm's `config.json` says beside these; those of tests win, where there are some."""
+    """What timm's `config.json` says besides these; values for tests take precedence."""
 
     num_classes: NonNegativeInt | None = None
     input_size: tuple[int, int, int] | None = None
@@ -60,17 +60,17 @@ class TimmDescription(Description):
 
 
 class Known(NamedTuple):
-    """What is known about weights.
+    """Holds what is known about weights.
 
     Attributes:
-        normalization: mean and deviation of their training; the architecture's where nothing is
+        normalization: mean and deviation of their training; the architecture's if nothing is
             known.
         classes: names of their head's classes; None where they are not known.
-        source: who says what the normalization is, for messages.
-        view: what they were tested on of each picture; all of it where that is not known.
+        source: where the normalization is stated, for messages.
+        view: the part of each picture they were tested on; all of it if that is not known.
         licence: their licence; None where it is not known.
-        remarks: what else should be said of them.
-        outputs: how many outputs the head has by what is said, each with who says so.
+        remarks: what else should be said about them.
+        outputs: how many outputs the head is said to have, each with the place that says so.
     """
 
     normalization: Normalization
@@ -97,14 +97,14 @@ def known_of(
         path: the file.
         metadata: that of a safetensors file.
         spec: their architecture; a description of another one is ignored.
-        given: mean and deviation that the settings name, which win.
+        given: mean and deviation from the settings, which take precedence.
         beside: whether other files are looked at.
-        one: whether the file and its description were named as one, so that a description of
-            another architecture is an error.
-        hub: what the architecture says of them, which is taken where no description is there.
+        one: whether the file and its description were named together, which makes a
+            description of another architecture an error.
+        hub: what the architecture states about them, used if there is no description.
 
     Raises:
-        WeightsError: they contradict each other, or say what cannot be meant.
+        WeightsError: they contradict each other, or state what cannot be meant.
     """
     try:
         said = Metadata.model_validate(metadata)

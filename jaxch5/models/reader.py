@@ -1,4 +1,4 @@
-"""Reading files of weights as arrays by name, whichever library wrote them; nothing is executed."""
+"""Reads files of weights as arrays by name, whichever library wrote them; nothing is executed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DICTIONARIES = (
 
 
 class Ignored:
-    """Stands for an object that is not a weight, and ignores whatever it is given."""
+    """Stands for an object that is not a weight, and ignores all that it is given."""
 
     def __init__(self, *values: Any) -> None:
         pass
@@ -85,7 +85,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: is cut short or no safetensors file: {reason_of(error)}"
+            f"{path}: is cut short or not a safetensors file: {reason_of(error)}"
         ) from None
 
 
@@ -96,7 +96,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: {NEEDS_TORCH}") from None
     if _is_torchscript(path):
         raise WeightsError(
-            f"{path}: is a program of TorchScript's; save its weights alone, in Python: "
+            f"{path}: is a TorchScript program; save only its weights, in Python: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
     try:
@@ -107,12 +107,12 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path}: is refused: it is damaged, or holds more than tensors, which could run "
-            "anything on loading; whoever trusts it can save its weights alone, in Python: "
+            "anything on loading; if you trust it, save only its weights, in Python: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from None
-    except Exception as error:  # Damaged bytes are taken for instructions, and anything happens.
+    except Exception as error:  # Damaged bytes are read as instructions, and anything may happen.
         reason = reason_of(error)
-        raise WeightsError(f"{path}: is cut short or no file of PyTorch's: {reason}") from None
+        raise WeightsError(f"{path}: is cut short or not a PyTorch file: {reason}") from None
     tensors = flatten(loaded) if isinstance(loaded, Mapping) else {}
     if not tensors:
         raise WeightsError(f"{path}: holds no state dict")
@@ -134,11 +134,11 @@ def _as_array(tensor: Any, name: str) -> np.ndarray:
         return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
     except Exception as error:
         reason = reason_of(error)
-        raise WeightsError(f"{name}: is no tensor of plain numbers ({reason})") from None
+        raise WeightsError(f"{name}: is not a tensor of plain numbers ({reason})") from None
 
 
 def reason_of(error: Exception) -> str:
-    """Returns an error's kind, which may be all that it says, and the first line of the rest."""
+    """Returns an error's kind, which may be all it tells, and the first line of its message."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
@@ -171,7 +171,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
-    """Refuses weights with which nothing can be computed, before they are taken for a high rate.
+    """Refuses weights that cannot be computed with, before a high rate is blamed.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.

@@ -1,6 +1,6 @@
 """Architectures by name: ours, those that were registered, and import paths.
 
-Ours are imported when they are asked for, so that a list of their names costs nothing.
+Ours are imported on demand, so that a list of their names costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Modules of our own specifications. An architecture is its file and its line here.
+# Modules of our own specifications. An architecture consists of its file and its line here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
 _CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
@@ -39,8 +39,8 @@ def architectures() -> tuple[str, ...]:
 def register(spec: ModelSpec) -> None:
     """Makes an architecture known by its name, in this process.
 
-    A `ModelSpec` can be handed in itself wherever an architecture's name can, and an import path to
-    it (`package.module:SPEC`) in a configuration; neither has to be registered.
+    A `ModelSpec` itself can be passed wherever an architecture's name can, and an import path to it
+    (`package.module:SPEC`) in a configuration; neither has to be registered.
 
     Args:
         spec: Architecture.
@@ -76,7 +76,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
 
     Args:
         arch: Name, import path, specification, or your own module.
-        modules: Names of the top-level modules of your own module, where they are known; if
+        modules: Names of the top-level modules of your own module, if they are known; if
             they are those of a ResNet, it has a ResNet's stages.
 
     Raises:
@@ -138,12 +138,12 @@ def create_model(
     Args:
         arch: Architecture: one of `architectures()`, an import path or
             a `ModelSpec`; or your own linen module, returned unchanged, or an nnx module,
-            which flax's bridge makes a linen one of.
+            which flax's bridge turns into a linen one.
         num_classes: Number of logits.
         head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
             both.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
-        remat: Whether a block's activations are computed again for the gradient, which takes less
+        remat: Whether a block's activations are recomputed for the gradient, which takes less
             memory and more time (Chen et al., 1604.06174); not for your own module.
         drop_path: Share of the items for which training leaves out the last block of a ConvNeXt or
             a ViT, and linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
@@ -164,7 +164,7 @@ def create_model(
 
     if not isinstance(arch, str | ModelSpec):
         if drop_path:
-            raise ConfigError(f"model.drop_path = {drop_path}: a module of one's own has no such")
+            raise ConfigError(f"model.drop_path = {drop_path}: your own module has no such")
         return _as_linen(arch)
     spec = spec_of(arch)
     if spec.heads and head not in spec.heads:

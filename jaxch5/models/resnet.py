@@ -57,7 +57,7 @@ class Conv(nn.Module):
 
 
 def _shortcut(x: Array, like: Array, block: BasicBlock | Bottleneck, train: bool) -> Array:
-    """Returns what is added to a block's result: its input, brought to the same shape."""
+    """Returns what is added to a block's result: its input, converted to the same shape."""
     if x.shape == like.shape:
         return x
     if block.averages and block.stride > 1:
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 that narrow and widen, and a shortcut."""
+    """A 3x3 convolution between two 1x1 ones that narrow and widen, and a shortcut."""
 
     width: int
     stride: int
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
         dtype: type of the computation; weights, statistics and logits are float32.
         frozen_stages: how many of the stem and the four stages, from the front, use their running
             statistics in training as well, and leave them as they are.
-        remat: whether a block's activations are computed again for the gradient, not kept in
+        remat: whether a block's activations are recomputed for the gradient, not kept in
             memory.
         leaves_sums: whether gradients can be left to be summed over devices, as `by_rows` does.
     """
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# timm's tags (1.0.31), with what it says of them: licence, side, crop and filter of testing.
+# timm's tags (1.0.31), with the licence, side, crop and filter for testing that it states.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

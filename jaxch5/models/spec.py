@@ -1,4 +1,4 @@
-"""What is known about an architecture: all that the rest of the package needs, in one place.
+"""Describes an architecture: all that the rest of the package needs to know, in one place.
 
 Groups of layers, freezing, weight decay, weights of other libraries, learners' files and the
 transfer profile follow from a `ModelSpec`; `jaxch5.models.registry` finds one by its name.
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 # A variable's way through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
 VariablePath = tuple[str, ...]
-# The stages of a network that does not name any: what is not its head is its body.
+# The stages of a network that names none: whatever is not its head is its body.
 BODY_AND_HEAD = ("body", "head")
 HEAD = "head"
-# What layers call their variables in PyTorch.
+# Names of layers' variables in PyTorch.
 LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -32,7 +32,7 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Holds mean and deviation of each colour channel, for values 0 to 1, with the weights.
+    """Holds mean and deviation of each colour channel, for values 0 to 1, of some weights.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -51,9 +51,9 @@ class LastMap(NamedTuple):
     """Says which output within a network is the map that shows where it looks.
 
     Attributes:
-        module: Name of the module that returns it, behind those that it is in: "blocks_11/norm1".
+        module: Name of the module that returns it, after those that contain it: "blocks_11/norm1".
             "" takes the last module that returns a map [batch, height, width, channels].
-        tokens: Number of tokens before the patches', where it returns [batch, tokens, channels].
+        tokens: Number of tokens before the patches', if it returns [batch, tokens, channels].
         corner: Whether the map's first pixel is that of the picture, as where strided convolutions
             pad all sides alike, and not the middle of several.
 
@@ -77,11 +77,11 @@ class HubWeights(NamedTuple):
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
         accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it; None
-            where it is not known.
-        licence: Licence of the weights; None where none is stated.
+            if it is not known.
+        licence: Licence of the weights; None if none is stated.
         size: Side of the pictures that they are tested on, pixels.
         crop: Share of the short side that these pictures were cut from.
-        interpolation: Filter that brought them to their size.
+        interpolation: Filter that resized them.
         normalization: Mean and deviation of their training; None is the architecture's.
 
     Example:
@@ -100,7 +100,7 @@ class HubWeights(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """Tells how and on what they were trained: what follows the dot in the name."""
+        """The part of the name after the dot, which tells how and on what they were trained."""
         return self.repository.partition(".")[2]
 
 
@@ -116,14 +116,14 @@ def torch_name(path: VariablePath) -> str:
 
 
 def torch_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel with PyTorch's order of axes, outputs and inputs first, and others as is."""
+    """Returns a kernel in PyTorch's order of axes, outputs and inputs first; others unchanged."""
     last = value.ndim - 1
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(last, last - 1, *range(last - 1)) if is_kernel else value
 
 
 def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel with flax's order of axes, inputs and outputs last, and others as is."""
+    """Returns a kernel in flax's order of axes, inputs and outputs last; others unchanged."""
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(*range(2, value.ndim), 1, 0) if is_kernel else value
 
@@ -136,9 +136,9 @@ class Names:
         of: Function from a variable's path to its name in a state dict.
         written: Function from a path and flax's array to the array in a state dict.
         read: Its inverse.
-        whose: Libraries whose names they are, for messages.
-        others: Other names that files may have, and that `export` may write: for each, what stands
-            for the beginnings of the names.
+        whose: Libraries that use these names, for messages.
+        others: Other names that files may have, and that `export` may write: for each, what
+            replaces the beginnings of the names.
 
     Example:
         >>> Names(lambda path: "/".join(path[1:])).of(("params", "stem", "kernel"))
@@ -161,33 +161,33 @@ class ModelSpec:
 
     Attributes:
         name: Name in configurations, checkpoints and learners' files.
-        build: Function from the number of classes to the module. Where it has the parameters
-            `head`, `dtype`, `remat` or `drop_path`, it is given what the settings say (see
-            `create_model`), and keeps `head` as the module's attribute; where it does not have
+        build: Function from the number of classes to the module. If it has the parameters
+            `head`, `dtype`, `remat` or `drop_path`, it is given the settings' values (see
+            `create_model`), and keeps `head` as the module's attribute; if it does not have
             them, they are refused.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage; None takes the stage
             that the name is, or begins with before an underscore, else the first one.
         fastai: How many stages, earliest first, each group of `groups="fastai"` has; () is the head
             and all before it.
-        heads: Heads that it can be built with, the first being the one of its ImageNet weights; ()
-            is one, its own.
-        frozen: Function from a module and a number to the module whose first so many stages use
+        heads: Heads that it can be built with, first the one of its ImageNet weights; () stands for
+            its own head alone.
+        frozen: Function from a module and a number of stages to the module whose first stages use
             their running statistics in training too, which `train_bn=False` needs for a module with
             such statistics.
-        no_decay: Parameters, by their last names, that weight decay leaves alone beside biases and
-            vectors.
+        no_decay: Parameters, by their last names, that weight decay leaves alone besides biases
+            and vectors.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
         weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
-        size: Side of pictures that it can be built for, pixels.
+        size: Side of a picture with which it can be built, pixels.
         family: Name of its kind, for messages, such as "ResNet".
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
-            is of this very architecture; None goes by how many names are missing.
-        import_path: Where it is imported from, if somebody named it so; a learner's file says it.
-        resample: Parameters, by their last names, whose inner axes go with the size of pictures,
-            and for each a function from its value and the height and width of other pictures to
-            its value for these.
+            is of exactly this architecture; None decides by how many names are missing.
+        import_path: Where it is imported from, if it was named so; a learner's file records it.
+        resample: Parameters, by their last names, whose inner axes depend on the size of pictures,
+            each with a function from its value and the height and width of other pictures to its
+            value for these.
         last_map: Where the map is that shows where the network looks; see `jaxch5.attribution`.
 
     Example:
@@ -228,7 +228,7 @@ class ModelSpec:
     last_map: LastMap = OF_LAST_MODULE
 
     def __post_init__(self) -> None:
-        # One alone, or None, is what an earlier version took.
+        # An earlier version took a single one, or None.
         given = (self.weights,) if isinstance(self.weights, HubWeights) else self.weights or ()
         object.__setattr__(self, "weights", tuple(given))
         if self.stages[-1:] != (HEAD,) or len(set(self.stages)) < max(len(self.stages), 2):
@@ -238,7 +238,7 @@ class ModelSpec:
             )
         if self.fastai and (sum(self.fastai) != len(self.stages) or min(self.fastai) < 1):
             raise ConfigError(
-                f"{self.name}: fastai = {self.fastai}: should sum up to its {len(self.stages)} "
+                f"{self.name}: fastai = {self.fastai}: should add up to its {len(self.stages)} "
                 "stages, each group having one or more"
             )
 
@@ -277,7 +277,7 @@ def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
     """
     if not hasattr(module, "frozen_stages"):
         raise ConfigError(
-            f"model.train_bn = false: {type(module).__name__} has no attribute frozen_stages, as "
-            "jaxch5's ResNets have"
+            f"model.train_bn = false: {type(module).__name__} has no attribute frozen_stages, "
+            "which jaxch5's ResNets have"
         )
     return module.clone(frozen_stages=stages)

@@ -36,7 +36,7 @@ nearer_zero = initializers.normal(1e-6)
 
 
 class Block(nn.Module):
-    """Attention among tokens, then two layers for each; both add to what comes in."""
+    """Attention among tokens, then two layers for each; both add to their input."""
 
     heads: int
     layer_scale: float
@@ -48,7 +48,7 @@ class Block(nn.Module):
         shape, width = x.shape, x.shape[-1]
         norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
-        # A CPU multiplies matrices faster than it does stacks of them.
+        # A CPU multiplies matrices faster than stacks of them.
         parts = dense(3 * width, name="attn_qkv")(norm(name="norm1")(x).reshape(-1, width))
         query, key, value = jnp.split(parts.reshape(*shape[:2], -1, width // self.heads), 3, axis=2)
         seen = attention(query, key, value).reshape(-1, width)
@@ -71,13 +71,13 @@ class VisionTransformer(nn.Module):
         num_classes: Number of logits.
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
-        registers: Further tokens (Darcet et al., 2309.16588), with which only patches have places.
+        registers: Further tokens (Darcet et al., 2309.16588); if any, only patches have positions.
         layer_scale: First factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
         head: "linear", on the class token, as pretrained; or "concat_pool", fastai's layers on the
             class token beside the mean of the patches.
         dtype: Type of the computation.
-        remat: Whether a block's activations are computed again for the gradient.
-        drop_path: Share of the items without the last block in training, linearly less before it.
+        remat: Whether a block's activations are recomputed for the gradient.
+        drop_path: Share of items that skip the last block in training, linearly less before it.
     """
 
     arch: str
@@ -140,7 +140,7 @@ def timm_name(path: VariablePath) -> str:
     return re.sub(r"_(\d+|qkv|proj|fc[12]|gamma)\b", r".\1", torch_name(path))
 
 
-# timm's tags (1.0.31), with what it says of them.
+# timm's tags (1.0.31), with what it states about them.
 _CLIP = Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _BICUBIC = partial(HubWeights, interpolation="bicubic", crop=0.9, normalization=IMAGENET)
 _APACHE = partial(_BICUBIC, licence="apache-2.0")
@@ -153,7 +153,7 @@ TAGS: dict[str, Callable[..., HubWeights]] = {
 
 
 def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
-    """Returns what is known of a vision transformer with these attributes and timm's weights."""
+    """Returns the specification of a vision transformer with these sizes and timm's weights."""
     build = partial(VisionTransformer, arch, **sizes)
     model = build(num_classes=1)
     last, after = f"blocks_{model.depth - 1}", f"blocks.{model.depth}.norm1.bias"

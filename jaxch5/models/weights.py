@@ -1,4 +1,4 @@
-"""Weights from and to the names and layouts of other libraries; see `jaxch5.models.spec.Names`."""
+"""Converts weights from and to other libraries' names and layouts; see `Names` in `spec`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
         arch: Name of an architecture, or a `ModelSpec`.
 
     Returns:
-        `{"params": ..., "batch_stats": ...}`, bit for bit the same numbers; without `head` where
+        `{"params": ..., "batch_stats": ...}`, bit for bit the same numbers; without `head` if
         the state dict has none.
 
     Raises:
@@ -74,16 +74,16 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
 def import_network(
     found: Found, arch: str | ModelSpec, head: str = ""
 ) -> tuple[dict[str, PyTree], list[str]]:
-    """Returns the variables of a network that was found in a file; see `import_state_dict`.
+    """Returns the variables of a network found in a file; see `import_state_dict`.
 
     Args:
         found: What `find_network` returns.
         arch: Architecture that it should be of.
-        head: Kind of head that it has most likely; see `heads_of`.
+        head: The most likely kind of head; see `heads_of`.
 
     Returns:
-        The variables, and the names of entries that belong to neither the body nor a head that is
-        known here, such as those of a projection head.
+        The variables, and the names of entries that belong neither to the body nor to a head known
+        here, such as those of a projection head.
 
     Raises:
         WeightsError: as `import_state_dict`.
@@ -122,14 +122,14 @@ def export_state_dict(
     """Returns a state dict with PyTorch's names and layouts; see `import_state_dict`.
 
     With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
-    `concat_pool` head their bodies load what does not begin with `head.`, and fastai's
-    `create_head` the rest, without that prefix.
+    `concat_pool` head, load what does not begin with `head.` into their bodies, and the rest,
+    without that prefix, into fastai's `create_head`.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
         library: Other names that it has, such as "fastai" (its `vision_learner`); "" is its first.
-        head: Kind of head that they have most likely, which is looked for first.
+        head: The most likely kind of head, which is looked for first.
 
     Raises:
         WeightsError: the variables are not those of `arch`.
@@ -148,7 +148,7 @@ def export_state_dict(
     flat = flatten_dict(jax.device_get(dict(variables)))
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
-    # Among several heads, the one that the variables have.
+    # The one of several heads that the variables have.
     for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
         if {entry.path for entry in expected} == flat.keys():
@@ -173,7 +173,7 @@ def export_state_dict(
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
     """Checks whether a state dict has a head: at least half of its tensors, of the usual widths.
 
-    A layer norm without the layer behind it, as timm writes where there are no classes, is none.
+    A layer norm without the layer after it, as timm writes without classes, is not a head.
     """
     here = [entry for entry in heads if entry.name in entries]
 
@@ -212,7 +212,7 @@ def _fits(
 
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
-        # One is damaged; many are another kind of network.
+        # One such name means damage; many mean another kind of network.
         kind = f"the file is cut short, or of another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

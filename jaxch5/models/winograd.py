@@ -1,10 +1,10 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
 Four outputs of three taps are four of the coefficients of a product of polynomials. Polynomials can
-be multiplied by taking their values at some points, multiplying these, and finding the coefficients
-again: six products, the sixth of the leading coefficients, where the plain sums take twelve (Toom
-and Cook; Winograd, 1980). In both directions these are 36 for 16 outputs, not 144. Each of the 36
-is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gray, 1509.09308).
+be multiplied by taking their values at some points, multiplying these, and recovering the
+coefficients: six products, the sixth for the leading coefficients, where the plain sums take twelve
+(Toom and Cook; Winograd, 1980). In both directions that is 36 for 16 outputs, not 144. Each of the
+36 is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gray, 1509.09308).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ winograd.defvjp(_forward, _backward)
 
 @partial(jax.jit, static_argnames="turned")
 def _convolve(x: Array, kernel: Array, turned: bool = False) -> Array:
-    """Convolves, with a kernel turned round and from its outputs to its inputs for the gradient."""
+    """Convolves; for the gradient, with a rotated kernel, from its outputs to its inputs."""
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
     taps, product = (KERNEL[:, ::-1], times_transposed) if turned else (KERNEL, jnp.matmul)
     kernels = (taps @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
@@ -91,7 +91,7 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     below, right = TILE * rows - height, TILE * columns - width
     outputs = jnp.pad(cotangent, ((0, 0), (0, below), (0, right), (0, 0)))
     places = _places(OUTPUT.T, outputs, rows, columns)
-    # Of a matrix that lies the other way round the product would take three times as long.
+    # With the transposed matrix the product would take three times as long.
     inputs = lax.optimization_barrier(_inputs(x).mT)
     products = jnp.matmul(inputs, places)
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
@@ -104,7 +104,7 @@ def _tiles(x: Array) -> tuple[int, int]:
 
 
 def _inputs(x: Array) -> Array:
-    """Transforms a picture into what the products take."""
+    """Transforms a picture into the inputs of the products."""
     (_, height, width, _), (rows, columns) = x.shape, _tiles(x)
     below, right = TILE * rows - height + 1, TILE * columns - width + 1
     padded = jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
@@ -130,8 +130,8 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    A library that multiplies lays out the second matrix once more, row by row; where it is the
-    larger one, it is faster to transpose the result.
+    A library that multiplies copies the second matrix, row by row; if that is the larger one, it
+    is faster to transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape

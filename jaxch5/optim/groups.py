@@ -13,7 +13,7 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-# A parameter's way through the tree, as `flatten_dict` has it.
+# A parameter's path through the tree, as `flatten_dict` has it.
 ParamPath = tuple[str, ...]
 
 
@@ -74,10 +74,10 @@ def frozen_paths(
 
     Args:
         variables: the network's `params`, and the running statistics in `batch_stats`, by which a
-            batch norm is known. Other norms have none, and are as frozen as what is around them.
+            batch norm is recognized. Other norms have none, and freeze with the layers around them.
         groups: groups of its layers.
         frozen_to: number of the first group that is not frozen; 0 freezes none.
-        train_bn: whether batch norms in frozen groups are trained all the same, as in fastai.
+        train_bn: whether batch norms in frozen groups are trained nevertheless, as in fastai.
 
     Example:
         >>> params = {"bn1": {"scale": 0, "bias": 0}, "conv1": {"kernel": 0}, "head": {"bias": 0}}

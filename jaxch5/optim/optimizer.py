@@ -109,7 +109,7 @@ def make_optimizer(
 
 
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns an optimizer that sums up gradients, whose mean makes an update when one is due.
+    """Returns an optimizer that collects gradients, and updates by their mean when it is due.
 
     It is `optax.MultiSteps`, whose number of steps until an update is set before each step: see
     `with_update_due`.
@@ -122,7 +122,7 @@ def with_update_due(
 ) -> optax.OptState:
     """Tells the state of an `accumulated` optimizer whether the next gradient makes an update.
 
-    Every so many steps of an epoch make one, and so do those that are left at its end.
+    Every `accumulate` steps of an epoch make one, and so do those that are left at its end.
 
     Args:
         opt_state: State of the optimizer.
@@ -170,7 +170,7 @@ def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
 
 
 def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) -> optax.OptState:
-    """Returns the optimizer's state with other values of `lr` (one a group) and `momentum`.
+    """Returns the optimizer's state with new values of `lr` (one per group) and `momentum`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -13,7 +13,7 @@ from jaxch5.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
-# Defaults that more than one function has, of one cycle and of `fine_tune`.
+# Defaults that functions of one cycle and of `fine_tune` share.
 PCT_START = 0.25
 DIV = 25.0
 DIV_FINAL = 1e5
@@ -68,7 +68,7 @@ def one_cycle_momentum(
     pct_start: float = PCT_START,
     moms: tuple[float, float, float] = MOMS,
 ) -> Schedule:
-    """Returns momentum that falls while the one-cycle rate rises, and the other way round.
+    """Returns momentum that falls while the one-cycle rate rises, and vice versa.
 
     Args:
         steps: number of training steps of the whole cycle.
@@ -121,10 +121,10 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
         groups: number of groups.
         layer_decay: factor from the rate of each group to that of the group before it: of `groups`
             groups, number `g` from 0 has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et
-            al., 2003.10555; Bao et al., 2106.08254). Not with a slice, which has such rates itself.
+            al., 2003.10555; Bao et al., 2106.08254). Not with a slice, which sets such rates.
 
     Raises:
-        ConfigError: a rate is missing or not above 0, or there is nothing for `layer_decay` to do.
+        ConfigError: a rate is missing or not above 0, or `layer_decay` would have no effect.
 
     Example:
         >>> group_rates(slice(1e-3), 3)
@@ -175,11 +175,11 @@ def fine_tune_schedule(
         base_lr: highest rate of the first phase.
         freeze_epochs: epochs of the first phase.
         groups: number of groups of layers.
-        lr_mult: the head's rate over the earliest group's, in the second phase.
+        lr_mult: ratio of the head's rate to the earliest group's, in the second phase.
         pct_start, div: shape of the second phase; see `one_cycle`.
         div_final: shape of both phases; see `one_cycle`.
-        layer_decay: where it is below 1, what `group_rates` does with it, in both phases and in
-            place of `lr_mult`.
+        layer_decay: factor between groups, as in `group_rates`; below 1, it replaces `lr_mult` and
+            applies to both phases.
 
     Raises:
         ConfigError: both `lr_mult` and `layer_decay` are given.
@@ -213,7 +213,7 @@ def fine_tune_momentum(
     pct_start: float = FINE_TUNE_PCT_START,
     moms: tuple[float, float, float] = MOMS,
 ) -> Float[np.ndarray, "steps"]:
-    """Returns the momentum of `fine_tune`, step by step, beside `fine_tune_schedule`.
+    """Returns the momentum of `fine_tune`, step by step, to go with `fine_tune_schedule`.
 
     Args:
         epochs: epochs of the second phase.

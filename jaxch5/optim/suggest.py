@@ -86,7 +86,7 @@ RECOMMENDED, BOLD = "valley", "minimum"
 
 
 def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
-    """Refuses rules that there are not, and a sweep too short to leave enough steps for any.
+    """Refuses unknown rules, and a sweep too short to leave enough steps for any.
 
     Raises:
         ConfigError: there is no such rule, or there are too few steps.
@@ -99,7 +99,7 @@ the last 5 are not looked at
     """
     for name in names:
         if name not in RULES:
-            raise ConfigError(f"suggest_funcs: {name} is none of {', '.join(RULES)}")
+            raise ConfigError(f"suggest_funcs: {name} is not one of {', '.join(RULES)}")
     fewest = FEWEST_STEPS + STEPS_LEFT_OUT
     fewest += fewest // 10
     if num_it < fewest:
@@ -134,7 +134,7 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
             are ignored.
 
     Raises:
-        TrainingError: too few steps were taken to say anything.
+        TrainingError: too few steps were taken to judge by.
 
     Example:
         >>> lrs = np.geomspace(1e-7, 10, 100)

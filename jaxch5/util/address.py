@@ -1,4 +1,4 @@
-"""Places that are no paths: addresses, of which `pathlib` would spoil the slashes, and the hub."""
+"""Places that are not paths: addresses, whose slashes `pathlib` would spoil, and the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 # `.tar` that of `model.pth.tar`; and the one that executes nothing.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
-# Words that name none, or none yet.
+# Words that name no weights, or none yet.
 NO_WEIGHTS = ("none", "auto")
 # A tag, timm's NAME.TAG, or a repository of the hub; and a revision of it.
 ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
@@ -31,7 +31,7 @@ class Address(str):
 
     @property
     def name(self) -> str:
-        """The last part, as of a path."""
+        """The last part, as for a path."""
         return PurePosixPath(self).name
 
     @classmethod
@@ -50,9 +50,9 @@ def is_address(place: object) -> bool:
 
 
 def learners_file(path: str | Path) -> Path:
-    """Returns the path of a learner: a name without an ending that is no folder is a file's.
+    """Returns the path of a learner: a name without an ending gets `.safetensors`.
 
-    It gets `.safetensors`.
+    A folder keeps its name.
 
     Example:
         >>> learners_file("pets").name, learners_file("pets.pkl").name
@@ -63,7 +63,7 @@ def learners_file(path: str | Path) -> Path:
 
 
 def is_on_hub(weights: str) -> bool:
-    """Checks whether weights are "imagenet", a tag, or a repository of the hub, and no path.
+    """Checks whether weights are "imagenet", a tag, or a repository of the hub, and not a path.
 
     Example:
         >>> is_on_hub("a1_in1k"), is_on_hub("timm/resnet50.a1_in1k@v2"), is_on_hub("a/resnet18.pth")

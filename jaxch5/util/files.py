@@ -1,4 +1,4 @@
-"""Files that are written in one piece, and JSON that every reader takes."""
+"""Files that are written atomically, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DRAWN_BY = "jaxch5"
 
 @contextmanager
 def making(path: Path, alone: bool = False) -> Iterator[Path]:
-    """Gives a path for a new file or folder, which takes its place at the end, if all went well.
+    """Yields a path for a new file or folder, and moves it into place at the end if all went well.
 
-    A reader sees what was there before, or all of the new one. Nothing is left of one that failed.
+    A reader sees what was there before, or all of the new one. A failed one leaves nothing behind.
 
     Args:
         path: Place of the file or folder; what is made is stored beside it until then.
-        alone: Nobody else makes the same, so that what a killed process left is written over.
+        alone: Whether nobody else makes the same, so that a killed process's rest is overwritten.
 
     Raises:
-        OSError: It cannot take its place.
+        OSError: It cannot be moved into place.
     """
     writer = "" if alone else f".{os.getpid()}-{threading.get_ident()}"
     scratch = path.with_name(f".{path.name}{writer}")
@@ -43,7 +43,7 @@ def making(path: Path, alone: bool = False) -> Iterator[Path]:
 
 
 def from_here(path: Path) -> Path:
-    """Returns a path as it is shortest to type: from the working directory, if it is below it.
+    """Returns a path as short as it can be: relative to the working directory if it is below it.
 
     Example:
         >>> from_here(Path.cwd() / "runs"), from_here(Path("/elsewhere"))
@@ -59,9 +59,9 @@ def sha256_of(file: Path) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file in one piece: a reader sees the old one or the new one.
+    """Writes a file atomically: a reader sees the old one or the new one.
 
-    What is no file, such as a pipe or a device, is written to and stays what it is.
+    A pipe or a device is written to directly.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -83,7 +83,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def unused(path: Path, suffix: str = "") -> Path:
-    """Returns a path with a suffix where nothing is yet, numbered from 2 on if it has to be.
+    """Returns an unused path with a suffix, numbered from 2 on if need be.
 
     Example:
         >>> unused(Path("no such folder/suspects"), ".csv").name

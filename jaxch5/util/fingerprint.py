@@ -1,7 +1,7 @@
 """Fingerprints of functions and of what they close over, as they are in memory.
 
-Two functions with one fingerprint do the same, and so may share a compiled program. What cannot be
-told from all else has none.
+Two functions with the same fingerprint do the same, and so may share a compiled program. What
+cannot be told apart from everything else has none.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
 
     Args:
         value: Value, function, or nested ones.
-        known: Function that tells of a module's name whether functions and types of it mean the
-            same wherever they have the same name.
+        known: Function from a module's name to whether its functions and types mean the same
+            wherever they have the same name.
 
     Raises:
         UnknownError: It holds something that is neither known nor made of what is.
@@ -57,9 +57,9 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
 
     Args:
         modules: Names of modules that were imported.
-        known: Function that tells of another module's name whether functions that it makes may be
-            told by their code and what they hold; where it does not know one, no two fingerprints
-            are equal.
+        known: Function from another module's name to whether functions that it makes may be
+            identified by their code and what they hold; if it does not know one, no two
+            fingerprints are equal.
     """
     walk = _Walk(known, frozenset(modules))
     defined = []
@@ -137,7 +137,7 @@ class _Walk:
             if not self.lenient:
                 return None
             if "<" in value.__qualname__:
-                # Somebody put it in place of what the module defines.
+                # It was put in place of what the module defines.
                 return "replaced", os.urandom(16)
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         where = f"function {value.__module__} {value.__qualname__}"
@@ -158,7 +158,7 @@ class _Walk:
         return where, {name: one for name, one in vars(value).items() if name not in skipped}
 
     def named(self, value: Any) -> tuple[Any, ...] | None:
-        """Such as `jax.nn.relu`: what is found where it says it is."""
+        """Returns parts of what is found under its own name, such as `jax.nn.relu`; else None."""
         module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, BuiltinFunctionType):
             module = module or "builtins"

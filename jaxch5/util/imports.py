@@ -1,4 +1,4 @@
-"""Objects of a user's own by their import path: losses, metrics, tasks, architectures, hooks."""
+"""Imports a user's own objects by their paths: losses, metrics, tasks, architectures, hooks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_import_path(text: str) -> bool:
 
 
 def check_choice(value: str, known: Sequence[str], setting: str) -> str:
-    """Returns a setting's value, which has to be one that is known or an import path.
+    """Returns a setting's value if it is a known one or an import path.
 
     Args:
         value: The value.
@@ -33,7 +33,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
         setting: Setting that has the value, for messages.
 
     Raises:
-        ValueError: It is neither; pydantic shows the message as it is.
+        ValueError: It is neither; pydantic shows the message unchanged.
 
     Example:
         >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")
@@ -56,7 +56,7 @@ def load_object(path: str, setting: str) -> Any:
         setting: Setting that has the path, such as "fit.loss", for messages.
 
     Raises:
-        ConfigError: It is no import path, or there is no such module or name, or the module fails.
+        ConfigError: It is not an import path, there is no such module or name, or the module fails.
 
     Example:
         >>> load_object("math:tau", "fit.lr") > 6

@@ -1,4 +1,4 @@
-"""What other libraries find around them, the environment's variables, and what they log."""
+"""Environment variables, as other libraries read them, and what these libraries log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOUD = ("absl", "asyncio", "gcsfs")
 
 
 def variable(name: str) -> str | None:
-    """Returns the value of an environment variable; None where it is not set, or is set but empty.
+    """Returns the value of an environment variable; None if it is unset or empty.
 
     Example:
         >>> variable("JAXCH5_NO_SUCH_VARIABLE")
@@ -25,9 +25,9 @@ def variable(name: str) -> str | None:
 
 @contextmanager
 def empty_is_unset() -> Iterator[None]:
-    """Makes libraries that are imported within it take an empty variable for an unset one.
+    """Makes libraries that are imported within it treat an empty variable as unset.
 
-    Some take it for a value: huggingface-hub then keeps its files in the current folder.
+    Some treat it as a value: huggingface-hub then keeps its files in the current folder.
 
     Example:
         >>> with empty_is_unset():
@@ -44,7 +44,7 @@ def empty_is_unset() -> Iterator[None]:
 
 @contextmanager
 def logging_from(level: int, *names: str) -> Iterator[None]:
-    """Silences loggers below a level; afterwards they are as they were.
+    """Silences loggers below a level, and restores them afterwards.
 
     Args:
         level: Lowest level that is not silent.
@@ -68,7 +68,7 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Silences libraries, but for the errors that they raise; afterwards all is as it was.
+    """Silences libraries, except for the errors that they raise, and restores them afterwards.
 
     After a save has failed, which is reported once, threads of the storage library go on to
     complain by the dozen, past every handler.

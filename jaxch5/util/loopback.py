@@ -1,4 +1,4 @@
-"""A small server for pages that this machine alone may see, in the standard library alone."""
+"""A small server for pages that only this machine may see, built on the standard library."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxch5.errors import ConfigError, Jaxch5Error
 
-# Nobody but this machine reaches it.
+# Only this machine reaches it.
 HOST = "127.0.0.1"
-# Names under which a browser may ask for it; others are pages elsewhere that pretend to be here.
+# Host names under which a browser may ask for it; any other is a page elsewhere in disguise.
 NAMES = [HOST, "localhost"]
-# What a page sends is short: at most so many bytes.
+# What a page sends is short: at most this many bytes.
 LONGEST = 1_000_000
 # Seconds that a connection may be idle.
 IDLE_SECONDS = 60
@@ -47,16 +47,16 @@ Respond = Callable[[str, Any], Reply]
 
 
 def listening(port: int) -> socket.socket:
-    """Opens a socket that takes connections from this machine.
+    """Opens a socket that accepts connections from this machine.
 
     Raises:
-        ConfigError: The port cannot be had.
+        ConfigError: The port is not available.
     """
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
         raise ConfigError(
-            f"port = {port}: cannot be had ({error.strerror}); choose another --port, or 0 for "
+            f"port = {port}: is not available ({error.strerror}); choose another --port, or 0 for "
             "any free one"
         ) from None
 
@@ -70,7 +70,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
 
     Args:
         server: Socket of `listening`.
-        respond: Function that answers; what is wrong with a request is a `Jaxch5Error`.
+        respond: Function that answers; it raises a `Jaxch5Error` for a bad request.
     """
     port = server.getsockname()[1]
     hosts = {f"{name}:{port}" for name in NAMES} | {name for name in NAMES if port == 80}
@@ -126,13 +126,13 @@ def serve(server: socket.socket, respond: Respond) -> None:
             return "jaxch5"
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing: the terminal is for what went wrong."""
+            """Logs nothing: the terminal is for what went wrong."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            # A browser that has left is no error.
+            # A browser that has left is not an error.
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 

@@ -17,7 +17,7 @@ NO_NUMBER = "\N{EN DASH}"
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# What a spinner says that is seen once for each size of pictures and batch.
+# A spinner's text, shown once for each size of pictures and batch.
 COMPILING = "compiling for these sizes, once"
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Returns text in one line in which nothing is hidden: what does not print becomes an escape.
+    """Returns text in one line that hides nothing: what does not print becomes an escape.
 
     Names of files and classes may hold line feeds, codes that a terminal obeys, and bytes that are
-    no text.
+    not text.
 
     Example:
         >>> printable("café 1.jpg"), printable("a\\nb\\x1b[2J\\udcff.jpg")
@@ -42,7 +42,7 @@ def printable(text: str) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a count with what is counted, in the form that goes with it.
+    """Returns a count with its noun in the matching form.
 
     Args:
         count: Number of things.
@@ -101,14 +101,14 @@ def shown_as_call(make: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_text(name: str) -> bool:
-    """Checks whether a name is text: bytes of a path that are no UTF-8 become surrogates."""
+    """Checks whether a name is text: bytes of a path that are not UTF-8 become surrogates."""
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def composed(name: str) -> str:
     """Returns a name in the form in which names are compared and sorted.
 
-    File systems differ in whether an umlaut is one sign or two.
+    File systems differ in whether an umlaut is one character or two.
 
     Example:
         >>> composed("u\u0308ber") == "über"
@@ -135,9 +135,9 @@ def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
 def plain_console(stderr: bool = False) -> Console:
     """Makes a console whose lines are plain text in a notebook too.
 
-    Where rich finds a notebook, it shows each line as an HTML page of its own. Told that it is
-    none, it takes the notebook for a terminal, because the kernel sets `FORCE_COLOR`, and prints
-    the codes that move a terminal's cursor.
+    In a notebook, rich shows each line as an HTML page of its own. Told that it is not in one, it
+    treats the notebook as a terminal, because the kernel sets `FORCE_COLOR`, and prints the codes
+    that move a terminal's cursor.
 
     Args:
         stderr: Whether to write to standard error instead of standard output.
@@ -149,12 +149,12 @@ def plain_console(stderr: bool = False) -> Console:
 
 
 def has_bars(console: Console) -> bool:
-    """Checks whether a bar can be drawn and wiped away: not in a file, nor if `TERM=dumb`."""
+    """Checks whether a bar can be drawn and erased: not in a file, nor if `TERM=dumb`."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """Makes a bar that is wiped away at the end, or not drawn where none can be.
+    """Makes a bar that is erased at the end, or not drawn where none can be.
 
     Args:
         console: Console to draw it on; None is standard error.
@@ -171,7 +171,7 @@ def working(console: Console, on: str) -> AbstractContextManager[Any]:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Prints one line as it is: names are no markup, and nothing in them moves the cursor."""
+    """Prints one line literally: names are not markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -179,7 +179,7 @@ def print_row(console: Console, row: str, head: str) -> None:
     """Prints a line of a table, without the columns that a narrow terminal has no room for.
 
     Args:
-        console: Console to print on; one that is no terminal gets all columns.
+        console: Console to print on; one that is not a terminal gets all columns.
         row: Line to print, aligned with the head.
         head: First line of the table; the head itself is printed as a row too.
     """

@@ -144,7 +144,7 @@ def test_without_pytorch_its_file_is_not_even_fetched(serve, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "torch", None)
     hub = serve({TAG: {BIN: b"whatever"}})
     line = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, TAG)
-    assert line.startswith(f"{TAG}: the hub has its {BIN} alone; reading it needs PyTorch")
+    assert line.startswith(f"{TAG}: the hub has only its {BIN}; reading it needs PyTorch")
     assert "pip install -e '.[torch]'" in line
     assert hub.asked["GET"] == 0
 

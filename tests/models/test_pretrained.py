@@ -76,7 +76,7 @@ def test_a_hub_that_does_not_give_them_is_named_soon(hub, trouble, tmp_path):
     began = time.perf_counter()
     line = refusal(from_hub, "resnet18", cache=tmp_path, endpoint=hub.endpoint)
     assert time.perf_counter() - began < 15
-    assert f"fetch {hub.endpoint}{ON_THE_HUB} elsewhere" in line
+    assert f"download {hub.endpoint}{ON_THE_HUB} elsewhere" in line
     assert "--model.weights PATH" in line
     assert str(trouble) in line or isinstance(trouble, str)
 
@@ -103,7 +103,7 @@ def test_a_hub_that_gives_no_answer_is_named_soon(listens, tmp_path, monkeypatch
         began = time.perf_counter()
         line = refusal(from_hub, "resnet18", cache=tmp_path, endpoint=endpoint)
     assert time.perf_counter() - began < 15
-    assert f"fetch {endpoint}{ON_THE_HUB} elsewhere" in line
+    assert f"download {endpoint}{ON_THE_HUB} elsewhere" in line
     assert "--model.weights PATH" in line
 
 
@@ -179,7 +179,7 @@ def test_a_file_cut_short_is_named(whole, tmp_path):
 @pytest.mark.parametrize(
     ("name", "end"),
     [
-        ("text.safetensors", "is cut short or no safetensors file"),
+        ("text.safetensors", "is cut short or not a safetensors file"),
         ("weights.h5", r"should end in .safetensors, .pth or .pt"),
         ("folder.safetensors", "there is no such file"),
         ("gone.safetensors", "there is no such file"),

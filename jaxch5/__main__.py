@@ -1,4 +1,4 @@
-"""The command `jaxch5`: starts another one by its name, or lists all of them."""
+"""The command `jaxch5`: starts another command by its name, or lists all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# In the order in which they are needed; others come last.
+# In the order of a typical workflow; others come last.
 WORKFLOW = (
     *("verify", "show", "lr_find", "train", "runs", "evaluate", "suspects", "clean", "predict"),
     *("demo", "export", "pack", "transfer_profile", "completion"),
@@ -17,15 +17,15 @@ PROG = "jaxch5"
 
 
 def commands() -> dict[str, str]:
-    """Returns each command's name with what it does, from the first line of its module.
+    """Returns each command's name and purpose, from the first line of its module.
 
     Example:
         >>> commands()["train"]
-        'trains a classifier of pictures and says how good it is'
+        'trains a classifier of pictures and reports how good it is'
     """
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        # Read, not imported, which would take seconds.
+        # Read rather than imported, which would take seconds.
         with file.open(encoding="utf-8") as text:
             if said := re.match(rf'"""`{PROG} {file.stem}\b.*?`: (.*?)\.?"""$', text.readline()):
                 found[file.stem] = said[1]
@@ -34,11 +34,11 @@ def commands() -> dict[str, str]:
 
 
 def main() -> int:
-    """Starts the command that the command line names; without one, prints the commands."""
+    """Starts the command named on the command line; without one, lists the commands."""
     word = sys.argv[1] if sys.argv[1:] else "--help"
     known, name = commands(), word.replace("-", "_")
     if name in known:
-        # As if its own module had been started.
+        # As if its module had been started directly.
         del sys.argv[1]
         threshold = gc.get_threshold()
         # Importing jax makes objects by the hundred thousand, and nearly all of them stay.
@@ -61,7 +61,7 @@ def main() -> int:
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in known.items()]
     usage = f"usage: {PROG} COMMAND ..."
     try:
-        print(usage, "", *lines, "", "Each takes --help.", sep="\n", flush=True)
+        print(usage, "", *lines, "", "Each accepts --help.", sep="\n", flush=True)
     except OSError as error:
         from jaxch5.cli import lost_output
 

@@ -1,4 +1,4 @@
-"""`jaxch5 clean RUN`: corrects labels on a page, with a key for each answer."""
+"""`jaxch5 clean RUN`: corrects labels on a page, with one key per answer."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from jaxch5.results.predictor import Predictor
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
-# The settings to train with on the labels.
+# The file with the settings for training on the labels.
 SETTINGS = "labels.toml"
-# Settings that say where pictures are, what they are and how they are split: the table says it now.
+# Settings for finding, labelling and splitting pictures, which the table replaces.
 OF_THE_SET = (
     *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),
     *("image_column", "label_column", "split", "split_column"),
@@ -44,39 +44,39 @@ OF_THE_SET = (
 
 
 class CleanOptions(RunOptions):
-    """Correct labels on a page for this machine only: the suspects, a key for each answer.
+    """Correct suspicious labels on a page, with one key per answer; only this machine can open it.
 
     The page shows what jaxch5 suspects found, largest doubt first. Each answer is saved
-    in RUN/answers.jsonl before the page says so, and no picture is touched. RUN/labels.csv lists
-    all pictures with the labels corrected, to train on, and RUN/labels.toml has the settings for
-    that; they are written when the page is asked for them and when the command ends.
+    in RUN/answers.jsonl before the page confirms it, and no picture is changed. RUN/labels.csv
+    lists all pictures with the corrected labels, to train on, and RUN/labels.toml has the settings
+    for that; they are written on request and when the command ends.
     """
 
     run: CliPositionalArg[Path] = Field(
-        description="run directory, or the folder that suspects wrote into"
+        description="run directory, or the folder that suspects wrote to"
     )
     port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 takes a free one")
-    write: bool = Field(False, description="write labels.csv with the answers so far, and end")
+    write: bool = Field(False, description="write labels.csv with the answers so far, and exit")
     unsure: Literal["keep", "drop"] = Field(
-        "keep", description="pictures that nobody was sure of: keep them as they are, or drop them"
+        "keep", description="pictures answered as not sure: keep them unchanged, or drop them"
     )
 
     @classmethod
     def settings_of_run(cls, path: Path) -> Path | None:
-        """Returns the settings of the run, or those that its suspects were found with."""
+        """Returns the settings of the run, or those with which its suspects were found."""
         directory = _run_of(path)
         return directory.config_file if directory.config_file.is_file() else None
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until it is interrupted; returns what was answered and written."""
+    """Serves the page until it is interrupted, and returns the answers and what was written."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
     from jaxch5.results.corrections import check_listable
 
     if options.write and "port" in options._named:
-        raise ConfigError("port: only works with the page, which --write does not open")
+        raise ConfigError("port: has no effect with --write, which opens no page; leave it out")
     console = options.console()
     folder = RunDir(options.run.expanduser().absolute())
     judged = read_judged(folder.path / SUSPECTS)
@@ -85,7 +85,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
     check_listable(list(rows.values()))
     with locked(folder), AnswerLog(folder.path / ANSWERS) as log:
         if log.torn:
-            notes.append(f"{log.path}: its last line was not finished, and is left out")
+            notes.append(f"{log.path}: its last line was incomplete and is ignored")
 
         def finish() -> dict[str, Any]:
             return written(options, log, list(rows.values()), directory)
@@ -95,11 +95,11 @@ def clean(options: CleanOptions) -> dict[str, Any]:
             looks = looks_of(options, directory, source)
             cleaner = Cleaner(folder.path.name, judged, source, items, log, finish, looks)
             if cleaner.stale:
-                one = "suspect is not in the set any more, or not with that label, and is left out"
+                one = "suspect is no longer in the set, or not with that label, and is left out"
                 many = one.replace("suspect is", "suspects are").replace("is left", "are left")
                 notes.append(
                     f"{counted(cleaner.stale, one, many)}; jaxch5 suspects "
-                    f"{shlex.quote(str(options.run))} judges the set as it is now"
+                    f"{shlex.quote(str(options.run))} judges the current set"
                 )
         for note in [*remarks(source), *notes]:
             print_line(console, note)
@@ -109,7 +109,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
                 print_line(
                     console,
                     f"{counted(len(cleaner.keys), 'suspect')} of {counted(len(rows), 'picture')}: "
-                    f"http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C ends it)",
+                    f"http://{HOST}:{server.getsockname()[1]}/ (Ctrl-C stops it)",
                 )
                 try:
                     serve(server, cleaner.respond)
@@ -126,7 +126,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the run that suspects belong to: the folder itself, or the one in their file."""
+    """Returns the run of the suspects: the folder itself, or the one that their file names."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(path.expanduser().absolute())
@@ -137,14 +137,14 @@ def _run_of(path: Path) -> RunDir:
 
 
 def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:
-    """Returns the pictures that suspects are among, and each one's row by its item.
+    """Returns the pictures that contain the suspects, with the row of each item.
 
     Returns:
-        Source, rows in their order, and notes about them.
+        Source, rows in their order, and remarks about them.
 
     Raises:
-        ConfigError: They are not files, or are not named.
-        DataError: They cannot be found, told apart or split.
+        ConfigError: The pictures are not files, or are not named.
+        DataError: They cannot be found, distinguished or split.
     """
     from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
@@ -157,12 +157,12 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
         for key in differing(config, recorded):
             if key not in MAY_MOVE:
                 raise ConfigError(
-                    f"{key}: a set is cleaned as {directory.config_file} says; where it is now may "
-                    "be said (--data.path and the like)"
+                    f"{key}: a set is cleaned with the settings of {directory.config_file}; only "
+                    "its location may be changed (--data.path and the like)"
                 )
     elif config.data.path is None and config.data.archive is None:
         raise ConfigError(
-            f"{directory.path}: does not say which pictures were judged; name them with --data.path"
+            f"{directory.path}: does not name the judged pictures; name them with --data.path"
         )
     pictures = read_pictures(directory.pictures_file)
     source = load_source(config.data)
@@ -170,8 +170,8 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
         source = readable(source)
     if source.file is None:
         raise ConfigError(
-            f"{source.name}: its pictures are no files of their own, which a table of labels could "
-            "list; correct the labels where the set is made"
+            f"{source.name}: its pictures are not separate files that a table could list; correct "
+            "the labels where the set is made"
         )
     if pictures is None:
         train, valid = split_of(config.data, source)(source)
@@ -183,7 +183,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
         parts = {int(places[one]): bool(pictures.held_out[one]) for one in there}
         missing = len(pictures) - len(there)
     for count, what in (
-        (missing, "of the run not there any more"),
+        (missing, "of the run no longer there"),
         (len(source) - len(parts), "in neither part of the set"),
     ):
         if count:
@@ -199,7 +199,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
 def written(
     options: CleanOptions, log: AnswerLog, rows: list[Row], directory: RunDir
 ) -> dict[str, Any]:
-    """Writes the corrected labels; returns counts, notes about them, and what is next.
+    """Writes the corrected labels, and returns counts, remarks and the next command.
 
     Raises:
         CheckpointError: They cannot be written.
@@ -215,7 +215,7 @@ def written(
     settings = path.with_name(SETTINGS)
     write_file(settings, to_toml(settings_of(options.settings(), path)).encode())
     lines = [summary(now, drop), *remarks(rows, now)]
-    lines.append(f"{counted(len(now.rows), 'picture')} with the labels corrected: {path}")
+    lines.append(f"{counted(len(now.rows), 'picture')} with corrected labels: {path}")
     return {
         "lines": lines,
         "command": shlex.join(("jaxch5", "train", "--config", str(settings))),
@@ -227,7 +227,7 @@ def written(
 
 
 def settings_of(config: Config, labels: Path) -> Config:
-    """Returns the settings for training on corrected labels, which are otherwise the same.
+    """Returns the settings for training on corrected labels, with all others unchanged.
 
     Example:
         >>> config = Config.model_validate({"data": {"path": "photos", "pattern": "(.+)_"}})
@@ -240,9 +240,9 @@ def settings_of(config: Config, labels: Path) -> Config:
 
 
 def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:
-    """Returns a function that draws where the run's network looks; or why there is none."""
+    """Returns a function that draws where the run's network looks, or why there is none."""
     if not directory.checkpoints.is_dir():
-        return "these suspects are of no run, which would have a network"
+        return "these suspects do not belong to a run with a network"
     lock = Lock()
 
     @cache
@@ -257,7 +257,7 @@ def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks 
     def looks(item: int, label: str) -> Image.Image:
         from jaxch5.results.attribution import attribution
 
-        # The network is loaded, and its program compiled, once.
+        # The network is loaded, and its program compiled, only once.
         with lock:
             return attribution(loaded(), source.read(item), label).overlay()
 

@@ -1,6 +1,6 @@
-"""Metrics: pure functions of probabilities and labels, fractions of 1 over all items.
+"""Defines metrics: pure functions of probabilities and labels, as fractions of 1 over all items.
 
-They are NaN where there are no items, or where a probability is not a finite number.
+They are NaN if there are no items, or if a probability is not finite.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jaxch5.util.text import NO_NUMBER, name_of
 Probabilities = Float[np.ndarray, "items classes"]
 Labels = Int[np.ndarray, "items"]
 Metric = Callable[[Probabilities, Labels], float]
-# An epoch's numbers by their names, and the name of its phase.
+# An epoch's numbers by name, and the name of its phase.
 Record = dict[str, Any]
 
 # The losses that every record has.
 LOSSES = ("train_loss", "valid_loss")
-# bfloat16 rounds a probability by this much at most.
+# The maximum error of a probability in bfloat16.
 ROUNDING = 0.004
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Checks whether a record's value is a finite number; JSON has null for any other.
+    """Checks whether a record's value is a finite number; JSON has null for all others.
 
     Example:
         >>> [is_number(value) for value in (0.5, float("nan"), None)]
@@ -41,11 +41,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 class Best(NamedTuple):
-    """Decides which epoch is best: for comparisons, the weights that are kept and the report.
+    """Decides which epoch is best: for comparisons, the kept weights and the report.
 
-    The best record is the one with the best value of a metric; among several, the one with the
-    lowest validation loss; among several again the last, which had the lowest rate. A value that is
-    not a number is worse than any number.
+    The best record has the best value of a metric; ties are broken by the lowest validation loss,
+    then by the last epoch, which had the lowest rate. A value that is not a number is worse than
+    any number.
 
     Attributes:
         metric: Name in the records.
@@ -64,7 +64,7 @@ class Best(NamedTuple):
     direction: str = "highest"
 
     def rank(self, record: Mapping[str, Any]) -> tuple[float, float]:
-        """Ranks a record: the greatest is the best."""
+        """Returns the rank of a record; the greatest is the best."""
         value, loss = (record.get(name) for name in (self.metric, "valid_loss"))
         sign = -1 if self.direction == "lowest" else 1
         return (
@@ -73,7 +73,7 @@ class Best(NamedTuple):
         )
 
     def of(self, records: Sequence[Mapping[str, Any]]) -> int | None:
-        """Finds the place of the best record; None where none has a number for the metric.
+        """Finds the index of the best record; None if no record has a number for the metric.
 
         Args:
             records: Records of epochs, in their order.
@@ -82,7 +82,7 @@ class Best(NamedTuple):
         return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
 
     def shown(self, record: Mapping[str, Any]) -> str:
-        """Formats a record's value for people: metrics are shares of 1, losses are not.
+        """Formats a record's value: metrics as percentages, losses as they are.
 
         Example:
             >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
@@ -95,12 +95,12 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Tells whether its values are shares of 1, as metrics are, and not losses."""
+        """Whether its values are shares of 1, like metrics, and not losses."""
         return self.metric not in LOSSES
 
 
 def best_by(name: str) -> Best:
-    """Returns the rule by which epochs are compared by a number that they record.
+    """Returns the rule for comparing epochs by one of their recorded numbers.
 
     Example:
         >>> best_by("error_rate").direction, best_by("f1").direction
@@ -110,12 +110,12 @@ def best_by(name: str) -> Best:
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
-    """Decides for the most probable class of each item, and for the first of equally probable ones.
+    """Returns the most probable class of each item, the first of equally probable ones.
 
     Args:
         probabilities: probability of each class.
-        threshold: least probability of an answer; where none has it, the answer is the number of
-            classes, which stands for none of these.
+        threshold: minimum probability of an answer; if no class reaches it, the answer is the
+            number of classes, which stands for "none of these".
 
     Example:
         >>> decide(np.array([[0.7, 0.1], [0.3, 0.4]]), threshold=0.5)
@@ -125,7 +125,7 @@ def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarr
     best = np.argmax(probabilities, axis=1)
     if not threshold:
         return best
-    # In float64, so that a float32 and its copy give the same answer.
+    # In float64: a float32 and its copy must give the same answer.
     sure = probabilities.max(axis=1).astype(np.float64) >= threshold
     return np.where(sure, best, probabilities.shape[1])
 
@@ -136,7 +136,7 @@ def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.
     Args:
         probabilities: probability of each class.
         labels: class numbers.
-        threshold: least probability of an answer, here and in the metrics below.
+        threshold: minimum probability of an answer, here and in the metrics below.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -158,11 +158,11 @@ def error_rate(probabilities: Probabilities, labels: Labels, threshold: float = 
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the interval for a share of which a sample is known (Wilson, 1927).
+    """Returns the confidence interval of a share that is estimated from a sample (Wilson, 1927).
 
     Args:
-        hits, total: Items of the sample that count, and all of them; at least one.
-        z: Standard deviations of the normal distribution on both sides; the default is 95 %.
+        hits, total: Number of items that count, and of all items; at least one.
+        z: Standard deviations of the normal distribution on both sides; the default gives 95 %.
 
     Example:
         >>> [round(end, 3) for end in wilson_interval(356, 359)]
@@ -177,7 +177,7 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
     """Returns the share of items whose label is among the `k` most probable classes.
 
-    Among equally probable classes the first comes first, so that `k` = 1 is `accuracy`.
+    Equally probable classes stay in order, so `k` = 1 is `accuracy`.
 
     Example:
         >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
@@ -191,10 +191,10 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
 
 
 def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages over classes the share of items predicted to be of a class that are of it.
+    """Averages precision over classes: the share of predictions of a class that are right.
 
     As in scikit-learn by default, and in `Interpretation.classification_report`, the mean is over
-    the classes that have items or are predicted; one that is never predicted counts 0.
+    the classes that have items or are predicted; a class that is never predicted counts as 0.
 
     Example:
         >>> precision(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -204,7 +204,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages over classes, as `precision` does, the share of a class's items that are found.
+    """Averages recall, the share of a class's items that are found, like `precision`.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -216,9 +216,9 @@ def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0)
 def balanced_accuracy(
     probabilities: Probabilities, labels: Labels, threshold: float = 0.0
 ) -> float:
-    """Averages over the classes that have items the share of a class's items that are found.
+    """Averages recall over the classes that have items.
 
-    A rare class counts as much as any (Brodersen et al., 2010), as in scikit-learn.
+    A rare class counts as much as any other (Brodersen et al., 2010), as in scikit-learn.
 
     Example:
         >>> balanced_accuracy(np.array([[0.7, 0.3], [0.6, 0.4], [0.9, 0.1]]), np.array([0, 1, 0]))
@@ -226,13 +226,13 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
-    # By NumPy, because runs of unequal classes have it without asking; see `_macro`.
+    # With NumPy, as runs with unequal classes record it by default; see `_macro`.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 
 
 def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages over classes, as `precision` does, the harmonic mean of precision and recall.
+    """Averages F1, the harmonic mean of precision and recall, like `precision`.
 
     Example:
         >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
@@ -242,25 +242,25 @@ def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> 
 
 
 def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: float) -> float:
-    # Importing scikit-learn takes two seconds, which a run without these metrics does not spend.
+    # Importing scikit-learn takes two seconds, which a run without these metrics can save.
     from sklearn import metrics
 
     if not _are_numbers(probabilities):
         return math.nan
     predictions = decide(probabilities, threshold)
     function = getattr(metrics, f"{score}_score")
-    # None of these is an answer, but not a class that could be found.
+    # "None of these" is an answer, but not a class that could be found.
     there = np.setdiff1d(np.union1d(labels, predictions), [probabilities.shape[1]])
     score_of_all = function(labels, predictions, labels=there, average="macro", zero_division=0.0)
     return float(score_of_all)
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
-    """Checks whether there is something to score: neither nothing nor NaN has a share."""
+    """Checks whether there is something to score: no items, or NaN, have no score."""
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
-# Metrics of answers, which take the threshold of the answer as a third argument.
+# Metrics of answers, which take the answer's threshold as a third argument.
 METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "error_rate": error_rate,
@@ -275,9 +275,9 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
     """Returns a metric's name and function.
 
     Args:
-        metric: a name of `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
-            probabilities and labels, or its import path, which goes by its own name.
-        threshold: least probability of an answer, for those of `METRICS`.
+        metric: a name in `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
+            probabilities and labels, or its import path, which keeps its own name.
+        threshold: minimum probability of an answer, for those in `METRICS`.
 
     Raises:
         ConfigError: there is no such metric, or it cannot be imported.
@@ -309,18 +309,18 @@ def check_probabilities(
     classes: int,
     references: Sequence[str] | None = None,
 ) -> None:
-    """Makes sure that targets and probabilities agree in number and classes, and are valid.
+    """Checks that targets and probabilities agree in number and classes, and are valid.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: they do not agree, or are not valid.
     """
     if targets.ndim != 1 or len(targets) == 0:
-        raise ConfigError(f"targets: are of shape {targets.shape}, should be a class for each item")
+        raise ConfigError(f"targets: have shape {targets.shape}; should be one class for each item")
     if not np.issubdtype(targets.dtype, np.integer):
-        raise ConfigError(f"targets: are {targets.dtype}, should be whole numbers")
+        raise ConfigError(f"targets: are {targets.dtype}; should be whole numbers")
     if probabilities.shape != (len(targets), classes):
         raise ConfigError(
-            f"probabilities: are of shape {probabilities.shape}, but there are {len(targets)} "
+            f"probabilities: have shape {probabilities.shape}, but there are {len(targets)} "
             f"targets and {classes} classes"
         )
     if targets.min() < 0 or targets.max() >= classes:
@@ -329,8 +329,8 @@ def check_probabilities(
         )
     if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
         raise ConfigError(
-            f"probabilities: those of {unknown} of the items are no numbers; the network that gave "
-            "them learned at too high a rate, or has damaged weights"
+            f"probabilities: are not finite for {unknown} of the items; the network was trained at "
+            "too high a rate, or has damaged weights"
         )
     if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
         raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")

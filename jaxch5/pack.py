@@ -19,26 +19,26 @@ from jaxch5.util.text import counted, print_line
 class PackOptions(Options):
     """Presize every picture once and write them into a few large files.
 
-    What comes out is a --data.path for every command, at this data.presize or a lower one. Stopped
-    and started again, it goes on.
+    The result is a --data.path for every command, at this data.presize or a lower one. Started
+    again after an interruption, it resumes.
     """
 
     source: CliPositionalArg[str | None] = Field(
         None,
-        description="folder or CSV file of pictures, the same as --data.path; left out where other "
-        "settings name the pictures",
+        description="folder or CSV file of pictures, the same as --data.path; leave it out if "
+        "other settings name the pictures",
     )
     out: CliPositionalArg[str] = Field(
         description="folder to write to, or its address (s3://..., gs://...)"
     )
-    shard_size: int = Field(8192, ge=1, description="pictures in a file")
+    shard_size: int = Field(8192, ge=1, description="pictures per file")
     quality: int = Field(95, ge=1, le=100, description="quality of the JPEG files written")
 
     path_argument: ClassVar[str] = "source"
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Fits the network's input to presize where it is not named: no network is fed here."""
+        """Fits the network's input size to presize if it is not given; no network runs here."""
         values = super().meant(values)
         data = values.get("data", {})
         if "presize" in data and "size" not in data:
@@ -47,7 +47,7 @@ class PackOptions(Options):
 
 
 def pack(options: PackOptions) -> dict[str, Any]:
-    """Prints what was written and what was left out; returns it."""
+    """Prints and returns what was written and what was left out."""
     from jaxch5.config.building import checked_source, own_split_of
     from jaxch5.data import packing
     from jaxch5.data.source import select
@@ -64,7 +64,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
         used = np.sort(np.concatenate([train, valid]))
         if unused := len(source) - len(used):
             what = counted(unused, "picture is", "pictures are")
-            print_line(console, f"{what} of neither part (for testing) and left out")
+            print_line(console, f"{what} in neither part (for testing) and left out")
             source, in_valid = select(source, used), in_valid[used]
     begin = time.perf_counter()
     index = packing.pack(

@@ -1,4 +1,4 @@
-"""`jaxch5 predict RUN PICTURE...`: says what is on pictures, a line for each."""
+"""`jaxch5 predict RUN PICTURE...`: classifies pictures, and prints a line for each."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
     from jaxch5.results.predictor import Prediction, Predictor
 
-# The least side of a picture that is written to be looked at, pixels.
+# Minimum side of a picture that is written for viewing, pixels.
 SHOWN_SIDE = 256
-# What to call a picture; and its path, its content, or why there is neither.
+# The name of a picture, and its path, its content, or the reason why there is neither.
 Found = tuple[str, str | bytes | DataError]
 
 
 class PredictOptions(Options):
-    """Say what is on pictures: path, class, probability and runner-up, a line for each.
+    """Classify pictures: print path, class, probability and runner-up, a line for each.
 
-    Where the classifier may answer "none of these", that stands before the classes, and `answer` is
-    null in JSON. --model.task and --model.threshold, where given, are taken instead of its own.
+    If the classifier answers "none of these", that precedes the classes, and `answer` is null in
+    JSON. --model.task and --model.threshold, if given, replace its own.
 
     With --explain, a line ends with the path of a PNG that shows where the network looks for the
-    most probable class. No file is replaced: where a name is taken, the new one is numbered.
+    most probable class. No file is replaced: if a name is taken, the new one gets a number.
 
-    Exit status 1 if a picture could not be read; the others are predicted all the same. What a
-    folder holds beside pictures is counted on standard error.
+    Exit status 1 if a picture could not be read; the others are still predicted. Other files in a
+    folder are counted on standard error.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
     pictures: CliPositionalArg[list[str]] = Field(
         description="pictures, folders of them, patterns such as '*.jpg', or - for standard "
-        "input: a picture, or paths a line each"
+        "input: a picture, or one path per line"
     )
-    top: int = Field(2, ge=1, description="classes named for each picture, most likely first")
+    top: int = Field(2, ge=1, description="number of classes for each picture, most likely first")
     explain: Path | None = Field(
         None,
-        description="folder for a PNG of each picture, where the network looks laid over it",
+        description="folder for a PNG of each picture that shows where the network looks",
     )
 
 
 def predict(options: PredictOptions) -> dict[str, Any]:
-    """Prints a line a picture; returns what it printed."""
+    """Prints a line per picture, and returns what it printed."""
     from jaxch5.data.sources.listing import described
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process
@@ -106,10 +106,10 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
 
 def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
-    """Writes where the network looks for the most probable class; returns the path of the PNG.
+    """Draws where the network looks for the most probable class; returns the path of the PNG.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: The PNG cannot be written.
     """
     from PIL import Image
 
@@ -124,7 +124,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # A picture of the user's may be there, or that of another folder with the same name.
+    # It may be a picture of the user's, or one with the same name from another folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
-    """Returns what deep pictures are taken for where training saw none; see `guess_range`."""
+    """Returns a guess about the values of deep pictures if training saw none; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
     files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
@@ -155,9 +155,9 @@ def most_likely(
 
 
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
-    """Finds the pictures that names stand for, and what in each folder is no picture, by reason.
+    """Finds the pictures that names stand for, and the other files of each folder by reason.
 
-    A name that stands for none has the reason in place of a path.
+    A name that stands for no picture has the reason in place of a path.
     """
     from jaxch5.data.sources.listing import list_folder
 
@@ -175,7 +175,7 @@ def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver
                     passed_over[name] = listed.passed_over
                 files = [os.path.join(name, file) for file in listed.pictures]
                 if not files:
-                    raise DataError(f"{name}: holds no pictures that can be read")
+                    raise DataError(f"{name}: contains no readable pictures")
             elif not Path(name).exists() and glob.has_magic(name):
                 files = sorted(glob.glob(name, recursive=True))
                 if not files:
@@ -197,12 +197,12 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
         read_header(content)
         is_picture = True
     except Exception:
-        # A list of paths is text; what else there is goes to the decoder, which says why not.
+        # A list of paths is text; anything else goes to the decoder, which reports errors.
         is_picture = b"\0" in content
     if is_picture:
         yield "-", content
     else:
-        # Other characters that end a line elsewhere may be part of a name.
+        # Other characters that may end a line can be part of a name.
         yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
 
 

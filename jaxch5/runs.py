@@ -1,4 +1,4 @@
-"""`jaxch5 runs [FOLDER]`: lists runs, and says in what some differ."""
+"""`jaxch5 runs [FOLDER]`: lists runs, and shows in what they differ."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from jaxch5.run.history import Found, PastRun
 
 COLUMNS = ("run", "best", "epochs", "state", "set", "arch", "begun")
-# Curves that can be told apart in one chart.
+# Maximum number of curves that are distinguishable in one chart.
 MOST_CURVES = 6
 
 
 class RunsOptions(Options):
-    """List the runs of a folder, the newest last; of runs that are named, say in what they differ.
+    """List the runs of a folder, newest last; given several runs, show in what they differ.
 
-    What is in the folder and is no run, or is damaged, is counted and named.
+    Other paths in the folder, and damaged runs, are counted and named.
     """
 
     paths: CliPositionalArg[list[str]] = Field(
         ["runs"], description="folder of runs, or runs to compare"
     )
-    out: Path | None = Field(None, description="HTML file for all of it as one page")
+    out: Path | None = Field(None, description="HTML file to write everything to, as one page")
 
     @field_validator("out")
     @classmethod
@@ -41,15 +41,14 @@ class RunsOptions(Options):
 
 
 def runs(options: RunsOptions) -> dict[str, Any]:
-    """Prints runs and their differences, writes a page if asked, and returns what is known."""
+    """Prints runs and their differences, writes a page if requested, and returns the rows."""
     from jaxch5.run.history import differences, find_runs, margins, total_epochs
 
     paths = [Path(path).expanduser() for path in options.paths]
     for path in paths:
         if not path.is_dir():
             raise ConfigError(
-                f"{path}: there is no such folder; name runs, or a folder of them, as jaxch5 train "
-                "makes it"
+                f"{path}: there is no such folder; name runs of jaxch5 train, or a folder of them"
             )
     found = find_runs(paths)
     compared = len(found.runs) > 1 and (len(paths) > 1 or options.out is not None)
@@ -82,7 +81,7 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     if any(intervals):
         notes.append("in brackets: Wilson's 95 % interval of the accuracy")
     if not same:
-        notes.append("they validated different pictures or labels: compare the results with care")
+        notes.append("their validation pictures or labels differ: compare the results with care")
     for note in notes:
         print_line(console, note)
     print_list(console, "that are not runs", [str(path) for path in found.others])
@@ -91,7 +90,7 @@ def runs(options: RunsOptions) -> dict[str, Any]:
         _write_page(options.out, found, rows, differ, notes)
         print_line(console, f"page  {options.out}")
     elif not found.runs:
-        print_line(console, "no runs yet: jaxch5 train makes one")
+        print_line(console, "no runs yet: create one with jaxch5 train")
     return {
         "runs": [
             {
@@ -136,7 +135,7 @@ def _write_page(
     """Writes the page, with a link to each run's report.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: The page cannot be written.
     """
     import os
 
@@ -164,7 +163,7 @@ def _write_page(
 
 
 def _charts(runs: list[PastRun]) -> list[Any]:
-    """Draws the newest runs, epoch by epoch."""
+    """Draws the curves of the newest runs over their epochs."""
     import math
 
     from jaxch5.metrics import is_number

@@ -1,4 +1,4 @@
-"""`jaxch5 show`: shows the data on its way to the network."""
+"""`jaxch5 show`: shows the data as the network gets it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from jaxch5.util.text import print_line
 
 
 class ShowOptions(PicturesOptions):
-    """Show what the data becomes on its way to the network: a summary, and a figure of a batch."""
+    """Show the data as the network gets it: a summary, and a figure of a batch."""
 
     out: Path = Field(Path("batch.png"), description="file of the figure: PNG, PDF or SVG")
     nrows: int = Field(3, ge=1, le=50, description="rows of pictures")
-    ncols: int = Field(4, ge=1, le=50, description="pictures in a row")
-    unique: bool = Field(False, description="one picture under many draws, not many pictures")
+    ncols: int = Field(4, ge=1, le=50, description="pictures per row")
+    unique: bool = Field(False, description="draw one picture many times instead of many pictures")
 
     _out = field_validator("out")(drawable)
 
 
 def show(options: ShowOptions) -> dict[str, Any]:
-    """Prints the summary and writes the figure; returns both."""
+    """Prints the summary and writes the figure, and returns both."""
     from jaxch5.config.building import load_data
     from jaxch5.training.process import prepare_process
 

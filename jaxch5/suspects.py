@@ -1,4 +1,4 @@
-"""`jaxch5 suspects RUN`: finds labels that look wrong, in all of a set."""
+"""`jaxch5 suspects RUN`: finds labels that look wrong in an entire set."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ if TYPE_CHECKING:
     from jaxch5.config.settings import Config
     from jaxch5.data.source import Source
 
-# Said of a network whose features are no strangers to the labels.
+# Printed if the network that gives the features has been trained on the labels.
 KNOWS = (
-    "{} was trained on labels that are judged now, and may know wrong ones by heart; --by "
-    "training, or --model.weights of other pictures, judges without that"
+    "{} was trained on labels that it now judges, and may have memorized wrong ones; --by "
+    "training, or --model.weights from other pictures, avoids that"
 )
-# Kinds of class pairs that are listed.
+# Maximum number of class pairs that are listed.
 PAIRS = 10
-# Groups of pictures that show the same.
+# The file with groups of pictures that show the same.
 ALIKE = ("duplicates", "conflicts", "leaks")
-# Folder of what folds gave, until all of them are done.
+# Folder for the results of folds until all of them are done.
 FOLDS = "folds"
-# Settings that judging by features has no use for.
+# Settings that have no effect when judging by features.
 OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic")
 
 
 class SuspectsOptions(RunOptions):
     """Judge every label of a set by a network that has not seen it, and list those that look wrong.
 
-    The pictures are dealt out to folds; each is judged by what was trained on the other folds. By
-    features, that is a linear layer on what a network makes of the pictures: minutes. The network
-    is that of --model.weights, or the one that the run began from; a run that began from none gives
-    its own, which may know wrong labels by heart. By training, it is a whole training for each
-    fold, with the run's settings.
+    The pictures are divided into folds, and each fold is judged by a model trained on the others.
+    With --by features, that model is a linear layer on a network's features, which takes minutes.
+    The network has --model.weights, or the weights that the run began from; a run from scratch uses
+    its own, which may have memorized wrong labels. With --by training, the entire network is
+    trained for each fold, with the run's settings.
     """
 
     run: CliPositionalArg[Path | None] = Field(
-        None, description="run directory whose pictures are judged; without it, --data.path"
+        None, description="run directory whose pictures to judge; without it, --data.path"
     )
     by: Literal["features", "training"] = Field(
-        "features", description="what judges a picture: a linear layer on features, or a training"
+        "features", description="what judges: a linear layer on features, or full trainings"
     )
-    folds: int = Field(5, ge=2, le=100, description="number of parts that are judged in turn")
+    folds: int = Field(5, ge=2, le=100, description="number of parts to judge in turn")
     out: Path | None = Field(
         None,
         description="folder for suspects.json and suspects.csv; without it, the run, or "
@@ -68,7 +68,7 @@ class SuspectsOptions(RunOptions):
 
 
 def suspects(options: SuspectsOptions) -> dict[str, Any]:
-    """Prints and writes the labels that look wrong, largest doubt first; returns them."""
+    """Prints, writes and returns the labels that look wrong, largest doubt first."""
     from jaxch5.configured import judge_by_training
     from jaxch5.data.pictures import pictures_of, write_pictures
     from jaxch5.data.source import take, without_bad
@@ -86,8 +86,8 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     config = options.settings_with_weights(say)
     if options.by == "features" and config.model.weights == "none" and not options.run:
         raise ConfigError(
-            "model.weights = none: features need a network that has been trained; name imagenet, a "
-            "file or a run, or choose --by training"
+            "model.weights = none: features need a trained network; name imagenet, a file or a "
+            "run, or choose --by training"
         )
     source, valid = chosen(options, config, say)
     parts = np.flatnonzero(~valid), np.flatnonzero(valid)
@@ -114,11 +114,11 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         source.labels, options.folds, config.seed, [items for _, items in alike]
     )
     if not (judged := int((folds >= 0).sum())):
-        raise DataError(f"{source.name}: no class has pictures in two folds, to be judged by")
+        raise DataError(f"{source.name}: no class has pictures in two folds, which is needed")
     if alone := len(source) - judged:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
         one = f"picture of {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
-        say(f"{alone:,} not judged, since there is no other {one} to judge by")
+        say(f"{alone:,} not judged, as there is no other {one} to judge by")
 
     out = (
         options.out
@@ -135,7 +135,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         try:
             probabilities = judge_by_training(config, source, folds, out / FOLDS, console)
         except (KeyboardInterrupt, Terminated):
-            print(printable(f"the same command with --out {out} goes on"), file=sys.stderr)
+            print(printable(f"resume with the same command and --out {out}"), file=sys.stderr)
             raise
     document = {
         "format": 1,
@@ -156,7 +156,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     }
     write_file(out / "suspects.json", (to_json(document) + "\n").encode())
     if not options.run:
-        # What a run would have: which pictures these are, and in which part.
+        # The record that a run would have: which pictures these are, and in which part.
         write_config(RunDir(out), config)
         write_pictures(
             RunDir(out).pictures_file,
@@ -168,16 +168,16 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
 
 
 def check_settings(options: SuspectsOptions) -> None:
-    """Makes sure that nothing is asked for that does nothing, or that a run has decided.
+    """Refuses settings that have no effect, or that the run has decided.
 
     Raises:
-        ConfigError: Something is.
+        ConfigError: There is such a setting.
     """
     from jaxch5.run.directory import open_run
 
     for key in sorted(options._named):
         if options.by == "features" and key.startswith(OF_TRAINING):
-            raise ConfigError(f"{key}: goes with --by training; leave it out")
+            raise ConfigError(f"{key}: only works with --by training; leave it out")
     if not options.run:
         return
     directory, recorded = open_run(options.run)
@@ -186,9 +186,9 @@ def check_settings(options: SuspectsOptions) -> None:
         free = name not in OF_THE_RUN if section == "data" else key in ("model.weights", "seed")
         if not free and not (key == "model.arch" and "model.weights" in options._named):
             raise ConfigError(
-                f"{key}: the pictures of a run are judged as {directory.config_file} says; what "
-                "names them (--data.path and the like), --data.on-bad, --data.batch-size, "
-                "--model.weights and --seed may be chosen, or leave out the run"
+                f"{key}: a run is judged with the settings of {directory.config_file}; only its "
+                "location (--data.path and the like), --data.on-bad, --data.batch-size, "
+                "--model.weights and --seed may be changed; or leave out the run"
             )
 
 
@@ -198,7 +198,7 @@ def chosen(
     """Returns the pictures to judge, and which of them are for validation.
 
     Raises:
-        DataError: There are none, or they are of one class.
+        DataError: There are none, or only one class.
     """
     from jaxch5.config.building import checked_source, load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
@@ -221,7 +221,7 @@ def chosen(
         try:
             train, held_out = divide(source, split_of(config.data, source))
         except DataError as error:
-            say(f"not split, so that all count as for training: {error}")
+            say(f"not split, so all count as training pictures: {error}")
             train, held_out = np.arange(len(source)), np.arange(0)
         items = np.union1d(train, held_out)
         valid = np.isin(items, held_out)
@@ -229,7 +229,7 @@ def chosen(
             say(f"{counted(unused_, 'picture')} for neither training nor validation: left out")
     if not len(items):
         raise DataError(
-            f"{source.name}: holds none of the run's pictures; name where they are now with "
+            f"{source.name}: has none of the run's pictures; name where they are now with "
             "--data.path"
         )
     source = with_own_classes(take(source, items))
@@ -252,11 +252,11 @@ def features_of(
     folds: np.ndarray,
     say: Callable[[str], None],
 ) -> np.ndarray:
-    """Computes features of all pictures, by the network that the options choose.
+    """Computes features of all pictures with the network that the options choose.
 
     Raises:
-        ConfigError: It has no features.
-        WeightsError: Its weights cannot be had, or do not fit.
+        ConfigError: The network has no features.
+        WeightsError: Its weights are not available, or do not fit.
     """
     from jaxch5.configured import data_without, learner_of
     from jaxch5.results.predictor import load_learner
@@ -279,13 +279,13 @@ def features_of(
 
 
 def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:
-    """Prints what was found, writes the table, and says what to do next."""
+    """Prints the findings, writes the table, and prints the next command."""
     from jaxch5.results.suspects import COLUMNS, write_table
 
     say, listed = partial(print_line, console), document["suspects"]
     say(
         f"{counted(document['judged'], 'label')} judged, {document['agreed']:.1%} agreed with; "
-        f"{document['wrong']:,} wrong by estimate, which counts the network's own mistakes too; "
+        f"an estimated {document['wrong']:,} wrong, which includes the network's own mistakes; "
         f"{len(listed):,} listed, {sum(one['likely_wrong'] for one in listed):,} likely wrong"
     )
     for label, prediction, count in document["pairs"][:PAIRS]:
@@ -308,7 +308,7 @@ def show(document: dict[str, Any], source: Source, out: Path, console: Console) 
     if len(listed) > SHOWN:
         say(f"  and {len(listed) - SHOWN:,} more ({out / 'suspects.json'})")
     if source.file is None:
-        say("these pictures are no files: their labels are put right where they come from")
+        say("these pictures are not files: correct their labels where they come from")
         return
     table = unused(out / "suspects", ".csv")
     more = ("label_probability", "doubt", "likely_wrong", "part")

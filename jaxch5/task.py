@@ -1,4 +1,4 @@
-"""What a label means: the only place that knows activation, answer, default loss and metrics."""
+"""Defines what a label means: its activation, answer, default loss and metrics, only here."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from jaxch5.metrics import (
 )
 from jaxch5.util.imports import load_object
 
-# The least probability in float32, below which softmax underflows to zero; its loss is 87.
+# The smallest probability in float32, below which softmax underflows to zero; its loss is 87.
 SMALLEST = float(np.finfo(np.float32).tiny)
-# The answer where no class is probable enough.
+# The answer if no class is probable enough.
 NONE = "none of these"
-# Least probability of an answer, where a task asks for one and none is given.
+# Default minimum probability of an answer, for a task that needs one.
 THRESHOLD = 0.5
 
 
@@ -47,21 +47,21 @@ def _of_each_class(probabilities: Probabilities, labels: Labels) -> Float[np.nda
 
 @dataclass(frozen=True)
 class Task:
-    """Says what a label means, for items with one label each.
+    """Defines what a label means, for items with one label each.
 
     Attributes:
         name: Name in settings, runs and files.
         loss: Default loss of logits and labels, for each item; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
         item_losses: Function from probabilities and labels to each item's loss, as float64.
-        threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
+        threshold: Minimum probability of an answer, 0 to 1; below it, it is "none of these".
         metrics: Scores of every epoch: names (see `metric_of`), or functions of
             probabilities and labels. Named ones take the threshold into account.
         best: How epochs are compared.
 
     Raises:
-        ConfigError: there is no such metric, none by which epochs could be compared, or the
-            threshold is not a probability.
+        ConfigError: there is no such metric, or none to compare epochs by, or the threshold is
+            not a probability.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -86,15 +86,15 @@ class Task:
             )
 
     def probabilities(self, logits: Float[np.ndarray, "items classes"]) -> Probabilities:
-        """Applies the activation to logits that are on the host."""
+        """Applies the activation to logits on the host."""
         return np.asarray(jax.device_get(self.activation(jax.device_put(logits))))
 
     def decode(self, probabilities: Probabilities) -> Int[np.ndarray, "items"]:
-        """Returns the answer for each item: a place in `answers`."""
+        """Returns the answer for each item, as an index into `answers`."""
         return decide(probabilities, self.threshold)
 
     def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """Returns the names of all answers: those of the classes, and "none of these" if it is one.
+        """Returns the names of all answers: the classes, then "none of these" if that is one.
 
         Args:
             classes: Names of the classes.
@@ -102,15 +102,15 @@ class Task:
         return (*classes, *[NONE] * (self.threshold > 0))
 
     def compared_by(self, name: str, more: Iterable[str | Metric] = ()) -> Task:
-        """Returns the task with epochs compared by another of the numbers that they record.
+        """Returns the task with epochs compared by another of their recorded numbers.
 
         Args:
-            name: "valid_loss", "train_loss" or the name of a metric. Of losses and of "error_rate"
-                the lowest is the best, of all others the highest.
-            more: Metrics that are recorded beside the task's.
+            name: "valid_loss", "train_loss" or the name of a metric. For losses and "error_rate"
+                the lowest is the best, for all others the highest.
+            more: Metrics that are recorded in addition to the task's.
 
         Raises:
-            ConfigError: It is not recorded.
+            ConfigError: The number is not recorded.
 
         Example:
             >>> single_label().compared_by("f1", ["f1"]).best
@@ -119,20 +119,20 @@ class Task:
         known = {metric_of(metric)[0]: metric for metric in (*self.metrics, *more)}
         if name not in (*known, *LOSSES):
             raise ConfigError(
-                f"fit.best = {name}: is none of {', '.join((*known, *LOSSES))}, which each epoch "
-                f"records; --metrics {name} adds a metric"
+                f"fit.best = {name}: should be one of {', '.join((*known, *LOSSES))}, which each "
+                f"epoch records; add a metric with --metrics {name}"
             )
         others = () if name in LOSSES or known[name] in self.metrics else (known[name],)
         return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
-        """Returns what items are scored by: the task's metrics and others, by their names.
+        """Returns the metrics to score items by: the task's and others, by name.
 
         Args:
-            more: Other metrics, as in `metrics`; one whose name the task has already is skipped.
+            more: Other metrics, as in `metrics`; a name that the task already has is skipped.
 
         Raises:
-            ConfigError: there is no such metric, or two have one name.
+            ConfigError: there is no such metric, or two have the same name.
 
         Example:
             >>> list(single_label().scores(["accuracy", "top_5"]))
@@ -142,15 +142,13 @@ class Task:
         for metric in (*self.metrics, *(one for one in more if one not in self.metrics)):
             name, function = metric_of(metric, self.threshold)
             if name in found:
-                raise ConfigError(
-                    f"fit.metrics = {name}: two have this name; leave one of them out"
-                )
+                raise ConfigError(f"fit.metrics = {name}: two have this name; leave one out")
             found[name] = function
         return found
 
 
 def single_label() -> Task:
-    """Returns the task of telling which class an item is of: the most probable one, by softmax.
+    """Returns the task of finding the class of an item: the most probable one, by softmax.
 
     Example:
         >>> single_label().name, single_label().metrics
@@ -160,13 +158,13 @@ def single_label() -> Task:
 
 
 def one_vs_rest(threshold: float = THRESHOLD) -> Task:
-    """Returns the task of telling which class an item is of, if it is of any.
+    """Returns the task of finding the class of an item, which may belong to none.
 
-    Each class has a sigmoid of its own and is learned against all others, so that the network has
-    to be sure of a class, and not only surer of it than of the others.
+    Each class has its own sigmoid and is learned against all others, so the network has to be sure
+    of a class, and not only surer of it than of the others.
 
     Args:
-        threshold: Least probability of an answer, 0 to 1: below it, the answer is none of these.
+        threshold: Minimum probability of an answer, 0 to 1; below it, it is "none of these".
 
     Raises:
         ConfigError: the threshold is not a probability.
@@ -181,7 +179,7 @@ def one_vs_rest(threshold: float = THRESHOLD) -> Task:
 
 
 SOFTMAX = single_label()
-# The tasks that have a name; one of a user's own has an import path.
+# The built-in tasks by name; a user's own task has an import path.
 NAMED = (SOFTMAX.name, one_vs_rest().name)
 
 
@@ -190,7 +188,7 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
 
     Args:
         name: "softmax", "sigmoid", or the import path of your own, `package.module:TASK`.
-        threshold: Threshold of the sigmoid task; see `one_vs_rest`. One's own brings its own.
+        threshold: Threshold of the sigmoid task; see `one_vs_rest`. Your own task defines its own.
 
     Raises:
         ConfigError: there is no such task.
@@ -206,5 +204,5 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
     found = load_object(name, "model.task")
     if not isinstance(found, Task):
         kind = type(found).__name__
-        raise ConfigError(f"model.task = {name}: is of type {kind}, which is no task")
+        raise ConfigError(f"model.task = {name}: is of type {kind}, not a Task")
     return replace(found, name=name)

@@ -1,4 +1,4 @@
-"""`jaxch5 train`: trains a classifier of pictures and says how good it is."""
+"""`jaxch5 train`: trains a classifier of pictures and reports how good it is."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class TrainOptions(PicturesOptions):
     distributed: str | None = Field(
         None,
         description="train together with other processes, on this host and on others: auto, under "
-        "Slurm, Kubernetes, MPI or on a TPU pod; or HOST:PORT,COUNT,ID, where the first process "
-        "listens, how many there are, and which this is, from 0",
+        "Slurm, Kubernetes, MPI or on a TPU pod; or HOST:PORT,COUNT,ID: address of the first "
+        "process, number of processes, and number of this one, from 0",
     )
     resume: Path | None = Field(
         None, description="run directory to resume from its last checkpoint"
@@ -54,19 +54,19 @@ class TrainOptions(PicturesOptions):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the file with the settings: a run that is resumed brings its own."""
+        """Returns the file with the settings: a resumed run has its own."""
         if "resume" not in given:
             return super().settings_file(given)
         for other in ("config", "workdir"):
             if other in given:
-                raise ConfigError(f"--{other}: does not go together with --resume")
+                raise ConfigError(f"--{other}: cannot be combined with --resume; leave one out")
         return open_run(Path(given["resume"]))[0].config_file
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Trains as the options say; returns the last epoch's record and the run directory.
+    """Trains according to the options; returns the last epoch's record and the run directory.
 
-    Where several processes train, only the first prints and writes; the others return nothing.
+    If several processes train, only the first prints and writes; the others return nothing.
     """
     from jaxch5.training import hosts
     from jaxch5.training.process import prepare_process
@@ -109,7 +109,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         print_line(console, f"{config.fit.passes} epochs, for {count:,} pictures (--fit.epochs)")
     learn = _learner(data, config, console)
     if learn.pretrained:
-        # To mean the same tomorrow, whatever is then known of the weights.
+        # Stored, so that the run means the same later, whatever is then known about the weights.
         config = config.model_copy(update={"data": vars(learn.view)})
     if not first:
         return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))
@@ -132,16 +132,16 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
     may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()
     if changed := [key for key in differing(config, recorded) if key not in may_change]:
         raise ConfigError(
-            f"{changed[0]}: --resume takes what decides the result from {run.config_file}; "
-            "start a new run to change it"
+            f"{changed[0]}: is fixed in a resumed run, by {run.config_file}; start a new run to "
+            "change it"
         )
     instead = f"begin another with --model.weights {run.path}"
     data, _ = data_of(config, run, partial(print_line, console), instead)
-    # A checkpoint has all: the weights that the run began with may be gone by now.
+    # A checkpoint is complete: the weights that the run began with may be gone by now.
     learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)
-        going_on = f"going on after {done} of {epochs} epochs"
+        going_on = f"resuming after {done} of {epochs} epochs"
         print_line(console, "this run is finished" if done == epochs else going_on)
     else:
         learn = _learner(data, config, console)
@@ -157,7 +157,7 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
     model = config.model
     if is_on_hub(model.weights):
-        # Fetched once, and then read from the hub's cache.
+        # Downloaded once, and then read from the hub's cache.
         first_then_others(lambda: find_weights(model.weights, model.arch))
     agree({"model.weights": model.weights})
     learn = learner_of(data, config, partial(print_line, console))
@@ -177,7 +177,7 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
         train_as_configured(learn, config.fit)
     except (KeyboardInterrupt, Terminated):
         if is_first():
-            print(printable(f"go on with --resume {from_here(run.path)}"), file=sys.stderr)
+            print(printable(f"resume with --resume {from_here(run.path)}"), file=sys.stderr)
         raise
     record = learn.record
     best = learn.recipe.task.best
@@ -190,8 +190,8 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
         print_line(learn.console, line)
     if unanswered := record.get("unanswered"):
         raise TrainingError(
-            f"{run.path}: the trained network gives no number for {unanswered:,} of the "
-            f"validation pictures, so that it has no {best.metric}; lower the learning rate "
+            f"{run.path}: the trained network's outputs are not finite for {unanswered:,} of the "
+            f"validation pictures, so it has no {best.metric}; lower the learning rate "
             "(--fit.lr)"
         )
     return {**record, "run": str(run.path)} if is_first() else {}

@@ -1,4 +1,4 @@
-"""The trainer: it holds data, a model and its state; `jaxch5.training` computes what it asks."""
+"""The trainer, which holds data, a model and its state; `jaxch5.training` does the computing."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ from jaxch5.view import WHOLE, view_of
 
 
 class Trainer(NamesFastai):
-    """A model in training on data; what `Learner` adds is for notebooks.
+    """Trains a model on data; `Learner` adds what notebooks need.
 
     Attributes:
-        data: Pictures to train on and to validate with.
-        model, spec: Linen module, and what is known of its architecture.
-        recipe: Loss, optimizer, precision and what else does not change.
+        data: Pictures for training and validation.
+        model, spec: Linen module, and the description of its architecture.
+        recipe: Loss, optimizer, precision and other fixed choices.
         groups: Groups of the model's layers.
         state: Weights, statistics and optimizer, after the last step.
-        recorder: Losses, rates and records of what was trained.
+        recorder: Losses, rates and records of training.
         sweep: Rates, losses and smoothed losses of the last `lr_find`.
         console: Console on which tables and bars are drawn.
-        mesh: Devices that share a batch; None where there is one.
+        mesh: Devices that share a batch; None for a single device.
         run: Run into which records and checkpoints are written; None writes nothing.
         saving: When checkpoints are written, and whether training ends with the best one.
-        log, profile: Whether TensorBoard's figures, and a trace of some steps, go into the run.
+        log, profile: Whether TensorBoard's figures, and a trace of some steps, are written.
         hooks: Functions of the events of training; see `jaxch5.training.events`.
     """
 
@@ -131,7 +131,7 @@ class Trainer(NamesFastai):
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Self:
-        """Returns a learner of the same data and model, from another seed, compiled already.
+        """Returns a learner with the same data and model and another seed, already compiled.
 
         Args:
             seed: Seed of the initial weights and of every draw in training.
@@ -143,24 +143,24 @@ class Trainer(NamesFastai):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether it has any before its head, which freezing is concerned with."""
+        """Whether there are groups before its head that could be frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its body is random still, or was when the cycle began that it is restored in."""
+        """Whether its body is still random, or was at the start of the restored cycle."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))
 
     @property
     def records(self) -> list[Record]:
-        """Records of the epochs: losses, metrics as fractions of 1, seconds, pictures a second."""
+        """The records of the epochs: losses, metrics as fractions of 1, seconds, pictures/s."""
         return self.recorder.records
 
     @property
     def record(self) -> Record:
-        """The record of the epoch whose weights it has: the last, or the best if it keeps that."""
+        """The record of the epoch of its weights: the last, or the best if it keeps that."""
         return self._kept or self.records[-1]
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -172,7 +172,7 @@ class Trainer(NamesFastai):
 
     def _steps_of(self, size: Size) -> Steps:
         data, frozen, normalization = self.data, self._frozen, self.normalization
-        # An epoch's length decides when what was accumulated makes an update.
+        # An epoch's length decides when accumulated gradients make an update.
         length = len(data.train) if self.recipe.accumulate > 1 else 0
         of = normalization, self.view, data.size, data.train.shapes()
         key = (frozen.frozen_to, length, size, data.augment), of
@@ -186,11 +186,11 @@ class Trainer(NamesFastai):
     def freeze_to(self, n: int) -> None:
         """Freezes the groups of layers before group `n` and clears the optimizer's moments.
 
-        Frozen groups get no update, and no gradient is taken of them, except for their batch norms
-        where `train_bn` says so.
+        Frozen groups get no updates, and no gradient is computed for them, except for their batch
+        norms with `train_bn`.
 
         Args:
-            n: Number of the first group that trains; a negative one counts from the end.
+            n: Number of the first group that trains; a negative number counts from the end.
 
         Raises:
             ConfigError: There is no such group.
@@ -200,14 +200,14 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans that count from 0; after a restore, by what is left of them."""
+        """Trains by plans that count from 0; after a restore, by the rest of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
         restored, self._restored = self._restored, False
         if not restored:
-            # Epochs begin at multiples of their length, also after one that was interrupted.
+            # Epochs begin at multiples of their length, even after an interrupted one.
             start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
             self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
             plans = [plan._replace(start=start + plan.start) for plan in plans]
@@ -220,7 +220,7 @@ class Trainer(NamesFastai):
         attempt.check()
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
-        """Returns the hooks, in the order in which they see events, and who keeps the best."""
+        """Returns the hooks in the order of their calls, and the one that keeps the best epoch."""
         task, metrics = self.recipe.task, self.recipe.columns
         columns = [*metrics, *["skipped_steps"] * bool(self.state.scale)]
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
@@ -266,7 +266,7 @@ class Trainer(NamesFastai):
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
             with out_of_memory(steps.need, data.train.batch_size, size):
                 for event in fit(self.state, data, *args, check, recipe.task):
-                    # Held as soon as it is there, because the one before is consumed by then.
+                    # Kept as soon as it exists, as the previous one is consumed by then.
                     self.state = event.state
                     yield event
         if self.saving.keep_best:
@@ -274,14 +274,14 @@ class Trainer(NamesFastai):
             self.state = with_variables(self.state, of_first(variables))
             self._place()
         interp = None
-        # All processes take part in this, and the first writes it.
+        # All processes take part, and the first writes.
         if run and np.isfinite((preds := self.get_preds())[0]).all():
             shown: tuple[Any, ...] = recipe.task, data.framing, data.size
             interp = interpretation_of(data.source, data.valid.items, *preds, *shown)
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        """Returns what a reader of a checkpoint has to know before it can use the state."""
+        """Returns the description that a reader of a checkpoint needs to use the state."""
         return {
             "arch": self.spec.name,
             "classes": list(self.data.classes),
@@ -297,15 +297,14 @@ class Trainer(NamesFastai):
     def restore(self, run: RunDir) -> bool:
         """Restores the state and the records of a run's last checkpoint; returns False without one.
 
-        A damaged one is passed over, with a line that says so. The next call to train continues
-        what the run did.
+        A damaged one is skipped with a warning. The next call to train continues the run.
 
         Args:
-            run: Run that `jaxch5.run.directory.open_run` returns.
+            run: Run from `jaxch5.run.directory.open_run`.
 
         Raises:
-            CheckpointError: None of the checkpoints is intact.
-            ConfigError: They are of another architecture or of other classes.
+            CheckpointError: No checkpoint is intact.
+            ConfigError: They have another architecture or other classes.
         """
         saves = StoredCheckpoints(run.checkpoints)
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
@@ -333,7 +332,7 @@ class Trainer(NamesFastai):
 
     @property
     def _classifier(self) -> Predictor:
-        """One for all states, so that a prediction compiles nothing that an earlier one has."""
+        """One predictor for all states, so predictions share their compiled programs."""
         data, task, spec = self.data, self.recipe.task, self.spec
         network = spec.name, head_of(self.model, spec), self.recipe.precision
         how = {**vars(data.framing), **vars(self.view), "licence": self.licence}

@@ -35,19 +35,19 @@ class ProfileOptions(PicturesOptions):
     )
     workdir: Path | None = Field(
         None,
-        description="directory of the results, new or begun before: what is there is not done "
-        "again; without it, runs/DATE-NAME",
+        description="directory for the results; results that exist in it are not computed again; "
+        "without it, runs/DATE-NAME",
     )
-    repeats: int = Field(1, ge=1, le=100, description="trainings of each kind, from other seeds")
+    repeats: int = Field(1, ge=1, le=100, description="trainings of each kind, with other seeds")
 
     _out = field_validator("out")(drawable)
 
 
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
-    """Trains, draws the best metric against the number of frozen stages; returns its values.
+    """Trains, draws the best metric against the number of frozen stages, and returns its values.
 
-    After Yosinski et al., 1411.1792: where freezing one more stage costs accuracy, what it had
-    learned was of its own task; where it costs none, it was general.
+    It follows Yosinski et al., 1411.1792: if freezing one more stage costs accuracy, its features
+    are specific to the original task; if it costs none, they are general.
     """
     from jaxch5.config.building import with_epochs
     from jaxch5.configured import data_of
@@ -75,9 +75,7 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
         directory, recorded = open_run(begun)
         may_change = MAY_MOVE * directory.pictures_file.exists()
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
-            raise ConfigError(
-                f"{changed[0]}: {begun} was begun with another value; name another --workdir"
-            )
+            raise ConfigError(f"{changed[0]}: {begun} has another value; name another --workdir")
     say = partial(print_line, console)
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
@@ -117,7 +115,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Returns the scores of each kind; what the file does not have yet is trained and added."""
+    """Returns the scores of each kind; trains those that the file lacks, and adds them."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -147,7 +145,7 @@ def measure(
 
 
 def settings_of_profile(options: Options) -> Config:
-    """Returns the configuration of a profile: stages are groups, and frozen ones stay as they are.
+    """Returns the configuration of a profile: stages are groups, and frozen ones do not change.
 
     Raises:
         ConfigError: No weights are named.
@@ -157,7 +155,7 @@ def settings_of_profile(options: Options) -> Config:
     )
     if config.model.weights in ("none", "auto"):
         raise ConfigError(
-            f"model.weights = {config.model.weights}: a profile is of weights that exist; "
+            f"model.weights = {config.model.weights}: a profile needs pretrained weights; "
             "name imagenet, a file or a run"
         )
     return config
@@ -182,7 +180,7 @@ def trained(
     points: list[tuple[int | str, int]],
     say: Callable[[str], None],
 ) -> Iterator[tuple[tuple[int | str, int], Record]]:
-    """Trains each kind from each seed, and yields the records one after the other."""
+    """Trains each kind with each seed, and yields the records one after the other."""
     from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
     learners = {

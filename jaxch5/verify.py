@@ -17,18 +17,18 @@ REPEATED = {
     "conflicts": "have more than one class",
     "leaks": "are in training and in validation",
 }
-NEAR = "are nearly one picture (a guess, which --no-near leaves out) and"
+NEAR = "are nearly identical (a guess, which --no-near leaves out) and"
 BLANK = "come out black, white or in one colour (--data.range says which values are which)"
 
 
 class VerifyOptions(PicturesOptions):
-    """Read every picture: which cannot be read, are there twice, or are in training and validation.
+    """Read every picture: find unreadable and duplicate ones, and leaks into validation.
 
-    What is below the folder and is no item is counted, by reason. Exit status 1 if there are any of
-    the former, if training would refuse the split, or if what is passed over looks like pictures.
-    Pictures that come out black, white or in one colour are listed too, since their values may be
-    taken for others (--data.range); they may be meant, and leave the status as it is. So do
-    pictures that are nearly the same, which is a guess.
+    Other files below the folder are counted, by reason. Exit status 1 if any problem is found, if
+    training would refuse the split, or if ignored files look like pictures. Pictures that come out
+    black, white or in one colour are listed too, as their values may be misinterpreted
+    (--data.range); they may be intended, and do not change the status. Neither do pictures that are
+    nearly identical, which is a guess.
     """
 
     near: bool = Field(
@@ -38,7 +38,7 @@ class VerifyOptions(PicturesOptions):
 
 
 def verify(options: VerifyOptions) -> dict[str, Any]:
-    """Prints what is wrong with the pictures; returns it by reference."""
+    """Prints what is wrong with the pictures, and returns it by reference."""
     from jaxch5.config.building import checked_source, split_of
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems
@@ -51,7 +51,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         train, valid = divide(source, split_of(config.data, source))
     except DataError as error:
         refused = str(error)
-        print_line(console, f"not split, so no leaks were looked for: {refused}")
+        print_line(console, f"not split, so not checked for leaks: {refused}")
     found = find_problems(source, train, valid, Console(stderr=True), options.near)
 
     def described(item: int) -> str:
@@ -87,7 +87,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     clean = found.clean and refused is None and not missed
     outcome = "no problems" if clean and not (found.blank or any(found.near)) else "see above"
     if plain := found.not_compared:
-        outcome += f"; {plain:,} too small or too plain to be compared with others"
+        outcome += f"; {plain:,} too small or too plain to compare with others"
     print_line(console, f"{counted(found.count, 'picture')} read: {outcome}")
     return report if clean else {**report, FAILED: True}
 

@@ -1,4 +1,4 @@
-"""What evaluation sees of a picture: which share of it, and through which filter."""
+"""Defines what evaluation sees of a picture: which share, and through which filter."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class View:
-    """What evaluation and prediction see of a picture; it travels with the weights.
+    """Defines what evaluation and prediction see of a picture; it is stored with the weights.
 
     Args:
-        crop_pct: Share of the sides of the largest part that has the input's shape; 1 is all of it.
-        interpolation: "bilinear" is the one interpolation that training has too; "bicubic" is
-            Pillow's filter, from the presized picture.
+        crop_pct: Share of the sides of the largest part with the input's shape; 1 is all of it.
+        interpolation: "bilinear" is the single interpolation that training uses too; "bicubic" is
+            Pillow's filter, applied to the presized picture.
 
     Raises:
-        ConfigError: One of them is no such value.
+        ConfigError: One of them is not a valid value.
 
     Example:
         >>> View(0.95, "bicubic")
@@ -46,7 +46,7 @@ WHOLE = View()
 
 
 def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) -> dict[str, Any]:
-    """Returns what was chosen of a view, and None where the weights decide.
+    """Returns the chosen values of a view, with None where the weights decide.
 
     Example:
         >>> chosen(None, "bicubic", Framing("pad"))  # which shows all, and is not to be cut
@@ -58,7 +58,7 @@ def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) 
 
 
 def view_of(said: Mapping[str, Any], default: View = WHOLE) -> View:
-    """Returns the view that settings or a record say, with a default for what they do not say.
+    """Returns the view in settings or a record, with a default for missing values.
 
     Example:
         >>> view_of({"crop_pct": 0.9, "interpolation": None}, View(0.8, "bicubic"))

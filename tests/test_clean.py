@@ -181,7 +181,7 @@ def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serv
     assert server.post("undo").json()["answers"] == {"5": None}
     lines, err, status = server.end()
     assert (err, status) == ("jaxch5 clean: interrupted\n", 130)
-    assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 unsure, and left as they are"
+    assert lines[0] == "2 kept, 1 relabelled, 1 dropped, 1 unsure (unchanged)"
     assert tree(pictures) == before
 
     words = shlex.split(lines[-1])
@@ -325,7 +325,7 @@ def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, traine
     assert np.abs(got - expected).max() < 2
     shutil.rmtree(cleaned / "checkpoints")
     server.kill()
-    assert serve(cleaned).content["no_looks"].startswith("these suspects are of no run")
+    assert serve(cleaned).content["no_looks"].startswith("these suspects do not belong to a run")
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures
     server = serve(cleaned)
     assert len(server.content["suspects"]) == 21
     assert server.said[0].startswith(
-        "2 suspects are not in the set any more, or not with that label, and are left out; "
+        "2 suspects are no longer in the set, or not with that label, and are left out; "
         f"jaxch5 suspects {cleaned}"
     )
 
@@ -405,7 +405,7 @@ def test_pictures_that_are_gone_or_new_are_counted(trained, pictures, tmp_path, 
     status, out, err = called(capsys, folder, "--write", "--data.path", moved)
     assert status == 0, err
     assert out.splitlines()[:2] == [
-        "1 picture of the run not there any more: left out of labels.csv",
+        "1 picture of the run no longer there: left out of labels.csv",
         "1 picture in neither part of the set: left out of labels.csv",
     ]
     assert len((folder / "labels.csv").read_text().splitlines()) == 40
@@ -415,7 +415,7 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     run = shutil.copytree(trained[0], tmp_path / "run")
     status, _, err = called(capsys, run)
     assert status == 1
-    assert err.endswith(f"is not there; jaxch5 suspects {run} writes it\n")
+    assert err.endswith(f"is not there; write it with jaxch5 suspects {run}\n")
     (run / "suspects.json").write_text('{"format": 2}')
     assert "cannot be read" in called(capsys, run)[2]
     suspects_of(tmp_path / "found", ("image 000000007", "1", "7"))
@@ -426,12 +426,12 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     (run / "config.toml").write_text("")
     status, _, err = called(capsys, run)
     assert status == 2
-    assert "no files of their own" in err
+    assert "not separate files" in err
     suspects_of(run, ("a", "blue", "red"))
     shutil.copy(trained[0] / "config.toml", run)
     status, _, err = called(capsys, run, "--fit.lr", "1")
     assert status == 2
-    assert err.startswith("jaxch5 clean: fit.lr: a set is cleaned as ")
+    assert err.startswith("jaxch5 clean: fit.lr: a set is cleaned with ")
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, c
     page = (out / "report.html").read_text()
     assert f"6 relabelled ({moved} of them for validation), 0 dropped (0)" in page
     assert "<bdi>blue</bdi> → <bdi>red</bdi> 6" in page
-    assert "Of 8 pictures for validation with the labels as they are now" in page
+    assert "On 8 validation pictures with the corrected labels" in page
     assert json.loads((out / "cleaned.json").read_text())["run"] == str(cleaned)
 
     shutil.rmtree(cleaned / "checkpoints")

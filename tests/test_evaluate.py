@@ -266,7 +266,7 @@ def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, caps
 def test_what_is_no_run_is_named(tmp_path, capsys):
     status, _, err = evaluated(capsys, tmp_path)
     assert status == 2
-    assert "is no run directory" in err
+    assert "is not a run directory" in err
 
 
 def test_the_learner_shows_its_results_and_predicts(trained, pictures, tmp_path):

@@ -177,7 +177,7 @@ def test_freezing_clears_the_moments(compiled):
     learn.unfreeze()
     moments = learn.state.opt_state.inner_state
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(moments))
-    with pytest.raises(ConfigError, match="freeze_to: 2 is no group"):
+    with pytest.raises(ConfigError, match="freeze_to = 2: there is no such group"):
         learn.freeze_to(2)
 
 

@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_ends_training_in_one_line(source):
         return cross_entropy(logits, labels) * jnp.nan
 
     learn = learner(source, augment=None, loss=no_number)
-    with pytest.raises(TrainingError, match="loss of steps 1 to 3 is nan and never was a number"):
+    with pytest.raises(TrainingError, match="loss of steps 1 to 3 is nan and was never finite"):
         train(learn)
 
 
@@ -324,16 +324,16 @@ def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(com
     learn = compiled.again(0)
     file = tmp_path / "tiny.safetensors"
     with pytest.raises(
-        ConfigError, match="Tiny is a module of one's own; choose stablehlo, or learner"
+        ConfigError, match="Tiny is a module of your own; choose stablehlo, or learner"
     ):
         learn.export(file)
     assert not file.exists()
     learn.save(file)
     for model, reason in (
-        (None, r"is of Tiny, which is none of resnet18.*load_learner\(path, model=\.\.\.\)"),
-        (Other(), "is of Tiny, not of Other"),
+        (None, r"Tiny, which is not one of resnet18.*load_learner\(path, model=\.\.\.\)"),
+        (Other(), "has the architecture Tiny, not Other"),
         (Wider(), "has shape"),
-        (create_model("resnet18", 2), "is of Tiny, not of resnet18"),
+        (create_model("resnet18", 2), "has the architecture Tiny, not resnet18"),
     ):
         with pytest.raises(WeightsError, match=reason) as error:
             load_learner(file, model=model)

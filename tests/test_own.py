@@ -109,7 +109,7 @@ def test_a_run_is_resumed_and_evaluated_with_what_it_names(own, monkeypatch, cap
     assert "model.task = mine_of_test:BY_LOSS: there is no module mine_of_test" in err
     status, _, err = called(predict, monkeypatch, capsys, run, tmp_path / "one.jpg")
     assert (status, len(err.splitlines())) == (1, 1)
-    assert "is of the task mine_of_test:BY_LOSS, which is none of softmax, sigmoid" in err
+    assert "has the task mine_of_test:BY_LOSS, which is not one of softmax, sigmoid" in err
     monkeypatch.syspath_prepend(folder)
     (run / "metrics.jsonl").unlink()
     status, out, err = called(train, monkeypatch, capsys, "--resume", run)
@@ -259,9 +259,9 @@ def test_a_file_that_is_older_than_tasks_is_of_softmax(trained, tmp_path):
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ({"task": "os:getcwd"}, "is of the task os:getcwd, which is none of softmax, sigmoid"),
-        ({"task": "sigmoid", "threshold": "much"}, "its threshold is much, and should be from 0"),
-        ({"task": "sigmoid", "threshold": "nan"}, "its threshold is nan, and should be from 0"),
+        ({"task": "os:getcwd"}, "has the task os:getcwd, which is not one of softmax, sigmoid"),
+        ({"task": "sigmoid", "threshold": "much"}, "its threshold is much, but should be from 0"),
+        ({"task": "sigmoid", "threshold": "nan"}, "its threshold is nan, but should be from 0"),
     ],
 )
 def test_what_a_file_says_of_its_task_is_not_trusted(said, line, trained, tmp_path):

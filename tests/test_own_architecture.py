@@ -231,7 +231,7 @@ def test_a_run_of_it_is_resumed_to_the_bit(data, foreign, tmp_path):
     again.fit_one_cycle(2, 1e-2)
     jax.tree.map(np.testing.assert_array_equal, again.state.params, whole.state.params)
     other = jx.vision_learner(data, NORMED, "none")
-    with pytest.raises(ConfigError, match="is of arch mixer, not normed"):
+    with pytest.raises(ConfigError, match="has arch mixer, not normed"):
         other.restore(run)
 
 
@@ -263,10 +263,10 @@ def test_it_is_exported_and_read_again(format, data, tuned, pictures, tmp_path):
         given = np.stack([found.probabilities for found in trained.predict_many(names)])
         np.testing.assert_allclose(given, expected, atol=1e-5)
     with pytest.raises(
-        WeightsError, match=r"is of mixer, which is none of resnet18.*--model\.arch"
+        WeightsError, match=r"architecture mixer, which is not one of resnet18.*--model\.arch"
     ):
         jx.load_learner(file)
-    with pytest.raises(WeightsError, match="is of mixer, not of resnet18"):
+    with pytest.raises(WeightsError, match="has the architecture mixer, not resnet18"):
         jx.load_learner(file, "resnet18")
     with pytest.raises(ConfigError, match="format = fastai: has fastai's names, and mixer has"):
         tuned.export(file, "fastai")
@@ -379,7 +379,7 @@ def test_a_specification_that_contradicts_itself_is_refused(wrong, line):
             {"stages": ("patch", "blocks", "head")},
             "stage blocks has none of its modules: .*mixer_up",
         ),
-        ({"stage_of": lambda module: "trunk"}, "stage_of names trunk, which is none of its stages"),
+        ({"stage_of": lambda module: "trunk"}, "stage_of returns trunk, which is not one"),
     ],
 )
 def test_stages_that_a_network_does_not_have_are_named(wrong, line, data):
@@ -553,7 +553,7 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
     argv += ("--fit.epochs", 1, "--workdir", folder)
     status, out, err = started(train, TrainOptions, *argv)
     assert status == 0, err
-    assert "a new head: nothing says which classes theirs is of" in out
+    assert "a new head: the classes of theirs are unknown" in out
     assert open_run(folder)[1].model.arch == "own_nets:SPEC"
     status, out, _ = started(train, TrainOptions, "--resume", folder)
     assert status == 0
@@ -569,7 +569,7 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
     for trained in (file, folder):
         status, _, err = started(predict, PredictOptions, trained, picture)
         assert status == 1
-        assert "if you trust it, --model.arch own_nets:SPEC does" in err
+        assert "if you trust it, pass --model.arch own_nets:SPEC" in err
         assert err.count("\n") == 1
     status, out, err = started(evaluate, EvaluateOptions, folder, *ARCH, "--json")
     assert status == 0, err

@@ -83,7 +83,7 @@ def test_no_folder_and_no_runs_are_a_line(tmp_path, capsys):
     assert started(tmp_path / "none") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert started(tmp_path) == 0
-    assert "no runs yet: jaxch5 train makes one" in capsys.readouterr().out
+    assert "no runs yet: create one with jaxch5 train" in capsys.readouterr().out
 
 
 def test_it_does_not_wait_for_jax():

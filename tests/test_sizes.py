@@ -96,7 +96,7 @@ def test_sizes_that_cannot_be_are_refused(data):
     for sizes in ((8, 12), (12, 8, 20), (8, 8, 20), (0, 20), ((8, 12), (12, 8), 20)):
         with pytest.raises(ConfigError, match=r"^fit\.sizes = .*should rise to data\.size, .* 20"):
             jx.vision_learner(data, Tiny(), sizes=sizes)
-    with pytest.raises(ConfigError, match=r"more than the epochs, of which there are 2"):
+    with pytest.raises(ConfigError, match=r"each size needs an epoch, but there are only 2"):
         learner(data).fit(2, 0.1)
 
     class Fixed(nn.Module):
@@ -104,7 +104,7 @@ def test_sizes_that_cannot_be_are_refused(data):
         def __call__(self, x, train):
             return nn.Dense(2, name="head")(x.reshape(len(x), -1))
 
-    with pytest.raises(ConfigError, match=r"^fit\.sizes: this network has weights for one size"):
+    with pytest.raises(ConfigError, match=r"^fit\.sizes: the weights of this network fit only one"):
         jx.vision_learner(data, Fixed(), sizes=(8, 20))
 
 

@@ -87,7 +87,7 @@ def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures,
     assert status == 0, err
     assert "1 of the run's 40 pictures not found: left out" in err
     assert "1 picture new to the run: left out" in err
-    assert f"{path} was trained on labels that are judged now" in err
+    assert f"{path} was trained on labels that it now judges" in err
     document = json.loads(out)
     assert document["judged"] == 39
     assert document["run"] == str(path)
@@ -129,8 +129,8 @@ def test_a_class_of_one_picture_is_not_judged_and_this_is_said(pictures, trained
     argv = ("--data.path", folder, "--model.weights", trained[0], *SMALL, "--out", tmp_path / "o")
     status, out, err = judged(capsys, *argv, "--json")
     assert status == 0, err
-    assert "not split, so that all count as for training: class green has 1 picture" in err
-    assert "1 not judged, since there is no other picture of green to judge by" in err
+    assert "not split, so all count as training pictures: class green has 1 picture" in err
+    assert "1 not judged, as there is no other picture of green to judge by" in err
     assert json.loads(out)["judged"] == 40
 
 
@@ -162,16 +162,16 @@ def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (("--model.weights", "none"), "model.weights = none: features need a network"),
-        (("--fit.epochs", 3), "fit.epochs: goes with --by training; leave it out"),
+        (("--model.weights", "none"), "model.weights = none: features need a trained network"),
+        (("--fit.epochs", 3), "fit.epochs: only works with --by training; leave it out"),
         (("--log", "tensorboard"), "log: jaxch5 suspects does not use it"),
         (("--by", "training", "--checkpoint.every-steps", 5), "checkpoint.every_steps: jaxch5 su"),
         (("--folds", 1), "folds"),
-        (("RUN", "--data.size", 24), "data.size: the pictures of a run are judged as"),
-        (("RUN", "--by", "training", "--fit.epochs", 3), "fit.epochs: the pictures of a run"),
+        (("RUN", "--data.size", 24), "data.size: a run is judged with"),
+        (("RUN", "--by", "training", "--fit.epochs", 3), "fit.epochs: a run is judged"),
         (("RUN", "--config", "digits"), "--config: cannot be combined with a run"),
         (("RUN", "--data.path", "EMPTY"), "EMPTY"),
-        (("no run",), "no run: is no run directory"),
+        (("no run",), "no run: is not a run directory"),
     ],
 )
 def test_what_would_do_nothing_is_refused(argv, line, trained, pictures, tmp_path, capsys):
@@ -195,7 +195,7 @@ def test_the_digits_are_judged_and_are_no_files(tmp_path, capsys):
     document = json.loads(out)
     assert document["judged"] == 1797
     assert document["suspects"][0]["image"].startswith("image 0")
-    assert "these pictures are no files" in err
+    assert "these pictures are not files" in err
     assert "jaxch5.clean" not in err
     assert not (tmp_path / "suspects.csv").exists()
 
@@ -255,7 +255,7 @@ def test_an_interrupted_training_goes_on(pictures, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130, err
-    assert f"the same command with --out {out} goes on" in err
+    assert f"resume with the same command and --out {out}" in err
     assert not (out / "suspects.json").exists()
     kept = next(out.glob("folds/*/0.npy")).stat().st_mtime_ns
     folder = next(out.glob("folds/*"))

@@ -135,7 +135,7 @@ def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
         (run / "metrics.jsonl").unlink()
     status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run)
     assert status == 0
-    assert ("going on after 1 of 2 epochs" in out) == bool(kept)
+    assert ("resuming after 1 of 2 epochs" in out) == bool(kept)
     assert records(run) == records(finished[0])
 
 
@@ -153,10 +153,10 @@ def test_a_finished_run_says_so(finished, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--fit.epochs", "9"], "fit.epochs: --resume takes what decides the result from"),
-        (["--data.size", "24"], "data.size: --resume takes what decides the result from"),
-        (["--config", "x.toml"], "--config: does not go together with --resume"),
-        (["--workdir", "x"], "--workdir: does not go together with --resume"),
+        (["--fit.epochs", "9"], "fit.epochs: is fixed in a resumed run"),
+        (["--data.size", "24"], "data.size: is fixed in a resumed run"),
+        (["--config", "x.toml"], "--config: cannot be combined with --resume"),
+        (["--workdir", "x"], "--workdir: cannot be combined with --resume"),
     ],
 )
 def test_a_run_is_taken_up_as_it_was_begun(finished, arguments, line, capsys, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(
         shutil.rmtree(checkpoint)
     status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
     assert status == 0, err
-    assert "going on after 1 of 2 epochs" in out
+    assert "resuming after 1 of 2 epochs" in out
     assert records(run) == expected
     assert from_toml(run / "config.toml").model.weights == str(origin)
 
@@ -364,7 +364,7 @@ def test_a_signal_ends_a_run_that_can_be_taken_up(number, status, pictures, tmp_
     _, err = process.communicate()
     assert time.perf_counter() - began < 10
     assert process.returncode == status
-    assert f"go on with --resume {run}" in err
+    assert f"resume with --resume {run}" in err
     assert "Traceback" not in err
     steps = [int(path.name) for path in (run / "checkpoints").iterdir()]
     assert max(steps) >= 4 * len(records(run))
@@ -446,7 +446,7 @@ def test_a_run_goes_on_with_the_pictures_that_it_began_with(
         shutil.copy(pictures / "blue" / "0.jpg", folder / "red" / f"new{number}.jpg")
     status, out, err = run_in_process(capsys, monkeypatch, "--resume", run)
     assert status == 0, err
-    assert out.startswith("29 pictures came since the run began and are left out\n40 pictures of 2")
+    assert out.startswith("29 pictures were added since the run began and are left out\n40 pict")
     assert records(run) == records(finished[0])
 
 
@@ -462,9 +462,7 @@ def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monke
     assert from_toml(run / "config.toml").data.path == moved
 
 
-@pytest.mark.parametrize(
-    ("to", "line"), [(None, "is not there any more"), ("red", "(and 1 other)")]
-)
+@pytest.mark.parametrize(("to", "line"), [(None, "is gone"), ("red", "(and 1 other)")])
 def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
     """Not one that is gone, nor one whose class, which is its folder, is another now."""
     run, folder = stopped
@@ -494,7 +492,7 @@ def test_weights_that_know_the_validation_set_are_named(
         )
         assert status == 0, err
         assert ("run was trained on " in out) == known
-        assert ("the accuracy will be too good" in out) == known
+        assert ("the accuracy will be too high" in out) == known
 
 
 def test_a_run_without_a_record_goes_on_and_says_so(stopped, finished, capsys, monkeypatch):

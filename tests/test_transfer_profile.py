@@ -85,7 +85,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     shutil.copy(folder / "red" / "0.jpg", folder / "red" / "new.jpg")
     assert started(*argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 picture came since the run began and is left out"
+    assert lines[0] == "1 picture was added since the run began and is left out"
     assert lines[1].startswith("40 pictures of 2 classes: 32 for training, 8 for validation; ")
     config = settings_of_profile(options)
     again, _ = data_of(config, directory, lines.append)
@@ -99,7 +99,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     capsys.readouterr()
     assert started(*argv) == 1
     err = capsys.readouterr().err
-    assert "red/0.jpg: is not there any more" in err
+    assert "red/0.jpg: is gone" in err
     assert err.endswith("or name another --workdir\n")
     assert err.count("\n") == 1
     assert not (tmp_path / "profile.png").exists()
@@ -118,6 +118,6 @@ def test_what_cannot_begin_leaves_nothing(missing, pictures, tmp_path, capsys):
 @pytest.mark.parametrize("weights", ["none", "auto"])
 def test_it_needs_weights_to_transfer(pictures, weights, capsys):
     assert started("--data.path", pictures, "--model.weights", weights) == 2
-    assert f"model.weights = {weights}: a profile is of weights that exist" in (
+    assert f"model.weights = {weights}: a profile needs pretrained weights" in (
         capsys.readouterr().err
     )

@@ -29,7 +29,7 @@ def spoilt(pictures, tmp_path):
 def test_good_pictures_are_no_problem(pictures, capsys):
     assert started(str(pictures)) == 0
     assert capsys.readouterr().out == (
-        "40 pictures read: no problems; 2 too small or too plain to be compared with others\n"
+        "40 pictures read: no problems; 2 too small or too plain to compare with others\n"
     )
     assert started(str(pictures), "--no-near") == 0
     assert capsys.readouterr().out == "40 pictures read: no problems\n"
@@ -84,9 +84,7 @@ def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, c
     assert report["duplicates"] == report["conflicts"] == report["leaks"] == []
     assert started(str(tmp_path)) == 0
     text = capsys.readouterr().out
-    assert (
-        "1 are nearly one picture (a guess, which --no-near leaves out) and have more than" in text
-    )
+    assert "1 are nearly identical (a guess, which --no-near leaves out) and have more than" in text
     assert "train/a/2.png (a) ~ valid/a/2 <b>[red]\\x1b.jpg (a)" in text
     assert "9 pictures read: see above; 1 too small or too plain" in text
     assert started(str(tmp_path), "--no-near") == 0

@@ -13,7 +13,7 @@ from jaxch5.plots.training import plot_pictures
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-# Perceptually uniform, and read alike by those who cannot tell red from green.
+# Perceptually uniform, and readable for the colour-blind.
 COLORS = "viridis"
 
 
@@ -22,11 +22,11 @@ def overlay(
     attribution: Float[np.ndarray, "rows columns"],
     alpha: float = 0.6,
 ) -> Float[np.ndarray, "height width 3"]:
-    """Lays a map in colours over a picture in grey, so that all colour is the map's.
+    """Lays a map in colours over a picture in grey: all colour then comes from the map.
 
     Args:
         picture: Picture with values from 0 to 1.
-        attribution: Map of what the picture shows, values from 0 to 1, of whatever size.
+        attribution: Map of what the picture shows, with values from 0 to 1, of any size.
         alpha: Share of the map in each pixel.
 
     Example:
@@ -38,7 +38,7 @@ def overlay(
     height, width = picture.shape[:2]
     sized = Image.fromarray(np.asarray(attribution, np.float32)).resize((width, height))
     colored = colormaps[COLORS](np.asarray(sized).clip(0, 1))[..., :3]
-    # Shares of brightness as in ITU-R BT.601.
+    # Weights of brightness from ITU-R BT.601.
     grey = np.asarray(picture) @ np.array([0.299, 0.587, 0.114])
     return alpha * colored + (1 - alpha) * grey[..., None]
 
@@ -48,11 +48,11 @@ def plot_attribution(
     attribution: Float[np.ndarray, "rows columns"],
     title: str,
 ) -> Figure:
-    """Draws a picture, and beside it its map over it.
+    """Draws a picture, and beside it the picture with its map.
 
     Args:
         picture: Picture with values from 0 to 1.
-        attribution: Map of what the picture shows, values from 0 to 1.
+        attribution: Map of what the picture shows, with values from 0 to 1.
         title: Title.
 
     Example:

@@ -1,4 +1,4 @@
-"""Figures of augmentation: what each operation does, and what one interpolation is good for."""
+"""Figures of augmentation: the effect of each operation, and of a single interpolation."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ PRESIZE = 2
 def plot_augmentations(
     picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
 ) -> Figure:
-    """Draws a row of each operation alone, then one of all together.
+    """Draws a row for each single operation, then one for all together.
 
-    An operation alone is always carried out; in the last row probabilities are the policy's. Each
-    column keeps its place along the picture's long side, which the row "position" shows.
+    A single operation is always applied; the last row uses the policy's probabilities. Each column
+    keeps its place along the picture's long side, which the row "position" shows.
 
     Args:
         picture: path, file, PIL picture or pixels; see `read_picture`.
-        policy: policy to draw; None is `aug_transforms(min_scale=0.75)`.
+        policy: policy to draw; None takes `aug_transforms(min_scale=0.75)`.
         size: side of the network's input, pixels.
-        seed: seed of the draws.
+        seed: seed for the draws.
         draws: number of columns.
 
     Example:
@@ -80,7 +80,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """Returns the policy's operations, each alone and certain, then all together.
+    """Returns the policy's operations, each alone with probability 1, then all together.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
@@ -98,16 +98,18 @@ def operations(policy: Policy) -> dict[str, Policy]:
 def plot_presizing(
     picture: Picture, size: int = 224, degrees: float = 30.0, zoom: float = 1.2, area: float = 0.7
 ) -> Figure:
-    """Draws the same turn, zoom and crop in two ways, side by side.
+    """Draws the same rotation, zoom and crop in two ways, side by side.
 
-    On the left the picture is presized and interpolated once. On the right it is brought to the
-    network's size first, and every operation interpolates what the one before it left: each loses
-    detail, and a turn brings in a reflection from outside, although the picture went on there.
+    On the left the picture is presized and interpolated once. On the right it is resized to the
+    network's size first, and every operation interpolates the result of the previous one: each
+    loses detail, and the rotation fills the corners with reflections, although the picture
+    continues there.
 
     Args:
-        picture: see `plot_augmentations`; one longer than high, or the reverse, shows most.
+        picture: see `plot_augmentations`; one that is not square shows the most.
         size: side of the network's input, pixels.
-        degrees, zoom, area: the turn, the zoom about the middle, and the share that a crop keeps.
+        degrees, zoom, area: the rotation, the zoom about the centre, and the share that a crop
+            keeps.
 
     Example:
         >>> figure = plot_presizing(np.zeros((30, 40, 3), np.uint8), size=16)
@@ -149,7 +151,7 @@ def _one_by_one(
     frame = jnp.diag(jnp.array([size, size, 1.0]))[None]
     pictures = center(batch, size)
     for step in steps:
-        # Between operations a picture is bytes, as it is to a library that works on files' pixels.
+        # Between operations a picture is stored as bytes, as in libraries that work on pixels.
         stored = jnp.round(pictures * 255).astype(jnp.uint8)
         pictures = _at_once(replace(batch, image=stored, frame=frame), [step], size)
     return pictures

@@ -1,8 +1,8 @@
-"""Line charts as places on a small canvas: the arithmetic of a chart, without its markup.
+"""Lays out line charts on a small canvas: the arithmetic of a chart, without its markup.
 
-The report draws them as SVG after every epoch, so that they must cost next to nothing: matplotlib
-chooses the ticks, but would take some 40 times as long to draw. The markup is in the report's
-template, which escapes all text and has colours for light and for dark screens.
+The report draws them as SVG after every epoch, so they must be cheap: matplotlib chooses the ticks,
+but would take some 40 times as long to draw. The markup is in the report's template, which escapes
+all text and has colours for light and dark screens.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# More points than this are finer than the canvas, and dots on more than this merge.
+# More points than this are finer than the canvas; dots on more points than this merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
-# Values above so many times the third quartile are a spike, if the second half has none as high.
+# Values above this many times the third quartile are a spike, unless the second half has some.
 SPIKE = 4
-# On a logarithmic scale: how far the lowest line is followed below its peak.
+# On a logarithmic scale: how far below its peak the lowest line is shown.
 DECADES_BELOW_PEAK = 2
-# Round numbers are these times powers of ten.
+# Round numbers are these multiplied by powers of ten.
 STEPS = (1, 2, 5, 10)
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Canvas(NamedTuple):
-    """Sides of the canvas, and of the area for the curves on it, in units of SVG."""
+    """The sides of the canvas, and of its area for the curves, in SVG units."""
 
     width: int
     height: int
@@ -38,21 +38,21 @@ class Canvas(NamedTuple):
     bottom: int
 
 
-# About pixels. On the left there is room for 0.00015 in letters of 14, which a phone's page has.
+# Roughly pixels. The left margin has room for 0.00015 in a font size of 14, as on a phone.
 CANVAS = Canvas(400, 240, left=68, right=388, top=26, bottom=200)
 
 
 class Tick(NamedTuple):
-    """A mark on an axis: its place on the canvas and what is written there."""
+    """A tick on an axis: its place on the canvas and its text."""
 
     place: float
     text: str
 
 
 class Line(NamedTuple):
-    """A curve: its name, its unbroken stretches, and dots on its points where they are few.
+    """A curve: its name, its unbroken stretches, and dots on its points if they are few.
 
-    A stretch is written as the `points` of an SVG polyline. Where the curve leaves the chart at the
+    A stretch has the form of the `points` of an SVG polyline. If the curve leaves the chart at the
     top, `peak` marks its highest value.
     """
 
@@ -64,12 +64,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """All that is to be drawn.
+    """A chart that is ready to be drawn.
 
     Attributes:
-        title, description: for people who cannot see it, and the title for all.
-        x_label, y_label: what the axes show.
-        x_ticks, y_ticks: their marks.
+        title, description: title, and a description for people who cannot see the chart.
+        x_label, y_label: labels of the axes.
+        x_ticks, y_ticks: ticks of the axes.
         lines: the curves.
         dividers: places on the x axis where something changes.
     """
@@ -98,11 +98,11 @@ def line_chart(
 
     Args:
         title: title of the chart.
-        x: place of each point, growing.
-        series: values of each curve by its name; one that is not a finite number is a gap.
+        x: place of each point, ascending.
+        series: values of each curve by its name; a value that is not finite leaves a gap.
         x_label, y_label: labels of the axes.
-        from_zero: whether a linear y axis begins at 0; an early spike leaves it at the top then.
-        log: whether the y axis is logarithmic; values that are not above 0 are gaps then.
+        from_zero: whether a linear y axis begins at 0; an early spike then leaves it at the top.
+        log: whether the y axis is logarithmic; values that are not above 0 then leave gaps.
         dividers: places on the x axis where something changes.
 
     Example:
@@ -136,7 +136,7 @@ def line_chart(
     )
     lines = []
     for name, curve in curves.items():
-        # Below the axis the line leaves the chart; drawn along the bottom it would be a value.
+        # Below the axis the line leaves the chart; along the bottom it would look like a value.
         curve = np.where(curve < low, np.nan, curve)
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])
@@ -163,10 +163,10 @@ def line_chart(
 
 
 def _without_spike(curves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Leaves out what is far above the rest, unless it is in the second half of the curves.
+    """Leaves out values far above the rest, unless they are in the second half of the curves.
 
-    A loss that jumps in an early epoch would press all others flat; one that jumps late is what
-    there is to see.
+    A loss that jumps in an early epoch would flatten all others; a late jump is what the reader has
+    to see.
     """
     curves = list(curves)
     known = [values for curve in curves if len(values := curve[np.isfinite(curve)])]
@@ -189,7 +189,7 @@ def _linear_marks(finite: Iterable[np.ndarray], from_zero: bool) -> Float[np.nda
 
 
 def _log_marks(finite: Mapping[str, np.ndarray]) -> Float[np.ndarray, "marks"]:
-    """Returns marks from one power of ten to another, however deep a curve dives at its end."""
+    """Returns ticks from one power of ten to another, however deep a curve drops at its end."""
     peaks = [values.max() for values in finite.values() if len(values) and values.max() > 0] or [1]
     first = math.floor(math.log10(min(peaks)) + 1e-9) - DECADES_BELOW_PEAK
     last = math.ceil(math.log10(max(peaks)) - 1e-9)

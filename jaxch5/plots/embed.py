@@ -1,4 +1,4 @@
-"""Pictures and figures as text that an HTML page can hold."""
+"""Encodes pictures and figures as text for HTML pages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image as PillowImage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The longest side of a picture among the top losses; twice what a page shows, for fine screens.
+# Longest side of a picture among the top losses: twice its displayed size, for sharp screens.
 PICTURE_SIDE = 384
-# A picture of at most this side is enlarged by the browser: its pixels must stay exact and sharp.
+# The browser enlarges pictures up to this side: their pixels must stay exact and sharp.
 TINY_SIDE = 64
-# Side of a picture on a sheet of many, which a page shows as it is.
+# Side of a picture on a sheet of many, which a page shows at this size.
 TILE_SIDE = 64
 SHEET_COLUMNS = 16
 FIGURE_DPI = 130
@@ -28,9 +28,9 @@ class Image(NamedTuple):
     """A picture inside the report.
 
     Attributes:
-        uri: the encoded picture itself, as a `data:` address.
-        width, height: in pixels.
-        alt: what it shows, in words.
+        uri: the encoded picture, as a `data:` address.
+        width, height: width and height, pixels.
+        alt: text that describes the picture.
     """
 
     uri: str
@@ -40,13 +40,13 @@ class Image(NamedTuple):
 
 
 def figure_image(figure: Figure, alt: str) -> Image:
-    """Returns a figure as a picture inside a page, as PNG or JPEG, whichever is smaller.
+    """Returns a figure as a picture for a page, as PNG or JPEG, whichever is smaller.
 
     Drawing a figure takes far longer than writing a report: draw once, report after each epoch.
 
     Args:
         figure: figure to draw.
-        alt: what it shows, in words.
+        alt: text that describes the figure.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def figure_image(figure: Figure, alt: str) -> Image:
 def picture_image(
     picture: Float[np.ndarray, "height width 3"] | PillowImage.Image, alt: str
 ) -> Image:
-    """Returns a picture for a page, made smaller where it is larger than the page shows it.
+    """Returns a picture for a page, scaled down if it is larger than the page shows it.
 
     Example:
         >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]
@@ -73,7 +73,7 @@ def picture_image(
 
 
 class Sheet(NamedTuple):
-    """Many small pictures in one file, which takes a third of what each alone would take.
+    """Many small pictures in one file, which takes a third of the space of separate ones.
 
     Attributes:
         uri: the encoded sheet, as a `data:` address.
@@ -85,7 +85,7 @@ class Sheet(NamedTuple):
 
 
 def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
-    """Returns pictures side by side in one, each with its proportions; at least one.
+    """Returns one or more pictures side by side in one, each with its proportions.
 
     Example:
         >>> sides = (8, 8), (90, 45)
@@ -96,7 +96,7 @@ def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
     rows = -(-len(pictures) // columns)
     sheet, places = PillowImage.new("RGB", (TILE_SIDE * columns, TILE_SIDE * rows)), []
     for number, picture in enumerate(pictures):
-        # Of a digit the pixels stay sharp.
+        # The pixels of a digit stay sharp.
         factor = max(1, TILE_SIDE // max(picture.size))
         tile = picture.resize((factor * picture.width, factor * picture.height), 0)
         tile.thumbnail((TILE_SIDE, TILE_SIDE), PillowImage.Resampling.LANCZOS)
@@ -107,7 +107,7 @@ def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
 
 
 def as_image(picture: Float[np.ndarray, "height width 3"]) -> PillowImage.Image:
-    """Returns a picture with values from 0 to 1 as one of Pillow.
+    """Returns a picture with values from 0 to 1 as a Pillow picture.
 
     Example:
         >>> as_image(np.ones((6, 8, 3))).getpixel((0, 0))

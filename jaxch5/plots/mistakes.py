@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
     from jaxch5.results.calibration import Calibration, Selection
 
-# Width of a letter, in parts of the font's size: matplotlib's own font, on average.
+# Average width of a letter in matplotlib's default font, as a fraction of the font size.
 LETTER_WIDTH = 0.62
 LINE_HEIGHT = 1.25
 POINTS = 72
-# Inches that a matrix may have: a page, and a screen at 100 dots an inch.
+# Inches that a matrix may take: a page, and a screen at 100 dots per inch.
 LARGEST_MATRIX = 12.0
 SMALLEST_FONT = 6.0
 
@@ -29,13 +29,13 @@ def plot_confusion(
 ) -> Figure:
     """Draws a confusion matrix, actual classes down and predicted ones across.
 
-    Right answers and mistakes have a colour scale each: with one for both, the diagonal of a good
-    model would make its mistakes invisible. Cells hold their number while it fits; beyond that
-    there are colour bars. Of names that would overlap, some are left out evenly.
+    Right answers and mistakes have separate colour scales: with a common one, the diagonal of a
+    good model would make its mistakes invisible. Cells show their number if it fits; otherwise
+    there are colour bars. If names would overlap, only every few are shown.
 
     Args:
         matrix: matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
-        classes: names.
+        classes: names of the classes.
         unit: what the numbers count, for the colour bars.
 
     Example:
@@ -61,7 +61,7 @@ def plot_confusion(
     longest = max(map(len, names)) * LETTER_WIDTH * font
     room = 0.6 + longest / POINTS
 
-    # Cells come out almost square; exact squares would leave names no room where they are wide.
+    # Cells come out almost square; exact squares would leave no room for wide names.
     bars = 0.0 if number_font >= SMALLEST_FONT else 1.8
     figure = Figure(figsize=(side + room + bars, side + room), layout="constrained")
     axes = figure.subplots()
@@ -88,7 +88,7 @@ def plot_confusion(
     axes.set_xticks(ticks, names, rotation=0 if longest < 0.9 * cell else 90, **plain)
     axes.set_yticks(ticks, names, **plain)
     axes.set(xlabel="predicted", ylabel="actual")
-    # Faint lines lead the eye from a cell to its names.
+    # Faint lines guide the eye from a cell to its names.
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.5)
@@ -105,7 +105,7 @@ def plot_mistakes(
     probabilities: Sequence[float],
     inches: float = 2.2,
 ) -> Figure:
-    """Draws pictures, each under its prediction, actual class, loss and probability.
+    """Draws pictures, each titled with its prediction, actual class, loss and probability.
 
     Args:
         pictures: pictures with values from 0 to 1.
@@ -129,7 +129,7 @@ def plot_mistakes(
     nrows = math.ceil(len(pictures) / ncols)
     figure = grid(pictures, titles, nrows, ncols, inches, lines)
     width, height = figure.get_size_inches()
-    # The line above the pictures is wider than one of them.
+    # The line above the pictures is wider than a single picture.
     figure.set_size_inches(max(width, 3.0), height + 0.4)
     figure.suptitle("prediction / actual / loss / probability", fontsize=10)
     return figure
@@ -142,9 +142,9 @@ def plot_answers(
     nrows: int,
     ncols: int,
 ) -> Figure:
-    """Draws pictures, each under its prediction; a wrong one has the actual class below it.
+    """Draws pictures, each titled with its prediction and, if that is wrong, the actual class.
 
-    Right and wrong are told apart by a sign and by the colours of the confusion matrix.
+    Right and wrong ones differ by a sign and by the colours of the confusion matrix.
 
     Args:
         pictures: pictures with values from 0 to 1.
@@ -165,7 +165,7 @@ def plot_answers(
 
 
 def plot_calibration(calibration: Calibration) -> Figure:
-    """Draws accuracy against confidence, and below it how many items have which confidence.
+    """Draws accuracy against confidence, and below it the number of items by confidence.
 
     Args:
         calibration: calibration as `Interpretation.calibration` returns it.
@@ -197,11 +197,11 @@ def plot_calibration(calibration: Calibration) -> Figure:
 
 
 def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
-    """Draws the errors among a classifier's answers against what it leaves unanswered.
+    """Draws the error of a classifier's answers against the share that it leaves unanswered.
 
     Args:
         selection: Selection as `select` returns it.
-        marks: Thresholds to mark, by what they are called.
+        marks: Thresholds to mark, by their names.
 
     Example:
         >>> from jaxch5.results.calibration import select

@@ -29,7 +29,7 @@ def plot_pictures(
 
     Args:
         pictures: pictures with values from 0 to 1.
-        titles: one for each.
+        titles: title of each picture.
         nrows, ncols: rows and columns of the grid.
         inches: side of a cell.
 
@@ -49,7 +49,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws what `plot_pictures` draws, but keeps titles as they are, of so many lines."""
+    """Draws like `plot_pictures`, but keeps titles unchanged, with a number of lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines
@@ -57,17 +57,17 @@ def grid(
     cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
-        # Titles of a row stand on one line, whatever the pictures' shapes.
+        # The titles of a row are aligned, whatever the shapes of the pictures.
         axes.set_anchor("N")
     for axes, picture, title in zip(cells, pictures, titles, strict=False):
         axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
-        # A dollar sign would begin a formula: class names are plain text.
+        # A dollar sign would start a formula, but class names are plain text.
         axes.set_title(title, fontsize=9, parse_math=False)
     return figure
 
 
 def shortened(title: str, length: int = TITLE_LENGTH) -> str:
-    """Shortens a title in its middle if it is too long, and escapes what does not print.
+    """Shortens a title in the middle if it is too long, and escapes unprintable characters.
 
     matplotlib refuses bytes that are not text.
 
@@ -82,7 +82,7 @@ def shortened(title: str, length: int = TITLE_LENGTH) -> str:
 
 
 def show_in_notebook(draw: Callable[[], Figure]) -> None:
-    """Shows a figure under the cell that is running; outside a notebook, none is drawn."""
+    """Shows a figure below the running cell; outside a notebook, draws none."""
     if Console().is_jupyter:
         from IPython.display import display
 
@@ -97,7 +97,7 @@ def plot_lr_find(
     """Draws loss against rate on a logarithmic scale, with the suggested rates marked.
 
     Args:
-        sweeps: the rates and the smooth losses of each sweep.
+        sweeps: rates and smoothed losses of each sweep.
         suggested: suggested rates by their rules; marked on the first sweep.
         recommended: the recommended rate, and the other end of the band of rates worth trying,
             which is shaded.
@@ -122,7 +122,7 @@ def plot_lr_find(
         label = f"worth trying: {low:.1e} to {high:.1e}"
         axes.axvspan(low, high, color="tab:green", alpha=0.15, lw=0, label=label)
         axes.set_title(f"recommended learning rate: {recommended[0]:.1e}", fontsize=10)
-    # The explosion at the end would press the valley flat.
+    # The explosion at the end would flatten the valley.
     low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
@@ -138,14 +138,14 @@ def plot_transfer_profile(
     metric: str = "accuracy",
     is_share: bool = True,
 ) -> Figure:
-    """Draws a metric, such as accuracy, against the number of stages taken along and frozen.
+    """Draws a metric, such as accuracy, against the number of transferred and frozen stages.
 
     Args:
         frozen: scores of the repeats, for each number of stages from 0 on.
         scratch: scores of training from scratch.
-        stages: their names, and that of the head, which is never frozen.
-        metric: name of what the scores are.
-        is_share: whether they are shares of 1, which are shown as percentages.
+        stages: names of the stages, and of the head, which is never frozen.
+        metric: name of the metric.
+        is_share: whether the scores are shares of 1, which are shown as percentages.
 
     Example:
         >>> figure = plot_transfer_profile([[0.9], [0.8]], [0.5], ["stem", "head"])

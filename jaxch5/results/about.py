@@ -1,4 +1,4 @@
-"""What has to be known of a classifier beside its weights, and whether the two fit."""
+"""Describes a classifier apart from its weights, and checks that the two fit."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ EXPORT = "export one with jaxch5 export RUN --format learner"
 
 
 class About(NamedTuple):
-    """What has to be known of a classifier beside its weights.
+    """Holds what has to be known about a classifier besides its weights.
 
     Attributes:
-        arch, head, precision: Those of the network; see `create_model`.
+        arch, head, precision: The network's; see `create_model`.
         presize, size: Side on the CPU, and side of the network's input, or its height and width,
             pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How they get the shape of the network's input; see `Framing`.
         crop_pct, interpolation: What is seen of them; see `View`.
-        licence: That of the weights which its training began from; None where it is not known.
+        licence: Licence of the weights from which training began; None if it is not known.
     """
 
     arch: str
@@ -74,15 +74,15 @@ class About(NamedTuple):
 def about_of_file(
     path: Path, model: str | ModelSpec | nn.Module | None = None
 ) -> tuple[About, ModelSpec, dict[str, Any]]:
-    """Returns what a learner's file says of itself, its architecture, and all of its metadata.
+    """Returns the description in a learner's file, its architecture, and all of its metadata.
 
     Args:
         path: Learner's file.
-        model: Architecture that the caller says it has; see `spec_of_file`.
+        model: Architecture that the caller expects; see `spec_of_file`.
 
     Raises:
-        ConfigError: There is no such architecture as the caller names.
-        WeightsError: There is no such file, it is no learner's, or it has another architecture.
+        ConfigError: The architecture that the caller names does not exist.
+        WeightsError: There is no such file, it is not a learner's, or has another architecture.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -96,21 +96,21 @@ def about_of_file(
     except (SafetensorError, OSError) as error:
         if path.suffix in (".pkl", *PICKLES):
             raise WeightsError(
-                f"{path}: is a pickle, and no learner's file; {EXPORT}, or begin a training from "
-                "its weights, saved as a .pth file, with --model.weights"
+                f"{path}: is a pickle, not a learner's file; {EXPORT}, or start training from its "
+                "weights, saved as a .pth file, with --model.weights"
             ) from None
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
-    # What older files do not say has a default.
+    # What older files do not contain has a default.
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing:
-        raise WeightsError(f"{path}: does not say its {missing[0]}: it is no learner; {EXPORT}")
+        raise WeightsError(f"{path}: is not a learner's file, as it has no {missing[0]}; {EXPORT}")
     spec = spec_of_file(path, said["arch"], model, said.get("import_path", ""))
     of_data = {"presize", "size", *About._field_defaults} - {"licence"}
     sizes = {name: said[name] for name in of_data if name in said}
     named = ("head", "precision") if spec.heads else ("precision",)
     network = {name: said[name] for name in named}
     try:
-        # What a file says has to obey the bounds of the configuration.
+        # The values in a file have to obey the bounds of the configuration.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
@@ -121,64 +121,64 @@ def about_of_file(
 def spec_of_file(
     path: Path, arch: str, model: str | ModelSpec | nn.Module | None, import_path: str = ""
 ) -> ModelSpec:
-    """Returns the architecture of a run or a learner's file; nothing is imported on its word.
+    """Returns the architecture of a run or a learner's file, without importing what it names.
 
     Args:
         path: Run or file.
-        arch: Architecture that it says it has.
-        model: Architecture that the caller says it has.
-        import_path: Where it says that this is imported from, for the message.
+        arch: Architecture that it names.
+        model: Architecture that the caller expects.
+        import_path: Import path that it names, for the message.
 
     Raises:
-        ConfigError: There is no such architecture as the caller names.
-        WeightsError: It has another, or one that only the caller can name.
+        ConfigError: The architecture that the caller names does not exist.
+        WeightsError: It has another architecture, or one that only the caller can name.
     """
     if model is None:
         if arch not in architectures():
             named = next(filter(is_import_path, (import_path, arch)), FORM)
             raise WeightsError(
-                f"{path}: is of {arch}, which is none of {', '.join(architectures())} (arch), and "
-                f"its word imports nothing; if you trust it, --model.arch {named} does, or in "
-                "Python load_learner(path, model=...)"
+                f"{path}: has the architecture {arch}, which is not one of "
+                f"{', '.join(architectures())}, and a file's import path is never imported; if you "
+                f"trust it, pass --model.arch {named}, or in Python load_learner(path, model=...)"
             )
         return spec_of(arch)
     spec = spec_of(model)
     if arch != spec.name:
-        raise WeightsError(f"{path}: is of {arch}, not of {spec.name}")
+        raise WeightsError(f"{path}: has the architecture {arch}, not {spec.name}")
     return spec
 
 
 def known_task(path: Path, said: dict[str, Any]) -> Task:
-    """Returns the task that a run or a file says it is of; nothing is imported for it.
+    """Returns the task that a run or a file names, without importing anything.
 
     Args:
         path: Run or file.
-        said: Its `task` and its `threshold`; softmax where it has none. See `task_of`.
+        said: Its `task` and its `threshold`; softmax if it has none. See `task_of`.
 
     Raises:
-        WeightsError: It is none of those that have a name, or the threshold is no probability.
+        WeightsError: The task is not one of the built-in ones, or the threshold is no probability.
     """
     name, threshold = said.get("task", SOFTMAX.name), said.get("threshold", 0)
     if name not in NAMED:
         raise WeightsError(
-            f"{path}: is of the task {name}, which is none of {', '.join(NAMED)}; name it, by "
-            "--model.task package.module:TASK or in Python by load_learner(path, task=...)"
+            f"{path}: has the task {name}, which is not one of {', '.join(NAMED)}; name it with "
+            "--model.task package.module:TASK, or in Python load_learner(path, task=...)"
         )
     try:
         return task_of(name, float(threshold))
     except (ValueError, ConfigError):
         raise WeightsError(
-            f"{path}: its threshold is {threshold}, and should be from 0 to 1"
+            f"{path}: its threshold is {threshold}, but should be from 0 to 1"
         ) from None
 
 
 def head_of(model: nn.Module, spec: ModelSpec) -> str:
-    """Returns what a learner's file calls a network's head; "" where it has no choice of heads."""
+    """Returns the name of a network's head in a learner's file; "" if it has no choice of heads."""
     return getattr(model, "head", "") if spec.heads or spec.names is None else ""
 
 
 def about_of(config: Config) -> About:
-    """Returns what a run's configuration says of the classifier that it trains."""
+    """Returns the description of the classifier that a run's configuration trains."""
     model, data = config.model, config.data
     sizes = data.presize, data.size, data.range, data.max_pixels, data.method, data.pad_mode
     view = view_of(data.model_dump())
@@ -186,20 +186,20 @@ def about_of(config: Config) -> About:
 
 
 def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: Size) -> None:
-    """Makes sure that what a file or a run says of itself is true; anyone may have written it.
+    """Checks that the description in an untrusted file or run fits its weights.
 
     Args:
         path: File or run.
         network: Module that it should fit.
-        pretrained: Weights that it holds, with what it says of them.
+        pretrained: Weights that it holds, with their description.
         size: Side of the pictures that the network takes, or their height and width, pixels.
 
     Raises:
-        WeightsError: It is not.
+        WeightsError: It does not.
     """
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):
-        raise WeightsError(f"{path}: its classes are no names")
+        raise WeightsError(f"{path}: its classes are not names")
     if pretrained.left_out:
         raise WeightsError(f"{path}: {pretrained.left_out[0]} is not part of its network")
     numbers = [*mean, *std]

@@ -1,6 +1,6 @@
-"""What to do next: at most five sentences that a run's figures bear out, each with its command.
+"""Advises what to do next, in at most five sentences that a run's figures support.
 
-A sentence is said where a test of its claim is significant, and not where a number looks large.
+A sentence appears, with its command, only if a test of its claim is significant.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from jaxch5.util.imports import is_import_path
 from jaxch5.util.text import counted
 
 MOST = 5
-# Level at which a claim is taken to be borne out; shared out where many are looked at.
+# Significance level of a claim; divided by the number of claims where many are tested.
 LEVEL = 0.01
-# Level for trends of a few epochs: four in a row reach no other.
+# Level for trends over a few epochs: four epochs in a row cannot reach a lower one.
 TREND = 0.05
-# From this probability on an answer counts as sure.
+# Probability from which an answer counts as sure.
 SURE = 0.9
-# ImageNet has 1,281 pictures a class: those who have fewer borrow them.
+# ImageNet has 1,281 pictures per class: a set with fewer profits from its weights.
 FEW = 1281
-# Side of pictures that ImageNet's weights can make something of, pixels.
+# Smallest side of pictures for which ImageNet's weights are useful, pixels.
 LEAST_SIDE = 64
 
 
 class Advice(NamedTuple):
-    """Says what was found, and what does something about it.
+    """Holds a finding, and a command that acts on it.
 
     Attributes:
-        sentence: What the figures say.
+        sentence: The finding.
         command: Command line, to be run from the folder that the run was started from.
     """
 
@@ -61,11 +61,11 @@ def advise(
 
     Args:
         run: Path of the run.
-        config: Its configuration, which the commands take from `run`.
-        interp: What it makes of the pictures for validation.
-        records: Record of each epoch; without them nothing is said of the curves.
-        counts: Number of training pictures of each class; without it nothing is said of rare ones.
-        judged: Whether `suspects` was there already.
+        config: Its configuration, which the commands read from `run`.
+        interp: Its answers for the validation pictures.
+        records: Record of each epoch; without them the curves are not judged.
+        counts: Number of training pictures of each class; without them rare classes are not judged.
+        judged: Whether `jaxch5 suspects` has run already.
 
     Example:
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
@@ -89,7 +89,7 @@ def advise(
 
 
 def in_lines(advice: Sequence[Advice]) -> list[str]:
-    """Returns what a terminal shows: each sentence, and its command below it."""
+    """Returns the lines for a terminal: each sentence, with its command below it."""
     return [line for one in advice for line in (one.sentence, f"  {one.command}")]
 
 
@@ -102,14 +102,14 @@ def _like(run: str, command: str, *words: str) -> str:
 
 
 def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Says so where the network is not better than one answer, and far from being good."""
+    """Warns if the network is no better than one constant answer, and far from good."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     total, right, usual = len(interp), _right(interp), int(there.max(initial=0))
     if usual == total:
         return
     chance = usual / total
     test = binomtest(right, total, chance, alternative="greater")
-    # Few pictures say nothing: it has to be sure that it is nearer to chance than to the truth.
+    # Few pictures prove nothing: the accuracy has to be significantly nearer to chance than to 1.
     if test.pvalue > LEVEL and _interval(right, total)[1] < (1 + chance) / 2:
         pictures = counted(total, "picture is", "pictures are")
         yield Advice(
@@ -120,7 +120,7 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
 
 
 def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Advice]:
-    """Compares labels that are surely contradicted with how many the network itself expects."""
+    """Compares the number of labels confidently contradicted with what the network expects."""
     sure = interp.confidences >= SURE
     against = sure & (interp.predictions != interp.targets)
     expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
@@ -128,7 +128,7 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
     if count and poisson.sf(count - 1, expected) < LEVEL:
         pictures = counted(count, "picture for validation is", "pictures for validation are")
         yield Advice(
-            f"{pictures} surely taken for another class, where "
+            f"{pictures} confidently predicted as another class, where "
             f"{expected:.1f} would be expected: labels may be wrong",
             _command("clean" if judged else "suspects", run),
         )
@@ -137,15 +137,15 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
 def _never_validated(
     run: str, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Says which classes the scores say nothing of, where a split by class would change that."""
+    """Names the classes that no score covers, if a split by class would change that."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     if counts is None or there.all() or (there + counts).min() < 2:
         return
     first, *others = np.flatnonzero(there == 0).tolist()
     more = f" and {counted(len(others), 'other class', 'other classes')}" if others else ""
     yield Advice(
-        f"{interp.classes[first]}{more} has no pictures for validation, so that no score is about "
-        "it: a split by class holds some out",
+        f"{interp.classes[first]}{more} has no pictures for validation, and so no score: a split "
+        "by class holds some out",
         _like(run, "train", "--data.split", "random", "--data.stratify"),
     )
 
@@ -153,7 +153,7 @@ def _never_validated(
 def _from_scratch(
     run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Says where a start from ImageNet is left out, for photographs of which there are few."""
+    """Recommends ImageNet's weights if training began without them on few photographs."""
     theirs = any(getattr(config.data, name) is not None for name in SOURCES)
     if counts is None or config.model.weights != "none" or not theirs:
         return
@@ -165,8 +165,8 @@ def _from_scratch(
     small = min(np.ravel(config.data.size)) < LEAST_SIDE
     if has_weights and mistakes and not small and (mean := counts.mean()) < FEW:
         yield Advice(
-            f"The network began from nothing, with {mean:,.0f} training pictures a class: "
-            "ImageNet's weights know more",
+            f"Training began from random weights, with {mean:,.0f} training pictures per class: "
+            "starting from ImageNet's weights is likely better",
             _like(run, "train", "--model.weights", "imagenet"),
         )
 
@@ -174,8 +174,8 @@ def _from_scratch(
 def _length(
     run: str, config: Config, interp: Interpretation, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[Advice]:
-    """Says whether the last phase was too long or too short."""
-    # In the phase before, other layers were trained.
+    """Judges whether the last phase was too long or too short."""
+    # The phase before it trained other layers.
     phase = [record for record in records if record.get("phase") == records[-1].get("phase")]
     valid, train = ([record[name] for record in phase] for name in ("valid_loss", "train_loss"))
     if config.fit.sizes or not all(map(is_number, (*valid, *train))) or len(phase) < 3:
@@ -183,9 +183,9 @@ def _length(
     best = int(np.argmin(valid))
     if _trend(valid[best:]) and _trend([-loss for loss in train[best:]]):
         yield Advice(
-            f"Since epoch {phase[best]['epoch'] + 1} the loss of validation rises "
-            f"({valid[best]:.4f} to {valid[-1]:.4f}) while that of training falls: the network "
-            "learns by heart",
+            f"Since epoch {phase[best]['epoch'] + 1} the validation loss has risen "
+            f"({valid[best]:.4f} to {valid[-1]:.4f}) while the training loss fell: the network is "
+            "overfitting",
             _like(run, "train", "--fit.epochs", str(best + 1)),
         )
     before = phase[-1 - max(1, len(phase) // 3)]
@@ -196,8 +196,8 @@ def _length(
     deviation = np.sqrt((was * (1 - was) + now * (1 - now)) / len(interp))
     if now - was > norm.isf(LEVEL) * deviation:
         yield Advice(
-            f"Since epoch {before['epoch'] + 1} the accuracy still rose by {100 * (now - was):.1f} "
-            "points, and the validation loss was still falling: more epochs may teach more",
+            f"Since epoch {before['epoch'] + 1} the accuracy rose by {100 * (now - was):.1f} "
+            "points, and the validation loss was still falling: more epochs may help",
             _like(run, "train", "--fit.epochs", str(longer)),
         )
 
@@ -217,14 +217,14 @@ def _rare_classes(
     if fisher_exact(table, alternative="less").pvalue < LEVEL:
         of_rare, of_others = (hits / (hits + misses) for hits, misses in table)
         yield Advice(
-            f"Of pictures of rare classes {of_rare:.1%} are right, of the others "
-            f"{of_others:.1%}: each could count for more",
+            f"{of_rare:.1%} of the pictures of rare classes are right, but {of_others:.1%} of the "
+            "others: rare classes could count for more",
             _like(run, "train", "--fit.class-weights", "balanced"),
         )
 
 
 def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Finds the two classes that have the most improbable share of the mistakes on them."""
+    """Finds the two classes that are confused with each other most improbably often."""
     count = len(interp.classes)
     if count < 3:
         return
@@ -239,8 +239,8 @@ def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
         names = [interp.classes[place[least]] for place in (one, other)]
         both, expected = int(between[least]), mistakes[least] / (count - 1)
         yield Advice(
-            f"{names[0]} and {names[1]} are taken for each other {both:,} times, of "
-            f"{mistakes[least]:,} mistakes on both, where {expected:.1f} would be chance",
+            f"{names[0]} and {names[1]} are confused with each other in {both:,} of "
+            f"{mistakes[least]:,} mistakes on both, where chance would give {expected:.1f}",
             _command("evaluate", run, "--min-val", str(max(1, both // 2))),
         )
 
@@ -255,7 +255,7 @@ def _interval(hits: int, total: int) -> tuple[float, float]:
 
 
 def _trend(values: Sequence[float]) -> bool:
-    """Tells whether values rise, by Kendall's test."""
+    """Tests whether values rise, by Kendall's test."""
     test = (
         kendalltau(range(len(values)), values, alternative="greater") if len(values) > 3 else None
     )

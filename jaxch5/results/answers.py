@@ -1,4 +1,4 @@
-"""What a person answered about labels: a log that only grows, and what it says in the end."""
+"""Stores a person's answers about labels in a log that only grows, and reads it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from jaxch5.util.files import to_json
 KEEP, CLASS, DROP, UNSURE, UNDO = "keep", "class", "drop", "unsure", "undo"
 KINDS = (KEEP, CLASS, DROP, UNSURE, UNDO)
 
-# A picture with the label that it had: an answer says nothing about another label of the same file.
+# A picture with its label at the time: an answer does not apply to another label of the same file.
 Key = tuple[str, str]
 
 
 class Answer(NamedTuple):
-    """One answer, about one picture or about several at once.
+    """Holds one answer, about one or several pictures.
 
     Attributes:
-        kind: "keep", "class" (it is of another class), "drop", "unsure", or "undo", which takes
-            back the last answer that still holds.
+        kind: "keep", "class" (another class is right), "drop", "unsure", or "undo", which revokes
+            the last answer that still holds.
         pictures: Path and label of each picture.
-        label: Class that the pictures are of, where the kind is "class".
+        label: Class of the pictures, if the kind is "class".
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def holding(answers: Iterable[Answer]) -> list[Answer]:
-    """Returns the answers that were not taken back, in their order.
+    """Returns the answers that were not undone, in their order.
 
     Example:
         >>> cat = Answer("keep", (("1.jpg", "cat"),))
@@ -64,12 +64,12 @@ def by_picture(answers: Iterable[Answer]) -> dict[Key, Answer]:
 
 
 class AnswerLog:
-    """A file of answers, a line each, open to be added to.
+    """Appends answers to a file, one per line.
 
     Attributes:
         path: The file.
-        torn: Whether it ended within a line, which nobody was told of as saved, and was cut there.
-        lines: Number of lines, those of what was taken back and of taking back among them.
+        torn: Whether it ended with part of a line, never confirmed as saved, which was cut off.
+        lines: Number of lines, including undone answers and the undoing ones.
         answers: Answers that hold, in their order.
 
     Raises:
@@ -103,10 +103,10 @@ class AnswerLog:
         self.lines, self.answers = len(given), holding(given)
 
     def add(self, answer: Answer) -> None:
-        """Adds an answer; once this returns, it is on the disk.
+        """Appends an answer; once this returns, it is on the disk.
 
         Raises:
-            CheckpointError: It cannot be written; the file is as it was.
+            CheckpointError: The answer cannot be written; the file is unchanged.
         """
         said = answer._asdict() | {"time": datetime.now().astimezone().isoformat("T", "seconds")}
         line = to_json({name: value for name, value in said.items() if value}).encode() + b"\n"
@@ -138,6 +138,6 @@ def _answer(path: Path, number: int, line: bytes) -> Answer:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CheckpointError(
-            f"{path}, line {number}: is no answer; remove the line, or put back a copy of the file"
+            f"{path}, line {number}: is not an answer; remove the line, or restore a copy"
         ) from None
     return answer

@@ -1,7 +1,7 @@
-"""A trained classifier in other forms: for PyTorch, jax alone, ONNX runtimes, and jaxch5 again.
+"""Exports a trained classifier: for PyTorch, jax alone, ONNX runtimes, and jaxch5 itself.
 
-Each says what a reader needs beside the numbers, and the same classifier gives the same bytes,
-whichever process writes it and wherever.
+Each format contains what a reader needs besides the weights, and the same classifier gives the same
+bytes, in whichever process and wherever it is written.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ from jaxch5.results.elsewhere import onnx_program, recipe, timm_config
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# What validation sees `crop_pct` of, by the method: the largest middle that fits, or all.
+# What `crop_pct` is a share of in validation: the largest centre crop that fits, or everything.
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
-    """Returns what a reader needs beside the weights, by the names that exports give it.
+    """Returns what a reader needs besides the weights, by its names in exported files.
 
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
         `crop_pct`, `interpolation`, `mean`, `std` (of values 0 to 1), `classes`, in the order of
         the outputs, `task`, which is the activation, and the `threshold` below which the answer is
-        none of them. If your own architecture was named by its import path, also
-        `import_path`.
+        "none of these". If your own architecture was named by its import path, also `import_path`.
     """
     spec = predictor.spec
     return {
@@ -74,14 +73,14 @@ def as_fastai(predictor: Predictor) -> bytes:
     """Serializes weights by the names of fastai's `vision_learner`, with its head.
 
     Raises:
-        ConfigError: The network has no such names, or its head is another.
+        ConfigError: The network has no such names, or has another head.
     """
     spec, head = predictor.spec, predictor.about.head
     if spec.names is None or "fastai" not in spec.names.others:
         raise _no_names(predictor, "fastai", "fastai's")
     if head != "concat_pool":
         raise ConfigError(
-            f"format = fastai: is for head concat_pool, not {head}; with format "
+            f"format = fastai: only works with head concat_pool, not {head}; with format "
             "safetensors, fastai's Learner takes torchvision's network with these weights"
         )
     return _safetensors(
@@ -90,7 +89,7 @@ def as_fastai(predictor: Predictor) -> bytes:
 
 
 def as_learner(predictor: Predictor) -> bytes:
-    """Serializes a classifier for `load_learner`, which takes nothing else for a learner.
+    """Serializes a classifier for `load_learner`, which accepts no other format.
 
     The weights of your own module have flax's names.
     """
@@ -101,17 +100,17 @@ def as_learner(predictor: Predictor) -> bytes:
 
 
 def _no_names(predictor: Predictor, form: str, whose: str) -> ConfigError:
-    what = f"format = {form}: has {whose} names, and {predictor.spec.name}"
+    what = f"format = {form}: needs {whose} names, but {predictor.spec.name}"
     if predictor.spec.names is not None:
         return ConfigError(f"{what} has others; choose safetensors, stablehlo or learner")
     return ConfigError(
-        f"{what} is a module of one's own; choose stablehlo, or learner, which "
+        f"{what} is a module of your own; choose stablehlo, or learner, which "
         "load_learner(path, model=...) loads in Python"
     )
 
 
 def _for_others(predictor: Predictor) -> dict[str, str]:
-    """Returns metadata in which the architecture is called as in timm's `config.json`."""
+    """Returns metadata in which the architecture has the name of timm's `config.json`."""
     metadata = _metadata(description_of(predictor))
     return {"architecture" if name == "arch" else name: metadata[name] for name in metadata}
 
@@ -140,13 +139,13 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 def as_stablehlo(predictor: Predictor) -> bytes:
     """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
-    Its `call` takes upright RGB pictures: uint8 [any batch, presize, presize, 3]. They are, with
-    the method "crop", the middle squares, brought to `presize`; with "squish" whole pictures,
-    brought to it without their proportions; with "pad" whole pictures whose long side is `presize`,
+    Its `call` takes upright RGB pictures: uint8 [any batch, presize, presize, 3]. With the method
+    "crop" they are centre squares, resized to `presize`; with "squish", entire pictures, resized to
+    it without keeping their proportions; with "pad", entire pictures whose long side is `presize`,
     in the upper left corner, and `call` takes their heights and widths, int32 [batch, 2], as well.
-    Where `size` is no square, the middle of a crop has its shape, and `presize` is its short side.
-    From there on it computes what validation computes. It returns probabilities; its `fun_name` is
-    the description as JSON.
+    If `size` is not square, the centre crop has its shape, and `presize` is its short side. From
+    there on the program computes what validation computes. It returns probabilities; its
+    `fun_name` is the description as JSON.
     """
     from jax import export
 
@@ -178,12 +177,12 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 
 
 def as_onnx(predictor: Predictor) -> bytes:
-    """Serializes a classifier as an ONNX program, from pictures of the network's size.
+    """Serializes a classifier as an ONNX program that takes pictures of the network's size.
 
-    Its description is in its metadata, and lines that call it are in its documentation.
+    Its metadata holds the description, and its documentation shows how to call it.
 
     Raises:
-        ConfigError: The extra `onnx` is not installed, or the network computes what is not written.
+        ConfigError: The extra `onnx` is not installed, or an operation cannot be written as ONNX.
     """
     try:
         from jaxch5.results.onnx import Unwritten, to_onnx
@@ -194,7 +193,7 @@ def as_onnx(predictor: Predictor) -> bytes:
         model = to_onnx(*onnx_program(predictor), jnp.uint8, ("pictures", "probabilities"))
     except Unwritten as error:
         raise ConfigError(
-            f"format = onnx: {predictor.spec.name} computes {error}, which is not written as ONNX; "
+            f"format = onnx: {predictor.spec.name} uses {error}, which cannot be written as ONNX; "
             "choose stablehlo"
         ) from None
     for key, value in _metadata(description_of(predictor)).items():
@@ -207,7 +206,7 @@ def as_timm(predictor: Predictor) -> dict[str, bytes]:
     """Serializes a classifier as the files of a folder that `timm.create_model` loads.
 
     Raises:
-        ConfigError: timm has no such network, or not with this head.
+        ConfigError: timm does not have this network, or not with this head.
     """
     config = json.dumps(timm_config(predictor), indent=2, ensure_ascii=False)
     return {
@@ -219,7 +218,7 @@ def as_timm(predictor: Predictor) -> dict[str, bytes]:
 
 @contextmanager
 def _without_locations() -> Iterator[None]:
-    """Keeps lines of source out of a program: they name folders of whoever exports it."""
+    """Keeps source locations out of a program, as they name folders of whoever exports it."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -229,7 +228,7 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-# The content of a file; or that of each file of a folder, by name.
+# The content of a file, or of each file of a folder by its name.
 FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,
@@ -241,7 +240,7 @@ FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
 
 
 def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
-    """Writes a classifier as one file, or as a folder for timm; returns its size in bytes.
+    """Writes a classifier as one file, or as a folder for timm, and returns its size in bytes.
 
     Args:
         predictor: Classifier to write.
@@ -249,8 +248,8 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         format: Key of `FORMATS`.
 
     Raises:
-        ConfigError: There is no such format, it has no place for the head, or the file's name has
-            another ending than readers of the format expect.
+        ConfigError: There is no such format, it cannot hold the head, or the file's name does not
+            end as readers of the format expect.
         CheckpointError: The file cannot be written.
     """
     if format not in FORMATS:
@@ -258,7 +257,7 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
     if format == "learner" and path.suffix != SAFETENSORS:
         raise ConfigError(
             f"{path}: should end in {SAFETENSORS}, or it cannot be loaded; "
-            f"{path.with_suffix(SAFETENSORS)} would do"
+            f"write {path.with_suffix(SAFETENSORS)} instead"
         )
     content = FORMATS[format](predictor)
     if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Where a classifier looks: which parts of a picture speak for a class."""
+"""Computes where a classifier looks: which parts of a picture speak for a class."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MOST_PROBABLE = -1
 
 
 class Attribution(NamedTuple):
-    """Says where a classifier looks.
+    """Holds where a classifier looks, as `attribution` computes it.
 
     Attributes:
         map: How much each pixel of the network's input speaks for the class, 0 to 1.
-        picture: This input, values from 0 to 1.
+        picture: That input, with values from 0 to 1.
         label: Name of the class.
-        probability: Probability that the classifier gives to it.
+        probability: Probability that the classifier gives the class.
     """
 
     map: Float[np.ndarray, "height width"]
@@ -45,7 +45,7 @@ class Attribution(NamedTuple):
     probability: float
 
     def overlay(self) -> Image:
-        """Returns the map in colours over the picture in grey, in its size."""
+        """Returns the map in colours over the grey picture, at the picture's size."""
         return as_image(overlay(self.picture, self.map))
 
     def plot(self) -> Figure:
@@ -54,10 +54,10 @@ class Attribution(NamedTuple):
 
 
 class HasPredictor(Protocol):
-    """What a predictor can be made of, such as a learner."""
+    """Anything that a predictor can be made from, such as a learner."""
 
     def predictor(self) -> Predictor:
-        """Returns the classifier as it is now."""
+        """Returns the classifier with its current weights."""
 
 
 def attribution(
@@ -73,7 +73,7 @@ def attribution(
     Args:
         classifier: Predictor or learner.
         picture: Picture as `Predictor.predict` takes it.
-        label: Name of the class; None is the most probable one.
+        label: Name of the class; None takes the most probable one.
 
     Raises:
         ConfigError: There is no such class, or the network has no map.
@@ -97,7 +97,7 @@ def attribution(
     """
     predictor = classifier if isinstance(classifier, Predictor) else classifier.predictor()
     if label is not None and label not in predictor.classes:
-        raise ConfigError(f"label = {label}: is none of {', '.join(predictor.classes)}")
+        raise ConfigError(f"label = {label}: should be one of {', '.join(predictor.classes)}")
     place = MOST_PROBABLE if label is None else predictor.classes.index(label)
     about = predictor.about
     image, frame = presized(picture, about.presize, reading=about.reading, method=about.method)
@@ -110,12 +110,12 @@ def attributions(
     frames: Float[np.ndarray, "batch 3 3"],
     labels: Sequence[int],
 ) -> list[Attribution]:
-    """Computes what `attribution` does of presized pictures, all in one call.
+    """Computes the maps of `attribution` for presized pictures, all in one call.
 
     Args:
         predictor: Classifier.
-        images, frames: Canvases and frames of the pictures; as `Canvases` returns them.
-        labels: Place of each picture's class; a negative one is that of the most probable class.
+        images, frames: Canvases and frames of the pictures, as `Canvases` returns them.
+        labels: Index of each picture's class; a negative one takes the most probable class.
 
     Raises:
         ConfigError: The network has no map.
@@ -129,7 +129,7 @@ def attributions(
 
 
 def check_has_map(predictor: Predictor) -> None:
-    """Makes sure that where a classifier looks can be computed.
+    """Checks that the network has the map that `attribution` needs.
 
     Raises:
         ConfigError: The network has no map.

@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it says, and what it should leave unanswered."""
+"""Measures whether a classifier is right as often as it claims, and suggests a threshold."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Returns the mean distance of confidence and accuracy, by items (Guo et al., 1706.04599).
+        """Returns the mean gap of confidence and accuracy, weighted by items (Guo, 1706.04599).
 
-        It is NaN where there are no items.
+        It is NaN if there are no items.
         """
         if not self.count.any():
             return math.nan
@@ -44,7 +44,7 @@ class Calibration:
 def calibrate(
     confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"], bins: int = 10
 ) -> Calibration:
-    """Takes the mean confidence and accuracy of predictions in bins of confidence.
+    """Computes the mean confidence and accuracy of predictions in bins of confidence.
 
     Args:
         confidences: Probability of each item's prediction; one on the edge of two bins falls into
@@ -72,7 +72,7 @@ def calibrate(
 
 
 class Selection(NamedTuple):
-    """What a classifier leaves unanswered and gets wrong by its threshold (1705.08500).
+    """Holds how much a classifier answers, and how much of it is wrong, by threshold (1705.08500).
 
     Attributes:
         threshold: Thresholds at which answers change, the highest first.
@@ -93,7 +93,7 @@ class Selection(NamedTuple):
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
-        """Returns the highest threshold that answers a share of the items, down to six decimals.
+        """Returns the highest threshold that answers a share of the items, cut to six decimals.
 
         Args:
             share: Share of the items, 0 to 1.
@@ -107,11 +107,11 @@ class Selection(NamedTuple):
 
 
 def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
-    """Counts what is answered, and what of that is wrong, at every threshold.
+    """Computes the share that is answered, and the share of it that is wrong, by threshold.
 
     Args:
         confidences: Probability of each item's most probable class.
-        right: Whether that is its class.
+        right: Whether that class is the actual one.
 
     Example:
         >>> selection = select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True]))

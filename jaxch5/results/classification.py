@@ -55,7 +55,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = (*self.classes, self.macro, self.weighted)
-        # A line end in a class's name would break the table.
+        # A line break in the name of a class would break the table.
         names = [printable(" ".join(line.name.split())) for line in lines]
         width = max(map(len, names))
 
@@ -82,7 +82,7 @@ def classification_report(
 
     Args:
         targets, predictions: Actual and predicted class of each item, places in `classes`; a
-            prediction beyond them is none of them, and is wrong.
+            prediction beyond them stands for none of them, and is wrong.
         classes: Names of the classes; two may be the same.
 
     Example:

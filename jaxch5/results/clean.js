@@ -1,17 +1,17 @@
 "use strict";
 
 const ANSWERS = { keep: "✓ keep", class: "→ ", drop: "✕ drop", unsure: "? not sure" };
-// Pairs of classes to choose from, and classes found: more would be slower than typing.
+// Maximum number of pairs and of found classes that are listed: typing is faster than a longer list.
 const PAIRS = 200, FOUND = 12;
 const AGAIN = 2000;
 const $ = (id) => document.getElementById(id);
 const sleep = (time) => new Promise((done) => setTimeout(done, time));
 
 let data, classes, answers, seen;
-// Suspects that are shown, the place of the one that is looked at, and where a choice of several began.
+// The suspects shown, the position of the current one, and where a selection of several began.
 let order = [], at = 0, anchor = 0;
 let grid = false, looks = false;
-// Answers that are not on the disk yet, oldest first.
+// Answers that are not saved yet, oldest first.
 const queue = [];
 let sending = false;
 
@@ -32,7 +32,7 @@ function image(size, number, alt) {
   shown.onload = () => shown.classList.toggle("tiny", Math.max(shown.naturalWidth, shown.naturalHeight) <= data.tiny);
   shown.onerror = async () => {
     let reason = "the server is gone";
-    try { reason = await (await fetch(address)).text(); } catch { /* said as it is */ }
+    try { reason = await (await fetch(address)).text(); } catch { /* the reason above holds */ }
     shown.replaceWith(make("div", { className: "broken" }, make("bdi", {}, reason)));
   };
   shown.src = address;
@@ -62,7 +62,7 @@ function draw() {
   document.querySelector("[data-do=looks]").setAttribute("aria-pressed", looks);
   if (!order.length) return;
   const suspect = data.suspects[order[at]];
-  $("other").textContent = chosen().length > 1 ? "what it sees" : classes[suspect.prediction];
+  $("other").textContent = chosen().length > 1 ? "as predicted" : classes[suspect.prediction];
   if (grid) drawMany(); else drawOne(order[at]);
 }
 
@@ -76,7 +76,7 @@ function drawOne(number) {
       : image("large", suspect.image, `labelled ${classes[suspect.label]}, looks like ${classes[suspect.prediction]}`));
     $("facts").replaceChildren(...facts(suspect));
     $("facts").scrollTop = 0;
-    // The next ones are there when they are asked for.
+    // Preload the next ones.
     for (const next of order.slice(at + 1, at + 4)) new Image().src = `/large/${data.suspects[next].image}?${data.digest}`;
   }
   $("answer").replaceChildren(`${at + 1} of ${order.length} `, badge(number));
@@ -103,7 +103,7 @@ function facts(suspect) {
   ];
 }
 
-// Only the cells that can be seen are in the page, however many suspects there are.
+// Only visible cells are in the page, however many suspects there are.
 const cells = new Map();
 function sizes() {
   const width = $("many").clientWidth, across = Math.max(2, Math.floor(width / (width < 500 ? 115 : 170)));
@@ -185,7 +185,7 @@ async function post(path, value) {
 function take(reply) {
   ({ seen, classes } = reply);
   Object.assign(answers, reply.answers);
-  // What waits is still meant.
+  // Unsaved answers still apply.
   for (const one of queue) for (const number of one.suspects ?? []) answers[number] = [one.kind, one.class ?? null, true];
 }
 
@@ -198,12 +198,12 @@ async function send() {
     try {
       const reply = await post("/answer", head);
       if (reply.status === 409) {
-        // Something was answered that this page does not know: in another tab, or by itself before the server ended.
+        // There are answers that this page has not seen: from another tab, or its own before the server stopped.
         const state = await reply.json(), known = state.answers;
         const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && (head.new || known[one][1] === (head.class ?? null)));
         if (there) queue.shift();
         take(state);
-        $("said").textContent = "brought up to date with what was answered elsewhere";
+        $("said").textContent = "updated with answers from elsewhere";
       } else if (reply.ok) {
         queue.shift();
         const told = await reply.json();
@@ -262,7 +262,7 @@ function complete() {
   const at = (number) => classes[number].toLowerCase().indexOf(low);
   matches = [...classes.keys()].filter((number) => at(number) >= 0).sort((a, b) => at(a) - at(b) || a - b).slice(0, FOUND);
   if (typed && !matches.some((number) => classes[number].toLowerCase() === low)) matches.push(null);
-  // A new class is taken by choosing it, not by a slip of the keyboard.
+  // A new class has to be chosen explicitly, so that a typing error adds none.
   picked = matches[0] === null ? -1 : 0;
   list();
 }
@@ -283,7 +283,7 @@ function pick() {
   if (!matches.length) return;
   if (picked < 0) { picked = 0; return list(); }
   $("classes").close();
-  // Otherwise the next key may go to it still.
+  // Otherwise it may still receive the next key.
   $("typed").blur();
   const number = matches[picked];
   tell(number === null ? { kind: "class", new: $("typed").value.trim() } : { kind: "class", class: number });
@@ -306,11 +306,11 @@ async function finish() {
 const DO = {
   keep: () => tell({ kind: "keep" }),
   other: () => {
-    // Of several, each is what the network sees in it.
+    // Each of several gets the class that the network predicts for it.
     const several = chosen();
     if (!several.length) return;
     const kinds = new Set(several.map((number) => data.suspects[number].prediction));
-    if (kinds.size > 1) return say("these are of several other classes: choose fewer, or one pair of classes", true);
+    if (kinds.size > 1) return say("these have different predictions: select fewer, or one pair of classes", true);
     tell({ kind: "class", class: data.suspects[several[0]].prediction });
   },
   type: () => {
@@ -339,7 +339,7 @@ function pressed(event) {
   const control = event.ctrlKey || event.metaKey;
   if (control && event.key.toLowerCase() === "z") { event.preventDefault(); return DO.undo(); }
   if (control || event.altKey || !data) return;
-  // On a button they press it.
+  // On a button, these keys press it.
   if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;
   const across = grid ? sizes().across : 1;
   const steps = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - across, ArrowDown: at + across, Home: 0, End: order.length - 1, PageUp: at - 3 * across, PageDown: at + 3 * across };
@@ -351,7 +351,7 @@ function pressed(event) {
     if (!(grid && event.key.startsWith("Arrow") && (place < 0 || place >= order.length))) move(place, event.shiftKey);
   } else if (key in KEYS) {
     event.preventDefault();
-    // A key that is held down answers once.
+    // A key held down answers only once.
     if (!event.repeat) DO[KEYS[key]]();
   }
 }

@@ -1,4 +1,4 @@
-"""The page of `clean`: suspects as it shows them, and what it is told about them."""
+"""Serves the page of `jaxch5 clean`: the suspects it shows, and the answers it sends."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jaxch5.util.files import to_json
 from jaxch5.util.loopback import JSON, Reply
 from jaxch5.util.text import composed, folded, is_text, printable
 
-# Longest sides of pictures, pixels.
+# Longest sides of the pictures, pixels.
 SIDES = {"large": 1024, "small": 256}
-# Pictures that are kept as they were sent: some 60 MB.
+# Encoded pictures that are cached: some 60 MB.
 KEPT = 600
-# Seconds for which a browser may keep a picture; another list has other addresses.
+# Seconds for which a browser may cache a picture; another list of suspects has other addresses.
 SECONDS = 3600
 LONGEST_CLASS = 200
 PAGES = {
@@ -37,11 +37,11 @@ PAGES = {
     "/clean.css": ("clean.css", "text/css; charset=utf-8"),
     "/palette.css": ("palette.css", "text/css; charset=utf-8"),
 }
-# What is known of a suspect, beside its classes and pictures.
+# What is known about a suspect besides its classes and pictures.
 KNOWN = ("probability", "label_probability", "doubt", "part")
-# What is known of near-duplicates.
+# What is known about near-duplicates.
 TWINS = ("images", "labels", "parts")
-# A function that draws where the network looks for a class, of an item's number and the class.
+# A function of an item's number and a class that draws where the network looks for the class.
 Looks = Callable[[int, str], Image.Image]
 
 
@@ -49,15 +49,15 @@ def read_judged(path: Path) -> dict[str, Any]:
     """Reads the suspects that `jaxch5 suspects` wrote.
 
     Raises:
-        DataError: There are none, or the file is damaged or of another version.
+        DataError: There are none, or the file is damaged or from another version.
     """
-    again = f"jaxch5 suspects {path.parent} writes it"
+    again = f"write it with jaxch5 suspects {path.parent}"
     try:
         judged = json.loads(path.read_bytes())
         classes = set(judged["classes"])
         named = {one[name] for one in judged["suspects"] for name in ("label", "prediction")}
         if judged["format"] != 1 or not named <= classes:
-            raise ValueError("of another version, or with classes that it does not name")
+            raise ValueError("from another version, or with unnamed classes")
         return judged
     except FileNotFoundError:
         raise DataError(f"{path}: is not there; {again}") from None
@@ -66,21 +66,21 @@ def read_judged(path: Path) -> dict[str, Any]:
 
 
 class Cleaner:
-    """Answers what the page asks for.
+    """Answers the requests of the page.
 
     Attributes:
         keys: Path and label of each suspect that is still in the set, largest doubt first.
-        stale: Number of suspects that are not in the set any more, or not with that label.
-        digest: Tells lists of suspects apart: a page that shows another one is not obeyed.
+        stale: Number of suspects that are no longer in the set, or not with that label.
+        digest: Identifies the list of suspects: answers from a page with another list are refused.
 
     Args:
         title: Title of the page.
-        judged: What `read_judged` returned.
+        judged: Result of `read_judged`.
         source: Pictures to show.
         items: Item of each picture of the set, by path and label.
-        log: Answers so far, and where others are added.
+        log: Log of answers, to which others are added.
         finish: Function that writes labels, and returns lines about them and the next command.
-        looks: Function that draws where the network looks; or the reason why none does.
+        looks: Function that draws where the network looks, or the reason why there is none.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Cleaner:
         self._source, self._log, self._finish, self._looks = source, log, finish, looks
         self._lock = Lock()
         self._classes: dict[str, int] = {}
-        # Those that a person added are among them.
+        # Classes that the person added are included.
         for name in (*judged["classes"], *(answer.label for answer in log.answers)):
             if name:
                 self._number(name)
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
         self.stale = len(judged["suspects"]) - len(suspects)
-        # By its path alone, for other pictures that are shown beside it.
+        # By path alone, for the other pictures that are shown beside a suspect.
         self._item = {image: item for (image, _), item in items.items()}
         self._images: dict[str, int] = {}
         groups = defaultdict(list)
@@ -124,10 +124,10 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Answers a request: a file of the page, what it shows, a picture, or what it is told.
+        """Answers a request: for a file of the page, its content or a picture, or with an answer.
 
         Raises:
-            DataError: What is asked for cannot be read, or what is told makes no sense.
+            DataError: A picture cannot be read, or an answer makes no sense.
             CheckpointError: An answer cannot be saved.
         """
         path = path.partition("?")[0]
@@ -150,7 +150,7 @@ class Cleaner:
         if posted.get("digest") != self.digest:
             return Reply(b"this page shows another list of suspects; reload it", status=410)
         if posted.get("seen") != self._log.lines:
-            # Another page, or the same one before it knew: it looks at what there is first.
+            # The page has not seen the latest answers, such as another tab's: it has to load them.
             return _json(self._state(range(len(self.keys))), status=409)
         answer, places = self._meant(posted)
         held = self._log.answers[-1:] if answer.kind == UNDO else []
@@ -165,13 +165,13 @@ class Cleaner:
         kind, places = posted.get("kind"), posted.get("suspects", [])
         known = range(len(self.keys))
         if kind not in KINDS or not all(type(place) is int and place in known for place in places):
-            raise DataError("this is no answer about suspects of the list")
+            raise DataError("this is not an answer about suspects of the list")
         if kind == UNDO:
             if not self._log.answers:
                 raise DataError("there is no answer to undo")
             return Answer(UNDO), []
         if not places:
-            raise DataError("an answer is about one suspect or more")
+            raise DataError("an answer has to be about at least one suspect")
         pictures = tuple(self.keys[place] for place in places)
         return Answer(kind, pictures, self._class_of(posted) if kind == CLASS else ""), places
 
@@ -179,7 +179,7 @@ class Cleaner:
         if isinstance(new := posted.get("new"), str):
             name = composed(new).strip()
             if not name or len(name) > LONGEST_CLASS or not (name.isprintable() and is_text(name)):
-                raise DataError(f"a class has a name of 1 to {LONGEST_CLASS} signs that print")
+                raise DataError(f"a class name needs 1 to {LONGEST_CLASS} printable characters")
             alike = (known for known in self._classes if folded(known) == folded(name))
             return next(alike, name)
         number = posted.get("class")
@@ -188,7 +188,7 @@ class Cleaner:
         return [*self._classes][number]
 
     def _state(self, places: Iterable[int]) -> dict[str, Any]:
-        """Returns what was answered about some suspects; `null` is no answer."""
+        """Returns the answers about some suspects; `null` means that there is none."""
         answers = by_picture(self._log.answers)
         found = ((place, answers.get(self.keys[place])) for place in places)
         said = {
@@ -224,7 +224,7 @@ class Cleaner:
         return f"image/{form}", written.getvalue()
 
     def _shown(self, suspect: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> Any:
-        """Returns a suspect for the page, with pictures and classes by their numbers."""
+        """Returns a suspect for the page, with the numbers of its pictures and classes."""
         nearest = suspect.get("nearest") or {}
         twins = [
             {"image": self._place(image), "label": printable(label), "part": part}

@@ -1,4 +1,4 @@
-"""Confident learning (Northcutt et al., 1911.00068): which labels are wrong, and how many."""
+"""Estimates which labels are wrong by confident learning (Northcutt et al., 1911.00068)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from jaxch5.metrics import check_probabilities
 
 
 class LabelIssues(NamedTuple):
-    """Holds what probabilities say about labels that their classifier has not seen.
+    """Holds what out-of-sample probabilities say about labels.
 
     Attributes:
-        doubt: How much speaks against the label, from 0 to 1; above a half, its rival is more
-            probable. It is the mean of the rival's share of the probability of both, which finds
-            labels that nothing speaks for, and of (1 + the rival's probability - the label's) / 2,
-            which finds those against which one class stands out (docs/benchmarks.md).
-        rival: Most probable class beside the label.
-        wrong: Whether the label is among those that are likely wrong.
-        joint: Estimated numbers of items, by label (row) and by true class (column).
+        doubt: How much speaks against the label, from 0 to 1; above 0.5, its rival is more
+            probable. It is the mean of two scores: the rival's share of the probability of both,
+            which finds labels that nothing speaks for, and (1 + the rival's probability - the
+            label's) / 2, which finds labels with one clear rival (docs/benchmarks.md).
+        rival: Most probable class other than the label.
+        wrong: Whether the label is likely wrong.
+        joint: Estimated number of items, by label (row) and by true class (column).
     """
 
     doubt: Float[np.ndarray, "items"]
@@ -37,13 +37,13 @@ class LabelIssues(NamedTuple):
 def find_label_issues(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> LabelIssues:
-    """Finds labels that look wrong, and estimates how many are.
+    """Finds labels that look wrong, and estimates how many are wrong.
 
-    How many of each class are of each other one is estimated by `estimate_joint`; as many of its
-    items, those with the largest margins of that class over the label, are likely wrong.
+    `estimate_joint` estimates how many items of each label belong to each other class. As many of
+    the label's items, those with the largest margin of that class over the label, are likely wrong.
 
     Args:
-        labels: Class of each item, a place among the classes.
+        labels: Index of each item's class.
         probabilities: Probabilities of each item by a classifier that was not trained on it.
 
     Raises:
@@ -81,10 +81,11 @@ def find_label_issues(
 def confident_joint(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> Int[np.ndarray, "classes classes"]:
-    """Counts items by label (row) and by the class that they are confidently of (column).
+    """Counts items by label (row) and by the class that they confidently belong to (column).
 
-    An item is confidently of a class if its probability is at least the mean of that of the items
-    with that label; of several, it is of the most probable one. Items may be of none.
+    An item confidently belongs to a class if its probability is at least the mean probability of
+    the items with that label; among several such classes, the most probable one counts. An item may
+    belong to none.
 
     Args:
         labels, probabilities: As in `find_label_issues`.
@@ -98,8 +99,8 @@ def confident_joint(
     classes = probabilities.shape[1]
     right = labels[:, None] == np.arange(classes)
     thresholds = (probabilities * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)
-    # The mean of equal probabilities may be rounded upward. No item is confidently of a class that
-    # has none, or that none of its own looks like.
+    # The mean of equal probabilities may be rounded upward. No item confidently belongs to a class
+    # without items, or to one that none of its own items looks like.
     confident = (probabilities >= thresholds * (1 - 1e-9)) & (thresholds > 0)
     found = np.where(confident, probabilities, -1).argmax(axis=1)
     joint = np.zeros((classes, classes), int)
@@ -111,9 +112,9 @@ def confident_joint(
 def estimate_joint(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> Float[np.ndarray, "classes classes"]:
-    """Estimates the numbers of items by label (row) and true class (column).
+    """Estimates the number of items by label (row) and true class (column).
 
-    It is `confident_joint` with each row scaled to the number of items that have the label.
+    The estimate is `confident_joint` with each row scaled to the number of items with the label.
 
     Args:
         labels, probabilities: As in `find_label_issues`.
@@ -125,7 +126,7 @@ def estimate_joint(
                [0., 3.]])
     """
     joint = confident_joint(labels, probabilities).astype(float)
-    # A label of which nothing is known counts as right.
+    # A label about which nothing is known counts as right.
     np.fill_diagonal(joint, np.where(joint.any(axis=1), np.diag(joint), 1))
     counts = np.bincount(labels, minlength=len(joint))
     return joint * (counts / joint.sum(axis=1))[:, None]

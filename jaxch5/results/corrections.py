@@ -1,4 +1,4 @@
-"""Labels with the answers of a person put in, as a table that training takes."""
+"""Applies a person's answers to labels, and writes them as a table to train on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, write_file
 from jaxch5.util.text import composed, counted, is_text
 
-# Beside a table of corrected labels: what was corrected in it.
+# The file beside a table of corrected labels that records what was corrected.
 ABOUT = ".json"
 
 
 class Row(NamedTuple):
-    """A picture of a set: its path, its label, and whether it is validated."""
+    """A picture of a set: its path, its label, and whether it is for validation."""
 
     image: str
     label: str
@@ -37,14 +37,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrections:
-    """A set with its labels corrected, and what that changed.
+    """Holds a set with corrected labels, and what changed.
 
     Attributes:
         rows: Pictures that are left, in their order.
-        relabelled: Pictures of another class now, by part, old and new class.
-        dropped: Pictures that were left out, by part and class.
+        relabelled: Number of pictures that changed class, by part, old and new class.
+        dropped: Number of pictures that were left out, by part and class.
         kinds: Answers about pictures of the set, by kind.
-        elsewhere: Answers about pictures that are not in the set, or not with that label.
+        elsewhere: Number of answers about pictures that are not in the set, or not with that label.
     """
 
     rows: Sequence[Row]
@@ -57,7 +57,7 @@ class Corrections:
 def corrected(
     rows: Sequence[Row], answers: Mapping[Key, Answer], drop_unsure: bool = False
 ) -> Corrections:
-    """Puts answers into the labels of a set; a picture without one stays as it is.
+    """Applies answers to the labels of a set; a picture without an answer stays unchanged.
 
     Args:
         rows: Pictures of the set.
@@ -89,46 +89,44 @@ def corrected(
 
 
 def check_listable(rows: Sequence[Row]) -> None:
-    """Makes sure that a table can name all pictures and classes.
+    """Checks that a table can name all pictures and classes.
 
     Raises:
-        DataError: It cannot.
+        DataError: A table cannot hold one of the names.
     """
     classes = {row.label for row in rows}
     spaced = {name for name in classes if name != name.strip()}
     for name in sorted(classes):
         if not is_text(name):
-            raise DataError(f"class {name}: is no text, which it has to be in a table; rename it")
+            raise DataError(f"class {name}: is not valid text, which a table needs; rename it")
     for name in sorted(spaced):
         if name.strip() in classes - {name}:
             raise DataError(
-                f"class {name!r}: differs from another by spaces alone, which a table leaves out; "
+                f"class {name!r}: differs from another only by spaces, which a table drops; "
                 "rename one of them"
             )
     for row in rows:
         if row.image != row.image.strip():
-            raise DataError(
-                f"{row.image!r}: ends in a space, which a table leaves out; rename the file"
-            )
+            raise DataError(f"{row.image!r}: ends in a space, which a table drops; rename the file")
 
 
 def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
-    """Returns what training on corrected labels has to know: classes that came, went or are bare.
+    """Returns remarks about corrected labels: classes that are new, gone, or without pictures.
 
     Example:
         >>> rows = [Row("1.jpg", "cat", False), Row("2.jpg", "dog", False)]
         >>> remarks(rows, corrected(rows, {("2.jpg", "dog"): Answer("drop")}))[0]
-        'no picture of dog is left: a network that is trained on these labels will not know it'
+        'no picture of dog is left: a network trained on these labels will not know it'
     """
     had, has = ({composed(row.label.strip()) for row in rows} for rows in (before, now.rows))
     trained = {composed(row.label.strip()) for row in now.rows if not row.valid}
     lines = [
-        f"no picture of {name} is left: a network that is trained on these labels will not know it"
+        f"no picture of {name} is left: a network trained on these labels will not know it"
         for name in sorted(had - has)
     ]
     lines += [f"{name} is a new class" for name in sorted(has - had)]
     lines += [
-        f"{name} has no picture for training, so that train will refuse these labels: correct or "
+        f"{name} has no pictures for training, so train will refuse these labels: correct or "
         f"drop those for validation"
         for name in sorted(has - trained)
     ]
@@ -140,7 +138,7 @@ def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
     if now.elsewhere:
         lines.append(
             counted(now.elsewhere, "answer is", "answers are")
-            + " about pictures that are not in the set any more, or not with that label, and "
+            + " about pictures that are no longer in the set, or not with that label, and "
             "changed nothing"
         )
     return lines
@@ -156,19 +154,19 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
     kinds = now.kinds
     unsure = f"{kinds[UNSURE]:,} unsure"
     if kinds[UNSURE]:
-        unsure += ", and left out" if drop_unsure else ", and left as they are"
+        unsure += " (left out)" if drop_unsure else " (unchanged)"
     moved = now.relabelled.total()
     kept = kinds.total() - kinds[DROP] - kinds[UNSURE] - moved
     return f"{kept:,} kept, {moved:,} relabelled, {kinds[DROP]:,} dropped, {unsure}"
 
 
 def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
-    """Writes a table of corrected labels, and beside it what was corrected, each in one piece.
+    """Writes a table of corrected labels, and beside it a record of what changed, both atomically.
 
     Args:
-        path: CSV file; the other one has its name with another ending.
+        path: CSV file; the record has the same name with another ending.
         now: Corrected labels.
-        run: Run that the labels were of; None without one.
+        run: Run whose labels were corrected, if there is one.
 
     Raises:
         CheckpointError: They cannot be written.
@@ -186,7 +184,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
     writer = csv.writer(table)
     writer.writerow(("image", "label", IS_VALID))
     writer.writerows(now.rows)
-    # A file's name may hold bytes that are no text; they are written, and read, as they are.
+    # A file's name may hold bytes that are not valid text; they are written and read unchanged.
     write_file(path, table.getvalue().encode("utf-8", "surrogateescape"))
     about = {
         "format": 1,
@@ -201,9 +199,9 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 
 
 def about_labels(path: Path) -> dict[str, Any] | None:
-    """Returns what `write_labels` wrote beside a table; None where the table is no such one.
+    """Returns the record that `write_labels` wrote beside a table; None if there is none.
 
-    Its "edited" tells whether the table is another than was written, so that counts may be wrong.
+    Its "edited" tells whether the table was changed since then, in which case counts may be wrong.
     """
     try:
         about = json.loads(path.with_suffix(ABOUT).read_bytes())

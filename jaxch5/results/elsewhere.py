@@ -1,4 +1,4 @@
-"""What a classifier needs where jaxch5 is not: how pictures come in, and what timm reads of it."""
+"""Describes a classifier for use without jaxch5: its preprocessing, and timm's configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxch5.results.predictor import Predictor
 
 # timm's names of methods.
 CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
-# Ends a text about a program or a folder: lines that run where jaxch5 is not installed.
+# The end of the text about a program or a folder: code that runs without jaxch5.
 RECIPE = """
 {imports}from PIL import Image, ImageCms, ImageOps
 
@@ -63,7 +63,7 @@ def pixels(
     method: str = "crop",
     pad_mode: str = "reflection",
 ) -> np.ndarray:
-    """Reads a picture as the network takes it: uint8 [height, width, 3], where size is both."""
+    """Reads a picture as the network takes it: uint8 [height, width, 3], both given by `size`."""
     picture: Image.Image = Image.open(path)
     picture.draft("RGB", (presize, presize))  # a large JPEG is decoded at a fraction
     picture = ImageOps.exif_transpose(picture)
@@ -98,9 +98,9 @@ def pixels(
 
 
 def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[int, int, int]]:
-    """Returns the function that is written as ONNX, and the shape of a picture for it.
+    """Returns the function that is written as ONNX, and the shape of its pictures.
 
-    It computes in float32 whatever the precision of training, as most runtimes on a CPU have to.
+    It computes in float32 whatever the precision of training, as most runtimes on a CPU require.
     """
     model, size = predictor.model, height_and_width(predictor.about.size)
     wide = model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
@@ -114,7 +114,7 @@ def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[
 
 
 def recipe(predictor: Predictor, form: str) -> str:
-    """Returns what a program or a folder says of itself, with lines that run without jaxch5.
+    """Returns the text about a program or a folder, with code that runs without jaxch5.
 
     Args:
         predictor: The classifier.
@@ -140,13 +140,13 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
     """Returns the content of timm's `config.json`, as `timm.models.save_for_hf` writes it.
 
     Raises:
-        ConfigError: timm has no such network, or not with this head.
+        ConfigError: timm does not have this network, or not with this head.
     """
     spec, about, count = predictor.spec, predictor.about, len(predictor.classes)
     if not any(found.repository.startswith(f"timm/{spec.name}.") for found in spec.weights):
         raise ConfigError(
-            f"format = timm: {spec.name} names no weights timm/{spec.name}.TAG: timm has no such "
-            "network; choose safetensors, stablehlo, onnx or learner"
+            f"format = timm: {spec.name} has no weights timm/{spec.name}.TAG, so timm does not "
+            "have this network; choose safetensors, stablehlo, onnx or learner"
         )
     if spec.heads and about.head != spec.heads[0]:
         raise ConfigError(
@@ -154,7 +154,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
             f"--model.head {spec.heads[0]}, or choose another format"
         )
     size = height_and_width(about.size)
-    # A network with a position for each part of a picture is built for one size.
+    # A network with an embedding for each position is built for one size.
     fixed = {"img_size": list(size)} if spec.resample else {}
     entries = entries_of(spec, about.head)
     (classifier,) = (entry for entry in entries if MARK in entry.shape and len(entry.shape) == 2)

@@ -1,4 +1,4 @@
-"""Where a classifier is wrong: counts, losses, calibration, labels that look wrong, pictures."""
+"""Shows where a classifier is wrong: counts, losses, calibration, suspicious labels, pictures."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Interpretation(NamesFastai):
     """Holds a classifier's answers for a set of items, and shows its mistakes.
 
     Attributes:
-        targets: Actual class of each item, a place in `classes`.
-        probabilities: Probability that the model gives to each class for each item.
+        targets: Index of each item's actual class in `classes`.
+        probabilities: Probability that the model gives each class, for each item.
         classes: Names of the classes; a class may have no items.
         references: Path of each item.
-        pictures: Function from an item's number to its picture, values from 0 to 1.
+        pictures: Function from an item's number to its picture, with values from 0 to 1.
         task: Task that turns probabilities into an answer.
 
     Raises:
@@ -84,12 +84,12 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:
-        """Returns the answer for each item, a place in `answers`: the most probable, or none."""
+        """Returns each item's answer as an index into `answers`: the most probable, or none."""
         return self.task.decode(self.probabilities)
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Returns the names of the answers: the classes, and "none of these" if it is one."""
+        """Returns the names of the answers: the classes, then "none of these" if that is one."""
         return self.task.answers(self.classes)
 
     @cached_property
@@ -106,7 +106,7 @@ class Interpretation(NamesFastai):
         """Counts items by actual class (row) and answer (column); "none of these" is last in both.
 
         Args:
-            normalize: Whether to return shares of the row instead of counts; zeros without items.
+            normalize: Whether to return shares of the row instead of counts; an empty row is zeros.
 
         Example:
             >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
@@ -124,7 +124,7 @@ class Interpretation(NamesFastai):
         The most frequent comes first; equally frequent ones are in the order of the classes.
 
         Args:
-            min_val: Least count of a kind that is listed.
+            min_val: Minimum count of a mistake that is listed.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
@@ -143,10 +143,10 @@ class Interpretation(NamesFastai):
     def top_losses(
         self, k: int | None = None, largest: bool = True
     ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-        """Returns losses and numbers of the items that the model is most wrong about.
+        """Returns the losses and numbers of the items that the model is most wrong about.
 
         Args:
-            k: Number of items; None, or more than there are, is all.
+            k: Number of items; None, or more than there are, returns all.
             largest: Whether to return the largest losses; False gives the smallest first.
 
         Raises:
@@ -192,10 +192,10 @@ class Interpretation(NamesFastai):
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Returns the mean distance of confidence and accuracy, by items (Guo et al., 1706.04599).
+        """Returns the mean gap of confidence and accuracy, weighted by items (Guo, 1706.04599).
 
         Args:
-            bins: As in `calibration`, which raises the same.
+            bins: Number of bins; see `calibration`, which raises the same errors.
 
         Example:
             >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.7, 0.3]]), ["a", "b"])
@@ -207,11 +207,11 @@ class Interpretation(NamesFastai):
     def suspects(
         self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
     ) -> list[Suspect]:
-        """Finds items whose label looks wrong, since the model is sure of another; worst first.
+        """Finds items whose label looks wrong, as the model is sure of another class; worst first.
 
         Args:
-            min_loss: Least loss of the label; the default is that of a probability of a tenth.
-            min_probability: Least probability of the prediction.
+            min_loss: Minimum loss of the label; the default is the loss at a probability of 0.1.
+            min_probability: Minimum probability of the prediction.
 
         Example:
             >>> interp = Interpretation([0, 1], np.array([[0.9, 0.1], [0.95, 0.05]]), ["a", "b"])
@@ -228,9 +228,9 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes `suspects` that are files into a CSV file, to correct labels in; returns how many.
+        """Writes `suspects` that are files to a CSV file, to correct labels in; returns how many.
 
-        The file's columns are image, label, prediction, probability and loss: `from_csv` reads it.
+        Its columns are image, label, prediction, probability and loss; `from_csv` reads it.
 
         Args:
             path: CSV file to write; an existing one is replaced.
@@ -247,7 +247,7 @@ class Interpretation(NamesFastai):
             0
         """
         if self.references is None:
-            raise ConfigError("references: are missing; suspects are written by their paths")
+            raise ConfigError("references: are missing; suspects are written with their paths")
         return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
 
     def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
@@ -265,7 +265,7 @@ class Interpretation(NamesFastai):
         return mistakes.plot_confusion(self.confusion_matrix(normalize), self.answers, unit)
 
     def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
-        """Draws the pictures of `top_losses` under prediction, class, loss and probability.
+        """Draws the pictures of `top_losses` with their prediction, class, loss and probability.
 
         Args:
             k: Number of pictures.
@@ -290,7 +290,7 @@ class Interpretation(NamesFastai):
         """Draws `calibration`: accuracy against confidence.
 
         Args:
-            bins: As in `calibration`, which raises the same.
+            bins: Number of bins; see `calibration`, which raises the same errors.
 
         Example:
             >>> interp = Interpretation([0, 1], np.eye(2), ["cat", "dog"])
@@ -300,11 +300,11 @@ class Interpretation(NamesFastai):
         return mistakes.plot_calibration(self.calibration(bins))
 
     def plot_results(self, nrows: int, ncols: int, seed: int = 0) -> Figure:
-        """Draws some items, each under its prediction, and under its class where that is another.
+        """Draws some items, each titled with its prediction, and with its class if that differs.
 
         Args:
             nrows, ncols: Size of the grid.
-            seed: Seed of the draw of the items.
+            seed: Seed for the draw of the items.
 
         Raises:
             ConfigError: There are no pictures.
@@ -315,7 +315,7 @@ class Interpretation(NamesFastai):
 
     def _shown(self, items: Int[np.ndarray, "k"]) -> tuple[list[Picture], list[str], list[str]]:
         if self.pictures is None:
-            raise ConfigError("pictures: are missing, so that none can be shown")
+            raise ConfigError("pictures: are missing; there is nothing to show")
         predicted = [self.answers[number] for number in self.predictions[items]]
         actual = [self.classes[number] for number in self.targets[items]]
         return [self.pictures(int(item)) for item in items], predicted, actual
@@ -330,14 +330,14 @@ def interpretation_of(
     framing: Framing = CROP,
     size: Size = SIDE,
 ) -> Interpretation:
-    """Makes an interpretation of a model's answers to some items.
+    """Creates an interpretation of a model's answers for some items.
 
     Args:
         source, items: Source of the items, and their numbers in it.
         probabilities: Probability that the model gave to each class.
         labels: Classes of the items.
         task: Task that turns probabilities into an answer.
-        framing, size: The model's, by which pictures are shown as it sees them.
+        framing, size: The model's framing and size, to show pictures as it sees them.
     """
 
     def picture(place: int) -> Picture:

@@ -1,8 +1,8 @@
-"""A pure function of an array as an ONNX program, for runtimes that know neither jax nor PyTorch.
+"""Writes a pure function of an array as an ONNX program, for runtimes without jax or PyTorch.
 
-The function is traced for any number of rows, and each of its operations is written as the ONNX
-operator of the same meaning. What depends on no input is computed here and becomes a constant.
-Where code chooses by platform, the form for all others is written.
+The function is traced for any number of rows, and each of its operations is written as the
+equivalent ONNX operator. What does not depend on the input is computed here and becomes a constant.
+Where code branches by platform, the default branch is written.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 from onnx import helper, numpy_helper
 
-# The oldest in which all of these operators take what they are given here.
+# The oldest version in which all of these operators accept the arguments given to them here.
 OPSET, IR_VERSION = 18, 8
-# What is computed: a constant, or the name of what the program computes.
+# A value: a constant, or the name of a result of the program.
 Value = Any
-# An index of a branch: the one for platforms that code does not name.
+# The index of a branch: the one for platforms that the code does not name.
 OTHERS = object()
 INLINED = ("jit", "custom_jvp_call", "custom_vjp_call", "checkpoint", "closed_call")
 EQUIVALENT = {
@@ -41,11 +41,11 @@ VARIES = "a size that depends on the number of pictures"
 
 
 class Unwritten(Exception):
-    """An operation that is not written as ONNX."""
+    """Raised for an operation that has no ONNX form here."""
 
 
 class Graph:
-    """The nodes and constants of a program, as far as it is written."""
+    """Collects the nodes and constants of a program while it is written."""
 
     def __init__(self, given: str, rows: Any) -> None:
         self.nodes: list[Any] = []
@@ -53,7 +53,7 @@ class Graph:
         self.symbol, self.rows = rows, self.add("Shape", given, end=1)
 
     def add(self, operator: str, *inputs: Value, outputs: int = 1, **attributes: Any) -> Any:
-        """Writes a node; returns the name of what it computes, or the names of several."""
+        """Writes a node, and returns the name of its result, or the names of several results."""
         names = [f"{operator}_{len(self.nodes)}_{output}" for output in range(outputs)]
         given = [value if isinstance(value, str) else self._constant(value) for value in inputs]
         self.nodes.append(helper.make_node(operator, given, names, **attributes))
@@ -70,7 +70,7 @@ class Graph:
         return self.add("Transpose", value, perm=order) if is_name else np.transpose(value, order)
 
     def reshape(self, value: Value, shape: Iterable[Any]) -> Value:
-        # The number of rows follows from all that there is.
+        # The number of rows follows from the rest of the shape.
         sides = [side if isinstance(side, int) else -1 for side in shape]
         return self.add("Reshape", value, np.array(sides))
 
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Expand", value, self.add("Concat", *sides, axis=0))
 
     def known(self, sides: Iterable[Any], rows: Any) -> list[Any]:
-        """Returns numbers, one of which may be the number of rows, with another in its place."""
+        """Replaces the number of rows, if it is one of some numbers, by another number."""
         found = [rows if side is self.symbol or side == self.symbol else side for side in sides]
         if any(side is not rows and not isinstance(side, int) for side in found):
             raise Unwritten(VARIES)
@@ -98,7 +98,7 @@ def to_onnx(
         names: Names of its input and its output.
 
     Raises:
-        Unwritten: It computes something for which there is no rule here.
+        Unwritten: It uses an operation that has no ONNX form here.
 
     Example:
         >>> model = to_onnx(jax.nn.relu, (3,), np.float32, ("x", "y"))
@@ -127,7 +127,7 @@ def _type(dtype: Any) -> int:
 
 
 def _write(graph: Graph, closed: ClosedJaxpr, given: Sequence[Value]) -> list[Value]:
-    """Writes all operations of a function; returns its results."""
+    """Writes all operations of a function, and returns its results."""
     jaxpr = closed.jaxpr
     values: dict[Any, Value] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     values.update(zip(jaxpr.invars, given, strict=True))
@@ -188,7 +188,7 @@ def _pool(graph: Graph, eqn: Any, x: Value) -> Value:
         raise Unwritten("dilated pooling")
     sizes = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
     windows, one = list(zip(*sizes, strict=True)), (1, 1, (0, 0))
-    # ONNX has two axes in front that are not pooled.
+    # ONNX has two leading axes that are not pooled.
     axes = sorted(range(len(windows)), key=lambda axis: windows[axis] != one)
     if any(windows[axis] != one for axis in axes[:2]):
         raise Unwritten("pooling of all axes")
@@ -227,15 +227,15 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
-    """Writes a part at fixed places, which is how indexing is traced for any number of rows."""
+    """Writes a slice at fixed places, as indexing is traced for any number of rows."""
     if isinstance(index, str):
-        raise Unwritten("a choice of places that pictures decide")
+        raise Unwritten("indexing by places that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]
     along: list[int] = []
     for axis, starts in zip(axes, np.moveaxis(np.asarray(index), -1, 0), strict=True):
         varying = [of for of in range(starts.ndim) if np.ptp(starts, of).any()]
         if len(varying) > (sides[axis] == 1):
-            raise Unwritten("a choice of places that depend on one another")
+            raise Unwritten("indexing by places that depend on one another")
         first = starts[tuple(slice(None) if of in varying else 0 for of in range(starts.ndim))]
         places = (np.atleast_1d(first)[:, None] + np.arange(sides[axis])).ravel()
         x, sides[axis] = graph.add("Gather", x, places, axis=axis), len(places)
@@ -243,7 +243,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
     shape = eqn.outvars[0].aval.shape
     wide = [[side for side in of if side != 1] for of in (sides, shape)]
     if wide[0] != wide[1] or along != sorted(along):
-        raise Unwritten("a choice of places in another order")
+        raise Unwritten("indexing in another order of axes")
     return graph.reshape(x, shape)
 
 
@@ -257,7 +257,7 @@ def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
 def _pad(graph: Graph, eqn: Any, x: Value, value: Value) -> Value:
     low, high, between = zip(*eqn.params["padding_config"], strict=True)
     if any(between):
-        raise Unwritten("pad between elements")
+        raise Unwritten("padding between elements")
     return graph.add("Pad", x, np.array(low + high), value)
 
 

@@ -1,4 +1,4 @@
-"""Judging every item by a classifier that was not trained on it: folds, and linear heads."""
+"""Predicts every item with a classifier that was not trained on it: folds, and linear heads."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def stratified_folds(
     seed: int = 0,
     same: Iterable[Sequence[int]] = (),
 ) -> Int[np.ndarray, "items"]:
-    """Deals items out to folds, each class evenly.
+    """Assigns items to folds, each class evenly.
 
-    An item of a class that would be in one fold alone is in none, -1: without it nobody could learn
-    the class.
+    The items of a class that would be in a single fold are in none (-1), as no classifier could
+    learn the class without that fold.
 
     Args:
         labels: Class of each item.
         count: Number of folds.
-        seed: Seed of the order in which items are dealt out.
-        same: Groups of items that belong in one fold, such as copies of one picture.
+        seed: Seed for the order in which items are assigned.
+        same: Groups of items that belong in the same fold, such as copies of one picture.
 
     Example:
         >>> folds = stratified_folds(np.array([0, 0, 0, 0, 1, 1, 2]), 2)
@@ -54,7 +54,7 @@ def stratified_folds(
     dealt = np.zeros((labels.max(initial=0) + 1, count), int)
     folds = np.full(len(labels), -1)
     for items in members.values():
-        # The fold with the fewest of its class, and of those the one with the fewest items.
+        # The fold with the fewest items of its class; among equal ones, that with the fewest items.
         fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
@@ -67,15 +67,15 @@ def judge_by_heads(
     folds: Int[np.ndarray, "items"],
     classes: int,
 ) -> Float[np.ndarray, "items classes"]:
-    """Computes what linear heads make of items that they have not seen: probabilities of classes.
+    """Computes class probabilities of items by linear heads that were not trained on them.
 
-    A fold's head is a softmax regression on the features of all other items. How strongly it is
-    regularized is decided without the fold as well: by the loss, in the next fold, of heads of the
-    rest. Items in no fold have zeros.
+    A fold's head is a softmax regression on the features of all other items. The strength of its
+    regularization is chosen without the fold as well: by the loss in the next fold of heads that
+    were trained on the remaining ones. Items in no fold have zeros.
 
     Args:
         features: Features of the items.
-        labels: Class of each item, a place among the classes.
+        labels: Index of each item's class.
         folds: Fold of each item, as `stratified_folds` returns them.
         classes: Number of classes.
 
@@ -103,7 +103,7 @@ def _strength(
     rest: Bool[np.ndarray, "items"],
     following: Bool[np.ndarray, "items"],
 ) -> float:
-    """Returns the regularization of the heads of `rest` that fit `following` best."""
+    """Returns the regularization with which heads trained on `rest` fit `following` best."""
     known = following & np.isin(labels, labels[rest])
     if len(set(labels[rest].tolist())) < 2 or not known.any():
         return USUAL
@@ -114,8 +114,8 @@ def _strength(
         losses.append(-np.log(np.maximum(chosen, SMALLEST)))
         if losses[-1].mean() > min(map(np.mean, losses)):
             break
-    # The strongest regularization whose loss is within a standard error of the least: where labels
-    # are wrong, the least loss is that of a head that has learned some of them.
+    # The strongest regularization whose loss is within a standard error of the least: if labels are
+    # wrong, the head with the least loss has learned some of them.
     least = min(losses, key=np.mean)
     limit = least.mean() + least.std() / np.sqrt(len(least))
     return next(s for s, loss in zip(STRENGTHS, losses, strict=False) if loss.mean() <= limit)
@@ -126,7 +126,7 @@ def _heads(
     labels: Int[np.ndarray, "items"],
     strengths: Iterable[float],
 ) -> Iterator[LogisticRegression]:
-    """Yields a head for each strength, each begun where the one before ended."""
+    """Yields a head for each strength, each initialized with the previous one."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -144,13 +144,13 @@ def nearest_items(
     asked: Sequence[tuple[int, int]],
     count: int = NEAREST,
 ) -> list[list[int]]:
-    """Finds the items of a class whose features are most like an item's, by their cosine.
+    """Finds the items of a class whose features are most similar to an item's, by their cosine.
 
     Args:
         features: Features of the items.
         labels: Class of each item.
         asked: Pairs of an item and a class.
-        count: Number of items for each pair, at most.
+        count: Maximum number of items for each pair.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])

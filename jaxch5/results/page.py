@@ -1,7 +1,7 @@
-"""Pages that need nothing but a browser: their frame, their policy, and how numbers are written.
+"""Renders self-contained pages: their frame, their security policy, and the format of numbers.
 
-A page holds its pictures, its style and its script, asks no one for anything, and treats names of
-classes and files as text that anyone may have written.
+A page embeds its pictures, its style and its script, sends no requests, and treats the names of
+classes and files as untrusted text.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxch5.plots.embed import TINY_SIDE
 from jaxch5.plots.training import shortened
 from jaxch5.util.text import NO_NUMBER, printable
 
-# Codes that a browser or a terminal obeys, among them those that turn the direction of writing, and
-# bytes of names that are no text.
+# Control characters, among them those that change the direction of writing, and bytes of names
+# that are not valid text.
 HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -33,7 +33,7 @@ def render_page(template: str, title: str, **values: Any) -> str:
     Args:
         template: File name of the template, which extends `page.html.jinja`.
         title: Title of the page.
-        values: What the template takes beside it.
+        values: The template's other variables.
     """
     environment = _environment()
     palette, style, script = (

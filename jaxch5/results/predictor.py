@@ -1,4 +1,4 @@
-"""A trained classifier without its data: predicts pictures, and travels as one file."""
+"""Predicts pictures with a trained classifier, without its data; it can be stored as one file."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """Holds an answer, its place in `Task.answers`, and the probabilities of all classes.
+    """Holds an answer, its index in `Task.answers`, and the probabilities of all classes.
 
-    If the answer is none of these, its label says so, and its place is the number of classes.
+    If the answer is "none of these", that is its label, and its index is the number of classes.
     """
 
     label: str
@@ -73,10 +73,10 @@ class Predictor(NamesFastai):
         model: Module, called as `model.apply(variables, x, train=False)` on normalized pictures.
         variables: Variables of the model.
         classes: Names of the classes, in the order of the logits.
-        normalization: Mean and deviation of the colours.
-        about: Sizes, and how the model was made.
+        normalization: Mean and standard deviation of the colours.
+        about: Sizes, and how the model was built.
         task: Task that turns logits into probabilities, and these into an answer.
-        spec: Architecture; None is that of the model.
+        spec: Architecture; None takes the model's.
 
     Example:
         >>> class Bright(nn.Module):
@@ -110,7 +110,7 @@ class Predictor(NamesFastai):
         return f"<{self.about.arch} of {counted(len(self.classes), 'class', 'classes')}>"
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """Returns the same classifier, and its programs, with other weights, as of a later step.
+        """Returns the same classifier with other weights, such as a later step's; programs stay.
 
         Args:
             variables: Weights and statistics of the same shapes.
@@ -120,10 +120,10 @@ class Predictor(NamesFastai):
         return other
 
     def program(self, make: Callable[[Predictor], Any]) -> Any:
-        """Returns what a function compiles of the classifier, which it does once for all weights.
+        """Returns a program that a function compiles for the classifier, once for all weights.
 
         Args:
-            make: Function of the classifier, from all of which but the weights a program follows.
+            make: Function from the classifier to a program that does not depend on its weights.
         """
         if make not in self._programs:
             self._programs[make] = make(self)
@@ -142,16 +142,16 @@ class Predictor(NamesFastai):
     def probabilities(
         self, pictures: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch c"]:
-        """Computes probabilities of pictures: a pure function, made to be compiled.
+        """Computes probabilities of pictures; a pure function that can be compiled.
 
         Args:
-            pictures: Pictures as `center` returns them: of the network's size, from 0 to 1.
+            pictures: Pictures as `center` returns them: of the network's size, values 0 to 1.
         """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
     @property
     def _of_normalized(self) -> Callable[[PyTree, Array], Array]:
-        # Of these alone, so that a program is found again whatever the weights are.
+        # The key leaves the weights out, so that one program serves all of them.
         apply, activation = self.model.apply, self.task.activation
         return lambda variables, x: activation(cast(Array, apply(variables, x, train=False)))
 
@@ -176,7 +176,7 @@ class Predictor(NamesFastai):
             picture: Path, file, its content, PIL picture, or pixels 0 to 255; see `read_picture`.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: The picture cannot be read.
         """
         canvas, frame = self._presized(picture)
         return self._predictions(canvas[None], frame[None])[0]
@@ -184,20 +184,20 @@ class Predictor(NamesFastai):
     def predict_many(
         self, pictures: Iterable[Picture] | Picture
     ) -> Iterator[Prediction | DataError]:
-        """Predicts the classes of many pictures, in their order; a bad one gives its error.
+        """Predicts the classes of many pictures, in their order; an unreadable one gives its error.
 
-        Pictures are read by threads while the batch before is computed, all batches by one program;
-        a picture that comes alone is computed alone, as `predict` does.
+        Threads read pictures while the previous batch is computed, and one program computes all
+        batches; a single picture is computed alone, as by `predict`.
 
         Args:
-            pictures: Pictures, each as `predict` takes it, or a single one. Where they end in an
-                error, those that came before it are predicted first.
+            pictures: Pictures, each as `predict` takes it, or a single one. If iterating over them
+                raises an error, the pictures before it are predicted first.
 
         Returns:
-            A prediction for each, or the error that `predict` would raise.
+            A prediction for each picture, or the error that `predict` would raise.
 
         Raises:
-            DataError: They cannot be taken one by one.
+            DataError: `pictures` cannot be iterated over.
         """
         return self._predict_each(iter(many(pictures)))
 
@@ -213,13 +213,13 @@ class Predictor(NamesFastai):
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # If one is left here, it came alone: of many, more are left.
+            # If a single one is left here, it is the only one: of many, more are left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
                 yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
         if not isinstance(ended, StopIteration):
-            # The error is the caller's own; what came before it has been predicted.
+            # The error is the caller's; the pictures before it have been predicted.
             raise ended
 
     def probabilities_of(
@@ -230,7 +230,7 @@ class Predictor(NamesFastai):
         Args:
             source: Labelled pictures.
             items: Numbers of the items.
-            batch_size: Number of pictures that are computed at a time.
+            batch_size: Number of pictures computed at a time.
 
         Raises:
             DataError: A picture cannot be read.
@@ -243,7 +243,7 @@ class Predictor(NamesFastai):
         """Computes features of items of a source, in their order; see `pooled_features`.
 
         Args:
-            source, items, batch_size: As in `probabilities_of`, which raises the same.
+            source, items, batch_size: As in `probabilities_of`, which raises the same errors.
         """
         program = self._compile(partial(pooled_features, self.model))
         return self._of_items(program, source, items, batch_size)
@@ -252,7 +252,7 @@ class Predictor(NamesFastai):
         self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
-            # Undecided, as for a source that nobody trained with: it is read as in training.
+            # A source that was not trained with has no settings yet: read it as in training.
             source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
@@ -272,7 +272,7 @@ class Predictor(NamesFastai):
             except DataError as error:
                 read.append(error)
         good = [pair for pair in read if not isinstance(pair, DataError)]
-        # Filled up, so that a last, shorter batch needs no program of its own.
+        # Padded: a shorter last batch would need its own program.
         filled = good + good[:1] * (rows - len(good))
         predictions: Iterator[Prediction] = iter(())
         if good:
@@ -303,14 +303,14 @@ def load_learner(
     """Loads a trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
-        path: Run directory, or a `.safetensors` file of format `learner`, also without the ending.
+        path: Run directory, or a `.safetensors` file of format `learner`, with or without ending.
         model: Architecture that was trained, if it is your own: a `ModelSpec`, an import
-            path to one, or the module. A path that the file names by itself is not imported.
-        task: Task that it was trained for, if it is your own; None takes what the path says.
+            path to one, or the module. An import path in the file itself is never imported.
+        task: Task that it was trained for, if it is your own; None takes the stored one.
 
     Raises:
         ConfigError: There is no run.
-        WeightsError: It has no checkpoint, the file is not a learner, or its task is your own.
+        WeightsError: It has no checkpoint, the file is not a learner, or its own task is not given.
 
     Example:
         >>> import jax, tempfile
@@ -331,7 +331,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # A run in Python may have another one than its configuration says: checkpoints know it.
+        # A run from Python may have another task than its configuration; checkpoints store it.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)
@@ -340,7 +340,7 @@ def load_learner(
         pretrained = from_file(path, spec, beside=False, head=about.head)
     task = task or known_task(path, said)
     if pretrained.classes is None:
-        raise WeightsError(f"{path}: names no classes; {EXPORT}")
+        raise WeightsError(f"{path}: has no class names; {EXPORT}")
     arch = spec if model is None or isinstance(model, str) else model
     network = create_model(arch, len(pretrained.classes), about.head, dtype_of(about.precision))
     about = about._replace(head=head_of(network, spec))

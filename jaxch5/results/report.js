@@ -1,6 +1,6 @@
 "use strict";
 
-// Without this script the table is in the order of the classes, and nothing is missing.
+// Without this script the table is complete, in the order of the classes.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
@@ -23,11 +23,11 @@ function compare(a, b) {
   if (a.dataset.value === undefined) {
     return a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
   }
-  // A share of nothing is no number, and counts as 0.
+  // A share of nothing is not a number, and counts as 0.
   return (Number(a.dataset.value) || 0) - (Number(b.dataset.value) || 0);
 }
 
-// In a large matrix the eye loses the row and the column of a cell.
+// In a large matrix it is hard to see which row and column a cell is in.
 for (const table of document.querySelectorAll("table.confusion")) {
   let lit = [];
   const light = (event) => {
@@ -40,7 +40,7 @@ for (const table of document.querySelectorAll("table.confusion")) {
   table.addEventListener("pointerleave", light);
 }
 
-// A cell of the matrix opens its pictures; without this script it leads to them.
+// A cell of the matrix opens its pictures; without this script it links to them.
 const dialog = document.createElement("dialog");
 document.body.append(dialog);
 for (const table of document.querySelectorAll("table.confusion")) {

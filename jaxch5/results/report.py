@@ -21,12 +21,12 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
 
 if TYPE_CHECKING:
-    # It takes SciPy's tests, which a command that starts to train does not wait for.
+    # It imports SciPy's tests, which a command that starts to train need not wait for.
     from jaxch5.results.advice import Advice
 
 # Shades in the confusion matrix; the style sheet has one rule for each.
 SHADES = 8
-# Seconds after which a page of a run that is still training loads itself again.
+# Seconds after which the page reloads while the run is still training.
 REFRESH = 10
 
 
@@ -34,7 +34,7 @@ class Example(NamedTuple):
     """A picture of a cell of the confusion matrix.
 
     Attributes:
-        tile: Its place on the report's sheet; None where it is not on it.
+        tile: Index on the report's sheet of pictures; None if it is not on it.
         reference: Name of the picture.
     """
 
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
     @property
     def style(self) -> str:
-        """Classes of the cell in the style sheet: right or wrong, and how large its share is."""
+        """The cell's classes in the style sheet: right or wrong, and how large its share is."""
         kind = "hit" if self.actual == self.predicted else "miss"
         return f"{kind} l{math.ceil(SHADES * self.share)}"
 
@@ -77,14 +77,14 @@ class Report:
         changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps where steps may be skipped.
-        right: How many pictures for validation are answered rightly, and how many there are.
+        right: Number of validation pictures that are classified correctly, and of all of them.
         rates: Learning rate of each group at each step.
         momentum: Momentum of each step.
         group_names: Names of the groups of layers; numbers where there are none.
         sample: Training pictures, each with its label.
         counts: Name of each class, with its pictures for training and for validation.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
-        classes: Names of the classes, and of none of them where that is an answer.
+        classes: Names of the classes, followed by "none of these" where that is an answer.
         examples: Some pictures of cells of the confusion matrix, by actual and predicted class.
         sheet: Small pictures of the examples.
         class_table: Row of each class: class, precision, recall, f1 and support.
@@ -93,13 +93,13 @@ class Report:
             label looks wrong), reference and, where it is known, look (a picture of where the
             network looks for its most probable class).
         calibration: How far to trust the probabilities.
-        cleaning: What was corrected in the labels since another run, and what became better by it
-            (see `run.cleaned.changes`).
+        cleaning: Labels corrected since another run, and what that improved (see
+            `run.cleaned.changes`).
         advice: What was found, and what to do about it.
         versions: Version of each package, by name.
         finished: Whether training is over.
-        stopped: How training ended early, as in "was interrupted"; "" where it did not.
-        time: Time of day at which this was written.
+        stopped: How training ended early, as in "was interrupted"; "" if it did not.
+        time: Time of day at which the report was written.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.
     """
@@ -134,7 +134,7 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the report in one piece: a reader sees the old one or the new one.
+    """Writes the report atomically: a reader sees either the old one or the new one.
 
     Args:
         path: HTML file, which may exist.
@@ -172,7 +172,7 @@ def render(report: Report) -> str:
         curves=_curves(report),
         schedules=_schedules(report.rates, report.momentum, report.group_names),
         rows=_rows(cells, len(report.classes)),
-        # The most frequent mistakes first; what is right is there for the cells that show it.
+        # The most frequent mistakes first; right answers are kept for the cells that show them.
         mistakes=sorted(
             (cell for cell in cells if cell.actual != cell.predicted), key=lambda cell: -cell.number
         ),
@@ -243,7 +243,7 @@ def _calibration(calibration: Calibration) -> Chart:
     filled = calibration.count > 0
     sure = [0.0, *(100 * calibration.confidence[filled]).tolist(), 100.0]
     right = [math.nan, *(100 * calibration.accuracy[filled]).tolist(), math.nan]
-    series = {"the network": right, "right as often as it is sure": sure}
+    series = {"the network": right, "perfect calibration": sure}
     return line_chart("Right answers by confidence", sure, series, "confidence, %", "right, %")
 
 

@@ -18,9 +18,9 @@ from jaxch5.results.confident import find_label_issues
 from jaxch5.results.out_of_fold import nearest_items
 from jaxch5.task import SOFTMAX
 
-# The loss of a probability of a tenth: so little is left to the label.
+# The loss of a label that has a probability of a tenth.
 SUSPECT_LOSS = 2.302585
-# More than all other classes together have.
+# More than all other classes have together.
 SUSPECT_PROBABILITY = 0.5
 COLUMNS = ("image", "label", "prediction", "probability", "loss")
 
@@ -42,8 +42,8 @@ def find_suspects(
     losses: Float[np.ndarray, "items"],
     classes: Sequence[str],
 ) -> list[Suspect]:
-    """Finds the items that are taken for another class than their own, largest loss first."""
-    # The answer "none of these" is no other class.
+    """Finds the items predicted as a class other than their own, largest loss first."""
+    # The answer "none of these" does not count as another class.
     wrong = (predictions != targets) & (predictions < len(classes))
     found = [
         Suspect(
@@ -110,7 +110,7 @@ def write_table(
 
     file = Path(path).expanduser()
     try:
-        # A file's name may hold bytes that are no text; they are written, and read, as they are.
+        # A file's name may hold bytes that are not valid text; they are written and read unchanged.
         with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
             writer = csv.writer(opened)
             writer.writerow(columns)
@@ -131,16 +131,16 @@ def described(
     probabilities: Float[np.ndarray, "items classes"],
     features: Float[np.ndarray, "items channels"] | None = None,
 ) -> dict[str, Any]:
-    """Describes what a classifier that has not seen items makes of their labels.
+    """Compares labels with the predictions of a classifier that was not trained on them.
 
     An item is listed if another class is more probable than its label, largest doubt first.
 
     Args:
         source: Labelled items.
         valid: Whether each is for validation.
-        judged: Items that were judged.
+        judged: Items that have predictions.
         probabilities: Probabilities of their classes.
-        features: Features by which items are near one another; None finds no near ones.
+        features: Features by which near items are found; None finds none.
 
     Returns:
         The estimated number of `wrong` labels, the share of labels that are `agreed` on, estimated

@@ -1,1 +1,1 @@
-"""A run: what watches training, writes it down and says it."""
+"""Runs: what observes training, stores it and reports it."""

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint: one safetensors file an item, and its checksum."""
+"""Stores the arrays of a checkpoint: one safetensors file per item, with its checksum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from safetensors.numpy import save as dump
 from jaxch5.training.mesh import to_host
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# Weights of other people's runs are read before they are known to fit; a ResNet-152 has 0.24 GB.
+# Weights of other people's runs are read before it is known that they fit; a ResNet-152 takes
+# 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]
@@ -34,7 +35,7 @@ def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
     """Returns the tree with the shapes and types of `like` whose leaves are the arrays.
 
     Raises:
-        ValueError: An array is missing, has another shape or type, or is one too many.
+        ValueError: An array is missing or superfluous, or has another shape or type.
 
     >>> from_arrays({"bias": np.zeros(2)}, {"bias": jax.ShapeDtypeStruct((2,), np.float64)})
     {'bias': array([0., 0.])}
@@ -57,7 +58,7 @@ def _name(path: tuple[jax.tree_util.KeyEntry, ...]) -> str:
 
 
 def write_arrays(directory: Path, arrays: Arrays) -> None:
-    """Writes arrays into a folder that is there."""
+    """Writes arrays into an existing folder."""
     content = dump(arrays)
     (directory / FILE).write_bytes(content)
     (directory / CHECKSUM).write_text(_checksum(content))
@@ -67,7 +68,7 @@ def read_arrays(directory: Path) -> Arrays:
     """Reads the arrays of a folder.
 
     Raises:
-        ValueError: The arrays are not those that were written, or more than memory should hold.
+        ValueError: The arrays are not those that were written, or need too much memory.
         OSError: A file cannot be read.
     """
     size = (directory / FILE).stat().st_size

@@ -1,4 +1,4 @@
-"""Writing what a run leaves: a failure does not end training, and is not forgotten."""
+"""Writes a run's files such that a failure neither ends training nor is forgotten."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Writes, says what cannot be written, and raises the errors that remain at the end.
+    """Tries to write things, reports failures, and raises those that remain at the end.
 
     Args:
-        say: Function that takes the lines.
+        say: Function that takes a line about each failure.
 
     Example:
         >>> def write(full):
@@ -42,10 +42,10 @@ class Attempts:
         return True
 
     def check(self) -> None:
-        """Raises what could not be written when it was last tried.
+        """Raises the first error of what could not be written at the last try.
 
         Raises:
-            CheckpointError: There is such a failure.
+            CheckpointError: Something could not be written.
         """
         for error in self.failed.values():
             raise error

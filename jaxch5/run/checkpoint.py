@@ -1,4 +1,4 @@
-"""Checkpoints: the last states of a run and the best, saved by orbax in the background."""
+"""Saves checkpoints, the last states of a run and the best, with orbax in the background."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from jaxch5.task import Best
 from jaxch5.training.state import TrainState
 from jaxch5.util.files import json_value
 
-# Items of a checkpoint: what is evaluated, the rest of the state, and everything else, as JSON.
+# Items of a checkpoint: what evaluation needs, the rest of the state, and everything else as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# Keys of what is said about a checkpoint: the checksum of the rest, and how epochs are compared.
+# Keys of a checkpoint's description: the checksum of the others, and how epochs are compared.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds: the state, and a record of each epoch that it has finished."""
+    """The content of a checkpoint: the state, and a record of each finished epoch."""
 
     state: TrainState
     records: list[Record]
 
 
 class StoredCheckpoints:
-    """The checkpoints that a run has written, to be read.
+    """Reads the checkpoints that a run has written.
 
-    Checksums of all that a checkpoint holds are stored in it and compared when it is read: a disk,
-    or a copy, may have changed a bit or lost a file.
+    A checkpoint stores checksums of all its content, which are compared when it is read: a disk or
+    a copy may have changed a bit or lost a file.
 
     Args:
         directory: Folder of the checkpoints.
@@ -53,32 +53,32 @@ class StoredCheckpoints:
         self.directory = directory
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, in rising order."""
+        """Returns the steps that have a checkpoint, in ascending order."""
         return self._written()
 
     def _written(self) -> list[int]:
         return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
 
     def last_step(self) -> int | None:
-        """Returns the step of the newest checkpoint; None where there is none."""
+        """Returns the step of the newest checkpoint; None if there is none."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint that ends an epoch; None where there is none."""
+        """Returns the step of the best checkpoint that ends an epoch; None if there is none."""
         ranked = []
         for step in self.steps():
-            # A save within an epoch has none, and one that is damaged cannot be compared.
+            # A save within an epoch has no metrics, and a damaged one cannot be compared.
             with suppress(OSError, ValueError):
                 file = self.directory / str(step) / "metrics" / "metrics"
                 ranked.append((_rank(json.loads(file.read_text(encoding="utf-8"))), step))
         return max(ranked)[1] if ranked else None
 
     def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T | None:
-        """Reads the newest checkpoint that is intact; returns None where none was written.
+        """Reads the newest intact checkpoint; returns None if none was written.
 
         Args:
-            read: Function of a step of `steps()`; it raises CheckpointError where that is damaged.
-            say: Function that takes a line about each damaged one, where an older one is intact.
+            read: Function of a step of `steps()` that raises CheckpointError if it is damaged.
+            say: Function that takes a line about each damaged one, if an older one is intact.
 
         Raises:
             CheckpointError: Checkpoints were written, and none of them is intact.
@@ -91,35 +91,35 @@ class StoredCheckpoints:
                 damaged.append(str(error))
                 continue
             for line in damaged:
-                say(f"{line}; the one before it, of step {step}, is used")
+                say(f"{line}; using the one before it, of step {step}")
             return found
         if damaged:
             raise CheckpointError(
-                f"{damaged[0]}; no other checkpoint of this run is intact either: begin a new one"
+                f"{damaged[0]}; this run has no other intact checkpoint: begin a new run"
             )
         return None
 
     def remove_after(self, step: int) -> None:
-        """Removes the checkpoints after a step, which would count as newer than what follows it."""
+        """Removes the checkpoints after a step, which would count as newer than its successors."""
         for other in self._written():
             if other > step:
                 shutil.rmtree(self.directory / str(other), ignore_errors=True)
 
     def about(self, step: int) -> dict[str, Any]:
-        """Returns what was said about a checkpoint when it was saved, and its `records`.
+        """Returns the description that a checkpoint was saved with, and its `records`.
 
         Raises:
-            CheckpointError: It is damaged; the two methods below raise the same.
+            CheckpointError: It is damaged; the next two methods raise the same error.
         """
         with self._damage_of(step):
             file = self.directory / str(step) / ABOUT / "metadata"
             about: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
             if about.pop(DIGEST, None) != _digest(about):
-                raise ValueError("what it says of itself is not what was saved")
+                raise ValueError("its description is not the one that was saved")
         return about
 
     def variables(self, step: int) -> dict[str, PyTree]:
-        """Reads the weights and statistics that the model of a checkpoint is evaluated with."""
+        """Reads the weights and statistics with which a checkpoint's model is evaluated."""
         with self._damage_of(step):
             return unflatten_dict(read_arrays(self.directory / str(step) / VARIABLES), sep="/")
 
@@ -127,7 +127,7 @@ class StoredCheckpoints:
         """Reads the checkpoint of a step.
 
         Args:
-            like: State of the same shapes, or its `jax.eval_shape`.
+            like: State with the same shapes, or its `jax.eval_shape`.
             step: One of `steps()`.
         """
         records = self.about(step)["records"]
@@ -153,21 +153,21 @@ class StoredCheckpoints:
 
 
 class Checkpoints(StoredCheckpoints):
-    """The checkpoints of one run; a context manager that waits for the last save.
+    """Writes the checkpoints of one run; a context manager that waits for the last save.
 
     A save returns as soon as the state has been copied, and continues in the background. It becomes
-    visible in one piece, by a rename, so that a run killed during a save keeps the one before. The
-    last two are kept, and the best by `jaxch5.task.Best`.
+    visible atomically, by a rename: a run killed during a save keeps the previous one. The last two
+    checkpoints are kept, and the best one according to `jaxch5.task.Best`.
 
     Args:
         directory: Folder of the checkpoints; it exists.
 
     Raises:
-        CheckpointError: From `save`, or on leaving, where one could not be written.
+        CheckpointError: A checkpoint could not be written; raised by `save`, or on exit.
     """
 
     def __init__(self, directory: Path) -> None:
-        # Its import takes longer than what only reads a run does.
+        # Importing it takes longer than anything a mere reader of a run does.
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
@@ -181,9 +181,9 @@ class Checkpoints(StoredCheckpoints):
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=True,
                 create=False,
-                # Each process has a manager of its own, and none waits for another's.
+                # Each process has its own manager, and none waits for another's.
                 multiprocessing_options=_alone(),
-                # So that whoever writes finds the directory there.
+                # The writer must find the directory.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
@@ -215,16 +215,16 @@ class Checkpoints(StoredCheckpoints):
         epoch_done: bool,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Starts to save a state under the number of its step, in place of what has that number.
+        """Starts to save a state under the number of its step, replacing any with that number.
 
-        What goes wrong in the background is raised by the next call, or by `wait`.
+        An error in the background is raised by the next call, or by `wait`.
 
         Args:
-            state: State, which may be consumed by the next step as soon as this returns.
-            records: Records of the epochs done so far.
-            epoch_done: Whether the last record is of this very state.
-            about: What else a reader should know, as JSON has it; `about` returns it. `BEST` in it
-                is the `Best` by which epochs are compared, where that is not the usual one.
+            state: State, which the next step may consume as soon as this returns.
+            records: Records of the epochs finished so far.
+            epoch_done: Whether the last record describes exactly this state.
+            about: Anything else for a reader, as JSON values; `about` returns it. Its key `BEST` is
+                the `Best` by which epochs are compared, if that is not the default.
         """
         import orbax.checkpoint as ocp
 
@@ -232,11 +232,10 @@ class Checkpoints(StoredCheckpoints):
 
         step = int(state.step)
         if step in self.steps():
-            # Saved before it was validated, by a run that was then stopped.
+            # A run that was stopped saved it before it was validated.
             self.wait()
             self._manager.delete(step)
-        # Copies, because on a CPU the save would read the very buffers that the next step writes
-        # into.
+        # Copies: on a CPU the save would read the same buffers that the next step writes into.
         variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
         said = json_value({**(about or {}), "records": list(records)})
         with self._unsaved():
@@ -253,20 +252,20 @@ class Checkpoints(StoredCheckpoints):
             )
 
     def wait(self) -> None:
-        """Waits until nothing is being saved any more."""
+        """Waits until all saves are finished."""
         with self._unsaved():
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, or are being saved, in rising order."""
+        """Returns the steps that have a checkpoint, or are being saved, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
-        """Returns the step of the newest of these; None where there is none."""
+        """Returns the step of the newest of these; None if there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step of the best of these that ends an epoch; None where there is none."""
+        """Returns the step of the best of these that ends an epoch; None if there is none."""
         return self._manager.best_step()
 
     @contextmanager
@@ -282,7 +281,7 @@ class Checkpoints(StoredCheckpoints):
 
 
 def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Ranks a record by what it says: whoever reads a run need not know what it was trained for."""
+    """Ranks a record by its own rule: a reader need not know what the run was trained for."""
     return Best(*record.get(BEST) or ()).rank(record)
 
 
@@ -298,7 +297,7 @@ def _alone() -> Any:
 
 
 def _without_variables(state: TrainState) -> TrainState:
-    """Returns the state without what its `variables` holds."""
+    """Returns the state without its `variables`."""
     if state.average is None:
         return state.replace(params=None, batch_stats=None)
     return state.replace(average=None)
@@ -309,7 +308,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Finds the reason in an error of the storage library, which names internal files before it."""
+    """Extracts the reason from an error of the storage library, after its internal files."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:

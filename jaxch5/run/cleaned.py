@@ -1,4 +1,4 @@
-"""What cleaning changed between two runs: recorded when the second begins, compared at its end."""
+"""Records what cleaning changed when a run begins, and compares the networks at its end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from jaxch5.util.files import to_json, write_file
 from jaxch5.util.imports import is_import_path
 from jaxch5.util.text import composed
 
-# Classes whose pictures were gained or lost, and pairs of classes, that a report names.
+# Maximum number of changed classes, and of pairs of classes, that a report names.
 SHOWN = 6
 
 
 class Gain(NamedTuple):
-    """How many pictures of a class two networks are right on, and how many it has."""
+    """The number of a class's pictures that each of two networks is right on, and of all."""
 
     name: str
     before: int
@@ -34,13 +34,13 @@ class Gain(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Two networks on the same pictures with the same labels.
+    """Compares two networks on the same pictures with the same labels.
 
     Attributes:
         pictures: Number of pictures.
-        before, now: Number of those that each is right on.
-        won: Those that the second alone is right on.
-        lost: Those that the first alone is right on.
+        before, now: Number of pictures that each network is right on.
+        won: Number of pictures that only the second is right on.
+        lost: Number of pictures that only the first is right on.
         gains: Classes that changed, the most changed ones first.
     """
 
@@ -53,9 +53,9 @@ class Compared(NamedTuple):
 
 
 def record_cleaning(run: RunDir) -> None:
-    """Records what was corrected in the labels of a run that begins, if they are such labels.
+    """Records what was corrected in the labels of a new run, if they were corrected.
 
-    They may be corrected further while the run stays.
+    The record keeps their state, as they may be corrected further later.
 
     Raises:
         CheckpointError: The record cannot be written.
@@ -66,15 +66,16 @@ def record_cleaning(run: RunDir) -> None:
 
 
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
-    """Returns what a report says of corrected labels: counts, and both networks on the new labels.
+    """Returns what a report shows about corrected labels: counts, and both networks' scores.
 
-    None where no labels were corrected. The first network is asked again, since what it scored was
-    by the labels of then. Where that cannot be, or would not be fair, "why_not" says so.
+    It is None if no labels were corrected. The first network is evaluated again, since its score
+    was based on the old labels. If that is impossible, or would be unfair, "why_not" has the
+    reason.
 
     Args:
-        run: Run that is finished.
+        run: Finished run.
         data: Pictures of the run.
-        interp: Answers of its network for validation; None where it gives none.
+        interp: Its network's answers for validation; None if it gives none.
     """
     if not run.cleaned_file.is_file():
         return None
@@ -96,12 +97,12 @@ def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str,
     }
     held_out = [str(word) for word in data.source.columns.get(IS_VALID, ())]
     if about["run"] is None:
-        said["why_not"] = "there was no run before"
+        said["why_not"] = "there is no earlier run"
     elif interp is None:
-        said["why_not"] = "this network gives no numbers"
+        said["why_not"] = "this network's outputs are not finite"
     elif about["edited"] or not all(held_out[item] == "True" for item in data.valid.items):
         said["why_not"] = (
-            "what this run validates may hold pictures that the other network was trained on"
+            "this run's validation set may contain pictures that the other network was trained on"
         )
     else:
         try:
@@ -112,25 +113,25 @@ def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str,
 
 
 def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> Compared:
-    """Compares the network of an earlier run with answers of another for the same pictures.
+    """Compares the network of an earlier run with another's answers for the same pictures.
 
     Args:
         earlier: Directory of the earlier run.
-        run: Run that the answers are of.
+        run: Run that gave the answers.
         data: Pictures of that run.
-        interp: Answers for the pictures that it validated, with their labels.
+        interp: Answers for the validation pictures, with their labels.
 
     Raises:
-        ConfigError: There is no such run any more.
+        ConfigError: The earlier run is gone.
         WeightsError: It has no network that can be loaded.
         DataError: A picture cannot be read.
     """
     arch = open_run(run.path)[1].model.arch
-    # A run's own import path was named for this run as well, or is not imported.
+    # The earlier run's own import path is imported only if it was named for this run as well.
     same = is_import_path(arch) and open_run(earlier)[1].model.arch == arch
     predictor = load_learner(earlier, arch if same else None)
     probabilities = predictor.probabilities_of(data.source, data.valid.items)
-    # By names: cleaning may have made a class, or emptied one.
+    # By name: cleaning may have created a class, or emptied one.
     classes = tuple(composed(name.strip()) for name in predictor.classes)
     answers = np.array(predictor.task.answers(classes))
     targets = np.array(interp.classes)[interp.targets]

@@ -1,15 +1,15 @@
-"""The run directory: what a run leaves on disk, and where.
+"""Manages the run directory: the files that a run writes.
 
 config.toml        the complete configuration, enough to run it again
-metrics.jsonl      one line an epoch
+metrics.jsonl      one line per epoch
 pictures.jsonl.gz  which pictures it was trained on and which it validated
-skipped.jsonl      pictures left out because they cannot be read, where there are any
-cleaned.json       what was corrected in its labels, where `clean` wrote them
+skipped.jsonl      pictures left out because they cannot be read, if there are any
+cleaned.json       what was corrected in its labels, if `clean` wrote them
 environment.jsonl  versions, machine and device, a line for each start and resume
-report.html        what was trained on what, and how it went, for people
+report.html        the report: what was trained on what, and with which results
 checkpoints/       the last state and the best
-tensorboard/       event files, where they were asked for
-profile/           traces of some steps, where they were asked for
+tensorboard/       event files, if they were requested
+profile/           traces of some steps, if they were requested
 lock               held by the process that writes here
 """
 
@@ -34,7 +34,7 @@ from jaxch5.util.files import to_json, unused, write_file
 
 
 class RunDir(NamedTuple):
-    """The paths of a run."""
+    """Holds the paths of a run."""
 
     path: Path
 
@@ -84,22 +84,22 @@ class RunDir(NamedTuple):
 
 
 def create_run(config: Config, path: Path | None = None) -> RunDir:
-    """Makes a run directory and writes the configuration into it.
+    """Creates a run directory and writes the configuration into it.
 
     Args:
         config: Configuration of the run.
-        path: Directory, new or empty; None makes `runs/DATE-NAME` in the working directory.
+        path: Directory, new or empty; None creates `runs/DATE-NAME` in the working directory.
 
     Raises:
-        ConfigError: `path` holds something already.
-        CheckpointError: The directory cannot be made or written.
+        ConfigError: `path` is not empty.
+        CheckpointError: The directory cannot be created or written.
     """
     if path is None:
         path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
     run = RunDir(path.expanduser().absolute())
     if run.config_file.exists():
         raise ConfigError(
-            f"{path}: holds a run already; jaxch5 train --resume {path} goes on with it, "
+            f"{path}: holds a run already; resume it with jaxch5 train --resume {path}, "
             "or name another directory"
         )
     try:
@@ -115,20 +115,20 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
 
 
 def open_run(path: Path) -> tuple[RunDir, Config]:
-    """Opens a run that exists; returns its paths and its configuration.
+    """Opens an existing run, and returns its paths and its configuration.
 
     Raises:
-        ConfigError: There is no run at `path`, or its configuration cannot be used.
+        ConfigError: There is no run at `path`, or its configuration is invalid.
     """
     run = RunDir(path.expanduser().absolute())
     if not run.config_file.is_file():
-        raise ConfigError(f"{path}: is no run directory: it holds no {run.config_file.name}")
+        raise ConfigError(f"{path}: is not a run directory: it has no {run.config_file.name}")
     return run, from_toml(run.config_file, recorded=True)
 
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Keeps other processes from writing into a run; the lock of a process that dies is void.
+    """Keeps other processes from writing into a run; a process that dies releases the lock.
 
     Raises:
         CheckpointError: Another process holds the lock.
@@ -140,7 +140,7 @@ def locked(run: RunDir) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise CheckpointError(
-                f"{run.path}: is being written by {holder}; wait for it, or end it"
+                f"{run.path}: is being written by {holder}; wait for it, or stop it"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
@@ -149,7 +149,7 @@ def locked(run: RunDir) -> Iterator[None]:
 
 
 def is_locked(run: RunDir) -> bool:
-    """Checks whether a process holds the lock of a run, and so is writing into it."""
+    """Checks whether a process holds the lock of a run, and so writes into it."""
     try:
         with run.lock_file.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -161,7 +161,7 @@ def is_locked(run: RunDir) -> bool:
 
 
 def write_config(run: RunDir, config: Config) -> None:
-    """Writes `config.toml`, in one piece.
+    """Writes `config.toml` atomically.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -181,12 +181,12 @@ def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
 
 
 def discard_run(run: RunDir) -> None:
-    """Removes a run from which nothing was learned."""
+    """Removes a run that learned nothing."""
     shutil.rmtree(run.path, ignore_errors=True)
 
 
 def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
-    """Writes `metrics.jsonl`, a line an epoch, in one piece: a reader sees the old or the new.
+    """Writes `metrics.jsonl`, a line per epoch, atomically: a reader sees the old or the new file.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -195,9 +195,9 @@ def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
 
 
 def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
-    """Writes `skipped.jsonl`: each picture that was left out, by its reference, and the reason.
+    """Writes `skipped.jsonl`: the reference of each picture that was left out, and the reason.
 
-    Where none was left out, there is no file.
+    If none was left out, no file is written.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -209,7 +209,7 @@ def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
 
 
 def read_skipped(run: RunDir) -> dict[str, str]:
-    """Reads what `write_skipped` wrote; without a file, nothing was left out."""
+    """Reads what `write_skipped` wrote; nothing if there is no file."""
     if not run.skipped_file.exists():
         return {}
     lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())
@@ -222,5 +222,5 @@ def _write_lines(file: Path, lines: Iterable[Mapping[str, object]]) -> None:
 
 def _name(config: Config) -> str:
     folder = config.data.path
-    # An import path has a colon, which some file systems refuse.
+    # An import path has a colon, which some file systems do not allow.
     return f"{folder.name if folder else 'digits'}-{config.model.arch.replace(':', '.')}"

@@ -1,4 +1,4 @@
-"""Where a run is computed: the versions, the machine and its device."""
+"""Describes where a run is computed: the versions, the machine and its device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "dm-pix", "orbax-checkpoi
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of jaxch5 and of the packages that decide what it computes."""
+    """Returns the versions of jaxch5 and of the packages that affect its results."""
     return {"jaxch5": __version__} | {name: version(name) for name in PACKAGES}
 
 
 def environment() -> dict[str, Any]:
-    """Describes what may make two runs of one configuration differ, as JSON has it.
+    """Describes what may make two runs of one configuration differ, as JSON values.
 
     Example:
         >>> sorted(environment())

@@ -1,4 +1,4 @@
-"""Training as hooks see it: every event in turn, and how it ended, whatever ended it."""
+"""Passes training's events to hooks, and tells them how it ended, whatever ended it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def follow(
     check: Callable[[], None],
     state: Callable[[], TrainState],
 ) -> None:
-    """Hands events to hooks, and an `End` where they break off.
+    """Passes events to hooks, with an `End` if they break off.
 
     Args:
-        events: Events from a `Begin` to the `End` of a call that is finished.
-        hooks: Hooks, each of which sees each event, also after one before it has failed.
-        check: Function called after each step and each epoch; what it raises ends the call.
-        state: Function that returns the state that the call has come to.
+        events: Events from a `Begin` to the `End` of a complete call.
+        hooks: Hooks, each of which receives each event, even if one before it has failed.
+        check: Function called after each step and each epoch; its errors end the call.
+        state: Function that returns the state that the call has reached.
 
     Raises:
-        Exception: What a hook, the check or the events raised.
+        Exception: A hook, the check or the events raised it.
     """
     event: Event | None = None
     resting = False
@@ -44,7 +44,7 @@ def follow(
     except BaseException as ended_by:
         if event is not None and not isinstance(event, End):
             interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
-            # Otherwise a step that failed may have consumed it.
+            # A failed step may have consumed the state otherwise.
             good = resting or interrupted or isinstance(ended_by, DataError)
             last = End(event.number, state() if good else None, "failed", ended_by)
             _hand(last._replace(how="interrupted") if interrupted else last, hooks)
@@ -63,11 +63,11 @@ def _hand(event: Event, hooks: Sequence[Hook]) -> None:
 
 
 def guest(hook: Hook) -> Hook:
-    """Wraps a user's hook: what it changes in an event is its own, and its errors name it."""
+    """Wraps a user's hook: its changes to an event stay its own, and its errors name it."""
 
     def call(event: Event) -> None:
         if not isinstance(event, (Begin, Ready)) and event.state is not None:
-            # The arrays cannot be written to; the dictionaries around them could.
+            # The arrays are read-only, but the dictionaries around them are not.
             event = event._replace(state=jax.tree.map(lambda leaf: leaf, event.state))
         try:
             hook(event)

@@ -1,4 +1,4 @@
-"""Runs that were made: what each is of, how it ended, and in what some differ; without jax."""
+"""Reads existing runs without jax: their data, how they ended, and in what they differ."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jaxch5.errors import CheckpointError, Jaxch5Error
 from jaxch5.metrics import Best, Record, best_by, is_number, wilson_interval
 from jaxch5.run.directory import RunDir, is_locked, open_run
 
-# How a run stands.
+# States of a run.
 ENDED, TRAINING, CUT = "ended", "training", "cut off"
 
 
 class PastRun(NamedTuple):
-    """What is known of a run without its network.
+    """Holds what is known about a run without loading its network.
 
     Attributes:
-        path: Directory, as it was named.
+        path: Directory, as it was given.
         config: Its configuration.
         records: Record of each epoch.
-        began: When it was begun.
+        began: When it began.
         state: "ended", "training", or "cut off" before its last epoch.
     """
 
@@ -44,30 +44,30 @@ class PastRun(NamedTuple):
 
     @property
     def pictures(self) -> str:
-        """Name of the set that it was trained on."""
+        """The name of the set that it was trained on."""
         found = (getattr(self.config.data, name) for name in SOURCES)
         return next((Path(str(one)).name for one in found if one), "digits")
 
     @property
     def best(self) -> Best:
-        """The rule by which its epochs are compared, as far as it says without an import."""
+        """The rule by which its epochs are compared, as far as it is known without an import."""
         known = [name for name in (self.config.fit.best, "accuracy") if name]
         there = (name for name in known if any(name in record for record in self.records))
         return best_by(next(there, "valid_loss"))
 
     @property
     def best_record(self) -> Record:
-        """The record of its best epoch; empty where there is none."""
+        """The record of its best epoch; empty if there is none."""
         place = self.best.of(self.records)
         return {} if place is None else self.records[place]
 
 
 class Found(NamedTuple):
-    """What some folders hold.
+    """Holds the runs found in some folders.
 
     Attributes:
-        runs: Runs in the order in which they were named; those of a folder with the newest last.
-        others: What is no run.
+        runs: Runs in the order in which they were given; those of one folder oldest first.
+        others: Paths that are not runs.
         damaged: Reason why a run cannot be read, by its path.
     """
 
@@ -77,22 +77,22 @@ class Found(NamedTuple):
 
 
 def total_epochs(settings: FitConfig) -> int:
-    """Counts the epochs of all phases together.
+    """Returns the total number of epochs of all phases.
 
     Example:
         >>> total_epochs(FitConfig(schedule="fine_tune", epochs=6, freeze_epochs=3))
         9
     """
     frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
-    # Undecided in a folder in which nothing was trained.
+    # Not yet decided in a folder in which nothing was trained.
     return frozen + (settings.epochs or 0)
 
 
 def find_runs(paths: Iterable[Path]) -> Found:
-    """Finds runs: each path is one, or a folder of some.
+    """Finds runs: each path is a run, or a folder of runs.
 
     Raises:
-        OSError: A path is no folder.
+        OSError: A path is not a folder.
     """
     found = Found([], [], {})
     for path in paths:
@@ -110,10 +110,10 @@ def find_runs(paths: Iterable[Path]) -> Found:
 
 
 def read_run(path: Path) -> PastRun:
-    """Reads what a run left.
+    """Reads the files of a run.
 
     Raises:
-        ConfigError: There is no run, or its configuration cannot be used.
+        ConfigError: There is no run, or its configuration is invalid.
         CheckpointError: Its records are damaged.
     """
     run, config = open_run(path)
@@ -127,7 +127,7 @@ def read_run(path: Path) -> PastRun:
 
 
 def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
-    """Returns the values of the settings in which runs differ, by dotted names."""
+    """Returns the values of the settings in which runs differ, by dotted name."""
     values = [flat(run.config) for run in runs]
     return {
         key: [one[key] for one in values]
@@ -137,7 +137,7 @@ def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
 
 
 def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], bool]:
-    """Returns Wilson's interval of each run's accuracy, and whether all validated the same.
+    """Returns Wilson's interval for each run's accuracy, and whether all validated the same set.
 
     Raises:
         CheckpointError: A record of pictures is damaged.

@@ -1,6 +1,6 @@
-"""How orbax stores the arrays of a checkpoint here: see `jaxch5.run.arrays`.
+"""Makes orbax store the arrays of a checkpoint in the format of `jaxch5.run.arrays`.
 
-orbax's own format is slower and leaks memory at each save: see `benchmarks/reliability.py arrays`.
+orbax's own format is slower and leaks memory with each save (`benchmarks/reliability.py arrays`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
     async def async_save(
         self, directory: epath.Path, args: SaveArrays
     ) -> list[Future[None]] | None:
-        """Starts to write; the arrays must stay as they are."""
+        """Starts to write; the arrays must not change meanwhile."""
         if jax.process_index() != 0:
             return None
         return [self._pool.submit(write_arrays, Path(directory), args.arrays)]
@@ -38,7 +38,7 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
         write_arrays(Path(directory), args.arrays)
 
     def restore(self, directory: epath.Path, args: ocp.args.CheckpointArgs | None = None) -> Arrays:
-        """Reads the arrays, as orbax asks of every handler."""
+        """Reads the arrays, as orbax requires of every handler."""
         return read_arrays(Path(directory))
 
     def close(self) -> None:

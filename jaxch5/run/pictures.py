@@ -1,4 +1,4 @@
-"""The pictures of a run: recorded when it begins, and the same ones when it is resumed."""
+"""Records the pictures of a run when it begins, and finds the same ones when it is resumed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from jaxch5.util.text import counted, same_names
 
 
 def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
-    """Records which pictures a run is trained on and which it validates.
+    """Records which pictures a run trains on and which it validates.
 
-    Others that it was trained on before stay recorded.
+    Pictures recorded earlier stay in the record.
 
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        restored: Whether the run is resumed, so that nothing is known where nothing is recorded.
+        restored: Whether the run is resumed; without a record, its pictures are then unknown.
 
     Raises:
         CheckpointError: The record cannot be written, or an existing one is damaged.
-        ConfigError: The existing one is of other classes.
+        ConfigError: The existing one has other classes.
     """
     before, now = read_pictures(run.pictures_file), data.pictures
     if before is None:
@@ -49,7 +49,7 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
             write_pictures(run.pictures_file, now)
     elif before.classes != now.classes:
         raise ConfigError(
-            f"{run.path}: is a run of the classes {', '.join(before.classes)}; name another "
+            f"{run.path}: has a run with the classes {', '.join(before.classes)}; name another "
             "directory for these pictures"
         )
     elif before.digest != now.digest:
@@ -57,10 +57,10 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
 
 
 def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
-    """Returns a warning where weights were trained on pictures that are to be validated.
+    """Returns a warning if weights were trained on some of the validation pictures.
 
     Args:
-        pretrained: Weights that training begins from; only a run says what they were trained on.
+        pretrained: Weights that training begins from; only a run knows what they were trained on.
         data: Pictures to validate.
 
     Raises:
@@ -72,7 +72,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
         return None
     return (
         f"{pretrained.origin} was trained on {count:,} of the "
-        f"{counted(len(data.valid.items), 'picture')} for validation: the accuracy will be too good"
+        f"{counted(len(data.valid.items), 'picture')} for validation: the accuracy will be too high"
     )
 
 
@@ -82,46 +82,46 @@ def going_on(
     """Returns the pictures that a run began with, and their split; None without a record.
 
     Args:
-        run: Run to go on with.
-        source: Pictures that its configuration names today, which may be more.
-        say: Function that takes a line about what is not as it was.
-        instead: What else can be done where a picture is gone, for the message.
+        run: Run to resume.
+        source: Pictures that its configuration finds today, which may be more.
+        say: Function that takes a line about each change.
+        instead: Alternative if a picture is gone, for the message.
 
     Raises:
-        DataError: A picture is gone, or is of another class now.
+        DataError: A picture is gone, or has another class now.
         CheckpointError: The record is damaged.
     """
     pictures = read_pictures(run.pictures_file)
     if pictures is None:
         say(
-            "this run has no record of its pictures (it is of an earlier version): its split is "
-            "drawn again, and is another one if pictures came or went"
+            "this run has no record of its pictures (it is from an earlier version): its split is "
+            "drawn again, and differs if pictures were added or removed"
         )
         return None
     found = find(pictures, pictures_of(source))
     way = (
-        "the run goes on with the pictures that it began with: put it back, name where they are "
-        f"now with --data.path, or {instead}"
+        "the run needs the pictures that it began with: put it back, name where they are now with "
+        f"--data.path, or {instead}"
     )
     if name := _first(pictures, found.places < 0):
-        raise DataError(f"{name}: is not there any more; {way}")
+        raise DataError(f"{name}: is gone; {way}")
     if name := _first(pictures, found.relabelled):
-        raise DataError(f"{name}: is of another class than when the run began; {way}")
+        raise DataError(f"{name}: has another class than when the run began; {way}")
     if name := _first(pictures, found.changed):
-        say(f"{name}: is another file than when the run began, so that it ends otherwise")
+        say(f"{name}: has changed since the run began, so the result will differ")
     skipped = read_skipped(run)
     others = np.flatnonzero(found.known < 0).tolist()
     if came := sum(source.references[item] not in skipped for item in others):
-        one = "picture came since the run began and is left out"
-        say(counted(came, one, "pictures came since the run began and are left out"))
+        one = "picture was added since the run began and is left out"
+        say(counted(came, one, "pictures were added since the run began and are left out"))
     return restricted(source, pictures, found), pictures.split
 
 
 def check_pictures(run: RunDir, data: Data) -> None:
-    """Makes sure that data has the pictures of a run, each in the part in which it was.
+    """Checks that data has the pictures of a run, each in the same part as before.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: It does not.
         CheckpointError: The record is damaged.
     """
     pictures, now = read_pictures(run.pictures_file), data.pictures
@@ -133,28 +133,28 @@ def check_pictures(run: RunDir, data: Data) -> None:
     counts = (
         (int((~there).sum()), "missing"),
         (int(moved.sum()), "in the other part"),
-        (int(found.relabelled.sum()), "of another class"),
+        (int(found.relabelled.sum()), "with another class"),
         (int((found.known < 0).sum()), "new"),
     )
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     raise ConfigError(
-        f"{run.path}: was trained on other pictures than these ({said}); split them by "
+        f"{run.path}: was trained on other pictures ({said}); split these with "
         "recorded_split(RUN), or begin another run from its weights"
     )
 
 
 def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Makes sure that a checkpoint has the architecture, classes, their weights and task.
+    """Checks that a checkpoint has the expected architecture, classes, class weights and task.
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
-        about: What was said about it when it was saved.
-        here: The same about the network that it is for.
+        about: Description that it was saved with.
+        here: Description of the network that it is for.
 
     Raises:
         ConfigError: It has others.
     """
-    # Older checkpoints do not say what there was no choice of.
+    # Older checkpoints do not store what could not be chosen then.
     about = {"task": SOFTMAX.name, "class_weights": "none", **about}
     same = {
         "arch": about["arch"] == here["arch"],
@@ -165,22 +165,22 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
     for name, fits in same.items():
         if not fits:
             raise ConfigError(
-                f"{checkpoint}: is of {name} {about[name]}, not {here[name]}; resume a run with "
+                f"{checkpoint}: has {name} {about[name]}, not {here[name]}; resume a run with "
                 "the network, the classes and the task that it began with"
             )
 
 
 def recorded_split(path: str | Path) -> Split:
-    """Returns the split of a run, for a source that holds its pictures, and maybe others.
+    """Returns the split of a run, for a source that contains its pictures.
 
-    Pictures that are not the run's are in neither part.
+    Other pictures of the source are in neither part.
 
     Args:
         path: Run directory.
 
     Raises:
         ConfigError: It has no record of its pictures.
-        DataError: From the split, where a picture of the run is missing.
+        DataError: A picture of the run is missing; raised by the split.
         CheckpointError: The record is damaged.
     """
     run = RunDir(Path(path).expanduser().absolute())
@@ -191,14 +191,14 @@ def recorded_split(path: str | Path) -> Split:
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         places = find(pictures, pictures_of(source)).places
         if name := _first(pictures, places < 0):
-            raise DataError(f"{name}: is a picture of {path}, and not there any more")
+            raise DataError(f"{name}: is a picture of {path}, but is gone")
         return places[~pictures.held_out], places[pictures.held_out]
 
     return split
 
 
 def _first(pictures: Pictures, chosen: Bool[np.ndarray, "pictures"]) -> str:
-    """Names the first picture that was chosen, and counts the others; "" where none was."""
+    """Names the first chosen picture, and counts the others; "" if none is chosen."""
     places = np.flatnonzero(chosen)
     if not len(places):
         return ""

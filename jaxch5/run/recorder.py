@@ -1,4 +1,4 @@
-"""What training did: losses and rates step by step, records epoch by epoch."""
+"""Records training: losses and rates of each step, and a record of each epoch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder(NamesFastai):
-    """Records what training did, while a learner trains.
+    """Records losses, rates and metrics while a learner trains.
 
-    A resumed run has the records of all its epochs, and the steps made since.
+    A resumed run has the records of all its epochs, but only the steps since it was resumed.
 
     Attributes:
         records: Record of each epoch: losses and metrics as fractions of 1, seconds, and trained
-            pictures a second.
+            pictures per second.
         losses: Loss of each step.
         lrs: Rates of each step, one for each group of layers, the head last.
         moms: Momentum of each step.
-        ends: Number of steps that had been made when each of these epochs ended.
+        ends: Number of steps completed at the end of each of these epochs.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])
@@ -47,7 +47,7 @@ class Recorder(NamesFastai):
         """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: Number of steps left out at the beginning: their losses dwarf the others.
+            skip_start: Number of steps left out at the start, as their losses dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 
@@ -63,7 +63,7 @@ class Recorder(NamesFastai):
         return figure
 
     def plot_sched(self) -> Figure:
-        """Plots rate and momentum of each step."""
+        """Plots the rate and the momentum of each step."""
         from jaxch5.plots.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Weights that training begins from: whose they are, and which parts of them are taken."""
+"""Finds the weights that training begins from, and transfers the parts that fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
-        ConfigError: The folder is no run, or there is no such architecture.
+        ConfigError: The folder is not a run, or there is no such architecture.
         WeightsError: They cannot be fetched or read, or do not fit.
 
     Example:
@@ -60,11 +60,11 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
 def find_weights(
     weights: str | Path, arch: str | ModelSpec, normalization: Normalization | None = None
 ) -> Pretrained:
-    """Finds weights, with the normalization, the classes and the origin that go with them.
+    """Finds weights, with their normalization, classes and origin.
 
     Args:
         weights, arch: As in `load_weights`.
-        normalization: Mean and deviation of their training; None takes what they say.
+        normalization: Mean and deviation of their training; None takes what is stored with them.
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)
@@ -81,12 +81,12 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
     """Resolves `weights="auto"`: "imagenet" if they can be fetched, else "none" and why.
 
     Returns:
-        The name, and a line for people where it is "none".
+        The name, and a line to show if it is "none".
     """
     try:
         from_hub(arch)
     except WeightsError as error:
-        return "none", f"no ImageNet weights, training from scratch: {error}; expect less without"
+        return "none", f"no ImageNet weights, training from scratch: {error}; expect less accuracy"
     return "imagenet", ""
 
 
@@ -99,14 +99,14 @@ def pretrained_of(
     say: Callable[[str], None] | None,
     view: Mapping[str, Any] = {},
 ) -> Pretrained | None:
-    """Finds what `vision_learner` begins from; None is the network's own initialization.
+    """Finds the weights that `vision_learner` begins from; None is the random initialization.
 
     Args:
         weights, arch, head, normalization: As in `vision_learner`.
         classes: Names of the new network's classes.
-        say: Function that takes a line about the weights, or one where "auto" finds none; None
+        say: Function that takes a line about the weights, or about "auto" finding none; None
             prints it.
-        view: `crop_pct` and `interpolation` that were chosen, which win; None takes the weights'.
+        view: `crop_pct` and `interpolation` to use; None takes the weights'.
 
     Raises:
         ConfigError: Weights are named for your own module, or the folder is not a run.
@@ -127,8 +127,8 @@ def pretrained_of(
         if weights in ("auto", "none"):
             return None
         raise ConfigError(
-            f"weights = {weights}: a module of one's own begins from its own initialization; "
-            "say weights='none', give its variables, or a ModelSpec of it"
+            f"weights = {weights}: a module of your own has no weights by name; give "
+            "weights='none', its variables, or a ModelSpec of it"
         )
     if weights == "auto":
         weights, reason = available(arch)
@@ -143,7 +143,7 @@ def pretrained_of(
 
 
 def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes weights in a line: their origin, their normalization, and whose the head is.
+    """Describes weights in a line: their origin, their normalization, and the head.
 
     Args:
         pretrained: Weights to describe.
@@ -169,20 +169,20 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
         parts.append(f"not taken: {first}{others}")
     if pretrained.others:
         parts.append(
-            f"the file holds others too, which --model.weights FILE#PART takes: "
+            f"the file has others too, to be chosen by --model.weights FILE#PART: "
             f"{', '.join(pretrained.others)}"
         )
     return "; ".join(parts)
 
 
 def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Tells whether `transfer` takes the head, and why not."""
+    """Describes whether `transfer` takes the head, and if not, why."""
     old = pretrained.variables["params"].get("head")
     if old is None:
         return "a new head: they have none that is known here"
     kind = "concat_pool" if "fc2" in old else "linear"
     if pretrained.classes is None:
-        return "a new head: nothing says which classes theirs is of"
+        return "a new head: the classes of theirs are unknown"
     if not same_names(classes, pretrained.classes):
         return f"a new head: their {len(pretrained.classes)} classes are others, or in other order"
     if head and kind != head:
@@ -195,7 +195,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 
     Raises:
         ConfigError: There is no run.
-        WeightsError: It has no checkpoint, or is of another architecture.
+        WeightsError: It has no checkpoint, or another architecture.
     """
     run, config = open_run(path)
     name = spec_of(arch).name
@@ -204,7 +204,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     def read(step: int) -> tuple[dict[str, Any], dict[str, PyTree]]:
         about = saves.about(step)
         if (found := about.get("arch")) != name:
-            raise WeightsError(f"{path}: is a run of {found}, not of {name} (--model.arch {found})")
+            raise WeightsError(f"{path}: is a run of {found}, not {name} (--model.arch {found})")
         return about, saves.variables(step)
 
     best = saves.best_step() if config.fit.keep_best else None
@@ -224,7 +224,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: its checkpoint lacks what it is of: {error}") from None
+        raise WeightsError(f"{path}: its checkpoint has no {error}") from None
 
 
 def transfer(
@@ -233,7 +233,7 @@ def transfer(
     """Returns variables with the pretrained body, and the pretrained head for the same classes.
 
     Args:
-        variables: Variables of the new network, freshly drawn.
+        variables: Freshly initialized variables of the new network.
         pretrained: Weights of a network with the same body.
         classes: Names of the new network's classes.
 

@@ -1,4 +1,4 @@
-"""How XLA compiles: options for this machine, and the cache of compiled programs."""
+"""Configures XLA: options for this machine, and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import platformdirs
 
 from jaxch5.data.parallel import cores
 
-# On a GPU, leaves out kernels whose order of addition changes from run to run, and does not choose
-# among the others by timing them, which another compilation may decide otherwise.
+# On a GPU, excludes kernels whose order of addition changes from run to run, and does not choose
+# among the others by timing, which may give another result in another compilation.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
-# Options that were measured to help on a platform. On a CPU: reductions by a library. For GPUs none
-# is known yet; benchmarks/gpu.sh tries some.
+# Options that were measured to help on a platform. On a CPU: reductions by a library. None is known
+# for GPUs yet; benchmarks/gpu.sh tries some.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
@@ -27,7 +27,7 @@ def compiler_options(deterministic: bool = False) -> dict[str, str]:
 
 
 def known(options: dict[str, str]) -> dict[str, str]:
-    """Returns the options if this jaxlib has them all, which only a try tells; else none.
+    """Returns the options if this jaxlib accepts them all, which only a trial shows; else none.
 
     Example:
         >>> known({"xla_no_such_option": "1"})
@@ -44,16 +44,16 @@ def known(options: dict[str, str]) -> dict[str, str]:
 def keep_compiled_programs() -> None:
     """Makes JAX keep compiled programs in the user's cache folder: a second run starts fast.
 
-    For commands and notebooks, since it configures the whole process. A folder that is set already,
-    such as by `JAX_COMPILATION_CACHE_DIR`, is kept.
+    It is for commands and notebooks, as it configures the entire process. A folder that is already
+    set, such as by `JAX_COMPILATION_CACHE_DIR`, is kept.
 
     Example:
         >>> keep_compiled_programs()  # doctest: +SKIP
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        # A program compiled for one core leaves the others idle, and the cache does not tell such
-        # programs apart.
+        # A program compiled for one core leaves the others idle, and the cache does not distinguish
+        # such programs.
         folder = platformdirs.user_cache_path("jaxch5") / "compiled" / f"{cores()}-cores"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Starting takes dozens of small programs, each too quick to compile to be kept by default.
+    # A start needs dozens of small programs, each too quick to compile to be kept by default.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

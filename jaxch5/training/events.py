@@ -1,7 +1,7 @@
-"""Events of training: what hooks see of it.
+"""Defines the events of training, which hooks receive.
 
-A hook is a function of an event. What it returns is ignored, and the next step does not compute
-with what it was given, so that a hook can watch training but cannot change it.
+A hook is a function of an event. Its result is ignored, and training does not use the event after
+that, so a hook can observe training but cannot change it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from jaxch5.training.state import TrainState
 
 
 class StepRecord(NamedTuple):
-    """Describes a step that was made.
+    """Describes a completed step.
 
     Attributes:
-        number: Steps that were made before it.
-        loss: Mean loss of its batch, of the weights before the step.
+        number: Number of steps before it.
+        loss: Mean loss of its batch, with the weights before the step.
         rates: Learning rate of each group of layers, the head last.
         momentum: Momentum, or Adam's first beta.
 
@@ -37,16 +37,16 @@ class StepRecord(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Tells that a call to train begins; nothing has been compiled yet.
+    """Signals that a call to train begins; nothing has been compiled yet.
 
     Attributes:
-        number: Steps that were made before, above 0 where a run is resumed.
-        steps_per_epoch: Training batches.
+        number: Number of completed steps, above 0 if a run is resumed.
+        steps_per_epoch: Number of training batches.
         plans: Phases of the call, each with its epochs, rates and momentum.
         groups: Names of the groups of layers.
         classes: Names of the classes.
         data: One line about the pictures.
-        run: Run directory; None where nothing is written.
+        run: Run directory; None if nothing is written.
 
     Example:
         >>> begin = Begin(0, 23, (), ("body", "head"), ("cat", "dog"), "1,437 pictures", None)
@@ -64,11 +64,11 @@ class Begin(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Tells that the program of a phase is compiled: its first step comes next.
+    """Signals that the program of a phase is compiled; its first step comes next.
 
     Attributes:
-        number: Steps that were made before.
-        plan: What is to be done in this phase.
+        number: Number of completed steps.
+        plan: Plan of the phase.
 
     Example:
         >>> from jaxch5.training.plan import plan_at_rate
@@ -81,13 +81,13 @@ class Ready(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Tells that a step was made, or many by one call where the set is stored on the device.
+    """Signals a completed step, or many in one call if the set is stored on the device.
 
     Attributes:
-        number: Steps that were made.
+        number: Number of completed steps.
         state: State after them, valid until the hook returns.
-        read: Steps whose losses were read back from the device just now: a few at a time, each
-            once, in order.
+        read: Steps whose losses were just read back from the device: a few at a time, each once, in
+            order.
 
     Example:
         >>> step = Step(8, None, [StepRecord(0, 2.3, (1e-3,), 0.95)])
@@ -106,12 +106,12 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Tells that an epoch was trained and validated.
+    """Signals that an epoch was trained and validated.
 
     Attributes:
-        number: Steps that were made.
+        number: Number of completed steps.
         state: State after them, valid until the hook returns.
-        read: Steps of the epoch that no `Step` had.
+        read: Steps of the epoch that were in no `Step`.
         record: Losses and metrics as fractions of 1, by name; `epoch`, `phase`, `seconds`,
             `images_per_second`.
 
@@ -132,16 +132,16 @@ class Epoch(NamedTuple):
 
 
 class End(NamedTuple):
-    """Tells how a call to train ended; it follows each `Begin`, except after a second Ctrl-C.
+    """Signals how a call to train ended; it follows each `Begin`, except after a second Ctrl-C.
 
     Attributes:
-        number: Steps that were made.
-        state: State from which training can go on, valid until the hook returns; None where a step
+        number: Number of completed steps.
+        state: State from which training can continue, valid until the hook returns; None if a step
             failed and there is none.
         how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
-        error: What ended it early.
-        interpretation: What the trained model makes of the validation set, where a run that is
-            finished was written and the network gives numbers.
+        error: Error that ended it early.
+        interpretation: The trained model's answers for the validation set, if a finished run was
+            written and the network's outputs are finite.
 
     Example:
         >>> End(23, None, "failed", ValueError("no")).how

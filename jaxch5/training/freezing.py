@@ -1,4 +1,4 @@
-"""What freezing groups of layers makes of a network, its optimizer and its step."""
+"""Freezes groups of layers: adapts the network, its optimizer and its step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
 
     Args:
         name: "fastai" (three for a ResNet) or "stages" (its six). Your own module has two
-            groups, body and head, where one of its modules is called `head`, else one.
+            groups, body and head, if one of its modules is called `head`, else one.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 
@@ -48,7 +48,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     found = {spec.stage(module) for module in modules}
     if strange := found - {*spec.stages}:
         raise ConfigError(
-            f"{spec.name}: stage_of names {min(strange)}, which is none of its stages: "
+            f"{spec.name}: stage_of returns {min(strange)}, which is not one of its stages: "
             f"{', '.join(spec.stages)}"
         )
     if missing := [stage for stage in spec.stages if stage not in found]:
@@ -66,10 +66,10 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     Args:
         model: Module that is called on pictures.
         size: Side of the pictures, or their height and width, pixels.
-        sizes: Sizes to train through, for which the shapes have to be the same.
+        sizes: Sizes for progressive resizing, for which the shapes have to be the same.
 
     Raises:
-        ConfigError: They are not, or the sizes do not rise to `size`.
+        ConfigError: The shapes differ, or the sizes do not rise to `size`.
     """
 
     def at(size: Size) -> PyTree:
@@ -80,19 +80,19 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     check_sizes(sizes, size)
     shapes = at(size)
     if any(at(other) != shapes for other in sizes):
-        raise ConfigError("fit.sizes: this network has weights for one size; leave it out")
+        raise ConfigError("fit.sizes: the weights of this network fit only one size; leave it out")
     return shapes
 
 
 class Frozen:
-    """A network whose first groups of layers are frozen: what is trained, and by which steps.
+    """A network whose first groups of layers are frozen: its trained part, and its steps.
 
     Args:
         model: Linen module.
         variables: Variables of the model, or their shapes.
         spec: Architecture of the model.
         groups: Groups of its layers.
-        frozen_to: Group before which all are frozen; a negative number counts from the end.
+        frozen_to: Group before which all groups are frozen; a negative number counts from the end.
         recipe: How the model is trained.
 
     Raises:
@@ -112,7 +112,8 @@ class Frozen:
         count = len(groups.names)
         if not -count <= frozen_to < count:
             raise ConfigError(
-                f"freeze_to: {frozen_to} is no group; there are {count}: {', '.join(groups.names)}"
+                f"freeze_to = {frozen_to}: there is no such group, only {count}: "
+                f"{', '.join(groups.names)}"
             )
         self.frozen_to = frozen_to % count
         self.recipe = recipe
@@ -124,7 +125,7 @@ class Frozen:
         )
         if len(self.paths) == len(flatten_dict(variables["params"])):
             raise ConfigError(
-                f"freeze_to: {frozen_to}: {type(model).__name__} would have no parameters to train"
+                f"freeze_to = {frozen_to}: leaves {type(model).__name__} no parameters to train"
             )
         self.model = self.whole = model
         if self.frozen_to and not recipe.train_bn:
@@ -144,9 +145,9 @@ class Frozen:
         view: View = WHOLE,
         size: Size | None = None,
     ) -> tuple[TrainStep, EvalStep]:
-        """Returns the steps of training and evaluation for `data` on a mesh, not compiled yet.
+        """Returns the steps of training and evaluation for `data` on a mesh, not yet compiled.
 
-        The training step takes pictures of `size`, where it is given.
+        The training step takes pictures of `size`, if it is given.
         """
         train_step = make_train_step(
             self.model,
@@ -168,7 +169,7 @@ def summarize_model(
     frozen: frozenset[ParamPath],
     layer_decay: float = LAYER_DECAY,
 ) -> Iterator[str]:
-    """Yields lines about a network: how many parameters each group has and trains; its rate."""
+    """Yields lines about a network: the number of each group's parameters, and its rate."""
     rows: list[Any] = []
     flat = flatten_dict(params)
     for number, name in enumerate(groups.names):
@@ -185,7 +186,7 @@ def summarize_model(
 
 
 def describe_rates(groups: Groups, layer_decay: float) -> str:
-    """Says which share of the rate the groups have, by `group_rates`.
+    """Describes the groups' shares of the learning rate, according to `group_rates`.
 
     Example:
         >>> describe_rates(Groups(("stem", "blocks", "head"), len), 0.75)

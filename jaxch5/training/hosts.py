@@ -1,9 +1,9 @@
-"""Several processes that train one network: how they find, agree with and lose one another.
+"""Trains one network in several processes: they join, agree, and notice lost peers.
 
 Each process runs the same program on its own devices (of its host, or of a part of it) and reads
 its own rows of every batch; only the first prints and writes. Processes that do different things
 would wait for one another forever, so whatever could make them differ is compared before they
-begin, and requests to stop are agreed upon.
+begin, and they agree on requests to stop.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.mesh import to_host
 
-# A process that has not been heard of for so long has ended, and with it the run.
+# A process that is silent for this long has ended, and the run with it.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Calls of an agreed check from one exchange to the next; what is exchanged is read one later.
+# Calls of an agreed check per exchange; each exchange is read at the next one.
 CALLS_BETWEEN = 8
-NOBODY = f"--distributed: the other processes did not come within {START_SECONDS} seconds"
+NOBODY = f"--distributed: the other processes did not join within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
 
-# Words in errors of the libraries that carry messages between devices.
+# Words in errors of the libraries that transport messages between devices.
 UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"
 
 T = TypeVar("T")
@@ -49,13 +49,13 @@ def join(distributed: str) -> None:
     If another process ends later, this one ends too, with status 1 and one line.
 
     Args:
-        distributed: "auto", where Slurm, Kubernetes, MPI or a TPU pod says who the others are; or
-            HOST:PORT,COUNT,ID: where the first process listens, how many there are, and which this
-            is, from 0.
+        distributed: "auto", if Slurm, Kubernetes, MPI or a TPU pod tells who the others are; or
+            HOST:PORT,COUNT,ID: the address of the first process, the number of processes, and the
+            number of this one, from 0.
 
     Raises:
-        ConfigError: `distributed` is neither, or nothing says who the others are.
-        TrainingError: The others did not come.
+        ConfigError: `distributed` is neither, or nothing tells who the others are.
+        TrainingError: The others did not join in time.
     """
     given: dict[str, Any] = {}
     if distributed != "auto":
@@ -73,10 +73,10 @@ def join(distributed: str) -> None:
             "cluster_detection_method": "deactivate",
         }
         if address.startswith("127."):
-            # By default it listens to the whole network.
+            # By default it listens on all interfaces.
             given["coordinator_bind_address"] = address
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Its handler of SIGTERM would take the place of ours.
+    # Its handler for SIGTERM would replace ours.
     jax.config.update("jax_enable_preemption_service", False)
     _on_abort(NOBODY)
     try:
@@ -88,8 +88,8 @@ def join(distributed: str) -> None:
         )
     except ValueError as error:
         raise ConfigError(
-            f"--distributed auto: nothing here says who the other processes are ({error}); name "
-            "them as HOST:PORT,COUNT,ID"
+            f"--distributed auto: cannot tell who the other processes are ({error}); name them as "
+            "HOST:PORT,COUNT,ID"
         ) from None
     except RuntimeError as error:
         raise TrainingError(f"{NOBODY}: {str(error).splitlines()[0]}") from None
@@ -98,7 +98,7 @@ def join(distributed: str) -> None:
 
 
 def _keep_output() -> None:
-    """Keeps standard output ours: the CPU's library for messages announces itself there."""
+    """Keeps standard output clean: the CPU's message library announces itself there."""
     if jax.default_backend() == "cpu":
         sys.stdout.flush()
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -106,15 +106,15 @@ def _keep_output() -> None:
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-# Python must not free what C may call.
+# Python must not free a function that C may call.
 _handlers: list[Any] = []
 
 
 def _on_abort(line: str) -> None:
-    """Ends the process with one line where JAX aborts it, because its peers are lost.
+    """Makes the process end with one line when JAX aborts it because its peers are lost.
 
-    JAX would print pages and exit with a status of its own. Python's own handlers run when the main
-    thread next runs Python, which it may never do.
+    JAX would print pages and exit with its own status. Python's handlers run only when the main
+    thread next executes Python code, which it may never do.
     """
 
     @_Handler
@@ -162,7 +162,7 @@ def is_loss_of_another(error: Exception) -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """Returns a text of each process, in their order."""
+    """Returns the text of each process, in their order."""
     if not joined():
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -174,28 +174,28 @@ def gather(text: str) -> list[str]:
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Makes sure that values are the same in all processes.
+    """Checks that values are the same in all processes.
 
     Args:
-        values: Values by name, as JSON has them.
+        values: JSON values by name.
 
     Raises:
-        ConfigError: One differs; it is raised in every process.
+        ConfigError: A value differs; raised in every process.
     """
     everywhere = [json.loads(text) for text in gather(json.dumps(values))]
     for number, others in enumerate(everywhere):
         for name, value in everywhere[0].items():
             if others.get(name) != value:
                 raise ConfigError(
-                    f"{name}: is {value} in process 0 and {others.get(name)} in process {number}; "
+                    f"{name}: is {value} in process 0 but {others.get(name)} in process {number}; "
                     "start all processes alike"
                 )
 
 
 def first_then_others(function: Callable[[], T]) -> T:
-    """Calls a function in the first process, then in the others; returns its result.
+    """Calls a function in the first process, then in the others, and returns its result.
 
-    A download is then done once, where the processes share a cache.
+    Processes that share a cache then download only once.
     """
     if not joined():
         return function()
@@ -210,10 +210,10 @@ def of_first(tree: PyTree) -> PyTree:
 
 
 def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
-    """Returns the `check` of interrupts, which all processes obey at the same call.
+    """Returns a `check` for interrupts that all processes obey at the same call.
 
-    A request to one is told to the others every few calls, and read some calls later, so that no
-    process waits for it.
+    A request to one is sent to the others every few calls, and read some calls later, so no process
+    waits for it.
     """
     if not joined():
         return interrupts.check

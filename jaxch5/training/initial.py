@@ -1,9 +1,9 @@
-"""What runs once, such as drawing initial weights, without compiling a program for each shape.
+"""Runs a function once, such as an initialization, without compiling a program for each shape.
 
 XLA compiles the rounds of a random draw again for each of a network's shapes, which takes many
-times as long as the draws. Here all draws of a kind come from one small program, piece by piece,
-and NumPy does the few steps around them. The values are those that `jax.jit` computes, but for the
-rounding of the last bit.
+times as long as the draws. Here one small program makes all draws of a kind, piece by piece, and
+NumPy computes the few steps around them. The values are those that `jax.jit` computes, except for
+the rounding of the last bit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jax.extend.core import Literal
 from jax.extend.random import define_prng_impl, threefry_2x32
 from jaxtyping import Array, Float, PyTree, UInt32
 
-# Values that one call of a program draws: large enough that calls do not show.
+# Values that one call of a program draws: enough to make the cost of calls negligible.
 PIECE = 2**18
-# What jax calls the draws in a jaxpr, and how they are made of a key and the operands after it. A
-# name that another release does not have makes it slower there, not wrong.
+# The names of draws in a jaxpr, and how to compute them from a key and the operands after it. If
+# another release of jax lacks a name, this gets slower there, not wrong.
 DRAWS: dict[str, Callable[..., Array]] = {
     "_normal": lambda key: jax.random.normal(key, (PIECE,)),
     "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),
@@ -31,7 +31,7 @@ DRAWS: dict[str, Callable[..., Array]] = {
         key, low, high, (PIECE,)
     ),
 }
-# Primitives that NumPy computes alike, with no program.
+# Primitives that NumPy computes identically, without a program.
 BY_NUMPY: dict[str, Callable[..., Any]] = {
     "mul": lambda x, y, **_: np.multiply(x, y),
     "sqrt": lambda x, **_: np.sqrt(x),
@@ -44,9 +44,9 @@ BY_NUMPY: dict[str, Callable[..., Any]] = {
 
 
 def run_once(function: Callable[..., PyTree], *args: Any) -> PyTree:
-    """Computes `function(*args)` for a function of arrays that runs this once.
+    """Computes `function(*args)` for a function of arrays that runs only once.
 
-    What its outputs do not need is left out, such as the forward pass of `module.init`.
+    Anything that its outputs do not need is skipped, such as the forward pass of `module.init`.
 
     Args:
         function: Function that `jax.jit` could compile.
@@ -88,7 +88,7 @@ def _needed(jaxpr: Any) -> list[Any]:
 
 
 def _by_numpy(equation: Any, operands: Sequence[Any]) -> list[Any] | None:
-    """Returns what an equation of a jaxpr computes, where that needs no program of its own."""
+    """Returns the results of an equation of a jaxpr, if it needs no program of its own."""
     name, params = equation.primitive.name, equation.params
     made = equation.outvars[0].aval
     if made.dtype not in (np.float32, np.int32):
@@ -122,7 +122,7 @@ def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float
 
 @lru_cache
 def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
-    # A small program of millions of draws repays care, whatever flags ask of all others.
+    # Optimizing a small program for millions of draws pays off, whatever flags say about others.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
         return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)
@@ -131,7 +131,7 @@ def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
 
 
 def _bits(words: UInt32[Array, "3"], width: int, shape: tuple[int, ...]) -> UInt32[Array, "piece"]:
-    # The bits of a draw's n-th value depend on its key and on n alone.
+    # The bits of a draw's n-th value depend only on its key and on n.
     low = words[2] + jnp.arange(PIECE, dtype=jnp.uint32)
     bits = threefry_2x32((words[0], words[1]), jnp.concatenate([jnp.zeros_like(low), low]))
     return bits[:PIECE] ^ bits[PIECE:]
@@ -141,7 +141,7 @@ def _none(*_: Any) -> Any:
     raise NotImplementedError
 
 
-# Keys of jax's own generator whose draws begin with the n-th value: two words of the key, and n.
+# Keys of jax's generator whose draws begin with the n-th value: two words of the key, and n.
 PIECES = define_prng_impl(
     key_shape=(3,),
     seed=_none,

@@ -1,4 +1,4 @@
-"""Interrupts: a request to stop is obeyed between two steps, when the state can be saved."""
+"""Delays interrupts until the end of a step, when the state can be saved."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Says that SIGTERM has come; uncaught, it ends the process with the status that shells use."""
+    """Raised on SIGTERM; uncaught, it ends the process with the status that shells use."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class StopAtOnce(KeyboardInterrupt):
-    """Says that SIGINT has come again: nothing is waited for any more."""
+    """Raised on a second SIGINT: nothing is waited for any more."""
 
 
 @contextmanager
@@ -34,12 +34,12 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
         yield
     finally:
         for number, previous in before.items():
-            # None is a handler that is not Python's, which Python cannot install.
+            # None stands for a handler that is not Python's, which Python cannot install.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
 def termination_raised() -> AbstractContextManager[None]:
-    """Returns a context within which SIGTERM raises `Terminated`."""
+    """Returns a context manager within which SIGTERM raises `Terminated`."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -48,9 +48,9 @@ def termination_raised() -> AbstractContextManager[None]:
 
 
 class Interrupts:
-    """Holds SIGINT and SIGTERM back until `check`; a context manager.
+    """Delays SIGINT and SIGTERM until `check`; a context manager.
 
-    A second SIGINT is not held back. Python gives signals to the main thread alone; in another
+    A second SIGINT is not delayed. Python delivers signals only to the main thread; in another
     thread this does nothing.
     """
 
@@ -72,29 +72,29 @@ class Interrupts:
         self._handled.close()
 
     def check(self) -> None:
-        """Raises what a signal that has come asks for.
+        """Raises the exception of a received signal, if there is one.
 
         Raises:
-            KeyboardInterrupt: SIGINT has come.
-            Terminated: SIGTERM has come.
+            KeyboardInterrupt: SIGINT was received.
+            Terminated: SIGTERM was received.
         """
         if self._asked is not None:
             self.obey(self._asked)
 
     @property
     def asked(self) -> int | None:
-        """The signal that has come; None where none has."""
+        """The signal that was received; None if there is none."""
         return self._asked
 
     def obey(self, number: int) -> None:
-        """Raises what a signal asks for; see `check`."""
+        """Raises the exception of a signal; see `check`."""
         if number == signal.SIGTERM:
             raise Terminated
         raise KeyboardInterrupt
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Marks work that cannot be broken off: a signal in it is answered by a line at once."""
+        """Marks work that cannot be interrupted; a signal during it prints a line at once."""
         self._doing = what
         try:
             yield
@@ -106,5 +106,5 @@ class Interrupts:
             raise StopAtOnce
         self._asked = number
         if self._doing:
-            # Not by print, which the signal may have interrupted.
+            # Not with print, which the signal may have interrupted.
             os.write(2, f"\n{self._doing}: stopping when that is done\n".encode())

@@ -1,10 +1,10 @@
-"""Compiled steps that are kept for the next start, which then neither traces nor compiles them.
+"""Keeps compiled steps for the next start, which then neither traces nor compiles them.
 
-jax keeps compiled programs too, but finds one by tracing the step first, which takes longer than
-all else in a second start. Here a step is found by a fingerprint of its functions, as they are in
-memory, with all they hold; and of what else decides the program: versions, options, shapes, the
-processor or accelerator. A step that holds anything else, such as your own loss, is traced as
-ever.
+jax keeps compiled programs too, but traces the step to find one, which takes longer than the rest
+of a second start. Here a step is found by a fingerprint of its functions in memory, with all that
+they contain, and of everything else that decides the program: versions, options, shapes, the
+processor or accelerator. A step that contains anything else, such as your own loss, is traced as
+usual.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 from jaxch5.util.libraries import variable
 
-# Modules whose functions a step is made of, beside libraries.
+# Modules with the functions that a step consists of, apart from libraries.
 PARTS = {
     "": "batch framing losses metrics task view",
     "augmentation.": "color geometry mixing policy resample sample",
@@ -42,25 +42,25 @@ PARTS = {
     "training.": "freezing mesh precision recipe reduction resident state step tta",
 }
 OURS = frozenset(f"jaxch5.{part}{name}" for part, names in PARTS.items() for name in names.split())
-# Libraries whose functions are the same in one version, where they were installed as released.
+# Libraries whose functions are determined by the version, if they were installed as released.
 LIBRARIES = ("dm_pix", "flax", "jax", "jaxlib", "numpy", "optax")
-# Settings of jax that change no program.
+# Settings of jax that do not change programs.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
-# Programs that are kept; each takes some megabytes.
+# Maximum number of kept programs; each takes some megabytes.
 COUNT = 64
-# The event by which jax says that it did not compile a program but had kept it.
+# The event by which jax reports that it had kept a program and did not compile it.
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
 def kept(
     make: Callable[[], Compiled], environment: str | None, *of: Any, beside: Collection[str] = ()
 ) -> Compiled:
-    """Returns a compiled function: one that an earlier process kept, or else what `make` compiles.
+    """Returns a compiled function: one that an earlier process kept, or the result of `make`.
 
     Args:
         make: Function that traces and compiles it.
-        environment: What `environment_of` returns; None keeps nothing.
-        of: All that it is made of: functions, options, and the shapes of its arguments.
+        environment: Result of `environment_of`; None keeps nothing.
+        of: Everything that defines it: functions, options, and the shapes of its arguments.
         beside: See `is_known`.
     """
     folder = folder_of_steps()
@@ -74,7 +74,7 @@ def kept(
     if (found := _read(file)) is not None:
         return found
     made, is_new = _made(make)
-    # XLA writes less of a program that it has read than it needs to read it again.
+    # XLA cannot write a program that it has read such that it could be read again.
     if is_new:
         with suppress(Exception):
             _write(file, made)
@@ -82,7 +82,7 @@ def kept(
 
 
 class KeptJit:
-    """Computes a function as `jax.jit` does, by programs that are kept.
+    """Computes a function like `jax.jit`, with programs that are kept.
 
     Args:
         function: Function of trees of arrays, on one device.
@@ -129,18 +129,18 @@ def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
 
 
 def folder_of_steps() -> Path | None:
-    """Returns where steps are kept: beside the programs that jax keeps, if it does."""
+    """Returns the folder for steps: beside the programs that jax keeps, if it keeps any."""
     values = jax.config.values
     folder = values["jax_compilation_cache_dir"]
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
 
 
 def is_known(module: str, beside: Collection[str] = ()) -> bool:
-    """Tells whether a module's functions are the same wherever `environment_of` is.
+    """Checks whether `environment_of` determines the functions of a module.
 
     Args:
         module: Name of a module.
-        beside: Modules of ours that a function is made of, beside those of all steps.
+        beside: Our modules that a function consists of, in addition to those of all steps.
     """
     if module.startswith("jaxch5."):
         return module in OURS or module in beside
@@ -153,10 +153,10 @@ def _is_installed(module: str) -> bool:
 
 
 def environment_of(*beside: str) -> str | None:
-    """Returns a fingerprint of all that decides a program beside its functions and shapes.
+    """Returns a fingerprint of all that decides a program besides its functions and shapes.
 
-    It is None where steps are not kept: where there are several processes, or a library is not as
-    it was released.
+    It is None if steps are not kept: with several processes, or if a library differs from its
+    release.
 
     Args:
         beside: See `is_known`.
@@ -164,7 +164,7 @@ def environment_of(*beside: str) -> str | None:
     if jax.process_count() > 1:
         return None
     for name in OURS:
-        # Whatever was imported before, the fingerprint is of the same modules.
+        # The fingerprint covers the same modules, whatever was imported before.
         importlib.import_module(name)
     libraries = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
     if not all("-packages" in (module.__file__ or "") for module in libraries):
@@ -186,7 +186,7 @@ def environment_of(*beside: str) -> str | None:
 
 
 def shapes_of(args: Any) -> Any:
-    """Returns what a program knows of its arguments: their structure, shapes, types and places."""
+    """Returns what a program knows about its arguments: structure, shapes, types and placement."""
     leaves, structure = jax.tree.flatten(args)
     of_leaves = [
         (tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False)))
@@ -197,7 +197,7 @@ def shapes_of(args: Any) -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    # Read one by one, since a thread may have its own.
+    # Read one by one, as a thread may have its own.
     return {
         name: getattr(jax.config, name, value)
         for name, value in jax.config.values.items()
@@ -206,7 +206,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    # A folder may be shared by machines, one of which does not have what another one compiled for.
+    # Machines may share a folder, and one may lack features that another compiled for.
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         told = ("model name", "flags", "Features", "CPU part")
@@ -215,7 +215,7 @@ def _processor() -> str:
 
 
 def _read(file: Path) -> Compiled | None:
-    # Whatever is wrong with it, it can be compiled.
+    # Whatever is wrong with the file, the step can still be compiled.
     with suppress(Exception):
         content = file.read_bytes()
         stored = content[32:]
@@ -223,7 +223,7 @@ def _read(file: Path) -> Compiled | None:
             program, structure, outputs = pickle.loads(stored)
             found = deserialize_and_load(program, structure, outputs)
             with suppress(OSError):
-                # The folder may be one that only others write into.
+                # The folder may be writable only by others.
                 os.utime(file)
             return found
     return None

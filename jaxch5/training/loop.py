@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop, which reads from top to bottom."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step; those of some steps ago have long been computed.
+# Reading a loss back waits for its step; those from some steps ago are long computed.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
-# One bad batch may cause one; after this many in a row the run is lost.
+# One bad batch may cause a single one; after this many in a row the run is lost.
 NOT_FINITE_IN_A_ROW = 3
 
 
@@ -45,23 +45,23 @@ def fit(
     check: Callable[[], None] = lambda: None,
     task: Task = SOFTMAX,
 ) -> Iterator[Step | Epoch]:
-    """Trains as planned, from the step that `state` is at, and yields what happens.
+    """Trains according to a plan, starting at the step of `state`, and yields events.
 
     Args:
         state: State from which training begins; it is consumed.
-        data: Pictures to train on and to validate with.
+        data: Pictures for training and validation.
         plan: Epochs, rates and momentum.
         steps: Compiled steps, from `compile_steps`.
         loss: Loss of the recipe, for validation.
-        key: Root of all random draws.
-        metrics: Metrics to record beside the task's; see `Task.scores`.
+        key: Root key for all random draws.
+        metrics: Metrics to record in addition to the task's; see `Task.scores`.
         validate_first: Whether the state ends an epoch that was not validated yet.
-        check: Function called between the batches of a validation; what it raises ends it.
+        check: Function called between the batches of a validation; its errors end the validation.
         task: What labels mean, for validation.
 
     Yields:
-        A `Step` after each step, or call of many, and an `Epoch` after each epoch; the state in
-        them is valid until the next event is requested.
+        A `Step` after each step or call of many steps, and an `Epoch` after each epoch; their state
+        is valid until the next event is requested.
 
     Raises:
         TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or every
@@ -87,7 +87,7 @@ def fit(
             raise TrainingError(
                 f"the training loss of epoch {epoch} is {train_loss}{losses.way_out(stop - 1)}"
             )
-        # While the factor of the loss falls, it may still reach one that works.
+        # While the loss scale falls, it may still reach one that works.
         if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
             raise TrainingError(_nothing_learned(epoch))
         record: Record = {
@@ -120,7 +120,7 @@ def fit(
         momentum = np.array([plan.momentum(place) for place in places], np.float32)
         if count == 1:
             state = state.at_rate(put(rates[0]), put(momentum[0]))
-            # Whatever the step needs is on the device by now; anything else would be an oversight.
+            # Everything that the step needs is on the device now; another transfer would be a bug.
             with jax.transfer_guard("disallow"):
                 state, output = steps.train(state, batch, of_epoch)
             losses.add(output["loss"])
@@ -150,7 +150,7 @@ def _nothing_learned(epoch: int) -> str:
 
 
 class _Losses:
-    """Reads losses of steps back from the device a few at a time, and watches them."""
+    """Reads losses of steps back from the device, a few at a time, and checks them."""
 
     def __init__(self, plan: Plan, start: int, half: bool) -> None:
         self._plan = plan
@@ -161,11 +161,11 @@ class _Losses:
         self._finite = start > 0
 
     def add(self, losses: Float[Array, "*steps"]) -> None:
-        """Adds the loss of a step, or those of a call of many."""
+        """Adds the loss of a step, or the losses of a call of many steps."""
         self._unread.append(losses)
 
     def read(self, but: int = 0) -> list[StepRecord]:
-        """Reads all but those that were added last."""
+        """Reads all losses except the most recent ones."""
         count = max(0, len(self._unread) - but)
         losses = [
             float(loss) for read in jax.device_get(self._unread[:count]) for loss in np.ravel(read)
@@ -187,10 +187,10 @@ class _Losses:
         return read
 
     def way_out(self, step: int) -> str:
-        """Returns what to do about a loss that is no number."""
+        """Returns advice about a loss that is not finite."""
         if not self._finite:
             return (
-                " and never was a number, which no learning rate helps: look at the weights "
+                " and was never finite, which no learning rate can fix: check the weights "
                 "(--model.weights), the pictures and the loss"
                 + ", or try --model.precision bf16"
                 * self._half
@@ -203,7 +203,7 @@ class _Losses:
 
 
 def epoch_key(key: Key[Array, ""], epoch: int) -> Key[Array, ""]:
-    """Returns the key from which all draws of an epoch come."""
+    """Returns the key for all draws of an epoch."""
     return jax.random.fold_in(key, jax.device_put(np.uint32(epoch)))
 
 
@@ -213,7 +213,7 @@ def predict(
     eval_step: EvalStep,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-    """Computes logits and labels of all items of a validation loader, each once, in order."""
+    """Computes the logits and labels of all items of a validation loader, each once, in order."""
     logits: list[np.ndarray] = []
     waiting: Array | None = None
     put = placement_of(state).put_batch
@@ -225,7 +225,7 @@ def predict(
         waiting = output
     if waiting is not None:
         logits.append(jax.device_get(waiting))
-    # Batches are filled up with rows that belong to no item.
+    # Batches are padded with rows that belong to no item.
     places, rows = loader.order(0).reshape(-1), np.concatenate(logits)
     in_order = np.empty((len(loader.items), rows.shape[1]), rows.dtype)
     in_order[places[places >= 0]] = rows[places >= 0]
@@ -243,17 +243,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Computes the loss, the task's metrics and others over a loader; each picture counts once.
 
-    Where the network gives no number for some pictures, all scores are NaN and `unanswered` counts
-    these pictures: scores of the rest would be about another set.
+    If the network's outputs are not finite for some pictures, all scores are NaN and `unanswered`
+    counts these pictures: scores of the rest would describe another set.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)
-    # NaN counts as the greatest value, so that its place would be taken for the answer.
+    # NaN counts as the greatest value, so its index would become the answer.
     unanswered = int(np.sum(~np.isfinite(logits.max(axis=1))))
     if unanswered:
         return {**dict.fromkeys(("valid_loss", *scores), math.nan), "unanswered": unanswered}
     probabilities = task.probabilities(logits)
-    # JAX keeps the programs of this function; one that is made here would be compiled each time.
+    # JAX caches programs by function; one defined in `evaluate` would be compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
     loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))

@@ -1,4 +1,4 @@
-"""The learning rate finder: training steps at ever higher rates, and the loss after each.
+"""Finds learning rates: trains steps at increasing rates, and records the loss after each.
 
 Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
 """
@@ -23,18 +23,18 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 from jaxch5.util.text import progress_bar
 
-# Defaults of a sweep: its first rate, the one that it stops short of, its steps.
+# Defaults of a sweep: its first rate, its exclusive last rate, and its number of steps.
 START_LR = 1e-7
 END_LR = 10.0
 NUM_IT = 100
 MOMENTUM = 0.95
 SMOOTHING = 0.98
-# The sweep ends where the smooth loss is this many times the best.
+# The sweep ends when the smoothed loss is this many times the best.
 EXPLOSION = 4.0
 
 
 class Sweep(NamedTuple):
-    """A sweep: the rate of each step, its loss, and the smoothed loss after it."""
+    """Holds a sweep: the rate of each step, its loss, and the smoothed loss after it."""
 
     lrs: list[float]
     losses: list[float]
@@ -42,10 +42,10 @@ class Sweep(NamedTuple):
 
 
 def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
-    """Returns the rates of a sweep, each a fixed factor above the last; `end_lr` would come next.
+    """Returns the rates of a sweep, in geometric progression; `end_lr` would come next.
 
     Raises:
-        ConfigError: The rates do not rise from above 0, or there are too few steps.
+        ConfigError: The rates do not start above 0 and rise, or there are too few steps.
 
     Example:
         >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]
@@ -59,9 +59,9 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
 
 
 def smooth_losses(losses: list[float]) -> list[float]:
-    """Returns exponential averages of the losses so far, corrected for their start at zero.
+    """Returns bias-corrected exponential averages of the losses.
 
-    They end where the loss explodes, with the first value above four times the best.
+    They end when the loss explodes, with the first value above four times the best.
 
     Example:
         >>> [round(loss, 2) for loss in smooth_losses([1.0, 1.0, 99.0, 1.0])]
@@ -92,12 +92,12 @@ def find_lr(
 
     Args:
         state: State to start from; it is not consumed.
-        data: Data whose training batches are taken from the first on, repeatedly if need be.
+        data: Data whose training batches are used in order, repeatedly if necessary.
         train_step: Training step, compiled for the state and the batches.
-        key: Root of the draws.
+        key: Root key for the draws.
         start_lr, end_lr, num_it: See `sweep_rates`.
-        layer_decay: What it is to `group_rates`.
-        console: Where a bar is drawn; None is standard error.
+        layer_decay: See `group_rates`.
+        console: Console to draw a bar on; None takes standard error.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.device_put(state, may_alias=False)
@@ -113,7 +113,7 @@ def find_lr(
             state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
             state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
             unread.append(metrics["loss"])
-            # A few steps too many cost less than waiting for each of them.
+            # A few superfluous steps cost less than waiting for each step.
             if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
                 losses += [float(loss) for loss in jax.device_get(unread)]
                 unread = []

@@ -1,4 +1,4 @@
-"""Memory on the device: what a step takes, and how many pictures would fit."""
+"""Estimates the memory on the device: what a step needs, and how many pictures fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jaxch5.util.text import counted
 
 
 class Need(NamedTuple):
-    """Memory that a step needs, in bytes: a fixed part, and a part for each picture."""
+    """The memory that a step needs, in bytes: a fixed part, and a part for each picture."""
 
     fixed: int
     per_picture: int
 
     def of(self, batch_size: int) -> int:
-        """Returns the bytes that a step with so many pictures needs.
+        """Returns the bytes that a step with a number of pictures needs.
 
         Example:
             >>> Need(100, 10).of(4)
@@ -32,11 +32,11 @@ class Need(NamedTuple):
 
 
 def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
-    """Returns the memory that a training step needs; None where the compiler does not say.
+    """Returns the memory that a training step needs; None if the compiler does not report it.
 
     Args:
         step: Compiled step, from `jax.jit(...).lower(...).compile()`; its state is donated.
-        state: Arrays that it takes beside the batch.
+        state: Its arrays besides the batch.
         batch_size: Size of the batch that it was compiled for.
     """
     analysis = step.memory_analysis()
@@ -48,7 +48,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Returns the bytes that the default device has in all; on a CPU, those of the machine."""
+    """Returns the total bytes of the default device's memory; on a CPU, the machine's."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
@@ -56,13 +56,13 @@ def memory_limit() -> int:
 
 
 def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
-    """Refuses a step that cannot fit: a process that uses up a CPU's memory is killed.
+    """Refuses a step that cannot fit: a process that exhausts a machine's memory is killed.
 
     Args:
         need: Memory that the step needs.
         batch_size, size: Number of pictures in a step, and their side, or height and width, in
             pixels.
-        limit: Bytes that there are in all.
+        limit: Total bytes of memory.
 
     Raises:
         TrainingError: The step needs more.
@@ -71,7 +71,7 @@ def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> 
         >>> check_memory(Need(10**9, 10**8), 128, 224, limit=8 * 10**9)
         Traceback (most recent call last):
         jaxch5.errors.TrainingError: the device's memory (8.0 GB) is too small for batches of 128 \
-pictures of 224 x 224 pixels, which take about 13.8 GB: try --data.batch-size 70
+pictures of 224 x 224 pixels, which need about 13.8 GB: try --data.batch-size 70
     """
     if need and need.of(batch_size) > limit:
         raise _too_large(need, batch_size, size, limit)
@@ -79,7 +79,7 @@ pictures of 224 x 224 pixels, which take about 13.8 GB: try --data.batch-size 70
 
 @contextmanager
 def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[None]:
-    """Names what did not fit, and what might, where the device runs out of memory.
+    """Names what did not fit, and what might, if the device runs out of memory.
 
     Raises:
         TrainingError: The device ran out of memory.
@@ -98,10 +98,10 @@ def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> Tr
     line = f"the device's memory ({limit / 1e9:.1f} GB) is too small for {what}"
     fits = batch_size // 2
     if need:
-        line += f", which take about {need.of(batch_size) / 1e9:.1f} GB"
-        # Others hold memory too: where a batch should have fitted and did not, half of it is named.
+        line += f", which need about {need.of(batch_size) / 1e9:.1f} GB"
+        # Others use memory too: if a batch should have fitted but did not, half of it is proposed.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
     if fits < 1:
-        return TrainingError(f"{line}: not even one would fit; try a smaller --data.size")
+        return TrainingError(f"{line}: not even one picture fits; try a smaller --data.size")
     return TrainingError(f"{line}: try --data.batch-size {fits}")

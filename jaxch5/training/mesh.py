@@ -1,10 +1,10 @@
-"""Several devices: which of them share a batch, and where the arrays of a step are stored.
+"""Distributes training over devices: which share a batch, and where a step's arrays are stored.
 
-Each device takes as many rows of every batch as any other, and holds all weights. Where a state is
-stored decides where its steps are computed: `placement_of` reads it off, so that nothing else has
-to be passed on. A mesh has two axes, the processes and the devices of each; the optimizer's moments
-can be sharded among the devices of one process, so that each process has them all and can save them
-alone.
+Each device takes the same number of rows of every batch, and holds all weights. Where a state is
+stored decides where its steps are computed; `placement_of` finds it from the state, so nothing else
+has to be passed on. A mesh has two axes, the processes and the devices of each; the optimizer's
+moments can be sharded among the devices of one process, so each process has all of them and can
+save them alone.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from jaxch5.models.convolution import AXES
 from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = AXES
-# Smaller arrays are not worth the message that sharding takes.
+# Smaller arrays are not worth the message that sharding costs.
 SHARED_FROM = 1024
 
 
 def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
-    """Returns the mesh of devices that share a batch; None where there is a single device.
+    """Returns the mesh of devices that share a batch; None if there is a single device.
 
     Args:
         batch_size: Rows of a batch, over all devices together.
@@ -48,7 +48,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
     present = min(map(len, by_process.values()))
     if devices > present:
         raise ConfigError(f"fit.devices = {devices}: there are {present}; 0 takes all")
-    # In the order of the processes, so that the rows of each are adjacent.
+    # Ordered by process: the rows of each are then adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:
         raise ConfigError(_not_equal(batch_size, *grid.shape))
@@ -66,9 +66,9 @@ def _not_equal(batch_size: int, processes: int, devices: int) -> str:
 
 
 class Placement(NamedTuple):
-    """Where a step's arrays are stored: those that every device has, and those split by rows.
+    """Holds where a step's arrays are stored: replicated ones, and those split by rows.
 
-    Both are None on one device, which is then the default one.
+    Both are None for a single device, which is then the default one.
     """
 
     everywhere: Sharding | None
@@ -79,11 +79,11 @@ class Placement(NamedTuple):
         return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
 
     def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """Puts a batch on the devices, of which each gets rows that its own process gives."""
+        """Puts a batch on the devices; each gets rows of its own process."""
         return jax.tree.map(_put, batch, self._of(batch)) if self.rows else jax.device_put(batch)
 
     def shapes(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """Returns the shapes of a batch, which say where it is stored as well."""
+        """Returns the shapes of a batch, including where it is stored."""
         if not self.rows:
             return batch
         return jax.tree.map(
@@ -95,13 +95,13 @@ class Placement(NamedTuple):
     def _of(self, batch: Batch | CachedBatch) -> Any:
         rows = self.rows
         if isinstance(rows, NamedSharding) and batch.label.ndim == 2:
-            # Batches of many steps, stacked.
+            # Stacked batches of many steps.
             rows = NamedSharding(rows.mesh, P(None, *rows.spec))
         return by_rows(batch, rows, self.everywhere)
 
 
 def placement_of(state: TrainState) -> Placement:
-    """Returns where the arrays of a state's steps are stored."""
+    """Returns where the arrays of steps on a state are stored."""
     sharding = state.step.sharding
     if not isinstance(sharding, NamedSharding):
         return Placement(None, None)
@@ -109,7 +109,7 @@ def placement_of(state: TrainState) -> Placement:
 
 
 def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
-    """Returns a tree like a batch: `rows` for what has a row a picture, else `everywhere`.
+    """Returns a tree like a batch: `rows` for what has a row per picture, else `everywhere`.
 
     Example:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
@@ -121,11 +121,11 @@ def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
 
 
 def place(state: TrainState, mesh: Mesh | None, shard_optimizer: bool = False) -> TrainState:
-    """Puts a state on every device of a mesh; None leaves it where it is.
+    """Puts a state on every device of a mesh; without a mesh it stays where it is.
 
     Args:
         state: Weights, statistics and optimizer.
-        mesh: Mesh that `make_mesh` returns.
+        mesh: Result of `make_mesh`.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process,
             which then update their part of the weights (Rajbhandari et al., 1910.02054, stage 1).
     """
@@ -148,7 +148,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """Returns the data of which each process reads its own rows; a cache is on every device."""
+    """Returns data of which each process reads its own rows; a cache is on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())
@@ -181,7 +181,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
-    """Returns arrays that every device has as those of one device, or as copies."""
+    """Returns replicated arrays as arrays of one device, or as copies."""
     take = jnp.copy if copies else jnp.asarray
     return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
@@ -191,15 +191,15 @@ def over_rows(
 ) -> Callable[..., PyTree]:
     """Returns a function that each device computes for its own rows of a batch.
 
-    What is computed for single rows is the same on any number of devices. The partitioner finds
-    that out for most functions, but not for those that gather from all pixels of a batch.
+    Results for single rows are the same on any number of devices. The partitioner infers that for
+    most functions, but not for those that gather from all pixels of a batch.
 
     Args:
-        function: Function from a batch, and from other values that every device has, to results
-            with the same rows.
-        mesh: Mesh that `make_mesh` returns; None gives `function` itself.
+        function: Function from a batch, and from other replicated values, to results with the same
+            rows.
+        mesh: Result of `make_mesh`; None returns `function` itself.
         mean: Whether the results are means over the rows, float32; those of all devices are then
-            averaged as one vector, by one message.
+            averaged as one vector, in one message.
     """
     if mesh is None:
         return function
@@ -211,7 +211,7 @@ def over_rows(
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
-        # Unchecked: the check would have each gradient summed over the devices separately.
+        # Unchecked: the check would sum each gradient over the devices separately.
         return jax.shard_map(
             of_rows,
             mesh=mesh,
@@ -229,12 +229,12 @@ def _mean_as_vector(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
 
 
 def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
-    """Returns a function to gradients, float32, with their mean over the devices, by one message.
+    """Returns a function that averages its float32 gradients over the devices, in one message.
 
     Args:
-        function: Function whose layers leave this to be done: see `by_rows` of
+        function: Function whose layers do not average them: see `by_rows` of
             `jaxch5.models.convolution`.
-        mesh: Mesh that `make_mesh` returns; None gives `function` itself.
+        mesh: Result of `make_mesh`; None returns `function` itself.
     """
     if mesh is None:
         return function
@@ -255,10 +255,10 @@ def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[
 
 
 def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
-    """Returns a function for the mean over devices, without gradient, for use within `over_rows`.
+    """Returns a function that averages over devices, without gradient, for use within `over_rows`.
 
     Args:
-        mesh: Mesh that `over_rows` was given; None leaves values as they are.
+        mesh: Mesh that `over_rows` was given; None leaves values unchanged.
     """
     if mesh is None:
         return lambda x: x
@@ -266,5 +266,5 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
 
 
 def number_of_device(mesh: Mesh) -> Int[Array, ""]:
-    """Returns which device computes, counted from 0, for use within `over_rows`."""
+    """Returns the number of the computing device, from 0, for use within `over_rows`."""
     return jax.lax.axis_index(mesh.axis_names)

@@ -1,4 +1,4 @@
-"""Plans: how many epochs to train, at which rates, and which plans of a run are unfinished."""
+"""Plans training: epochs, rates and sizes of its phases, and which phases are unfinished."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ UNTRAINED = (
 
 
 def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
-    """Refuses to train for less than one epoch, or for a part of one.
+    """Refuses a number of epochs that is not a whole number, or too small.
 
     Raises:
-        ConfigError: The number is not whole, or too small.
+        ConfigError: It is.
 
     Example:
         >>> check_epochs(0)
@@ -48,10 +48,10 @@ def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
 
 
 def check_momentum(*values: float) -> None:
-    """Refuses a momentum that is negative, or that would forget nothing.
+    """Refuses a momentum that is negative, or that is not below 1.
 
     Raises:
-        ConfigError: One of the values is below 0, or not below 1.
+        ConfigError: One of the values is.
     """
     for value in values:
         if not 0 <= value < 1:
@@ -59,18 +59,17 @@ def check_momentum(*values: float) -> None:
 
 
 class Plan(NamedTuple):
-    """A phase of training: how many epochs, at which rates and momentum.
+    """Defines a phase of training: its number of epochs, its rates and its momentum.
 
     Attributes:
-        name: Name of this phase, for the records.
+        name: Name of the phase, for the records.
         epochs: Number of epochs.
-        rates: Function from a step of this phase to the rate of each group.
-        momentum: Function from a step of this phase to the momentum.
-        start: Steps that were made before this phase.
-        frozen_to: Group of layers to freeze to when this phase begins; None leaves what is frozen
-            as it is.
-        size: Side of the pictures that are trained on in this phase, or their height and width,
-            pixels; None is that of validation.
+        rates: Function from a step of the phase to the rate of each group.
+        momentum: Function from a step of the phase to the momentum.
+        start: Number of steps before the phase.
+        frozen_to: Group of layers to freeze up to when the phase begins; None changes nothing.
+        size: Side of the training pictures of the phase, or their height and width, pixels; None
+            takes the validation size.
     """
 
     name: str
@@ -82,7 +81,7 @@ class Plan(NamedTuple):
     size: Size | None = None
 
     def stop(self, steps_per_epoch: int) -> int:
-        """Returns how many steps have been made after this phase.
+        """Returns the total number of steps at the end of the phase.
 
         Example:
             >>> plan_at_rate(2, 0.1, 0.9, groups=1)._replace(start=5).stop(steps_per_epoch=10)
@@ -98,14 +97,14 @@ def plan_at_rate(
     groups: int,
     layer_decay: float = LAYER_DECAY,
 ) -> Plan:
-    """Plans epochs at a constant rate and momentum, or by any schedules; see `Learner.fit`.
+    """Plans epochs at a constant rate and momentum, or with any schedules; see `Learner.fit`.
 
     Example:
         >>> plan_at_rate(1, slice(0.1), lambda step: 0.9, groups=2).rates(0)
         [0.01, 0.1]
     """
     check_epochs(epochs)
-    # What a schedule returns is one rate, of which each group has its share.
+    # A schedule returns a single rate, of which each group gets its share.
     rates = group_rates(1.0 if callable(lr) else lr, groups, layer_decay)
     if not callable(momentum):
         check_momentum(momentum)
@@ -164,7 +163,7 @@ def plans_of_fine_tune(
     moms: tuple[float, float, float] = MOMS,
     layer_decay: float = LAYER_DECAY,
 ) -> list[Plan]:
-    """Plans the two phases of `Learner.fine_tune`; without epochs of the first, only the second.
+    """Plans the two phases of `Learner.fine_tune`; without frozen epochs, only the second.
 
     Example:
         >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))
@@ -193,7 +192,7 @@ def plans_of_fine_tune(
 
 
 def check_sizes(sizes: Sequence[Size], size: Size) -> None:
-    """Makes sure that sizes to train through end with that of validation, and grow to it.
+    """Checks that the sizes for progressive resizing rise to the validation size.
 
     Raises:
         ConfigError: They do not.
@@ -214,14 +213,14 @@ def _said(sizes: Sequence[Size]) -> str:
 
 
 def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int) -> list[Plan]:
-    """Divides successive plans among sizes of pictures, each of which has as many epochs.
+    """Divides successive plans among sizes of pictures, with an equal number of epochs for each.
 
-    Where the epochs cannot be divided evenly, some sizes have one more. Rates and momentum stay.
+    If the epochs cannot be divided evenly, some sizes get one more. Rates and momentum stay.
 
     Args:
         plans: Plans of a run, in order.
-        sizes: Sides of the pictures, or heights and widths, pixels; none leaves the plans as they
-            are.
+        sizes: Sides of the pictures, or heights and widths, pixels; if empty, the plans are
+            unchanged.
         steps_per_epoch: Number of training batches.
 
     Raises:
@@ -237,9 +236,7 @@ def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int)
         return list(plans)
     epochs = sum(plan.epochs for plan in plans)
     if epochs < len(sizes):
-        raise ConfigError(
-            f"{_said(sizes)}: are more than the epochs, of which there are {epochs}; each needs one"
-        )
+        raise ConfigError(f"{_said(sizes)}: each size needs an epoch, but there are only {epochs}")
     bounds = [epochs * place // len(sizes) for place in range(len(sizes) + 1)]
     parts, before = [], 0
     for plan in plans:
@@ -264,24 +261,24 @@ def _part_of(plan: Plan, first: int, last: int, steps_per_epoch: int) -> Plan:
 
 
 def check_rates(plan: Plan, steps_per_epoch: int) -> None:
-    """Refuses a plan none of whose steps would change anything.
+    """Refuses a plan whose steps would change nothing.
 
     Raises:
         ConfigError: No rate is above 0.
     """
     steps = plan.epochs * steps_per_epoch
     if not any(max(plan.rates(step)) > 0 for step in range(steps)):
-        raise ConfigError(f"lr: none of the {steps} steps has a rate above 0")
+        raise ConfigError(f"lr: no rate of the {steps} steps is above 0")
 
 
 def left_to_do(
     plans: Sequence[Plan], step: int, steps_per_epoch: int, unvalidated: bool
 ) -> list[Plan]:
-    """Returns those of successive plans that are unfinished after so many steps.
+    """Returns those of successive plans that are unfinished after a number of steps.
 
     Args:
         plans: Plans of a run, in order.
-        step: Number of steps that have been made.
+        step: Number of completed steps.
         steps_per_epoch: Number of training batches.
         unvalidated: Whether these steps end an epoch that its own plan has not validated yet.
 

@@ -1,7 +1,7 @@
-"""Precision: in which type the network computes, and what keeps small gradients from vanishing.
+"""Defines the type in which the network computes, and keeps small gradients from vanishing.
 
-Weights, batch statistics, logits, loss and optimizer are float32 in every case (Micikevicius et
-al., 1710.03740).
+Weights, batch statistics, logits, loss and optimizer are always float32 (Micikevicius et al.,
+1710.03740).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def dtype_of(precision: str) -> Any:
         precision: "fp32", "bf16" or "fp16".
 
     Raises:
-        ConfigError: The name is none of the three, or the processor cannot compute in the type.
+        ConfigError: There is no such precision, or the processor cannot compute in the type.
 
     Example:
         >>> dtype_of("bf16").__name__
@@ -36,7 +36,7 @@ def dtype_of(precision: str) -> Any:
         raise ConfigError(f"model.precision = {precision}: should be one of {', '.join(DTYPES)}")
     if precision == "fp16" and not has_float16():
         raise ConfigError(
-            "model.precision = fp16: programs of this processor cannot compute in float16; choose "
+            "model.precision = fp16: this processor cannot compute in float16; choose "
             "--model.precision bf16 or fp32"
         )
     return DTYPES[precision]
@@ -44,7 +44,7 @@ def dtype_of(precision: str) -> Any:
 
 @cache
 def has_float16() -> bool:
-    """Checks whether float16 can be computed: XLA lacks its conversions on CPUs without F16C."""
+    """Checks whether float16 works: XLA lacks its conversions on CPUs without F16C."""
     try:
         jax.jit(lambda x: x.astype(jnp.float16) * 2)(jnp.ones(())).block_until_ready()
     except jax.errors.JaxRuntimeError:
@@ -53,11 +53,11 @@ def has_float16() -> bool:
 
 
 def loss_scale(precision: str) -> DynamicScale | None:
-    """Returns the factor of the loss before it is differentiated; None where none is needed.
+    """Returns the factor by which the loss is scaled for the gradient; None if none is needed.
 
-    float16 has five bits of exponent, so that small gradients would become zero. The factor is
-    halved when a gradient overflows, in which case the step is skipped, and doubled after 2,000
-    steps without one. bfloat16 has the exponent of float32 and needs none.
+    float16 has five exponent bits, so small gradients would become zero. The factor is halved when
+    a gradient overflows, in which case the step is skipped, and doubled after 2,000 steps without
+    an overflow. bfloat16 has the exponent bits of float32 and needs no factor.
 
     Example:
         >>> loss_scale("bf16"), float(loss_scale("fp16").scale)
@@ -69,12 +69,12 @@ def loss_scale(precision: str) -> DynamicScale | None:
 
 
 def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
-    """Returns the factor after a step whose gradient was, or was not, finite.
+    """Returns the factor after a step, depending on whether its gradient was finite.
 
     Example:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # The rule is flax's, which sees a gradient only where it takes one itself.
+    # The rule is flax's, whose own code sees only gradients that it computes itself.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

@@ -1,4 +1,4 @@
-"""What commands and notebooks set for their whole process."""
+"""Process-wide settings for commands and notebooks."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from jaxch5.util.libraries import variable
 # Parameters of glibc's mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-# The largest threshold that it takes, bytes.
+# The largest threshold that it accepts, bytes.
 LARGEST = 2**31 - 1
 
 
 def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
-    For commands and notebooks, before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`. On a GPU random numbers come from a kernel of jaxlib's; they are the same.
+    Commands and notebooks call it before jax first computes. See `keep_compiled_programs` and
+    `keep_freed_memory`. On a GPU, a kernel of jaxlib draws random numbers; they are the same.
 
     Args:
-        alone: Whether no other processes train with this one, which would be joined first.
+        alone: Whether no other processes train with this one; those have to be joined first.
 
     Raises:
-        Jaxch5Error: `JAX_PLATFORMS` names what is not here.
+        Jaxch5Error: `JAX_PLATFORMS` names a device that does not exist here.
 
     Example:
         >>> prepare_process()  # doctest: +SKIP
     """
     keep_compiled_programs()
     keep_freed_memory()
-    # XLA writes out the rounds of each draw otherwise: the initial weights of a ResNet-50 took 18 s
-    # to compile on an H200 (docs/benchmarks.md).
+    # Otherwise XLA unrolls each draw, and the initial weights of a ResNet-50 take long to compile
+    # (docs/benchmarks.md).
     jax.config.update("jax_threefry_gpu_kernel_lowering", True)
     if alone:
         check_devices()
 
 
 def check_devices() -> None:
-    """Makes sure that jax finds a device where the environment says what kind it should be.
+    """Checks that jax finds a device of the kind that the environment requires.
 
     Raises:
         Jaxch5Error: There is none.
@@ -55,9 +55,9 @@ def check_devices() -> None:
         try:
             jax.devices()
         except Exception:
-            # What it raises depends on what is installed; some of it has no message.
+            # The error depends on what is installed; some have no message.
             raise Jaxch5Error(
-                f"JAX_PLATFORMS = {platforms}: jax finds no such device here; leave it out, or "
+                f"JAX_PLATFORMS = {platforms}: jax finds no such device here; unset it, or "
                 "set it to cpu (for NVIDIA GPUs: python -m pip install -e '.[cuda]')"
             ) from None
 
@@ -65,14 +65,14 @@ def check_devices() -> None:
 def keep_freed_memory() -> None:
     """Keeps the memory of a step on a CPU, up to 2 GB, for the next one; on Linux with glibc.
 
-    XLA allocates the memory of a step in one piece, and frees it when the step is done. glibc maps
-    every piece of that size from the system and returns it at once, so that in each step the system
-    zeroes new pages as they are first touched, which takes a good part of a large network's step
-    (docs/benchmarks.md). PyTorch allocates a piece for each array, small enough for glibc to keep.
+    XLA allocates the memory of a step in one piece, and frees it after the step. glibc maps each
+    piece of that size from the system and returns it at once, so the system zeroes new pages in
+    each step, which takes a good part of a large network's step (docs/benchmarks.md). PyTorch
+    allocates a piece for each array, small enough for glibc to keep.
 
-    glibc keeps large pieces for the main thread only. So the main thread computes, and waits for
+    glibc keeps large pieces only for the main thread. So the main thread computes, and waits for
     each step, as it soon would in any case. Once jax has computed something it is too late for
-    that, and nothing is gained.
+    that, and the call has no effect.
 
     Example:
         >>> keep_freed_memory()  # doctest: +SKIP

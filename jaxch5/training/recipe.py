@@ -1,4 +1,4 @@
-"""The recipe: what is chosen about a network and its training, and does not change in it."""
+"""Defines the recipe: the choices about a network and its training that stay fixed."""
 
 from __future__ import annotations
 
@@ -34,52 +34,52 @@ Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Holds what is chosen about a network and its training, and does not change in it.
+    """Holds the choices about a network and its training that stay fixed during training.
 
     Args:
         precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
             loss and optimizer are float32.
-        head: "concat_pool" (fastai's) or "linear" (torchvision's), where there is a choice.
+        head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures with both.
         groups: "fastai" (three for a ResNet) or "stages" (its six), for freezing and rates; "auto"
             is "stages" with a `layer_decay`, else "fastai".
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
             their running statistics, and a frozen body costs a forward pass only. Layers that
             normalize without running statistics are not batch norms.
-        wd: Decoupled weight decay, a share of the rate.
+        wd: Decoupled weight decay, which is multiplied by the rate.
         loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
             `focal_loss`, a `functools.partial` of one with its weights; or your own, which returns
-            `ItemLosses` if it has weights. None is the task's.
-        metrics: What is recorded of each epoch beside the task's metrics: "top_5", "precision",
-            "recall", "f1", or functions of probabilities and labels.
+            `ItemLosses` if it has weights. None takes the task's.
+        metrics: Metrics to record in addition to the task's: "top_5", "precision", "recall", "f1",
+            or functions of probabilities and labels.
         mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
             `functools.partial`.
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
-        clip: Largest norm of all gradients together; 0 does not clip.
-        accumulate: Batches whose mean gradient makes one update; those left at the end of an epoch
-            make one too. Each batch counts the same, whatever the weights of its items.
-        average: Decay of an exponential average of the weights, which is then what is evaluated; 0
-            keeps none.
-        deterministic: Whether the same seed gives the same bits on a GPU too, where that may be
-            slower.
+        clip: Maximum norm of all gradients together; 0 does not clip.
+        accumulate: Number of batches whose mean gradient makes one update; those left at the end of
+            an epoch make one too. Each batch counts the same, whatever the weights of its items.
+        average: Decay of an exponential average of the weights, which is then evaluated instead of
+            the weights; 0 keeps none.
+        deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
         devices: Number of devices of each process that share a batch; 0 takes all.
-        bn: Whether batch norms take their statistics from the whole batch ("global"), so that the
-            number of devices changes nothing, or from the rows of each device ("local").
-        remat: Whether the inside of a block is computed again for the gradient instead of kept in
-            memory.
+        bn: Whether batch norms take their statistics from the whole batch ("global"), independent
+            of the number of devices, or from the rows of each device ("local").
+        remat: Whether the activations within a block are computed again for the gradient instead of
+            kept in memory.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.
-        task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer none of them.
-        drop_path: Share of the items for which training leaves out the last block, where
-            the network can be built so; see `create_model`.
-        layer_decay: Factor from the rate of each group to that of the group before it, above 0 and
+        task: What labels mean: `single_label()`, or `one_vs_rest()`, which may answer "none of
+            these".
+        drop_path: Share of the items for which training leaves out the last block, if the network
+            supports it; see `create_model`.
+        layer_decay: Factor from the rate of each group to that of the previous group, above 0 and
             at most 1; see `group_rates`.
         class_weights: Weight of each class in the loss, of training and of validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures to train through, or heights and widths, pixels, in equal
-            parts of the epochs, up to that of validation; without any, that one alone.
+        sizes: Sides of the pictures, or heights and widths, pixels, for progressive resizing: each
+            for an equal part of the epochs, up to the validation size; if empty, only that size.
 
     Raises:
-        ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have one
-            name.
+        ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have the
+            same name.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -110,12 +110,12 @@ class Recipe:
     sizes: Sequence[Size] = ()
 
     def __post_init__(self) -> None:
-        # Checked here, and not after the first epoch.
+        # Checked here rather than after the first epoch.
         self.task.scores(self.metrics)
         loss = self.loss or self.task.loss
         if not self._counts_classes_alike and not takes_weights(loss):
             raise ConfigError(
-                f"fit.class_weights = {self.class_weights}: the loss takes none; give it an "
+                f"fit.class_weights = {self.class_weights}: the loss does not take any; give it an "
                 "argument weight, an array [classes], or leave them out"
             )
         if self.bn not in NORMS:
@@ -136,15 +136,15 @@ class Recipe:
 
     @property
     def columns(self) -> list[str]:
-        """Names of what is recorded of each epoch beside the task's metrics."""
+        """The names of the recorded metrics in addition to the task's."""
         return [name for name in self.task.scores(self.metrics) if name not in self.task.scores()]
 
     @property
     def objective(self) -> Loss:
-        """What is minimized: the loss that was chosen, or the task's, with the class weights.
+        """The function to minimize: the chosen loss, or the task's, with the class weights.
 
         Raises:
-            ConfigError: These depend on pictures that are not known.
+            ConfigError: The class weights depend on pictures that are not known.
         """
         loss, weights = self.loss or self.task.loss, self.class_weights
         if self._counts_classes_alike:
@@ -157,10 +157,10 @@ class Recipe:
         return weigh(loss, tuple(weights))
 
     def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
-        """Returns the recipe with what depends on the training pictures.
+        """Returns the recipe completed with what depends on the training pictures.
 
-        These are the weights of the classes in numbers, and, where the classes are unequal, the
-        balanced accuracy among the metrics.
+        That is the numerical weights of the classes and, if class sizes are unequal, the balanced
+        accuracy as a metric.
 
         Args:
             labels: Classes of the training pictures.
@@ -182,7 +182,7 @@ class Recipe:
 
         Args:
             values: Values of the first fields, in their order.
-            also: Other names that an unknown one might stand for, for the message.
+            also: Other names that may be meant by an unknown one, for the message.
             overrides: Values of fields by name.
 
         Raises:
@@ -204,7 +204,7 @@ class Recipe:
     def make_optimizer(
         self, lr: float | Sequence[float] = LR, **others: Any
     ) -> optax.GradientTransformation:
-        """Makes the optimizer, whose rates are set before each step: see `TrainState.at_rate`.
+        """Creates the optimizer, whose rates are set before each step; see `TrainState.at_rate`.
 
         Args:
             lr: Learning rate, or one for each group of layers.
@@ -216,12 +216,12 @@ class Recipe:
 
 @lru_cache(maxsize=8)
 def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
-    # The same object each time, by which JAX keeps the programs of a loss.
+    # Always the same object, as JAX caches the programs of a loss by it.
     return partial(loss, weight=weights)
 
 
 def takes_weights(loss: Loss) -> bool:
-    """Tells whether a loss has an argument for class weights that is not set yet.
+    """Checks whether a loss has an argument for class weights that is not set yet.
 
     Example:
         >>> from jaxch5.losses import cross_entropy
@@ -238,9 +238,9 @@ def weights_of_classes(
     """Returns the weight of each class in the loss.
 
     Args:
-        given: "balanced", by which all classes have the same sum of weights, as in scikit-learn;
-            "sqrt", the square root of that; a weight for each class by its name, or a TOML file of
-            these; or the weights in the order of the classes.
+        given: "balanced", which gives all classes the same sum of weights, as in scikit-learn;
+            "sqrt", the square root of that; a weight for each class by its name, or a TOML file
+            with these; or the weights in the order of the classes.
         labels: Classes of the training pictures.
         classes: Names of the classes.
 

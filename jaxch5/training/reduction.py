@@ -1,4 +1,4 @@
-"""The loss of a batch: the one place where the mean of its items' losses is taken."""
+"""Computes the loss of a batch: the only place where its items' losses are averaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxch5.losses import (
 )
 from jaxch5.util.text import name_of
 
-# The losses that can be asked for what they know of each item.
+# The losses that can return the loss of each item.
 OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)
 # On one batch the weighted mean may equal the plain one by accident.
 CHANCES = 3
@@ -39,19 +39,19 @@ def loss_of_batch(
     """Returns the mean loss of a batch.
 
     With class weights it is the sum of the weighted losses over the sum of the weights. A mixed
-    item has both labels, each with its share of the loss and of the weight: where all shares of a
-    batch are one number, that is PyTorch's `share * loss(logits, labels) + (1 - share) *
-    loss(logits, labels[partner])`, and where they are 1, the loss without mixing. (fastai's
+    item has both labels, each with its share of the loss and of the weight: if all shares of a
+    batch are the same number, that is PyTorch's `share * loss(logits, labels) + (1 - share) *
+    loss(logits, labels[partner])`, and if they are 1, the loss without mixing. (fastai's
     `MixHandler`, and PyTorch's `cross_entropy` of probabilities, divide by the number of items
     instead: the same gradient, multiplied by the mean weight of the batch.)
 
     Args:
-        loss: Mean, or `ItemLosses`, of logits and labels. A mean is taken of one item at a time
-            where items are mixed; see `check_is_mean`.
+        loss: Mean, or `ItemLosses`, of logits and labels. If items are mixed, a mean is computed
+            one item at a time; see `check_is_mean`.
         logits: Activations.
         labels: Class numbers.
-        pairs: Place of each item's partner in the batch, and the share, 0 to 1, that is its own;
-            None where nothing is mixed.
+        pairs: Index of each item's partner in the batch, and the item's own share, 0 to 1; None if
+            nothing is mixed.
         over_devices: As in `ItemLosses.mean`.
 
     Raises:
@@ -84,8 +84,8 @@ def loss_of_batch(
 def check_is_mean(loss: Loss, classes: int) -> None:
     """Refuses a loss that is not the mean of the losses of single items.
 
-    Mixed items are given to the loss one by one, and so are the rows of each device where batch
-    norms are local. Weights that are hidden in a mean would cancel there.
+    The loss gets mixed items one by one, and the rows of each device separately if batch norms are
+    local. Weights hidden in a mean would cancel there.
 
     Args:
         loss: Mean, or `ItemLosses`, of logits and labels.
@@ -131,7 +131,7 @@ def _losses_of_each(
 
 
 def _of_items(loss: Loss) -> Loss:
-    """Returns the loss, asked for what it knows of each item where it is one of ours."""
+    """Returns the loss, with a result for each item if it is one of ours."""
     function: Any = loss
     settings: dict[str, Any] = {}
     while isinstance(function, partial):

@@ -1,7 +1,7 @@
-"""Many steps in one call, where the set is stored on the device: nothing waits for the host.
+"""Runs many steps in one call if the set is stored on the device, without waiting for the host.
 
 An epoch is then a few calls of one compiled program, a `lax.scan` over steps that gather their
-pictures, augment and train. On a CPU such a scan is slower than the steps one by one.
+pictures, augment and train. On a CPU such a scan is slower than single steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Calls in an epoch, so that the bar moves and signals are noticed; and most steps in a call.
+# Minimum number of calls per epoch, to update the bar and notice signals; maximum steps per call.
 CALLS = 8
 MOST_STEPS = 32
 
@@ -32,7 +32,7 @@ ManySteps = Callable[
 
 
 def steps_a_call(steps_per_epoch: int) -> int:
-    """Returns how many steps a call makes; what is left of an epoch is done step by step.
+    """Returns the number of steps per call; the rest of an epoch is done in single steps.
 
     Example:
         >>> steps_a_call(4), steps_a_call(91), steps_a_call(10_000)
@@ -66,7 +66,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
             state, output = train_step(state.at_rate(lr, momentum), batch, key)
             return state, output["loss"]
 
-        # The set is the same in every step, and is not scanned over.
+        # The set is the same in every step, so it is not scanned over.
         return lax.scan(step, state, (_rows(batches), rates, momentum))
 
     return many_steps
@@ -75,7 +75,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
 def calls(
     batches: Iterator[Batch | CachedBatch], start: int, steps_per_epoch: int, a_call: int
 ) -> Iterator[Batch | CachedBatch]:
-    """Yields the batches of steps from `start` on, those of a call of many steps stacked.
+    """Yields the batches of steps from `start` on, stacked for calls of many steps.
 
     Calls begin at the same steps of every epoch, wherever training resumes.
     """
@@ -91,12 +91,12 @@ def calls(
 
 
 def steps_of(batch: Batch | CachedBatch) -> int:
-    """Returns the number of batches in one: more than 1 where they are stacked."""
+    """Returns the number of batches in a batch: more than 1 if they are stacked."""
     return len(batch.label) if batch.label.ndim == 2 else 1
 
 
 def stacked(batch: CachedBatch, count: int) -> CachedBatch:
-    """Returns the shapes of so many stacked batches."""
+    """Returns the shapes of a number of stacked batches."""
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), _rows(batch)
     )
@@ -109,5 +109,5 @@ def _stack(batches: Sequence[Any]) -> CachedBatch:
 
 
 def _rows(batch: CachedBatch) -> CachedBatch:
-    """Returns what a batch has of its own: all but the set."""
+    """Returns the parts of a batch other than the set."""
     return replace(batch, images=None, frames=None)

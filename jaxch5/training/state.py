@@ -1,4 +1,4 @@
-"""The state of training: one pytree, all that a step reads and writes."""
+"""Defines the state of training: one pytree with all that a step reads and writes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jaxch5.training.recipe import Recipe
 class TrainState(flax.struct.PyTreeNode):
     """Holds everything that changes from step to step.
 
-    `step` counts the steps done. `opt_state` is that of the trained parameters alone. `scale` is
-    float16's factor of the loss, else None. `average` is the exponential average of the variables,
-    where one is kept, else None. `epoch_loss` sums the losses since the epoch began and
-    `epoch_skipped` counts the steps whose gradients overflowed: they are kept here so that a run
-    resumed in the middle of an epoch reports the whole epoch.
+    `step` counts the completed steps. `opt_state` covers only the trained parameters. `scale` is
+    float16's loss scale, else None. `average` is the exponential average of the variables if one is
+    kept, else None. `epoch_loss` sums the losses since the epoch began, and `epoch_skipped` counts
+    the steps whose gradients overflowed: with them, a run resumed in the middle of an epoch reports
+    the entire epoch.
     """
 
     step: Int32[Array, ""]
@@ -40,7 +40,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """Returns what the model is evaluated with: the average, if one is kept."""
+        """Returns the variables to evaluate: the average, if one is kept."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -48,11 +48,11 @@ class TrainState(flax.struct.PyTreeNode):
     def at_rate(
         self, lr: Float[ArrayLike, "groups"], momentum: Float[ArrayLike, ""] | None = None
     ) -> TrainState:
-        """Returns the state whose next step has other rates.
+        """Returns the state with other rates for the next step.
 
         Args:
             lr: Learning rate of each group of layers.
-            momentum: Decay of the first moment; None leaves it as it is.
+            momentum: Decay of the first moment; None leaves it unchanged.
         """
         values = {"lr": lr} if momentum is None else {"lr": lr, "momentum": momentum}
         values = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
@@ -67,14 +67,14 @@ def init_state(
     optimizer: optax.GradientTransformation | None = None,
     frozen: frozenset[ParamPath] = frozenset(),
 ) -> TrainState:
-    """Makes a state at step 0 with weights drawn from `key`.
+    """Creates a state at step 0 with weights drawn from `key`.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
         recipe: How it will be trained.
         size: Side of the pictures that the model will see, or their height and width, pixels.
-        key: Root of the initial weights.
-        optimizer: Optimizer of the trained parameters; None is the recipe's.
+        key: Root key for the initial weights.
+        optimizer: Optimizer of the trained parameters; None takes the recipe's.
         frozen: Parameters that are not trained.
 
     Example:
@@ -109,7 +109,7 @@ def init_state(
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
     """Returns the state with copies of other variables, also as its average if it keeps one.
 
-    Copies, because a step consumes its state.
+    They are copied because a step consumes its state.
     """
     return state.replace(
         **jax.tree.map(jnp.copy, variables),

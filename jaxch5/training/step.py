@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: pure functions, made to be compiled."""
+"""Creates the training step and the evaluation step: pure functions, to be compiled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DrawnEvalStep = Callable[
 
 
 class Weights(NamedTuple):
-    """The weights that are trained, what else the network has, and float16's factor of the loss."""
+    """Holds the trained weights, the network's other variables, and float16's loss scale."""
 
     trained: PyTree
     fixed: PyTree
@@ -49,7 +49,7 @@ class Weights(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """The loss of a batch, the running statistics after it, and the gradient."""
+    """Holds the loss of a batch, the running statistics after it, and the gradient."""
 
     loss: Float[Array, ""]
     batch_stats: PyTree
@@ -69,23 +69,23 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
-    `key` is the epoch's; draws are folded with each item's index and with the step, so that any
-    step can be run again. `metrics` holds the batch's mean `loss`. Where the state has a factor
-    for the loss (float16), a step whose gradient is not finite changes nothing but that factor.
+    `key` is the epoch's; it is folded with each item's index and with the step, so any step can be
+    run again. `metrics` holds the batch's mean `loss`. If the state has a loss scale (float16), a
+    step whose gradient is not finite changes only that scale.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=True)` on normalized
             pictures.
         recipe: Loss, optimizer, what is mixed and averaged, and where batch norms take their
-            statistics: with bn="local" each device draws what to mix, and what to drop, for itself.
-        policy: What `aug_transforms` returns; None takes the centre crop.
+            statistics: with bn="local" each device draws what to mix and what to drop by itself.
+        policy: Result of `aug_transforms`; None takes the centre crop.
         size: Side of the network's input, or its height and width, pixels.
         normalization: Mean and deviation of the augmented pictures.
-        optimizer: Optimizer whose state is the state's `opt_state`; None is the recipe's.
-        frozen: Parameters that stay as they are; no gradient is taken of them.
-        mesh: Devices that share a batch; None is one.
+        optimizer: Optimizer whose state is the state's `opt_state`; None takes the recipe's.
+        frozen: Parameters that stay unchanged; no gradient is computed for them.
+        mesh: Devices that share a batch; None stands for one device.
         steps_per_epoch: Number of training batches, after which the recipe's `accumulate` makes an
-            update of what is left; None leaves nothing.
+            update from the remaining ones; None if none remain.
 
     Example:
         >>> from jaxch5.data.block import DataBlock
@@ -105,9 +105,9 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # With local batch norms each device takes its own gradient, else it only prepares its pictures.
+    # With local batch norms each device computes its own gradient, else only its own pictures.
     local = mesh if recipe.bn == "local" else None
-    # Else gradients are summed in the type in which they are computed.
+    # Otherwise gradients are summed in the type in which they are computed.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
     summed = mesh if narrow and not local else None
 
@@ -134,7 +134,7 @@ def make_train_step(
                 pictures,
                 train=True,
                 mutable=["batch_stats"],
-                # A stream without a key of its own is drawn from that of params.
+                # A stream without its own key draws from that of params.
                 rngs={"dropout": dropout_key, "params": jax.random.fold_in(dropout_key, 0)},
             )
             value = loss_of_batch(
@@ -157,7 +157,7 @@ def make_train_step(
         state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         augment_key, dropout_key = jax.random.split(key)
-        # Partners are of the same batch, so their draw cannot come from the items alone.
+        # Partners come from the same batch, so their draw cannot depend on the items alone.
         mix_key = jax.random.fold_in(augment_key, state.step)
         keys = augment_key, mix_key, jax.random.fold_in(dropout_key, state.step)
         trained, fixed = partition(state.params, frozen)
@@ -176,7 +176,7 @@ def make_train_step(
             if state.average is None:
                 return after
             variables = {"params": params, "batch_stats": batch_stats}
-            # The first steps are far from the last, so that the average begins as a short one.
+            # The first steps are far from the last, so the average starts with a short window.
             decay = jnp.minimum(recipe.average, (1.0 + state.step) / (10.0 + state.step))
             return after.replace(
                 average=optax.incremental_update(variables, state.average, 1.0 - decay)
@@ -205,7 +205,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` of what `view` shows; it keeps padded rows."""
+    """Returns a function `(state, batch) -> logits` of the `view` of pictures; padding stays."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

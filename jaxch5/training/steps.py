@@ -1,4 +1,4 @@
-"""The compiled steps of a run: one training step, many at once, and evaluation."""
+"""Compiles the steps of a run: one training step, many at once, and evaluation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from jaxch5.training.step import EvalStep, TrainStep
 
 
 class Steps(NamedTuple):
-    """The compiled steps of a run, which take only the shapes that they were compiled for.
+    """Holds the compiled steps of a run, which accept only the shapes they were compiled for.
 
     Attributes:
         train: Function of one training step; the state is donated.
         evaluate: Function from a state and a batch to logits; its first call may have to wait.
-        need: Memory that a training step needs; None where the compiler does not say.
-        many: Function of `a_call` training steps; None where they are done one by one.
-        a_call: Number of training steps that a call makes.
+        need: Memory that a training step needs; None if the compiler does not report it.
+        many: Function of `a_call` training steps; None if they are done one by one.
+        a_call: Number of training steps per call.
     """
 
     train: TrainStep
@@ -54,12 +54,12 @@ def compile_steps(
     """Compiles the steps for the shapes of `data`, to run where `state` is stored.
 
     Args:
-        train_step, eval_step: Functions that `jaxch5.training.step` makes.
-        state: State with the shapes that later ones will have.
+        train_step, eval_step: Functions created by `jaxch5.training.step`.
+        state: State with the same shapes as later ones.
         data: Pictures to train on.
-        key: Key of the kind that later ones will be.
+        key: Key of the same kind as later ones.
         deterministic: See `compiler_options`.
-        resident: Whether a call makes many steps; None does so where the set is stored on an
+        resident: Whether a call makes many steps; None does so if the set is stored on an
             accelerator.
         evaluate: Compiled evaluation of the same network and pictures; None compiles one.
 
@@ -72,7 +72,7 @@ def compile_steps(
     if resident is None:
         resident = isinstance(batch, CachedBatch) and jax.default_backend() != "cpu"
     a_call = steps_a_call(len(data.train)) if resident else 1
-    # A state stays where it is stored, so that the next step finds it there.
+    # A state stays where it is stored: the next step expects it there.
     after = jax.tree.map(lambda leaf: leaf.sharding, state) if everywhere else None
     jit = partial(jax.jit, compiler_options=options)
     train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
@@ -98,12 +98,12 @@ def compile_steps(
     pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
-            # Not in this thread, which would notice no signal until it is done.
+            # Not in this thread, which would not notice a signal until it is done.
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
-            # Training can begin; what an epoch ends with is compiled meanwhile.
+            # Training can begin; the evaluation is compiled meanwhile.
             if evaluate is None:
                 args = without_moments(state), of_step
                 evaluate = Later(pool.submit(compiled, of_evaluation, eval_step, *args))
@@ -113,12 +113,12 @@ def compile_steps(
 
 
 def without_moments(state: TrainState) -> TrainState:
-    """Returns what an evaluation needs of a state, which is the same whatever is frozen."""
+    """Returns the part of a state that evaluation needs, which is the same whatever is frozen."""
     return state.replace(opt_state=())
 
 
 class Later:
-    """A compiled evaluation that may still be compiled when it is first called, and then waits."""
+    """An evaluation that is compiled in the background; its first call waits for that."""
 
     def __init__(self, future: Future[Compiled]) -> None:
         self.future = future

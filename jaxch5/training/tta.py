@@ -1,4 +1,4 @@
-"""Test-time augmentation: a model's answers to augmented pictures, for the mean of many looks."""
+"""Computes a model's answers for augmented pictures, for test-time augmentation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from jaxch5.training.step import DrawnEvalStep
 
 
 def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep:
-    """Returns the step for `drawn_looks`, which is compiled once for each shape that it meets.
+    """Returns the step for `drawn_looks`, which is compiled once for each shape.
 
     Args:
-        drawn_step: Function that `make_drawn_eval_step` returns.
-        state: State on the devices on which later ones will be.
+        drawn_step: Result of `make_drawn_eval_step`.
+        state: State on the same devices as later ones.
     """
     everywhere = placement_of(state).everywhere
     return jax.jit(drawn_step, out_shardings=everywhere, compiler_options=compiler_options())
@@ -38,13 +38,13 @@ def drawn_looks(
     n: int,
     task: Task = SOFTMAX,
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
-    """Returns probabilities of all items of a validation loader, `n` times, each from other draws.
+    """Yields the probabilities of all items of a validation loader `n` times, from new draws each.
 
     Args:
-        step: Function that `compile_looks` returns.
+        step: Result of `compile_looks`.
         state: State of the network; it is not consumed.
         loader: Loader of validation pictures.
-        key: Root of the draws.
+        key: Root key for the draws.
         n: Number of looks.
         task: Task that turns logits into probabilities.
 
@@ -58,5 +58,5 @@ def drawn_looks(
         put = placement_of(state).put
         return task.probabilities(predict(state, loader, partial(step, key=put(draw)))[0])
 
-    # Each is computed when it is asked for, and need not be kept.
+    # Each is computed on demand, and need not be kept.
     return map(look, jax.random.split(jax.random.fold_in(key, n), n))

@@ -177,7 +177,7 @@ def test_two_classes_are_named_where_they_take_more_than_their_share(between, sa
     assert commands(found) == ["evaluate"] * said
     if said:
         assert found[0].sentence.startswith(
-            "ash and <b>beech</b> are taken for each other 32 times"
+            "ash and <b>beech</b> are confused with each other in 32 "
         )
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_line_is_named_and_the_file_stays(tmp_path, line):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"kind": "keep", "pictures": [["/1.jpg", "cat"]]}\n' + line + "\n")
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=r"answers.jsonl, line 2: is no answer"):
+    with pytest.raises(CheckpointError, match=r"answers.jsonl, line 2: is not an answer"):
         AnswerLog(path)
     assert path.read_bytes() == before
 

@@ -88,7 +88,7 @@ def test_the_class_that_is_asked_for():
     assert other.probability == prediction.probabilities[0]
     # Nothing speaks for it.
     assert (other.map == 0).all()
-    with pytest.raises(ConfigError, match="grey: is none of dark, bright"):
+    with pytest.raises(ConfigError, match="grey: should be one of dark, bright"):
         jx.attribution(predictor, picture, "grey")
     with pytest.raises(DataError, match="no/such"):
         jx.attribution(predictor, "no/such.jpg")

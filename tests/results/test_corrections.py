@@ -41,7 +41,7 @@ def test_an_answer_changes_its_picture_and_no_other():
     assert now.rows == [ROWS[0]._replace(label="dog"), ROWS[1], ROWS[3]]
     assert dict(now.relabelled) == {("train", "cat", "dog"): 1}
     assert dict(now.dropped) == {("train", "dog"): 1}
-    assert summary(now, False) == "1 kept, 1 relabelled, 1 dropped, 1 unsure, and left as they are"
+    assert summary(now, False) == "1 kept, 1 relabelled, 1 dropped, 1 unsure (unchanged)"
 
 
 def test_what_nobody_is_sure_of_may_be_left_out():
@@ -49,7 +49,7 @@ def test_what_nobody_is_sure_of_may_be_left_out():
     assert len(corrected(ROWS, given).rows) == 4
     now = corrected(ROWS, given, drop_unsure=True)
     assert now.rows == ROWS[:3]
-    assert summary(now, True) == "0 kept, 0 relabelled, 0 dropped, 1 unsure, and left out"
+    assert summary(now, True) == "0 kept, 0 relabelled, 0 dropped, 1 unsure (left out)"
 
 
 def test_an_answer_about_another_label_of_the_file_changes_nothing():
@@ -59,7 +59,7 @@ def test_an_answer_about_another_label_of_the_file_changes_nothing():
     assert now.rows == ROWS
     assert now.elsewhere == 1
     assert remarks(ROWS, now) == [
-        "1 answer is about pictures that are not in the set any more, or not with that label, and "
+        "1 answer is about pictures that are no longer in the set, or not with that label, and "
         "changed nothing"
     ]
 
@@ -67,9 +67,9 @@ def test_an_answer_about_another_label_of_the_file_changes_nothing():
 def test_classes_that_go_come_or_cannot_be_trained_are_said():
     now = corrected(ROWS, answers((0, "class", "fox"), (1, "class", "fox"), (2, "drop")))
     assert remarks(ROWS, now) == [
-        "no picture of cat is left: a network that is trained on these labels will not know it",
+        "no picture of cat is left: a network trained on these labels will not know it",
         "fox is a new class",
-        "dog has no picture for training, so that train will refuse these labels: correct or drop "
+        "dog has no pictures for training, so train will refuse these labels: correct or drop "
         "those for validation",
         "fewer than two classes are left: train will refuse these labels",
     ]
@@ -111,8 +111,8 @@ def test_what_was_corrected_is_beside_the_table_for_as_long_as_it_is_true(tmp_pa
 
 def test_names_that_a_table_cannot_hold_are_refused():
     for row, line in (
-        (Row("/a", os.fsdecode(b"\xff"), False), "is no text"),
-        (Row("/a", " cat", False), "differs from another by spaces alone"),
+        (Row("/a", os.fsdecode(b"\xff"), False), "is not valid text"),
+        (Row("/a", " cat", False), "differs from another only by spaces"),
         (Row("/a ", "dog", False), "ends in a space"),
     ):
         with pytest.raises(DataError, match=line):

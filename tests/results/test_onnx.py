@@ -72,10 +72,10 @@ def test_a_function_gives_the_same(name):
     ("function", "line"),
     [
         (lambda x: jnp.sort(x), "sort"),
-        (lambda x: x[:, np.arange(2), np.arange(2)], "a choice of places in another order"),
-        (lambda x: x[:, 0, :, np.arange(2)], "a choice of places in another order"),
+        (lambda x: x[:, np.arange(2), np.arange(2)], "indexing in another order"),
+        (lambda x: x[:, 0, :, np.arange(2)], "indexing in another order"),
         (lambda x: jnp.concatenate([x, x])[x.shape[0] :], "a size that depends on the number of"),
-        (lambda x: x[:, x.sum().astype(int)], "a choice of places"),
+        (lambda x: x[:, x.sum().astype(int)], "indexing by places"),
     ],
 )
 def test_what_is_not_written_is_named(function, line):
@@ -122,7 +122,7 @@ def test_a_network_that_is_not_written_is_refused():
             return jnp.sort(x.mean((1, 2)))
 
     about = About("Sorted", "", "fp32", presize=8, size=8)
-    with pytest.raises(ConfigError, match="Sorted computes sort, which is not written as ONNX; "):
+    with pytest.raises(ConfigError, match="Sorted uses sort, which cannot be written as ONNX; "):
         as_onnx(Predictor(Sorted(), {}, ("a", "b", "c"), PLAIN, about))
 
 

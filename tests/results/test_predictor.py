@@ -232,27 +232,27 @@ print(probabilities.tolist())
 
 
 def test_what_is_no_learner_is_named(trained, exported, tmp_path):
-    with pytest.raises(WeightsError, match="does not say its arch: it is no learner"):
+    with pytest.raises(WeightsError, match="is not a learner's file, as it has no arch"):
         load_learner(exported["safetensors"])
     with pytest.raises(WeightsError, match=r"stablehlo\.safetensors: is neither a run nor"):
         load_learner(exported["stablehlo"])
     with pytest.raises(WeightsError, match="there is no such run or file"):
         load_learner(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="is no run directory"):
+    with pytest.raises(ConfigError, match="is not a run directory"):
         load_learner(tmp_path)
 
 
 def test_a_learners_file_gets_no_name_by_which_it_could_not_be_read(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"x\.learner: should end in \.safetensors"):
         write_artifact(load_learner(trained[0]), tmp_path / "x.learner", "learner")
-    with pytest.raises(ConfigError, match=r"x\.pkl: should end .* x\.safetensors would do"):
+    with pytest.raises(ConfigError, match=r"x\.pkl: should end .* write x\.safetensors instead"):
         write_artifact(load_learner(trained[0]), Path("x.pkl"), "learner")
     assert not list(tmp_path.iterdir())
     (tmp_path / "x.safetensors").touch()
     with pytest.raises(WeightsError, match=r"did you mean .*x\.safetensors"):
         load_learner(tmp_path / "x.pkl")
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
-    with pytest.raises(WeightsError, match=r"x\.pkl: is a pickle, and no learner's file; export"):
+    with pytest.raises(WeightsError, match=r"x\.pkl: is a pickle, not a learner's file; export"):
         load_learner(tmp_path / "x.pkl")
 
 

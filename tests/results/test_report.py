@@ -182,7 +182,7 @@ def test_the_numbers_are_there(page):
         "loss 9.12",
         "1.2\N{NO-BREAK SPACE}%",
         "94.7\N{NO-BREAK SPACE}%",
-        "93.5\N{NO-BREAK SPACE}% to 95.8\N{NO-BREAK SPACE}% is Wilson",
+        "(Wilson): 93.5\N{NO-BREAK SPACE}% to 95.8\N{NO-BREAK SPACE}%.",
         "breed no 36_7.jpg",
         'path = "~/pets"',
         "0.10.2",
@@ -249,7 +249,7 @@ def test_the_policy_lets_only_our_script_run(page):
 @pytest.mark.parametrize("report", [Report("a", "b"), running(records=()), running()])
 def test_what_is_missing_is_left_out(report):
     source = render(report)
-    assert "Training goes on" in source
+    assert "Training is running" in source
     assert 'id="confusion"' not in source
     assert source.count("<section id=") - ('id="advice"' in source) == source.count(
         '<li><a href="#'

@@ -35,7 +35,7 @@ def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
 
 def test_a_run_is_never_written_over(tmp_path):
     create_run(Config(), tmp_path)
-    with pytest.raises(ConfigError, match=r"holds a run already; jaxch5 train --resume"):
+    with pytest.raises(ConfigError, match=r"already; resume it with jaxch5 train --resume"):
         create_run(Config(), tmp_path)
 
 
@@ -54,7 +54,7 @@ def test_a_path_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run directory: it holds no config\.toml"):
+    with pytest.raises(ConfigError, match=r"is not a run directory: it has no config\.toml"):
         open_run(tmp_path)
 
 

@@ -183,14 +183,14 @@ def test_a_disk_with_room_again_ends_well(learn):
 def test_a_run_of_other_classes_or_another_network_says_what_differs(learn):
     learn.fit(1, 0.01)
     other = vision_learner(data_of(classes=("a", "c")), Tiny())
-    with pytest.raises(ConfigError, match=r"is of classes \['a', 'b'\], not \['a', 'c'\]"):
+    with pytest.raises(ConfigError, match=r"has classes \['a', 'b'\], not \['a', 'c'\]"):
         other.restore(learn.run)
 
     class Another(Tiny):
         pass
 
     other = vision_learner(data_of(), Another())
-    with pytest.raises(ConfigError, match="is of arch Tiny, not Another"):
+    with pytest.raises(ConfigError, match="has arch Tiny, not Another"):
         other.restore(learn.run)
 
 

@@ -182,7 +182,7 @@ def test_a_run_of_another_architecture_is_named(tmp_path):
     path = run_with(tmp_path, [(4, 0.5)])
     with pytest.raises(WeightsError) as raised:
         from_run(path, "resnet34")
-    line = f"{path}: is a run of resnet18, not of resnet34 (--model.arch resnet18)"
+    line = f"{path}: is a run of resnet18, not resnet34 (--model.arch resnet18)"
     assert str(raised.value) == line
 
 
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=f"^{tmp_path}: is no run directory"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is not a run directory"):
         find_weights(tmp_path, "resnet18")
 
 

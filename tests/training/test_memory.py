@@ -25,8 +25,8 @@ def test_a_steps_need_grows_with_its_batch():
 @pytest.mark.parametrize(
     ("need", "line"),
     [
-        (Need(10**9, 10**8), "which take about 13.8 GB: try --data.batch-size 70"),
-        (Need(9 * 10**9, 10**8), "not even one would fit; try a smaller --data.size"),
+        (Need(10**9, 10**8), "which need about 13.8 GB: try --data.batch-size 70"),
+        (Need(9 * 10**9, 10**8), "not even one picture fits; try a smaller --data.size"),
     ],
 )
 def test_what_cannot_fit_is_refused_before_it_is_tried(need, line):

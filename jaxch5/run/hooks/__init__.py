@@ -1,1 +1,1 @@
-"""Hooks of our own, one a module: each is a callable of an event; see `jaxch5.training.events`."""
+"""The built-in hooks, one per module: each is called with events of `jaxch5.training.events`."""

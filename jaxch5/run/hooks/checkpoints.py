@@ -1,4 +1,4 @@
-"""The hooks that save the state: as checkpoints of a run, and the best one for the learner."""
+"""Hooks that save the state: as checkpoints of a run, and the best one for the learner."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Kept = tuple[Record, dict[str, PyTree]]
 
 
 class Saving(NamedTuple):
-    """When checkpoints are written, beside the one after every epoch.
+    """Defines when checkpoints are written, in addition to the one after every epoch.
 
     Attributes:
-        every_steps: Steps between two; 0 does not count steps.
-        every_minutes: Minutes between two; 0 does not look at the clock.
-        keep_best: Whether training ends with the weights of the best epoch, by the task's rule, and
-            not with the last.
+        every_steps: Steps between two; 0 ignores steps.
+        every_minutes: Minutes between two; 0 ignores time.
+        keep_best: Whether training ends with the weights of the best epoch, by the task's rule,
+            instead of the last.
     """
 
     every_steps: int = 0
@@ -40,14 +40,14 @@ class Saving(NamedTuple):
 
 
 class SaveCheckpoints:
-    """Saves the state after each epoch, when it is due within one, and where training ends early.
+    """Saves the state after each epoch, when due within an epoch, and when training ends early.
 
     Args:
         run: Run to save into.
         saving: When to save.
-        about: Function that returns what is said about each checkpoint.
-        records: Records of the epochs; another hook has added to them before this one is called.
-        attempt: Caller of what saves, which notes failures.
+        about: Function that returns the description of each checkpoint.
+        records: Records of the epochs; another hook has extended them before this one is called.
+        attempt: Function that calls what saves, and notes failures.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SaveCheckpoints:
                 self._end(event)
 
     def best(self) -> Kept | None:
-        """Returns record, weights and statistics of the best epoch; None where none was saved."""
+        """Returns record, weights and statistics of the best epoch; None if none was saved."""
         step = self._saves.best_step()
         if step is None:
             return None
@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # In the first epoch nothing is saved: once the picture is fixed, the run begins again.
+        # Nothing is saved in the first epoch: once the picture is fixed, the run can start over.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:
@@ -110,7 +110,7 @@ class SaveCheckpoints:
 
     def _is_due(self, step: int) -> bool:
         every_steps, every_minutes, _ = self._saving
-        # An event may stand for many steps.
+        # An event may cover many steps.
         if every_steps and step // every_steps > self._seen // every_steps:
             return True
         return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
@@ -121,15 +121,15 @@ class SaveCheckpoints:
             return
         self._saved_at = time.monotonic()
         save = self._saves.save, state, self._records, epoch_done, self._about()
-        # What failed may be the save before, whose error is raised by this one.
+        # The failure may be that of the previous save, whose error is raised by this one.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
 
 
 class KeepBest:
-    """Keeps the best epoch's weights in memory, where no checkpoint does.
+    """Keeps the best epoch's weights in memory, if no checkpoint does.
 
     Args:
-        record: Record of the best epoch so far; None where there is none.
+        record: Record of the best epoch so far; None if there is none.
         variables: Weights and statistics of that epoch.
         best: How epochs are compared.
     """
@@ -148,7 +148,7 @@ class KeepBest:
             self._kept = _copied(event.record, event.state.variables)
 
     def best(self) -> Kept | None:
-        """Returns record, weights and statistics of the best epoch; None where there is none."""
+        """Returns record, weights and statistics of the best epoch; None if there is none."""
         return self._kept
 
 
@@ -156,5 +156,5 @@ Keeper = SaveCheckpoints | KeepBest
 
 
 def _copied(record: Record, variables: dict[str, PyTree]) -> Kept:
-    """Copies both: the next step consumes the state, and other hooks have the record."""
+    """Copies both: the next step consumes the state, and other hooks share the record."""
     return dict(record), jax.tree.map(jnp.copy, variables)

@@ -1,4 +1,4 @@
-"""Hooks that keep what training did: in a learner's recorder, and in `metrics.jsonl`."""
+"""Hooks that record training: in a learner's recorder, and in `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxch5.training.events import Begin, Epoch, Event, Hook, Step
 
 
 def record_into(recorder: Recorder) -> Hook:
-    """Returns a hook that adds to a recorder."""
+    """Returns a hook that fills a recorder."""
 
     def record(event: Event) -> None:
         if not isinstance(event, (Step, Epoch)):
@@ -24,7 +24,7 @@ def record_into(recorder: Recorder) -> Hook:
             recorder.lrs.append(list(step.rates))
             recorder.moms.append(step.momentum)
         if isinstance(event, Epoch):
-            # A copy: the event goes on to hooks that may alter it.
+            # A copy: later hooks may alter the event.
             recorder.records.append(dict(event.record))
             recorder.ends.append(len(recorder.losses))
 
@@ -34,14 +34,14 @@ def record_into(recorder: Recorder) -> Hook:
 def write_records(
     run: RunDir, data: Data, restored: bool, records: list[Record], attempt: Attempts
 ) -> Hook:
-    """Returns a hook that writes which pictures a run has, and the metrics of each epoch.
+    """Returns a hook that writes a run's pictures, and the metrics of each epoch.
 
     Args:
         run: Run to write into.
         data: Pictures of the run.
         restored: Whether the run is resumed.
-        records: Records of the epochs; another hook has added to them before this one is called.
-        attempt: Caller of what writes, which notes failures.
+        records: Records of the epochs; another hook has extended them before this one is called.
+        attempt: Function that calls what writes, and notes failures.
     """
     pictures = partial(attempt, "pictures", record_pictures, run, data, restored)
 

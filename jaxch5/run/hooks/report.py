@@ -44,9 +44,9 @@ from jaxch5.training.mesh import on_one_device
 
 SAMPLE = 8
 TOP_LOSSES = 8
-# Pictures that a cell of the confusion matrix opens, and of all cells together.
+# Maximum number of pictures for a cell of the confusion matrix, and for all cells together.
 OF_A_CELL, OF_ALL_CELLS = 5, 360
-# A class without pictures has none of them.
+# The scores that a class without pictures does not have.
 NO_SCORES = {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
@@ -64,11 +64,11 @@ def write_reports(
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        records: Records of the epochs; another hook has added to them before this one is called.
-        attempt: Caller of what writes, which notes failures, and says what to do next.
+        records: Records of the epochs; another hook has extended them before this one is called.
+        attempt: Function that calls what writes, notes failures, and prints the advice.
         task: Task of the records and the answers.
         metrics: Names of the other metrics of the records.
-        classifier: Classifier, whatever its weights, whose last state shows where it looks.
+        classifier: Classifier, with any weights, for showing where the last state looks.
     """
     path = shlex.quote(str(run.path))
     valid = np.bincount(data.valid.labels, minlength=len(data.classes))
@@ -104,7 +104,7 @@ def write_reports(
                 report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
                 if event.interpretation:
-                    # It takes SciPy's tests, which a command that starts does not wait for.
+                    # It imports SciPy's tests, which a command that starts need not wait for.
                     from jaxch5.results.advice import advise, in_lines
 
                     config = open_run(run.path)[1]
@@ -124,7 +124,7 @@ def write_reports(
 
 
 def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
-    """Adds what is known of a run before its first epoch."""
+    """Adds what is known about a run before its first epoch."""
     length = begin.steps_per_epoch
     steps = [(plan, step) for plan in begin.plans for step in range(plan.epochs * length)]
     return replace(
@@ -145,7 +145,7 @@ def _finished(
     interp: Interpretation | None,
     classifier: Predictor | None,
 ) -> Report:
-    """Adds what the trained model makes of the validation set, where `interp` has it."""
+    """Adds the trained model's results on the validation set, if `interp` has them."""
     report = replace(report, records=records, sample=_sample_of(data), finished=True)
     if interp is None:
         return report
@@ -187,10 +187,10 @@ def _finished(
 def _examples(
     data: Data, interp: Interpretation, references: Sequence[str]
 ) -> tuple[dict[tuple[int, int], list[Example]], Sheet | None]:
-    """Chooses pictures for the cells of the confusion matrix: the largest losses of each.
+    """Chooses pictures for the cells of the confusion matrix: those with the largest losses.
 
-    Mistakes come first, the most frequent kind before others, until the sheet is full; of the rest
-    only the names are given.
+    Mistakes come first, the most frequent kind before others, until the sheet is full; the rest are
+    only named.
     """
     cells = defaultdict(list)
     for item in interp.top_losses()[1].tolist():
@@ -211,7 +211,7 @@ def _examples(
 def _looks(
     classifier: Predictor, data: Data, items: Int[np.ndarray, "items"]
 ) -> list[Float[np.ndarray, "height width 3"] | None]:
-    """Shows where the network looks for its prediction; nothing where it has no map."""
+    """Shows where the network looks for its prediction; nothing if it has no map."""
     canvases = data.valid.canvases(data.valid.items[items])
     try:
         found = attributions(classifier, *canvases, [MOST_PROBABLE] * len(items))
@@ -221,7 +221,7 @@ def _looks(
 
 
 def _sample_of(data: Data) -> list[tuple[Image, str]]:
-    """Returns some training pictures as the network gets them, each with its label."""
+    """Returns some training pictures as the network sees them, each with its label."""
     batch = first_pictures(data.train, SAMPLE)
     names = [data.classes[label] for label in batch.label]
     pictures = draw(data.augment, batch, data.size)

@@ -1,4 +1,4 @@
-"""The hook that a person sees: a table that grows by a line an epoch, over a progress bar."""
+"""The hook that shows progress: a table with a line per epoch, above a progress bar."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Ready, Step
 from jaxch5.util.text import COMPILING, NO_NUMBER, has_bars, print_line, print_row, working
 
-# Least width of a column of figures.
+# Minimum width of a column of figures.
 FIGURES = 7
-# Classes whose recall is told at the end, where they are unequal.
+# Maximum number of classes whose recall is printed at the end, if class sizes are unequal.
 RECALLS_SHOWN = 10
 
 
@@ -24,8 +24,8 @@ def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
     """Returns the first line of the table.
 
     Args:
-        extra: Records that have a column beside those that every table of the task has.
-        task: Task whose metrics have a column each.
+        extra: Names of records that have a column in addition to those of every table of the task.
+        task: Task whose metrics have one column each.
 
     Example:
         >>> print(header(["top_5"]))
@@ -48,9 +48,9 @@ def format_row(
     """Returns a line of the table, with a dash for NaN.
 
     Args:
-        record: Record of an epoch; people count epochs from 1.
+        record: Record of an epoch; its number is shown counted from 1.
         extra, task: As in `header`.
-        epochs: Epochs that there will be; 0 leaves them out.
+        epochs: Total number of epochs; 0 leaves it out.
 
     Example:
         >>> record = {"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "accuracy": 0.9,
@@ -75,7 +75,7 @@ def format_row(
 
 
 def numbered(epoch: int, epochs: int = 0) -> str:
-    """Returns an epoch's number as people count, from 1.
+    """Returns an epoch's number, counted from 1.
 
     Example:
         >>> numbered(0, 5), numbered(9)
@@ -85,20 +85,20 @@ def numbered(epoch: int, epochs: int = 0) -> str:
 
 
 def without_numbers(record: Record) -> Iterator[str]:
-    """Yields lines about what has no number in a record, and why.
+    """Yields lines about missing numbers in a record, with the reason.
 
     Example:
         >>> list(without_numbers({"epoch": 2, "train_loss": 0.5, "unanswered": 3}))
-        ['epoch 3 has no scores: the network gives no number for 3 of the validation pictures']
+        ['epoch 3 has no scores: outputs are not finite for 3 of the validation pictures']
     """
     if not is_number(record["train_loss"]):
         yield (
-            f"epoch {record['epoch'] + 1} has taught nothing: every step was skipped, because its "
-            "gradients are too large for float16 (--model.precision bf16 has room)"
+            f"epoch {record['epoch'] + 1} trained nothing: every step was skipped, because its "
+            "gradients are too large for float16 (--model.precision bf16 avoids this)"
         )
     if record.get("unanswered"):
         yield (
-            f"epoch {record['epoch'] + 1} has no scores: the network gives no number for "
+            f"epoch {record['epoch'] + 1} has no scores: outputs are not finite for "
             f"{record['unanswered']:,} of the validation pictures"
         )
 
@@ -119,10 +119,10 @@ def recalls(interp: Interpretation) -> str:
 
 
 class Table:
-    """Draws the events of training as they come; see `jaxch5.training.events`.
+    """Shows the events of training as they arrive; see `jaxch5.training.events`.
 
-    Where the console is no terminal there is no bar and no escape code, only the table's lines. A
-    narrow terminal gets the columns that it has room for.
+    If the console is not a terminal, it prints only the table's lines, without a bar or escape
+    codes. A narrow terminal shows the columns that fit.
 
     Args:
         console: Console to draw on.
@@ -136,7 +136,7 @@ class Table:
         self._waiting = ExitStack()
         self._bar = Progress(
             TextColumn("{task.description}"),
-            # On a narrow terminal the figures take its place.
+            # A narrow terminal has no room for it beside the figures.
             *[BarColumn(bar_width=None)] * (console.width >= len(header(task=task))),
             TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
             TimeRemainingColumn(),
@@ -171,7 +171,7 @@ class Table:
                     print_line(self._console, recalls(event.interpretation))
 
     def _wait(self, on: str) -> None:
-        """Shows a spinner until the next bar, or the end."""
+        """Shows a spinner until the next bar or the end."""
         self._waiting.enter_context(working(self._console, on))
 
     def _start(self, event: Ready) -> None:

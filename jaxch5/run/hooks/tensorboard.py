@@ -1,4 +1,4 @@
-"""The hook that writes a run's figures for TensorBoard, without TensorFlow."""
+"""A hook that writes a run's figures for TensorBoard, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TensorBoard:
 
     Args:
         folder: Folder to write into.
-        start: Step that comes next; what an earlier process wrote from there on is void.
+        start: Next step; TensorBoard drops what an earlier process wrote from there on.
 
     Raises:
         Jaxch5Error: The library that writes them is not installed.
@@ -34,7 +34,7 @@ class TensorBoard:
         if isinstance(event, Begin):
             self._groups = event.groups
         elif isinstance(event, End):
-            # Writes what is left, and ends the thread that writes.
+            # Writes the rest, and ends the thread that writes.
             self._writer.close()
         for step in event.read if isinstance(event, (Step, Epoch)) else ():
             self._add("loss/step", step.loss, step.number)

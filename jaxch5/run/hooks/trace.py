@@ -1,4 +1,4 @@
-"""The hook that traces some steps, for whoever asks where the time of a step goes."""
+"""A hook that traces some steps, to show where the time of a step goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 
 from jaxch5.training.events import Begin, End, Event, Ready, Step
 
-# The first steps find caches empty and clocks low.
+# The first steps run with cold caches and low clock rates.
 WARM_UP = 5
 STEPS = 10
 
@@ -17,10 +17,10 @@ STEPS = 10
 class Trace:
     """Traces some steps of an epoch of each phase, after the first few.
 
-    It is the last of the hooks, so that a trace begins when the others are done.
+    It has to be the last hook: a trace then begins after the others are done.
 
     Args:
-        folder: Folder to write into; each phase has a folder of its name in it.
+        folder: Folder to write into; each phase has its own subfolder.
         say: Function that takes a line about each trace.
     """
 
@@ -43,7 +43,7 @@ class Trace:
             case End() if self._tracing:
                 self._stop()
             case End(how="finished") if self._first is None:
-                self._say(f"--profile: training ended before {WARM_UP + 1} steps, none was traced")
+                self._say(f"--profile: nothing traced; training ended before {WARM_UP + 1} steps")
 
     def _watch(self, event: Step, ends_epoch: bool) -> None:
         if self._first is None:
@@ -54,12 +54,12 @@ class Trace:
             self._stop()
             file = max(self._folder.glob(f"{self._phase}/plugins/profile/*/perfetto_trace.json.gz"))
             steps = f"steps {self._first + 1} to {event.number}"
-            self._say(f"--profile: {steps} are traced; https://ui.perfetto.dev opens {file}")
+            self._say(f"--profile: traced {steps}; open {file} in https://ui.perfetto.dev")
 
     def _start(self, event: Step) -> None:
         self._first, self._tracing = event.number, True
         options = jax.profiler.ProfileOptions()
-        # Otherwise each call of a Python function would be an event.
+        # Without this, each call of a Python function would be an event.
         options.python_tracer_level = 0
         jax.block_until_ready(event.state)
         jax.profiler.start_trace(

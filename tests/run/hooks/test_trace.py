@@ -17,7 +17,7 @@ def test_a_run_leaves_a_trace_of_some_steps_and_says_where(pictures, tmp_path, c
     assert main() == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--profile" in line]
     (file,) = (tmp_path / "run" / "profile" / "one_cycle").rglob("perfetto_trace.json.gz")
-    assert line.endswith(f"are traced; https://ui.perfetto.dev opens {file}")
+    assert line.endswith(f"; open {file} in https://ui.perfetto.dev")
     with gzip.open(file, "rt", encoding="utf-8") as opened:
         names = {event.get("name", "") for event in json.load(opened)["traceEvents"]}
     assert any("conv" in name for name in names)
@@ -33,4 +33,4 @@ def test_a_run_of_too_few_steps_says_that_none_was_traced(pictures, tmp_path, ca
     ]
     monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
     assert main() == 0
-    assert "--profile: training ended before 6 steps, none was traced" in capsys.readouterr().out
+    assert "--profile: nothing traced; training ended before 6 steps" in capsys.readouterr().out

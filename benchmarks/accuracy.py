@@ -1,10 +1,10 @@
-"""How good the classifiers are beside fastai's: the same pictures, network, weights and schedule.
+"""Compares accuracy with fastai's, on the same pictures, network, weights and schedule.
 
-A cell is a set of pictures, a beginning, a seed and a side; each is trained in a process of its own
-and is a file in the folder of `--out`, so that the benchmark can be ended at any time and goes on.
-Sets are the digits, which are written as files for both sides, and folders with `train/` and
-`valid/`, each with its number of epochs. Beginnings other than `scratch` need `--body`, a run of
-jaxch5 whose weights they take: fastai loads the file that `jaxch5 export` writes.
+A cell is a set of pictures, a starting point, a seed and a side; each is trained in its own process
+and stored as a file in the folder of `--out`, so the benchmark can be stopped and resumed at any
+time. Sets are the digits, which are written as files for both sides, and folders with `train/` and
+`valid/`, each with its number of epochs. Starting points other than `scratch` need `--body`, a run
+of jaxch5 that gives the weights: fastai loads the file that `jaxch5 export` writes.
 
     jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
         --data.batch-size 64 --fit.epochs 20 --fit.lr 3e-3 --workdir body
@@ -36,15 +36,15 @@ WORK = ("parameters", "train", "valid", "steps", "shape", "classes")
 
 
 class Beginning(NamedTuple):
-    """How a cell is trained.
+    """Defines how a cell is trained.
 
     Attributes:
-        train: `one_cycle` trains all layers at one rate, `frozen` the head alone; `fine_tune` has
+        train: `one_cycle` trains all layers at one rate, `frozen` only the head; `fine_tune` has
             both phases, and a rate for each group of layers.
         lr: highest learning rate; `fine_tune`'s `base_lr`.
-        body: whether it begins from the weights of another set.
+        body: whether training begins from the weights of another set.
         method: how pictures get their shape.
-        precision: of the computation.
+        precision: type of the computation.
     """
 
     train: str
@@ -65,7 +65,7 @@ BEGINNINGS = {
 
 
 def settings_of(cell: dict[str, Any]) -> dict[str, Any]:
-    """jaxch5's settings of a cell."""
+    """Returns jaxch5's settings for a cell."""
     data = ("path", "presize", "size", "batch_size", "method")
     return {
         "seed": cell["seed"],
@@ -97,9 +97,9 @@ def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
-    """What fastai needs to train the same (see fastai_learner.py)."""
+    """Returns what fastai needs to train the same (see fastai_learner.py)."""
     sizes = argparse.Namespace(**cell, batch=cell["batch_size"])
-    # Only the pictures and their labels are asked of this learner.
+    # This learner only provides the pictures and their labels.
     learn = learner_of(settings_of({**cell, "weights": None}))
     own = ("seed", "train", "epochs", "lr", "method", "flip")
     of_cell = {f"cell_{name}": cell[name] for name in own}
@@ -108,7 +108,7 @@ def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
 
 
 def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
-    """Folders and numbers of epochs of sets, by their names.
+    """Returns the folders and numbers of epochs of sets, by name.
 
     Example:
         >>> sets_of(["digits:5", "photos/flowers:10"], Path("cells/digits"))["digits"]
@@ -123,10 +123,10 @@ def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
 
 
 def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All cells and their files, seed by seed, so that a table that was cut has whole rows."""
+    """Yields all cells and their files, seed by seed: an interrupted table has complete rows."""
     for seed in range(arguments.seeds):
         for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
-            # The digits are tiny, and other signs when they are mirrored.
+            # The digits are tiny, and become other signs when they are mirrored.
             are_digits = folder == out / "digits"
             for beginning in arguments.beginnings:
                 how = BEGINNINGS[beginning]
@@ -168,7 +168,7 @@ def write_digits(folder: Path) -> None:
 
 
 def table(out: Path) -> dict[str, Any]:
-    """The row of each set and beginning whose cells are there, and the mean of all differences."""
+    """Returns a row for each set and starting point with cells, and the mean difference."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file in sorted(out.glob("*.json")):
         *parts, seed, side = file.stem.split(", ")
@@ -180,7 +180,7 @@ def table(out: Path) -> dict[str, Any]:
 
 
 def row(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Percent of both sides, and the mean difference of the seeds with Student's 95 % interval.
+    """Returns percent of both sides, and the mean difference with Student's 95 % interval.
 
     Example:
         >>> work = dict.fromkeys(WORK, 1)
@@ -213,7 +213,7 @@ def row(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--out", type=Path, help="folder of the cells")
-    parser.add_argument("--body", type=Path, help="run whose weights are begun from")
+    parser.add_argument("--body", type=Path, help="run whose weights training starts from")
     parser.add_argument("--sets", nargs="+", default=["digits:5"], help="digits or FOLDER, :EPOCHS")
     parser.add_argument(
         "--not-from-body", nargs="+", default=[], help="sets that the body was trained on"
@@ -221,10 +221,10 @@ def main() -> None:
     parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=list(BEGINNINGS))
     parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step (default: 32)")
-    parser.add_argument("--presize", type=int, default=96, help="of photographs (default: 96)")
-    parser.add_argument("--size", type=int, default=64, help="of photographs (default: 64)")
-    parser.add_argument("--workers", type=int, default=2, help="of fastai (default: 2)")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per step (default: 32)")
+    parser.add_argument("--presize", type=int, default=96, help="for photographs (default: 96)")
+    parser.add_argument("--size", type=int, default=64, help="for photographs (default: 64)")
+    parser.add_argument("--workers", type=int, default=2, help="fastai's workers (default: 2)")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
@@ -246,7 +246,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--cell", json.dumps(cell)]
         if file.stem.endswith(SIDES[1]):
             script, request = str(HERE / "fastai_learner.py"), json.dumps(request_for(cell, body))
-            # Names of thousands of files are too long for a command line.
+            # The names of thousands of files are too long for a command line.
             (out / "request").write_text(request, encoding="utf-8")
             command = [python, script, "--cell", str(out / "request")]
         ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)

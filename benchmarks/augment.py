@@ -1,19 +1,19 @@
-"""Augmentation against fastai's batch transforms: quality of the interpolation, and speed.
+"""Compares augmentation with fastai's batch transforms: quality of the interpolation, and speed.
 
 Quality: a turn of 30 degrees, a zoom of 1.1 and a crop, to 128 pixels, against the same mapping by
 8x8 super-sampling of a bicubic, as PSNR over the output pixels that come from inside the picture;
 the median of photographs that presizing did not enlarge. fastai's `affine_coord` gets the product
 of the matrices, which is the best that it can do; "one by one" turns, zooms, crops and shrinks,
-each by an interpolation of its own, the last one antialiased.
+each with its own interpolation, the last one antialiased.
 
-Speed: pictures a second, canvas to network input, compiled or warmed up, in turn; ours on all
-cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. On a GPU
-both sides' batches lie there. Before anything is timed both sides apply one matrix to a photograph,
-and what comes out has to be the same. The peer
-runs this same file in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt),
-because the two are not installed together; it gets squares, as its presizing makes them, and ours
-the whole canvas. With --method the same is done, without the peer, of pictures that are squished or
-padded, beside cropped ones and in turn with them; the turn is one of the picture's own shape.
+Speed: pictures per second, from canvas to network input, compiled or warmed up, in turn; ours on
+all cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. On a
+GPU, both sides' batches are stored there. Before anything is timed, both sides apply one matrix to
+a photograph, and the results have to agree. The peer runs this same file in the interpreter that
+JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together;
+it gets squares, as from its presizing, and ours the entire canvas. With --method, squished or
+padded pictures are measured instead, without the peer and in turn with cropped ones; they are
+turned in the picture's own shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
     python benchmarks/augment.py --path ~/photos --method squish pad
@@ -50,7 +50,7 @@ DEGREES, ZOOM = 30.0, 1.1
 SPEED_CANVAS = 192
 BATCH = 32
 BATCHES_A_TURN = 10
-# Its threads wait for each other in a loop, so that one is faster where the cores are shared; the
+# Its threads wait for each other in a loop, so a single one is faster if the cores are shared; the
 # ratios are to the faster of the two.
 PEER_THREADS = (1, 2)
 # Decibels between both sides' outputs of one matrix: their borders and roundings differ.
@@ -66,7 +66,7 @@ def serve(device: str) -> None:
     from fastai.vision.all import Pipeline, TensorImage, aug_transforms
 
     def floats(pixels: np.ndarray) -> Any:
-        # Planes lie one behind the other, as its loader lays them; its sampler is slow otherwise.
+        # Planes are contiguous, as from its loader; its sampler is slow otherwise.
         planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return TensorImage(planes.to(device).float().div_(255))
 
@@ -107,9 +107,9 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 
 
 def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
-    """Crop and zoom and turn, each a matrix of canvas pixels; their product ends at `scale`.
+    """Returns the matrices of crop, zoom and turn in canvas pixels; their product ends at `scale`.
 
-    The picture is `wider` than on the canvas, as the last number of a frame says.
+    The picture is `wider` than on the canvas, according to the last number of a frame.
     """
     x, y = width / 2, height / 2
     middle = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
@@ -166,14 +166,14 @@ def measure_quality(
 
 
 def check_same(ours: np.ndarray, peer: np.ndarray) -> None:
-    """Ends the program where one matrix does not make one picture of both sides' interpolations."""
+    """Exits if both sides' interpolations of one matrix differ."""
     decibels = -10 * np.log10(np.mean((ours - peer) ** 2))
     if not decibels >= SAME:
         sys.exit(f"the sides disagree: {decibels:.1f} dB between their outputs of one matrix")
 
 
 def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Its coordinates run from -1 to 1 between the centres of the first and the last pixel."""
+    """Converts to its coordinates, -1 to 1 between the centres of the first and last pixel."""
     height, width, _ = pixels.shape
     output = np.array([[(SIZE - 1) / 2, 0, SIZE / 2], [0, (SIZE - 1) / 2, SIZE / 2], [0, 0, 1]])
     canvas = np.array(
@@ -184,7 +184,7 @@ def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
-    """Bilinear turn and zoom at the canvas's size, a bilinear crop, then an antialiased resize."""
+    """Turns and zooms at the canvas's size and crops, bilinearly, then resizes antialiased."""
     import jax
     from scipy import ndimage
 
@@ -204,7 +204,7 @@ def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.
 
 
 def supersampled_bicubic(image: Any, matrix: Any, n: int) -> Any:
-    """The mean of n x n samples an output pixel of Keys' bicubic (a = -0.5)."""
+    """Returns the mean of n x n samples per output pixel of Keys' bicubic (a = -0.5)."""
     import jax
     import jax.numpy as jnp
 
@@ -237,7 +237,7 @@ def supersampled_bicubic(image: Any, matrix: Any, n: int) -> Any:
 
 
 def sources_inside(matrix: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Output pixels whose source lies 2 pixels and more inside the canvas."""
+    """Returns the output pixels whose source is at least 2 pixels inside the canvas."""
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     x, y, _ = np.tensordot(matrix, np.stack([columns, rows, np.ones_like(rows)]), 1)
     return (x > 2) & (x < width - 2) & (y > 2) & (y < height - 2)
@@ -269,7 +269,7 @@ def measure_speed(
     compile_seconds = {}
 
     def by_dm_pix(batch: Any, key: Any) -> Any:
-        """The same draws through its interpolation, which gives pictures of the size it gets."""
+        """Passes the same draws through its interpolation, which keeps the size of pictures."""
         draws = ours.draw(key, batch.index)
         matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
         # It counts rows before columns, and channels as a third axis.
@@ -323,7 +323,7 @@ def measure_speed(
 
 
 def photographs(path: Path, count: int) -> list[np.ndarray]:
-    """The first of them that are large enough not to be enlarged."""
+    """Returns the first ones that are large enough not to be enlarged."""
     from jaxch5.data.image import decode
 
     pictures: list[np.ndarray] = []
@@ -332,12 +332,12 @@ def photographs(path: Path, count: int) -> list[np.ndarray]:
         if min(picture.shape[:2]) >= QUALITY_CANVAS and len(pictures) < count:
             pictures.append(picture)
     if not pictures:
-        sys.exit(f"{path}: no picture whose sides are {QUALITY_CANVAS} pixels and more")
+        sys.exit(f"{path}: has no picture with sides of at least {QUALITY_CANVAS} pixels")
     return pictures
 
 
 def presized(picture: np.ndarray, size: int, method: str) -> tuple[np.ndarray, float]:
-    """The part of the canvas that the picture covers, and how many times wider it was."""
+    """Returns the part of the canvas that the picture covers, and how many times wider it was."""
     from jaxch5.data.image import presize
 
     canvas, frame = presize(picture, size, method=method)

@@ -1,4 +1,4 @@
-"""Our bare training step: pictures that lie ready on the device, and nothing around."""
+"""Our bare training step: on pictures that are ready on the device, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxch5.training.compiler import compiler_options
 
 
 def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
-    """The step `(state, batch) -> (state, loss)`, not compiled."""
+    """Returns the step `(state, batch) -> (state, loss)`, not compiled."""
 
     def step(state: Any, batch: Any) -> Any:
         variables, opt_state = state
@@ -43,14 +43,14 @@ def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
 
 
 class BareStep:
-    """Forward, cross-entropy, backward and update of a network; the state is donated.
+    """Computes forward, cross-entropy, backward and update of a network; the state is donated.
 
     Args:
-        model: called as `model.apply(variables, x, train=True)`.
-        optimizer: an optax transformation.
-        pictures: normalized, [B, H, W, 3].
-        labels: [B].
-        options: of the compiler, beside those that jaxch5 chooses.
+        model: module, called as `model.apply(variables, x, train=True)`.
+        optimizer: optax transformation.
+        pictures: normalized pictures, [B, H, W, 3].
+        labels: labels, [B].
+        options: compiler options in addition to those that jaxch5 chooses.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class BareStep:
         self.compile_seconds = time.perf_counter() - begin
 
     def __call__(self) -> jax.Array:
-        """One step; its loss."""
+        """Makes one step, and returns its loss."""
         self.state, loss = self.compiled(self.state, self.batch)
         return loss
 
     def pictures_a_second(self, steps: int) -> float:
-        """Over some steps."""
+        """Measures the speed over some steps."""
         begin = time.perf_counter()
         for _ in range(steps):
             loss = self()

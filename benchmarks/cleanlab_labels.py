@@ -1,4 +1,4 @@
-"""cleanlab's side of label_noise.py: reads labels and probabilities, writes doubts and a count."""
+"""Cleanlab's side of label_noise.py: reads labels and probabilities, writes doubts and a count."""
 
 import sys
 

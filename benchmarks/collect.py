@@ -1,9 +1,9 @@
-"""Puts what several benchmarks printed with --json into one JSON file and one Markdown table.
+"""Collects what several benchmarks printed with --json in one JSON file and one Markdown table.
 
     python benchmarks/collect.py FOLDER
 
-FOLDER holds a file a benchmark, NAME.json. It gets results.json and results.md; a file that holds
-no document, because its benchmark failed, is listed as such.
+FOLDER contains a file per benchmark, NAME.json. results.json and results.md are written to it; a
+file without a document, because its benchmark failed, is listed as such.
 """
 
 from __future__ import annotations

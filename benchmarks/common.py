@@ -1,6 +1,6 @@
-"""What the benchmarks share: their arguments, their turns, and how figures are told.
+"""Shared code of the benchmarks: their arguments, their turns, and the output of figures.
 
-Nothing here needs jaxch5 or its peers, so that both sides may import it.
+Nothing here needs jaxch5 or its peers, so both sides can import it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# Seconds before each turn, in which what the side before left running comes to rest: threads that
-# spin while they wait for work, worker processes that end.
+# Seconds before each turn, in which leftovers of the previous side come to rest: threads that spin
+# while they wait for work, worker processes that end.
 REST = 1.0
-# As JAX and PyTorch call them.
+# Platforms by the names of JAX and PyTorch.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
 
 def arguments_of(
     doc: str, turns: int | None = 5, device: bool = True, path: bool = False
 ) -> argparse.ArgumentParser:
-    """The arguments that benchmarks have in common.
+    """Returns a parser with the arguments that benchmarks have in common.
 
     Args:
-        doc: of the benchmark's module; its first line is shown.
-        turns: default number of turns; None where there are none.
+        doc: docstring of the benchmark's module; its first line is shown.
+        turns: default number of turns; None if there are none.
         device: whether it can run on an accelerator.
         path: whether it needs photographs.
     """
@@ -44,21 +44,21 @@ def arguments_of(
         )
     if turns is not None:
         parser.add_argument(
-            "--turns", type=int, default=turns, help=f"of each side (default: {turns})"
+            "--turns", type=int, default=turns, help=f"turns of each side (default: {turns})"
         )
     if device:
         parser.add_argument(
-            "--device", choices=PLATFORMS, default="cpu", help="of both sides (default: cpu)"
+            "--device", choices=PLATFORMS, default="cpu", help="device of both sides (default: cpu)"
         )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 
 def use_device(device: str, keep_memory: bool = True) -> None:
-    """Has JAX compute there; to be called before it computes anything.
+    """Makes JAX compute on a device; has to be called before it computes anything.
 
     By default JAX takes three quarters of a GPU's memory at once; here two sides share it. A step's
-    memory is kept for the next one, as commands have it.
+    memory is kept for the next one, as in commands.
     """
     share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     os.environ[share] = os.environ.get(share) or ".45"
@@ -72,17 +72,17 @@ def use_device(device: str, keep_memory: bool = True) -> None:
 
 
 def find_files(path: Path | None, repeat: int = 1) -> list[str]:
-    """All pictures below a folder, each of them `repeat` times."""
+    """Returns all pictures below a folder, each `repeat` times."""
     if path is None:
         sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
     files = sorted(str(file) for file in path.resolve().rglob("*") if file.suffix in SUFFIXES)
     if not files:
-        sys.exit(f"{path}: holds no pictures")
+        sys.exit(f"{path}: contains no pictures")
     return files * repeat
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Measures how long a call takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -91,12 +91,12 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_turn(
     sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1, rest: float = REST
 ) -> dict[str, list[float]]:
-    """Figures of each side, taken in turn, A B A B, so that a slow minute meets all of them.
+    """Measures figures of each side in turn, A B A B, so a slow minute affects all of them.
 
     Args:
-        sides: give a figure a call, by name.
-        turns: how many of each are kept.
-        uncounted: turns before, in which compilers, caches and clocks settle.
+        sides: functions that return one figure per call, by name.
+        turns: number of figures to keep for each side.
+        uncounted: number of turns before, in which compilers, caches and clocks settle.
         rest: seconds before each turn.
 
     Example:
@@ -115,7 +115,7 @@ def in_turn(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest.
+    """Returns the median, the lowest and the highest of some figures.
 
     Example:
         >>> spread([1.0, 4.0, 2.0])
@@ -125,7 +125,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def mean_text(values: Sequence[float]) -> str:
-    """Mean, lowest and highest, as figures of quality are told.
+    """Formats the mean, the lowest and the highest of figures of quality.
 
     Example:
         >>> mean_text([1.0, 4.0, 2.5])
@@ -135,7 +135,7 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
-    """The spread of the ratios of each turn.
+    """Returns the spread of the ratios of each turn.
 
     Example:
         >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])
@@ -145,7 +145,7 @@ def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
 
 
 def best(figures: Mapping[str, Sequence[float]]) -> str:
-    """The name of the highest median.
+    """Returns the name of the side with the highest median.
 
     Example:
         >>> best({"a": [1.0, 9.0, 2.0], "b": [3.0, 3.0, 3.0]})
@@ -155,7 +155,7 @@ def best(figures: Mapping[str, Sequence[float]]) -> str:
 
 
 def show(values: Mapping[str, Any], digits: int | None = None) -> str:
-    """A spread as people read it, and what else is said with it.
+    """Formats a spread, with any other values that it has.
 
     Example:
         >>> show({"median": 2.0, "low": 1.0, "high": 4.0}, 1)
@@ -171,7 +171,7 @@ def show(values: Mapping[str, Any], digits: int | None = None) -> str:
 
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
-    """A document of figures as lines.
+    """Returns a document of figures as lines.
 
     Example:
         >>> lines_of({"ours": {"median": 2.0, "low": 1.0, "high": 4.0}, "of": {"a_b": [1, 2]}})
@@ -194,11 +194,11 @@ def _lines(document: Mapping[str, Any], separator: str, prefix: str = "") -> Ite
 
 
 def tell(document: Mapping[str, Any], as_json: bool) -> None:
-    """Prints a document of figures, for programs or for people."""
+    """Prints a document of figures, as JSON or as lines."""
     print(json.dumps(document) if as_json else "\n".join(lines_of(document)))
 
 
 def same(what: str, ours: Any, peer: Any) -> None:
-    """Ends the program where the two sides do not do the same work."""
+    """Exits if the two sides do not do the same work."""
     if ours != peer:
         sys.exit(f"the sides disagree on {what}: ours {ours}, the peer's {peer}")

@@ -1,7 +1,7 @@
-"""What `lr_find` and `fine_tune` compile where nothing is kept: programs and seconds of the CPU.
+"""Measures what `lr_find` and `fine_tune` compile with an empty cache: programs and CPU seconds.
 
-Seconds are those that this process takes of all cores, for tracing, lowering and compiling, and for
-the few steps of a few small pictures, which show little: 64 pixels compile as long as 224. `--tree`
+The seconds are this process's on all cores, for tracing, lowering and compiling, and for the few
+steps on a few small pictures, which take little: 64 pixels compile as long as 224. `--tree`
 measures the package of another checkout.
 
     python benchmarks/compile.py
@@ -23,7 +23,7 @@ from common import arguments_of, tell
 
 
 class Parts:
-    """Seconds of the CPU and compiled programs of each part, in their order."""
+    """Measures CPU seconds and compiled programs of each part, in order."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {}
@@ -31,12 +31,12 @@ class Parts:
         self.last = time.process_time()
 
     def listen(self, event: str, seconds: float, **of: Any) -> None:
-        """Counts a program: a listener of jax's events."""
+        """Counts a program; a listener for jax's events."""
         if event.endswith("backend_compile_duration"):
             self.programs[str(of.get("fun_name"))] += 1
 
     def ended(self, name: str) -> None:
-        """Notes the end of a part."""
+        """Records the end of a part."""
         now = time.process_time()
         steps = {name: count for name, count in self.programs.items() if "step" in name}
         seconds, programs = round(now - self.last, 1), self.programs.total()
@@ -44,13 +44,13 @@ class Parts:
         self.programs, self.last = Counter(), now
 
     def hook(self, event: Any) -> None:
-        """Notes the parts of a fine-tuning: a hook of training's events."""
+        """Records the parts of a fine-tuning; a hook for training's events."""
         if type(event).__name__ == "Epoch":
             self.ended(event.record["phase"])
 
 
 def measure(arch: str, folder: Path) -> dict[str, Any]:
-    """The parts of a sweep and a fine-tuning, with its report."""
+    """Measures the parts of a sweep and a fine-tuning, with its report."""
     import jax
     import numpy as np
     from rich.console import Console
@@ -83,7 +83,7 @@ def measure(arch: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--arch", default="resnet50", help="architecture (default: resnet50)")
-    parser.add_argument("--tree", type=Path, help="checkout whose package is measured")
+    parser.add_argument("--tree", type=Path, help="checkout whose package to measure")
     arguments = parser.parse_args()
     if arguments.tree:
         sys.path.insert(0, str(arguments.tree.resolve()))

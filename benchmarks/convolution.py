@@ -1,7 +1,7 @@
-"""3x3 convolutions in fewer products beside XLA's own, on a CPU: milliseconds, in turn.
+"""Compares 3x3 convolutions with fewer products to XLA's own, on a CPU: milliseconds, in turn.
 
-Of each map and number of channels: forward, the gradient of the input and that of the kernel. The
-memory's caches are emptied before each, as they are in a network, where other layers lie between.
+For each map and number of channels it times the forward pass and the gradients of the input and of
+the kernel. The memory's caches are emptied before each, as by the other layers of a network.
 
     python benchmarks/convolution.py
 """
@@ -27,7 +27,7 @@ OTHER_LAYERS = np.ones(40_000_000, np.float32)
 
 
 def parts_of(form: Callable[..., jax.Array]) -> dict[str, Callable[..., jax.Array]]:
-    """What a step of training computes of a convolution."""
+    """Computes what a training step computes for a convolution."""
     return {
         "forward": lambda x, kernel, cotangent: form(x, kernel),
         "input": lambda x, kernel, cotangent: jax.vjp(lambda x: form(x, kernel), x)[1](cotangent),
@@ -36,7 +36,7 @@ def parts_of(form: Callable[..., jax.Array]) -> dict[str, Callable[..., jax.Arra
 
 
 def measure(side: int, channels: int, batch: int, turns: int) -> dict[str, Any]:
-    """Of each part, both sides and the ratio of their speeds."""
+    """Measures both sides for each part, and the ratio of their speeds."""
     rng = np.random.default_rng(0)
     normal = partial(rng.standard_normal, dtype=np.float32)
     x, cotangent = (normal((batch, side, side, channels)) for _ in range(2))

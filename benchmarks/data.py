@@ -1,16 +1,16 @@
-"""Input pipeline against fastai's: pictures a second from files to batches, in turn.
+"""Compares the input pipeline with fastai's: pictures per second from files to batches, in turn.
 
-Both sides decode the same files, bring their short side to one size and hand out shuffled batches
-of bytes; fastai's `Resize` crops to a square, ours keeps the whole picture on its canvas. An epoch
-is timed whole, with its start; for ours the processor's time is told too, which other work on the
-machine changes less. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON names
-(made from requirements.txt), because the two are not installed together. On a GPU both copy each
-batch there. Ours alone is measured besides: epochs from memory, and what building a source takes.
+Both sides decode the same files, resize their short side to one size and yield shuffled batches of
+bytes; fastai's `Resize` crops to a square, ours keeps the entire picture on its canvas. An entire
+epoch is timed, including its start; for ours the processor time is given too, which depends less on
+other work on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
+names (made from requirements.txt), because the two are not installed together. On a GPU both copy
+each batch there. Only for ours, epochs from memory and the building of a source are also measured.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 
-With `--before`, another working copy of jaxch5 takes its turn too, so that what a change costs is
-measured in the same run:
+With `--before`, another working copy of jaxch5 takes turns too, which measures the cost of a change
+in the same run:
 
     git worktree add ../before HEAD~1 && python benchmarks/data.py --before ../before ...
 """
@@ -58,7 +58,7 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float, float]:
-        """Pictures a second, first and later, and processor milliseconds a picture at first."""
+        """Measures pictures/s in first and later epochs, and processor ms per picture at first."""
         from jaxch5.data.canvases import Canvases
         from jaxch5.data.pipeline import Loader, to_device
 
@@ -80,14 +80,14 @@ class Ours:
 
 
 def pictures_a_second(batches: Any) -> tuple[float, int]:
-    """Of an iterable of each batch's pictures; and how many there were."""
+    """Measures the speed of an iterable of batches' pictures, and counts them."""
     begin = time.perf_counter()
     count = sum(len(pictures) for pictures in batches)
     return count / (time.perf_counter() - begin), count
 
 
 def serve() -> None:
-    """The peer's side: reads a request a line, answers each with a line."""
+    """Runs the peer's side: reads a request per line, and answers each with a line."""
     declare_torchvision_operators()
     loaders: list[Any] = []
 
@@ -100,7 +100,7 @@ def serve() -> None:
 
 
 def serve_ours(folder: str) -> None:
-    """The side of another working copy of jaxch5, in a process of its own."""
+    """The side of another working copy of jaxch5, in its own process."""
     sys.path.insert(0, str(Path(folder).resolve()))
     use_device("cpu")
     sides: list[Ours] = []
@@ -134,7 +134,7 @@ def fastai_loader(request: dict[str, Any]) -> Any:
 
 
 def measure_sources() -> dict[str, float]:
-    """Building a source of 100,000 files, and what one of a million items holds."""
+    """Measures building a source of 100,000 files, and the memory of one of a million items."""
     from jaxch5.data.source import labelled_files
     from jaxch5.data.sources.folder import from_folder
 
@@ -167,7 +167,7 @@ def measure_sources() -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Pictures a second of both sides and their ratio, over turns."""
+    """Measures pictures per second of both sides, and their ratio, over turns."""
     python = peer_python(required=True)
     assert python is not None
     files = find_files(arguments.path, arguments.repeat)
@@ -242,7 +242,7 @@ def main() -> None:
         return
     parser = arguments_of(__doc__, path=True)
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per batch")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="fastai's worker processes"
     )
@@ -250,8 +250,8 @@ def main() -> None:
         "--repeat",
         type=int,
         default=1,
-        help="times that each picture comes in an epoch: the more, the less the start of fastai's "
-        "workers weighs, which is a second or so an epoch",
+        help="repetitions of each picture in an epoch: the more, the less the start of fastai's "
+        "workers counts, which takes a second or so per epoch",
     )
     parser.add_argument(
         "--before", type=Path, help="another working copy of jaxch5, measured in turn; on a CPU"

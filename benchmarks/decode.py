@@ -1,7 +1,7 @@
-"""Processor time of decoding and of presizing a photograph, beside another working copy, in turn.
+"""Compares the processor time of decoding and presizing a photograph with another working copy.
 
-Each half is timed alone, in a process of its own for each copy, on one core: a tenth of what whole
-epochs of `data.py` differ by from turn to turn can be told apart.
+Each half is timed alone and in turn, in its own process for each copy, on one core: this resolves a
+tenth of the difference between turns of entire epochs in `data.py`.
 
     git worktree add ../before REVISION
     python benchmarks/decode.py --path ~/photos --before ../before
@@ -21,7 +21,7 @@ HALVES = ("decode", "presize")
 
 
 def serve(folder: str, half: str, files: list[str]) -> None:
-    """Answers each line of standard input with microseconds a picture."""
+    """Answers each line of standard input with microseconds per picture."""
     sys.path.insert(0, folder)
     import cv2
 

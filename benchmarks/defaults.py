@@ -1,9 +1,9 @@
-"""Which settings serve photographs best by default: rates, epochs, batches and smoothing.
+"""Finds the best defaults for photographs: rates, epochs, batches and smoothing.
 
-Of a folder with `train/` and `valid/`, `--counts` pictures are drawn for training, as many of each
-class, and others for each seed. A ResNet-18 is trained on them, from scratch by one cycle or, with
-`--body`, from the weights of another set by `fine_tune`, and scored by all validation pictures.
-Each cell is a file in the folder of `--out`; what is there is not trained again.
+From a folder with `train/` and `valid/`, `--counts` pictures are drawn for training, equally many
+of each class, and new ones for each seed. A ResNet-18 is trained on them, from scratch by one cycle
+or, with `--body`, from the weights of another set by `fine_tune`, and scored on all validation
+pictures. Each cell is a file in the folder of `--out`; existing ones are not trained again.
 
     python benchmarks/defaults.py --path flowers --out cells --counts 200 500 \
         --epochs 5 10 20 40 --lrs 1e-3 3e-3
@@ -26,10 +26,10 @@ from common import arguments_of, find_files, mean_text, tell
 
 
 def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
-    """Writes the table of a set with as many training pictures: of each class the same share."""
+    """Writes the table of a set with some training pictures, the same share of each class."""
     parts = {part: find_files(folder / part) for part in ("train", "valid")}
     shuffled = np.random.default_rng(seed).permutation(parts["train"])
-    # Round by round a picture of each class, until there are enough.
+    # In each round one picture of each class, until there are enough.
     rounds: dict[str, int] = {}
     places = []
     for path in shuffled:
@@ -47,8 +47,10 @@ def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
-    parser.add_argument("--body", type=Path, help="run whose weights are begun from")
-    parser.add_argument("--counts", type=int, nargs="+", default=[200, 500], help="of pictures")
+    parser.add_argument("--body", type=Path, help="run whose weights training starts from")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[200, 500], help="numbers of pictures"
+    )
     parser.add_argument("--epochs", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--lrs", type=float, nargs="+", default=[1e-3, 3e-3])
     parser.add_argument("--batches", type=int, nargs="+", default=[32])

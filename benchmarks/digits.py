@@ -1,7 +1,7 @@
-"""The default run against fastai: accuracy on the held-out digits, and seconds of the process.
+"""Compares the default run with fastai: accuracy on the held-out digits, and process seconds.
 
 Ours is `jaxch5 train`, a process for each seed; the first begins with an empty cache of
-compiled programs, the others find what it left. The peer is fastai's `vision_learner` with a
+compiled programs, which it fills for the others. The peer is fastai's `vision_learner` with a
 ResNet-18 from scratch on the same pictures and the same split: 5 epochs of one-cycle at 3e-3, sizes
 40 and 32, no flips. It runs in the interpreter that JAXCH5_PEER_PYTHON names (requirements.txt).
 

@@ -1,13 +1,13 @@
-"""A whole epoch of JPEG files against fastai: training with augmentation, and validation.
+"""Compares an entire epoch of JPEG files with fastai: training with augmentation, and validation.
 
 Both sides have the same files, split, sizes, augmentation, network (from scratch) and number of
-steps, which is checked; fastai decodes in worker processes, in channels last on a GPU. An epoch
-is timed whole, with its start and its validation.
+steps, which is checked; fastai decodes in worker processes, and uses channels last on a GPU. An
+entire epoch is timed, with its start and its validation.
 
 `--cache off` decodes every file in every epoch, as fastai does. `memory` and `device` keep the
-presized pictures, and what is timed are the epochs after that; ours has this and fastai has not.
-`--bare` adds the bare training step, on pictures that lie augmented on the device: its rate is what
-an epoch could reach at most, and `of_bare` is how much of it training reaches, without validation.
+presized pictures, and the epochs after that are timed; only ours can do this. `--bare` adds the
+bare training step, on augmented pictures on the device: its rate is the upper limit for an epoch,
+and `of_bare` is the share of it that training reaches, without validation.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/epoch.py --path ~/photos
     python benchmarks/epoch.py --path ~/photos --cache device --bare --device gpu --precision bf16
@@ -43,7 +43,7 @@ from jaxch5.optim.optimizer import make_optimizer
 
 
 def bare_step(learn: Learner) -> BareStep:
-    """Of the learner's network; the optimizer's rate is 0, so that it may go on without end."""
+    """Returns the step of the learner's network; at a rate of 0, it can run indefinitely."""
     data, rng = learn.data, np.random.default_rng(0)
     shape = (data.train.batch_size, data.size, data.size, 3)
     labels = rng.integers(len(data.classes), size=shape[0]).astype(np.int32)
@@ -52,7 +52,7 @@ def bare_step(learn: Learner) -> BareStep:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Pictures a second of all sides, and ratios, over turns."""
+    """Measures pictures per second of all sides, and ratios, over turns."""
     find_files(arguments.path)
     learn = learner_of(settings_of(arguments, arguments.cache))
     count = len(learn.data.train.items) + len(learn.data.valid.items)
@@ -98,7 +98,7 @@ def main() -> None:
     parser = arguments_of(__doc__, turns=3, path=True)
     add_sizes(parser)
     parser.add_argument("--cache", choices=("off", "memory", "device"), default="off")
-    parser.add_argument("--bare", action="store_true", help="the bare step as well")
+    parser.add_argument("--bare", action="store_true", help="measure the bare step too")
     parser.add_argument("--alone", action="store_true", help="without the peer")
     arguments = parser.parse_args()
     use_device(arguments.device)

@@ -1,10 +1,10 @@
 """The peer of epoch.py and start.py: fastai's `vision_learner` on photographs, from scratch.
 
-A request, which both take, is {"files", "labels", "train", "arch", "presize", "size", "batch",
-"workers", "device", "precision"}: the first `train` of the files are trained on and the others
-validate. With `--first-step REQUEST` it prints one line when the first step is done, and ends; with
-`--fine-tune REQUEST EPOCHS` when it has been fine-tuned. With `--cell FILE` it trains a cell of
-accuracy.py, whose request stands in a file and has more.
+The request of both is {"files", "labels", "train", "arch", "presize", "size", "batch", "workers",
+"device", "precision"}: the first `train` files are for training and the others for validation. With
+`--first-step REQUEST` it prints one line after the first step, and exits; with `--fine-tune REQUEST
+EPOCHS` after fine-tuning. With `--cell FILE` it trains a cell of accuracy.py, whose request is in a
+file and has more keys.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastai.vision import all as fastai  # noqa: E402
 
 
 def learner_of(request: dict[str, Any]) -> fastai.Learner:
-    """With the same head, sizes, augmentation and optimizer as ours has."""
+    """Creates a learner with the same head, sizes, augmentation and optimizer as ours."""
     files, train = request["files"], request["train"]
     label_of = dict(zip(files, request["labels"], strict=True))
     block = fastai.DataBlock(
@@ -58,7 +58,7 @@ def learner_of(request: dict[str, Any]) -> fastai.Learner:
 
 
 def with_weights(arch: str, file: str, pretrained: bool = True) -> Any:
-    """torchvision's network without its last layer, with the weights of a file."""
+    """Returns torchvision's network without its last layer, with the weights of a file."""
     from safetensors.torch import load_file
 
     network = getattr(fastai, arch)()
@@ -85,7 +85,7 @@ def accuracy_of(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts(learn: fastai.Learner) -> dict[str, Any]:
-    """What has to be the same on both sides."""
+    """Returns what has to be the same on both sides."""
     return {
         "parameters": sum(parameter.numel() for parameter in learn.model.parameters()),
         "train": len(learn.dls.train_ds),
@@ -97,7 +97,7 @@ def facts(learn: fastai.Learner) -> dict[str, Any]:
 
 
 class FirstStep(fastai.Callback):
-    """Says that the first step is done, and ends the process: nothing after it counts."""
+    """Reports the first step, and ends the process: nothing after it counts."""
 
     def after_step(self) -> None:
         print(json.dumps({"loss": float(self.learn.loss.detach())}), flush=True)

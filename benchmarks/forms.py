@@ -1,12 +1,12 @@
-"""The forms that parts of a ResNet's step can have on an accelerator, in turn: pictures a second.
+"""Compares forms of parts of a ResNet's step on an accelerator, in turn: pictures per second.
 
-Which of them jaxch5 uses was chosen by counting bytes (gpu_program.py). Here each is timed in the
-whole step of step.py, all others being as they are.
+jaxch5's choice among them was made by counting bytes (gpu_program.py). Here each is timed in the
+entire step of step.py, with all other parts unchanged.
 
     python benchmarks/forms.py --device gpu
     python benchmarks/forms.py --compile-only
 
-The second compiles them for an H100, where there is none, and says what bytes they move.
+The second command compiles them for an H100, without having one, and counts the bytes they move.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ NUM_CLASSES = 1000
 
 
 def in_two_passes(x: jax.Array, mean: jax.Array, near: jax.Array) -> jax.Array:
-    """The variance as a CPU computes it."""
+    """Computes the variance as on a CPU."""
     apart = x - jax.lax.stop_gradient(mean)
     return jnp.mean(jnp.square(apart), tuple(range(x.ndim - 1)))
 
 
 def compared_again(x: jax.Array) -> jax.Array:
-    """The maximum of nine windows, which are compared again for its gradient."""
+    """Returns the maximum of nine windows, which are compared again for its gradient."""
     places = [divmod(place, 3) for place in range(9)]
     largest, *others = [convolution.pixels_at(x, 3, 2, *at, -jnp.inf) for at in places]
     for other in others:
@@ -48,14 +48,14 @@ def compared_again(x: jax.Array) -> jax.Array:
 
 
 def with_channels(count: int, x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A convolution of pictures with so many channels of zeros beside theirs."""
+    """Returns a convolution of pictures with additional channels of zeros."""
     more = (0, count - x.shape[-1])
     x = jnp.pad(x, (*3 * [(0, 0)], more))
     return convolution.native(x, jnp.pad(kernel, (*2 * [(0, 0)], more, (0, 0))), stride)
 
 
 def space_to_depth(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The 7x7 convolution with stride 2 as one of 4x4 with stride 1 of four pixels as one."""
+    """Computes the 7x7 convolution with stride 2 as a 4x4 one over groups of four pixels."""
     blocks = _of_four(jnp.pad(x, ((0, 0), (4, 2), (4, 2), (0, 0))))
     taps = _of_four(jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).transpose(3, 0, 1, 2))
     dimensions = ("NHWC", "HWIO", "NHWC")
@@ -70,7 +70,7 @@ def _of_four(x: jax.Array) -> jax.Array:
     return pairs.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-# Each is another function in the place of one.
+# Each replaces one function by another.
 FORMS: dict[str, tuple[ModuleType, str, Any] | None] = {
     "as it is": None,
     "pooling, native": (pooling, "max_of_windows", pooling.native_max_pool),
@@ -85,7 +85,7 @@ FORMS: dict[str, tuple[ModuleType, str, Any] | None] = {
 
 @contextlib.contextmanager
 def using(form: tuple[ModuleType, str, Any] | None) -> Iterator[None]:
-    """Has a form be used by what is traced within."""
+    """Makes code that is traced within use a form."""
     if form is None:
         yield
         return
@@ -102,10 +102,12 @@ def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--arch", choices=resnet.ARCHITECTURES, default="resnet50")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures, pixels")
-    parser.add_argument("--batch", type=int, default=256, help="pictures a step")
-    parser.add_argument("--steps", type=int, default=20, help="a turn (default: 20)")
+    parser.add_argument("--batch", type=int, default=256, help="pictures per step")
+    parser.add_argument("--steps", type=int, default=20, help="steps per turn (default: 20)")
     parser.add_argument(
-        "--compile-only", action="store_true", help="for an H100, which need not be there"
+        "--compile-only",
+        action="store_true",
+        help="only compile, for an H100, which need not exist",
     )
     arguments = parser.parse_args()
     model = create_model(arguments.arch, NUM_CLASSES, dtype=dtype_of("bf16"))

@@ -1,14 +1,14 @@
-"""What XLA makes of a training step for an NVIDIA GPU, counted on a machine that has none.
+"""Counts what XLA compiles a training step to for an NVIDIA GPU, on a machine without one.
 
 XLA's compiler for GPUs needs no GPU: with the extra `gpu_program` it gives the optimized program of
-a whole step, augmentation and optimizer included. Kernels, bytes that they read and write,
-convolutions, products and messages are counted in its text. Nothing is run, timed or autotuned:
-which algorithm a convolution takes, and what that needs beside, is not known here.
+an entire step, including augmentation and optimizer. Kernels, the bytes that they read and write,
+convolutions, products and messages are counted in its text. Nothing is run, timed or autotuned: the
+algorithm of a convolution, and the memory it needs, are not known here.
 
     python benchmarks/gpu_program.py resnet50/bf16 resnet50/bf16/deterministic
 
-A program is an architecture and words from `WORDS`. Figures are those of one step on one GPU, also
-where a call makes several or 8 GPUs share them.
+A program is an architecture and words from `WORDS`. Figures are for one step on one GPU, even if a
+call makes several steps or 8 GPUs share them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Where the plugin is installed, JAX would look for a GPU.
+# JAX would look for a GPU if the plugin is installed.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
@@ -66,7 +66,7 @@ gpu_device_info {{
 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 12 }} device_description_str: "{2}"
 """
-# What a program can be, beside its architecture, and which settings that is.
+# Words for a program in addition to its architecture, and the settings that they stand for.
 WORDS: dict[str, dict[str, Any]] = {
     **{precision: {"precision": precision} for precision in ("fp32", "bf16", "fp16")},
     "deterministic": {"deterministic": True},
@@ -80,21 +80,21 @@ WORDS: dict[str, dict[str, Any]] = {
 
 
 def gpus_of(name: str, count: int = 1) -> list[Any]:
-    """GPUs that are not there, to compile for; from `GPUS`."""
+    """Returns GPUs of `GPUS` to compile for, which need not exist."""
     target = TARGET.format(*GPUS[name])
     topology = f"1x1x{count}"
     return topologies.get_topology_desc("", "cuda", topology=topology, target_config=target).devices
 
 
 def stored(tree: Any, where: Sharding) -> Any:
-    """The shapes of arrays that are stored there."""
+    """Returns the shapes of arrays that are stored there."""
     on = partial(jax.ShapeDtypeStruct, sharding=where)
     return jax.tree.map(lambda leaf: on(leaf.shape, leaf.dtype), tree)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A training step: what it trains, on what, and how."""
+    """A training step: its network, its pictures and its settings."""
 
     arch: str = "resnet50"
     size: int = 224
@@ -111,7 +111,7 @@ class Program:
     options: tuple[str, ...] = ()
 
     def compile(self) -> Any:
-        """The step, or some steps in one call, compiled for one or some of the GPUs."""
+        """Returns the step, or several steps in one call, compiled for one or more GPUs."""
         gpus = gpus_of(self.gpu, self.devices)
         place, mesh = Placement(*2 * [SingleDeviceSharding(gpus[0])]), None
         if self.devices > 1:
@@ -174,7 +174,7 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """A line of a program; of one that is no part of a fusion, a kernel or a call of a library."""
+    """A line of a program; outside a fusion it is a kernel or a call of a library."""
 
     name: str
     results: tuple[Array, ...]
@@ -183,16 +183,16 @@ class Instruction(NamedTuple):
     attributes: str
 
 
-# What no kernel is needed for.
+# Operations that need no kernel.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "opt-barrier"}
 FREE |= {"all-reduce-done", "all-gather-done", "reduce-scatter-done"}
 LINE = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z\d-]*)\((.*?)\)(.*)")
-# So many values a row are an activation; filters, of which there may be as many, are smaller.
+# An array with this many values per row is an activation; filters are smaller.
 ACTIVATION = 4096
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays that a type is made of.
+    """Returns the arrays that a type consists of.
 
     Example:
         >>> arrays("(bf16[8,4]{1,0}, pred[])")
@@ -203,7 +203,7 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 
 def computations(text: str) -> dict[str, list[Instruction]]:
-    """The computations of a program by their names; that of the program itself is ENTRY."""
+    """Returns the computations of a program by name; the program itself is ENTRY."""
     found: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if head := re.match(r"(?:(ENTRY) )?%?(\S+) \(.*\{$", line):
@@ -216,11 +216,11 @@ def computations(text: str) -> dict[str, list[Instruction]]:
 
 
 def counted(text: str, rows: int) -> dict[str, Any]:
-    """What a program does in one step.
+    """Counts what a program does in one step.
 
     Args:
         text: Optimized program, as XLA writes it.
-        rows: Pictures of a step on one GPU.
+        rows: Number of pictures of a step on one GPU.
     """
     parts = computations(text)
     loops = [one for one in parts["ENTRY"] if one.opcode == "while"]
@@ -243,7 +243,7 @@ def counted(text: str, rows: int) -> dict[str, Any]:
         written = sum(array.bytes for array in kernel.results)
         read = [sum(array.bytes for array in results[name]) for name in {*kernel.operands}]
         if {one.opcode for one in fused} & {"gather", "slice", "dynamic-slice"}:
-            # These do not read all.
+            # These do not read everything.
             read = [min(size, 4 * written) for size in read]
         total["kernels"] += 1
         total["bytes"] += sum(read) + written
@@ -282,13 +282,13 @@ def counted(text: str, rows: int) -> dict[str, Any]:
 
 
 def attribute(instruction: Instruction, name: str) -> str:
-    """What an instruction says of itself under a name, without the mark of a computation."""
+    """Returns an instruction's attribute, without the mark of a computation."""
     found = re.search(rf"\b{name}=%?([^\s,]+)", instruction.attributes)
     return found[1] if found else ""
 
 
 def described(words: str, **settings: Any) -> Program:
-    """The program of an architecture and words after it, such as "resnet50/bf16/scan"."""
+    """Returns the program of an architecture and words after it, such as "resnet50/bf16/scan"."""
     arch, *others = words.split("/")
     for word in others:
         settings |= WORDS[word]
@@ -296,7 +296,7 @@ def described(words: str, **settings: Any) -> Program:
 
 
 def facts(program: Program, text: Path | None = None) -> dict[str, Any]:
-    """What a program does in one step, on one of its GPUs, and what memory it takes."""
+    """Counts what a program does in one step on one GPU, and the memory that it needs."""
     begin = time.process_time()
     compiled = program.compile()
     seconds = time.process_time() - begin
@@ -315,12 +315,14 @@ def facts(program: Program, text: Path | None = None) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
-    parser.add_argument("programs", nargs="+", help="as resnet50/bf16/scan")
+    parser.add_argument("programs", nargs="+", help="such as resnet50/bf16/scan")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures, pixels")
     parser.add_argument("--presize", type=int, default=256, help="short side of the canvases")
-    parser.add_argument("--batch", type=int, default=256, help="pictures a step, over all GPUs")
+    parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all GPUs")
     parser.add_argument("--gpu", choices=GPUS, default="h100")
-    parser.add_argument("--options", nargs="+", default=[], metavar="NAME=VALUE", help="of XLA")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA's options"
+    )
     parser.add_argument("--text", type=Path, help="file for the text of the last program")
     arguments = vars(parser.parse_args())
     names, text, as_json = (arguments.pop(name) for name in ("programs", "text", "json"))

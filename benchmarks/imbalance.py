@@ -1,16 +1,16 @@
-"""What class weights and samplers buy where classes are not equally many.
+"""Measures what class weights and samplers gain if class sizes are unequal.
 
-Of five classes of photographs (`train/` and `valid/`), 100, 50, 20, 10 and 10 pictures are trained
-on: which class has how many, and which pictures these are, is drawn from the seed. All validation
-pictures are scored, of which each class has equally many, so that the accuracy is the balanced
-one. A ResNet-18 is fine-tuned from the weights of a run, which may be of other pictures:
+For five classes of photographs (`train/` and `valid/`), 100, 50, 20, 10 and 10 pictures are used
+for training: the seed decides which class has how many, and which pictures. All validation pictures
+are scored; each class has equally many, so the accuracy is the balanced one. A ResNet-18 is
+fine-tuned from the weights of a run, which may come from other pictures:
 
     jaxch5 train --data.path caltech --model.weights none --data.presize 72 \
         --data.size 64 --data.batch-size 64 --fit.epochs 10 --fit.lr 3e-3 --workdir caltech_run
     python benchmarks/imbalance.py --path flowers --weights caltech_run --out cells
 
-Each cell (a seed and a measure) is a file in the folder of `--out`; what is there is not trained
-again, so that the benchmark can be ended at any time and goes on.
+Each cell (a seed and a measure) is a file in the folder of `--out`; existing ones are not trained
+again, so the benchmark can be stopped and resumed at any time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEASURES = {
 
 
 def unequal(seed: int) -> Callable[[Source], tuple[np.ndarray, np.ndarray]]:
-    """A split whose training part has other numbers of pictures of each class for each seed."""
+    """Returns a split with other numbers of training pictures per class for each seed."""
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         train, valid = folder_split()(source)
@@ -58,7 +58,7 @@ def unequal(seed: int) -> Callable[[Source], tuple[np.ndarray, np.ndarray]]:
 
 
 def cell(arguments: Any, measure: str, seed: int) -> dict[str, Any]:
-    """Trains once, and says what was found of which class."""
+    """Trains once, and returns the scores and the recall of each class."""
     sampler, class_weights = MEASURES[measure]
     block = jx.DataBlock(
         jx.from_folder(arguments.path),
@@ -91,7 +91,7 @@ def cell(arguments: Any, measure: str, seed: int) -> dict[str, Any]:
 
 
 def summary(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Percent of each measure, and points over none by seed: mean, lowest and highest."""
+    """Returns percent of each measure, and points over none by seed: mean, lowest, highest."""
     document: dict[str, Any] = {}
     for score in ("rare", "common", "balanced_accuracy"):
         figures = {
@@ -111,9 +111,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each measure (default: 5)")
     parser.add_argument("--presize", type=int, default=72, help="pixels (default: 72)")
     parser.add_argument("--size", type=int, default=64, help="pixels (default: 64)")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a step (default: 16)")
-    parser.add_argument("--epochs", type=int, default=10, help="of all layers (default: 10)")
-    parser.add_argument("--freeze-epochs", type=int, default=3, help="of the head (default: 3)")
+    parser.add_argument("--batch", type=int, default=16, help="pictures per step (default: 16)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of all layers (default: 10)")
+    parser.add_argument(
+        "--freeze-epochs", type=int, default=3, help="epochs of the head (default: 3)"
+    )
     arguments = parser.parse_args()
     if arguments.path is None:
         sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")

@@ -1,16 +1,15 @@
-"""How many wrong labels `jaxch5 suspects` finds, beside cleanlab, and what that is worth.
+"""Measures how many wrong labels `jaxch5 suspects` finds compared with cleanlab, and the gain.
 
 Labels of photographs (--path digits: of the digits) are changed, at random or to the most similar
-class (that for which a linear layer most often takes it), and found again: by features of a network
-that was trained on other pictures (--weights), or by trainings (--by training). Both sides rank the
-same probabilities; the figure is the average precision, over all pictures. cleanlab 2.x, in an
-environment of its own whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two scores of labels,
-and by `find_label_issues`, those that it found before all others.
+class (the one for which a linear layer most often takes it), and found again: by the features of a
+network that was trained on other pictures (--weights), or by full trainings (--by training). Both
+sides rank the same probabilities; the figure is the average precision over all pictures. cleanlab
+2.x, in its own environment whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two label scores
+and by `find_label_issues`, with the labels that it found before all others.
 
-With --accuracy a linear layer on the features, or a network by training, is trained on the noisy
-labels, on these with every listed suspect put right, and on the true ones, and scored on the true
-labels of the pictures for validation. --heads times the linear layers alone, on 10,000 random
-features.
+With --accuracy, a linear layer on the features, or a network by training, is trained on the noisy
+labels, on these with every listed suspect corrected, and on the true ones, and scored on the true
+labels of the validation pictures. --heads only times the linear layers, on 10,000 random features.
 """
 
 from __future__ import annotations
@@ -28,21 +27,23 @@ from common import arguments_of, seconds_of, tell
 
 KINDS = ("random", "similar")
 FOLDS = 5
-# Networks of photographs are trained so; what is not given is the default of `train`.
+# How networks are trained on photographs; all other settings are the defaults of `train`.
 SMALL = {"presize": 72, "size": 64, "batch_size": 32}
 
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
-    parser.add_argument("--weights", help="run, file or name: what gives the features")
+    parser.add_argument("--weights", help="run, file or name that gives the features")
     parser.add_argument("--by", choices=("features", "training"), default="features")
-    parser.add_argument("--classes", type=int, help="first so many classes alone")
+    parser.add_argument("--classes", type=int, help="use only this many classes")
     parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20], help="percent")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5, help="of each training")
-    parser.add_argument("--accuracy", action="store_true", help="train on what was put right, too")
-    parser.add_argument("--heads", action="store_true", help="time the linear layers alone")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each training")
+    parser.add_argument(
+        "--accuracy", action="store_true", help="also train on the corrected labels"
+    )
+    parser.add_argument("--heads", action="store_true", help="only time the linear layers")
     arguments = parser.parse_args()
     if arguments.heads:
         tell(time_of_heads(), arguments.json)
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Seconds of the linear layers of all folds, and of the processor."""
+    """Measures seconds, and processor seconds, of the linear layers of all folds."""
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
     rng = np.random.default_rng(0)
@@ -66,7 +67,7 @@ def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) 
 
 
 def found(arguments: Any) -> dict[str, Any]:
-    """Average precisions and counts of each kind and rate of noise."""
+    """Measures average precisions and counts for each kind and rate of noise."""
     from sklearn.metrics import average_precision_score
 
     from jaxch5.config.building import load_source, split_of
@@ -127,7 +128,7 @@ def found(arguments: Any) -> dict[str, Any]:
 
 
 class Judge:
-    """What judges the labels of a set, with its features computed once."""
+    """Judges the labels of a set, with its features computed once."""
 
     def __init__(self, config: Any, source: Any) -> None:
         self.config, self.source = config, source
@@ -159,7 +160,7 @@ class Judge:
         return self.features
 
     def most_similar(self) -> np.ndarray:
-        """The class for which each class is most often taken."""
+        """Returns the class for which each class is most often mistaken."""
         if self.config.model.weights == "none":
             return np.roll(np.arange(len(self.source.classes)), 1)
         truth = self.source.labels
@@ -169,7 +170,7 @@ class Judge:
         return matrix.argmax(axis=1)
 
     def accuracy(self, way: str, labels: np.ndarray, parts: Any, seed: int) -> float:
-        """The accuracy, on the true labels held out, of what was trained on others."""
+        """Returns the accuracy on the held-out true labels after training on some labels."""
         from rich.console import Console
 
         from jaxch5.config.building import load_data
@@ -194,7 +195,7 @@ class Judge:
 def noisy(
     truth: np.ndarray, rate: float, seed: int, similar: np.ndarray | None = None
 ) -> np.ndarray:
-    """Labels of which a share is changed, to any other class or to the most similar one."""
+    """Returns labels with a share changed, to any other class or to the most similar one."""
     rng = np.random.default_rng(1000 + seed)
     labels = truth.copy()
     items = rng.permutation(len(truth))[: round(rate * len(truth))]
@@ -205,7 +206,7 @@ def noisy(
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """What cleanlab makes of the same; nothing where it is not named."""
+    """Returns cleanlab's results for the same; nothing if its Python is not named."""
     from jaxch5.util.libraries import variable
 
     python = variable("JAXCH5_CLEANLAB_PYTHON")

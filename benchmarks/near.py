@@ -1,15 +1,15 @@
-"""Which copies of photographs are found as near-duplicates, at how many pairs of different ones.
+"""Measures which copies of photographs are found as near-duplicates, and how many false pairs.
 
 The originals are all photographs below the folders; each of 500 of them, drawn from the seed, is
-changed in each of several ways, and every set of copies is looked for among all originals:
+changed in several ways, and every set of copies is looked up among all originals:
 
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
-`--sheet` draws the groups that are found among the originals alone: whether they are false, or were
-in the sets, only a person can say. With imagehash in the environment of the peer
-(JAXCH5_PEER_PYTHON; requirements.txt does not bring it), its `phash` of 64 bits stands beside, at
-two distances: the largest at which it finds no more pairs of originals than ours finds, and 10
-bits, which is often advised.
+`--sheet` draws the groups that are found among only the originals: whether they are false, or were
+in the sets, only a person can tell. With imagehash in the environment of the peer
+(JAXCH5_PEER_PYTHON; requirements.txt does not include it), its 64-bit `phash` is compared, at two
+distances: the largest at which it finds no more pairs of originals than ours, and 10 bits, which is
+often recommended.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def bordered(pixels, rows, columns, level):
 
 
 def changes(pixels, draws):
-    """Makes the copies of a picture, each a JPEG file."""
+    """Returns the copies of a picture, each a JPEG file."""
     height, width = pixels.shape[:2]
     top, left = (int(draws.integers(0, side - int(0.9 * side) + 1)) for side in (height, width))
     cropped = pixels[top : top + int(0.9 * height), left : left + int(0.9 * width)]
@@ -106,9 +106,11 @@ def draw(path, files, groups):
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of photographs")
-    parser.add_argument("--count", type=int, default=500, help="are changed (default: 500)")
-    parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
-    parser.add_argument("--sheet", type=Path, help="PNG file for what the originals have in common")
+    parser.add_argument(
+        "--count", type=int, default=500, help="photographs to change (default: 500)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed for the changes (default: 0)")
+    parser.add_argument("--sheet", type=Path, help="PNG file for the groups among the originals")
     arguments = parser.parse_args()
     files = sorted(file for folder in arguments.folders for file in folder.rglob("*.jpg"))
     draws = np.random.default_rng(arguments.seed)

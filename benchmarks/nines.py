@@ -1,4 +1,4 @@
-"""Of how many nines a network is not sure that has never seen one.
+"""Measures how many nines a network leaves unanswered that has never seen one.
 
 A ResNet-18 learns scikit-learn's digits without the nines, with a softmax and with a sigmoid for
 each class. Each answers the digits whose probability reaches the threshold that `evaluate`
@@ -25,7 +25,7 @@ TASKS = {"softmax": jx.single_label(), "sigmoid": jx.one_vs_rest()}
 
 
 def trained(task: jx.Task, seed: int) -> tuple[jx.Learner, list[np.ndarray]]:
-    """A learner of the digits from 0 to 8, and the pictures of the nines."""
+    """Returns a learner of the digits from 0 to 8, and the pictures of the nines."""
     source = jx.digits()
     pictures = [source.read(item) for item in range(len(source))]
     known = np.flatnonzero(source.labels != NINE)
@@ -43,7 +43,7 @@ def trained(task: jx.Task, seed: int) -> tuple[jx.Learner, list[np.ndarray]]:
 
 
 def measured(learn: jx.Learner, nines: list[np.ndarray]) -> dict[str, float]:
-    """What is answered, and how much of it wrongly, in percent."""
+    """Returns what is answered, and how much of it is wrong, in percent."""
     probabilities, labels = learn.get_preds()
     right = probabilities.argmax(axis=1) == labels
     selection = select(probabilities.max(axis=1).astype(np.float64), right)

@@ -1,7 +1,7 @@
 """Our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
 
-With `--first-step DEVICE SETTINGS` it prints one line when the first training step is done, and
-ends; with `--fine-tune DEVICE SETTINGS EPOCHS` when it has been fine-tuned, and has its report.
+With `--first-step DEVICE SETTINGS` it prints one line after the first training step, and exits;
+with `--fine-tune DEVICE SETTINGS EPOCHS` after fine-tuning and writing its report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def learner_of(settings: dict[str, Any]) -> Learner:
-    """As `jaxch5 train` would make it of the same settings."""
+    """Creates the learner that `jaxch5 train` would create from the same settings."""
     from rich.console import Console
 
     from jaxch5 import configured
@@ -35,17 +35,17 @@ def learner_of(settings: dict[str, Any]) -> Learner:
 
 
 def add_sizes(parser: ArgumentParser) -> None:
-    """The arguments that both benchmarks take."""
+    """Adds the arguments of both benchmarks."""
     parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
-    parser.add_argument("--size", type=int, default=128, help="of the network's input, pixels")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--size", type=int, default=128, help="size of the network's input, pixels")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per step")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of fastai")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="fastai's workers")
 
 
 def settings_of(arguments: Any, cache: str) -> dict[str, Any]:
-    """Of a benchmark's arguments."""
+    """Returns the settings in a benchmark's arguments."""
     return {
         "data": {
             "path": str(arguments.path),
@@ -63,7 +63,7 @@ def settings_of(arguments: Any, cache: str) -> dict[str, Any]:
 
 
 def request_of(learn: Learner, arguments: Any, device: str) -> dict[str, Any]:
-    """What the peer needs to do the same with the same files (see fastai_learner.py)."""
+    """Returns what the peer needs to do the same with the same files (see fastai_learner.py)."""
     data = learn.data
     source, items = data.source, [*data.train.items, *data.valid.items]
     assert source.file is not None
@@ -82,7 +82,7 @@ def request_of(learn: Learner, arguments: Any, device: str) -> dict[str, Any]:
 
 
 def facts(learn: Learner) -> dict[str, Any]:
-    """What has to be the same on both sides."""
+    """Returns what has to be the same on both sides."""
     import jax
 
     data = learn.data
@@ -97,7 +97,7 @@ def facts(learn: Learner) -> dict[str, Any]:
 
 
 def first_step(settings: dict[str, Any]) -> float:
-    """The loss of the first step; compiled programs are kept as the commands keep them."""
+    """Returns the loss of the first step; compiled programs are kept as in commands."""
     import jax
 
     from jaxch5.data.pipeline import to_device
@@ -112,7 +112,7 @@ def first_step(settings: dict[str, Any]) -> float:
 
 
 def fine_tuned(settings: dict[str, Any], epochs: str) -> float:
-    """The last loss of a fine-tuning as `jaxch5 train` does it, with its report."""
+    """Fine-tunes like `jaxch5 train`, with its report, and returns the last loss."""
     from jaxch5.config.settings import Config
     from jaxch5.run.directory import create_run
     from jaxch5.training.process import prepare_process

@@ -1,8 +1,8 @@
-"""Packed pictures against their files: pictures a second, room on the disk, memory.
+"""Compares packed pictures with their files: pictures per second, disk space, memory.
 
 A folder of pictures is packed; then the first epoch, from pictures to shuffled batches of bytes
-with nothing cached between, is read from the files and from the packed set in turn. Besides: what
-other codecs would give, and what opening a packed set of a million items takes.
+without any cache, is read from the files and from the packed set in turn. Other codecs, and opening
+a packed set of a million items, are measured as well.
 
     python benchmarks/pack.py --path ~/photos
 """
@@ -45,19 +45,19 @@ from jaxch5.data.sources.store import sha256_of
 from jaxch5.data.split import random_split
 
 MILLION = 10**6
-# One in so many pictures tells enough of codecs.
+# One in this many pictures is enough to compare codecs.
 SAMPLED = 7
 
 
 def epoch_rate(source: Source, presize: int, batch: int) -> float:
-    """Pictures a second of one epoch, with its start."""
+    """Measures pictures per second of one epoch, including its start."""
     canvases = Canvases(source, presize, keep=False)
     loader = Loader(canvases, np.arange(len(source)), batch, seed=0)
     return pictures_a_second(batch.image for batch in loader.epoch(0))[0]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speeds over turns, each with a packed set of its own."""
+    """Measures speeds over turns, each with its own packed set."""
     names = find_files(arguments.path, arguments.repeat)
     files = labelled_files(Path("/"), names, [Path(name).parent.name for name in names])
     of_epoch = partial(epoch_rate, presize=arguments.presize, batch=arguments.batch)
@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_codecs(path: Path, presize: int) -> dict[str, dict[str, float]]:
-    """Of presized pictures without filling: size, loss, and time to decode on one core."""
+    """Measures codecs on presized pictures without padding: size, loss, decoding on one core."""
     pictures = []
     for name in find_files(path, 1)[::SAMPLED]:
         canvas, frame = lay(decode(Path(name).read_bytes(), min_side=presize), presize)
@@ -135,7 +135,7 @@ def measure_codecs(path: Path, presize: int) -> dict[str, dict[str, float]]:
 
 
 def measure_million() -> dict[str, float]:
-    """A packed set of a million items, opened and split; its shards are never read."""
+    """Opens and splits a packed set of a million items; its shards are never read."""
     with tempfile.TemporaryDirectory() as folder:
         labels, references = Path(folder) / LABELS, Path(folder) / REFERENCES
         np.save(labels, np.arange(MILLION, dtype=np.int32) % 1000)
@@ -186,8 +186,8 @@ def measure_million() -> dict[str, float]:
 def main() -> None:
     parser = arguments_of(__doc__, device=False, path=True)
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a batch")
-    parser.add_argument("--repeat", type=int, default=3, help="times that each picture comes")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per batch")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of each picture")
     arguments = parser.parse_args()
     result = {
         **measure(arguments),

@@ -1,8 +1,8 @@
-"""The other side of a benchmark: a script in the interpreter of the peer, and how to talk to it.
+"""Runs the other side of a benchmark: a script in the interpreter of the peer, with requests.
 
-The peers (requirements.txt) live in an environment of their own, whose Python JAXCH5_PEER_PYTHON
-names. A benchmark starts a script there, asks one JSON request a line and reads one line for each;
-the peer's process is idle while it is not asked. This module needs neither side's packages.
+The peers (requirements.txt) have their own environment, whose Python JAXCH5_PEER_PYTHON names. A
+benchmark starts a script there, sends one JSON request per line and reads one line for each; the
+peer's process is idle between requests. This module needs neither side's packages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def peer_python(required: bool = False) -> str | None:
-    """The peer's interpreter; None, or the end of the program, where none is named."""
+    """Returns the peer's interpreter; if none is named, returns None or exits."""
     python = os.environ.get("JAXCH5_PEER_PYTHON") or None
     if required and not python:
         sys.exit("JAXCH5_PEER_PYTHON should name the interpreter of the peer (requirements.txt)")
@@ -29,7 +29,7 @@ def peer_python(required: bool = False) -> str | None:
 class Peer:
     """A script in the peer's interpreter that answers requests (see `answer_requests`).
 
-    A context manager, which ends it.
+    It is a context manager, which ends the script.
     """
 
     def __init__(self, python: str, script: str | Path, *arguments: str) -> None:
@@ -66,16 +66,16 @@ class Peer:
 
 
 def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
-    """The peer's side: answers each request until there are no more."""
+    """Runs the peer's side: answers each request until there are no more."""
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 def declare_torchvision_operators() -> None:
-    """Lets torchvision be imported where its compiled part does not fit the installed PyTorch.
+    """Makes torchvision importable if its compiled part does not fit the installed PyTorch.
 
-    It registers fakes of these operators when it is imported; nothing here calls them. Where it can
-    be imported, nothing is done, because they may be defined but once.
+    On import it registers fakes of these operators; nothing here calls them. If it can be imported
+    anyway, nothing is done, because they can be defined only once.
     """
     import torch
 

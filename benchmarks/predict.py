@@ -1,13 +1,13 @@
-"""Prediction and the report in figures, of a ResNet-18 that was trained for a moment.
+"""Measures prediction and the report, with a briefly trained ResNet-18.
 
 start       `jaxch5 predict RUN PICTURE`, from the process's start to its end: with an
-            empty cache of compiled programs, and then with what it left.
-throughput  Pictures a second of `Predictor.predict_many` from files to probabilities, beside the
+            empty cache of compiled programs, and then with the filled one.
+throughput  Pictures per second of `Predictor.predict_many` from files to probabilities, and of the
             training pipeline's validation of the same pictures, cache off, in turn.
-attribution Milliseconds of `predict` of a photograph at 224, and of `jx.attribution` of the same,
+attribution Milliseconds of `predict` for a photograph at 224, and of `jx.attribution` for the same,
             warm, in turn, for networks whose weights do not matter.
 report      report.html of a run of 37 classes with eight top losses of photographs: its size, and
-            seconds to make it and to refresh it after an epoch.
+            seconds to create it and to refresh it after an epoch.
 
     JAXCH5_FLOWERS=~/flowers python benchmarks/predict.py
 """
@@ -52,12 +52,12 @@ CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
 
 
 def shuffled(source: Source) -> np.ndarray:
-    """The places of a source's pictures in an order that is always the same."""
+    """Returns the indices of a source's pictures in an order that is always the same."""
     return np.random.default_rng(0).permutation(len(source))
 
 
 def load(source: Source, config: Config, train: int, valid: int) -> Data:
-    """The first pictures of a shuffled source, nothing kept."""
+    """Returns the first pictures of a shuffled source, without a cache."""
     items = shuffled(source)
     settings = config.data
     block = DataBlock(
@@ -67,7 +67,7 @@ def load(source: Source, config: Config, train: int, valid: int) -> Data:
 
 
 def train(source: Source, config: Config, folder: Path) -> Learner:
-    """A run of one epoch of two batches."""
+    """Trains a run of one epoch of two batches."""
     few = 2 * config.data.batch_size
     learn = learner_of(load(source, config, few, few), config)
     learn.console, learn.run = Console(quiet=True), create_run(config, folder / "run")
@@ -76,7 +76,7 @@ def train(source: Source, config: Config, folder: Path) -> Learner:
 
 
 def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
-    """Seconds of the process."""
+    """Measures the seconds of the process."""
     command = [sys.executable, "-m", "jaxch5.predict", str(run), str(picture)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled")}
 
@@ -90,7 +90,7 @@ def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
 
 
 def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> dict[str, Any]:
-    """Pictures a second of both sides, and the ratio of each turn; the first turn compiles."""
+    """Measures pictures per second of both sides, and their ratio; the first turn compiles."""
     learn.data = load(source, config, config.data.batch_size, len(source))
     assert source.file is not None
     files = [source.file(int(item)) for item in learn.data.valid.items]
@@ -108,7 +108,7 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
 
 
 def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
-    """Milliseconds of both, and what attribution takes beyond the prediction, for each network."""
+    """Measures milliseconds of both, and attribution's extra time, for each network."""
     import jaxch5 as jx
 
     found: dict[str, Any] = {}
@@ -135,11 +135,11 @@ def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
 
 
 def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
-    """Of the chapter's run, with the source's pictures in the place of its own."""
+    """Measures the report of the chapter's run, with the source's pictures instead of its own."""
     rng = np.random.default_rng(0)
     names = [f"a breed with a name, no {number}" for number in range(CLASSES)]
     labels = np.arange(len(source), dtype=np.int32) % CLASSES
-    # The one batch to train on has a picture of each class.
+    # The single training batch has a picture of each class.
     labels[shuffled(source)] = labels.copy()
     source = replace(source, classes=tuple(names), labels=labels)
     config = Config.model_validate(
@@ -155,7 +155,7 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
     rates = fine_tune_schedule(EPOCHS, steps, 2e-3, FROZEN, len(groups))
     momentum = fine_tune_momentum(EPOCHS, steps, FROZEN)
     assert len(data.train) == 1
-    # A step of the chapter's run is an epoch of this data's.
+    # A step of the chapter's run is an epoch of this data.
     plan = Plan(
         "fine_tune",
         epochs * steps,
@@ -198,7 +198,7 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=7, path=True)
-    parser.add_argument("--part", choices=PARTS, help="without it, all")
+    parser.add_argument("--part", choices=PARTS, help="part to measure; without it, all")
     arguments = parser.parse_args()
     use_device(arguments.device)
     find_files(arguments.path)

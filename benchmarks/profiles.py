@@ -1,7 +1,7 @@
-"""What a colour profile costs: presizing photographs without one, with sRGB's, and with others.
+"""Measures the cost of colour profiles: presizing without one, with sRGB's, and with others.
 
 The photographs are the same, with another profile in front of the same coefficients. "lcms" is the
-profile of "Adobe RGB" converted by Pillow's ImageCms alone, as profiles are that are more than
+profile of "Adobe RGB" converted only by Pillow's ImageCms, as for profiles that are more than
 curves and a matrix.
 
     python benchmarks/profiles.py --path FOLDER
@@ -18,7 +18,7 @@ PICTURES = 60
 
 
 def with_profile(content: bytes, profile: bytes | None) -> bytes:
-    """The same JPEG with another profile, or none."""
+    """Returns the same JPEG with another profile, or none."""
     from PIL import Image
 
     file = io.BytesIO()

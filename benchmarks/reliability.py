@@ -1,18 +1,18 @@
-"""What it costs that nothing is lost: seconds of saving and of taking up, memory of a long run.
+"""Measures the cost of reliability: seconds to save and to resume, memory of a long run.
 
     python benchmarks/reliability.py saving --path DIR
     python benchmarks/reliability.py resume --path DIR
     python benchmarks/reliability.py long
     python benchmarks/reliability.py arrays
 
-`saving` times saves of a ResNet-18 in training: until training goes on, and until all is written.
-The latter is the most that a save each minute can take of that minute, were nothing of it done
-beside training.
-`resume` starts the command anew and on a run that was interrupted, in turn, up to its first step.
-`long` trains a tiny network for 2,000 epochs, saved after each, and watches memory, file handles
+`saving` times saves of a ResNet-18 in training: until training continues, and until all is written.
+The latter is the upper limit for the share of a minute that a save each minute can take, as if
+nothing of it were done in the background.
+`resume` starts the command for a new and for an interrupted run, in turn, up to its first step.
+`long` trains a tiny network for 2,000 epochs, saved after each, and monitors memory, file handles
 and threads.
-`arrays` saves a few small arrays 600 times as checkpoints do, and by orbax's own way, which has to
-win before ours can go.
+`arrays` saves a few small arrays 600 times in the format of checkpoints, and in orbax's own, which
+has to win before ours can be removed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def saving(flowers: Path, turns: int) -> dict[str, Any]:
             saves.save(state, learn.records, epoch_done=False)
             blocking = time.perf_counter() - began
             saves.wait()
-            # The first one starts threads.
+            # The first save starts threads.
             if number:
                 seconds["blocking"].append(blocking)
                 seconds["whole"].append(time.perf_counter() - began)
@@ -91,7 +91,7 @@ def resume(flowers: Path, turns: int) -> dict[str, Any]:
 
 
 def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
-    """Seconds until the table begins, which is when the first step does; then it is interrupted."""
+    """Measures seconds until the table, and so the first step, begins; then interrupts it."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
@@ -99,7 +99,7 @@ def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
         if line.startswith("epoch"):
             break
     seconds = time.perf_counter() - began
-    # Some steps, so that there is something to take up.
+    # Some steps, to have something to resume.
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     process.communicate()
@@ -128,7 +128,7 @@ def long(epochs: int) -> dict[str, Any]:
     process, seen = psutil.Process(), []
 
     class Watch(io.StringIO):
-        """The table's file: a line an epoch."""
+        """Returns the table's file: a line per epoch."""
 
         def write(self, text: str) -> int:
             if text.strip():
@@ -173,7 +173,7 @@ def arrays(turns: int) -> dict[str, Any]:
 
 
 def saves_of_arrays(way: str, count: int = 600) -> None:
-    """Prints what a save takes, of a process that saves one way only."""
+    """Prints the cost of a save, for a process that saves in only one way."""
     import jax.numpy as jnp
     import numpy as np
     import orbax.checkpoint as ocp
@@ -212,7 +212,7 @@ def saves_of_arrays(way: str, count: int = 600) -> None:
 def main() -> None:
     parser = arguments_of(__doc__, device=False, path=True)
     parser.add_argument("part", choices=["saving", "resume", "long", "arrays"])
-    parser.add_argument("--epochs", type=int, default=2000, help="of long (default: 2000)")
+    parser.add_argument("--epochs", type=int, default=2000, help="epochs of long (default: 2000)")
     arguments = parser.parse_args()
     if arguments.part == "long":
         document = long(arguments.epochs)

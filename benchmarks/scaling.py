@@ -1,9 +1,9 @@
-"""What a step of training costs, counted: operations, activations, messages; for docs/scaling.md.
+"""Counts the cost of a training step: operations, activations, messages; for docs/scaling.md.
 
     python benchmarks/scaling.py
 
-Nothing is timed. Operations are counted by a formula and by XLA's own analysis; messages in the
-program that is compiled for eight devices, which a CPU simulates.
+Nothing is timed. Operations are counted by a formula and by XLA's own analysis, messages in the
+program compiled for eight devices, which a CPU simulates.
 """
 
 import re
@@ -27,7 +27,7 @@ BYTES = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4, "u32": 4}
 
 
 def shapes(model, size):
-    """Of the variables, and of what each convolution and the head gives for one picture."""
+    """Returns the shapes of the variables, and of each convolution's and the head's output."""
     x = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)
     run = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -36,7 +36,7 @@ def shapes(model, size):
 
 
 def formula(arch):
-    """Operations of a forward and a backward pass, and values that convolutions give."""
+    """Counts operations of a forward and a backward pass, and values of convolutions."""
     model = create_model(arch, CLASSES)
     variables, outputs = shapes(model, SIZE)
     kernels = {
@@ -47,19 +47,19 @@ def formula(arch):
     forward, values = 0, 0
     for path, leaf in outputs.items():
         if (kernel := kernels.get(path[:-2])) is not None:
-            # Each value takes a multiplication and an addition of every weight of its filter.
+            # Each value needs a multiplication and an addition for every weight of its filter.
             forward += 2 * kernel.size // kernel.shape[-1] * leaf.size
             values += leaf.size if kernel.ndim == 4 else 0
     first = kernels[next(path for path in kernels if path[0].key == "conv1")]
     stem = 2 * first.size * (SIZE // 2) ** 2
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    # Back again as much for the weights and for the inputs; the pictures have no gradient.
+    # Backward takes as much for the weights and for the inputs; the pictures have no gradient.
     return forward, 3 * forward - stem, values, weights, statistics
 
 
 def counted(arch):
-    """The same operations by XLA's analysis, of a pass forward and of one forward and back."""
+    """Counts the same operations by XLA's analysis, forward, and forward and backward."""
     model = create_model(arch, CLASSES)
     variables, _ = shapes(model, SIZE)
     x = jax.ShapeDtypeStruct((8, SIZE, SIZE, 3), jnp.float32)
@@ -75,8 +75,8 @@ def counted(arch):
 
 
 def messages(arch, bn):
-    """All-reduces in a step compiled for eight devices: how many, their bytes, the largest one."""
-    # Of smaller pictures, the compiler leaves out weights that meet nothing but padding.
+    """Counts all-reduces in a step compiled for eight devices, their bytes, and the largest one."""
+    # For smaller pictures, the compiler leaves out weights that only multiply padding.
     images = np.zeros((80, 96, 96, 3), np.uint8)
     source = from_arrays(images, np.arange(80) % 2, ["a", "b"])
     data = DataBlock(source, random_split(0.2), presize=96, size=96).load(16)
@@ -96,7 +96,7 @@ def messages(arch, bn):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    # What accelerators do is counted, not the fewer products and larger messages of a CPU's form.
+    # The accelerators' form is counted, not the CPU's with fewer products and larger messages.
     convolution.MANY_TILES = sys.maxsize
     for arch in ("resnet18", "resnet50"):
         forward, both, values, weights, statistics = formula(arch)

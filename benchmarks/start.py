@@ -1,14 +1,14 @@
-"""From the start of the process to its first training step, or a fine-tuned network; and fastai.
+"""Compares the time from process start to first training step, or to a fine-tuned network.
 
-Three sides in turn, each a process of its own: ours with no compiled program kept (cold), ours with
-what an earlier process kept (warm), and fastai's `vision_learner`. All import, read the folder,
-build the network, take a batch of augmented photographs and train one step with it; or, with
+Three sides take turns, each in its own process: ours without kept programs (cold), ours with those
+that an earlier process kept (warm), and fastai's `vision_learner`. All import, read the folder,
+build the network, and train one step on a batch of augmented photographs; or, with
 `--fine-tune EPOCHS`, fine-tune it, ours with its report.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/start.py --path ~/photos
 
-With `--parts` it says instead where our own time goes, cold and warm: a whole run on the digits, as
-without arguments; with `--path`, one epoch of photographs; with `--predict RUN`, one picture.
+With `--parts` it shows instead where our time goes, cold and warm: for an entire run on the digits,
+as without arguments; with `--path`, one epoch of photographs; with `--predict RUN`, one picture.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 
 
 def seconds_to_loss(command: list[str], environment: dict[str, str]) -> float:
-    """Until the process says the loss that it came to; it has to be a number."""
+    """Measures the time until the process reports its loss, which has to be finite."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -55,7 +55,7 @@ def seconds_to_loss(command: list[str], environment: dict[str, str]) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each side over turns, and how many times as long the peer takes."""
+    """Measures seconds of each side over turns, and the peer's ratio to ours."""
     find_files(arguments.path)
     python = peer_python(required=True)
     assert python is not None
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "warm": lambda: with_cache(folder / "warm"),
             "peer": lambda: seconds_to_loss(peers, dict(os.environ)),
         }
-        # The first turn reads packages from the disk, and fills the warm cache.
+        # The first turn reads packages from disk, and fills the warm cache.
         seconds = in_turn(sides, arguments.turns)
     return {
         "unit": "seconds",
@@ -98,7 +98,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each part of a start, cold and warm; medians of the turns."""
+    """Measures seconds of each part of a start, cold and warm; medians of the turns."""
     request: dict[str, Any] = {"settings": {"model": {"weights": "none"}}}
     if arguments.predict:
         request = {"predict": str(arguments.predict), "picture": find_files(arguments.path)[0]}
@@ -143,8 +143,10 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=3, path=True)
     add_sizes(parser)
-    parser.add_argument("--fine-tune", type=int, metavar="EPOCHS", help="not one step, but so many")
-    parser.add_argument("--parts", action="store_true", help="where our own time goes")
+    parser.add_argument(
+        "--fine-tune", type=int, metavar="EPOCHS", help="fine-tune instead of one step"
+    )
+    parser.add_argument("--parts", action="store_true", help="show where our time goes")
     parser.add_argument("--predict", type=Path, metavar="RUN", help="with --parts: a prediction")
     arguments = parser.parse_args()
     if arguments.parts:

@@ -1,9 +1,9 @@
-"""The parts of a start, in this process: what `start.py --parts` runs, from its beginning.
+"""Measures the parts of a start in this process, which `start.py --parts` runs.
 
-Takes one JSON document: `{"settings": ...}` trains as these say, to the end of the run;
-`{"predict": RUN, "picture": FILE}` predicts one picture. Prints a line of JSON: for each phase the
-seconds of the clock and of the processor, in their order; and for what jax does, wherever it falls,
-the seconds of the clock, of all threads together.
+It takes one JSON document: `{"settings": ...}` trains with these, to the end of the run;
+`{"predict": RUN, "picture": FILE}` predicts one picture. It prints a line of JSON: for each phase,
+in order, the seconds of the clock and of the processor; and for jax's work, whenever it happens,
+the seconds of the clock, over all threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from typing import Any  # noqa: E402
 
-# jax's names of what it does; a trace within a trace is part of the outer one.
+# jax's names for its work; a trace within a trace is part of the outer one.
 EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -27,7 +27,7 @@ EVENTS = {
 
 
 class Clock:
-    """Notes when phases end and how long jax takes for what."""
+    """Records when phases end, and how long jax works on what."""
 
     def __init__(self) -> None:
         self.phases: dict[str, tuple[float, float]] = {}
@@ -45,7 +45,7 @@ class Clock:
             self.of_jax[EVENTS[event]] += seconds
 
     def hook(self, event: Any) -> None:
-        """Notes the phases of a run: a hook of training's events."""
+        """Records the phases of a run; a hook for training's events."""
         from jaxch5.training.events import Begin, End, Epoch, Ready, Step
 
         names = {
@@ -61,7 +61,7 @@ class Clock:
 
 
 def train(clock: Clock, settings: dict[str, Any]) -> None:
-    """As `jaxch5 train` does, from its imports to the report."""
+    """Trains like `jaxch5 train`, from its imports to the report."""
     from functools import partial
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -90,7 +90,7 @@ def train(clock: Clock, settings: dict[str, Any]) -> None:
 
 
 def predict(clock: Clock, run: str, picture: str) -> None:
-    """As `jaxch5 predict` does."""
+    """Predicts like `jaxch5 predict`."""
     import jaxch5.predict
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process

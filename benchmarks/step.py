@@ -1,14 +1,14 @@
-"""Training speed against PyTorch: pictures a second of a network's step, in turn.
+"""Compares training speed with PyTorch: pictures per second of a network's step, in turn.
 
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
 pictures; both sides' first losses are compared before anything is timed. The peer is the same
-network of torchvision, or of timm where that has it alone, in PyTorch with a fused Adam, eager and
-by `torch.compile`, each in both memory layouts; the ratio is to the fastest of these. `--precision
-bf16` or fp16 is that of both sides (autocast there); in fp16 neither scales its loss. The peer runs
-in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are
-not installed together. Run it on an idle machine: threads that wait for each other, as PyTorch's
-do, lose far more to other work than ours, and the ratio then flatters us. `load_before` is the load
-average at the start.
+network from torchvision, or from timm if only timm has it, in PyTorch with a fused Adam, eager and
+with `torch.compile`, each in both memory layouts; the ratio is to the fastest of these.
+`--precision` bf16 or fp16 applies to both sides (autocast there); in fp16 neither scales its loss.
+The peer runs in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because
+the two are not installed together. Run it on an idle machine: threads that wait for each other,
+like PyTorch's, lose far more to other work than ours, and the ratio then flatters us. `load_before`
+is the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -33,11 +33,11 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
 
 NUM_CLASSES = 1000
-# As torch_step.py calls them.
+# The names in torch_step.py.
 LAYOUTS = ("channels_last", "contiguous")
 ADAM = {"lr": 1e-4, "eps": 1e-8}
-# Of the first loss, which compares the forward passes, and of the second one, after the gradients
-# and Adam. A GPU multiplies float32 in fewer bits.
+# Tolerances of the first loss, which compares the forward passes, and of the second, after the
+# gradients and Adam. A GPU multiplies float32 in fewer bits.
 TOLERANCES = {("cpu", "fp32"): (1e-4, 1e-2), ("gpu", "fp32"): (5e-3, 5e-2)}
 HALF = (3e-2, 1e-1)
 
@@ -45,16 +45,16 @@ HALF = (3e-2, 1e-1)
 def check_same(
     ours: list[float], peer: dict[str, list[float]], tolerances: tuple[float, float]
 ) -> None:
-    """Ends the program where the first two losses are not the same."""
+    """Exits if the first two losses are not the same."""
     for way, losses in peer.items():
         for mine, theirs, tolerance in zip(ours, losses, tolerances, strict=True):
-            # A loss that is no number compares as false, whatever it is compared with.
+            # A NaN loss compares as false, whatever it is compared with.
             if not abs(mine - theirs) <= tolerance * abs(theirs):
                 raise SystemExit(f"the sides disagree: losses {ours}, the peer's {losses} ({way})")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Pictures a second of both sides and their ratio, over turns."""
+    """Measures pictures per second of both sides, and their ratio, over turns."""
     load_before = os.getloadavg()[0]
     size, batch, arch = arguments.size, arguments.batch, arguments.arch
     rng = np.random.default_rng(0)
@@ -114,13 +114,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def library_of(arch: str) -> str:
-    """torchvision where it gives the network the names that we give it, else timm."""
+    """Returns torchvision if it names the network as we do, else timm."""
     names = spec_of(arch).names
     return "torchvision" if names and "torchvision" in names.whose else "timm"
 
 
 def steps_a_turn(ours: BareStep, seconds: float) -> int:
-    """So many that a turn's start and end do not show; the first, slow ones are done."""
+    """Returns enough steps to hide a turn's start and end; the first, slow ones are over."""
     ours.pictures_a_second(2)
     return max(2, round(seconds * ours.pictures_a_second(2) / ours.size))
 
@@ -131,24 +131,24 @@ def main() -> None:
     parser.add_argument(
         "--library",
         choices=("torchvision", "timm"),
-        help="of the peer's network (default: torchvision where it has it, else timm)",
+        help="library of the peer's network (default: torchvision if it has it, else timm)",
     )
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument("--seconds", type=float, default=2.0, help="a turn, about (default: 2)")
+    parser.add_argument("--batch", type=int, default=16, help="pictures per step")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per turn, about (default: 2)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument(
         "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]
     )
     parser.add_argument(
-        "--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="of the peer (default: both)"
+        "--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="the peer's (default: both)"
     )
     parser.add_argument(
-        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="of XLA, for our side"
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA's, for our side"
     )
     parser.add_argument("--alone", action="store_true", help="our side only")
     parser.add_argument(
-        "--give-back", action="store_true", help="our side has new memory for each step"
+        "--give-back", action="store_true", help="give our side new memory for each step"
     )
     arguments = parser.parse_args()
     use_device(arguments.device, keep_memory=not arguments.give_back)

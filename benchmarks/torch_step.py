@@ -1,9 +1,9 @@
-"""The peer of step.py: torchvision's or timm's network in PyTorch, in an interpreter of its own.
+"""The peer of step.py: torchvision's or timm's network in PyTorch, in its own interpreter.
 
 The first request is {"arch", "library", "num_classes", "weights", "inputs", "device", "precision",
-"modes", "layouts", "lr", "eps"}. Its answer is {"losses": {way: of the first
-two steps}, "failed": {way: why}}. Every later request is {"way", "steps"}, and its answer pictures
-a second.
+"modes", "layouts", "lr", "eps"}. Its answer is {"losses": {way: losses of the first two steps},
+"failed": {way: reason}}. Every later request is {"way", "steps"}, and its answer is the pictures
+per second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def network(library: str, arch: str, num_classes: int, side: int) -> torch.nn.Module:
-    """The library's network; timm's vision transformers are built for a size of pictures."""
+    """Returns the library's network; timm's vision transformers are built for one size."""
     if library == "torchvision":
         import torchvision
 
@@ -34,7 +34,7 @@ def network(library: str, arch: str, num_classes: int, side: int) -> torch.nn.Mo
 
 
 class Step:
-    """Forward, loss, backward and Adam's update in one memory layout, compiled or eager."""
+    """Computes forward, loss, backward and Adam's update in one layout, compiled or eager."""
 
     def __init__(self, request: dict, mode: str, layout: str) -> None:
         self.device, memory_format = request["device"], LAYOUTS[layout]
@@ -67,7 +67,7 @@ class Step:
 
 def main() -> None:
     steps: dict[str, Step] = {}
-    # JAX uses them for float32 on a GPU as well.
+    # JAX uses them for float32 on a GPU too.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -82,7 +82,7 @@ def main() -> None:
                     losses[way] = [float(step()) for _ in range(2)]
                     steps[way] = step
                 except Exception as error:
-                    # A machine without a C++ compiler, say; eager PyTorch is a peer as well.
+                    # For example without a C++ compiler; eager PyTorch is a peer too.
                     failed[way] = f"{type(error).__name__}: {error}".splitlines()[0]
                     print(f"{way}: {failed[way]}", file=sys.stderr)
         return {"losses": losses, "failed": failed}

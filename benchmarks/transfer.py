@@ -1,11 +1,11 @@
-"""Transfer learning in figures, without a download: what it gains, costs and saves.
+"""Measures transfer learning without a download: what it gains, costs and saves.
 
-transfer    A ResNet-18 that learned the digits 0 to 4 is fine-tuned on 5 to 9 with ten pictures a
-            class, beside the same network from scratch for as many steps, at several rates;
-            validated on 60 others a class.
-precision   The default run in bf16 and in fp16 beside fp32.
+transfer    A ResNet-18 that learned the digits 0 to 4 is fine-tuned on 5 to 9 with ten pictures per
+            class, and compared with the same network from scratch for as many steps, at several
+            rates; validated on 60 others per class.
+precision   The default run in bf16 and in fp16, compared with fp32.
 frozen      A ResNet-50's training step with a frozen body (batch norms on their running
-            statistics), beside the step that trains all of it, in turn.
+            statistics), compared with the step that trains all of it, in turn.
 
     python benchmarks/transfer.py --part transfer --seeds 5
 """
@@ -38,7 +38,7 @@ TRAINED_ON, VALIDATED_ON = 10, 60
 
 
 def some_digits(first: int, last: int) -> Source:
-    """The digits from `first` to `last`."""
+    """Returns the digits from `first` to `last`."""
     source = digits()
     kept = np.flatnonzero((source.labels >= first) & (source.labels <= last))
     images = np.stack([source.read(item) for item in kept])
@@ -46,7 +46,7 @@ def some_digits(first: int, last: int) -> Source:
 
 
 def few_of_each(seed: int) -> Any:
-    """A split: ten pictures a class to train on, sixty others to validate with."""
+    """Splits off ten pictures per class for training, and sixty others for validation."""
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         shuffled = np.random.default_rng(seed).permutation(len(source))
@@ -71,7 +71,7 @@ def transfer(seeds: int, epochs: int, scratch_lrs: list[float]) -> dict[str, Any
     scratch: dict[float, list[float]] = {lr: [] for lr in scratch_lrs}
     for seed in range(seeds):
         data = load(others, few_of_each(seed), 10)
-        # What was learned first differs by its seed more than the rest does.
+        # The first training varies more with its seed than the rest.
         learn = first.again(seed)
         learn.console = QUIET
         learn.fit_one_cycle(4, 3e-3)
@@ -110,7 +110,7 @@ def precision(seeds: int) -> dict[str, Any]:
 
 
 def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
-    """Pictures a second of the two steps."""
+    """Measures pictures per second of the two steps."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2 * batch_size, size, size, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(len(images)) % 2, ["a", "b"])
@@ -142,13 +142,15 @@ def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--part", choices=("transfer", "precision", "frozen"), required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="of transfer and precision")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of transfer and precision")
     parser.add_argument(
-        "--scratch-lrs", type=float, nargs="+", default=[1e-3, 2e-3, 5e-3], help="of transfer"
+        "--scratch-lrs", type=float, nargs="+", default=[1e-3, 2e-3, 5e-3], help="rates of transfer"
     )
-    parser.add_argument("--epochs", type=int, default=2, help="of transfer, of five steps each")
-    parser.add_argument("--size", type=int, default=128, help="of frozen, pixels")
-    parser.add_argument("--batch", type=int, default=16, help="of frozen")
+    parser.add_argument(
+        "--epochs", type=int, default=2, help="epochs of transfer, with five steps each"
+    )
+    parser.add_argument("--size", type=int, default=128, help="size of frozen, pixels")
+    parser.add_argument("--batch", type=int, default=16, help="batch size of frozen")
     arguments = parser.parse_args()
     use_device(arguments.device)
     if arguments.part == "frozen":
@@ -156,7 +158,7 @@ def main() -> None:
     elif arguments.part == "precision":
         document = precision(arguments.seeds)
     else:
-        # A learner says whose weights it begins with, where the document belongs.
+        # A learner prints whose weights it begins with, but this output is for the document.
         with redirect_stdout(sys.stderr):
             document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
     tell(document, arguments.json)

@@ -3,8 +3,8 @@
 A cell is a set of pictures, a starting point, a seed and a side; each is trained in its own process
 and stored as a file in the folder of `--out`, so the benchmark can be stopped and resumed at any
 time. Sets are the digits, which are written as files for both sides, and folders with `train/` and
-`valid/`, each with its number of epochs. Starting points other than `scratch` need `--body`, a run
-of jaxch5 that gives the weights: fastai loads the file that `jaxch5 export` writes.
+`valid/`, each with its number of epochs. Starting points other than `scratch` need `--body`, a
+jaxch5 run that gives the weights: fastai loads the file that `jaxch5 export` writes.
 
     jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
         --data.batch-size 64 --fit.epochs 20 --fit.lr 3e-3 --workdir body

@@ -1,8 +1,8 @@
 """Finds the best defaults for photographs: rates, epochs, batches and smoothing.
 
 From a folder with `train/` and `valid/`, `--counts` pictures are drawn for training, equally many
-of each class, and new ones for each seed. A ResNet-18 is trained on them, from scratch by one cycle
-or, with `--body`, from the weights of another set by `fine_tune`, and scored on all validation
+per class, and new ones for each seed. A ResNet-18 is trained on them, from scratch by one cycle or,
+with `--body`, from the weights of another set by `fine_tune`, and scored on all validation
 pictures. Each cell is a file in the folder of `--out`; existing ones are not trained again.
 
     python benchmarks/defaults.py --path flowers --out cells --counts 200 500 \

@@ -160,8 +160,8 @@ def single_label() -> Task:
 def one_vs_rest(threshold: float = THRESHOLD) -> Task:
     """Returns the task of finding the class of an item, which may belong to none.
 
-    Each class has its own sigmoid and is learned against all others, so the network has to be sure
-    of a class, and not only surer of it than of the others.
+    Each class has its own sigmoid and is learned against all others, so the network has to be
+    sure of a class, and not only surer of it than of the others.
 
     Args:
         threshold: Minimum probability of an answer, 0 to 1; below it, it is "none of these".

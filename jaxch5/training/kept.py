@@ -1,7 +1,7 @@
 """Keeps compiled steps for the next start, which then neither traces nor compiles them.
 
-jax keeps compiled programs too, but traces the step to find one, which takes longer than the rest
-of a second start. Here a step is found by a fingerprint of its functions in memory, with all that
+jax keeps compiled programs too, but traces the step to find one, which takes longer than all else
+in a second start. Here a step is found by a fingerprint of its functions in memory, with all that
 they contain, and of everything else that decides the program: versions, options, shapes, the
 processor or accelerator. A step that contains anything else, such as your own loss, is traced as
 usual.

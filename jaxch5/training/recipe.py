@@ -61,8 +61,8 @@ class Recipe:
             the weights; 0 keeps none.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
         devices: Number of devices of each process that share a batch; 0 takes all.
-        bn: Whether batch norms take their statistics from the whole batch ("global"), independent
-            of the number of devices, or from the rows of each device ("local").
+        bn: Whether batch norms take their statistics from the entire batch ("global"), on any
+            number of devices, or from the rows of each device ("local").
         remat: Whether the activations within a block are computed again for the gradient instead of
             kept in memory.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process.

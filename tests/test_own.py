@@ -326,5 +326,5 @@ def test_sigmoids_learn_and_a_run_of_another_task_is_not_resumed(shades, tmp_pat
     probabilities, labels = learn.tta(2)
     assert (learn.recipe.task.decode(probabilities) == labels).all()
     assert learn.predict(np.full((8, 8, 3), 255, np.uint8)).label == "bright"
-    with pytest.raises(ConfigError, match="is of task sigmoid, not softmax; resume a run with"):
+    with pytest.raises(ConfigError, match="has task sigmoid, not softmax; resume a run with"):
         jx.vision_learner(shades, Tiny()).restore(learn.run)

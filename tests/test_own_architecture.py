@@ -268,7 +268,7 @@ def test_it_is_exported_and_read_again(format, data, tuned, pictures, tmp_path):
         jx.load_learner(file)
     with pytest.raises(WeightsError, match="has the architecture mixer, not resnet18"):
         jx.load_learner(file, "resnet18")
-    with pytest.raises(ConfigError, match="format = fastai: has fastai's names, and mixer has"):
+    with pytest.raises(ConfigError, match="format = fastai: needs fastai's names, but mixer has"):
         tuned.export(file, "fastai")
 
 

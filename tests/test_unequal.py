@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(data, tmp_path):
     learn.fit(1, 0.1)
     assert learner(data, class_weights=(1, 2)).restore(learn.run)
     for other in ("none", (1, 3)):
-        with pytest.raises(ConfigError, match=r"is of class_weights \[1\.0, 2\.0\], not"):
+        with pytest.raises(ConfigError, match=r"has class_weights \[1\.0, 2\.0\], not"):
             learner(data, class_weights=other).restore(learn.run)
 
 

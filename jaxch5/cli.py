@@ -58,7 +58,7 @@ class Options(Config):
         return Path(given["config"]) if "config" in given else None
 
     def console(self, quiet: bool = False) -> Console:
-        """Returns the console for people: standard output, or with `--json` standard error."""
+        """Returns the console for messages: standard output, or with `--json` standard error."""
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:

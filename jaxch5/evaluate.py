@@ -43,7 +43,7 @@ class EvaluateOptions(RunOptions):
     pictures: Literal["validated", "all"] | None = Field(
         None,
         description="validated: those that the run validated and that are still there; all: those "
-        "that it was trained on too; without it, validated where the set is the run's own",
+        "that it was trained on too; by default validated, if the set is the run's own",
     )
     min_val: int = Field(1, ge=1, description="smallest count of a confusion that is listed")
 

@@ -137,7 +137,7 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """The factor along a direction in which a pixel covers so many canvas pixels, squared."""
+        """The factor along a direction in which a pixel covers this many canvas pixels, squared."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
     # A function of a symmetric matrix is linear in it, where the matrix is 2x2.

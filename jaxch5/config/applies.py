@@ -47,7 +47,7 @@ class Situation:
 
     Attributes:
         values: Settings by their dotted names: all, or those of a section.
-        pictures: What is known of the pictures; None until they are found.
+        pictures: What is known about the pictures; None until they are found.
         devices: Processes, and devices of each, that share a batch; None until they are known.
         lacks: Settings of the command line that have no effect on the network, with the reason,
             once it is known.

@@ -131,7 +131,7 @@ def options_read(options: type[BaseModel], prog: str) -> dict[str, list[str]]:
 
     Args:
         options: Settings and options of the command.
-        prog: Command, as it is called.
+        prog: Command as it is typed.
     """
     use = USES.get(prog.split()[-1], Use())
     return {

@@ -22,7 +22,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import progress_bar
 
-# Levels below which all is black: 12 bits that are taken for 16 reach a level of 16.
+# Levels below which all is black: 12 bits that are read as 16 reach a level of 16.
 DARK = 17
 # Unreadable pictures that a line names.
 BAD_NAMED = 5
@@ -206,7 +206,7 @@ def check_heads(source: Source) -> None:
 
 
 class _Seen(NamedTuple):
-    """What is kept of a picture.
+    """Holds what is kept of a picture.
 
     Attributes:
         digest: digest of its size and pixels.

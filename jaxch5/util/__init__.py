@@ -1,1 +1,1 @@
-"""What every part needs: text for people, files, addresses, other libraries."""
+"""Shared helpers: readable text, files, addresses, other libraries."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxch5.errors import CheckpointError
 
-# Metadata of figures that commands save, so that they are not taken for data.
+# Metadata of figures that commands save, so that they are not mistaken for data.
 DRAWN_BY = "jaxch5"
 
 

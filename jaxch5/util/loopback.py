@@ -34,7 +34,7 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
 class Reply(NamedTuple):
-    """What is sent back: content, its type, the status, and for how many seconds it stays true."""
+    """Holds an answer: content, its type, the status, and for how many seconds it stays true."""
 
     content: bytes
     kind: str = TEXT

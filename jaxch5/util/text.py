@@ -1,4 +1,4 @@
-"""Text for people, in which names that anyone may have chosen can do no harm."""
+"""Readable text, in which names that anyone may have chosen can do no harm."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def from_regex(
 
 
 class _Found(NamedTuple):
-    """What is below a set's folder.
+    """Holds what is below a set's folder.
 
     Attributes:
         references: paths of the pictures, relative to the set's folder.

@@ -1,4 +1,4 @@
-"""What is below a folder: the pictures, and everything that is passed over, with the reason."""
+"""Lists the pictures below a folder, and everything that is passed over, with the reason."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ NAMES_SHOWN = 3
 
 
 class Listing(NamedTuple):
-    """What is below a folder, as relative paths with slashes.
+    """Holds what is below a folder, as relative paths with slashes.
 
     Attributes:
         pictures: in the order of their names.

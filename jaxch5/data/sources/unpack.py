@@ -45,7 +45,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     Args:
         archive: the file.
         folder: where to unpack; it is made.
-        name: what errors call the archive; None is its file's name.
+        name: name of the archive in errors; None is its file's name.
 
     Raises:
         DataError: it is neither, it is damaged, a member would be written elsewhere, or all of

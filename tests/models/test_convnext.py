@@ -259,8 +259,8 @@ def test_every_command_takes_one(started, pictures, tmp_path, narrow):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (("--no-model.train-bn",), "only works with batch norms, which convnext_nano does"),
-        (("--no-model.train-bn", "--model.head", "concat_pool"), "has none before its head"),
+        (("--no-model.train-bn",), "only works with batch norms, which convnext_nano does not"),
+        (("--no-model.train-bn", "--model.head", "concat_pool"), "does not have before its head"),
     ],
 )
 def test_settings_of_batch_norms_are_refused(argv, line, started, nano, pictures, tmp_path):

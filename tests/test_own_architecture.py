@@ -604,7 +604,7 @@ def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
         ):
             status, _, err = started(command, options, tuned.run.path, *more)
             assert status == 1
-            assert "is of own_nets:SPEC" in err
+            assert "has the architecture own_nets:SPEC" in err
             assert "--model.arch" in err
             assert err.count("\n") == 1
         assert not sign.exists()

@@ -18,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import Options, run
 from jaxch5.errors import DataError, Jaxch5Error
 from jaxch5.predict import most_likely
+from jaxch5.util.libraries import variable
 from jaxch5.util.loopback import HOST, NAMES, listening
 from jaxch5.util.text import counted, printable
 
@@ -86,8 +87,8 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         look(predictor, black)
         folder = stack.enter_context(TemporaryDirectory())
         # What Gradio copies is deleted with it, whatever is dropped or clicked.
-        stack.callback(os.environ.update, GRADIO_TEMP_DIR=os.environ.get("GRADIO_TEMP_DIR", ""))
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        stack.callback(_set, "GRADIO_TEMP_DIR", variable("GRADIO_TEMP_DIR"))
+        _set("GRADIO_TEMP_DIR", folder)
         app = page(
             options.run.name,
             partial(answer, predictor),
@@ -310,6 +311,13 @@ def with_policy(app: Any) -> Any:
         await app(scope, receive, send_with_policy)
 
     return wrapped
+
+
+def _set(name: str, value: str | None) -> None:
+    """Sets an environment variable, or unsets it."""
+    os.environ.pop(name, None)
+    if value:
+        os.environ[name] = value
 
 
 def main() -> int:

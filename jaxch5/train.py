@@ -29,7 +29,7 @@ from jaxch5.run.directory import (
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.address import is_on_hub
 from jaxch5.util.files import from_here
-from jaxch5.util.text import print_line, printable
+from jaxch5.util.text import counted, print_line, printable
 
 if TYPE_CHECKING:
     from jaxch5.data.block import Data
@@ -104,9 +104,9 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     if data.train.batch_size != config.data.batch_size:
         config = config.model_copy(update={"data": {"batch_size": data.train.batch_size}})
     if config.fit.epochs is None:
-        count = len(data.train.items)
-        config = with_epochs(config, count)
-        print_line(console, f"{config.fit.passes} epochs, for {count:,} pictures (--fit.epochs)")
+        config = with_epochs(config, len(data.train.items))
+        epochs, of = config.fit.passes, counted(len(data.train.items), "picture")
+        print_line(console, f"{epochs} epochs, for {of} (--fit.epochs)")
     learn = _learner(data, config, console)
     if learn.pretrained:
         # Stored, so that the run means the same later, whatever is then known about the weights.

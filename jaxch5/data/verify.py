@@ -20,7 +20,7 @@ from jaxch5.data.parallel import in_order
 from jaxch5.data.source import Source, leave_out, read_pixels, without_bad
 from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
-from jaxch5.util.text import progress_bar
+from jaxch5.util.text import counted, progress_bar
 
 # Levels below which all is black: 12 bits that are read as 16 reach a level of 16.
 DARK = 17
@@ -200,8 +200,8 @@ def check_heads(source: Source) -> None:
         more = f" and {len(bad) - BAD_NAMED:,} more" if len(bad) > BAD_NAMED else ""
         named = ", ".join(reasons[:BAD_NAMED])
         raise DataError(
-            f"{len(bad):,} pictures cannot be read: {named}{more}; --data.on-bad skip leaves them "
-            "out, and jaxch5 verify lists all"
+            f"{counted(len(bad), 'picture')} cannot be read: {named}{more}; --data.on-bad skip "
+            "leaves them out, and jaxch5 verify lists all"
         )
 
 

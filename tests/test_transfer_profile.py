@@ -86,7 +86,7 @@ def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, cap
     assert started(*argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1 picture was added since the run began and is left out"
-    assert lines[1].startswith("40 pictures of 2 classes: 32 for training, 8 for validation; ")
+    assert lines[1] == "40 pictures of 2 classes: 32 for training, 8 for validation"
     config = settings_of_profile(options)
     again, _ = data_of(config, directory, lines.append)
     recorded = read_pictures(directory.pictures_file)

@@ -238,7 +238,7 @@ class DataBlock(NamesFastai):
 
     def __repr__(self) -> str:
         sizes = f"presized to {self.presize}, network input {size_text(self.size)}"
-        return f"<{len(self.source):,} pictures, {self.split}\n {sizes}>"
+        return f"<{counted(len(self.source), 'picture')}, {self.split}\n {sizes}>"
 
     def load(self, batch_size: int, cache: str = "auto", seed: int = 0) -> Data:
         """Makes batches; pictures are read on demand, unless they are cached on the device.

@@ -180,7 +180,7 @@ def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, 
         "--model.weights", finished[0], "--model.arch", "resnet34",
     )  # fmt: skip
     assert status == 1
-    assert "is a run of resnet18, not of resnet34 (--model.arch resnet18)" in err
+    assert "is a run of resnet18, not resnet34 (--model.arch resnet18)" in err
     assert not (tmp_path / "other").exists()
 
 

@@ -111,7 +111,7 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
         ConfigError: A word is not understood, or names a setting that the command does not read.
         SystemExit: After help was printed.
     """
-    use = USES.get(prog.split()[-1], Use())
+    use = USES.get(prog.rpartition(" ")[2], Use())
     source = parser_of(options, prog)
     if {"-h", "--help", "--help-all"}.intersection(argv):
         print(_help(source.root_parser, use, "--help-all" in argv), end="")
@@ -133,7 +133,7 @@ def options_read(options: type[BaseModel], prog: str) -> dict[str, list[str]]:
         options: Settings and options of the command.
         prog: Command as it is typed.
     """
-    use = USES.get(prog.split()[-1], Use())
+    use = USES.get(prog.rpartition(" ")[2], Use())
     return {
         name: str(action.metavar)[1:-1].split(",") if "{" in str(action.metavar) else []
         for action in parser_of(options, prog).root_parser._actions

@@ -107,7 +107,7 @@ def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict
         own_default: As in `value_of`.
 
     Example:
-        >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
+        >>> own = {"model.weights": "none", "fit.schedule": "one_cycle", "fit.div": 25.0}
         >>> chosen({"fit.schedule": "fine_tune", "fit.div": 5.0}, own.get)
         {'fit.schedule': 'fine_tune'}
     """

@@ -64,11 +64,12 @@ FRAMINGS = {
 def test_the_brightest_place_is_where_the_object_is(how, size, shape):
     """In the picture as the network saw it, in whichever corner, wherever that is in the file."""
     height, width = shape
+    predictor = classifier(Bright(), size, **how)
     for top, left in ((0.25, 0.25), (0.25, 0.65), (0.65, 0.25), (0.65, 0.65)):
         picture = np.full((*shape, 3), 20, np.uint8)
         row, column = int(top * height), int(left * width)
         picture[row : row + height // 8, column : column + width // 8] = 255
-        found = jx.attribution(classifier(Bright(), size, **how), picture, "bright")
+        found = jx.attribution(predictor, picture, "bright")
         assert found.map.shape == found.picture.shape[:2]
         assert (found.map.dtype, found.picture.dtype) == (np.float32, np.float32)
         assert found.picture.shape[:2] == ((size, size) if isinstance(size, int) else size)

@@ -1,6 +1,7 @@
 """A function that was written as ONNX gives what it gives in jax, for any number of rows."""
 
 import json
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from jaxch5.results.about import About
 from jaxch5.results.artifacts import as_onnx
 from jaxch5.results.onnx import Unwritten, to_onnx
 from jaxch5.results.predictor import Predictor
+from jaxch5.training.initial import run_once
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -96,9 +98,8 @@ def test_what_is_not_written_is_named(function, line):
 def test_a_classifier_answers_the_same_for_any_number_of_pictures(arch, head, precision):
     """In float32, whatever it was trained in."""
     dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[precision]
-    variables = create_model(arch, 3, head).init(
-        jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
-    )
+    init = partial(create_model(arch, 3, head).init, train=False)
+    variables = run_once(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     about = About(arch, head, precision, presize=40, size=32)
     rest = variables, ("a", "b", "é"), PLAIN, about
     written = as_onnx(Predictor(create_model(arch, 3, head, dtype), *rest))

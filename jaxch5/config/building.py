@@ -78,8 +78,8 @@ def with_epochs(config: Config, pictures: int) -> Config:
 def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns how many epochs photographs are trained for by default.
 
-    There are half as many for ten times the pictures, which makes five times the steps. What 200
-    pictures need was measured by `benchmarks/defaults.py`.
+    There are half as many for ten times the pictures, which makes five times the steps. The numbers
+    are a judgement; `benchmarks/defaults.py` measures what a set needs.
 
     Args:
         pictures: Number of pictures to train on.

@@ -25,7 +25,6 @@ from jaxch5.losses import Loss, cross_entropy, focal_loss
 from jaxch5.models.spec import Normalization
 from jaxch5.optim.schedule import Schedule, flat_cosine, sgdr, triangular
 from jaxch5.run.directory import RunDir, read_skipped
-from jaxch5.run.history import total_epochs as total_epochs
 from jaxch5.run.hooks.checkpoints import Saving
 from jaxch5.run.pictures import going_on
 from jaxch5.task import SMALLEST, SOFTMAX, Task, task_of

@@ -126,7 +126,8 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
 
 
 def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> dict[str, Any]:
-    from jaxch5.configured import data_of, from_scratch, total_epochs
+    from jaxch5.configured import data_of, from_scratch
+    from jaxch5.run.history import total_epochs
     from jaxch5.training.hosts import is_first
 
     may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from jaxch5.config.settings import Config, FitConfig
-from jaxch5.configured import loss_of, schedule_of, total_epochs, train_as_configured
+from jaxch5.configured import loss_of, schedule_of, train_as_configured
 from jaxch5.losses import cross_entropy, focal_loss
+from jaxch5.run.history import total_epochs
 
 
 def settings(**fit):

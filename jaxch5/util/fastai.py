@@ -65,7 +65,7 @@ INSTEAD: dict[str, dict[str, str]] = {
         "CutMix": f"{_LEARNER}, mix=jx.cutmix)",
         "GradientAccumulation": f"{_LEARNER}, accumulate=4)",
         "GradientClip": f"{_LEARNER}, clip=1.0)",
-        "SaveModelCallback": "learn.saving._replace(keep_best=True)",
+        "SaveModelCallback": "learn.saving = learn.saving._replace(keep_best=True)",
         "EarlyStoppingCallback": "nothing, for a reason: docs/training.md",
         **dict.fromkeys(
             ("Callback", "WandbCallback", "TensorBoardCallback"), f"{_LEARNER}, hooks=(print,))"

@@ -139,10 +139,20 @@ def _file(
     except errors.RevisionNotFoundError:
         raise WeightsError(f"{repository}@{revision}: the hub has no such revision of it") from None
     except (errors.HTTPError, OSError) as error:
-        unknown = isinstance(error, errors.RepositoryNotFoundError)
-        what = "there is no such path, and the hub has no such repository, or it is not public"
         raise WeightsError(
-            f"{repository}: {what if unknown else 'the hub does not serve it'} "
-            f"({reason_of(error)}); download {url} elsewhere and pass the file with "
-            "--model.weights PATH"
+            f"{repository}: {_problem(error)} ({reason_of(error)}); download {url} elsewhere and "
+            "pass the file with --model.weights PATH"
         ) from None
+
+
+def _problem(error: Exception) -> str:
+    """Says whether the hub has no such repository, cannot be reached, or answers with an error."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such path, and the hub has no such repository, or it is not public"
+    no_answer = errors.OfflineModeIsEnabled | errors.HTTPError
+    # Only an error that the hub answered with has a response.
+    if isinstance(error, no_answer) and not hasattr(error, "response"):
+        return "the hub cannot be reached"
+    return "the hub does not serve it"

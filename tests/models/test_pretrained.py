@@ -103,6 +103,7 @@ def test_a_hub_that_gives_no_answer_is_named_soon(listens, tmp_path, monkeypatch
         began = time.perf_counter()
         line = refusal(from_hub, "resnet18", cache=tmp_path, endpoint=endpoint)
     assert time.perf_counter() - began < 15
+    assert "the hub cannot be reached (" in line
     assert f"download {endpoint}{ON_THE_HUB} elsewhere" in line
     assert "--model.weights PATH" in line
 
@@ -112,6 +113,7 @@ def test_offline_mode_asks_nobody_and_reads_what_is_there(hub, variables, tmp_pa
     asked = hub.asked.total()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     line = refusal(from_hub, "resnet18", cache=tmp_path / "empty", endpoint=hub.endpoint)
+    assert "the hub cannot be reached (" in line
     assert "HF_HUB_OFFLINE" in line
     assert "--model.weights PATH" in line
     cached = from_hub("resnet18", cache=tmp_path / "full", endpoint=hub.endpoint)

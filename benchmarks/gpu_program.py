@@ -13,7 +13,6 @@ call makes several steps or 8 GPUs share them.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import Counter
@@ -23,9 +22,6 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# JAX would look for a GPU if the plugin is installed.
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
@@ -327,6 +323,8 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     names, text, as_json = (arguments.pop(name) for name in ("programs", "text", "json"))
     arguments["options"] = tuple(arguments["options"])
+    # Otherwise jax looks for a GPU if the plugin is installed.
+    jax.config.update("jax_platforms", "cpu")
     tell({name: facts(described(name, **arguments), text) for name in names}, as_json)
 
 

@@ -76,6 +76,10 @@ termination = Termination()
 
 
 def pytest_configure(config):
+    # As in a command: tracing makes and drops many small objects, and each full collection walks
+    # all that was imported.
+    gc.set_threshold(50_000, 20, 50)
+
     def end(number, frame):
         raise pytest.exit.Exception("terminated", Termination.STATUS)
 

@@ -54,7 +54,8 @@ def train(path, cache):
 
 
 if __name__ == "__main__":
-    prepare_process()
+    # Without a look at the devices, since what has looked at them cannot be forked.
+    prepare_process(alone=False)
     for line in sys.stdin:
         if not (child := os.fork()):
             cache, path = line.rstrip("\n").split(" ", 1)

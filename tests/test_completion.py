@@ -1,5 +1,6 @@
-"""`jaxch5 completion SHELL`: what the Tab key offers, asked of the shell itself."""
+"""`jaxch5 completion SHELL`: what the Tab key offers, asked of the shells themselves."""
 
+import os
 import shutil
 import subprocess
 
@@ -23,14 +24,39 @@ LINES = {
 ASK = 'ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _jaxch5; echo "${COMPREPLY[*]}"; }\n'
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_commands_options_and_values_are_completed(shell, capsys):
-    if shutil.which(shell) is None:
-        pytest.skip(f"needs {shell}")
-    assert run(completion, CompletionOptions, "jaxch5 completion", [shell]) == 0
-    script = capsys.readouterr().out + "emulate ksh\n" * (shell == "zsh") + ASK
+def test_commands_options_and_values_are_completed(capsys):
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    assert run(completion, CompletionOptions, "jaxch5 completion", ["bash"]) == 0
+    script = capsys.readouterr().out + ASK
     for line in LINES:
         *words, last = line.split(" ")
         script += f"ask {' '.join(words)} '{last}'\n"
-    ended = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert dict(zip(LINES, ended.stdout.splitlines(), strict=True)) == LINES
+
+
+def test_zsh_completes_what_is_typed(capsys, tmp_path):
+    """In a terminal, since zsh picks the words that fit itself, after the script is done."""
+    pexpect = pytest.importorskip("pexpect")
+    if shutil.which("zsh") is None:
+        pytest.skip("needs zsh")
+    assert run(completion, CompletionOptions, "jaxch5 completion", ["zsh"]) == 0
+    (tmp_path / ".zshrc").write_text(f"PS1='> '\n{capsys.readouterr().out}")
+    (tmp_path / "photographs").mkdir()
+    home = {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+    shell = pexpect.spawn(
+        "zsh", ["-i"], env=os.environ | home, cwd=tmp_path, encoding="utf-8", timeout=60
+    )
+    try:
+        shell.expect_exact("> ")
+        for typed, completed in (
+            ("jaxch5 sus\t", "jaxch5 suspects "),
+            ("\x15jaxch5 train --data.sp\t", "jaxch5 train --data.split"),
+            ("\x15jaxch5 train --model.arch convnext_n\t", "--model.arch convnext_nano "),
+            ("\x15jaxch5 train photog\t", "jaxch5 train photographs"),
+        ):
+            shell.send(typed)
+            shell.expect_exact(completed)
+    finally:
+        shell.close(force=True)

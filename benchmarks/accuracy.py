@@ -40,7 +40,7 @@ class Beginning(NamedTuple):
 
     Attributes:
         train: `one_cycle` trains all layers at one rate, `frozen` only the head; `fine_tune` has
-            both phases, and a rate for each group of layers.
+            both phases, the first of one epoch, and a rate for each group of layers.
         lr: highest learning rate; `fine_tune`'s `base_lr`.
         body: whether training begins from the weights of another set.
         method: how pictures get their shape.
@@ -88,7 +88,8 @@ def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
     learn = learner_of(settings_of(cell))
     began = time.perf_counter()
     if cell["train"] == "fine_tune":
-        learn.fine_tune(cell["epochs"], cell["lr"])
+        # With the head's epoch as many as the others.
+        learn.fine_tune(cell["epochs"] - 1, cell["lr"])
     else:
         learn.freeze_to(-1 if cell["train"] == "frozen" else 0)
         learn.fit_one_cycle(cell["epochs"], cell["lr"])

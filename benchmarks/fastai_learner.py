@@ -76,7 +76,7 @@ def accuracy_of(request: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         if how == "fine_tune":
-            learn.fine_tune(epochs, rate)
+            learn.fine_tune(epochs - 1, rate)
         else:
             learn.freeze() if how == "frozen" else learn.unfreeze()
             learn.fit_one_cycle(epochs, rate)

@@ -7,9 +7,9 @@ time. Sets are the digits, which are written as files for both sides, and folder
 jaxch5 run that gives the weights: fastai loads the file that `jaxch5 export` writes.
 
     jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
-        --data.batch-size 64 --fit.epochs 20 --fit.lr 3e-3 --workdir body
+        --data.batch-size 32 --fit.epochs 30 --fit.lr 1e-3 --workdir body
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/accuracy.py --out cells --body body \
-        --sets digits:5 flowers:15 caltech:10
+        --sets digits:5 flowers:10 caltech:5 --not-from-body caltech
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class Beginning(NamedTuple):
 
 BEGINNINGS = {
     "scratch": Beginning("one_cycle", 3e-3, body=False),
-    "fine_tune": Beginning("fine_tune", 5e-3),
-    "frozen": Beginning("frozen", 5e-3),
+    "fine_tune": Beginning("fine_tune", 2e-2),
+    "frozen": Beginning("frozen", 2e-2),
     "one_rate": Beginning("one_cycle", 2e-3),
-    "squish": Beginning("fine_tune", 5e-3, method="squish"),
-    "bf16": Beginning("fine_tune", 5e-3, precision="bf16"),
+    "squish": Beginning("fine_tune", 2e-2, method="squish"),
+    "bf16": Beginning("fine_tune", 2e-2, precision="bf16"),
 }
 
 

@@ -11,7 +11,7 @@
 #
 #     benchmarks/gpu.sh compile
 #
-# compiles what the first ones run, for an H100, on a machine without one (extra gpu_program).
+# compiles what the first ones run, for an H100, on a machine without one (extra gpu-program).
 #
 # DEVICE=cpu takes small sizes, to try this script. PYTHON is the interpreter of both sides (default:
 # python3). JAXCH5_FLOWERS names a folder of photographs; without it, some are made. What else has to

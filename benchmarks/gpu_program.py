@@ -1,6 +1,6 @@
 """Counts what XLA compiles a training step to for an NVIDIA GPU, on a machine without one.
 
-XLA's compiler for GPUs needs no GPU: with the extra `gpu_program` it gives the optimized program of
+XLA's compiler for GPUs needs no GPU: with the extra `gpu-program` it gives the optimized program of
 an entire step, including augmentation and optimizer. Kernels, the bytes that they read and write,
 convolutions, products and messages are counted in its text. Nothing is run, timed or autotuned: the
 algorithm of a convolution, and the memory it needs, are not known here.

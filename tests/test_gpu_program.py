@@ -32,7 +32,7 @@ def is_installed():
 
 pytestmark = [
     pytest.mark.gpu_program,
-    pytest.mark.skipif(not is_installed(), reason="the extra gpu_program is not installed"),
+    pytest.mark.skipif(not is_installed(), reason="the extra gpu-program is not installed"),
     pytest.mark.skipif(RECORDED["jax"] != jax.__version__, reason="recorded for another jax"),
 ]
 

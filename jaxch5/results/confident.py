@@ -15,9 +15,8 @@ class LabelIssues(NamedTuple):
 
     Attributes:
         doubt: How much speaks against the label, from 0 to 1; above 0.5, its rival is more
-            probable. It is the mean of two scores: the rival's share of the probability of both,
-            which finds labels that nothing speaks for, and (1 + the rival's probability - the
-            label's) / 2, which finds labels with one clear rival (docs/benchmarks.md).
+            probable. It is the rival's share of the probability of both: compared with other
+            scores in docs/benchmarks.md.
         rival: Most probable class other than the label.
         wrong: Whether the label is likely wrong.
         joint: Estimated number of items, by label (row) and by true class (column).
@@ -64,8 +63,7 @@ def find_label_issues(
     others[rows, labels] = -1
     rival = others.argmax(axis=1)
     strongest = np.maximum(others[rows, rival], 0)
-    share = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
-    doubt = (share + (1 + strongest - own) / 2) / 2
+    doubt = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
 
     joint = estimate_joint(labels, probabilities)
     wrong = np.zeros(len(labels), bool)

@@ -25,7 +25,7 @@ def test_the_joint_of_an_example_worked_by_hand():
     assert issues.wrong.tolist() == [False, True, False, True, False]
     assert issues.estimated == 2
     assert issues.rival.tolist() == [1, 1, 0, 0, 0]
-    assert issues.doubt == pytest.approx([0.1, (2 / 3 + 0.65) / 2, 0.1, 0.7, (1 / 9 + 0.15) / 2])
+    assert issues.doubt == pytest.approx([0.1, 2 / 3, 0.1, 0.7, 1 / 9])
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])

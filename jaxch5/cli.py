@@ -19,7 +19,7 @@ from jaxch5.config.command_line import command_line
 from jaxch5.config.settings import SOURCES, Config, check_applies, idle_in, idle_settings
 from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
-from jaxch5.training.interrupts import StopAtOnce, Terminated, termination_raised
+from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
 from jaxch5.util.libraries import empty_is_unset, silent
 from jaxch5.util.text import print_line, printable
@@ -277,7 +277,7 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     with (
-        termination_raised(),
+        caller_decides(),
         empty_is_unset(),
         nullcontext() if debug else silent(),
         # None if they are closed: what would be printed there is lost, and nothing else.

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -266,6 +267,18 @@ def test_debug_shows_the_traceback(capsys):
 
 def test_sigterm_ends_with_status_143(capsys, raise_signal):
     assert run(lambda options: raise_signal(signal.SIGTERM), Options, PROG, []) == 143
+
+
+def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
+    """Also within the text that a dataclass makes and executes; see `caller_decides`."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\n"
+        "from jaxch5.cli import Options, run\n"
+        "sys.exit(run(lambda options: exec('raise KeyboardInterrupt'), Options, 'interrupted', []))"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted: interrupted\n")
 
 
 def surroundings():

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -38,13 +38,24 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
-def termination_raised() -> AbstractContextManager[None]:
-    """Returns a context manager within which SIGTERM raises `Terminated`."""
+@contextmanager
+def caller_decides() -> Iterator[None]:
+    """Leaves the exit status to who catches the exceptions of signals.
+
+    SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught is over: under `python -m`,
+    CPython would still end the process by SIGINT, whatever its status, if that exception had
+    passed through an `exec` of text, as dataclasses make while they are imported.
+    """
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    return handled(terminate, signal.SIGTERM)
+    with handled(terminate, signal.SIGTERM):
+        try:
+            yield
+        finally:
+            # An `exec` that passes takes back what the interpreter noted at the last one.
+            exec("")
 
 
 class Interrupts:

@@ -83,28 +83,42 @@ def attention(
     """
 
     def heads_first(*parts: Array) -> Array:
-        # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32.
-        query, key, value = (part.swapaxes(1, 2).astype(jnp.float32) for part in parts)
-        seen = _attend(query / math.sqrt(query.shape[-1]), key, value)
-        return seen.swapaxes(1, 2).astype(parts[0].dtype)
+        # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32, with
+        # sides that are whole vectors of the processor (a fifth of the time for 197 tokens).
+        tokens = parts[0].shape[1]
+        more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
+        wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
+        query, key, value = wide
+        seen = _attend(tokens, query / math.sqrt(query.shape[-1]), key, value)
+        return seen[:, :, :tokens].swapaxes(1, 2).astype(parts[0].dtype)
 
     own = jax.nn.dot_product_attention
     return jax.lax.platform_dependent(query, key, value, cpu=heads_first, default=own)
 
 
-@jax.custom_vjp
-def _attend(query: Array, key: Array, value: Array) -> Array:
-    return _attend_forward(query, key, value)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(tokens: int, query: Array, key: Array, value: Array) -> Array:
+    """Lets queries attend to the first `tokens` keys."""
+    return _attend_forward(tokens, query, key, value)[0]
 
 
-def _attend_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
-    weights = jax.nn.softmax(jnp.matmul(query, key.mT))
-    seen = jnp.matmul(weights, value)
-    return seen, (query, key, value, weights, seen)
+def _attend_forward(
+    tokens: int, query: Array, key: Array, value: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    there = jnp.arange(key.shape[-2]) < tokens
+    logits = jnp.where(there, jnp.matmul(query, key.mT), -jnp.inf)
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    # A row's sum divides the row's result, a third as long as the row.
+    share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
+    seen = share * jnp.matmul(weights, value)
+    return seen, (query, key, value, weights, share, seen)
 
 
-def _attend_backward(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    query, key, value, weights, seen = saved
+def _attend_backward(
+    tokens: int, saved: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    query, key, value, weights, share, seen = saved
+    cotangent *= share
     # The weighted mean of a row's gradients, by the shorter of two equal sums (2205.14135).
     mean = jnp.sum(cotangent * seen, axis=-1, keepdims=True)
     of_logits = weights * (jnp.matmul(cotangent, value.mT) - mean)

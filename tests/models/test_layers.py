@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxch5.models.layers import BatchNorm, ConcatPoolHead, LinearHead
+from jaxch5.models.layers import BatchNorm, ConcatPoolHead, LinearHead, attention
 
 LEAVES = {
     "kernel": "weight",
@@ -166,3 +166,30 @@ def test_a_variance_in_one_pass_is_that_of_two(monkeypatch, offset):
         np.testing.assert_allclose(var, exact, rtol=1e-5)
     for got, expected in zip(one_pass, two_passes, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 8, 17])
+@pytest.mark.parametrize("logit", [0.0, -1e3])
+def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
+    """For any number of tokens, also if all logits are far below those of what is filled up."""
+    shape = 2, tokens, 3, 64
+    parts = list(np.random.default_rng(tokens).normal(size=(4, *shape)).astype(np.float32))
+    if logit:
+        # Of unit length in one direction for queries and in the opposite one for keys.
+        parts[0][..., 0], parts[1][..., 0] = 8 * np.sqrt(-logit), -np.sqrt(-logit)
+    query, key, value, cotangent = parts
+
+    def seen_and_gradients(way, *inputs):
+        seen, gradients_of = jax.vjp(way, *inputs)
+        return seen, *gradients_of(cotangent)
+
+    own, ours = (
+        jax.jit(partial(seen_and_gradients, way))(query, key, value)
+        for way in (jax.nn.dot_product_attention, attention)
+    )
+    # A logit of 1,000 is rounded to 6e-5, and its weight is wrong by as much.
+    tolerance = 1e-3 if logit else 1e-5
+    for mine, theirs in zip(ours, own, strict=True):
+        assert np.isfinite(theirs).all()
+        scale = max(np.abs(theirs).max(), 1.0)
+        np.testing.assert_allclose(mine / scale, theirs / scale, rtol=0, atol=tolerance)

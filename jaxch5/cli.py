@@ -16,13 +16,14 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
 from jaxch5.config.command_line import command_line
-from jaxch5.config.settings import SOURCES, Config, check_applies, idle_in, idle_settings
+from jaxch5.config.section import idle_settings
+from jaxch5.config.settings import SOURCES, Config, check_applies, idle_in
 from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml, to_toml, without
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
 from jaxch5.util.libraries import empty_is_unset, silent
-from jaxch5.util.text import print_line, printable
+from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Entries that are shown of a list.
-SHOWN = 20
 # Key of a command's result that is true if it did its work but the answer is a failure.
 FAILED = "failed"
 
@@ -250,17 +249,6 @@ def save_figure(figure: Figure, out: Path) -> None:
     metadata = {"Software" if form == "png" else "Creator": DRAWN_BY}
     figure.savefig(drawn, format=form, dpi=FIGURE_DPI, metadata=metadata)
     write_file(out, drawn.getvalue())
-
-
-def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
-    """Prints how many entries there are and the first of them; without any, nothing."""
-    if not entries:
-        return
-    print_line(console, f"{len(entries):,} {headline}:")
-    for entry in entries[:SHOWN]:
-        print_line(console, f"  {entry}")
-    if len(entries) > SHOWN:
-        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
 
 
 def run(

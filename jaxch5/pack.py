@@ -11,9 +11,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import Options, print_list, run
+from jaxch5.cli import Options, run
 from jaxch5.config.toml import deep_update
-from jaxch5.util.text import counted, print_line
+from jaxch5.util.text import counted, print_line, print_list
 
 
 class PackOptions(Options):

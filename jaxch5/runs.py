@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
-from jaxch5.cli import Options, print_list, run
+from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError
-from jaxch5.util.text import NO_NUMBER, counted, print_line, print_row
+from jaxch5.util.text import NO_NUMBER, counted, print_line, print_list, print_row
 
 if TYPE_CHECKING:
     from jaxch5.run.history import Found, PastRun

@@ -16,13 +16,13 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
 
-from jaxch5.cli import SHOWN, RunOptions, run
+from jaxch5.cli import RunOptions, run
 from jaxch5.config.settings import OF_THE_RUN
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.files import to_json, unused, write_file
-from jaxch5.util.text import counted, print_line, print_row, printable
+from jaxch5.util.text import SHOWN, counted, print_line, print_row, printable
 
 if TYPE_CHECKING:
     from jaxch5.config.settings import Config

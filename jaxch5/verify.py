@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from jaxch5.cli import FAILED, PicturesOptions, print_list, run
+from jaxch5.cli import FAILED, PicturesOptions, run
 from jaxch5.errors import DataError
-from jaxch5.util.text import counted, print_line
+from jaxch5.util.text import counted, print_line, print_list
 
 REPEATED = {
     "duplicates": "are there more than once",

@@ -46,7 +46,7 @@ LONGEST = 350
 # Longer ones, and how long they may become.
 LONG = {
     # All settings, with the text of --help: a list, which is looked up and not read.
-    "config.settings": 775,
+    "config.settings": 665,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from inspect import signature
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
 
+# Entries that are shown of a list.
+SHOWN = 20
 # Stands for what is not a number, in tables and reports.
 NO_NUMBER = "\N{EN DASH}"
 
@@ -173,6 +175,17 @@ def working(console: Console, on: str) -> AbstractContextManager[Any]:
 def print_line(console: Console, line: str) -> None:
     """Prints one line literally: names are not markup, and nothing in them moves the cursor."""
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
+    """Prints how many entries there are and the first of them; without any, nothing."""
+    if not entries:
+        return
+    print_line(console, f"{len(entries):,} {headline}:")
+    for entry in entries[:SHOWN]:
+        print_line(console, f"  {entry}")
+    if len(entries) > SHOWN:
+        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
 
 
 def print_row(console: Console, row: str, head: str) -> None:

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from jaxch5.cli import Options, parse
 from jaxch5.config.applies import NEUTRAL, RULES
 from jaxch5.config.building import load_data, with_epochs
-from jaxch5.config.settings import LENIENT, Config, from_toml, to_toml
+from jaxch5.config.section import LENIENT
+from jaxch5.config.settings import Config, from_toml, to_toml
 from jaxch5.config.toml import deep_update, flat, known_keys
 from jaxch5.configured import learner_of, loss_of, train_as_configured
 from jaxch5.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxch5.config.cases import chosen
-from jaxch5.config.settings import own_default
+from jaxch5.config.section import own_default
 from jaxch5.config.toml import flat
 from jaxch5.data.block import Data
 from jaxch5.data.canvases import whole_picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 from importlib import import_module
@@ -40,13 +39,7 @@ def main() -> int:
     if name in known:
         # As if its module had been started directly.
         del sys.argv[1]
-        threshold = gc.get_threshold()
-        # Importing jax makes objects by the hundred thousand, and nearly all of them stay.
-        gc.set_threshold(50_000)
-        try:
-            status: int = import_module(f"jaxch5.{name}").main()
-        finally:
-            gc.set_threshold(*threshold)
+        status: int = import_module(f"jaxch5.{name}").main()
         return status
     if word not in ("--help", "-h"):
         from difflib import get_close_matches

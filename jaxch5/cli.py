@@ -22,7 +22,7 @@ from jaxch5.config.toml import deep_update, explain, flat, known_keys, read_toml
 from jaxch5.errors import IN_HOOK, ConfigError, Jaxch5Error
 from jaxch5.training.interrupts import StopAtOnce, Terminated, caller_decides
 from jaxch5.util.files import DRAWN_BY, to_json, write_file
-from jaxch5.util.libraries import empty_is_unset, silent
+from jaxch5.util.libraries import empty_is_unset, seldom_collected, silent
 from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     with (
+        seldom_collected(),
         caller_decides(),
         empty_is_unset(),
         nullcontext() if debug else silent(),

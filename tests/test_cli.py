@@ -1,5 +1,6 @@
 """Options come from a file and the command line; a command ends with a status and one line."""
 
+import gc
 import importlib
 import json
 import logging
@@ -287,6 +288,7 @@ def surroundings():
         *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)),
         *(logging.getLogger(name).level for name in ("absl", "asyncio", "gcsfs")),
         sys.unraisablehook, sys.excepthook, sys.stdout, sys.stderr, Path.cwd(), dict(os.environ),
+        gc.get_threshold(),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Environment variables, as other libraries read them, and what these libraries log."""
+"""What other libraries bring: the environment that they read, what they log, and their objects."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -80,3 +81,14 @@ def silent() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Collects garbage less often: importing jax makes many objects, of which most stay."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(50_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)

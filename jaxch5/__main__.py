@@ -20,7 +20,7 @@ def commands() -> dict[str, str]:
 
     Example:
         >>> commands()["train"]
-        'trains a classifier of pictures and reports how good it is'
+        'trains an image classifier and reports how good it is'
     """
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):

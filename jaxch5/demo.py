@@ -1,4 +1,4 @@
-"""`jaxch5 demo RUN`: serves a page that tells what is on a dropped picture."""
+"""`jaxch5 demo RUN`: serves a page that classifies pictures dropped on it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Answer = tuple[dict[str, float], str]
 
 
 class DemoOptions(Options):
-    """Serve a page, for this machine only, that tells what is on a picture dropped on it."""
+    """Serve a page, for this machine only, that classifies pictures dropped on it."""
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
     port: int = Field(7860, ge=0, le=65535, description="port of the page; 0 takes a free one")

@@ -1,4 +1,4 @@
-"""`jaxch5 runs [FOLDER]`: lists runs, and shows in what they differ."""
+"""`jaxch5 runs [FOLDER]`: lists runs, and shows how they differ."""
 
 from __future__ import annotations
 

@@ -44,13 +44,13 @@ OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic"
 
 
 class SuspectsOptions(RunOptions):
-    """Judge every label of a set by a network that has not seen it, and list those that look wrong.
+    """Judge every label of a set by a model not trained on it, and list those that look wrong.
 
     The pictures are divided into folds, and each fold is judged by a model trained on the others.
     With --by features, that model is a linear layer on a network's features, which takes minutes.
-    The network has --model.weights, or the weights that the run began from; a run from scratch uses
-    its own, which may have memorized wrong labels. With --by training, the entire network is
-    trained for each fold, with the run's settings.
+    The network's weights are --model.weights, or those that the run began from; for a run from
+    scratch they are its own, which may have memorized wrong labels. With --by training, the entire
+    network is trained for each fold, with the run's settings.
     """
 
     run: CliPositionalArg[Path | None] = Field(
@@ -59,7 +59,7 @@ class SuspectsOptions(RunOptions):
     by: Literal["features", "training"] = Field(
         "features", description="what judges: a linear layer on features, or full trainings"
     )
-    folds: int = Field(5, ge=2, le=100, description="number of parts to judge in turn")
+    folds: int = Field(5, ge=2, le=100, description="number of folds to judge in turn")
     out: Path | None = Field(
         None,
         description="folder for suspects.json and suspects.csv; without it, the run, or "
@@ -117,8 +117,9 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         raise DataError(f"{source.name}: no class has pictures in two folds, which is needed")
     if alone := len(source) - judged:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
-        one = f"picture of {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
-        say(f"{alone:,} not judged, as there is no other {one} to judge by")
+        others = counted(len(names) - 1, "other class", "other classes")
+        more = f" or {others}" * (len(names) > 1)
+        say(f"{alone:,} not judged: no other picture of {names[0]}{more} to judge by")
 
     out = (
         options.out

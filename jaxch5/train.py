@@ -1,4 +1,4 @@
-"""`jaxch5 train`: trains a classifier of pictures and reports how good it is."""
+"""`jaxch5 train`: trains an image classifier and reports how good it is."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 
 class TrainOptions(PicturesOptions):
-    """Train a classifier of pictures. Without arguments: ResNet-18 on scikit-learn's digits."""
+    """Train an image classifier. Without arguments: ResNet-18 on scikit-learn's digits."""
 
     workdir: Path | None = Field(
         None, description="run directory, new or empty; without it, runs/DATE-NAME"
     )
     distributed: str | None = Field(
         None,
-        description="train together with other processes, on this host and on others: auto, under "
+        description="train together with other processes, on this host or on others: auto, under "
         "Slurm, Kubernetes, MPI or on a TPU pod; or HOST:PORT,COUNT,ID: address of the first "
         "process, number of processes, and number of this one, from 0",
     )

@@ -56,8 +56,8 @@ def pictures(size=96):
     return jnp.asarray(nchw.transpose(0, 2, 3, 1))
 
 
-def run_alone(file, arch, environment):
-    """Runs a test's module as a program, in a process whose programs are compiled as a user's."""
+def run_alone(file, arch, environment=None):
+    """Runs a test's module as a program; its own programs are compiled as the environment says."""
     command = [sys.executable, "-m", f"tests.models.{Path(file).stem}", arch]
     subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True)
 

@@ -63,7 +63,8 @@ def drawn(spec, size, head="linear"):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM["archs"])
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    run_alone(__file__, arch, usual_compiler)
+    """One is compiled as a user's is; the others are of the same code, and take half the time."""
+    run_alone(__file__, arch, usual_compiler if arch == "vit_small_patch16_224" else None)
 
 
 def compare_with_timm(arch):

@@ -641,6 +641,20 @@ def test_buttons_do_the_same_and_are_not_pressed_again_by_a_key(cleaned, page):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_pressed_button_is_legible_under_the_pointer(cleaned, page, scheme):
+    _, tab = page(cleaned, color_scheme=scheme)
+    grid = tab.locator("[data-do=grid]")
+    grid.click()
+    tab.locator("[data-do=grid][aria-pressed=true]:hover").wait_for()
+    front, behind = (
+        grid.evaluate(f"button => getComputedStyle(button).{name}")
+        for name in ("color", "backgroundColor")
+    )
+    assert front != behind
+
+
+@pytest.mark.browser
 def test_a_pair_of_classes_is_looked_at_alone(cleaned, page):
     _, tab = page(cleaned)
     tab.keyboard.press("p")

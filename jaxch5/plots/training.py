@@ -127,7 +127,8 @@ def plot_lr_find(
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
     if suggested or recommended:
-        axes.legend(frameon=False)
+        # A sweep may leave no corner free, and text across the curve cannot be read.
+        axes.legend(framealpha=0.9, edgecolor="none")
     return figure
 
 

@@ -23,6 +23,16 @@ def test_the_band_of_recommended_rates_is_shaded():
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((1e-2, 1e-1))
 
 
+def test_the_legend_of_a_sweep_covers_the_curve_behind_it():
+    """A flat loss with a steep end leaves no corner free; letters across a line cannot be read."""
+    rates = np.geomspace(1e-7, 1, 99).tolist()
+    losses = [2.8] * 90 + [4.0] * 9
+    figure = plot_lr_find([(rates, losses)], dict.fromkeys("abcde", 1e-3), (1e-3, 1e-2))
+    frame = figure.axes[0].get_legend().get_frame()
+    assert frame.get_visible()
+    assert frame.get_alpha() > 0.8
+
+
 def test_long_titles_keep_both_ends():
     short = shortened("Australian_shepherd_with_a_very_long_name_and_number_17")
     assert len(short) == 24

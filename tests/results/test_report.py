@@ -524,6 +524,22 @@ def test_a_large_report_shows_what_matters_in_three_screens_and_at_once(opened):
     assert large.get_by_role("dialog").is_visible()
 
 
+@pytest.mark.browser
+def test_a_table_of_many_long_names_shows_its_last_column(opened):
+    names = [f"german_shorthaired_{number}" for number in range(101)]
+    tab = opened(finished(names=names), 1280)
+    width = "box => [box.scrollWidth, box.clientWidth]"
+    inner, outer = tab.locator("#classes .tall").evaluate(width)
+    assert inner <= outer
+
+
+@pytest.mark.browser
+def test_a_name_of_ten_letters_is_not_broken_on_a_phone(opened):
+    tab = opened(finished(names=["sunflowers", "b"]), 375)
+    long, short = (tab.locator(".sample figcaption").nth(at).bounding_box() for at in (0, 1))
+    assert long["height"] == short["height"]
+
+
 def test_a_page_loads_itself_again_until_training_ends():
     refresh = 'http-equiv="refresh"'
     assert refresh in render(running(time="12:34:56"))

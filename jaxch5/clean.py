@@ -21,6 +21,7 @@ from jaxch5.config.toml import deep_update, differing, to_toml, without
 from jaxch5.errors import ConfigError
 from jaxch5.run.directory import RunDir, locked, open_run
 from jaxch5.training.interrupts import Terminated
+from jaxch5.util.address import expanded
 from jaxch5.util.files import to_json, write_file
 from jaxch5.util.loopback import HOST, listening, serve
 from jaxch5.util.text import counted, print_line
@@ -78,7 +79,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
     if options.write and "port" in options._named:
         raise ConfigError("port: has no effect with --write, which opens no page; leave it out")
     console = options.console()
-    folder = RunDir(options.run.expanduser().absolute())
+    folder = RunDir(expanded(options.run).absolute())
     judged = read_judged(folder.path / SUSPECTS)
     directory = _run_of(options.run)
     source, rows, notes = set_of(options, directory)
@@ -129,7 +130,7 @@ def _run_of(path: Path) -> RunDir:
     """Returns the run of the suspects: the folder itself, or the one that their file names."""
     from jaxch5.results.cleaner import read_judged
 
-    folder = RunDir(path.expanduser().absolute())
+    folder = RunDir(expanded(path).absolute())
     if folder.config_file.is_file():
         return folder
     named = read_judged(folder.path / SUSPECTS).get("run")

@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import Options, run
 from jaxch5.errors import ConfigError
+from jaxch5.util.address import expanded
 from jaxch5.util.text import NO_NUMBER, counted, print_line, print_list, print_row
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     """Prints runs and their differences, writes a page if requested, and returns the rows."""
     from jaxch5.run.history import differences, find_runs, margins, total_epochs
 
-    paths = [Path(path).expanduser() for path in options.paths]
+    paths = [expanded(Path(path)) for path in options.paths]
     for path in paths:
         if not path.is_dir():
             raise ConfigError(

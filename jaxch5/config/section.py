@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import (
@@ -13,12 +14,14 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from jaxch5.config.applies import Situation, idle
 from jaxch5.config.cases import CASES, value_of
 from jaxch5.config.toml import deep_update, flat, nested
+from jaxch5.util.address import expanded
 
 # Key of a validation's context that lets settings without effect pass.
 LENIENT = "lenient"
@@ -59,6 +62,14 @@ class Section(BaseModel):
     section: ClassVar[str] = ""
     # Dotted names of what is on the command line: it was meant, whatever its value.
     _named: frozenset[str] = PrivateAttr(frozenset())
+
+    @field_validator("*")
+    @classmethod
+    def _has_a_home(cls, value: Any) -> Any:
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                expanded(path)
+        return value
 
     @model_validator(mode="wrap")
     @classmethod

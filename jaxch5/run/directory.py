@@ -30,6 +30,7 @@ from jaxch5.config.settings import Config, from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
+from jaxch5.util.address import expanded
 from jaxch5.util.files import to_json, unused, write_file
 
 
@@ -96,7 +97,7 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
     """
     if path is None:
         path = unused(Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{_name(config)}")
-    run = RunDir(path.expanduser().absolute())
+    run = RunDir(expanded(path).absolute())
     if run.config_file.exists():
         raise ConfigError(
             f"{path}: holds a run already; resume it with jaxch5 train --resume {path}, "
@@ -120,7 +121,7 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
     Raises:
         ConfigError: There is no run at `path`, or its configuration is invalid.
     """
-    run = RunDir(path.expanduser().absolute())
+    run = RunDir(expanded(path).absolute())
     if not run.config_file.is_file():
         raise ConfigError(f"{path}: is not a run directory: it has no {run.config_file.name}")
     return run, from_toml(run.config_file, recorded=True)

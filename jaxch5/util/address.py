@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from jaxch5.errors import ConfigError
+
 # Endings of files of weights: PyTorch's, of which `.bin` is the hub's, `.ckpt` Lightning's, and
 # `.tar` that of `model.pth.tar`; and the one that executes nothing.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -47,6 +49,24 @@ def is_address(place: object) -> bool:
         (True, False)
     """
     return isinstance(place, str) and re.match(r"(?i)[a-z][a-z0-9+.-]*://", place) is not None
+
+
+def expanded(path: Path) -> Path:
+    """Replaces `~` by the home folder.
+
+    Raises:
+        ConfigError: The path begins like `~photos`, where `~/photos` is meant: Python's own error
+            does not name it.
+
+    Example:
+        >>> expanded(Path("~/photos")) == Path.home() / "photos"
+        True
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        meant = f"~/{str(path)[1:]}"
+        raise ConfigError(f"{path}: there is no such home; did you mean {meant}") from None
 
 
 def learners_file(path: str | Path) -> Path:

@@ -97,3 +97,9 @@ def test_differing_names_nested_settings():
 def test_a_path_that_toml_cannot_hold_is_refused():
     with pytest.raises(ValidationError, match="not valid UTF-8"):
         Config.model_validate({"data": {"path": "photos\udcff"}})
+
+
+def test_a_home_that_nobody_has_is_one_line_with_what_was_meant():
+    """`~photos` for `~/photos`: Python's own error names neither."""
+    with pytest.raises(ConfigError, match="did you mean ~/no_such_user/x"):
+        Config.model_validate({"data": {"path": "~no_such_user/x"}})

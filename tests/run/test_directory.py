@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,11 @@ from jaxch5.run.directory import (
     open_run,
     write_metrics,
 )
+
+
+def test_a_home_that_nobody_has_is_said_with_what_was_meant():
+    with pytest.raises(ConfigError, match="did you mean ~/no_such_user/run"):
+        open_run(Path("~no_such_user/run"))
 
 
 def test_a_run_can_be_opened_again_with_its_configuration(tmp_path):

@@ -20,7 +20,7 @@ from jaxch5.errors import DataError, Jaxch5Error
 from jaxch5.predict import most_likely
 from jaxch5.util.libraries import variable
 from jaxch5.util.loopback import HOST, NAMES, listening
-from jaxch5.util.text import counted, printable
+from jaxch5.util.text import counted, percent, printable
 
 if TYPE_CHECKING:
     from jaxch5.data.picture import Picture
@@ -128,7 +128,7 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
         return {}, str(error).partition(";")[0]
     likely = dict(most_likely(prediction, predictor.classes, SHOWN))
     (label, share), *_ = likely.items()
-    has = f"{label}, the most probable class, has {share:.0%}"
+    has = f"{label}, the most probable class, has {percent(share, 0)}"
     if prediction.index == len(predictor.classes):
         return {}, f"{prediction.label}: {has} only"
     # Unless none of these is an answer, probabilities add up to 1.
@@ -160,12 +160,12 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
         if total and is_number(share):
             low, high = wilson_interval(round(share * total), total)
             lines.append(
-                f"It was right on {share:.1%} of {counted(total, 'picture')} for validation; "
-                f"{low:.1%} to {high:.1%} is Wilson's 95 % interval."
+                f"It was right on {percent(share)} of {counted(total, 'picture')} for validation; "
+                f"{percent(low)} to {percent(high)} is Wilson's 95 % interval."
             )
     threshold = predictor.task.threshold
     lines.append(
-        f"Where no class has {threshold:.0%}, it answers none of these."
+        f"Where no class has {percent(threshold, 0)}, it answers none of these."
         if threshold
         else "It always names one of these; the page asks 'none of these?' if all other classes "
         "together are more probable."

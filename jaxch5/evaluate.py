@@ -14,7 +14,7 @@ from jaxch5.cli import RunOptions, run, save_figure
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.util.files import unused
-from jaxch5.util.text import counted, print_line, print_row
+from jaxch5.util.text import counted, percent, print_line, print_row
 
 if TYPE_CHECKING:
     from jaxch5.config.settings import Config
@@ -130,9 +130,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if suggestion and task.name in NAMED:
         print_line(
             console,
-            f"--model.task {task.name} --model.threshold {threshold:g} leaves {1 - answered:.1%} "
-            f"unanswered, and {error:.1%} of the answers are wrong; predict, demo, evaluate and "
-            "export take it",
+            f"--model.task {task.name} --model.threshold {threshold:g} leaves "
+            f"{percent(1 - answered)} unanswered, and {percent(error)} of the answers are wrong; "
+            "predict, demo, evaluate and export take it",
         )
     for remark in remarks(source):
         print_line(console, remark)

@@ -22,7 +22,7 @@ from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.training.interrupts import Terminated
 from jaxch5.util.files import to_json, unused, write_file
-from jaxch5.util.text import SHOWN, counted, print_line, print_row, printable
+from jaxch5.util.text import SHOWN, counted, percent, print_line, print_row, printable
 
 if TYPE_CHECKING:
     from jaxch5.config.settings import Config
@@ -285,8 +285,9 @@ def show(document: dict[str, Any], source: Source, out: Path, console: Console) 
 
     say, listed = partial(print_line, console), document["suspects"]
     say(
-        f"{counted(document['judged'], 'label')} judged, {document['agreed']:.1%} agreed with; "
-        f"an estimated {document['wrong']:,} wrong, which includes the network's own mistakes; "
+        f"{counted(document['judged'], 'label')} judged, "
+        f"{percent(document['agreed'])} agreed with; an estimated "
+        f"{document['wrong']:,} wrong, which includes the network's own mistakes; "
         f"{len(listed):,} listed, {sum(one['likely_wrong'] for one in listed):,} likely wrong"
     )
     for label, prediction, count in document["pairs"][:PAIRS]:

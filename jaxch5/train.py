@@ -178,7 +178,8 @@ def _fit(learn: Learner, config: Config, run: RunDir) -> dict[str, Any]:
         train_as_configured(learn, config.fit)
     except (KeyboardInterrupt, Terminated):
         if is_first():
-            print(printable(f"resume with --resume {from_here(run.path)}"), file=sys.stderr)
+            again = shlex.join(("jaxch5", "train", "--resume", str(from_here(run.path))))
+            print(printable(f"resume  {again}"), file=sys.stderr)
         raise
     record = learn.record
     best = learn.recipe.task.best

@@ -129,11 +129,13 @@ def test_it_says_what_the_classifier_knows(trained):
     predictor = trained[1].predictor()
     names, accuracy, limits = known(trained[0], predictor)
     assert names == "It knows 2 classes: blue, red."
-    assert accuracy.startswith("It was right on 100.0% of 8 pictures for validation; 67.6% to 100")
+    assert accuracy.startswith(
+        "It was right on 100.0 % of 8 pictures for validation; 67.6 % to 100"
+    )
     assert "'none of these?' if all other classes together are more probable" in limits
     assert len(known(trained[0], predictor, scored=False)) == 2
     said = known(trained[0] / "file", of_task(predictor, one_vs_rest(0.8)))
-    assert said[1] == "Where no class has 80%, it answers none of these."
+    assert said[1] == "Where no class has 80 %, it answers none of these."
 
 
 def test_a_picture_that_no_class_has_half_of_may_be_none_of_these(trained, picture):
@@ -141,7 +143,7 @@ def test_a_picture_that_no_class_has_half_of_may_be_none_of_these(trained, pictu
     unsure = of_task(predictor, Task("unsure", None, lambda logits: 0 * logits + 0.4))
     likely, message = answer(unsure, str(picture))
     assert likely
-    assert message == "blue, the most probable class, has 40%: less than the others together"
+    assert message == "blue, the most probable class, has 40 %: less than the others together"
 
 
 def test_examples_are_pictures_that_were_validated_one_of_each_class_first(trained, tmp_path):

@@ -212,7 +212,7 @@ def test_evaluate_suggests_a_threshold_that_it_then_takes(
     document = json.loads(out)
     assert document["suggested"]["threshold"] == float(share)
     matrix = np.array(document["confusion_matrix"])
-    assert f"{matrix[:, 2].sum() / matrix.sum():.1%} unanswered" in line
+    assert f"{100 * matrix[:, 2].sum() / matrix.sum():.1f} % unanswered" in line
     assert matrix[:, 2].sum() <= 0.05 * matrix.sum()
     answers = matrix[:, :2].sum()
     assert document["suggested"]["error_of_answers"] == 1 - np.trace(matrix[:2, :2]) / answers

@@ -129,7 +129,7 @@ def test_a_run_is_taken_up_by_fewer_processes_when_one_is_lost(settings, tmp_pat
     two.after(run, len(records(run)) + 3)
     two.processes[1].send_signal(signal.SIGTERM)
     assert two.statuses() == [143, 143], two.said(0)
-    assert f"resume with --resume {run}" in two.said(0)
+    assert f"resume  jaxch5 train --resume {run}" in two.said(0)
 
     one = Together(1, tmp_path / "1", "--resume", run)
     assert one.statuses() == [0], one.said(0)

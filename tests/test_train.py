@@ -364,7 +364,7 @@ def test_a_signal_ends_a_run_that_can_be_taken_up(number, status, pictures, tmp_
     _, err = process.communicate()
     assert time.perf_counter() - began < 10
     assert process.returncode == status
-    assert f"resume with --resume {run}" in err
+    assert f"resume  jaxch5 train --resume {run}" in err
     assert "Traceback" not in err
     steps = [int(path.name) for path in (run / "checkpoints").iterdir()]
     assert max(steps) >= 4 * len(records(run))

@@ -25,7 +25,7 @@ from jaxch5.data.source import Source, item_name, remarks, without_bad
 from jaxch5.errors import DataError
 from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
-from jaxch5.util.text import counted, printable
+from jaxch5.util.text import counted, percent, printable
 
 # The sizes of some pictures tell enough, and take no longer to read for a million.
 SIZES_READ = 200
@@ -189,7 +189,8 @@ def unseen_text(training: float, validation: float) -> str:
     """Says what training and validation never see; nothing where they see all."""
     if round(validation, 4) == 0:
         return ""
-    return f"of the pixels training never sees {training:.1%}, validation {validation:.1%}"
+    unseen = percent(training), percent(validation)
+    return "of the pixels training never sees {}, validation {}".format(*unseen)
 
 
 def _sizes(source: Source, presize: int, method: str, size: Size, augmented: bool) -> Iterator[str]:
@@ -218,7 +219,8 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
     if method == "pad":
         short = np.max(sizes, axis=1)
     if smaller := float(np.mean(short < presize)):
-        yield f"warning   {smaller:.0%} are smaller than presize {presize} and will be enlarged"
+        share = percent(smaller, 0)
+        yield f"warning   {share} are smaller than presize {presize} and will be enlarged"
     if profiles:
         yield f"profiles  {_profiles(profiles)} ({counted(len(profiles), 'picture')} looked at)"
 

@@ -22,7 +22,7 @@ from jaxch5.metrics import is_number
 from jaxch5.models.registry import spec_of
 from jaxch5.results.interpretation import Interpretation
 from jaxch5.util.imports import is_import_path
-from jaxch5.util.text import counted
+from jaxch5.util.text import counted, percent
 
 MOST = 5
 # Significance level of a claim; divided by the number of claims where many are tested.
@@ -113,8 +113,8 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
     if test.pvalue > LEVEL and _interval(right, total)[1] < (1 + chance) / 2:
         pictures = counted(total, "picture is", "pictures are")
         yield Advice(
-            f"{right / total:.1%} of {pictures} right, and always saying "
-            f"{interp.classes[int(there.argmax())]} gives {chance:.1%}: the rate may be wrong",
+            f"{percent(right / total)} of {pictures} right, and always saying "
+            f"{interp.classes[int(there.argmax())]} gives {percent(chance)}: the rate may be wrong",
             _like(run, "lr_find"),
         )
 
@@ -217,8 +217,8 @@ def _rare_classes(
     if fisher_exact(table, alternative="less").pvalue < LEVEL:
         of_rare, of_others = (hits / (hits + misses) for hits, misses in table)
         yield Advice(
-            f"{of_rare:.1%} of the pictures of rare classes are right, but {of_others:.1%} of the "
-            "others: rare classes could count for more",
+            f"{percent(of_rare)} of the pictures of rare classes are right, but "
+            f"{percent(of_others)} of the others: rare classes could count for more",
             _like(run, "train", "--fit.class-weights", "balanced"),
         )
 

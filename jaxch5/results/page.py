@@ -18,6 +18,7 @@ from jaxch5.metrics import is_number
 from jaxch5.plots.chart import CANVAS
 from jaxch5.plots.embed import TINY_SIDE
 from jaxch5.plots.training import shortened
+from jaxch5.util import text
 from jaxch5.util.text import NO_NUMBER, printable
 
 # Control characters, among them those that change the direction of writing, and bytes of names
@@ -81,7 +82,9 @@ def percent(value: float | None, digits: int = 1) -> str:
         >>> percent(0.0625).split(), percent(float("nan")) == NO_NUMBER
         (['6.2', '%'], True)
     """
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if is_number(value) else NO_NUMBER
+    if not is_number(value):
+        return NO_NUMBER
+    return text.percent(value, digits).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def clock(seconds: float) -> str:

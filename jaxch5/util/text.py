@@ -58,6 +58,16 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """Writes a share as a percentage.
+
+    Example:
+        >>> percent(0.0625), percent(0.4, 0)
+        ('6.2 %', '40 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
 def name_of(function: Any) -> str:
     """Returns the name of a function, or of the one that a `partial` calls.
 

@@ -88,7 +88,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
     outcome = "no problems" if clean and not (found.blank or any(found.near)) else "see above"
     if plain := found.not_compared:
         outcome += f"; {plain:,} too small or too plain to compare with others"
-    print_line(console, f"{counted(found.count, 'picture')} read: {outcome}")
+    print_line(console, f"{counted(found.count, 'picture')} checked: {outcome}")
     return report if clean else {**report, FAILED: True}
 
 

@@ -83,7 +83,7 @@ def test_a_packed_set_trains_with_its_own_split(split_and_packed):
 
 def test_other_commands_take_it(split_and_packed, capsys):
     assert run(verify, VerifyOptions, "verify", [str(split_and_packed)]) == 0
-    assert capsys.readouterr().out == "40 pictures read: no problems\n"
+    assert capsys.readouterr().out == "40 pictures checked: no problems\n"
 
 
 def test_a_pattern_for_a_packed_set_is_an_error(split_and_packed, capsys):

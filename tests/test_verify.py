@@ -29,10 +29,10 @@ def spoilt(pictures, tmp_path):
 def test_good_pictures_are_no_problem(pictures, capsys):
     assert started(str(pictures)) == 0
     assert capsys.readouterr().out == (
-        "40 pictures read: no problems; 2 too small or too plain to compare with others\n"
+        "40 pictures checked: no problems; 2 too small or too plain to compare with others\n"
     )
     assert started(str(pictures), "--no-near") == 0
-    assert capsys.readouterr().out == "40 pictures read: no problems\n"
+    assert capsys.readouterr().out == "40 pictures checked: no problems\n"
 
 
 def test_problems_are_listed_and_the_status_is_1(spoilt, capsys):
@@ -86,7 +86,7 @@ def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, c
     text = capsys.readouterr().out
     assert "1 are nearly identical (a guess, which --no-near leaves out) and have more than" in text
     assert "train/a/2.png (a) ~ valid/a/2 <b>[red]\\x1b.jpg (a)" in text
-    assert "9 pictures read: see above; 1 too small or too plain" in text
+    assert "9 pictures checked: see above; 1 too small or too plain" in text
     assert started(str(tmp_path), "--no-near") == 0
     assert capsys.readouterr().out.count("\n") == 3
 
@@ -114,7 +114,7 @@ def test_what_is_passed_over_is_listed_and_what_looks_like_pictures_is_a_problem
     assert started(str(folder)) == 1
     text = capsys.readouterr().out
     assert "1 picture without a picture's ending, passed over:\n  red/9.jpg.orig\n" in text
-    assert "39 pictures read: see above" in text
+    assert "39 pictures checked: see above" in text
 
 
 def test_pictures_that_come_out_black_are_listed(pictures, tmp_path, capsys):

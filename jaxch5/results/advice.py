@@ -70,8 +70,8 @@ def advise(
     Example:
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
         >>> (advice,) = advise("runs/one", Config(), guesses)
-        >>> advice.sentence
-        '50.0 % of 100 pictures are right, and always saying cat gives 50.0 %: the rate may be wrong'
+        >>> advice.sentence.partition(":")[0]
+        '50.0 % of 100 pictures are right, and always saying cat gives 50.0 %'
         >>> advice.command
         'jaxch5 lr_find --config runs/one/config.toml'
     """

@@ -282,6 +282,19 @@ def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
     assert (ended.returncode, ended.stderr) == (130, "interrupted: interrupted\n")
 
 
+def test_garbage_is_collected_seldom_while_a_command_runs(capsys):
+    """However it is started."""
+    seen = []
+    usual = gc.get_threshold()
+    gc.set_threshold(700)
+    try:
+        run(lambda options: seen.append(gc.get_threshold()[0]) or {}, Options, PROG, [])
+        assert gc.get_threshold()[0] == 700
+    finally:
+        gc.set_threshold(*usual)
+    assert seen == [50_000]
+
+
 def surroundings():
     """What a process may have set for itself."""
     return (

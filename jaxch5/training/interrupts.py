@@ -40,7 +40,7 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
 
 @contextmanager
 def caller_decides() -> Iterator[None]:
-    """Leaves the exit status to who catches the exceptions of signals.
+    """Leaves the exit status to whatever catches the exceptions of signals.
 
     SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught is over: under `python -m`,
     CPython would still end the process by SIGINT, whatever its status, if that exception had

@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import initializers
+from flax.linen.initializers import constant, normal, truncated_normal, variance_scaling
 from jaxtyping import Array, Float
 
 from jaxch5.errors import ConfigError
@@ -31,8 +31,7 @@ from jaxch5.models.spec import (
     torch_name,
 )
 
-near_zero = initializers.truncated_normal(0.02)
-nearer_zero = initializers.normal(1e-6)
+near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
 
 
 class Block(nn.Module):
@@ -57,18 +56,16 @@ class Block(nn.Module):
         return x + self._scaled("ls2_gamma", y, train)
 
     def _scaled(self, name: str, y: Array, train: bool) -> Array:
-        init = initializers.constant(self.layer_scale)
-        scale = self.param(name, init, y.shape[-1:]) if self.layer_scale else jnp.ones(())
-        drop = nn.Dropout(self.drop_path, (1, 2), deterministic=not train)
-        return drop(y * scale.astype(y.dtype))
+        if self.layer_scale:
+            y *= self.param(name, constant(self.layer_scale), y.shape[-1:]).astype(y.dtype)
+        return nn.Dropout(self.drop_path, (1, 2), deterministic=not train)(y)
 
 
 class VisionTransformer(nn.Module):
     """Patches as tokens behind a class token, blocks, and a head.
 
     Attributes:
-        arch: Name, for messages.
-        num_classes: Number of logits.
+        arch, num_classes: Name, for messages; number of logits.
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Further tokens (Darcet et al., 2309.16588); if any, only patches have positions.
@@ -104,7 +101,7 @@ class VisionTransformer(nn.Module):
                 f"--data.size {(unfit[0] // side + 1) * side}"
             )
         high, wide = (length // side for length in sides)
-        uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        uniform = variance_scaling(1 / 3, "fan_in", "uniform")
         embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
         # A convolution whose stride is its size, as one product.
         patches = x.reshape(batch, high, side, wide, side, 3).swapaxes(2, 3)

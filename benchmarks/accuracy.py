@@ -175,21 +175,29 @@ def table(out: Path) -> dict[str, Any]:
         *parts, seed, side = file.stem.split(", ")
         cell = json.loads(file.read_text(encoding="utf-8"))
         found.setdefault(", ".join(parts), {}).setdefault(seed, {})[side] = cell
-    rows = {name: row(list(seeds.values())) for name, seeds in found.items()}
+    rows = {
+        name: row(list(seeds.values()), epochs=int(name.rpartition(", ")[2].split()[0]))
+        for name, seeds in found.items()
+    }
     means = [told["ours minus fastai"][0] for told in rows.values() if told["seeds"]]
     return {**rows, "mean of all differences": statistics.mean(means or [float("nan")])}
 
 
-def row(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def row(seeds: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
     """Returns percent of both sides, and the mean difference with Student's 95 % interval.
+
+    Pictures a second are those trained on; the time is of all epochs, their validation included.
 
     Example:
         >>> work = dict.fromkeys(WORK, 1)
         >>> side = lambda accuracy: {"accuracy": accuracy, "seconds": 2.0, **work}
         >>> seeds = [{"ours": side(0.8), "fastai": side(0.7)}]
         >>> seeds += [{"ours": side(0.7), "fastai": side(0.7)}]
-        >>> [round(value, 1) for value in row(seeds)["ours minus fastai"]]
+        >>> told = row(seeds, epochs=3)
+        >>> [round(value, 1) for value in told["ours minus fastai"]]
         [5.0, -58.5, 68.5]
+        >>> told["ours pictures a second"]
+        1.5
     """
     from scipy.stats import t
 
@@ -202,7 +210,9 @@ def row(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for side in SIDES:
         accuracies = [100 * seed[side]["accuracy"] for seed in both]
         told[side] = [statistics.mean(accuracies), min(accuracies), max(accuracies)]
-        told[f"{side} seconds"] = statistics.median([seed[side]["seconds"] for seed in both])
+        seconds = statistics.median(seed[side]["seconds"] for seed in both)
+        told[f"{side} seconds"] = seconds
+        told[f"{side} pictures a second"] = epochs * both[0][side]["train"] / seconds
     differences = [100 * (seed["ours"]["accuracy"] - seed["fastai"]["accuracy"]) for seed in both]
     mean, half = statistics.mean(differences), float("nan")
     if len(both) > 1:

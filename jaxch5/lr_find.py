@@ -46,8 +46,10 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         print_line(console, line)
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
+    # Pictures that cannot be found are named before weights are looked for.
+    data = load_data(options.settings())
     config = options.settings_with_weights(say)
-    first = learner_of(load_data(config), config, say)
+    first = learner_of(data, config, say)
     sweeps, suggested = [], []
     for repeat in range(options.repeats):
         learn = first.again(config.seed + repeat) if repeat else first

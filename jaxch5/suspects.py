@@ -83,13 +83,13 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     console = options.console()
     say = partial(print_line, console)
     check_settings(options)
+    source, valid = chosen(options, options.settings(), say)
     config = options.settings_with_weights(say)
     if options.by == "features" and config.model.weights == "none" and not options.run:
         raise ConfigError(
             "model.weights = none: features need a trained network; name imagenet, a file or a "
             "run, or choose --by training"
         )
-    source, valid = chosen(options, config, say)
     parts = np.flatnonzero(~valid), np.flatnonzero(valid)
     found = find_problems(source, parts[0], parts[1], Console(stderr=True))
     if found.unreadable and config.data.on_bad == "stop":

@@ -412,6 +412,9 @@ def test_pictures_that_are_gone_or_new_are_counted(trained, pictures, tmp_path, 
 
 
 def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
+    status, _, err = called(capsys, tmp_path / "none")
+    assert status == 1
+    assert "none: there is no such run; jaxch5 runs lists those in runs/" in err
     run = shutil.copytree(trained[0], tmp_path / "run")
     status, _, err = called(capsys, run)
     assert status == 1
@@ -574,10 +577,10 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press = tab.keyboard.press
     for key in ("k", "Enter", "o", "d", "n", "Space"):
         press(key)
-    saved(tab, "6 of 23 answered: 1 keep, 2 other, 1 drop, 2 not sure")
+    saved(tab, "6 of 23 answered: 1 kept, 2 relabelled, 1 dropped, 2 not sure")
     press("u")
     press("Control+z")
-    saved(tab, "4 of 23 answered: 1 keep, 2 other, 1 drop, 0 not sure")
+    saved(tab, "4 of 23 answered: 1 kept, 2 relabelled, 1 dropped, 0 not sure")
     assert "5 of 23" in tab.inner_text("#answer")
 
     press("t")
@@ -590,7 +593,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("Enter")
     assert tab.locator("#classes").is_visible()
     press("Enter")
-    saved(tab, "6 of 23 answered: 1 keep, 4 other, 1 drop, 0 not sure")
+    saved(tab, "6 of 23 answered: 1 kept, 4 relabelled, 1 dropped, 0 not sure")
     press("ArrowLeft")
     tab.locator("#answer").get_by_text("green").wait_for()
 
@@ -599,7 +602,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("Shift+End")
     assert tab.locator(".cell[aria-selected=true]").count() > 5
     press("d")
-    saved(tab, "23 of 23 answered: 0 keep, 0 other, 23 drop, 0 not sure")
+    saved(tab, "23 of 23 answered: 0 kept, 0 relabelled, 23 dropped, 0 not sure")
     press("u")
     saved(tab, "6 of 23 answered")
     press("j")
@@ -631,11 +634,11 @@ def test_buttons_do_the_same_and_are_not_pressed_again_by_a_key(cleaned, page):
     _, tab = page(cleaned, width=375, has_touch=True)
     tab.get_by_role("button", name="Keep").tap()
     tab.get_by_role("button", name="Other: red").tap()
-    saved(tab, "2 of 23 answered: 1 keep, 1 other")
+    saved(tab, "2 of 23 answered: 1 kept, 1 relabelled")
     tab.get_by_role("button", name="Undo").tap()
     saved(tab, "1 of 23 answered")
     tab.keyboard.press("Space")
-    saved(tab, "1 keep, 0 other, 0 drop, 1 not sure")
+    saved(tab, "1 kept, 0 relabelled, 0 dropped, 1 not sure")
     heights = [box.bounding_box()["height"] for box in tab.locator("footer button").all()]
     assert min(heights) >= 44
 
@@ -662,7 +665,7 @@ def test_a_pair_of_classes_is_looked_at_alone(cleaned, page):
     assert "1 of 3" in tab.inner_text("#answer")
     for _ in range(3):
         tab.keyboard.press("k")
-    saved(tab, "3 of 23 answered: 3 keep")
+    saved(tab, "3 of 23 answered: 3 kept")
 
 
 @pytest.mark.browser
@@ -726,7 +729,7 @@ def test_answers_wait_in_the_page_while_the_server_is_gone(cleaned, serve, new_t
     command = [sys.executable, "-m", "jaxch5.clean", str(cleaned), "--port", port]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as again:
         try:
-            saved(tab, "3 of 23 answered: 2 keep, 0 other, 1 drop")
+            saved(tab, "3 of 23 answered: 2 kept, 0 relabelled, 1 dropped")
         finally:
             again.kill()
     lines = (cleaned / "answers.jsonl").read_text().splitlines()

@@ -31,6 +31,12 @@ def test_it_suggests_and_draws(pictures, tmp_path, capsys):
     assert Image.open(out).size[0] > 400
 
 
+def test_a_wrong_folder_is_named_before_weights_are_looked_for(tmp_path, capsys):
+    assert started("--data.path", str(tmp_path / "nowhere")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere: there is no such folder (--data.path)" in line
+
+
 def test_rates_that_do_not_rise_are_named_before_any_work(capsys):
     assert started("--start-lr", "1", "--end-lr", "0.1") == 2
     assert capsys.readouterr().err.count("\n") == 1

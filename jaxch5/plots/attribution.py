@@ -56,9 +56,9 @@ def plot_attribution(
         title: Title.
 
     Example:
-        >>> figure = plot_attribution(np.zeros((8, 8, 3)), np.ones((8, 8)), "cat 90%")
+        >>> figure = plot_attribution(np.zeros((8, 8, 3)), np.ones((8, 8)), "cat 90 %")
         >>> [axes.get_title() for axes in figure.axes]
-        ['cat 90%', 'where it looks']
+        ['cat 90 %', 'where it looks']
     """
     pair = np.stack([picture, overlay(picture, attribution)])
     return plot_pictures(pair, [title, "where it looks"], nrows=1, ncols=2, inches=3.0)

@@ -21,6 +21,7 @@ from jaxch5.plots.embed import as_image
 from jaxch5.results.predictor import Predictor
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
+from jaxch5.util.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,8 @@ class Attribution(NamedTuple):
 
     def plot(self) -> Figure:
         """Draws the picture, and beside it where the classifier looks."""
-        return plot_attribution(self.picture, self.map, f"{self.label} {self.probability:.0%}")
+        title = f"{self.label} {percent(self.probability, 0)}"
+        return plot_attribution(self.picture, self.map, title)
 
 
 class HasPredictor(Protocol):

@@ -52,8 +52,8 @@ function draw() {
   const counts = { keep: 0, class: 0, drop: 0, unsure: 0 };
   const known = Object.values(answers).filter(Boolean);
   known.forEach(([kind]) => (counts[kind] += 1));
-  $("progress").textContent = `${known.length} of ${data.suspects.length} answered: ${counts.keep} keep, ` +
-    `${counts.class} other, ${counts.drop} drop, ${counts.unsure} not sure`;
+  $("progress").textContent = `${known.length} of ${data.suspects.length} answered: ${counts.keep} kept, ` +
+    `${counts.class} relabelled, ${counts.drop} dropped, ${counts.unsure} not sure`;
   $("bar").value = data.suspects.length ? known.length / data.suspects.length : 1;
   $("none").hidden = order.length > 0;
   $("one").hidden = grid || !order.length;

@@ -20,6 +20,7 @@ from jaxch5.data.source import Source
 from jaxch5.errors import DataError
 from jaxch5.plots.embed import TINY_SIDE
 from jaxch5.results.answers import CLASS, KINDS, UNDO, Answer, AnswerLog, Key, by_picture
+from jaxch5.run.directory import LISTED
 from jaxch5.util.files import to_json
 from jaxch5.util.loopback import JSON, Reply
 from jaxch5.util.text import composed, folded, is_text, printable
@@ -60,6 +61,8 @@ def read_judged(path: Path) -> dict[str, Any]:
             raise ValueError("from another version, or with unnamed classes")
         return judged
     except FileNotFoundError:
+        if not path.parent.exists():
+            raise DataError(f"{path.parent}: there is no such run; {LISTED}") from None
         raise DataError(f"{path}: is not there; {again}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {again}") from None

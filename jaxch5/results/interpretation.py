@@ -28,6 +28,7 @@ from jaxch5.results.suspects import (
 )
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.fastai import NamesFastai
+from jaxch5.util.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,9 +79,10 @@ class Interpretation(NamesFastai):
         return len(self.targets)
 
     def __repr__(self) -> str:
-        right, confused = np.mean(self.predictions == self.targets), self.most_confused()[:1]
+        right = percent(float(np.mean(self.predictions == self.targets)))
+        confused = self.most_confused()[:1]
         most = "".join(f"; most confused: {a} taken for {b}, {n:,} times" for a, b, n in confused)
-        return f"<{len(self):,} items of {len(self.classes):,} classes, {right:.1%} right{most}>"
+        return f"<{len(self):,} items of {len(self.classes):,} classes, {right} right{most}>"
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:

@@ -33,6 +33,9 @@ from jaxch5.metrics import Record
 from jaxch5.util.address import expanded
 from jaxch5.util.files import to_json, unused, write_file
 
+# Ends what is said of a run that does not exist.
+LISTED = "jaxch5 runs lists those in runs/"
+
 
 class RunDir(NamedTuple):
     """Holds the paths of a run."""
@@ -122,6 +125,8 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
         ConfigError: There is no run at `path`, or its configuration is invalid.
     """
     run = RunDir(expanded(path).absolute())
+    if not run.path.exists():
+        raise ConfigError(f"{path}: there is no such run; {LISTED}")
     if not run.config_file.is_file():
         raise ConfigError(f"{path}: is not a run directory: it has no {run.config_file.name}")
     return run, from_toml(run.config_file, recorded=True)

@@ -78,7 +78,7 @@ def learners_file(path: str | Path) -> Path:
         >>> learners_file("pets").name, learners_file("pets.pkl").name
         ('pets.safetensors', 'pets.pkl')
     """
-    path = Path(path).expanduser()
+    path = expanded(Path(path))
     return path if path.suffix or path.is_dir() else path.with_suffix(SAFETENSORS)
 
 

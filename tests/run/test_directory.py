@@ -62,6 +62,8 @@ def test_a_path_that_cannot_be_made_is_named(tmp_path):
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a run directory: it has no config\.toml"):
         open_run(tmp_path)
+    with pytest.raises(ConfigError, match="none: there is no such run; jaxch5 runs lists"):
+        open_run(tmp_path / "none")
 
 
 def test_metrics_are_a_line_an_epoch(tmp_path):

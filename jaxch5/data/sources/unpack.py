@@ -14,6 +14,7 @@ from typing import Self
 from jaxch5.data.sources.content import head_of, kind_of
 from jaxch5.errors import DataError
 from jaxch5.util.files import making
+from jaxch5.util.text import percent
 
 # Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
 # many times its own size, and a gigabyte that small ones need not account for; but no more than
@@ -128,7 +129,7 @@ def _taken(name: str, room: int, size: int) -> int:
         raise DataError(
             f"{name}: unpacked it would take more than allowed ("
             f"{GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
-            f"{SHARE_OF_DISK:.0%} of what is free on the disk); unpack it yourself and name the "
-            "folder with --data.path"
+            f"{percent(SHARE_OF_DISK, 0)} of what is free on the disk); unpack it yourself and "
+            "name the folder with --data.path"
         )
     return left

@@ -6,8 +6,9 @@ throughput  Pictures per second of `Predictor.predict_many` from files to probab
             training pipeline's validation of the same pictures, cache off, in turn.
 attribution Milliseconds of `predict` for a photograph at 224, and of `jx.attribution` for the same,
             warm, in turn, for networks whose weights do not matter.
-report      report.html of a run of 37 classes with eight top losses of photographs: its size, and
-            seconds to create it and to refresh it after an epoch.
+report      report.html of a run of `--classes` classes with eight top losses of photographs: its
+            size, seconds to create it and to refresh it after an epoch, and, where Playwright and
+            Chromium are installed, until a browser has opened it.
 
     JAXCH5_FLOWERS=~/flowers python benchmarks/predict.py
 """
@@ -15,11 +16,13 @@ report      report.html of a run of 37 classes with eight top losses of photogra
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,13 @@ from jaxch5.training.plan import Plan
 PARTS = ("start", "throughput", "attribution", "report")
 # The chapter's pets.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
+# Milliseconds from the navigation until the first text is painted, until all of the page can be
+# used, and until it is loaded.
+OPENING = """(() => {
+  const [page] = performance.getEntriesByType("navigation");
+  const [paint] = performance.getEntriesByName("first-contentful-paint");
+  return [paint ? paint.startTime : NaN, page.domInteractive, page.loadEventEnd];
+})()"""
 
 
 def shuffled(source: Source) -> np.ndarray:
@@ -57,11 +67,11 @@ def shuffled(source: Source) -> np.ndarray:
 
 
 def load(source: Source, config: Config, train: int, valid: int) -> Data:
-    """Returns the first pictures of a shuffled source, without a cache."""
+    """Returns the first and the last pictures of a shuffled source, without a cache."""
     items = shuffled(source)
     settings = config.data
     block = DataBlock(
-        source, lambda _: (items[:train], items[:valid]), settings.presize, settings.size
+        source, lambda _: (items[:train], items[-valid:]), settings.presize, settings.size
     )
     return block.load(settings.batch_size, cache="off")
 
@@ -134,19 +144,40 @@ def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
     return found
 
 
-def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
+def opening(page: Path, repeats: int) -> dict[str, Any]:
+    """Measures how long a browser takes to open a page, in milliseconds; empty without one."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None or find_spec("playwright") is None:
+        return {}
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        times = []
+        for _ in range(repeats):
+            tab = browser.new_page(viewport={"width": 1280, "height": 800})
+            tab.goto(page.as_uri())
+            times.append(tab.evaluate(OPENING))
+            tab.close()
+        browser.close()
+    names = ("first_text_milliseconds", "interactive_milliseconds", "loaded_milliseconds")
+    return {name: spread(values) for name, *values in zip(names, *times, strict=True)}
+
+
+def report(source: Source, folder: Path, repeats: int, classes: int) -> dict[str, Any]:
     """Measures the report of the chapter's run, with the source's pictures instead of its own."""
     rng = np.random.default_rng(0)
-    names = [f"a breed with a name, no {number}" for number in range(CLASSES)]
-    labels = np.arange(len(source), dtype=np.int32) % CLASSES
+    names = [f"a breed with a name, no {number}" for number in range(classes)]
+    labels = np.arange(len(source), dtype=np.int32) % classes
     # The single training batch has a picture of each class.
     labels[shuffled(source)] = labels.copy()
     source = replace(source, classes=tuple(names), labels=labels)
     config = Config.model_validate(
-        {"data": {"path": folder, "presize": 460, "size": 224, "batch_size": BATCH}}
+        {"data": {"path": folder, "presize": 460, "size": 224, "batch_size": max(BATCH, classes)}}
     )
-    data = load(source, config, BATCH, len(source))
-    logits = rng.normal(size=(len(source), CLASSES)) + 5 * np.eye(CLASSES)[labels]
+    batch = config.data.batch_size
+    data = load(source, config, batch, len(source) - batch)
+    logits = rng.normal(size=(len(source), classes)) + 5 * np.eye(classes)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     items = data.valid.items
     interp = interpretation_of(source, items, probabilities[items], labels[items])
@@ -193,12 +224,16 @@ def report(source: Source, folder: Path, repeats: int) -> dict[str, Any]:
         "megabytes": run.report_file.stat().st_size / 1e6,
         "finish_seconds": spread(finished),
         "refresh_seconds": spread(refreshed),
+        **opening(run.report_file, repeats),
     }
 
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=7, path=True)
     parser.add_argument("--part", choices=PARTS, help="part to measure; without it, all")
+    parser.add_argument(
+        "--classes", type=int, default=CLASSES, help=f"classes of the report (default: {CLASSES})"
+    )
     arguments = parser.parse_args()
     use_device(arguments.device)
     find_files(arguments.path)
@@ -220,7 +255,7 @@ def main() -> None:
             assert source.file is not None
             document["attribution"] = attribution_of(source.file(0), arguments.turns)
         if "report" in parts:
-            document["report"] = report(source, folder, arguments.turns)
+            document["report"] = report(source, folder, arguments.turns, arguments.classes)
     tell(document, arguments.json)
 
 

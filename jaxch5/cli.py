@@ -235,6 +235,9 @@ def drawable(out: Path) -> Path:
     # Found after minutes of training otherwise.
     if not out.parent.is_dir():
         raise ValueError(f"out = {out}: there is no folder {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        folder = out.parent.absolute()
+        raise ValueError(f"out = {out}: {folder} cannot be written to; name a file elsewhere")
     return out
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from jaxch5.cli import FAILED, Options, run
-from jaxch5.errors import DataError
+from jaxch5.errors import CheckpointError, DataError
 from jaxch5.util.text import printable
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     """Draws where the network looks for the most probable class; returns the path of the PNG.
 
     Raises:
-        CheckpointError: The PNG cannot be written.
+        CheckpointError: The folder or the PNG cannot be written.
     """
     from PIL import Image
 
@@ -126,8 +126,10 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
     # It may be a picture of the user's, or one with the same name from another folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
-    with suppress(OSError):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written to: {error.strerror}") from None
     write_file(path, written.getvalue())
     return str(path)
 

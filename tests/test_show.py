@@ -1,6 +1,10 @@
 """`jaxch5 show` as a person starts it."""
 
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 from PIL import Image
 
@@ -48,3 +52,19 @@ def test_a_figure_without_a_folder_is_refused_before_anything_is_done(capsys, tm
     said = capsys.readouterr()
     assert said.out == ""
     assert f"out = {out}: there is no folder {out.parent}" in said.err
+
+
+def test_nor_is_it_done_for_a_folder_that_cannot_be_written_to():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        # The superuser may write anywhere, and becomes another user once all is imported.
+        code = f"""
+import os, pathlib
+from jaxch5.cli import drawable
+if not os.getuid():
+    os.setuid(65534)
+drawable(pathlib.Path({f"{folder}/batch.png"!r}))
+"""
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{folder} cannot be written to; name a file elsewhere" in ended.stderr

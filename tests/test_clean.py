@@ -32,6 +32,7 @@ from jaxch5.results.corrections import Row, corrected, write_labels
 from jaxch5.run.directory import RunDir, locked
 from jaxch5.suspects import SuspectsOptions, suspects
 from jaxch5.train import TrainOptions, train
+from tests.pages import FAINT
 
 EVIL = "<img src=x onerror=alert(1)>'\"&"
 TURNED = "right\u202eto left"
@@ -574,6 +575,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     assert "nearest of blue" in tab.inner_text("#facts")
     assert "nearly the same picture" in tab.inner_text("#facts")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(FAINT, True) == []
     press = tab.keyboard.press
     for key in ("k", "Enter", "o", "d", "n", "Space"):
         press(key)

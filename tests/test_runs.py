@@ -10,6 +10,7 @@ import pytest
 from jaxch5.cli import run
 from jaxch5.run.directory import RunDir, locked
 from jaxch5.runs import RunsOptions, runs
+from tests.pages import FAINT
 
 
 def started(*argv):
@@ -36,9 +37,9 @@ def test_runs_are_listed_with_what_is_none(folder, capsys):
     assert (one[0], two[0]) == ("one", "two")
     assert {"1/1", "ended", "pictures0", "resnet18"} <= set(one)
     assert {"1/3", "cut", "off"} <= set(two)
-    assert "1 that are not runs:\n" in text
+    assert "1 not a run, passed over:\n" in text
     assert "notes.txt" in text
-    assert "1 runs that cannot be read:\n" in text
+    assert "1 cannot be read:\n" in text
     assert "metrics.jsonl: is damaged" in text
 
 
@@ -77,6 +78,23 @@ def test_a_page_has_all_of_it_as_text(folder, tmp_path, capsys):
     assert "://" not in page
     assert started(folder, "--out", tmp_path / "runs.txt") == 2
     assert "should end in .html" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
+def test_a_page_fits_its_screen(trained, folder, tmp_path, new_tab, width, scheme):
+    """On a wide one every run has one line, whatever its name."""
+    name = "2026-11-27_09-10-25-a-set-with-a-longer-name-resnet18"
+    shutil.copytree(trained[0], folder / name, ignore=shutil.ignore_patterns("checkpoints"))
+    assert started(folder, "--out", tmp_path / "runs.html") == 0
+    tab = new_tab(width, color_scheme=scheme)
+    tab.goto((tmp_path / "runs.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(FAINT, True) == []
+    assert not tab.complaints
+    if width == 1280:
+        rows = tab.locator("#runs tbody tr").all()
+        assert len({row.bounding_box()["height"] for row in rows}) == 1
 
 
 def test_no_folder_and_no_runs_are_a_line(tmp_path, capsys):

@@ -13,66 +13,22 @@ import pytest
 import yaml
 
 import jaxch5 as jx
+from tests.pages import FAINT
 
 ROOT = Path(jx.__file__).parent.parent
-# Text that is seen, with too little contrast to what is behind it (WCAG 2.2, 1.4.3), and what is
-# wider than the window.
+# What is wider than the window, and pictures that are not shown.
 FAULTS = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true})
-  const read = color => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1)
-    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data
-    return [r, g, b, a / 255]
-  }
-  const known = new Map()
-  const parse = color => known.get(color) ?? known.set(color, read(color)).get(color)
-  const over = ([r, g, b, a], [x, y, z]) =>
-    [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a), 1]
-  const light = color => {
-    const [r, g, b] = color.map(v => v / 255).map(
-      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-  }
-  const faults = new Set()
-  for (const [scheme, primary] of [["default", "white"], ["slate", "black"]]) {
-    // As the theme has it, without the transitions.
-    Object.assign(document.body.dataset,
-      {mdColorScheme: scheme, mdColorPrimary: primary, mdColorSwitching: ""})
-    const grounds = new Map()
-    const ground = element => {
-      if (!element) return [255, 255, 255, 1]
-      if (!grounds.has(element)) {
-        const own = parse(getComputedStyle(element).backgroundColor)
-        grounds.set(element, own[3] == 1 ? own : over(own, ground(element.parentElement)))
-      }
-      return grounds.get(element)
-    }
-    const tokens = new Set()
-    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
-    while (walker.nextNode()) {
-      const element = walker.currentNode.parentElement
-      // Permalinks are seen when they are pointed at; tokens of one kind have one colour.
-      if (!walker.currentNode.data.trim()) continue
-      if (element.closest(".headerlink, script, style, noscript")) continue
-      if (element.matches(".highlight span")) {
-        if (tokens.has(element.className)) continue
-        tokens.add(element.className)
-      }
-      if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue
-      const style = getComputedStyle(element), behind = ground(element)
-      const [a, b] = [light(over(parse(style.color), behind)), light(behind)]
-      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
-      if (contrast < 4.5)
-        faults.add(`${scheme}, contrast ${contrast.toFixed(2)}: ${element.outerHTML.slice(0, 80)}`)
-    }
-  }
-  const width = document.documentElement.clientWidth
+  const faults = [], width = document.documentElement.clientWidth
   if (document.documentElement.scrollWidth > width)
-    faults.add(`${document.documentElement.scrollWidth} pixels wide`)
+    faults.push(`${document.documentElement.scrollWidth} pixels wide`)
   for (const image of document.images)
-    if (!image.complete || !image.naturalWidth) faults.add(`not shown: ${image.src}`)
-  return [...faults]
+    if (!image.complete || !image.naturalWidth) faults.push(`not shown: ${image.src}`)
+  return faults
 }"""
+# Chooses a scheme as the theme does, without the transitions.
+CHOOSE = """([scheme, primary]) => Object.assign(document.body.dataset,
+  {mdColorScheme: scheme, mdColorPrimary: primary, mdColorSwitching: ""})"""
+SCHEMES = [("default", "white"), ("slate", "black")]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -151,7 +107,11 @@ def test_every_page_can_be_read(site, address, new_tab):
         tab.goto(address + name)
         for width in (1280, 375):
             tab.set_viewport_size({"width": width, "height": 800})
-            if found := tab.evaluate(FAULTS):
+            found = tab.evaluate(FAULTS)
+            for scheme in SCHEMES:
+                tab.evaluate(CHOOSE, scheme)
+                found += [f"{scheme[0]}, {text}" for text in tab.evaluate(FAINT, False)]
+            if found:
                 faults[name, width] = found
     assert not faults
     assert not missing

@@ -83,7 +83,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
     shards = [shard for shard in index.shards if shard is not None]
     count, size = sum(shard.count for shard in shards), sum(shard.bytes for shard in shards)
     skipped = [reason for shard in shards for reason in shard.skipped.values()]
-    print_list(console, "left out", skipped)
+    print_list(console, "picture left out", "pictures left out", skipped)
     print_line(
         console,
         f"{counted(count, 'picture')} of {len(index.classes)} classes at presize {index.presize}, "

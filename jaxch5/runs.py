@@ -85,8 +85,9 @@ def runs(options: RunsOptions) -> dict[str, Any]:
         notes.append("their validation pictures or labels differ: compare the results with care")
     for note in notes:
         print_line(console, note)
-    print_list(console, "not a run, passed over", [str(path) for path in found.others])
-    print_list(console, "cannot be read", [*found.damaged.values()])
+    others = [str(path) for path in found.others]
+    print_list(console, "path is not a run", "paths are not runs", others)
+    print_list(console, "run cannot be read", "runs cannot be read", [*found.damaged.values()])
     if options.out:
         _write_page(options.out, found, rows, differ, notes)
         print_line(console, f"page  {options.out}")

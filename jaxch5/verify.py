@@ -12,13 +12,15 @@ from jaxch5.cli import FAILED, PicturesOptions, run
 from jaxch5.errors import DataError
 from jaxch5.util.text import counted, print_line, print_list
 
+UNREADABLE = ("picture cannot be read", "pictures cannot be read")
 REPEATED = {
-    "duplicates": "are there more than once",
-    "conflicts": "have more than one class",
-    "leaks": "are in training and in validation",
+    "duplicates": ("picture is there more than once", "pictures are there more than once"),
+    "conflicts": ("picture has more than one class", "pictures have more than one class"),
+    "leaks": ("picture is in training and validation", "pictures are in training and validation"),
 }
-NEAR = "are nearly identical (a guess, which --no-near leaves out) and"
-BLANK = "come out black, white or in one colour (--data.range says which values are which)"
+NEAR = " in nearly identical copies (a guess, which --no-near leaves out)"
+WHICH = "out black, white or in one colour (--data.range says which values are which)"
+BLANK = (f"picture comes {WHICH}", f"pictures come {WHICH}")
 
 
 class VerifyOptions(PicturesOptions):
@@ -69,20 +71,24 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         "blank": {source.references[item]: kind for item, kind in blank},
         "passed_over": {reason.text(): list(paths) for reason, paths in passed_over.items()},
     }
-    lines = {"cannot be read": list(found.unreadable.values())}
-    for kind, headline in REPEATED.items():
-        for prefix, repeated, same in (("", found, " = "), ("near_", found.near, " ~ ")):
+    lines = [(*UNREADABLE, list(found.unreadable.values()))]
+    for kind, headlines in REPEATED.items():
+        for prefix, repeated, same, how in (
+            ("", found, " = ", ""),
+            ("near_", found.near, " ~ ", NEAR),
+        ):
             groups = getattr(repeated, kind)
             report[prefix + kind] = [[source.references[item] for item in g] for g in groups]
-            title = f"{NEAR} {headline}" if prefix else headline
-            lines[title] = [same.join(map(described, items)) for items in groups]
-    lines[BLANK] = [f"{described(item)}: {kind}" for item, kind in blank]
+            one, many = (f"{headline}{how}" for headline in headlines)
+            lines.append((one, many, [same.join(map(described, items)) for items in groups]))
+    lines.append((*BLANK, [f"{described(item)}: {kind}" for item, kind in blank]))
     for reason, paths in passed_over.items():
-        lines[f"{reason.text(len(paths))}, passed over"] = list(paths)
+        one, many = (f"{reason.text(count)}, passed over" for count in (1, 2))
+        lines.append((one, many, list(paths)))
     for note in source.notes:
         print_line(console, note)
-    for headline, entries in lines.items():
-        print_list(console, headline, entries)
+    for one, many, entries in lines:
+        print_list(console, one, many, entries)
     missed = any(reason.suspect for reason in passed_over)
     clean = found.clean and refused is None and not missed
     outcome = "no problems" if clean and not (found.blank or any(found.near)) else "see above"

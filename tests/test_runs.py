@@ -37,9 +37,9 @@ def test_runs_are_listed_with_what_is_none(folder, capsys):
     assert (one[0], two[0]) == ("one", "two")
     assert {"1/1", "ended", "pictures0", "resnet18"} <= set(one)
     assert {"1/3", "cut", "off"} <= set(two)
-    assert "1 not a run, passed over:\n" in text
+    assert "1 path is not a run:\n" in text
     assert "notes.txt" in text
-    assert "1 cannot be read:\n" in text
+    assert "1 run cannot be read:\n" in text
     assert "metrics.jsonl: is damaged" in text
 
 

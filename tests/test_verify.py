@@ -38,7 +38,7 @@ def test_good_pictures_are_no_problem(pictures, capsys):
 def test_problems_are_listed_and_the_status_is_1(spoilt, capsys):
     assert started(str(spoilt), "--data.valid-fraction", "0.05") == 1
     text = capsys.readouterr().out
-    assert "1 cannot be read:\n  red/0.jpg: is not a picture" in text
+    assert "1 picture cannot be read:\n  red/0.jpg: is not a picture" in text
     assert "red/1.jpg (red) = red/copy of 1.jpg (red)" in text
     assert "blue/2 too.jpg (blue) = red/2.jpg (red)" in text
 
@@ -84,7 +84,7 @@ def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, c
     assert report["duplicates"] == report["conflicts"] == report["leaks"] == []
     assert started(str(tmp_path)) == 0
     text = capsys.readouterr().out
-    assert "1 are nearly identical (a guess, which --no-near leaves out) and have more than" in text
+    assert "1 picture has more than one class in nearly identical copies (a guess, which" in text
     assert "train/a/2.png (a) ~ valid/a/2 <b>[red]\\x1b.jpg (a)" in text
     assert "9 pictures checked: see above; 1 too small or too plain" in text
     assert started(str(tmp_path), "--no-near") == 0
@@ -124,7 +124,7 @@ def test_pictures_that_come_out_black_are_listed(pictures, tmp_path, capsys):
     Image.new("RGB", (30, 20), (3, 4, 5)).save(folder / "red" / "night.png")
     assert started(str(folder)) == 0
     text = capsys.readouterr().out
-    assert "1 come out black, white or in one colour (--data.range" in text
+    assert "1 picture comes out black, white or in one colour (--data.range" in text
     assert "red/night.png (red): black" in text
     assert started(str(folder), "--json") == 0
     assert json.loads(capsys.readouterr().out)["blank"] == {"red/night.png": "black"}

@@ -187,11 +187,18 @@ def print_line(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def print_list(console: Console, headline: str, entries: Sequence[str]) -> None:
-    """Prints how many entries there are and the first of them; without any, nothing."""
+def print_list(console: Console, one: str, many: str, entries: Sequence[str]) -> None:
+    """Prints how many entries there are and the first of them; without any, nothing.
+
+    Args:
+        console: Console to print on.
+        one: What a single entry is, and what is said of it.
+        many: The same for several.
+        entries: A line for each.
+    """
     if not entries:
         return
-    print_line(console, f"{len(entries):,} {headline}:")
+    print_line(console, f"{counted(len(entries), one, many)}:")
     for entry in entries[:SHOWN]:
         print_line(console, f"  {entry}")
     if len(entries) > SHOWN:

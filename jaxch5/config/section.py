@@ -1,4 +1,4 @@
-"""A section of the configuration: settings as given, or with defaults that fit the others."""
+"""Defines a section of the configuration, whose defaults depend on the settings that are given."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jaxch5.config.cases import CASES, value_of
 from jaxch5.config.toml import deep_update, flat, nested
 from jaxch5.util.address import expanded
 
-# Key of a validation's context that lets settings without effect pass.
+# Key in a validation's context that allows settings without effect.
 LENIENT = "lenient"
 
 
 def own_default(key: str) -> Any:
-    """Returns the default that a setting has outside of any case.
+    """Returns the default that a setting has if no `Case` gives it another.
 
     Args:
         key: Dotted name of the setting, in any section that is defined.
@@ -53,14 +53,14 @@ def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
 class Section(BaseModel):
     """Holds settings, each as given or else with the default that `value_of` chooses.
 
-    `model_fields_set` has those that were given.
+    `model_fields_set` has the names of those that were given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Prefix of the dotted names of its settings.
     section: ClassVar[str] = ""
-    # Dotted names of what is on the command line: it was meant, whatever its value.
+    # Dotted names of settings on the command line: given on purpose, even if they equal a default.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("*")
@@ -100,7 +100,7 @@ class Section(BaseModel):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the settings that the given values stand for, on which defaults then depend."""
+        """Adds the settings that the given values imply, so that defaults depend on these too."""
         return values
 
     def given(self) -> dict[str, Any]:
@@ -110,7 +110,8 @@ class Section(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns the settings with some of them replaced, nested or as sections.
 
-        What was not given adapts; what was given stays, even if it then has no effect.
+        Settings that were not given get the defaults for the new values; those that were given
+        stay, even if they no longer have an effect.
 
         Example:
             >>> from jaxch5.config.settings import FitConfig

@@ -1,4 +1,4 @@
-"""Which settings each command reads, and which of them its `--help` shows."""
+"""Lists which settings each command reads, and which of them its `--help` shows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Use(NamedTuple):
     """Tells which settings a command uses.
 
     Attributes:
-        reads: Dotted names of settings, or sections, which end in a dot; "" is all of them. A dash
-            before one excludes it again, and the last match decides.
+        reads: Dotted names of settings, or of sections, which end in a dot; "" stands for all
+            settings. A name after a dash is excluded. If several match, the last one decides.
         often: Settings that `--help` shows beside the command's own options.
     """
 

@@ -1,4 +1,4 @@
-"""The data block: how pictures become batches, put together from parts."""
+"""Describes how pictures become batches (`DataBlock`), and holds the result (`Data`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Data(NamesFastai):
     """Holds batches for training and validation, and what they were made from.
 
     Attributes:
-        classes: names, in the order of the labels.
+        classes: names of the classes, in the order of the labels.
         train: batches of training pictures, reshuffled each epoch, or drawn by the sampler.
         valid: batches of validation pictures, in order, the last one padded.
         presize: short side of the canvases, pixels.
@@ -73,13 +73,13 @@ class Data(NamesFastai):
         return f"<{self.describe()}>".replace("; ", "\n ")
 
     def describe(self) -> str:
-        """Describes the data in one line: counts, classes, sizes, cache, and what was guessed."""
+        """Returns one line about the data: counts, classes, sizes, cache, and what was guessed."""
         much, *known = self.outline()
         how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
 
     def outline(self) -> list[str]:
-        """Returns the counts and what to know before training, one line each."""
+        """Returns the counts and whatever one should know before training, one line each."""
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         much = (
@@ -143,7 +143,7 @@ class Data(NamesFastai):
         """Returns the part of the data that one of several processes reads.
 
         Args:
-            put: function that puts an array from the default device on all devices that train.
+            put: function that moves an array from the default device to all devices that train.
             part: number of the process, and how many there are.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
@@ -195,17 +195,19 @@ class DataBlock(NamesFastai):
 
     Args:
         source: labelled pictures, as `from_folder` and the like return them.
-        split: function that chooses which are held out, as `random_split` and the like return it.
+        split: function that chooses the pictures to hold out, as `random_split` and the like return
+            it.
         presize: side to which the CPU resizes every picture, pixels: the short one with method
             "crop", the long one with "pad", both with "squish".
         size: side of the network's input, made on the device, or its height and width, pixels.
         augment: augmentation, as `aug_transforms` returns it; None for none.
         sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
-            equally often; `repeated`; one of them with other arguments by `functools.partial`; or
-            your own function `(labels, epoch, seed) -> places`, in labels [pictures].
+            equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
+            or your own function `(labels, epoch, seed) -> places`, which returns indices into the
+            labels [pictures].
         method, pad_mode: how pictures are fitted to the shape of the network's input ("crop",
-            "squish" or "pad"), and what fills the area beyond their border ("reflection", "border"
-            or "zeros"); see `Framing`.
+            "squish" or "pad"), and what fills the area beyond their border ("reflection",
+            "border", "zeros" or a colour); see `Framing`.
 
     Raises:
         ConfigError: `presize` is below `size`, or there is no such method or mode.
@@ -245,16 +247,18 @@ class DataBlock(NamesFastai):
 
         Args:
             batch_size: pictures per step.
-            cache: where presized pictures are kept: "off", "memory",  "device" (all are presized
-                now; steps gather from them), or "auto": the device if it is an accelerator and they
-                fit in a quarter of its free memory, else memory if they fit in a quarter of that.
+            cache: where presized pictures are kept: "off", "memory", "device" (all are presized
+                now, and each step gathers its own there), or "auto": the device if it is an
+                accelerator and they fit in a quarter of its free memory, else memory if they fit in
+                a quarter of what is free there, else off.
             seed: seed of the shuffling.
 
         Raises:
-            DataError: the split leaves a part empty, a class without training pictures, or a
+            DataError: the split leaves a part empty or a class without training pictures, or puts a
                 reference in both parts; or a batch is larger than the training set.
-            ConfigError: the pictures were packed at a shorter side than `presize`, or the sampler
-                returns no places of training pictures.
+            ConfigError: the pictures were packed at a shorter side than `presize` or for another
+                method, there is no such cache, or the sampler does not return indices into the
+                labels.
         """
         source = with_range(self.source)
         framing = Framing(self.method, self.pad_mode)

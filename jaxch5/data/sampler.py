@@ -1,8 +1,9 @@
-"""Samplers: which items an epoch draws, in which order, and how often.
+"""Defines samplers, which choose the items that an epoch draws, in which order, and how often.
 
-A sampler is a pure function `(labels, epoch, seed) -> places in labels`. It keeps nothing from one
-epoch to the next, so that training can be resumed anywhere, and every process arrives at the same
-order by itself. All epochs have equally many draws; an item that is drawn twice is augmented twice.
+A sampler is a pure function `(labels, epoch, seed) -> places`, where the places are indices into
+the labels. It keeps nothing from one epoch to the next, so training can be resumed anywhere, and
+every process arrives at the same order by itself. All epochs have the same number of draws; an item
+that is drawn twice is augmented twice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
 Sampler = Callable[[Labels, int, int], Order]
 
-# Classes count as unequal once one has this many times the items of the rarest.
+# Classes count as unequal if the largest has at least this many times the items of the rarest.
 IMBALANCE = 3.0
 
 
@@ -72,20 +73,20 @@ def balanced(
     """Draws each class equally often, or by its weight, with as many draws as there are items.
 
     The items of a class are drawn equally often too: all of them before one is drawn again. A
-    number of draws that does not divide is rounded up or down, by chance and right on average
-    (systematic sampling; Madow, 1949).
+    class's share of the draws may not be a whole number; it is then rounded up or down at random,
+    so that it is right on average (systematic sampling; Madow, 1949).
 
     Args:
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
         weights: How often each class is drawn, relative to the others; None takes the number of its
-            items, to the power of `power`. A class without items is not drawn.
-        power: 0 draws all classes equally often, 1 as often as they occur; 0.5 is between
-            (Mahajan et al., 1805.00932).
+            items, raised to the power of `power`. A class without items is not drawn.
+        power: Exponent: 0 draws all classes equally often, 1 as often as they occur; 0.5 is a
+            compromise (Mahajan et al., 1805.00932).
 
     Raises:
-        ConfigError: There is no weight for a class, or no draws would be left.
+        ConfigError: A class has no valid weight, or no class would be drawn.
 
     Example:
         >>> order = balanced(np.array([0, 0, 0, 0, 0, 1]), epoch=0)
@@ -107,7 +108,7 @@ def balanced(
         raise ConfigError(f"balanced: weights = {weights}: leave no item to draw")
     generator = _generator(seed, epoch)
     until = np.cumsum(wanted) / wanted.sum() * len(labels) + generator.uniform()
-    # The last is what it should be, whatever was lost to rounding.
+    # Set exactly, so that rounding errors do not change the number of draws.
     until[np.flatnonzero(wanted)[-1] :] = len(labels)
     draws = np.diff(np.floor(until).astype(int), prepend=0)
     of_classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
@@ -123,14 +124,14 @@ def balanced(
 def repeated(
     labels: Labels, epoch: int, seed: int = 0, times: int = 2, sampler: Sampler = shuffled
 ) -> Order:
-    """Makes one epoch of several, for sets so small that an epoch is over at once.
+    """Joins several epochs into one, for sets so small that an epoch is over at once.
 
     Args:
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        times: How many epochs of the other sampler make one.
-        sampler: The other sampler.
+        times: Number of epochs to join.
+        sampler: Sampler that draws each of them.
 
     Raises:
         ConfigError: `times` is below 1.
@@ -153,7 +154,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def imbalance(labels: Labels, classes: int) -> float:
-    """Returns the number of items of the most frequent class, as a multiple of the rarest's.
+    """Returns the ratio of the largest class's number of items to the smallest's.
 
     Example:
         >>> imbalance(np.array([0, 0, 0, 1]), classes=2)
@@ -164,7 +165,7 @@ def imbalance(labels: Labels, classes: int) -> float:
 
 
 def is_unequal(labels: Labels, classes: int) -> bool:
-    """Tells whether a class is so rare that the accuracy says little about it.
+    """Checks whether a class is so rare that the accuracy says little about it.
 
     Example:
         >>> is_unequal(np.array([0, 0, 0, 1]), classes=2)
@@ -174,7 +175,7 @@ def is_unequal(labels: Labels, classes: int) -> bool:
 
 
 def describe_sampler(sampler: Any) -> str:
-    """Returns what a sampler is called in messages.
+    """Returns the name of a sampler in messages, with its arguments.
 
     Example:
         >>> describe_sampler(partial(repeated, times=4))
@@ -199,7 +200,7 @@ def draw(
         draws: How many draws there should be; None allows any number above 0.
 
     Raises:
-        ConfigError: It returns anything but places in the labels, or too many or too few.
+        ConfigError: It returns anything but indices into the labels, or too many or too few.
     """
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"

@@ -1,4 +1,4 @@
-"""Sources: labelled pictures, wherever they are stored, behind one small type."""
+"""Represents labelled pictures, wherever they are stored, as one small type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted
 
-# Columns that say which folder, for training or for validation, an item is in.
+# Columns that hold the folder that each item is in, and whether it is for validation.
 FOLDER = "folder"
 IS_VALID = "is_valid"
 
@@ -40,29 +40,29 @@ class Source:
     """Gives random access to labelled pictures.
 
     Attributes:
-        classes: names, in the order of the labels.
-        labels: the class of each item, a place in `classes`.
+        classes: names of the classes, in the order of the labels.
+        labels: the class of each item, as an index into `classes`.
         references: names of the items, the same on every machine; errors show them.
         read: function from an item's number to its file's bytes, or to its pixels [height, width,
-            3], with their colour profile if that is not sRGB's.
+            3], with their colour profile if it is not sRGB.
         columns: what else is known about each item, for splits: the folder that it is in, or a
             column of a table.
-        file: function from an item's number to its file; None where items are not files.
-        presized: short side to which the pictures were brought beforehand, pixels; None where they
+        file: function from an item's number to its file; None if items are not files.
+        presized: short side to which the pictures were resized beforehand, pixels; None if they
             were not.
-        cut: whether only the middle of long pictures was kept then, as far as a crop may reach.
-        sharded: whether items with close numbers are stored in the same of a few large files, so
-            that each of several processes should keep to a range of them.
-        passed_over: files below the folder that are not items, by reason; a folder counts as one if
-            nothing in it was looked at, and ends with a slash.
-        notes: what was guessed, or is worth knowing, about the pictures: each a phrase for the line
-            about the data.
+        cut: whether long pictures were also cut then, to the middle that a crop can reach.
+        sharded: whether the items are stored in a few large files, in the order of their numbers,
+            so that each of several processes should keep to a range of numbers.
+        passed_over: files below the folder that are not items, by reason; a folder that was not
+            looked into is a single entry, which ends with a slash.
+        notes: phrases for the line that describes the data: what was guessed about the pictures, or
+            is worth knowing.
         reading: how the files are decoded, if there is more than one right way.
-        name: its name in errors.
-        hint: way out that errors name if the only class found may not be the one meant.
+        name: name of the source in errors.
+        hint: advice that the error about a single class gives.
 
     Raises:
-        DataError: a label is not one of the classes, or a class has no name of its own.
+        DataError: a label is not one of the classes, or the classes' names are not distinct.
     """
 
     classes: tuple[str, ...]
@@ -81,7 +81,7 @@ class Source:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        # Checked here for all sources: a wrong label would show at an epoch's end, or never.
+        # Checked here for all sources, as a wrong label would show at an epoch's end, or never.
         labels = check_labels(self.labels, self.classes, self.references)
         object.__setattr__(self, "labels", labels)
 
@@ -96,7 +96,7 @@ class Source:
 
 
 def remarks(source: Source) -> list[str]:
-    """Returns what a line about a source adds to the counts: notes, and what was passed over.
+    """Returns remarks for the line that describes a source: its notes, and what was passed over.
 
     Example:
         >>> from jaxch5.data.sources.listing import HIDDEN
@@ -108,7 +108,7 @@ def remarks(source: Source) -> list[str]:
 
 
 def item_name(source: Source, item: int) -> str:
-    """Returns an item's name in errors: its reference, and its file if that was fetched.
+    """Returns an item's name in errors: its reference, and also its file if it was fetched.
 
     Example:
         >>> item_name(digits(), 7)
@@ -121,7 +121,7 @@ def item_name(source: Source, item: int) -> str:
 
 
 def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns an item's picture, decoded where it is a file.
+    """Returns an item's picture, decoded if it is a file.
 
     Raises:
         DataError: it cannot be read.
@@ -146,19 +146,19 @@ def canvas_of(
 
 
 def without_bad(error: DataError) -> DataError:
-    """Adds to an error about an item how to use its set without it."""
+    """Returns an error about an item with advice on how to leave such items out."""
     return DataError(f"{error}; --data.on-bad skip leaves such pictures out of the set")
 
 
 def with_range(source: Source, read_all: bool = False) -> Source:
-    """Returns the source with the range of its pictures of more than 8 bits, if it has any.
+    """Returns the source with the value range of its pictures of more than 8 bits, if it has any.
 
-    Some of them are read to guess it, unless it is set already, or the names of all files rule out
-    such pictures.
+    The range is guessed from some of these pictures, unless it is set already. If the names of all
+    files rule out such pictures, none is read.
 
     Args:
         source: labelled pictures.
-        read_all: whether pictures that are not files are looked at too.
+        read_all: whether to look also at pictures that are not files.
     """
     if source.reading.range != "auto" or source.presized is not None:
         return source
@@ -174,14 +174,14 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Checks whether pictures may have more than 8 bits: files by their names, others always."""
+    """Checks, by file names or else the first item, if pictures may have more than 8 bits."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
 
 
 def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
-    """Returns a source of some of the items, in the order given, with all classes.
+    """Returns a source of some of the items, in the order given; it keeps all classes.
 
     Example:
         >>> len(take(digits(), [3, 1]))
@@ -200,7 +200,7 @@ def take(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Sour
 
 
 def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> Source:
-    """Returns a source of some of the items, in the order given, with some of each class.
+    """Returns a source of some of the items, in the order given, if each class keeps at least one.
 
     Raises:
         DataError: a class is left without pictures.
@@ -219,7 +219,7 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
 
 
 def check_several(source: Source) -> None:
-    """Checks that a source has several classes to tell apart; for scoring, one is enough.
+    """Checks that a source has several classes, which training needs and scoring does not.
 
     Raises:
         DataError: it has only one.
@@ -233,7 +233,7 @@ def check_several(source: Source) -> None:
 
 
 def leave_out(source: Source, references: Container[str]) -> Source:
-    """Returns the source without some items, given by their names; see `select`."""
+    """Returns the source without the items with the given references; see `select`."""
     names = enumerate(source.references)
     return select(source, [item for item, name in names if name not in references])
 
@@ -243,15 +243,15 @@ def from_arrays(
     labels: Sequence[int] | Sequence[str] | Shaped[np.ndarray, "items ..."],
     classes: Sequence[str],
 ) -> Source:
-    """Makes a source of pictures in memory.
+    """Makes a source from pictures in memory.
 
     Args:
-        images: pictures, each pixels from 0 to 255, [height, width] or [height, width, channels], a
-            PIL picture, or a file's content or path; one array of pixels will do. See
-            `read_picture`.
-        labels: a place in `classes` or the name of a class for each item; columns [items, 1] and
-            one-hot rows [items, classes] are taken too.
-        classes: names.
+        images: pictures, as a sequence or as one array of pixels. Each is pixels from 0 to 255,
+            [height, width] or [height, width, channels]; a PIL picture; or a file's content or
+            path. See `read_picture`.
+        labels: for each item, an index into `classes` or the name of a class; columns [items, 1]
+            and one-hot rows [items, classes] are also accepted.
+        classes: names of the classes.
 
     Raises:
         DataError: the arguments do not fit together.
@@ -307,13 +307,13 @@ def labelled_files(
     elsewhere: Mapping[str, Path] | None = None,
     notes: Sequence[str] = (),
 ) -> Source:
-    """Makes a source of files below a folder.
+    """Makes a source from files below a folder.
 
     Args:
         root: the folder.
-        references: path from `root` of each item.
-        class_names: classes of the items; composed and decomposed umlauts are the same.
-        columns: what else is known of each item.
+        references: path of each item, relative to `root`, or its address.
+        class_names: class of each item; composed and decomposed umlauts count as the same.
+        columns: what else is known about each item.
         elsewhere: files of the references that are not paths.
         notes: what had to be guessed.
     """
@@ -330,7 +330,7 @@ def labelled_files(
     def read(index: int) -> bytes:
         reference = references[index]
         try:
-            # Half of the time of `Path.read_bytes`, which a small picture notices.
+            # This takes half the time of `Path.read_bytes`, which matters for small pictures.
             path = elsewhere.get(reference) or join(folder, reference)
             with open(path, "rb", buffering=0) as opened:
                 return opened.read()

@@ -1,6 +1,7 @@
 """Advises what to do next, in at most five sentences that a run's figures support.
 
-A sentence appears, with its command, only if a test of its claim is significant.
+A claim that chance could explain is made only if a test of it is significant. Each sentence comes
+with a command.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from jaxch5.util.text import counted, percent
 MOST = 5
 # Significance level of a claim; divided by the number of claims where many are tested.
 LEVEL = 0.01
-# Level for trends over a few epochs: four epochs in a row cannot reach a lower one.
+# Level for trends over a few epochs: four values cannot give a probability below 0.04.
 TREND = 0.05
 # Probability from which an answer counts as sure.
 SURE = 0.9
-# ImageNet has 1,281 pictures per class: a set with fewer profits from its weights.
+# ImageNet has 1,281 pictures per class; a set with fewer benefits from ImageNet's weights.
 FEW = 1281
 # Smallest side of pictures for which ImageNet's weights are useful, pixels.
 LEAST_SIDE = 64
@@ -64,7 +65,8 @@ def advise(
         config: Its configuration, which the commands read from `run`.
         interp: Its answers for the validation pictures.
         records: Record of each epoch; without them the curves are not judged.
-        counts: Number of training pictures of each class; without them rare classes are not judged.
+        counts: Number of training pictures of each class; advice that depends on it is left out
+            without it.
         judged: Whether `jaxch5 suspects` has run already.
 
     Example:
@@ -120,7 +122,7 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
 
 
 def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Advice]:
-    """Compares the number of labels confidently contradicted with what the network expects."""
+    """Compares the number of confidently contradicted labels with the number to be expected."""
     sure = interp.confidences >= SURE
     against = sure & (interp.predictions != interp.targets)
     expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
@@ -224,7 +226,7 @@ def _rare_classes(
 
 
 def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Finds the two classes that are confused with each other most improbably often."""
+    """Finds the two classes whose confusion with each other is least likely to be chance."""
     count = len(interp.classes)
     if count < 3:
         return

@@ -1,10 +1,10 @@
-"""Keeps compiled steps for the next start, which then neither traces nor compiles them.
+"""Stores compiled steps for the next start, which then neither traces nor compiles them.
 
-jax keeps compiled programs too, but traces the step to find one, which takes longer than all else
-in a second start. Here a step is found by a fingerprint of its functions in memory, with all that
-they contain, and of everything else that decides the program: versions, options, shapes, the
-processor or accelerator. A step that contains anything else, such as your own loss, is traced as
-usual.
+JAX stores compiled programs too, but has to trace a step to find its program, which takes longer
+than anything else in a second start. Here a step is found by a fingerprint of its functions in
+memory, with all that they contain, and of everything else that decides the program: versions,
+options, shapes, the processor or accelerator. A step with functions from other modules, such as
+your own loss, is traced as usual.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ OURS = frozenset(f"jaxch5.{part}{name}" for part, names in PARTS.items() for nam
 LIBRARIES = ("dm_pix", "flax", "jax", "jaxlib", "numpy", "optax")
 # Settings of jax that do not change programs.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
-# Maximum number of kept programs; each takes some megabytes.
+# Maximum number of stored programs; each takes several megabytes.
 COUNT = 64
-# The event by which jax reports that it had kept a program and did not compile it.
+# The event by which JAX reports that it read a program from its own cache and did not compile it.
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
 def kept(
     make: Callable[[], Compiled], environment: str | None, *of: Any, beside: Collection[str] = ()
 ) -> Compiled:
-    """Returns a compiled function: one that an earlier process kept, or the result of `make`.
+    """Returns a compiled function: one that an earlier process stored, or the result of `make`.
 
     Args:
         make: Function that traces and compiles it.
-        environment: Result of `environment_of`; None keeps nothing.
+        environment: Result of `environment_of`; None stores nothing.
         of: Everything that defines it: functions, options, and the shapes of its arguments.
         beside: See `is_known`.
     """
@@ -74,7 +74,7 @@ def kept(
     if (found := _read(file)) is not None:
         return found
     made, is_new = _made(make)
-    # XLA cannot write a program that it has read such that it could be read again.
+    # A program that XLA has read from JAX's cache cannot be written so that it can be read again.
     if is_new:
         with suppress(Exception):
             _write(file, made)
@@ -82,7 +82,7 @@ def kept(
 
 
 class KeptJit:
-    """Computes a function like `jax.jit`, with programs that are kept.
+    """Compiles a function as `jax.jit` does, and stores the programs for later processes.
 
     Args:
         function: Function of trees of arrays, on one device.
@@ -129,7 +129,7 @@ def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
 
 
 def folder_of_steps() -> Path | None:
-    """Returns the folder for steps: beside the programs that jax keeps, if it keeps any."""
+    """Returns the folder for steps, inside that of JAX's own cache; None if that is off."""
     values = jax.config.values
     folder = values["jax_compilation_cache_dir"]
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
@@ -140,7 +140,7 @@ def is_known(module: str, beside: Collection[str] = ()) -> bool:
 
     Args:
         module: Name of a module.
-        beside: Our modules that a function consists of, in addition to those of all steps.
+        beside: Names of jaxch5's modules that a function uses in addition to those of all steps.
     """
     if module.startswith("jaxch5."):
         return module in OURS or module in beside
@@ -155,8 +155,8 @@ def _is_installed(module: str) -> bool:
 def environment_of(*beside: str) -> str | None:
     """Returns a fingerprint of all that decides a program besides its functions and shapes.
 
-    It is None if steps are not kept: with several processes, or if a library differs from its
-    release.
+    It is None if steps are not stored: with several processes, or if a library is imported from a
+    source folder.
 
     Args:
         beside: See `is_known`.
@@ -164,7 +164,7 @@ def environment_of(*beside: str) -> str | None:
     if jax.process_count() > 1:
         return None
     for name in OURS:
-        # The fingerprint covers the same modules, whatever was imported before.
+        # The fingerprint must cover the same modules, whatever was imported before.
         importlib.import_module(name)
     libraries = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
     if not all("-packages" in (module.__file__ or "") for module in libraries):
@@ -186,7 +186,7 @@ def environment_of(*beside: str) -> str | None:
 
 
 def shapes_of(args: Any) -> Any:
-    """Returns what a program knows about its arguments: structure, shapes, types and placement."""
+    """Returns what a program depends on in its arguments: structure, shapes, types, placement."""
     leaves, structure = jax.tree.flatten(args)
     of_leaves = [
         (tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False)))
@@ -197,7 +197,7 @@ def shapes_of(args: Any) -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    # Read one by one, as a thread may have its own.
+    # Read one by one, because a thread may have values of its own.
     return {
         name: getattr(jax.config, name, value)
         for name, value in jax.config.values.items()

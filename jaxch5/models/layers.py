@@ -237,7 +237,8 @@ def _normal_share(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
-    wide = x.astype(jnp.float32)
+    # XLA would recognize the share from the way forward, and store it until now.
+    wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1 / math.sqrt(2 * math.pi))
     return ((cotangent * (_normal_share(wide) + wide * density)).astype(x.dtype),)
 

@@ -20,7 +20,7 @@ from jaxch5.data.source import Source
 from jaxch5.errors import DataError
 from jaxch5.plots.embed import TINY_SIDE
 from jaxch5.results.answers import CLASS, KINDS, UNDO, Answer, AnswerLog, Key, by_picture
-from jaxch5.run.directory import LISTED
+from jaxch5.util.address import LISTED
 from jaxch5.util.files import to_json
 from jaxch5.util.loopback import JSON, Reply
 from jaxch5.util.text import composed, folded, is_text, printable

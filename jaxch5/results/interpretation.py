@@ -79,9 +79,8 @@ class Interpretation(NamesFastai):
         return len(self.targets)
 
     def __repr__(self) -> str:
-        right = percent(float(np.mean(self.predictions == self.targets)))
-        confused = self.most_confused()[:1]
-        most = "".join(f"; most confused: {a} taken for {b}, {n:,} times" for a, b, n in confused)
+        right, pair = percent((self.predictions == self.targets).mean()), self.most_confused()[:1]
+        most = "".join(f"; most confused: {a} taken for {b}, {n:,} times" for a, b, n in pair)
         return f"<{len(self):,} items of {len(self.classes):,} classes, {right} right{most}>"
 
     @cached_property

@@ -38,13 +38,13 @@ from jaxch5.results.about import (
     known_task,
     spec_of_file,
 )
-from jaxch5.run.directory import LISTED, open_run
+from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
-from jaxch5.util.address import expanded, learners_file
+from jaxch5.util.address import existing_learner
 from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import counted, percent
 
@@ -327,9 +327,7 @@ def load_learner(
         ...     load_learner(file.name).classes
         ('cat', 'dog')
     """
-    given, path = expanded(Path(path)), learners_file(path)
-    if path != given and not path.exists():
-        raise WeightsError(f"{given}: there is no such run, nor a file {path.name}; {LISTED}")
+    path = existing_learner(path)
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()

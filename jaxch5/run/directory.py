@@ -30,11 +30,8 @@ from jaxch5.config.settings import Config, from_toml
 from jaxch5.config.toml import to_toml
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.metrics import Record
-from jaxch5.util.address import expanded
+from jaxch5.util.address import LISTED, expanded
 from jaxch5.util.files import to_json, unused, write_file
-
-# Ends what is said of a run that does not exist.
-LISTED = "jaxch5 runs lists those in runs/"
 
 
 class RunDir(NamedTuple):

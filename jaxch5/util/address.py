@@ -9,12 +9,14 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from jaxch5.errors import ConfigError
+from jaxch5.errors import ConfigError, WeightsError
 
 # Endings of files of weights: PyTorch's, of which `.bin` is the hub's, `.ckpt` Lightning's, and
 # `.tar` that of `model.pth.tar`; and the one that executes nothing.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
+# Ends the message about a run that does not exist.
+LISTED = "jaxch5 runs lists those in runs/"
 # Words that name no weights, or none yet.
 NO_WEIGHTS = ("none", "auto")
 # A tag, timm's NAME.TAG, or a repository of the hub; and a revision of it.
@@ -80,6 +82,22 @@ def learners_file(path: str | Path) -> Path:
     """
     path = expanded(Path(path))
     return path if path.suffix or path.is_dir() else path.with_suffix(SAFETENSORS)
+
+
+def existing_learner(path: str | Path) -> Path:
+    """Returns the path of a run or a learner's file.
+
+    Raises:
+        WeightsError: A name without an ending is neither.
+
+    Example:
+        >>> existing_learner(".")
+        PosixPath('.')
+    """
+    given, file = expanded(Path(path)), learners_file(path)
+    if file != given and not file.exists():
+        raise WeightsError(f"{given}: there is no such run, nor a file {file.name}; {LISTED}")
+    return file
 
 
 def is_on_hub(weights: str) -> bool:

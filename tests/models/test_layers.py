@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxch5.models.layers import BatchNorm, ConcatPoolHead, LinearHead, attention
+from jaxch5.models.layers import BatchNorm, ConcatPoolHead, LinearHead, attention, gelu
 
 LEAVES = {
     "kernel": "weight",
@@ -193,3 +193,24 @@ def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
         assert np.isfinite(theirs).all()
         scale = max(np.abs(theirs).max(), 1.0)
         np.testing.assert_allclose(mine / scale, theirs / scale, rtol=0, atol=tolerance)
+
+
+def test_gelu_keeps_its_input_alone_for_the_gradient():
+    """Between two products: its input, its output for the second's gradient, and a gradient."""
+
+    def loss(first, second, x):
+        return jnp.sum(jnp.square(gelu(x @ first) @ second))
+
+    first, second, x = jnp.ones((256, 512)), jnp.ones((512, 64)), jnp.ones((4096, 256))
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(first, second, x).compile()
+    kept = compiled.memory_analysis().temp_size_in_bytes
+    assert kept < 3.5 * 4 * len(x) * first.shape[1]
+
+
+def test_gelu_and_its_gradient_are_those_of_jax():
+    x = jnp.linspace(-6, 6, 1001)
+    ours, theirs = (
+        jax.vmap(jax.value_and_grad(f)) for f in (gelu, partial(jax.nn.gelu, approximate=False))
+    )
+    for found, expected in zip(ours(x), theirs(x), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)

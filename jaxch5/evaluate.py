@@ -13,7 +13,7 @@ from pydantic_settings import CliPositionalArg
 from jaxch5.cli import RunOptions, run, save_figure
 from jaxch5.config.toml import differing
 from jaxch5.errors import ConfigError, DataError
-from jaxch5.util.files import unused
+from jaxch5.util.files import from_here, unused
 from jaxch5.util.text import counted, percent, print_line, print_row
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if scored.part == "validated":
         judged = (directory.path / "suspects.json").exists()
         # What this command shows needs no advice to start it.
-        found = advise(str(directory.path), recorded, interp, judged=judged)
+        found = advise(str(from_here(directory.path)), recorded, interp, judged=judged)
         advice = [one for one in found if one.command.split()[1] != "evaluate"]
     for line in in_lines(advice):
         print_line(console, line)

@@ -89,6 +89,18 @@ def test_in_a_pipe_there_are_only_lines(finished):
     assert following == f"next    jaxch5 evaluate {run}"
 
 
+def test_what_to_do_next_is_short_where_it_was_trained_and_complete_in_the_report(
+    pictures, tmp_path, monkeypatch
+):
+    """A command is copied here from the terminal, and from the page to anywhere."""
+    monkeypatch.chdir(tmp_path)
+    ended = train("--data.path", pictures, "--workdir", "run", *SMALL, "--fit.lr", "1e-12")
+    assert ended.returncode == 0, ended.stderr
+    command = "jaxch5 lr_find --config {}/config.toml".format
+    assert f"  {command('run')}\n" in ended.stdout
+    assert command(tmp_path / "run") in Path("run/report.html").read_text(encoding="utf-8")
+
+
 def test_a_run_directory_is_complete(finished, pictures):
     run, _ = finished
     config = from_toml(run / "config.toml")

@@ -41,6 +41,7 @@ from jaxch5.run.environment import versions
 from jaxch5.task import Task
 from jaxch5.training.events import Begin, End, Epoch, Event, Hook
 from jaxch5.training.mesh import on_one_device
+from jaxch5.util.files import from_here
 
 SAMPLE = 8
 TOP_LOSSES = 8
@@ -107,10 +108,10 @@ def write_reports(
                     # It imports SciPy's tests, which a command that starts need not wait for.
                     from jaxch5.results.advice import advise, in_lines
 
-                    config = open_run(run.path)[1]
-                    found = advise(str(run.path), config, event.interpretation, records, train)
-                    report = replace(report, advice=found)
-                    for line in in_lines(found):
+                    facts = open_run(run.path)[1], event.interpretation, records, train
+                    # The page may be read in another folder.
+                    report = replace(report, advice=advise(str(run.path), *facts))
+                    for line in in_lines(advise(str(from_here(run.path)), *facts)):
                         attempt.say(line)
             case End():
                 how = {"interrupted": "was interrupted", "failed": "failed"}[event.how]

@@ -130,7 +130,7 @@ def test_verify_pack_and_show_print_no_more_lines_than_their_own(worst, tmp_path
     (broken / WORST[0] / f"{FORGED}.jpg").write_bytes(b"no picture")
     status, out, err = called(verify, "verify", verify.VerifyOptions, capfd, broken)
     assert status == 1
-    assert "1 cannot be read" in out
+    assert "1 picture cannot be read" in out
     assert unforged(out), out
     assert unforged(err), err
     status, out, err = called(

@@ -138,7 +138,7 @@ def test_verify_pack_and_show_print_no_more_lines_than_their_own(worst, tmp_path
         broken, tmp_path / f"set{FORGED}", "--data.presize", 36, "--data.on-bad", "skip",
     )  # fmt: skip
     assert status == 0, err
-    assert "1 left out" in out
+    assert "1 picture left out" in out
     assert unforged(out), out
     sizes = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
     figure = tmp_path / f"{WORST[0][:20]}.png"

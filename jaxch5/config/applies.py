@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Endings of tables.
+# File name endings of tables.
 TABLES = (".csv", ".tsv", ".tab", ".txt")
 # What pictures are read from, as messages call it.
 KINDS = {
@@ -48,9 +48,9 @@ class Situation:
     Attributes:
         values: Settings by their dotted names: all, or those of a section.
         pictures: What is known about the pictures; None until they are found.
-        devices: Processes, and devices of each, that share a batch; None until they are known.
-        lacks: Settings of the command line that have no effect on the network, with the reason,
-            once it is known.
+        devices: Number of processes, and of devices of each, that share a batch; None until known.
+        lacks: Settings that have no effect on the network, each with the reason; empty until the
+            network is known.
     """
 
     values: Mapping[str, Any]
@@ -69,18 +69,18 @@ class Situation:
         if path is None:
             return {"digits"}
         table = isinstance(path, Path) and path.suffix.lower() in TABLES
-        # Only a look at a folder tells whether it is packed, or is named like a table.
+        # Only a look at the path shows whether it is packed, or a folder named like a table.
         return {"folder", "packed"} | ({"table"} if table else set())
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Says what a setting needs to have an effect.
+    """Says what a setting needs in order to have an effect.
 
     Attributes:
         holds: Function that tells whether the setting has an effect.
         goes_with: Function that returns what it needs and, where that helps, what there is instead.
-        told: Whether it holds for the command line alone; values in files and in Python are often
+        told: Whether it applies to the command line alone; values in files and in Python are often
             meant for other runs as well.
     """
 
@@ -106,7 +106,7 @@ def _given(key: str) -> Rule:
 
 
 def _above(least: float, *keys: str) -> Rule:
-    """Returns a rule by which one of some settings has to be large enough to change anything."""
+    """Returns a rule by which at least one of the settings has to exceed a value."""
     wanted = " or ".join(keys)
     return Rule(
         lambda situation: any(situation.values[key] > least for key in keys),
@@ -159,7 +159,7 @@ def _columns(situation: Situation) -> str:
     )
 
 
-# Tasks of the losses that work with only one.
+# The task of each loss that works with only one.
 TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("data.path or data.archive", "folder", "archive")

@@ -43,7 +43,7 @@ def load_source(settings: DataConfig) -> Source:
     """Returns the labelled pictures that the settings name, and how they are decoded.
 
     Raises:
-        DataError: They cannot be found or told apart.
+        DataError: The pictures or their classes cannot be found.
         ConfigError: Settings do not fit the source.
     """
     source = _found(settings)
@@ -63,7 +63,7 @@ def load_source(settings: DataConfig) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """Adds what was guessed about a source to its configuration, to mean the same tomorrow."""
+    """Adds what was guessed about a source to the configuration, to make it mean the same later."""
     return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
@@ -76,7 +76,7 @@ def with_epochs(config: Config, pictures: int) -> Config:
 
 
 def epochs_for(pictures: int, from_scratch: bool) -> int:
-    """Returns how many epochs photographs are trained for by default.
+    """Returns the default number of epochs for photographs.
 
     There are half as many for ten times the pictures, which makes five times the steps. The numbers
     are a judgement; `benchmarks/defaults.py` measures what a set needs.
@@ -160,7 +160,7 @@ def checked_source(config: Config) -> Source:
     """Returns the pictures that the settings name, after a check that all settings apply.
 
     Raises:
-        DataError: They cannot be found or told apart.
+        DataError: The pictures or their classes cannot be found, or there is only one class.
         ConfigError: A setting that was given does nothing for these pictures.
     """
     source = load_source(config.data)
@@ -236,7 +236,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         split: Split to use instead of the one that the configuration asks for.
 
     Raises:
-        DataError: The pictures cannot be found, told apart or split.
+        DataError: The pictures or their classes cannot be found, or cannot be split.
         ConfigError: A setting that was given does nothing for these pictures.
     """
     settings = config.data

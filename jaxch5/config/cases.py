@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
     Attributes:
         words: The case, as `--help` calls it.
-        holds: Function that tells whether it applies, from one that returns a setting's value.
+        holds: Function that tells whether the case applies; its argument returns a setting's value.
         defaults: Defaults by the settings' dotted names.
     """
 
@@ -80,7 +80,7 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
 
     Args:
         key: Dotted name of the setting.
-        given: All that was given, by dotted names.
+        given: Values of the settings that were given, by dotted names.
         own_default: Function from a setting to its default where no case has another one.
 
     Example:

@@ -1,4 +1,4 @@
-"""The command line: its words as settings, and a `--help` that can be read."""
+"""The command line: its words as settings, and a readable `--help`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from jaxch5.errors import ConfigError
 # Other names of options.
 ALIASES = {"--data.sampling": "--data.sampler", "--metrics": "--fit.metrics"}
 
-# Characters of a description in `--help`, about two lines.
+# Maximum length of a description in `--help`, about two lines.
 BRIEF = 100
-# Settings that are one word though their type has a tuple.
+# Settings that are given as one word, although their type includes a tuple.
 ONE_WORD = ("data.size",)
 
 
@@ -33,7 +33,7 @@ class Help(HelpFormatter):
     def add_usage(
         self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
     ) -> None:
-        # Arguments that are parsed in two passes have been put into a usage before.
+        # Parsing of intermixed arguments passes a usage that is already formatted.
         if usage is None:
             arguments = [
                 self._format_args(action, action.dest)
@@ -89,12 +89,12 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
-            # For a setting of one number or several, the last word counts, as for any other.
+            # If such a setting is given twice, the last word counts, as for any other.
             if field_name in ONE_WORD:
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)
 
-    # Options may stand between arguments, as everywhere.
+    # Options may stand between arguments, as in other programs.
     intermixed = ArgumentParser.parse_intermixed_args
     return Words(CommandLine, parse_args_method=intermixed, formatter_class=Help)
 
@@ -147,7 +147,7 @@ def _is_setting(key: str) -> bool:
 
 
 def _help(parser: ArgumentParser, use: Use, everything: bool) -> str:
-    """Returns what `--help` prints, the command's own options first, or `--help-all`."""
+    """Returns what `--help` prints, the command's own options first, or what `--help-all` does."""
 
     def own(action: Action) -> bool:
         return not _is_setting(action.dest) and action.dest not in ("print_config", "json", "debug")

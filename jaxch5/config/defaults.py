@@ -14,13 +14,13 @@ from typing import Any
 
 
 def default_of(function: str, parameter: str) -> Any:
-    """Returns the default of a function's parameter, of a class's field, or a module's constant.
+    """Returns the default of a function's parameter or a class's field, or a module's constant.
 
     Args:
-        function: Module, below `jaxch5`, and name, as in "data.block:DataBlock.load"; a module
-            alone has constants.
-        parameter: Name of the parameter. Its default is a literal, a constant of the module, or
-            a function that has a name.
+        function: Module, below `jaxch5`, and name, as in "data.block:DataBlock.load"; for a
+            constant, the module alone.
+        parameter: Name of the parameter, field or constant. Its value is a literal, a constant of
+            the module, or a function, whose name is then returned.
 
     Example:
         >>> default_of("optim.schedule:one_cycle", "div")
@@ -46,7 +46,7 @@ def default_of(function: str, parameter: str) -> Any:
 
 @cache
 def _defined(module: str, name: str) -> Any:
-    """Returns what a name at the top of a module is defined as; None for what is imported."""
+    """Returns the definition of a name at the top level of a module; None if it is imported."""
     source = pkgutil.get_data("jaxch5", f"{module.replace('.', '/')}.py")
     assert source is not None
     # Parsing no more than that takes a fifth of the time, and every command waits for it.

@@ -42,7 +42,7 @@ Limits = tuple[float, float]
 
 
 class Ranges(NamedTuple):
-    """The values that are black and white, for integers and for floats; None where not known.
+    """The values that are black and white, for integers and for floats; None if unknown.
 
     Attributes:
         file_first: Whether what a file itself states takes precedence.

@@ -1,8 +1,8 @@
 """The configuration: what a run does, complete enough to run it again.
 
 One pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written into
-the run directory. Some defaults depend on where the pictures come from: the bundled digits are
-tiny, and become other characters when mirrored or cut; photographs do not.
+the run directory. Some defaults depend on where the pictures come from: unlike photographs, the
+bundled digits are tiny, and become other characters when mirrored or cut.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ MAY_CHANGE = (
     "profile",
     "hooks",
 )
-# Decoding a picture with this many takes a gigabyte at most.
+# Decoding a picture with this many pixels takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
 # Where the pictures are: a run that has a record of them finds them again by their names.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
-# Settings of the data by which a run's pictures were split and its network reads them.
+# Settings of the data that decide how a run's pictures were split and how its network sees them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# More is a typing error, and too much for a device's integers.
+# More must be a typing error, and would be too much for a device's integers.
 MANY = 1_000_000
 
 
@@ -635,7 +635,7 @@ def check_applies(config: Config, **known: Any) -> None:
 
 
 def idle_in(values: dict[str, Any]) -> dict[str, str]:
-    """Returns a file's nested values that have no effect; none if they are not valid."""
+    """Returns which of a file's values have no effect, and why; none if the values are invalid."""
     values = {name: value for name, value in values.items() if name in Config.model_fields}
     try:
         return idle_settings(Config.model_validate(values, context={LENIENT: True}))

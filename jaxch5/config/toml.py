@@ -46,7 +46,7 @@ def flat(settings: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, An
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the nested dictionaries of which `flat` gives these values.
+    """Returns nested dictionaries from values by dotted names: the inverse of `flat`.
 
     Example:
         >>> nested({"a.b": 1, "a.c": 2, "d": 3})
@@ -90,7 +90,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(settings: BaseModel) -> str:
-    """Writes all settings as TOML; what has no value is left out.
+    """Returns all settings as TOML, without those that have no value.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -118,7 +118,7 @@ def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def differing(one: BaseModel, other: BaseModel) -> list[str]:
-    """Lists the dotted names of the settings in which two models of a kind differ.
+    """Lists the dotted names of the settings in which two models of one class differ.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -130,7 +130,7 @@ def differing(one: BaseModel, other: BaseModel) -> list[str]:
 
 
 def explain(error: ValidationError, keys: list[str]) -> str:
-    """Explains the first thing that pydantic found in one line: key, value, what is allowed."""
+    """Explains pydantic's first error in one line: the key, its value, and what is allowed."""
     first = error.errors()[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])

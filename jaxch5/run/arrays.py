@@ -14,15 +14,15 @@ from safetensors.numpy import save as dump
 from jaxch5.training.mesh import to_host
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# Weights of other people's runs are read before it is known that they fit; a ResNet-152 takes
-# 0.24 GB.
+# A limit, since other people's weights are read before it is known whether they fit; those of a
+# ResNet-152 take 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]
 
 
 def to_arrays(tree: PyTree) -> Arrays:
-    """Copies the leaves of a tree to the host, by their paths.
+    """Returns copies of a tree's leaves on the host, by their paths.
 
     >>> to_arrays({"conv": {"kernel": np.zeros(2)}})
     {'conv/kernel': array([0., 0.])}
@@ -32,7 +32,7 @@ def to_arrays(tree: PyTree) -> Arrays:
 
 
 def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
-    """Returns the tree with the shapes and types of `like` whose leaves are the arrays.
+    """Returns a tree with the structure of `like` and the arrays as its leaves.
 
     Raises:
         ValueError: An array is missing or superfluous, or has another shape or type.

@@ -1,4 +1,4 @@
-"""Writes a run's files such that a failure neither ends training nor is forgotten."""
+"""Writes a run's files so that a failure neither ends training nor is forgotten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Tries to write things, reports failures, and raises those that remain at the end.
+    """Tries to write things, reports failures, and at the end raises the first that remains.
 
     Args:
         say: Function that takes a line about each failure.
@@ -42,7 +42,7 @@ class Attempts:
         return True
 
     def check(self) -> None:
-        """Raises the first error of what could not be written at the last try.
+        """Raises the error of the first thing that could not be written at its last attempt.
 
         Raises:
             CheckpointError: Something could not be written.

@@ -1,4 +1,4 @@
-"""Saves checkpoints, the last states of a run and the best, with orbax in the background."""
+"""Saves checkpoints of a run's last states and its best, in the background with orbax."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Saved(NamedTuple):
 class StoredCheckpoints:
     """Reads the checkpoints that a run has written.
 
-    A checkpoint stores checksums of all its content, which are compared when it is read: a disk or
-    a copy may have changed a bit or lost a file.
+    A checkpoint stores checksums of its content, which are verified when it is read: a disk or a
+    copy may have changed a bit or lost a file.
 
     Args:
         directory: Folder of the checkpoints.
@@ -77,7 +77,7 @@ class StoredCheckpoints:
         """Reads the newest intact checkpoint; returns None if none was written.
 
         Args:
-            read: Function of a step of `steps()` that raises CheckpointError if it is damaged.
+            read: Function that reads a step's checkpoint; raises CheckpointError if it is damaged.
             say: Function that takes a line about each damaged one, if an older one is intact.
 
         Raises:
@@ -100,7 +100,7 @@ class StoredCheckpoints:
         return None
 
     def remove_after(self, step: int) -> None:
-        """Removes the checkpoints after a step, which would count as newer than its successors."""
+        """Removes the checkpoints after a step: they would count as newer than those saved next."""
         for other in self._written():
             if other > step:
                 shutil.rmtree(self.directory / str(other), ignore_errors=True)
@@ -160,7 +160,7 @@ class Checkpoints(StoredCheckpoints):
     checkpoints are kept, and the best one according to `jaxch5.task.Best`.
 
     Args:
-        directory: Folder of the checkpoints; it exists.
+        directory: Existing folder for the checkpoints.
 
     Raises:
         CheckpointError: A checkpoint could not be written; raised by `save`, or on exit.
@@ -183,7 +183,7 @@ class Checkpoints(StoredCheckpoints):
                 create=False,
                 # Each process has its own manager, and none waits for another's.
                 multiprocessing_options=_alone(),
-                # The writer must find the directory.
+                # The thread that writes needs the directory to exist.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
@@ -215,12 +215,12 @@ class Checkpoints(StoredCheckpoints):
         epoch_done: bool,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Starts to save a state under the number of its step, replacing any with that number.
+        """Starts saving a state under its step's number, replacing any checkpoint with that number.
 
         An error in the background is raised by the next call, or by `wait`.
 
         Args:
-            state: State, which the next step may consume as soon as this returns.
+            state: State to save; the next step may consume it as soon as this returns.
             records: Records of the epochs finished so far.
             epoch_done: Whether the last record describes exactly this state.
             about: Anything else for a reader, as JSON values; `about` returns it. Its key `BEST` is
@@ -232,10 +232,10 @@ class Checkpoints(StoredCheckpoints):
 
         step = int(state.step)
         if step in self.steps():
-            # A run that was stopped saved it before it was validated.
+            # A run that was stopped had saved this state before validating it.
             self.wait()
             self._manager.delete(step)
-        # Copies: on a CPU the save would read the same buffers that the next step writes into.
+        # Copies: on a CPU the save would otherwise read the buffers that the next step overwrites.
         variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
         said = json_value({**(about or {}), "records": list(records)})
         with self._unsaved():
@@ -261,11 +261,11 @@ class Checkpoints(StoredCheckpoints):
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
-        """Returns the step of the newest of these; None if there is none."""
+        """Returns the newest step that is saved or being saved; None if there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step of the best of these that ends an epoch; None if there is none."""
+        """Returns the best step that ends an epoch, saved or being saved; None if there is none."""
         return self._manager.best_step()
 
     @contextmanager
@@ -308,7 +308,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Extracts the reason from an error of the storage library, after its internal files."""
+    """Extracts the reason from an error of the storage library, which may name internal files."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:

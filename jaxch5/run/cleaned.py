@@ -1,4 +1,4 @@
-"""Records what cleaning changed when a run begins, and compares the networks at its end."""
+"""Records, when a run begins, what cleaning changed; at its end, compares both networks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 6
 
 
 class Gain(NamedTuple):
-    """The number of a class's pictures that each of two networks is right on, and of all."""
+    """The number of a class's pictures, and of those that each of two networks is right on."""
 
     name: str
     before: int
@@ -41,7 +41,7 @@ class Compared(NamedTuple):
         before, now: Number of pictures that each network is right on.
         won: Number of pictures that only the second is right on.
         lost: Number of pictures that only the first is right on.
-        gains: Classes that changed, the most changed ones first.
+        gains: Classes whose numbers differ, the largest differences first.
     """
 
     pictures: int
@@ -55,7 +55,7 @@ class Compared(NamedTuple):
 def record_cleaning(run: RunDir) -> None:
     """Records what was corrected in the labels of a new run, if they were corrected.
 
-    The record keeps their state, as they may be corrected further later.
+    The run keeps its own record, since the labels may be corrected further later.
 
     Raises:
         CheckpointError: The record cannot be written.
@@ -68,14 +68,14 @@ def record_cleaning(run: RunDir) -> None:
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
     """Returns what a report shows about corrected labels: counts, and both networks' scores.
 
-    It is None if no labels were corrected. The first network is evaluated again, since its score
-    was based on the old labels. If that is impossible, or would be unfair, "why_not" has the
-    reason.
+    It is None if no labels were corrected. The earlier run's network is evaluated again, since
+    its score was based on the old labels. If that is impossible, or would be unfair, "why_not" has
+    the reason.
 
     Args:
         run: Finished run.
         data: Pictures of the run.
-        interp: Its network's answers for validation; None if it gives none.
+        interp: Its network's answers for the validation set; None if there are none.
     """
     if not run.cleaned_file.is_file():
         return None
@@ -131,7 +131,7 @@ def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> C
     same = is_import_path(arch) and open_run(earlier)[1].model.arch == arch
     predictor = load_learner(earlier, arch if same else None)
     probabilities = predictor.probabilities_of(data.source, data.valid.items)
-    # By name: cleaning may have created a class, or emptied one.
+    # Classes are matched by name: cleaning may have created or emptied one.
     classes = tuple(composed(name.strip()) for name in predictor.classes)
     answers = np.array(predictor.task.answers(classes))
     targets = np.array(interp.classes)[interp.targets]

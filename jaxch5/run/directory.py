@@ -7,7 +7,7 @@ skipped.jsonl      pictures left out because they cannot be read, if there are a
 cleaned.json       what was corrected in its labels, if `clean` wrote them
 environment.jsonl  versions, machine and device, a line for each start and resume
 report.html        the report: what was trained on what, and with which results
-checkpoints/       the last state and the best
+checkpoints/       the last two states and the best
 tensorboard/       event files, if they were requested
 profile/           traces of some steps, if they were requested
 lock               held by the process that writes here
@@ -212,7 +212,7 @@ def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
 
 
 def read_skipped(run: RunDir) -> dict[str, str]:
-    """Reads what `write_skipped` wrote; nothing if there is no file."""
+    """Reads what `write_skipped` wrote; an empty dictionary if there is no file."""
     if not run.skipped_file.exists():
         return {}
     lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())

@@ -44,7 +44,7 @@ def follow(
     except BaseException as ended_by:
         if event is not None and not isinstance(event, End):
             interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
-            # A failed step may have consumed the state otherwise.
+            # Otherwise a failed step may have consumed the state.
             good = resting or interrupted or isinstance(ended_by, DataError)
             last = End(event.number, state() if good else None, "failed", ended_by)
             _hand(last._replace(how="interrupted") if interrupted else last, hooks)

@@ -1,4 +1,4 @@
-"""Reads existing runs without jax: their data, how they ended, and in what they differ."""
+"""Reads existing runs without jax: their data, how they ended, and how they differ."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def total_epochs(settings: FitConfig) -> int:
         9
     """
     frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
-    # Not yet decided in a folder in which nothing was trained.
+    # None if nothing was trained, so that the number was never decided.
     return frozen + (settings.epochs or 0)
 
 

@@ -60,11 +60,11 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
     """Returns a warning if weights were trained on some of the validation pictures.
 
     Args:
-        pretrained: Weights that training begins from; only a run knows what they were trained on.
-        data: Pictures to validate.
+        pretrained: Weights that training begins from; only those of a run have a record.
+        data: Data that has the validation pictures.
 
     Raises:
-        CheckpointError: The record of that run is damaged.
+        CheckpointError: The record of the earlier run is damaged.
     """
     earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
     count = trained_on(data.pictures, earlier) if earlier else 0

@@ -26,7 +26,7 @@ class Recorder(NamesFastai):
         losses: Loss of each step.
         lrs: Rates of each step, one for each group of layers, the head last.
         moms: Momentum of each step.
-        ends: Number of steps completed at the end of each of these epochs.
+        ends: Number of steps in `losses` at the end of each epoch that they cover.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])

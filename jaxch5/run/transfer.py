@@ -29,7 +29,7 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
     """Returns variables of a network, `{"params": ..., "batch_stats": ...}`, or of its body alone.
 
     Args:
-        weights: "imagenet" (from the hub or its cache); a tag of the architecture's, such as
+        weights: "imagenet" (from the hub or its cache); one of the architecture's tags, such as
             "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", with
             `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, with `#PART` for one of several
             state dicts in it, or a folder with one and its `config.json`; or a run directory.
@@ -37,7 +37,7 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
 
     Raises:
         ConfigError: The folder is not a run, or there is no such architecture.
-        WeightsError: They cannot be fetched or read, or do not fit.
+        WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
         >>> import tempfile
@@ -99,7 +99,7 @@ def pretrained_of(
     say: Callable[[str], None] | None,
     view: Mapping[str, Any] = {},
 ) -> Pretrained | None:
-    """Finds the weights that `vision_learner` begins from; None is the random initialization.
+    """Finds the weights that `vision_learner` begins from; None stands for random initialization.
 
     Args:
         weights, arch, head, normalization: As in `vision_learner`.
@@ -110,7 +110,7 @@ def pretrained_of(
 
     Raises:
         ConfigError: Weights are named for your own module, or the folder is not a run.
-        WeightsError: They cannot be fetched or read, or do not fit.
+        WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
         >>> pretrained_of("none", "resnet18", "linear", ("cat", "dog"), None, print)
@@ -230,7 +230,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 def transfer(
     variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
 ) -> dict[str, PyTree]:
-    """Returns variables with the pretrained body, and the pretrained head for the same classes.
+    """Returns variables with the pretrained body, and the pretrained head if the classes agree.
 
     Args:
         variables: Freshly initialized variables of the new network.

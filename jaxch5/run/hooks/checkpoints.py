@@ -28,8 +28,8 @@ class Saving(NamedTuple):
     """Defines when checkpoints are written, in addition to the one after every epoch.
 
     Attributes:
-        every_steps: Steps between two; 0 ignores steps.
-        every_minutes: Minutes between two; 0 ignores time.
+        every_steps: Steps between two checkpoints; 0 never saves by steps.
+        every_minutes: Minutes between two checkpoints; 0 never saves by the clock.
         keep_best: Whether training ends with the weights of the best epoch, by the task's rule,
             instead of the last.
     """
@@ -46,7 +46,7 @@ class SaveCheckpoints:
         run: Run to save into.
         saving: When to save.
         about: Function that returns the description of each checkpoint.
-        records: Records of the epochs; another hook has extended them before this one is called.
+        records: Records of the epochs, which another hook extends before this one is called.
         attempt: Function that calls what saves, and notes failures.
     """
 
@@ -80,7 +80,7 @@ class SaveCheckpoints:
                 self._end(event)
 
     def best(self) -> Kept | None:
-        """Returns record, weights and statistics of the best epoch; None if none was saved."""
+        """Returns the record, weights and statistics of the best epoch; None if none was saved."""
         step = self._saves.best_step()
         if step is None:
             return None
@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # Nothing is saved in the first epoch: once the picture is fixed, the run can start over.
+        # In the first epoch a bad picture saves nothing: once it is fixed, the run can start over.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:
@@ -116,17 +116,17 @@ class SaveCheckpoints:
         return bool(every_minutes) and time.monotonic() - self._saved_at >= 60 * every_minutes
 
     def _save(self, state: TrainState, epoch_done: bool) -> None:
-        # A state that is not finite is useless, and must not replace one that is.
+        # A state that is not finite is useless, and must not replace a finite one.
         if not is_finite(state):
             return
         self._saved_at = time.monotonic()
         save = self._saves.save, state, self._records, epoch_done, self._about()
-        # The failure may be that of the previous save, whose error is raised by this one.
+        # The first error may be that of the previous save, so this one is tried a second time.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
 
 
 class KeepBest:
-    """Keeps the best epoch's weights in memory, if no checkpoint does.
+    """Keeps the best epoch's weights in memory, in a process that writes no checkpoints.
 
     Args:
         record: Record of the best epoch so far; None if there is none.
@@ -148,7 +148,7 @@ class KeepBest:
             self._kept = _copied(event.record, event.state.variables)
 
     def best(self) -> Kept | None:
-        """Returns record, weights and statistics of the best epoch; None if there is none."""
+        """Returns the record, weights and statistics of the best epoch; None if there is none."""
         return self._kept
 
 

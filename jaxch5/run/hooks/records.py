@@ -40,7 +40,7 @@ def write_records(
         run: Run to write into.
         data: Pictures of the run.
         restored: Whether the run is resumed.
-        records: Records of the epochs; another hook has extended them before this one is called.
+        records: Records of the epochs, which another hook extends before this one is called.
         attempt: Function that calls what writes, and notes failures.
     """
     pictures = partial(attempt, "pictures", record_pictures, run, data, restored)

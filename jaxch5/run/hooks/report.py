@@ -65,10 +65,10 @@ def write_reports(
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        records: Records of the epochs; another hook has extended them before this one is called.
+        records: Records of the epochs, which another hook extends before this one is called.
         attempt: Function that calls what writes, notes failures, and prints the advice.
         task: Task of the records and the answers.
-        metrics: Names of the other metrics of the records.
+        metrics: Names of the records' other metrics.
         classifier: Classifier, with any weights, for showing where the last state looks.
     """
     path = shlex.quote(str(run.path))
@@ -105,11 +105,11 @@ def write_reports(
                 report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
                 if event.interpretation:
-                    # It imports SciPy's tests, which a command that starts need not wait for.
+                    # Importing this loads SciPy's statistics, which would delay every start.
                     from jaxch5.results.advice import advise, in_lines
 
                     facts = open_run(run.path)[1], event.interpretation, records, train
-                    # The page may be read in another folder.
+                    # The page may be read from another folder, so it has the absolute path.
                     report = replace(report, advice=advise(str(run.path), *facts))
                     for line in in_lines(advise(str(from_here(run.path)), *facts)):
                         attempt.say(line)
@@ -212,7 +212,7 @@ def _examples(
 def _looks(
     classifier: Predictor, data: Data, items: Int[np.ndarray, "items"]
 ) -> list[Float[np.ndarray, "height width 3"] | None]:
-    """Shows where the network looks for its prediction; nothing if it has no map."""
+    """Shows where the network looks for its predictions; None for each if it has no map."""
     canvases = data.valid.canvases(data.valid.items[items])
     try:
         found = attributions(classifier, *canvases, [MOST_PROBABLE] * len(items))

@@ -24,7 +24,7 @@ def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
     """Returns the first line of the table.
 
     Args:
-        extra: Names of records that have a column in addition to those of every table of the task.
+        extra: Names of recorded values to show too, after the columns of every table of the task.
         task: Task whose metrics have one column each.
 
     Example:
@@ -48,7 +48,7 @@ def format_row(
     """Returns a line of the table, with a dash for NaN.
 
     Args:
-        record: Record of an epoch; its number is shown counted from 1.
+        record: Record of an epoch, whose number is shown counting from 1.
         extra, task: As in `header`.
         epochs: Total number of epochs; 0 leaves it out.
 

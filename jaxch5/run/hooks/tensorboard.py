@@ -14,7 +14,7 @@ class TensorBoard:
 
     Args:
         folder: Folder to write into.
-        start: Next step; TensorBoard drops what an earlier process wrote from there on.
+        start: Next step; TensorBoard drops what an earlier process wrote from that step on.
 
     Raises:
         Jaxch5Error: The library that writes them is not installed.

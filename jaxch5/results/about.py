@@ -1,4 +1,4 @@
-"""Describes a classifier apart from its weights, and checks that the two fit."""
+"""Describes a classifier apart from its weights, and checks that description and weights fit."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class About(NamedTuple):
     """Holds what has to be known about a classifier besides its weights.
 
     Attributes:
-        arch, head, precision: The network's; see `create_model`.
-        presize, size: Side on the CPU, and side of the network's input, or its height and width,
-            pixels.
+        arch, head, precision: What the network is built from; see `create_model`.
+        presize, size: Side to which the CPU resizes pictures, and side of the network's input, or
+            its height and width, pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How they get the shape of the network's input; see `Framing`.
-        crop_pct, interpolation: What is seen of them; see `View`.
+        crop_pct, interpolation: What evaluation and prediction see of them; see `View`.
         licence: Licence of the weights from which training began; None if it is not known.
     """
 
@@ -82,7 +82,7 @@ def about_of_file(
 
     Raises:
         ConfigError: The architecture that the caller names does not exist.
-        WeightsError: There is no such file, it is not a learner's, or has another architecture.
+        WeightsError: There is no such file, it is not a learner's, or it has another architecture.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -100,7 +100,7 @@ def about_of_file(
                 "weights, saved as a .pth file, with --model.weights"
             ) from None
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
-    # What older files do not contain has a default.
+    # Fields that older files lack have defaults.
     missing = [name for name in About._fields if name not in {*said, *About._field_defaults}]
     if missing:
         raise WeightsError(f"{path}: is not a learner's file, as it has no {missing[0]}; {EXPORT}")
@@ -153,10 +153,10 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 
     Args:
         path: Run or file.
-        said: Its `task` and its `threshold`; softmax if it has none. See `task_of`.
+        said: Its metadata: `task`, softmax if missing, and `threshold`; see `task_of`.
 
     Raises:
-        WeightsError: The task is not one of the built-in ones, or the threshold is no probability.
+        WeightsError: The task is not a built-in one, or the threshold is not a probability.
     """
     name, threshold = said.get("task", SOFTMAX.name), said.get("threshold", 0)
     if name not in NAMED:
@@ -190,12 +190,12 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
 
     Args:
         path: File or run.
-        network: Module that it should fit.
+        network: Module that the weights should fit.
         pretrained: Weights that it holds, with their description.
         size: Side of the pictures that the network takes, or their height and width, pixels.
 
     Raises:
-        WeightsError: It does not.
+        WeightsError: They do not fit.
     """
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):

@@ -1,4 +1,4 @@
-"""Stores a person's answers about labels in a log that only grows, and reads it."""
+"""Stores a person's answers about labels in an append-only log, and reads it."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class AnswerLog:
 
     Attributes:
         path: The file.
-        torn: Whether it ended with part of a line, never confirmed as saved, which was cut off.
-        lines: Number of lines, including undone answers and the undoing ones.
+        torn: Whether it ended in a partial line, never confirmed as saved, which was cut off.
+        lines: Number of lines, including answers that were undone, and those that undo them.
         answers: Answers that hold, in their order.
 
     Raises:

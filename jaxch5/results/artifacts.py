@@ -1,7 +1,7 @@
 """Exports a trained classifier: for PyTorch, jax alone, ONNX runtimes, and jaxch5 itself.
 
-Each format contains what a reader needs besides the weights, and the same classifier gives the same
-bytes, in whichever process and wherever it is written.
+Each format contains what a reader needs besides the weights, and a classifier always gives the same
+bytes, whichever process writes them, and wherever.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
-    """Returns what a reader needs besides the weights, by its names in exported files.
+    """Returns what a reader needs besides the weights, under the names that exported files use.
 
     Returns:
         `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
@@ -57,7 +57,7 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Serializes weights by the names of other libraries (torchvision's), and describes them.
+    """Serializes weights under the names of other libraries (torchvision's), and describes them.
 
     Raises:
         ConfigError: The network is your own module, which has no such names.
@@ -70,7 +70,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
 
 
 def as_fastai(predictor: Predictor) -> bytes:
-    """Serializes weights by the names of fastai's `vision_learner`, with its head.
+    """Serializes weights under the names of fastai's `vision_learner`, with its head.
 
     Raises:
         ConfigError: The network has no such names, or has another head.
@@ -110,7 +110,7 @@ def _no_names(predictor: Predictor, form: str, whose: str) -> ConfigError:
 
 
 def _for_others(predictor: Predictor) -> dict[str, str]:
-    """Returns metadata in which the architecture has the name of timm's `config.json`."""
+    """Returns metadata in which the architecture has the key that timm's `config.json` uses."""
     metadata = _metadata(description_of(predictor))
     return {"architecture" if name == "arch" else name: metadata[name] for name in metadata}
 
@@ -228,7 +228,7 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-# The content of a file, or of each file of a folder by its name.
+# Functions that return the content of a file, or that of each file of a folder by name.
 FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,
@@ -248,8 +248,8 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         format: Key of `FORMATS`.
 
     Raises:
-        ConfigError: There is no such format, it cannot hold the head, or the file's name does not
-            end as readers of the format expect.
+        ConfigError: There is no such format, it cannot hold the classifier, or the file's name
+            does not end as readers of the format expect.
         CheckpointError: The file cannot be written.
     """
     if format not in FORMATS:

@@ -31,7 +31,7 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Returns the mean gap of confidence and accuracy, weighted by items (Guo, 1706.04599).
+        """Returns the mean gap between confidence and accuracy, weighted by items (1706.04599).
 
         It is NaN if there are no items.
         """
@@ -47,8 +47,8 @@ def calibrate(
     """Computes the mean confidence and accuracy of predictions in bins of confidence.
 
     Args:
-        confidences: Probability of each item's prediction; one on the edge of two bins falls into
-            the lower.
+        confidences: Probability of each item's prediction; one on the edge between two bins
+            falls into the lower one.
         right: Whether each prediction is right.
         bins: Number of bins.
 
@@ -76,7 +76,7 @@ class Selection(NamedTuple):
 
     Attributes:
         threshold: Thresholds at which answers change, the highest first.
-        answered: Share of the items that are answered at each.
+        answered: Share of the items that are answered at each threshold.
         error: Share of these answers that are wrong.
     """
 
@@ -85,9 +85,9 @@ class Selection(NamedTuple):
     error: Float[np.ndarray, "thresholds"]
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """Returns the share that is answered at a threshold, and the share of these that is wrong.
+        """Returns the share answered at a threshold, and the share of these answers that is wrong.
 
-        Where nothing is answered, none is wrong.
+        Where nothing is answered, both are 0.
         """
         place = np.searchsorted(-self.threshold, -threshold, side="right") - 1
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
@@ -107,7 +107,7 @@ class Selection(NamedTuple):
 
 
 def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
-    """Computes the share that is answered, and the share of it that is wrong, by threshold.
+    """Computes the share of items answered, and the share of answers that is wrong, by threshold.
 
     Args:
         confidences: Probability of each item's most probable class.

@@ -1,4 +1,4 @@
-"""The classification report: precision, recall and F1 of each class and over all."""
+"""The classification report: precision, recall and F1 of each class and overall."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxch5.util.text import NO_NUMBER, printable
 
 @dataclass(frozen=True)
 class Scores:
-    """Holds a line of a report; `support` is the number of items, scores are fractions of 1.
+    """Holds a line of a report; `support` is the number of items, scores are from 0 to 1.
 
     The scores are None where a class has no items and is never predicted.
     """
@@ -27,18 +27,18 @@ class Scores:
 
     @property
     def cells(self) -> list[str]:
-        """The scores as text."""
+        """Returns the scores as text."""
         scores = (self.precision, self.recall, self.f1)
         return [NO_NUMBER if score is None else f"{score:.4f}" for score in scores]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Holds the scores of each class and over all; prints as a table, and suits `asdict`.
+    """Holds the scores of each class and overall; prints as a table, and works with `asdict`.
 
     Attributes:
         classes: A line for each class.
-        accuracy: Share of right items.
+        accuracy: Share of items that are predicted correctly.
         macro: Mean over the classes that have items or are predicted.
         weighted: Mean over classes, weighted by their support.
     """
@@ -75,14 +75,14 @@ def classification_report(
     predictions: Int[np.ndarray, "items"],
     classes: Sequence[str],
 ) -> Report:
-    """Computes precision, recall and F1, as scikit-learn has them by default.
+    """Computes precision, recall and F1, as scikit-learn does by default.
 
     Precision is 0 where a class is never predicted, recall where it has no items. A class with
     neither has no scores, and the means leave it out.
 
     Args:
-        targets, predictions: Actual and predicted class of each item, places in `classes`; a
-            prediction beyond them stands for none of them, and is wrong.
+        targets, predictions: Actual and predicted class of each item, as indices into `classes`; a
+            prediction beyond them stands for "none of these", and is wrong.
         classes: Names of the classes; two may be the same.
 
     Example:

@@ -1,4 +1,4 @@
-"""Serves the page of `jaxch5 clean`: the suspects it shows, and the answers it sends."""
+"""Serves the page of `jaxch5 clean`: sends it the suspects, and stores its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxch5.util.text import composed, folded, is_text, printable
 
 # Longest sides of the pictures, pixels.
 SIDES = {"large": 1024, "small": 256}
-# Encoded pictures that are cached: some 60 MB.
+# Number of encoded pictures that are cached: some 60 MB.
 KEPT = 600
 # Seconds for which a browser may cache a picture; another list of suspects has other addresses.
 SECONDS = 3600
@@ -80,8 +80,8 @@ class Cleaner:
         title: Title of the page.
         judged: Result of `read_judged`.
         source: Pictures to show.
-        items: Item of each picture of the set, by path and label.
-        log: Log of answers, to which others are added.
+        items: Item number of each picture of the set, by path and label.
+        log: Log of answers, to which new ones are added.
         finish: Function that writes labels, and returns lines about them and the next command.
         looks: Function that draws where the network looks, or the reason why there is none.
     """
@@ -127,7 +127,7 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Answers a request: for a file of the page, its content or a picture, or with an answer.
+        """Responds to a request: for a file, the suspects or a picture, or to answer or finish.
 
         Raises:
             DataError: A picture cannot be read, or an answer makes no sense.
@@ -164,7 +164,7 @@ class Cleaner:
         return _json(self._state(places) | {"undone": bool(held)})
 
     def _meant(self, posted: Mapping[str, Any]) -> tuple[Answer, list[int]]:
-        """Returns the answer that was posted, and the suspects that it is about."""
+        """Returns the answer that was posted, and the indices of the suspects that it is about."""
         kind, places = posted.get("kind"), posted.get("suspects", [])
         known = range(len(self.keys))
         if kind not in KINDS or not all(type(place) is int and place in known for place in places):

@@ -15,8 +15,8 @@ class LabelIssues(NamedTuple):
 
     Attributes:
         doubt: How much speaks against the label, from 0 to 1; above 0.5, its rival is more
-            probable. It is the rival's share of the probability of both: compared with other
-            scores in docs/benchmarks.md.
+            probable. It is the rival's share of the sum of both probabilities;
+            docs/benchmarks.md compares it with other scores.
         rival: Most probable class other than the label.
         wrong: Whether the label is likely wrong.
         joint: Estimated number of items, by label (row) and by true class (column).
@@ -38,15 +38,15 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that look wrong, and estimates how many are wrong.
 
-    `estimate_joint` estimates how many items of each label belong to each other class. As many of
-    the label's items, those with the largest margin of that class over the label, are likely wrong.
+    `estimate_joint` estimates how many items of each label belong to each other class. At most that
+    many, those with the largest positive margin of that class over the label, are likely wrong.
 
     Args:
         labels: Index of each item's class.
         probabilities: Probabilities of each item by a classifier that was not trained on it.
 
     Raises:
-        ConfigError: These do not fit each other.
+        ConfigError: Labels and probabilities do not fit each other.
 
     Example:
         >>> labels = np.array([0, 0, 0, 1, 1, 1])
@@ -81,8 +81,8 @@ def confident_joint(
 ) -> Int[np.ndarray, "classes classes"]:
     """Counts items by label (row) and by the class that they confidently belong to (column).
 
-    An item confidently belongs to a class if its probability is at least the mean probability of
-    the items with that label; among several such classes, the most probable one counts. An item may
+    An item confidently belongs to a class if the class's probability is at least its mean over the
+    items with that label; among several such classes, the most probable one counts. An item may
     belong to none.
 
     Args:

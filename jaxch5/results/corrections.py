@@ -43,7 +43,7 @@ class Corrections:
         rows: Pictures that are left, in their order.
         relabelled: Number of pictures that changed class, by part, old and new class.
         dropped: Number of pictures that were left out, by part and class.
-        kinds: Answers about pictures of the set, by kind.
+        kinds: Number of answers about pictures of the set, by kind.
         elsewhere: Number of answers about pictures that are not in the set, or not with that label.
     """
 
@@ -161,10 +161,10 @@ def summary(now: Corrections, drop_unsure: bool) -> str:
 
 
 def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
-    """Writes a table of corrected labels, and beside it a record of what changed, both atomically.
+    """Writes a table of corrected labels, and beside it a record of what changed, each atomically.
 
     Args:
-        path: CSV file; the record has the same name with another ending.
+        path: CSV file; the record has the same name, but ends in `.json`.
         now: Corrected labels.
         run: Run whose labels were corrected, if there is one.
 
@@ -201,7 +201,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 def about_labels(path: Path) -> dict[str, Any] | None:
     """Returns the record that `write_labels` wrote beside a table; None if there is none.
 
-    Its "edited" tells whether the table was changed since then, in which case counts may be wrong.
+    Its "edited" tells whether the table has changed since, in which case counts may be wrong.
     """
     try:
         about = json.loads(path.with_suffix(ABOUT).read_bytes())

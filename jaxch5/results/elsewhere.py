@@ -19,7 +19,7 @@ from jaxch5.framing import height_and_width
 from jaxch5.models.convert import MARK, entries_of
 from jaxch5.results.predictor import Predictor
 
-# timm's names of methods.
+# timm's names for the methods of `Framing`.
 CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
 # The end of the text about a program or a folder: code that runs without jaxch5.
 RECIPE = """

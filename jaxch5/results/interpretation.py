@@ -52,7 +52,7 @@ class Interpretation(NamesFastai):
         task: Task that turns probabilities into an answer.
 
     Raises:
-        ConfigError: These do not fit each other.
+        ConfigError: Targets, probabilities, classes and references do not fit each other.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -95,7 +95,7 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def confidences(self) -> Float[np.ndarray, "items"]:
-        """The probability of each item's most probable class."""
+        """Returns the probability of each item's most probable class."""
         return self.probabilities.max(axis=1)
 
     @cached_property
@@ -107,7 +107,7 @@ class Interpretation(NamesFastai):
         """Counts items by actual class (row) and answer (column); "none of these" is last in both.
 
         Args:
-            normalize: Whether to return shares of the row instead of counts; an empty row is zeros.
+            normalize: Whether to return shares of the row instead of counts; an empty row is 0.
 
         Example:
             >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
@@ -193,7 +193,7 @@ class Interpretation(NamesFastai):
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Returns the mean gap of confidence and accuracy, weighted by items (Guo, 1706.04599).
+        """Returns the mean gap between confidence and accuracy, weighted by items (1706.04599).
 
         Args:
             bins: Number of bins; see `calibration`, which raises the same errors.
@@ -208,7 +208,7 @@ class Interpretation(NamesFastai):
     def suspects(
         self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
     ) -> list[Suspect]:
-        """Finds items whose label looks wrong, as the model is sure of another class; worst first.
+        """Finds items whose label looks wrong, because the model is sure of another; worst first.
 
         Args:
             min_loss: Minimum loss of the label; the default is the loss at a probability of 0.1.
@@ -229,7 +229,7 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes `suspects` that are files to a CSV file, to correct labels in; returns how many.
+        """Writes `suspects` that are files to a CSV file, for correcting labels; returns how many.
 
         Its columns are image, label, prediction, probability and loss; `from_csv` reads it.
 

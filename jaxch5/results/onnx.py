@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 OPSET, IR_VERSION = 18, 8
 # A value: a constant, or the name of a result of the program.
 Value = Any
-# The index of a branch: the one for platforms that the code does not name.
+# Stands for the index of the branch for platforms that the code does not name.
 OTHERS = object()
 INLINED = ("jit", "custom_jvp_call", "custom_vjp_call", "checkpoint", "closed_call")
 EQUIVALENT = {
@@ -41,7 +41,7 @@ VARIES = "a size that depends on the number of pictures"
 
 
 class Unwritten(Exception):
-    """Raised for an operation that has no ONNX form here."""
+    """Raised for an operation that this module cannot write as ONNX."""
 
 
 class Graph:
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Expand", value, self.add("Concat", *sides, axis=0))
 
     def known(self, sides: Iterable[Any], rows: Any) -> list[Any]:
-        """Replaces the number of rows, if it is one of some numbers, by another number."""
+        """Replaces the symbol for the number of rows, where it is among the sides, with `rows`."""
         found = [rows if side is self.symbol or side == self.symbol else side for side in sides]
         if any(side is not rows and not isinstance(side, int) for side in found):
             raise Unwritten(VARIES)
@@ -98,7 +98,7 @@ def to_onnx(
         names: Names of its input and its output.
 
     Raises:
-        Unwritten: It uses an operation that has no ONNX form here.
+        Unwritten: It uses an operation that this module cannot write as ONNX.
 
     Example:
         >>> model = to_onnx(jax.nn.relu, (3,), np.float32, ("x", "y"))
@@ -188,7 +188,7 @@ def _pool(graph: Graph, eqn: Any, x: Value) -> Value:
         raise Unwritten("dilated pooling")
     sizes = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
     windows, one = list(zip(*sizes, strict=True)), (1, 1, (0, 0))
-    # ONNX has two leading axes that are not pooled.
+    # In ONNX, the first two axes are not pooled.
     axes = sorted(range(len(windows)), key=lambda axis: windows[axis] != one)
     if any(windows[axis] != one for axis in axes[:2]):
         raise Unwritten("pooling of all axes")
@@ -221,13 +221,13 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
     has = dict(zip(axes, eqn.invars[0].aval.shape, strict=True))
     sides = [has.get(axis, 1) for axis in range(len(shape))]
     placed = graph.reshape(x, sides)
-    # A side of 1 leaves the one that is there.
+    # Expanding a side by 1 leaves it unchanged.
     wanted = [1 if side == now else side for side, now in zip(shape, sides, strict=True)]
     return placed if set(wanted) <= {1} else graph.expand(placed, wanted)
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
-    """Writes a slice at fixed places, as indexing is traced for any number of rows."""
+    """Writes slices at fixed indices: with any number of rows, indexing is traced as a gather."""
     if isinstance(index, str):
         raise Unwritten("indexing by places that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]

@@ -28,7 +28,7 @@ def stratified_folds(
     seed: int = 0,
     same: Iterable[Sequence[int]] = (),
 ) -> Int[np.ndarray, "items"]:
-    """Assigns items to folds, each class evenly.
+    """Assigns items to folds, spreading each class evenly.
 
     The items of a class that would be in a single fold are in none (-1), as no classifier could
     learn the class without that fold.
@@ -67,11 +67,11 @@ def judge_by_heads(
     folds: Int[np.ndarray, "items"],
     classes: int,
 ) -> Float[np.ndarray, "items classes"]:
-    """Computes class probabilities of items by linear heads that were not trained on them.
+    """Computes class probabilities of items with linear heads that were not trained on them.
 
     A fold's head is a softmax regression on the features of all other items. The strength of its
-    regularization is chosen without the fold as well: by the loss in the next fold of heads that
-    were trained on the remaining ones. Items in no fold have zeros.
+    regularization is chosen without the fold as well: by how well heads trained on the remaining
+    items predict the next fold. Items in no fold get zeros.
 
     Args:
         features: Features of the items.
@@ -103,7 +103,7 @@ def _strength(
     rest: Bool[np.ndarray, "items"],
     following: Bool[np.ndarray, "items"],
 ) -> float:
-    """Returns the regularization with which heads trained on `rest` fit `following` best."""
+    """Chooses the regularization by how well heads trained on `rest` predict `following`."""
     known = following & np.isin(labels, labels[rest])
     if len(set(labels[rest].tolist())) < 2 or not known.any():
         return USUAL
@@ -133,7 +133,7 @@ def _heads(
     head = LogisticRegression(warm_start=True)
     for strength in strengths:
         with warnings.catch_warnings():
-            # It need not be exact to tell which labels look wrong.
+            # The fit need not be exact to tell which labels look wrong.
             warnings.simplefilter("ignore", ConvergenceWarning)
             yield head.set_params(C=strength / x.shape[1]).fit(x, labels)
 
@@ -144,7 +144,7 @@ def nearest_items(
     asked: Sequence[tuple[int, int]],
     count: int = NEAREST,
 ) -> list[list[int]]:
-    """Finds the items of a class whose features are most similar to an item's, by their cosine.
+    """Finds the items of a class whose features have the highest cosine similarity to an item's.
 
     Args:
         features: Features of the items.

@@ -1,4 +1,4 @@
-"""Predicts pictures with a trained classifier, without its data; it can be stored as one file."""
+"""Predicts pictures with a trained classifier, which needs no data and fits in one file."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ class Predictor(NamesFastai):
         self.model, self.variables, self.classes = model, variables, classes
         self.normalization, self.about, self.task = normalization, about, task
         self.spec = spec or spec_of(model)
-        self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared with other weights.
+        self._programs: dict[Callable[[Predictor], Any], Any] = {}  # Shared by copies.
 
     def __repr__(self) -> str:
         return f"<{self.about.arch} of {counted(len(self.classes), 'class', 'classes')}>"
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """Returns the same classifier with other weights, such as a later step's; programs stay.
+        """Returns a copy with other weights, such as a later step's; it shares the programs.
 
         Args:
             variables: Weights and statistics of the same shapes.
@@ -151,7 +151,7 @@ class Predictor(NamesFastai):
 
     @property
     def _of_normalized(self) -> Callable[[PyTree, Array], Array]:
-        # The key leaves the weights out, so that one program serves all of them.
+        # The closure holds no weights, so that one program serves all of them.
         apply, activation = self.model.apply, self.task.activation
         return lambda variables, x: activation(cast(Array, apply(variables, x, train=False)))
 
@@ -173,7 +173,7 @@ class Predictor(NamesFastai):
         """Predicts the class of one picture.
 
         Args:
-            picture: Path, file, its content, PIL picture, or pixels 0 to 255; see `read_picture`.
+            picture: Path, open file, bytes, PIL picture, or pixels 0 to 255; see `read_picture`.
 
         Raises:
             DataError: The picture cannot be read.
@@ -213,7 +213,7 @@ class Predictor(NamesFastai):
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # If a single one is left here, it is the only one: of many, more are left.
+            # If a single one is left here, it is the only one: of many, more would be left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
@@ -252,7 +252,7 @@ class Predictor(NamesFastai):
         self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
-            # A source that was not trained with has no settings yet: read it as in training.
+            # A source that was not used in training has no settings yet: read it as in training.
             source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
@@ -309,8 +309,8 @@ def load_learner(
         task: Task that it was trained for, if it is your own; None takes the stored one.
 
     Raises:
-        ConfigError: There is no run.
-        WeightsError: It has no checkpoint, the file is not a learner, or its own task is not given.
+        ConfigError: The folder is not a run, or there is no such architecture.
+        WeightsError: It has no checkpoint, is not a learner's file, or your own task is not given.
 
     Example:
         >>> import jax, tempfile
@@ -331,7 +331,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # A run from Python may have another task than its configuration; checkpoints store it.
+        # In Python, a run's architecture may differ from its configuration: checkpoints store it.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file, which is written again after each epoch."""
+"""The report of a run: one HTML file, which is rewritten after each epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
 
 if TYPE_CHECKING:
-    # It imports SciPy's tests, which a command that starts to train need not wait for.
+    # It imports SciPy's statistical tests, which a command that starts to train need not wait for.
     from jaxch5.results.advice import Advice
 
 # Shades in the confusion matrix; the style sheet has one rule for each.
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     """A cell of the confusion matrix that is not empty.
 
     Attributes:
-        actual, predicted: Places of the class and of the answer.
+        actual, predicted: Index of the actual class, and index of the answer.
         number: Number of pictures.
         share: Their share of the pictures of the class.
         examples: Some of the pictures.
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The cell's classes in the style sheet: right or wrong, and how large its share is."""
+        """Returns the cell's style classes: right or wrong, and how large its share is."""
         kind = "hit" if self.actual == self.predicted else "miss"
         return f"{kind} l{math.ceil(SHADES * self.share)}"
 
@@ -82,7 +82,7 @@ class Report:
         momentum: Momentum of each step.
         group_names: Names of the groups of layers; numbers where there are none.
         sample: Training pictures, each with its label.
-        counts: Name of each class, with its pictures for training and for validation.
+        counts: Name of each class, with its numbers of pictures for training and for validation.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
         classes: Names of the classes, followed by "none of these" where that is an answer.
         examples: Some pictures of cells of the confusion matrix, by actual and predicted class.

@@ -66,7 +66,7 @@ def write_suspects(
     Args:
         path: CSV file to write; an existing one is replaced.
         suspects: Suspects, in the order of the rows.
-        references: Path of each item, not of suspects alone.
+        references: Path of each item, not only of the suspects.
 
     Raises:
         DataError: The file cannot be written.
@@ -91,12 +91,12 @@ def write_suspects(
 def write_table(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Writes a CSV file that `from_csv` reads; numbers have four digits after the point.
+    """Writes a CSV file that `from_csv` reads; floats have four decimals.
 
     Args:
         path: CSV file to write; an existing one is replaced.
         columns: Names of the columns.
-        rows: Values of the rows, by column; others are left out.
+        rows: Values of each row, by column; those of other columns are left out.
 
     Raises:
         DataError: The file cannot be written.
@@ -133,14 +133,14 @@ def described(
 ) -> dict[str, Any]:
     """Compares labels with the predictions of a classifier that was not trained on them.
 
-    An item is listed if another class is more probable than its label, largest doubt first.
+    Items for which another class is more probable than the label are listed, largest doubt first.
 
     Args:
         source: Labelled items.
         valid: Whether each is for validation.
         judged: Items that have predictions.
-        probabilities: Probabilities of their classes.
-        features: Features by which near items are found; None finds none.
+        probabilities: Class probabilities of all items; only those of judged items are used.
+        features: Features of all items, to find the nearest ones by; None finds none.
 
     Returns:
         The estimated number of `wrong` labels, the share of labels that are `agreed` on, estimated

@@ -1,4 +1,4 @@
-"""Places that are not paths: addresses, whose slashes `pathlib` would spoil, and the hub."""
+"""Locations other than paths: addresses, whose slashes `pathlib` would spoil, and the hub."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pydantic_core import CoreSchema, core_schema
 
 from jaxch5.errors import ConfigError, WeightsError
 
-# Endings of files of weights: PyTorch's, of which `.bin` is the hub's, `.ckpt` Lightning's, and
-# `.tar` that of `model.pth.tar`; and the one that executes nothing.
+# Endings of files with weights: PyTorch's pickles (`.bin` is used on the hub, `.ckpt` by Lightning,
+# and `.tar` in `model.pth.tar`), and the one whose files execute nothing when they are read.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
 # Ends the message about a run that does not exist.
 LISTED = "jaxch5 runs lists those in runs/"
 # Words that name no weights, or none yet.
 NO_WEIGHTS = ("none", "auto")
-# A tag, timm's NAME.TAG, or a repository of the hub; and a revision of it.
+# A tag, timm's NAME.TAG, or a repository of the hub; each may have a revision.
 ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
 class Address(str):
-    """The address of files that fsspec reaches; in a configuration it stands beside `pathlib.Path`.
+    """The address of files that fsspec reaches; settings take it as well as a `pathlib.Path`.
 
     Example:
         >>> Address("s3://bucket/flowers").name
@@ -35,7 +35,7 @@ class Address(str):
 
     @property
     def name(self) -> str:
-        """The last part, as for a path."""
+        """Returns the last part, as for a path."""
         return PurePosixPath(self).name
 
     @classmethod
@@ -44,7 +44,7 @@ class Address(str):
 
 
 def is_address(place: object) -> bool:
-    """Checks whether something that stands for a place is an address and not a path.
+    """Checks whether a location is an address and not a path.
 
     Example:
         >>> is_address("s3://bucket/flowers"), is_address("photos/flowers")
@@ -54,11 +54,11 @@ def is_address(place: object) -> bool:
 
 
 def expanded(path: Path) -> Path:
-    """Replaces `~` by the home folder.
+    """Replaces `~` with the home folder.
 
     Raises:
         ConfigError: The path begins like `~photos`, where `~/photos` is meant: Python's own error
-            does not name it.
+            does not name the path.
 
     Example:
         >>> expanded(Path("~/photos")) == Path.home() / "photos"

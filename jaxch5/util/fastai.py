@@ -1,4 +1,4 @@
-"""fastai's names and what stands for them here, which the error for such a name tells."""
+"""fastai's names and their counterparts here, which the error for such a name states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
 _ONE_CLASS = "nothing: a data block has pictures with one class each"
 _WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
 
-# By the class, or by the package's name. What begins with "nothing" says why; all else is code.
+# By class, or by the package's name. Entries that begin with "nothing" say why; others are code.
 INSTEAD: dict[str, dict[str, str]] = {
     "jaxch5": {
         "untar_data": "jx.from_archive(path)",
@@ -159,14 +159,14 @@ def missing(name: str, *owners: str) -> str:
 
 
 class NamesFastai:
-    """Base of classes whose missing attributes, where they are fastai's, say what they are here."""
+    """Base of classes whose errors for fastai's attributes say what these are called here."""
 
-    # A type checker would take every attribute to be there.
+    # A type checker would assume that every attribute exists.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             kinds = type(self).__mro__
-            is_property = any(name in vars(kind) for kind in kinds)  # one that failed within
+            is_property = any(name in vars(kind) for kind in kinds)  # one whose getter failed
             if not is_property and (line := missing(name, *(kind.__name__ for kind in kinds))):
                 raise AttributeError(line)
             return object.__getattribute__(self, name)  # raises what it would without this

@@ -23,11 +23,11 @@ DRAWN_BY = "jaxch5"
 def making(path: Path, alone: bool = False) -> Iterator[Path]:
     """Yields a path for a new file or folder, and moves it into place at the end if all went well.
 
-    A reader sees what was there before, or all of the new one. A failed one leaves nothing behind.
+    A reader sees what was there before, or the complete new one. A failure leaves nothing behind.
 
     Args:
-        path: Place of the file or folder; what is made is stored beside it until then.
-        alone: Whether nobody else makes the same, so that a killed process's rest is overwritten.
+        path: Path of the file or folder; until the end, the new one is stored beside it.
+        alone: Whether nobody else makes it, so that what a killed process left is overwritten.
 
     Raises:
         OSError: It cannot be moved into place.
@@ -96,7 +96,7 @@ def unused(path: Path, suffix: str = "") -> Path:
 
 
 def json_value(value: Any) -> Any:
-    """Replaces numbers that are not finite, which JSON does not have, by None.
+    """Replaces numbers that are not finite, which JSON does not have, with None.
 
     Example:
         >>> json_value({"losses": [0.5, float("nan")], "accuracy": 1})

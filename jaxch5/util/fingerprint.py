@@ -1,7 +1,7 @@
 """Fingerprints of functions and of what they close over, as they are in memory.
 
 Two functions with the same fingerprint do the same, and so may share a compiled program. What
-cannot be told apart from everything else has none.
+cannot be told apart from everything else has no fingerprint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 
 
 class UnknownError(Exception):
-    """Something has no fingerprint."""
+    """Raised for a value that has no fingerprint."""
 
 
 def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
@@ -32,12 +32,12 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
     and arrays. The globals of a function are not looked at; see `code_of`.
 
     Args:
-        value: Value, function, or nested ones.
+        value: Value, function, or a container of them.
         known: Function from a module's name to whether its functions and types mean the same
             wherever they have the same name.
 
     Raises:
-        UnknownError: It holds something that is neither known nor made of what is.
+        UnknownError: It holds something that is neither known nor made of known parts.
 
     Example:
         >>> def add(number):
@@ -52,13 +52,13 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
 def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
     """Returns a fingerprint of all that modules define, as it is in memory, and of their files.
 
-    What a module does when it is imported leaves no code in memory, such as the options of a
-    decorator; its file has that.
+    What a module does when it is imported, such as passing options to a decorator, leaves no code
+    in memory; its file shows it.
 
     Args:
         modules: Names of modules that were imported.
-        known: Function from another module's name to whether functions that it makes may be
-            identified by their code and what they hold; if it does not know one, no two
+        known: Function from another module's name to whether functions that this module makes may
+            be identified by their code and what they hold; if one may not, no two
             fingerprints are equal.
     """
     walk = _Walk(known, frozenset(modules))
@@ -73,11 +73,11 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
 class _Walk:
     def __init__(self, known: Callable[[str], bool], inside: frozenset[str] = frozenset()) -> None:
         self.known = known
-        # Modules whose types are told by what they define, and not by their names.
+        # Modules whose types are identified by what they define, and not by their names.
         self.inside = inside
         self.lenient = bool(inside)
         self.seen: dict[int, int] = {}
-        # An object that is gone would leave its id to another one.
+        # Keeps objects alive: another one could get the id of one that is gone.
         self.alive: list[Any] = []
 
     def digest(self, value: Any) -> str:
@@ -87,7 +87,7 @@ class _Walk:
         return hashed.hexdigest()
 
     def words(self, value: Any) -> Iterator[str]:
-        """Yields words that only equal values have; what was met before is a number."""
+        """Yields words that only equal values share; a value that was met before is a number."""
         if type(value) in PLAIN:
             yield f"{type(value).__name__} {value!r}"
             return
@@ -151,7 +151,7 @@ class _Walk:
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # What Python and pydantic note on a class as they go.
+        # What Python and pydantic add to a class over time.
         skipped = (
             "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
         )  # fmt: skip
@@ -169,7 +169,7 @@ class _Walk:
             found = getattr(found, part, None)
         if found is not value:
             return None
-        # Such as a function with a gradient of its own, which is an attribute.
+        # Such as a function's own gradient, which is an attribute of it.
         held = getattr(value, "__dict__", {}).items() if self.lenient else ()
         return f"name {module} {name}", *held
 
@@ -192,7 +192,7 @@ class _Walk:
             names = (field.name for field in fields(value) if field.name not in of_flax)
             return where, kind, *((name, getattr(value, name)) for name in names)
         if isinstance(kind.__init__, FunctionType) and "<locals>" not in kind.__qualname__:
-            # One that Python code fills has all that it is in its attributes.
+            # An object that Python code initializes has its whole state in its attributes.
             has_slots = any("__slots__" in vars(base) for base in kind.__mro__)
             return None if has_slots else (where, kind, *vars(value).items())
         return None

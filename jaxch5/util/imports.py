@@ -56,7 +56,7 @@ def load_object(path: str, setting: str) -> Any:
         setting: Setting that has the path, such as "fit.loss", for messages.
 
     Raises:
-        ConfigError: It is not an import path, there is no such module or name, or the module fails.
+        ConfigError: It is not an import path, there is no such module or name, or importing fails.
 
     Example:
         >>> load_object("math:tau", "fit.lr") > 6
@@ -88,7 +88,7 @@ def load_function(path: str, setting: str) -> Callable[..., Any]:
     """Imports the function that an import path names; see `load_object`.
 
     Raises:
-        ConfigError: As `load_object`, or it cannot be called.
+        ConfigError: As for `load_object`, or the object cannot be called.
 
     Example:
         >>> load_function("math:floor", "fit.loss")(1.5)

@@ -1,4 +1,4 @@
-"""What other libraries bring: the environment that they read, what they log, and their objects."""
+"""Deals with other libraries: the environment that they read, what they log, and their objects."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ from jaxch5.errors import ConfigError, Jaxch5Error
 
 # Only this machine reaches it.
 HOST = "127.0.0.1"
-# Host names under which a browser may ask for it; any other is a page elsewhere in disguise.
+# Host names that a request may have; any other may come from a page elsewhere in disguise.
 NAMES = [HOST, "localhost"]
 # What a page sends is short: at most this many bytes.
 LONGEST = 1_000_000
 # Seconds that a connection may be idle.
 IDLE_SECONDS = 60
 HEADERS = {
-    # The page holds what this server gives, runs no script of its own text, and is in no frame.
+    # The page loads only what this server sends, runs no inline script, and is in no frame.
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
     "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -34,7 +34,7 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
 class Reply(NamedTuple):
-    """Holds an answer: content, its type, the status, and for how many seconds it stays true."""
+    """Holds an answer: content, its type, the status, and for how many seconds to cache it."""
 
     content: bytes
     kind: str = TEXT
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
     seconds: int = 0
 
 
-# A function of the path that is asked for and of what was posted, None where something is fetched.
+# A function of the requested path and of what was posted, which is None for a GET request.
 Respond = Callable[[str, Any], Reply]
 
 
@@ -65,11 +65,11 @@ def serve(server: socket.socket, respond: Respond) -> None:
     """Answers requests, each in a thread, until the caller is interrupted.
 
     Requests under another host's name are refused, so that no page elsewhere can read anything by
-    letting its name lead here; so is what another page posts. A page elsewhere cannot post JSON
-    without asking first (CORS), and is not answered then.
+    making its name resolve to this machine; so is what another page posts. A page elsewhere cannot
+    post JSON without asking first (CORS), and is not given permission.
 
     Args:
-        server: Socket of `listening`.
+        server: Socket from `listening`.
         respond: Function that answers; it raises a `Jaxch5Error` for a bad request.
     """
     port = server.getsockname()[1]

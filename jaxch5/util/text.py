@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
 
-# Entries that are shown of a list.
+# Number of entries of a list that are shown.
 SHOWN = 20
 # Stands for what is not a number, in tables and reports.
 NO_NUMBER = "\N{EN DASH}"
@@ -49,7 +49,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     Args:
         count: Number of things.
         one: What one is called, and what else in a sentence depends on the count.
-        many: The same for another count; None adds an s.
+        many: The same for any other count; None adds an s.
 
     Example:
         >>> counted(1, "picture"), counted(1200, "picture"), counted(0, "class", "classes")
@@ -140,7 +140,7 @@ def folded(name: str) -> str:
 
 
 def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
-    """Checks whether names are the same, one after the other, however their umlauts are stored."""
+    """Checks whether names are the same, in the same order, however their umlauts are stored."""
     return [*map(composed, ones)] == [*map(composed, others)]
 
 
@@ -188,7 +188,7 @@ def print_line(console: Console, line: str) -> None:
 
 
 def print_list(console: Console, one: str, many: str, entries: Sequence[str]) -> None:
-    """Prints how many entries there are and the first of them; without any, nothing.
+    """Prints how many entries there are and the first of them; prints nothing if there are none.
 
     Args:
         console: Console to print on.

@@ -2,8 +2,8 @@
 
 dm-pix does the arithmetic, with fastai's magnitudes. Brightness and contrast act on logits, as
 fastai's do, so that black stays black, white stays white and nothing leaves 0 to 1: dm-pix's sum on
-the plain values would move a near-white by three times as much as fastai does, and cut it off.
-Contrast is fastai's own product: dm-pix multiplies distances from the channel's mean, fastai from
+the plain values would move a near-white three times as far as fastai does, and clip it. Contrast
+is multiplied as in fastai: dm-pix multiplies distances from the channel's mean, fastai those from
 mid-grey. Saturation is dm-pix's, in HSV, where fastai mixes with grey; the factors are fastai's.
 
 The random forms turn draws, numbers from 0 to 1, into parameters.
@@ -23,7 +23,7 @@ Values = Float[Array, "batch"]
 
 
 def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictures:
-    """Changes brightness, then contrast, by one trip to the logits and back.
+    """Changes brightness, then contrast, in one trip to the logits and back.
 
     Args:
         pictures: values from 0 to 1.
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """Multiplies saturation, with probability `p`, by `1 - max_saturation` to its inverse."""
+    """Multiplies saturation by `1 - max_saturation` to its inverse, with probability `p`."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -115,8 +115,8 @@ def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) ->
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # The values get a name: where they come from the sampler, the compiler computes them again for
-    # each mention, which doubled the total time.
+    # In this form the values occur once: where they come from the sampler, the compiler computes
+    # them again for each mention, which doubled the total time.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 
 

@@ -1,16 +1,16 @@
 """Geometry: matrices that say where each pixel of the output comes from.
 
 A matrix acts on homogeneous points (x, y, 1), x to the right and y down. The operations work in a
-square from -1 to 1, which stands for the part of the picture that is seen. Where the sides of that
-part are not equally long, `stretch` gives the square its shape for a turn, so that it does not
-shear. A point goes from the output to the canvas in these steps:
+square from -1 to 1, which stands for the part of the picture that is seen. Where that part is not
+square, `stretch` gives the square the part's shape for a rotation, which would otherwise shear the
+picture. A point goes from the output to the canvas in these steps:
 
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
 
-so that the product is read from right to left. Each operation has a deterministic form and a
+The product is thus read from right to left. Each operation has a deterministic form and a
 random one, which turns draws (numbers from 0 to 1, some for each sample, see `uniforms`) into
-parameters and calls the other. Draws and meanings are those of fastai's `aug_transforms`.
+parameters and calls the other. Distributions and meanings are those of fastai's `aug_transforms`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Values = Float[Array, "batch"]
 
 
 def from_rows(*rows: tuple[Values | float, Values | float, Values | float]) -> Matrices:
-    """Builds matrices from nine entries, each a number or an array of one for every sample.
+    """Builds matrices from nine entries, each a number or an array with one number per sample.
 
     Example:
         >>> from_rows((jnp.ones(2), 0, 0), (0, 1, 0), (0, 0, 1)).shape
@@ -109,7 +109,7 @@ def rotate(degrees: Values) -> Matrices:
 
 
 def zoom(factor: Values, x: Values, y: Values) -> Matrices:
-    """Enlarges about a point, 0 to 1 from left to right and from top to bottom, that stays put.
+    """Enlarges about (x, y), which stays put; both run from 0 (left, top) to 1 (right, bottom).
 
     Example:
         >>> zoom(jnp.array([2.0]), jnp.array([0.5]), jnp.array([1.0]))[0].tolist()
@@ -122,7 +122,7 @@ def zoom(factor: Values, x: Values, y: Values) -> Matrices:
 
 
 def crop(area: Values, x: Values, y: Values) -> Matrices:
-    """Keeps a square part, by its share of the area and its place, 0 to 1 along either axis.
+    """Keeps a square part, given its share of the area and its position, 0 to 1 along each axis.
 
     Example:
         >>> crop(jnp.array([0.25]), jnp.array([0.0]), jnp.array([0.5]))[0].tolist()
@@ -153,7 +153,7 @@ def warp(x: Values, y: Values) -> Matrices:
 
 
 def stretch(aspect: Values | float) -> Matrices:
-    """Multiplies x, so that the square is `aspect` times as wide as high."""
+    """Multiplies x, so that the square is `aspect` times as wide as it is high."""
     return from_rows((aspect, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
@@ -228,7 +228,7 @@ def random_flip(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
 
 
 def random_dihedral(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
-    """Applies with probability `p` one of the eight symmetries, the identity among them."""
+    """Applies one of the eight symmetries, the identity among them, with probability `p`."""
     symmetry = jnp.floor(8 * draws[:, 1]).astype(jnp.int32)
     return dihedral(jnp.where(draws[:, 0] < p, symmetry, 0))
 
@@ -241,7 +241,7 @@ def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) 
 def random_zoom(
     draws: Float[Array, "batch 4"], min_zoom: float, max_zoom: float, p: float
 ) -> Matrices:
-    """Zooms by a factor between two, about any point of the picture, with probability `p`."""
+    """Zooms by `min_zoom` to `max_zoom`, about any point of the picture, with probability `p`."""
     factor = min_zoom + (max_zoom - min_zoom) * draws[:, 1]
     return zoom(jnp.where(draws[:, 0] < p, factor, 1.0), draws[:, 2], draws[:, 3])
 

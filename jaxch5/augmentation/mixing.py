@@ -1,8 +1,8 @@
 """Mixing: new examples from pairs of a batch's pictures.
 
-Both methods work on augmented pictures; each picture draws its own share, and its partner is
-another item of the batch. The loss is then the same mixture of the losses to both labels:
-`jaxch5.training.reduction.loss_of_batch`.
+Both methods work on augmented pictures; each picture draws its own share, and a partner from
+the batch, which may be the picture itself. The loss is then the same mixture of the losses to both
+labels: `jaxch5.training.reduction.loss_of_batch`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pictures = Float[Array, "batch height width 3"]
 
 
 class Mixed(NamedTuple):
-    """Holds mixed pictures, each with its partner's place and its own share, 0 to 1."""
+    """Holds mixed pictures, each with its partner's index and its own share, 0 to 1."""
 
     pictures: Pictures
     partner: Int[Array, "batch"]
@@ -30,7 +30,7 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 
     Args:
         pictures: values from 0 to 1.
-        key: a new one each step.
+        key: key for the draws, a new one each step.
         alpha: parameter of the Beta distribution from which the weight is drawn; the larger part is
             the picture's own, as in fastai's `MixUp`.
 
@@ -54,7 +54,7 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
 
     Args:
         pictures: values from 0 to 1.
-        key: a new one each step.
+        key: key for the draws, a new one each step.
         alpha: parameter of the Beta distribution from which the share that stays is drawn.
 
     Example:

@@ -17,7 +17,7 @@ from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size, height_and_width
 from jaxch5.view import WHOLE, View
 
-# How many draws an operation takes. Each has its own, whether others are in use or not, so that
+# How many draws each operation takes. Each has its own, whether or not others are in use, so that
 # leaving one out changes no other.
 DRAWS = {
     "position": 1,
@@ -38,17 +38,17 @@ Draws = dict[str, Float[Array, "batch count"]]
 
 @dataclass(frozen=True)
 class Policy:
-    """Ranges and probabilities of random changes; `aug_transforms` makes one and says more.
+    """Holds the ranges and probabilities of random changes, which `aug_transforms` describes.
 
-    It does not set the last three; `dataclasses.replace(policy, max_hue=0.1)` does.
+    That function does not set the last three; `dataclasses.replace(policy, max_hue=0.1)` does.
 
     Args:
         max_saturation: largest change of saturation, 0 to 1; drawn with `p_lighting`.
-        max_hue: largest turn of the hue, in circles; drawn with `p_lighting`.
-        p_gray: probability of grey.
+        max_hue: largest turn of the hue, as a fraction of a circle; drawn with `p_lighting`.
+        p_gray: probability that a picture turns grey.
 
     Raises:
-        ConfigError: a value is out of its range, or `flip_vert` is without `do_flip`.
+        ConfigError: a value is out of its range, or `flip_vert` is set without `do_flip`.
     """
 
     do_flip: bool
@@ -102,7 +102,7 @@ def aug_transforms(
 
     Args:
         do_flip: whether half of the pictures are mirrored.
-        flip_vert: whether, with `do_flip`, half of the pictures get one of all eight symmetries.
+        flip_vert: whether, with `do_flip`, half of the pictures get one of the eight symmetries.
         max_rotate: largest rotation either way, degrees.
         min_zoom, max_zoom: factors between which a zoom is drawn.
         max_lighting: largest change of brightness and contrast, 0 to 1.
@@ -137,9 +137,9 @@ def augment(
     the item is in nor on the batch's size.
 
     Args:
-        policy: random changes, as `aug_transforms` returns them; None is `center`.
+        policy: random changes, as `aug_transforms` returns them; None does what `center` does.
         batch: presized pictures.
-        key: a new one each epoch.
+        key: key for the draws, a new one each epoch.
         size: side of the output, or its height and width, pixels.
         dtype: type of the output.
 
@@ -238,7 +238,7 @@ def _operations(
     p = policy.p_affine
     mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
     mirrored = [mirror(draws["flip"])] if policy.do_flip else []
-    # Its shape in the picture, and after a quarter turn, which comes before the picture is framed.
+    # The part's aspect in the picture, and after a quarter turn, which comes before the framing.
     placed = seen = geometry.aspect_seen(frame, size, method)
     square = isinstance(seen, float) and seen == 1
     if policy.flip_vert and not square:
@@ -265,7 +265,7 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Changes brightness and contrast, then the rest of `Policy`; 0 to 1 but for rounding."""
+    """Changes brightness and contrast, then saturation, hue and grey; 0 to 1 but for rounding."""
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

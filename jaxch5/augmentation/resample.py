@@ -19,10 +19,10 @@ def resample(
     dtype: Any = jnp.float32,
     pad_mode: str = "reflection",
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures in 0 to 1 by Keys' cubic kernel, widened by as much as a picture shrinks.
+    """Samples pictures (values in 0 to 1) by Keys' cubic kernel, widened by as much as one shrinks.
 
-    So does Pillow (`Image.Resampling.BICUBIC`), with which timm evaluates. Positions beyond a
-    picture's border are reflected at it, or as `pad_mode` says.
+    Pillow does the same (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions beyond
+    a picture's border are reflected at it, or as `pad_mode` says.
 
     Args:
         image: canvases.
@@ -51,7 +51,7 @@ def resample(
     beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
-        """Resamples what is along one of the canvas's axes, here the first of the two."""
+        """Resamples along one of the canvas's axes, which is the first of the two in `pictures`."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
         # One of the two is zero, and which one tells whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
@@ -71,7 +71,7 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # What is beyond has no share and is zero, so pictures are given as differences from it.
+    # What is beyond the border counts as zero, so pictures are given as differences from it.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

@@ -38,7 +38,7 @@ def sample(
     pad_mode: str = "reflection",
     gathered: bool = False,
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures of a size, in 0 to 1, by one bilinear interpolation.
+    """Samples pictures at the given size, with values in 0 to 1, by one bilinear interpolation.
 
     Positions beyond a picture's border are reflected at it, or as `pad_mode` says; the canvas
     beyond the picture is never seen. Where a matrix shrinks its picture, each output pixel is the
@@ -51,9 +51,9 @@ def sample(
         frame: map from the unit square to the canvas, which tells where the picture's border is.
         size: side of the output, or its height and width, pixels.
         dtype: type of the output.
-        subsamples: the most sub-samples along a side of an output pixel; None lets `subsamples_for`
-            decide. It is fixed when compiling, because a shape cannot depend on a draw; a picture
-            that its matrix does not shrink takes them all at the centre, where they agree.
+        subsamples: number of sub-samples along a side of an output pixel; None asks
+            `subsamples_for`. It is fixed when compiling, because a shape cannot depend on a draw; a
+            picture that its matrix does not shrink takes them all at the centre, where they agree.
         pad_mode: what is seen beyond a picture's border; see `Framing`.
         gathered: whether sub-samples are as far apart as `gathering` says, instead of evenly over
             the output pixel. That loses less, above all where a matrix shears (docs/benchmarks.md).
@@ -100,7 +100,7 @@ def sample(
             if any(colour):
                 seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
-    # A 255th, rounded as a division would be; the compiler's own multiplies by a rounded inverse.
+    # A 255th, rounded as if divided; the compiler's own division multiplies by a rounded inverse.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
 
@@ -116,7 +116,7 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns by how much to bring together the sub-samples of an output pixel, in its own axes.
+    """Returns the matrix that brings an output pixel's sub-samples together, in its own axes.
 
     Sub-samples spaced evenly spread a little less than the pixel does, but each interpolation
     spreads as well, by about a canvas pixel. Along a direction in which the output pixel covers few
@@ -137,7 +137,7 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """The factor along a direction in which a pixel covers this many canvas pixels, squared."""
+        """Returns the factor for a direction, from the squared canvas pixels per pixel along it."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
     # A function of a symmetric matrix is linear in it, where the matrix is 2x2.
@@ -152,7 +152,7 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
 def derivative(
     matrix: Float[Array, "batch 3 3"], row: float, column: float
 ) -> Float[Array, "batch 2 2"]:
-    """Returns the derivative of canvas positions by output positions, at one of these."""
+    """Returns the derivative of canvas positions with respect to output positions, at a point."""
     at = (matrix[:, :, 0] * (column / row) + matrix[:, :, 1]) * row + matrix[:, :, 2]
     x, y, w = jnp.moveaxis(at, 1, 0)
     of_x, of_y, of_w = jnp.moveaxis(matrix[:, :, :2], 1, 0)
@@ -164,7 +164,7 @@ def derivative(
 def local_scale(
     matrix: Float[Array, "batch 3 3"], row: float, column: float | None = None
 ) -> Float[Array, "batch"]:
-    """Returns the canvas pixels per output pixel, along a side, near one on the diagonal or else.
+    """Returns canvas pixels per output pixel, along a side, at a point (by default a diagonal one).
 
     Example:
         >>> round(float(local_scale(jnp.diag(jnp.array([2.0, 2.0, 1.0]))[None], 8.0)[0]), 6)
@@ -181,7 +181,7 @@ def borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
     """Returns the smallest and the largest canvas coordinates, x and y, of each picture."""
-    # They are whole numbers, to which the division of a squished picture's may not quite come.
+    # They are whole numbers, which the division for a squished picture may slightly miss.
     right, down, origin = jnp.round(jnp.moveaxis(frame[:, :2] / frame[:, 2:, 2:], 2, 0))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)
     high = origin + jnp.maximum(right, 0) + jnp.maximum(down, 0)
@@ -195,7 +195,7 @@ def _sources(
     rows: int,
     columns: int,
 ) -> tuple[Float[Array, "batch {rows} {columns}"], Float[Array, "batch {rows} {columns}"]]:
-    """Returns where on the canvas, x and y, each output pixel, moved by an offset, comes from."""
+    """Returns the canvas position, x and y, that each output pixel, moved by an offset, shows."""
     x = (jnp.arange(columns) + 0.5 + offset_x[:, None])[:, None, :]
     y = (jnp.arange(rows) + 0.5 + offset_y[:, None])[:, :, None]
 
@@ -216,9 +216,9 @@ def _neighbours(
     Int[Array, "batch rows columns"],
     Float[Array, "batch rows columns"],
 ]:
-    """Returns the pixels before and after each place on an axis, and the distance from the first.
+    """Returns the pixels before and after each position on an axis, and its offset from the first.
 
-    Places are brought into `low` to `high`, by reflection or to the edge.
+    Positions are brought into `low` to `high`, by reflection or to the edge.
     """
     low, high = low[:, None, None], high[:, None, None]
     inside = brought_inside(place, low, high, pad_mode)
@@ -232,7 +232,7 @@ def _neighbours(
 def brought_inside(
     place: Float[Array, "batch rows columns"], low: Array, high: Array, pad_mode: str
 ) -> Float[Array, "batch rows columns"]:
-    """Returns places within `low` to `high`: reflected at them, or at the edge."""
+    """Returns positions within `low` to `high`: others are reflected, or moved to the edge."""
     if pad_mode != "reflection":
         return jnp.clip(place, low, high)
     period = 2 * (high - low)
@@ -245,7 +245,7 @@ def share_inside(
     low: Float[Array, "batch"],
     high: Float[Array, "batch"],
 ) -> Float[Array, "batch rows columns"]:
-    """Returns the share of each place's neighbours, by their weight, that is in `low` to `high`."""
+    """Returns the share of each position's neighbours, by weight, that is in `low` to `high`."""
     low, high = low[:, None, None], high[:, None, None]
     return jnp.clip(jnp.minimum(place - low, high - place) + 0.5, 0, 1)
 

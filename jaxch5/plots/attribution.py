@@ -22,7 +22,7 @@ def overlay(
     attribution: Float[np.ndarray, "rows columns"],
     alpha: float = 0.6,
 ) -> Float[np.ndarray, "height width 3"]:
-    """Lays a map in colours over a picture in grey: all colour then comes from the map.
+    """Lays a coloured map over a grey picture, so that all colour comes from the map.
 
     Args:
         picture: Picture with values from 0 to 1.
@@ -53,7 +53,7 @@ def plot_attribution(
     Args:
         picture: Picture with values from 0 to 1.
         attribution: Map of what the picture shows, with values from 0 to 1.
-        title: Title.
+        title: Title over the picture.
 
     Example:
         >>> figure = plot_attribution(np.zeros((8, 8, 3)), np.ones((8, 8)), "cat 90 %")

@@ -67,7 +67,7 @@ def plot_augmentations(
     count = 1 + len(rows)
     figure = Figure(figsize=(1.25 * draws + 0.2, 1.35 * count), layout="constrained")
     grid = figure.subplots(count, draws, squeeze=False)
-    # The same in each column.
+    # One is enough: it would be the same in each column.
     pictures = {"centre crop": center(batch, size)[:1]}
     pictures |= {name: augment(alone, batch, key, size) for name, alone in rows.items()}
     for axis in grid.flat:
@@ -158,7 +158,7 @@ def _one_by_one(
 
 
 def _repeated(picture: Picture, count: int, size: int) -> Batch:
-    """Returns a batch of one picture `count` times, with the picture itself as canvas."""
+    """Returns a batch of one picture, `count` times, with the picture itself as canvas."""
     from PIL import Image
 
     pixels = read_picture(picture)

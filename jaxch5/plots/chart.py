@@ -18,7 +18,7 @@ from jaxtyping import Float
 # More points than this are finer than the canvas; dots on more points than this merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
-# Values above this many times the third quartile are a spike, unless the second half has some.
+# Values above this many times the third quartile are a spike, unless they are in the second half.
 SPIKE = 4
 # On a logarithmic scale: how far below its peak the lowest line is shown.
 DECADES_BELOW_PEAK = 2
@@ -98,7 +98,7 @@ def line_chart(
 
     Args:
         title: title of the chart.
-        x: place of each point, ascending.
+        x: x value of each point, ascending.
         series: values of each curve by its name; a value that is not finite leaves a gap.
         x_label, y_label: labels of the axes.
         from_zero: whether a linear y axis begins at 0; an early spike then leaves it at the top.
@@ -136,7 +136,7 @@ def line_chart(
     )
     lines = []
     for name, curve in curves.items():
-        # Below the axis the line leaves the chart; along the bottom it would look like a value.
+        # Below the axis the line has a gap; along the bottom it would look like a value.
         curve = np.where(curve < low, np.nan, curve)
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])

@@ -85,7 +85,7 @@ class Sheet(NamedTuple):
 
 
 def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
-    """Returns one or more pictures side by side in one, each with its proportions.
+    """Returns one or more pictures side by side on a sheet, each with its own proportions.
 
     Example:
         >>> sides = (8, 8), (90, 45)
@@ -96,7 +96,7 @@ def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
     rows = -(-len(pictures) // columns)
     sheet, places = PillowImage.new("RGB", (TILE_SIDE * columns, TILE_SIDE * rows)), []
     for number, picture in enumerate(pictures):
-        # The pixels of a digit stay sharp.
+        # The pixels of tiny pictures, such as digits, stay sharp.
         factor = max(1, TILE_SIDE // max(picture.size))
         tile = picture.resize((factor * picture.width, factor * picture.height), 0)
         tile.thumbnail((TILE_SIDE, TILE_SIDE), PillowImage.Resampling.LANCZOS)

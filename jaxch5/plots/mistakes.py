@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LETTER_WIDTH = 0.62
 LINE_HEIGHT = 1.25
 POINTS = 72
-# Inches that a matrix may take: a page, and a screen at 100 dots per inch.
+# Most inches that a matrix may take: they fit a page, and a screen at 100 dots per inch.
 LARGEST_MATRIX = 12.0
 SMALLEST_FONT = 6.0
 
@@ -144,7 +144,7 @@ def plot_answers(
 ) -> Figure:
     """Draws pictures, each titled with its prediction and, if that is wrong, the actual class.
 
-    Right and wrong ones differ by a sign and by the colours of the confusion matrix.
+    A sign and the colours of the confusion matrix tell right predictions from wrong ones.
 
     Args:
         pictures: pictures with values from 0 to 1.
@@ -197,7 +197,7 @@ def plot_calibration(calibration: Calibration) -> Figure:
 
 
 def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
-    """Draws the error of a classifier's answers against the share that it leaves unanswered.
+    """Draws the error of a classifier's answers against the share left unanswered.
 
     Args:
         selection: Selection as `select` returns it.

@@ -49,7 +49,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws like `plot_pictures`, but keeps titles unchanged, with a number of lines."""
+    """Draws like `plot_pictures`, but leaves titles unchanged, and room for several lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines
@@ -98,7 +98,7 @@ def plot_lr_find(
 
     Args:
         sweeps: rates and smoothed losses of each sweep.
-        suggested: suggested rates by their rules; marked on the first sweep.
+        suggested: suggested rate by the name of each rule; marked on the first sweep.
         recommended: the recommended rate, and the other end of the band of rates worth trying,
             which is shaded.
 
@@ -142,7 +142,7 @@ def plot_transfer_profile(
     """Draws a metric, such as accuracy, against the number of transferred and frozen stages.
 
     Args:
-        frozen: scores of the repeats, for each number of stages from 0 on.
+        frozen: scores of the repeats, for each number of frozen stages from 0 on.
         scratch: scores of training from scratch.
         stages: names of the stages, and of the head, which is never frozen.
         metric: name of the metric.

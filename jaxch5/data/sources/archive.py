@@ -1,4 +1,4 @@
-"""Labelled pictures in an archive, here or at an address."""
+"""Labelled pictures in an archive, on this machine or at an address."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def from_archive(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    r"""Reads pictures in a zip or tar file, unpacked once into the user's cache folder.
+    r"""Reads pictures from a zip or tar file, unpacked once into the user's cache folder.
 
-    Folders around the pictures that hold nothing else are skipped.
+    Outer folders that merely wrap the pictures are skipped.
 
     Args:
         url: the file's address, from which it is fetched once, or its path.
         sha256: checksum of the file, in hexadecimal; None takes it unchecked.
-        pattern: tells the class from the file name, as `from_regex` does; None takes the class
-            from the folder, as `from_folder` does.
+        pattern: regular expression that finds the class in a file name, as for `from_regex`; None
+            takes the class from the folder, as `from_folder` does.
         train, valid: folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
         DataError: the file cannot be fetched or read, is not the one expected, or holds no
-            pictures that can be told apart.
+            pictures whose classes can be told.
 
     Example:
         >>> url = "https://example.org/pets.tar.gz"  # any address of yours
@@ -73,7 +73,7 @@ def is_archive(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        # zipfile knows a zip file by its end, which one that is cut short does not have.
+        # zipfile recognizes a zip file by its end, which a truncated one lacks.
         is_zip = kind_of(head_of(file)) == "a zip file" or zipfile.is_zipfile(file)
         return is_zip or tarfile.is_tarfile(file) or file.name.lower().endswith(ARCHIVES)
     except OSError:
@@ -81,7 +81,7 @@ def is_archive(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """Returns the folder of an archive's content, which other content never replaces."""
+    """Returns the folder of an archive's content; other content gets another folder."""
     file = file.expanduser()
     try:
         digest = sha256_of(file)
@@ -96,9 +96,9 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 
 
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
-    """Returns the folder itself, or the only folder in it as long as all pictures are in there.
+    """Returns the folder, or a deeper one that the folders around it merely wrap.
 
-    Where folders are classes, the only folder that holds nothing but pictures is one.
+    Where folders are classes, a single folder with all pictures directly in it is a class.
     """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):

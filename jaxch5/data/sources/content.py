@@ -34,7 +34,7 @@ def kind_of(content: bytes) -> str:
     """Returns what a file's content is, in a few words.
 
     Args:
-        content: all of it, or its first `FIRST_BYTES`.
+        content: the whole content, or its first `FIRST_BYTES`.
 
     Example:
         >>> kind_of(b""), kind_of(b"\\n<!DOCTYPE html><title>Log in</title>")
@@ -55,7 +55,7 @@ def kind_of(content: bytes) -> str:
     if begin.startswith(b"<"):
         return "an XML document"
     try:
-        # Not as the last part, since a sign may be cut in two at the end.
+        # Not as the last part, since a character may be cut in two at the end.
         text = codecs.getincrementaldecoder("utf-8")().decode(begin, final=False)
     except UnicodeDecodeError:
         return "in no known format"

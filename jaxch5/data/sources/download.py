@@ -1,8 +1,8 @@
-"""Fetches links to pictures, and archives, each once.
+"""Fetches linked pictures and archives, each once.
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
 after a check: a file that exists there is complete, and is what was asked for. An address that does
-not answer is given up soon.
+not answer is soon given up.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def fetch(address: str, file: Path) -> None:
     """Writes the content of an address into a file.
 
     Args:
-        address: one that fsspec understands, such as `https://...`.
+        address: address that fsspec understands, such as `https://...`.
         file: path to write to; an existing file is overwritten.
 
     Raises:
@@ -74,7 +74,7 @@ def fetch(address: str, file: Path) -> None:
     import fsspec
 
     if "::" in address:
-        # fsspec would take what follows for another file system, some of which run code.
+        # fsspec would take what follows for another file system, and some of those run code.
         raise DataError("an address with :: is refused")
     options = {}
     if address.lower().startswith("http"):
@@ -94,7 +94,7 @@ def fetch(address: str, file: Path) -> None:
             if error.status < 500:
                 raise DataError(reason) from None
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
-            # The wait was the attempt: a server that is not there is not worth another one.
+            # It had its time to answer: a server that is not there is not worth another attempt.
             raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
         except (ValueError, ImportError) as error:
             # fsspec knows no such addresses, or lacks a library for them.
@@ -122,8 +122,8 @@ def fetch_links(
         The file of each link.
 
     Raises:
-        DataError: some cannot be fetched or are not pictures; it names them. What was fetched stays
-            for the next time.
+        DataError: some cannot be fetched or are not pictures; it names up to five. What was
+            fetched is kept for the next time.
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}

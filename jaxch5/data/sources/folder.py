@@ -1,4 +1,4 @@
-"""Labelled pictures in folders, whose place or name tells their class."""
+"""Labelled pictures in folders: the folder or the file name tells the class."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def from_folder(
 
     A picture's class is the first folder of its path. Other files are in `passed_over`, with the
     reason. If there is a valid folder, the column "folder" says which part an item is in,
-    for `folder_split`, and "is_valid" whether it is held out. The usual names of parts are known,
-    in any case: train and training; valid, validation, val and dev.
+    for `folder_split`, and "is_valid" whether it is held out. The usual names of parts are
+    recognized in any letter case, such as train and training; valid, validation, val and dev.
 
     Args:
         path: the set's folder.
@@ -242,7 +242,7 @@ def _check_all(
 
 def _without_pictures(listing: Listing) -> list[str]:
     """Returns folders that would be classes if they held pictures, and hold nothing else."""
-    # The folder of runs remains after the runs were removed.
+    # The folder of runs stays behind when the runs are removed.
     taken = {"runs"}
     for reason, paths in listing.passed_over.items():
         for path in paths:
@@ -270,7 +270,7 @@ def _other_classes(root: Path, found: _Found) -> str:
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # As far down as there is only one.
+    # As deep as there is only one folder.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 
@@ -282,7 +282,7 @@ def _above(root: Path) -> str:
 
 
 def _left_beside(root: Path) -> tuple[str, ...]:
-    """Returns a note where a training folder is named, and one of validation is beside it."""
+    """Returns a note where a training folder is named, and a validation folder is beside it."""
     above, beside = _beside(root)
     own = root.absolute().name
     return tuple(
@@ -293,7 +293,7 @@ def _left_beside(root: Path) -> tuple[str, ...]:
 
 
 def _beside(root: Path) -> tuple[Path, list[str]]:
-    """Returns the folder that a folder is in, and the folders there, as far as can be seen."""
+    """Returns the folder that a folder is in, and the folders there if it can be listed."""
     above = root.absolute().parent
     with suppress(OSError):
         return above, folders_in(above)

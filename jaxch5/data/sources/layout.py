@@ -41,9 +41,9 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
 
     Args:
         root: the set's folder.
-        train: folder of training pictures, from `root`; None looks for one.
-        valid: folder of validation pictures, from `root`, or names that it may have; None looks
-            for one.
+        train: folder of training pictures, relative to `root`; None looks for one.
+        valid: folder of validation pictures, relative to `root`, or names that it may have; None
+            looks for one.
 
     Raises:
         DataError: a folder that is given is not there, or several are named like one part.
@@ -65,12 +65,12 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # A folder only named like validation, beside class folders, is not a part: `check_classes`.
+    # A folder only named like validation, beside class folders, is no part; see `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
 def _existing(root: Path, name: str, option: str) -> str:
-    """Returns the path of a folder from the root, if it is there."""
+    """Returns the path of an existing folder, relative to the root."""
     path = root / Path(name).expanduser()
     if not path.is_dir():
         known = ", ".join(folders_in(root)) or "none"
@@ -95,7 +95,7 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 def _holds_the_classes(root: Path, train: str) -> bool:
     """Checks whether a folder that is named like training, with none for validation, is a part.
 
-    One that holds pictures itself is a class: trains, beside buses.
+    One without folders in it is a class: train, beside bus.
     """
     if not folders_in(root / train):
         return False
@@ -104,7 +104,7 @@ def _holds_the_classes(root: Path, train: str) -> bool:
 
 
 def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[str, ...]:
-    """Looks at folders that would be classes although they are named like parts of a set.
+    """Checks folders that would be classes although they are named like parts of a set.
 
     Args:
         root: the set's folder.
@@ -184,7 +184,7 @@ def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
-    """Sorts pictures that are in no part by the folder that they are in.
+    """Groups pictures that are in no part by the folder that they are in.
 
     Example:
         >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])

@@ -95,8 +95,8 @@ class Listing(NamedTuple):
     """Holds what is below a folder, as relative paths with slashes.
 
     Attributes:
-        pictures: in the order of their names.
-        passed_over: every other file, once.
+        pictures: pictures, in the order of their names.
+        passed_over: every other file, once, by reason.
         barren: names of the folders in it that were looked into and hold no pictures.
     """
 
@@ -108,8 +108,8 @@ class Listing(NamedTuple):
 def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     """Lists a folder and the folders in it.
 
-    Links are followed, but never into the folder itself, and within each folder in it (a class)
-    to no folder twice: links that lead in circles end, and show no picture again. What is hidden
+    Links are followed, but never back to the folder itself, and within each folder in it (a class)
+    to no folder twice: circles of links come to an end, and list no picture again. What is hidden
     (a name that begins with a dot), runs, and figures that a command saved are not pictures.
 
     Args:
@@ -165,7 +165,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
                 within = NAMED
             if _is_hidden(name):
                 within = HIDDEN
-            # Links are followed to pictures only: not from what is passed over anyway.
+            # Links to folders are not followed inside what is passed over anyway.
             if _leads_to(entry.is_dir) and not (within and entry.is_symlink()):
                 if entry.path not in leave_out:
                     if within is None and not prefix:
@@ -203,7 +203,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
-    """Returns what several folders pass over, each with the prefix of its paths."""
+    """Merges what several folders pass over, with each folder's prefix before its paths."""
     together: dict[Reason, list[str]] = defaultdict(list)
     for prefix, passed_over in parts:
         for reason, paths in passed_over.items():
@@ -213,7 +213,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts the files passed over by reason, and names the first of those that may be missed.
+    """Counts the files passed over by reason, and names the first of those that are suspect.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
@@ -268,7 +268,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 
 
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
-    """Yields the PNG files that are figures which a command saved.
+    """Yields the PNG files that are figures saved by a command.
 
     Large folders are not opened file by file, which would take as long as all the rest.
     """

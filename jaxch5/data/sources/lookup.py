@@ -1,4 +1,4 @@
-"""Files by the names that tables give them, which need not be quite theirs."""
+"""Finds files by the names that tables give them, which need not match exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Lookup:
     character or as two) or by the ending of a picture.
 
     Args:
-        folder: where relative names begin.
+        folder: folder in which relative names begin.
 
     Example:
         >>> import tempfile
@@ -39,7 +39,7 @@ class Lookup:
         self._guessed: Counter[str] = Counter()
 
     def find(self, name: str) -> Found:
-        """Returns the files that a name may mean: path from the folder, and identity of each."""
+        """Returns the files that a name may mean: each one's path from the folder, and identity."""
         if found := self._file(name):
             return [found]
         slashed = name.replace("\\", "/")
@@ -54,7 +54,7 @@ class Lookup:
         return []
 
     def notes(self) -> list[str]:
-        """Returns what was guessed, a phrase each."""
+        """Returns what was guessed, as phrases."""
         return [
             f"{counted(count, 'file')} {what}" for what, count in self._guessed.items() if count
         ]
@@ -66,11 +66,11 @@ class Lookup:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        # "./a.jpg" and "a.jpg" are one name; of "..", only the file system knows the meaning.
+        # "./a.jpg" and "a.jpg" are one name; only the file system knows what ".." means.
         return PurePosixPath(name).as_posix(), (status.st_dev, status.st_ino)
 
     def _close(self, name: str, ending: bool) -> list[str]:
-        """Returns the names that are close, part by part; the last one may lack its ending."""
+        """Returns the names that are close, part by part; the last part may lack its ending."""
         path = PurePosixPath(name)
         parts = path.parts[1:] if path.is_absolute() else path.parts
         places = ["/" if path.is_absolute() else ""]

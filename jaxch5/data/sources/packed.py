@@ -3,7 +3,7 @@
 A packed set is a folder, local or at an address, with
 
 - `packed.json`: what it is (`Index`): classes, presize, and the size and checksum of each file;
-- `labels.npy`: a place in the classes for each item, int32;
+- `labels.npy`: the class of each item, as an index into the classes, int32;
 - `references.jsonl`: a JSON string for each item, the name that it had in its source;
 - `valid.npy`: whether each item is for validation, where its source had a split of its own;
 - `pictures-00000-of-00008.array_record` and so on, the shards: a record for each item, in an order
@@ -102,7 +102,7 @@ def read_index(store: Store) -> Index | None:
     """Returns a set's index; None if there is none.
 
     Raises:
-        DataError: the place cannot be read, or it holds no valid index.
+        DataError: the set cannot be read, or its index is not valid.
     """
     content = store.read(INDEX)
     if content is None:
@@ -120,9 +120,9 @@ def read_index(store: Store) -> Index | None:
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
     """Reads pictures that `jaxch5 pack` has packed.
 
-    Memory holds 4 bytes per item for its label and 8 for the place of its name. If the set is at an
-    address, each file is fetched once, when it is first needed, into the user's cache folder, which
-    therefore needs room for all of them.
+    Memory holds 4 bytes per item for its label and 8 for the position of its name. If the set is at
+    an address, each file is fetched once, when it is first needed, into the user's cache folder,
+    which therefore needs room for all of them.
 
     Args:
         path: folder of the set, or its address, such as `s3://bucket/flowers`.
@@ -171,7 +171,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         return np.concatenate([rows[begins[n] : begins[n + 1]] for n in chosen])
 
     def place(item: int) -> tuple[int, int]:
-        """Returns which of the chosen shards an item is in, and where."""
+        """Returns which of the chosen shards an item is in, and its index there."""
         number = bisect_right(ends, item)
         return number, item - (ends[number - 1] if number else 0)
 
@@ -210,7 +210,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
 
 
 class _Reader:
-    """Records of one shard, which is fetched and opened when the first is asked for."""
+    """Reads the records of one shard, which is fetched and opened when the first is asked for."""
 
     def __init__(self, store: Store, shard: Shard) -> None:
         self._store = store
@@ -225,7 +225,7 @@ class _Reader:
         try:
             return self._records[position]
         except Exception as error:
-            # The library raises sometimes a RuntimeError and sometimes an IndexError.
+            # The library sometimes raises a RuntimeError and sometimes an IndexError.
             raise self.damaged(reference, str(error).partition("(")[0].strip()) from None
 
     def damaged(self, reference: str, reason: str) -> DataError:
@@ -240,7 +240,7 @@ class _Reader:
 
 
 def _whole(store: Store, stored: Stored) -> str:
-    """Returns the path of a file of the set on this machine."""
+    """Returns the local path of one of the set's files, after a check of its size."""
     file = store.fetch(stored.file, stored.sha256)
     try:
         size = file.stat().st_size

@@ -31,7 +31,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Store:
-    """Files of one folder, by name.
+    """Reads and writes the files of one folder, by name.
 
     Args:
         place: path of the folder, or its address. The folder need not exist to be written to; a
@@ -46,7 +46,7 @@ class Store:
         """Returns a small file's content; None if there is no such file.
 
         Raises:
-            DataError: the place does not answer, or does not let the file be read.
+            DataError: the address does not answer, or the file may not be read.
         """
         if self._folder is not None:
             with _said(self.where(name)), suppress(FileNotFoundError, NotADirectoryError):
@@ -58,7 +58,7 @@ class Store:
             try:
                 return filesystem.cat_file(path)
             except FileNotFoundError as error:
-                # S3 says this about a bucket; about a file it says only the path.
+                # S3's error says this about a missing bucket; about a missing file, only the path.
                 if "bucket does not exist" in str(error):
                     raise
                 return None
@@ -67,7 +67,7 @@ class Store:
             return _within(ANSWER_SECONDS, content)
 
     def size(self, name: str) -> int | None:
-        """Returns a file's size, bytes; None if there is no such file."""
+        """Returns a file's size in bytes; None if there is no such file."""
         with _said(self.where(name)), suppress(FileNotFoundError):
             if self._folder is not None:
                 return (self._folder / name).stat().st_size
@@ -105,7 +105,7 @@ class Store:
             yield file
 
     def fetch(self, name: str, sha256: str) -> Path:
-        """Returns a local file of the same content: itself, or a copy in the cache, made once.
+        """Returns a local file with a file's content: itself, or a copy in the cache, made once.
 
         Raises:
             DataError: it cannot be fetched, or is not what the checksum says.
@@ -135,7 +135,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """Returns the file system and the path in it; `at_once` asks S3 once, and not for long."""
+        """Returns the file system and the path in it; `at_once` asks S3 only once, briefly."""
         import fsspec
 
         options: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class Store:
         try:
             return fsspec.url_to_fs(self.where(name), **options)
         except ImportError as error:
-            # The extra brings two of the libraries there are; fsspec names the others.
+            # The extra installs two of the libraries that there are; fsspec names the others.
             known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
             needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
             raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None

@@ -35,19 +35,19 @@ def from_csv(
 
     The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, once,
     into the user's cache folder. A file that does not exist under its name is looked for with
-    slashes for backslashes, in another case, and with the ending of a picture; it is used if
-    exactly one fits, and `notes` of the source say so.
+    slashes in place of backslashes, in another case, and with the ending of a picture; if exactly
+    one file fits, it is used, and the source's `notes` say so.
 
     Args:
         path: file of the table, in UTF-8; only paths of pictures may hold other bytes.
         image: name of the column of paths or links.
         label: name of the column of class names.
-        root: folder in which relative paths begin; None is the file's own.
+        root: folder in which relative paths begin; None is the table's own.
 
     Raises:
-        DataError: the file cannot be read, has no such columns or two of one name, has a row of
-            more or fewer cells than columns, leaves a cell empty, lists a picture that is not
-            there, or a link cannot be fetched.
+        DataError: the file cannot be read, has no such columns or two of one name, has a row with
+            more or fewer cells than columns, leaves a cell empty, or lists a picture that does not
+            exist or a link that cannot be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -91,7 +91,7 @@ def from_csv(
 
 
 def is_table(path: Path) -> bool:
-    """Checks whether a path is one of a table, by its ending.
+    """Checks whether a path is that of a table, by its ending.
 
     Example:
         >>> is_table(Path("pets.CSV")), is_table(Path("photos"))
@@ -122,7 +122,7 @@ def _read(file: Path) -> tuple[str, list[str]]:
 
 
 def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
-    """Returns the separator of the columns: the one with which the header has those wanted."""
+    """Returns the separator with which the header has the most of the wanted columns."""
 
     def columns(separator: str) -> list[str]:
         try:
@@ -135,12 +135,12 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
         known = {folded(name.strip()) for name in header}
         return sum(folded(name.strip()) in known for name in wanted), len(header)
 
-    # If several fit equally well, the first one.
+    # If several fit equally well, this is the first of them.
     return max(SEPARATORS, key=fits)
 
 
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of a table that hold anything, with the lines that they begin in."""
+    """Yields the rows of a table that hold anything, with the lines on which they begin."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     begin = 1
     try:
@@ -180,7 +180,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """Finds the column of a name: the exact one, or the only one up to case and spaces."""
+    """Finds a column by its name: the exact one, or the only one if case and spaces are ignored."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
@@ -194,7 +194,7 @@ def _find_column(file: Path, header: Sequence[str], name: str) -> str:
 def _references(
     file: Path, folder: Path, lines: Sequence[int], cells: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Finds the reference of each row's picture; says what had to be guessed for that.
+    """Returns the reference of each row's picture, and what had to be guessed to find it.
 
     One look at each path now is better than an error in the middle of an epoch. Rows that name the
     same file, in whatever form, get the same reference: a split must not part them.

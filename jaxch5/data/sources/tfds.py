@@ -26,15 +26,15 @@ RECORDS_AT_A_TIME = 512
 NO_LABEL = -1
 
 
-# It logs each of its steps.
+# tensorflow-datasets logs each of its steps.
 @logging_from(logging.ERROR, "absl")
 @empty_is_unset()
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
-    """Reads pictures of a tensorflow-datasets set, by place, from its array_record files.
+    """Reads pictures of a tensorflow-datasets set, by index, from its array_record files.
 
     A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
-    `tfds`). Its split "train" and its split "validation", or "test" without one, become
-    the folders train and valid of `folder_split`; with both, "test" is left alone. Items without a
+    `tfds`). Its splits "train" and "validation" (or "test" if that is missing) become the folders
+    train and valid for `folder_split`; if it has all three, "test" is not used. Items without a
     label are left out; the line about the data counts these, and names the splits not used.
 
     Args:
@@ -116,7 +116,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 def _prepare(builder: Any, name: str) -> None:
     import tensorflow_datasets as tfds
 
-    # tensorflow-datasets itself retries an address that does not answer for minutes.
+    # tensorflow-datasets itself spends minutes retrying an address that does not answer.
     addresses = _addresses(builder)
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(reachable, addresses))
@@ -142,7 +142,7 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _addresses(builder: Any) -> list[str]:
-    """Returns where the set comes from; builders keep their addresses beside their code."""
+    """Returns the addresses that the set comes from; builders keep them beside their code."""
     module = vars(sys.modules[type(builder).__module__])
     found = [
         value
@@ -184,7 +184,7 @@ def _labels(
         for record in read(range(start, min(start + RECORDS_AT_A_TIME, len(records))))
     ]
     result = np.array(labels, np.int32)
-    # It only saves time.
+    # The cache only saves time, so a failure to write it does not matter.
     with suppress(OSError), making(file) as scratch, scratch.open("wb") as opened:
         np.save(opened, result)
     return result
@@ -193,7 +193,7 @@ def _labels(
 def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
     """Returns a split's files with sizes and times, which differ once a set is prepared again.
 
-    The time of change is included, since a copy keeps that of modification, and an archive sets it.
+    The time of change (ctime) is included, since a copy keeps mtime and an archive sets it.
     """
     files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
     stats = [(file, os.stat(file)) for file in files]

@@ -16,9 +16,9 @@ from jaxch5.errors import DataError
 from jaxch5.util.files import making
 from jaxch5.util.text import percent
 
-# Pictures hardly shrink when packed, and blank ones many times: unpacked, an archive may take this
-# many times its own size, and a gigabyte that small ones need not account for; but no more than
-# this share of the disk's free room.
+# Pictures hardly shrink when packed, except blank ones, which shrink many times over: unpacked, an
+# archive may take this many times its own size, plus a gigabyte for the sake of small archives, but
+# no more than this share of the disk's free space.
 GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
 # Bytes that the smallest file takes on a disk.
 BLOCK = 4096
@@ -49,8 +49,8 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         name: name of the archive in errors; None is its file's name.
 
     Raises:
-        DataError: it is neither, it is damaged, a member would be written elsewhere, or all of
-            them would take too much room.
+        DataError: the file is neither, it is damaged, a member would be written elsewhere, or all
+            of them would take too much room.
     """
     name = archive.name if name is None else name
     try:
@@ -63,7 +63,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         EOFError,
         OSError,
         ValueError,
-        RuntimeError,  # A password, or a method of packing that is not known.
+        RuntimeError,  # A password, or an unknown method of compression.
         lzma.LZMAError,
         zlib.error,
     ) as error:
@@ -88,7 +88,7 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
             members.extractall(folder, _harmless(members, room, name), **more)  # type: ignore[arg-type]
     else:
         kind = kind_of(head_of(archive))
-        # A zip file is known by its end.
+        # A zip file is recognized by its end.
         what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
         raise DataError(f"{name}: is {what}")
 
@@ -100,7 +100,7 @@ def _stays_inside(name: str, place: str) -> None:
 
 
 def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the members of a tar file, each looked at before it is unpacked."""
+    """Yields the members of a tar file, each checked before it is unpacked."""
     for member in members:
         # Some versions of tarfile follow a chain of long links out of the folder.
         if not (member.isfile() or member.isdir() or member.islnk()):

@@ -1,4 +1,4 @@
-"""Turns nnx modules into linen modules, by flax's own bridge."""
+"""Turns nnx modules into linen modules, with flax's own bridge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.models.spec import VariablePath
 
 
 class FromNnx(ToLinen):
-    """Wraps an nnx module to be called as linen modules are here, with the argument `train`.
+    """Wraps an nnx module so that it is called as this package's linen modules are, with `train`.
 
     Attributes:
         arch: Name of the module's class.
@@ -35,11 +35,11 @@ def _call(module: Any, x: Array, train: bool) -> Array:
 
 
 def as_linen(module: nnx.Module) -> nn.Module:
-    """Returns an nnx module as a linen module, by flax's bridge.
+    """Returns an nnx module as a linen module, using flax's bridge.
 
-    It begins with the nnx module's weights. The nnx module is called with pictures alone, and
-    switched by its own `train()` and `eval()`. In training its random streams, whatever their
-    names, draw from the step's key.
+    It starts with the nnx module's weights. The nnx module is called with pictures alone, and
+    switched to training or inference by its own `train()` and `eval()`. In training its random
+    streams, whatever their names, draw from the step's key.
 
     Args:
         module: The nnx module.
@@ -69,7 +69,7 @@ def as_linen(module: nnx.Module) -> nn.Module:
             nnx.reseed(copy, **{name: rngs["dropout"]() for name in names})
         return copy
 
-    # Items of a list have numbers; linen's variables, checkpoints and files need names.
+    # Items of a list are numbered, but linen's variables, checkpoints and files need names.
     numbered = [path for path, _ in nnx.to_flat_state(nnx.state(module))]
     paths = {tuple(map(str, path)): path for path in numbered}
 

@@ -1,9 +1,9 @@
-"""Finds a network in what other libraries write: wrappers, prefixes, and different names.
+"""Finds a network in other libraries' files: within wrappers, behind prefixes, by other names.
 
-A file may hold a state dict within others (`state_dict`, `model`, `student`), several of them (an
-average besides the weights), and names that a wrapper has prefixed (`module.`, `_orig_mod.`,
-`module.encoder_q.`). Wherever it is, a network is recognized by the names of its body; see
-`jaxch5.models.spec.Names`.
+A file may hold its state dict within other dictionaries (`state_dict`, `model`, `student`) or hold
+several (an average besides the weights), and a wrapper may have prefixed the names (`module.`,
+`_orig_mod.`, `module.encoder_q.`). Wherever it is, a network is recognized by the names of its
+body; see `jaxch5.models.spec.Names`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxch5.util.text import counted
 
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that no other axis of a network has, so that it marks the axis of classes.
+# A number of classes that is the length of no other axis of a network, so it marks their axis.
 MARK = 7919
 
 # Names that betray other kinds of networks, for the message.
@@ -43,7 +43,7 @@ STRANGERS = {
 
 
 class Entry(NamedTuple):
-    """Holds a variable, its name in a state dict, and its shape there, with `MARK` for classes."""
+    """Holds a variable's path, and its name and shape in a state dict, with `MARK` for classes."""
 
     path: VariablePath
     name: str
@@ -97,10 +97,10 @@ def find_network(
     If several are found, one of the architecture is preferred, then one of `FIRST`, then the first.
 
     Args:
-        tree: State dict, or dictionaries that hold some and anything else.
-        arch: Architecture that is looked for.
-        part: Part of the file's names that must lead to it, such as "state_dict_ema"; "" takes any.
-        head: Kind of head that it has most likely; see `heads_of`.
+        tree: State dict, or dictionaries that hold state dicts among other things.
+        arch: Architecture to look for.
+        part: Name that its path in the file must contain, such as "state_dict_ema"; "" takes any.
+        head: Most likely kind of head; see `heads_of`.
 
     Raises:
         WeightsError: there is none, or none in this part.
@@ -136,7 +136,7 @@ def find_network(
 
 
 def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict is of an architecture, even if some entries are missing."""
+    """Checks whether a state dict belongs to an architecture, even if some entries are missing."""
     if spec.recognizes:
         return spec.recognizes(entries)
     known = {entry.name for entry in body}
@@ -169,18 +169,18 @@ def names_of(spec: ModelSpec) -> Names:
 def heads_of(spec: ModelSpec, likely: str = "") -> list[str]:
     """Returns the heads that an architecture can have, the likely one first.
 
-    Until one is found, the network is traced with each, which takes a second.
+    Callers trace the network with one after the other until one fits; each takes a second.
     """
     return sorted(spec.heads or ("",), key=lambda kind: kind != likely)
 
 
 @lru_cache(maxsize=8)
 def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
-    """Returns the entries of a state dict of an architecture.
+    """Returns the entries that a state dict of an architecture has.
 
     Args:
         spec: Architecture.
-        head: One of its heads; "" if it has no choice.
+        head: One of its heads; "" if there is no choice.
 
     Raises:
         ConfigError: two of its variables have the same name.
@@ -223,14 +223,14 @@ def classes_of_head(variables: Mapping[str, Any], spec: ModelSpec, likely: str =
 
 
 def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
-    """Returns names that would change what a body computes, or that no module has."""
+    """Returns the names that would change what a body computes, or that belong to no module."""
     own = {entry.name.partition(".")[0] for entry in body}
     return [name for name in names if name.partition(".")[0] in own or "." not in name]
 
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
     """Returns the prefix of each network, and how the names of its layers begin there."""
-    # A name that only ends another, as `conv1.weight` ends `layer1.0.conv1.weight`, is no prefix.
+    # Names that also end others, as `conv1.weight` ends `layer1.0.conv1.weight`, fit many prefixes.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [
@@ -259,7 +259,7 @@ def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, Mapping[st
 
 
 def _stranger(spec: ModelSpec, names: Names, tensors: Mapping[str, Any]) -> str:
-    """Returns the message that names are not those of such a network, and whose they may be."""
+    """Returns a message that the names are not those of such a network, and whose they may be."""
     if (holds := architecture_of(tensors)) not in (spec.name, None):
         return f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
     kind = f"holds no {spec.family or spec.name}"

@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 # Side of the smallest picture that leaves a pixel after the stem and three halvings.
 SMALLEST = 32
-# Blocks of each of the four stages, and channels of the first; each has twice as many as the last.
+# Blocks of each of the four stages, and channels of the first; they double from stage to stage.
 ARCHITECTURES = {
     "convnext_nano": ((2, 2, 8, 2), 80),
     "convnext_tiny": ((3, 3, 9, 3), 96),
@@ -137,7 +137,7 @@ class ConvNeXt(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# The nano's linear layers are 1x1 convolutions in timm, of the same numbers.
+# The nano's linear layers are 1x1 convolutions in timm, with the same numbers.
 def _written(path: VariablePath, value: np.ndarray) -> np.ndarray:
     written = torch_layout(path, value)
     return written[..., None, None] if "mlp" in path and written.ndim == 2 else written
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# timm's tags (1.0.31), with the licence, side, crop and filter for testing that it states.
+# Tags of timm 1.0.31, with the licence and the side, crop and filter for testing that it states.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

@@ -1,9 +1,9 @@
 """Convolution, and the end of a block, each in the form that is fastest on its device.
 
 On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, which are matrix
-products in disguise. 3x3 kernels take a quarter of the multiplications there. Elsewhere the native
-form is used. `lax.platform_dependent` makes the choice, so that a traced program is not tied to a
-machine. `docs/benchmarks.md` has the figures.
+products in disguise, and many 3x3 convolutions need only a quarter of the multiplications.
+Elsewhere the native form is used. `lax.platform_dependent` makes the choice, so that a traced
+program is not tied to a machine. `docs/benchmarks.md` has the figures.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def by_rows(
     computation has: see `mean_of_all` in `jaxch5.training.mesh`.
 
     Args:
-        function: Function of pictures [batch, ...] and a kernel, to results of each picture.
+        function: Function from pictures [batch, ...] and a kernel to a result for each picture.
         x: Pictures.
         kernel: Kernel.
     """
@@ -76,7 +76,7 @@ def by_rows(
     if mesh.auto_axes != AXES:
         return function(x, kernel)
     rows, everywhere = P(AXES), P()
-    # Unchecked, since kernels' gradients only seem to be the same everywhere.
+    # Unchecked, since kernels' gradients are declared the same everywhere, but are not.
     shared = partial(jax.shard_map, check_vma=False)
 
     @jax.custom_vjp
@@ -110,10 +110,10 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def native_apart(stride: int, x: Array, kernel: Array) -> Array:
-    """Applies XLA's convolution, and computes the kernel's gradient from a picture that is stored.
+    """Applies XLA's convolution, and computes the kernel's gradient from pictures that are stored.
 
-    XLA's CPU compiler transposes the picture for that, and would recompute it in the order of the
-    transpose: batch norm, sum and ReLU for each value.
+    XLA's CPU compiler transposes them for that gradient, and would otherwise recompute them in the
+    transposed order: batch norm, sum and ReLU for each value.
     """
     return native(x, kernel, stride)
 
@@ -143,8 +143,8 @@ def _native_backward(
 def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
     """Applies a function to an array; a CPU stores the array, and the result.
 
-    XLA's CPU compiler may repeat whatever is cheap wherever it is read, but nothing across the
-    boundary of a condition. This one is always true, which the compiler cannot see.
+    XLA's CPU compiler may recompute whatever is cheap wherever it is read, but nothing across the
+    boundary of a conditional. The condition is always true, which the compiler cannot see.
     """
     always = lax.optimization_barrier(True)
     return lax.cond(always, function, lambda x: jnp.zeros_like(function(x)), x)
@@ -164,12 +164,12 @@ def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
-    """Computes a 1x1 convolution: the pixels that it reads times the kernel."""
+    """Computes a 1x1 convolution as the pixels that it reads times the kernel."""
     return _matrix_product(x[:, ::stride, ::stride, :], kernel[0, 0])
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Lays out every output pixel's patch in a row, and takes one matrix product.
+    """Convolves by laying out every output pixel's patch in a row, for one matrix product.
 
     On the smallest maps some of the kernel's rows and columns only ever meet the padding: they are
     left out.
@@ -186,7 +186,7 @@ def convolve_patches(
     x: Float[Array, "batch height width in_channels"],
     kernel: Float[Array, "k k in_channels out_channels"],
 ) -> Float[Array, "batch height//k width//k out_channels"]:
-    """Convolves with a stride of k and no padding, so that each pixel is in one patch.
+    """Convolves with a stride of k and no padding, so that each pixel is in at most one patch.
 
     Example:
         >>> convolve_patches(jnp.ones((1, 9, 8, 3)), jnp.ones((4, 4, 3, 5))).shape
@@ -217,7 +217,7 @@ def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the same array, which a CPU computes once and keeps.
 
     Without it XLA's CPU compiler repeats the sum of a block and its shortcut, and so the sums of
-    all the blocks before, in every place that reads it.
+    all the blocks before, wherever it is read.
 
     Example:
         >>> float(fusion_boundary(jnp.float32(2.0)))
@@ -260,8 +260,8 @@ end_of_block.defvjp(_end_and_itself, _where_positive)
 
 
 def _matrix_product(x: Array, matrix: Array) -> Array:
-    # With four dimensions the gradient of `matrix` would first copy the cotangent transposed; of
-    # a plain matrix the product itself reads the transpose.
+    # With four dimensions, the gradient of `matrix` would first copy the transposed cotangent;
+    # with two, the product itself reads it transposed.
     product = lax.platform_dependent(
         x.reshape(-1, x.shape[-1]), matrix, cpu=_multiply, default=jnp.dot
     )
@@ -287,7 +287,7 @@ _multiply.defvjp(lambda *both: (_multiply(*both), both), _multiply_backward)
 
 
 def _taps_inside(side: int, size: int, stride: int) -> range:
-    """Returns the places in a window that meet the map somewhere, along one side."""
+    """Returns the indices in a window, along one side, that meet the map somewhere."""
     outputs = -(-side // stride)
     places = [
         place
@@ -298,7 +298,7 @@ def _taps_inside(side: int, size: int, stride: int) -> range:
 
 
 def pixels_at(x: Array, size: int, stride: int, row: int, column: int, fill: float) -> Array:
-    """Returns the pixels at one place of all windows: [B, H / stride, W / stride, C]."""
+    """Returns the pixels at one row and column of every window: [B, H / stride, W / stride, C]."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
     height, width = (-(-side // stride) for side in x.shape[1:3])

@@ -2,8 +2,8 @@
 
 XLA's grouped convolution takes twenty to forty times as long on a CPU as a sum of shifted pictures,
 one for each tap of the kernel, whose channels are side by side in memory. The gradient of the input
-is the same sum with the kernel rotated. That of the kernel is a sum of shifted taps for each pixel
-on some lines, from picture to picture; several CPU devices that share a batch gather it.
+is the same sum with the kernel rotated. That of the kernel sums windows of the input, each times an
+output pixel's gradient, a few lines at a time; several CPU devices that share a batch gather it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Terms of one sum of the kernel's gradient, at least those of a line.
+# Most terms in one sum of the kernel's gradient, unless a single line has more.
 TERMS = 64
 
 

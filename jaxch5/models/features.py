@@ -18,7 +18,7 @@ def pooled_features(
     variables: Mapping[str, PyTree],
     pictures: Float[Array, "batch height width 3"],
 ) -> Float[Array, "batch channels"]:
-    """Computes features of pictures: the input of the module `head`, averaged over its places.
+    """Computes features of pictures: the input of the module `head`, averaged over positions.
 
     Args:
         model: Module, called as `model.apply(variables, pictures, train=False)`.
@@ -26,7 +26,7 @@ def pooled_features(
         pictures: Normalized pictures.
 
     Raises:
-        ConfigError: No module `head` is called, as in a network of nnx.
+        ConfigError: No linen module `head` is called, as in an nnx network.
 
     Example:
         >>> import jax

@@ -14,7 +14,7 @@ from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
 from jaxch5.util.address import PICKLES
 
-# Files of a repository, or a folder like one; the first of these that exists is read.
+# Files of weights in a repository, or a folder like one; the first that exists is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
 # Time limit for each of the hub's few network addresses to answer; the file may take longer.
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
     Attributes:
         repository: Name of the repository.
-        revision: Commit, branch or tag of git; None is the newest.
+        revision: Git commit, branch or tag; None is the newest.
         known: What the architecture states about them; None if it does not name them.
     """
 
@@ -39,11 +39,11 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are.
 
     Args:
-        weights: "imagenet", one of its architecture's tags, or a repository; `@` begins a revision.
+        weights: "imagenet", one of the architecture's tags, or a repository; `@` begins a revision.
         spec: Architecture.
 
     Raises:
-        WeightsError: There is no such tag, or they clearly are of another architecture.
+        WeightsError: There is no such tag, or they clearly belong to another architecture.
 
     Example:
         >>> from jaxch5.models.registry import spec_of

@@ -37,9 +37,9 @@ def normalize(
 def resample_positions(
     prefix: int, patch: int, positions: Float[np.ndarray, "1 old width"], sides: tuple[int, int]
 ) -> Float[np.ndarray, "1 new width"]:
-    """Returns the positions of a square of patches for pictures of other sides.
+    """Interpolates the positions of a square of patches for pictures of another size.
 
-    Those of the first tokens stay; those of patches are interpolated (bicubic, antialiased), as by
+    Those of the first tokens stay; those of patches are resampled (bicubic, antialiased), as by
     timm's `resample_abs_pos_embed`.
 
     Args:
@@ -49,7 +49,7 @@ def resample_positions(
         sides: Height and width of the other pictures, pixels.
 
     Raises:
-        WeightsError: they are not those of a square.
+        WeightsError: the patches do not form a square.
 
     Example:
         >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
@@ -84,7 +84,7 @@ def attention(
 
     def heads_first(*parts: Array) -> Array:
         # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32, with
-        # sides that are whole vectors of the processor (a fifth of the time for 197 tokens).
+        # sides that fill the processor's vectors (which saves up to a fifth for 197 tokens).
         tokens = parts[0].shape[1]
         more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
         wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
@@ -108,7 +108,7 @@ def _attend_forward(
     there = jnp.arange(key.shape[-2]) < tokens
     logits = jnp.where(there, jnp.matmul(query, key.mT), -jnp.inf)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    # A row's sum divides the row's result, a third as long as the row.
+    # The sum divides the row's result, which is a third as long as its row of weights.
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     seen = share * jnp.matmul(weights, value)
     return seen, (query, key, value, weights, share, seen)
@@ -140,8 +140,8 @@ def _variance(
 ) -> Float[Array, "channels"]:
     """Returns the biased variances of channels with means `mean`.
 
-    A GPU reads `x` once for both: it sums squared distances from `near`, which does not depend on
-    `x`. To avoid cancellation, `near` has to be within some deviations of the means.
+    A GPU reads `x` once for means and variances: it sums squared distances from `near`, which does
+    not depend on `x`. To avoid cancellation, `near` must be within a few deviations of the means.
     """
     axes = tuple(range(x.ndim - 1))
 
@@ -157,8 +157,8 @@ def _variance(
 def _variance_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     x, mean = saved
     count = x.size // x.shape[-1]
-    # The gradient by the mean is zero: not computing it saves a pass over the batch to sum it,
-    # which took a twentieth of a step on a CPU.
+    # The gradient with respect to the mean is zero: not computing it saves a pass over the batch
+    # to sum it, which took a twentieth of a step on a CPU.
     return (cotangent / count) * (2.0 * (x - mean)), None, None
 
 
@@ -221,7 +221,7 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiplies numbers by their share of a normal distribution (Hendrycks, 1606.08415).
+    """Multiplies numbers by the share of a normal distribution below them (Hendrycks, 1606.08415).
 
     Its gradient keeps only `x`, where JAX's own keeps two arrays of that size.
 
@@ -237,7 +237,7 @@ def _normal_share(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
-    # XLA would recognize the share from the way forward, and store it until now.
+    # XLA would recognize the share from the forward pass, and store it until now.
     wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1 / math.sqrt(2 * math.pi))
     return ((cotangent * (_normal_share(wide) + wide * density)).astype(x.dtype),)
@@ -247,7 +247,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers of each pixel's channels, four times as many between them."""
+    """Two linear layers on each pixel's channels, with four times as many between them."""
 
     dtype: Any
 
@@ -286,7 +286,7 @@ class LinearHead(nn.Module):
 def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """Returns the mean of a map that nothing else reads.
 
-    On a CPU it is a product, for which XLA keeps the map. For a sum XLA would compute the map's
+    On a CPU it is a product, for which XLA stores the map. For a sum XLA would compute the map's
     convolution in the order of the sum: a ResNet-18 took twice as long for one picture.
     """
 

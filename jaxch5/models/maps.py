@@ -1,4 +1,4 @@
-"""The maps that show where a network looks: gradient-weighted class activation (Grad-CAM)."""
+"""Maps that show where a network looks, by gradient-weighted class activation (Grad-CAM)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxch5.errors import ConfigError
 from jaxch5.models.spec import ModelSpec
 
-# A map with a shorter side hardly shows a place: an earlier stage's is used instead.
+# A map with a shorter side hardly locates anything, so an earlier stage's is used instead.
 LEAST_SIDE = 4
 
 
@@ -27,13 +27,13 @@ class Place(NamedTuple):
 
 
 def in_full(model: nn.Module) -> nn.Module:
-    """Returns a module that computes the same in float32, and recomputes nothing to save memory."""
+    """Returns a module that computes the same in float32, without recomputing any activations."""
     full = {"dtype": jnp.float32, "remat": False}
     return model.clone(**{name: value for name, value in full.items() if hasattr(model, name)})
 
 
 def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[int, int]) -> Place:
-    """Finds the last map of a network whose sides are long enough to show a place, if there is one.
+    """Finds a network's last map with sides long enough to locate things, or else its largest map.
 
     Args:
         model: Module of the network.
@@ -83,11 +83,11 @@ def class_maps(
     pictures: Float[Array, "batch height width 3"],
     labels: Int[Array, "batch"],
 ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch classes"], Int[Array, "batch"]]:
-    """Computes how much each pixel speaks for a class, 0 to 1: Grad-CAM, a pure function.
+    """Computes how much each pixel speaks for a class, 0 to 1, by Grad-CAM; a pure function.
 
-    The channels of a map are added up, each times the mean gradient of the class's logit by it, and
-    what speaks against the class is left out (Selvaraju et al., 1610.02391). Tokens are added up by
-    the gradient at each of them (HiResCAM, Draelos and Carin, 2011.08891).
+    A map's channels are added up, each times the mean gradient of the class's logit with respect to
+    it, and what speaks against the class is left out (Selvaraju et al., 1610.02391). Tokens use the
+    gradient at each token instead of the mean (HiResCAM, Draelos and Carin, 2011.08891).
 
     Args:
         model: Module that computes in float32.
@@ -95,10 +95,10 @@ def class_maps(
         place: Where the map is, as `find_map` returns it.
         variables: Its variables.
         pictures: Pictures as the network takes them.
-        labels: Place of each picture's class; a negative one stands for the most probable class.
+        labels: Index of each picture's class; a negative one stands for the most probable class.
 
     Returns:
-        Maps of the pictures' size, logits, and the classes' places.
+        Maps of the pictures' size, logits, and the classes' indices.
     """
 
     def logits_of(nudge: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -122,7 +122,7 @@ def class_maps(
         patch = math.isqrt(height * width // (values.shape[1] - tokens))
         grid = len(pictures), height // patch, width // patch, -1
         values, gradient = (of[:, tokens:].reshape(grid) for of in (values, gradient))
-        # The class token sees each patch in its own way, and the mean of that says little.
+        # The class token attends to each patch differently, so a mean gradient says little.
         speaks = jnp.sum(values * gradient, axis=-1)
     else:
         speaks = jnp.sum(values * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)

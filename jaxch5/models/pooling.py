@@ -26,10 +26,10 @@ def relu_and_max_pool(
         return max_of_windows(jax.nn.relu(x))
 
     def elsewhere(x: Array) -> Array:
-        # The order does not matter, and this one has a quarter of the pixels.
+        # The order does not matter, and in this one ReLU has a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
-    # Its name in a profile; a layer would have one, but this is not one.
+    # A module would have a name in a profile; this function is given one.
     with jax.named_scope("max_pool"):
         return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
 
@@ -43,12 +43,12 @@ def native_max_pool(x: Array) -> Array:
 
 @jax.custom_vjp
 def max_of_windows(x: Array) -> Array:
-    """Takes the maximum of nine shifted pictures, whose gradient needs no scatter."""
+    """Takes the maximum of nine shifted pictures; its gradient needs no scatter."""
     return _first_of_largest(x)[0]
 
 
 def _first_of_largest(x: Array) -> tuple[Array, Array]:
-    """Returns each window's maximum and its place: the first of equals, as in the native form."""
+    """Returns each window's maximum and its index: the first of equals, as in the native form."""
     largest, *others = [
         pixels_at(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
@@ -74,7 +74,7 @@ def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     )
 
     def where_largest(row: int, column: int) -> Array:
-        """Returns the gradient of the pixels that are at one place of their windows."""
+        """Returns the gradient of the pixels at this row and column of their windows."""
         down, right = row == 0, column == 0
         shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
         return jnp.where(at == 3 * row + column, shifted, 0)

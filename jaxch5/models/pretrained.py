@@ -66,7 +66,7 @@ def from_hub(
         arch: the architecture.
         cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
-        weights: "imagenet"; or a tag or a repository, see `place_of`.
+        weights: "imagenet", a tag or a repository; see `place_of`.
         normalization: mean and deviation of their training; None takes what is stated.
 
     Raises:
@@ -97,11 +97,11 @@ def from_file(
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
     A safetensors file may state in its metadata, as JSON, its `mean`, `std` and `classes`; those
-    that `export` writes do. timm's `config.json` is read if it is beside a file.
+    that `export` writes do. timm's `config.json` is read if it is beside the file.
 
     Args:
-        path: the file, with the architecture's names (of a module without any, flax's), or a folder
-            with one, as the hub has it; `FILE#PART` names one of several state dicts that it holds.
+        path: the file, with the architecture's names (flax's, if it has none), or a folder like a
+            repository of the hub; `FILE#PART` names one of several state dicts that a file holds.
         arch: the architecture that they should be of.
         normalization: mean and deviation of their training; None takes what the file states.
         beside: whether files beside it are read; a learner's file states everything itself.
@@ -148,10 +148,10 @@ def from_file(
 
 
 def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) -> Pretrained:
-    """Returns weights with positions for pictures of other sides; see `ModelSpec.resample`.
+    """Returns weights with positions for pictures of another size; see `ModelSpec.resample`.
 
     Args:
-        pretrained: Weights to take.
+        pretrained: Weights to adapt.
         spec: Their architecture.
         sides: Height and width of the pictures, pixels.
 
@@ -190,6 +190,6 @@ def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
 
 
 def _part(path: Path) -> tuple[Path, str]:
-    """Returns a file, and the part of it named after `#`, unless a file has the full name."""
+    """Splits a path into a file and the part after `#`, unless a file has the full name."""
     name, sign, part = path.name.rpartition("#")
     return (path, "") if path.exists() or not sign else (path.with_name(name), part)

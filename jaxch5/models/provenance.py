@@ -1,7 +1,7 @@
 """Finds what is known about weights besides their numbers: colours, classes, view and licence.
 
-A safetensors file may state it in its metadata, as `export` writes it. Beside a file may be timm's
-`config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
+A safetensors file may state it in its metadata, as `export` writes it. Beside a file there may be
+timm's `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Known(NamedTuple):
         view: the part of each picture they were tested on; all of it if that is not known.
         licence: their licence; None where it is not known.
         remarks: what else should be said about them.
-        outputs: how many outputs the head is said to have, each with the place that says so.
+        outputs: numbers of outputs that the head is said to have, each with its source.
     """
 
     normalization: Normalization
@@ -91,11 +91,11 @@ def known_of(
     one: bool = False,
     hub: HubWeights | None = None,
 ) -> Known:
-    """Reads what a file of weights, and the files beside it, say.
+    """Reads what a file of weights and the files beside it say about the weights.
 
     Args:
         path: the file.
-        metadata: that of a safetensors file.
+        metadata: metadata of a safetensors file.
         spec: their architecture; a description of another one is ignored.
         given: mean and deviation from the settings, which take precedence.
         beside: whether other files are looked at.
@@ -104,7 +104,7 @@ def known_of(
         hub: what the architecture states about them, used if there is no description.
 
     Raises:
-        WeightsError: they contradict each other, or state what cannot be meant.
+        WeightsError: they contradict each other, or state something invalid.
     """
     try:
         said = Metadata.model_validate(metadata)
@@ -208,7 +208,7 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         return {}
-    # timm's, in which older files have all at the top; then the names of transformers.
+    # timm's keys, which older files have at the top level; then the names of transformers.
     within = values.get("pretrained_cfg")
     network = {key: values[key] for key in OF_NETWORK if key in values}
     values = values | (within if isinstance(within, dict) else {}) | network

@@ -22,7 +22,7 @@ NEEDS_TORCH = (
     "torch), or take .safetensors"
 )
 # What timm, fastai, Lightning and scripts store beside the weights: options, scores and paths. They
-# are read as placeholders, so that no such object is made.
+# are read as placeholders, so that no such object is created.
 IGNORED = (
     "argparse.Namespace",
     "fastcore.foundation.L",
@@ -35,7 +35,7 @@ IGNORED = (
 )
 
 
-# How deeply nested dictionaries are entered.
+# Depth to which nested dictionaries are entered.
 DEEPEST = 10
 # These are read as dictionaries, because a pickle goes on to fill them.
 DICTIONARIES = (
@@ -59,7 +59,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns what a file of weights holds, and its metadata.
 
     Returns:
-        Arrays in PyTorch's layouts by dotted names, those of nested dictionaries among them, and
+        Arrays in PyTorch's layouts by dotted names, including those of nested dictionaries, and
         the metadata of a safetensors file.
 
     Raises:
@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     from safetensors import SafetensorError, safe_open
 
     try:
-        # The only one of the frameworks that knows bfloat16.
+        # NumPy, the other framework that is always installed, does not know bfloat16.
         with safe_open(path, framework="flax") as file:
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
@@ -171,7 +171,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
-    """Refuses weights that cannot be computed with, before a high rate is blamed.
+    """Refuses unusable weights, which would otherwise look like too high a learning rate.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
@@ -192,10 +192,10 @@ def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
 
 
 def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses tensors by name that hold numbers that are not finite.
+    """Refuses tensors with NaN or infinite numbers, naming the first one.
 
     Raises:
-        WeightsError: one does.
+        WeightsError: one of them has such numbers.
     """
     for name, value in tensors.items():
         finite = np.isfinite(value)

@@ -72,7 +72,7 @@ def _known(name: str) -> ModelSpec:
 
 
 def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> ModelSpec:
-    """Returns what is known of an architecture.
+    """Returns the specification of an architecture.
 
     Args:
         arch: Name, import path, specification, or your own module.
@@ -111,7 +111,7 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
     if name in OURS:
         return _known(name)
     resnet = _known("resnet18")
-    # Modules with the names of a ResNet's have its groups; other bodies are frozen as a whole.
+    # A network with a ResNet's names has its groups; any other body is frozen as a whole.
     like = "layer4_0" in modules
     stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
 
@@ -193,7 +193,7 @@ def _as_linen(module: Any) -> nn.Module:
 
     if isinstance(module, linen.Module):
         return module
-    # Asked without nnx, which some releases of flax cannot import beside a newer jax.
+    # Checked without importing nnx, which some releases of flax cannot do with a newer jax.
     if not any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
         raise ConfigError(
             f"arch = {module!r}: should be a name, a ModelSpec or a module, and is of type "

@@ -3,7 +3,7 @@
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights
 are float32 whatever the type of the computation; logits and batch statistics are float32. Modules
 carry torchvision's names. ResNet-D (He et al., 1812.01187) has timm's: its stem is three 3x3
-convolutions, and its shortcuts average where they shrink.
+convolutions, and its shortcuts average-pool where they shrink.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
             statistics in training as well, and leave them as they are.
         remat: whether a block's activations are recomputed for the gradient, not kept in
             memory.
-        leaves_sums: whether gradients can be left to be summed over devices, as `by_rows` does.
+        leaves_sums: whether summing gradients over devices can be left to the caller (`by_rows`).
     """
 
     leaves_sums: ClassVar[bool] = True
@@ -179,7 +179,7 @@ CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6
 
 
 def torchvision_name(path: VariablePath) -> str:
-    """Returns torchvision's name of a variable, which is timm's.
+    """Returns torchvision's name of a variable, which is also timm's.
 
     Example:
         >>> torchvision_name(("batch_stats", "layer2_0", "downsample_1", "mean"))
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# timm's tags (1.0.31), with the licence, side, crop and filter for testing that it states.
+# Tags of timm 1.0.31, with the licence and the side, crop and filter for testing that it states.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import flax.linen as nn
     import numpy as np
 
-# A variable's way through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
+# A variable's path through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
 VariablePath = tuple[str, ...]
 # The stages of a network that names none: whatever is not its head is its body.
 BODY_AND_HEAD = ("body", "head")
@@ -32,7 +32,7 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Holds mean and deviation of each colour channel, for values 0 to 1, of some weights.
+    """Holds the mean and deviation of each colour channel, of values 0 to 1, that weights expect.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -51,11 +51,11 @@ class LastMap(NamedTuple):
     """Says which output within a network is the map that shows where it looks.
 
     Attributes:
-        module: Name of the module that returns it, after those that contain it: "blocks_11/norm1".
+        module: Name of the module that returns it, with its parents' before it: "blocks_11/norm1".
             "" takes the last module that returns a map [batch, height, width, channels].
         tokens: Number of tokens before the patches', if it returns [batch, tokens, channels].
-        corner: Whether the map's first pixel is that of the picture, as where strided convolutions
-            pad all sides alike, and not the middle of several.
+        corner: Whether the map's first pixel stands for the picture's first, as where strided
+            convolutions pad all sides alike, and not for the middle of several.
 
     Example:
         >>> LastMap("blocks_11/norm1", tokens=1).corner
@@ -80,7 +80,7 @@ class HubWeights(NamedTuple):
             if it is not known.
         licence: Licence of the weights; None if none is stated.
         size: Side of the pictures that they are tested on, pixels.
-        crop: Share of the short side that these pictures were cut from.
+        crop: Side of these pictures as a share of the short side that they are cut from.
         interpolation: Filter that resized them.
         normalization: Mean and deviation of their training; None is the architecture's.
 
@@ -167,7 +167,7 @@ class ModelSpec:
             them, they are refused.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage; None takes the stage
-            that the name is, or begins with before an underscore, else the first one.
+            whose name this is, or begins with before an underscore, else the first stage.
         fastai: How many stages, earliest first, each group of `groups="fastai"` has; () is the head
             and all before it.
         heads: Heads that it can be built with, first the one of its ImageNet weights; () stands for
@@ -175,8 +175,8 @@ class ModelSpec:
         frozen: Function from a module and a number of stages to the module whose first stages use
             their running statistics in training too, which `train_bn=False` needs for a module with
             such statistics.
-        no_decay: Parameters, by their last names, that weight decay leaves alone besides biases
-            and vectors.
+        no_decay: Parameters, by the last part of their path, that weight decay leaves alone besides
+            biases and vectors.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
         weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
@@ -184,10 +184,10 @@ class ModelSpec:
         family: Name of its kind, for messages, such as "ResNet".
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
             is of exactly this architecture; None decides by how many names are missing.
-        import_path: Where it is imported from, if it was named so; a learner's file records it.
-        resample: Parameters, by their last names, whose inner axes depend on the size of pictures,
-            each with a function from its value and the height and width of other pictures to its
-            value for these.
+        import_path: Import path that it was named by, if any; a learner's file records it.
+        resample: Parameters, by the last part of their path, whose inner axes depend on the size of
+            pictures, each with a function from its value and the height and width of other pictures
+            to its value for these.
         last_map: Where the map is that shows where the network looks; see `jaxch5.attribution`.
 
     Example:

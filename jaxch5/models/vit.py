@@ -69,7 +69,7 @@ class VisionTransformer(nn.Module):
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Further tokens (Darcet et al., 2309.16588); if any, only patches have positions.
-        layer_scale: First factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
+        layer_scale: Initial factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
         head: "linear", on the class token, as pretrained; or "concat_pool", fastai's layers on the
             class token beside the mean of the patches.
         dtype: Type of the computation.
@@ -137,7 +137,7 @@ def timm_name(path: VariablePath) -> str:
     return re.sub(r"_(\d+|qkv|proj|fc[12]|gamma)\b", r".\1", torch_name(path))
 
 
-# timm's tags (1.0.31), with what it states about them.
+# Tags of timm 1.0.31, with what it states about them.
 _CLIP = Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _BICUBIC = partial(HubWeights, interpolation="bicubic", crop=0.9, normalization=IMAGENET)
 _APACHE = partial(_BICUBIC, licence="apache-2.0")

@@ -1,4 +1,4 @@
-"""Converts weights from and to other libraries' names and layouts; see `Names` in `spec`."""
+"""Converts weights to and from other libraries' names and layouts; see `Names` in `spec`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ COUNTER = "num_batches_tracked"
 def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> dict[str, PyTree]:
     """Returns a network's variables from a state dict of torchvision, timm or fastai.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`, `backbone.`) are found. In a ResNet, a head under
-    `head.` whose layers are numbered as in fastai's `create_head` makes a `concat_pool` head.
+    Wrappers' prefixes (`module.`, `_orig_mod.`, `backbone.`) are allowed. In a ResNet, a head under
+    `head.` whose layers are numbered as in fastai's `create_head` becomes a `concat_pool` head.
 
     Args:
         state_dict: PyTorch's names and array-likes in PyTorch's layouts: convolutions
@@ -86,7 +86,7 @@ def import_network(
         here, such as those of a projection head.
 
     Raises:
-        WeightsError: as `import_state_dict`.
+        WeightsError: as in `import_state_dict`.
     """
     spec = spec_of(arch)
     entries = {name: value for name, value in found.entries.items() if not name.endswith(COUNTER)}
@@ -128,7 +128,7 @@ def export_state_dict(
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
-        library: Other names that it has, such as "fastai" (its `vision_learner`); "" is its first.
+        library: Which of its other names to use, such as "fastai" (`vision_learner`); "" uses none.
         head: The most likely kind of head, which is looked for first.
 
     Raises:
@@ -148,7 +148,7 @@ def export_state_dict(
     flat = flatten_dict(jax.device_get(dict(variables)))
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
-    # The one of several heads that the variables have.
+    # Finds which of several heads the variables have.
     for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
         if {entry.path for entry in expected} == flat.keys():
@@ -173,7 +173,7 @@ def export_state_dict(
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
     """Checks whether a state dict has a head: at least half of its tensors, of the usual widths.
 
-    A layer norm without the layer after it, as timm writes without classes, is not a head.
+    A layer norm alone, as timm writes it for a network without classes, is not a head.
     """
     here = [entry for entry in heads if entry.name in entries]
 

@@ -19,13 +19,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TAPS, TILE = 3, 4
-# Small, so that their powers do not lose digits; in pairs, for the most zeros.
+# Small, so that their powers do not lose digits; in pairs of opposites, for more zeros.
 POINTS = (0, 1, -1, 2, -2)
 SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the matrices from inputs, from taps, and from products to the outputs of a tile."""
+    """Returns a tile's matrices: for its inputs, for the taps, and from products to its outputs."""
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
@@ -38,7 +38,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 INPUT, _KERNEL, OUTPUT = _matrices()
-# Both directions at once: the columns' place is the outer one of the 36, as `_places` has it.
+# Both directions at once: the columns' index is the outer one of the 36, as in `_places`.
 KERNEL = np.einsum("pa,qb->qpab", _KERNEL, _KERNEL).reshape(SIZE**2, TAPS**2)
 OUTPUTS = np.einsum("ip,jq->ijqp", OUTPUT, OUTPUT).reshape(TILE**2, SIZE**2)
 
@@ -75,7 +75,7 @@ winograd.defvjp(_forward, _backward)
 
 @partial(jax.jit, static_argnames="turned")
 def _convolve(x: Array, kernel: Array, turned: bool = False) -> Array:
-    """Convolves; for the gradient, with a rotated kernel, from its outputs to its inputs."""
+    """Convolves; if `turned`, from outputs to inputs with a rotated kernel, for the gradient."""
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
     taps, product = (KERNEL[:, ::-1], times_transposed) if turned else (KERNEL, jnp.matmul)
     kernels = (taps @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
@@ -91,7 +91,7 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     below, right = TILE * rows - height, TILE * columns - width
     outputs = jnp.pad(cotangent, ((0, 0), (0, below), (0, right), (0, 0)))
     places = _places(OUTPUT.T, outputs, rows, columns)
-    # With the transposed matrix the product would take three times as long.
+    # A product that has to read its inputs transposed would take three times as long.
     inputs = lax.optimization_barrier(_inputs(x).mT)
     products = jnp.matmul(inputs, places)
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
@@ -114,7 +114,7 @@ def _inputs(x: Array) -> Array:
 def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
     """Multiplies a matrix by every tile, in both directions: [36, tiles, channels].
 
-    Each tile takes as many pixels as the matrix has columns; tiles begin at every fourth.
+    Each tile takes as many pixels as the matrix has columns; one begins at every fourth pixel.
     """
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
@@ -130,8 +130,8 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    A library that multiplies copies the second matrix, row by row; if that is the larger one, it
-    is faster to transpose the result.
+    The library that multiplies copies the second matrix, row by row; if that is the larger one,
+    it is faster to transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape
@@ -143,7 +143,7 @@ def times_transposed(
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
-    """Multiplies a matrix by a vector of arrays, skipping its zeros, which are most of it."""
+    """Multiplies a matrix by a vector of arrays, skipping the matrix's zeros."""
     return jnp.concatenate(
         [
             sum(factor * part for factor, part in zip(row.tolist(), parts, strict=True) if factor)

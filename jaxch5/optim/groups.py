@@ -18,7 +18,7 @@ ParamPath = tuple[str, ...]
 
 
 class Groups(NamedTuple):
-    """Groups of layers, each of one stage of a network or of several in a row.
+    """Holds groups of layers, each of one or several consecutive stages of a network.
 
     Attributes:
         names: Names of the groups.

@@ -62,9 +62,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Makes an optimizer with decoupled weight decay and a rate for each group of parameters.
 
-    Rates and momentum live in the optimizer's state, so that a schedule changes them without a
-    new compilation: see `with_hyperparams`. Biases and the scales and offsets of norms do not
-    decay: see `is_matrix`.
+    Rates and momentum are in the optimizer's state, so that a schedule can change them without
+    recompiling: see `with_hyperparams`. Biases and the scales and offsets of norms do not decay:
+    see `is_matrix`.
 
     Args:
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
@@ -72,11 +72,11 @@ def make_optimizer(
             with momentum.
         lr: learning rate, or one for each group.
         momentum: decay of the first moment.
-        wd: weight decay, a share of the learning rate (Loshchilov and Hutter, 1711.05101).
+        wd: weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
         labels: function that returns the number of each parameter's group; None is one group.
         clip: largest norm of all gradients together; 0 does not clip.
-        accumulate: steps whose mean gradient makes one update.
-        no_decay: parameters, by their last names, that do not decay either.
+        accumulate: number of steps whose mean gradient makes one update.
+        no_decay: further parameters, by the last part of their path, that do not decay.
 
     Raises:
         ConfigError: there is no such optimizer.
@@ -126,9 +126,9 @@ def with_update_due(
 
     Args:
         opt_state: State of the optimizer.
-        step: Steps done before.
-        accumulate: Steps whose mean gradient makes an update.
-        steps_per_epoch: Training batches.
+        step: Number of steps done before.
+        accumulate: Number of steps whose mean gradient makes an update.
+        steps_per_epoch: Training batches in an epoch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -154,7 +154,7 @@ def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
 
     Args:
         params: Parameters of a network.
-        but: Last names of others that do not decay.
+        but: Further parameters that do not decay, by the last part of their path.
 
     Example:
         >>> is_matrix({"kernel": np.ones((2, 2)), "bias": np.ones((2, 2)), "scale": np.ones(2)})

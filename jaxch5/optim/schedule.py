@@ -51,7 +51,7 @@ def one_cycle(
     Args:
         lr_max: the highest rate.
         steps: number of training steps of the whole cycle.
-        pct_start: share of the steps, 0 to 1, that warms up.
+        pct_start: share of the steps, 0 to 1, in which the rate warms up.
         div: the first rate is `lr_max / div`.
         div_final: the rate after the last step is `lr_max / div_final`.
 
@@ -119,9 +119,9 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
         lr: a float, the same for all; `slice(hi)`, `hi` for the last group and a tenth of it for
             the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
         groups: number of groups.
-        layer_decay: factor from the rate of each group to that of the group before it: of `groups`
-            groups, number `g` from 0 has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et
-            al., 2003.10555; Bao et al., 2106.08254). Not with a slice, which sets such rates.
+        layer_decay: factor from the rate of each group to that of the group before it: group `g`,
+            counted from 0, has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et al.,
+            2003.10555; Bao et al., 2106.08254). Not with a slice, which sets the rates itself.
 
     Raises:
         ConfigError: a rate is missing or not above 0, or `layer_decay` would have no effect.
@@ -166,12 +166,12 @@ def fine_tune_schedule(
 
     There are two phases: the new head alone, with one cycle to `base_lr` that rises nearly all the
     way (`pct_start` 0.99, `div` 25); then all layers, with one cycle to half of that for the head,
-    to a `lr_mult`-th of the head's for the earliest group, and geometrically between. In the first
-    phase the frozen groups have a rate too, as fastai records it; they are not trained with it.
+    to the head's rate / `lr_mult` for the earliest group, and spaced geometrically between. In the
+    first phase frozen groups have a rate too, as fastai records it, but are not trained with it.
 
     Args:
         epochs: epochs of the second phase.
-        steps_per_epoch: training batches.
+        steps_per_epoch: training batches in an epoch.
         base_lr: highest rate of the first phase.
         freeze_epochs: epochs of the first phase.
         groups: number of groups of layers.
@@ -217,7 +217,7 @@ def fine_tune_momentum(
 
     Args:
         epochs: epochs of the second phase.
-        steps_per_epoch: training batches.
+        steps_per_epoch: training batches in an epoch.
         freeze_epochs: epochs of the first phase.
         pct_start: shape of the second phase; see `one_cycle`.
         moms: momentum of both phases; see `one_cycle_momentum`.
@@ -253,7 +253,7 @@ def _fine_tune_phases(
 def flat_cosine(
     lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = DIV_FINAL
 ) -> Schedule:
-    """Returns the highest rate for a share of the steps, then half a cosine wave down.
+    """Returns a rate that is `lr_max` for a share of the steps, then falls by half a cosine wave.
 
     Source: fastai's `fit_flat_cos`.
 

@@ -1,6 +1,6 @@
 """Learning rates that a sweep suggests: from (rate, loss) pairs to one rate each.
 
-A sweep raises the rate from step to step. Each rule looks at the smooth losses of the steps between
+A sweep raises the rate from step to step. Each rule looks at smoothed losses of the steps between
 the noisy start and the blow-up at the end; rates are evenly spaced on a logarithmic scale.
 """
 
@@ -16,7 +16,7 @@ from jaxch5.errors import ConfigError, TrainingError
 Rates = Float[np.ndarray, "steps"]
 Losses = Float[np.ndarray, "steps"]
 
-# A sweep's last steps are its explosion.
+# A sweep's last steps, in which the loss explodes.
 STEPS_LEFT_OUT = 5
 FEWEST_STEPS = 8
 
@@ -38,7 +38,7 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Returns the left end of the last window, from the right, in which the slope stays the same.
+    """Returns the left end of the last window, moving left, whose ends still differ in slope.
 
     Source: fastai's `slide`.
     """
@@ -65,7 +65,7 @@ def steep(lrs: Rates, losses: Losses) -> float:
 def last_decrease(lrs: Rates, losses: Losses) -> float:
     """Returns the last rate at which the loss clearly falls (the chapter's second rule of thumb).
 
-    Clearly: at a tenth of the steepest slope or more, before the lowest loss.
+    Clearly means at a tenth of the steepest slope or more, before the lowest loss.
     """
     slope = np.diff(losses) / np.diff(np.log(lrs))
     falling = np.flatnonzero(slope[: max(1, int(np.argmin(losses)))] <= slope.min() / 10)
@@ -80,7 +80,7 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
     "last_decrease": last_decrease,
 }
 
-# The rule that is recommended: fastai's, which is the careful one; and the chapter's, a bold one.
+# The recommended rule, which is fastai's and careful, and a bold one, which is the chapter's.
 # Rates between the two are worth trying.
 RECOMMENDED, BOLD = "valley", "minimum"
 
@@ -129,7 +129,7 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
 
     Args:
         lrs: rate of each step, rising.
-        losses: smooth loss after each step.
+        losses: smoothed loss after each step.
         num_it: steps that were planned for the sweep; its first tenth and the last five steps taken
             are ignored.
 

@@ -1,1 +1,1 @@
-"""Data: from labelled pictures to batches."""
+"""Turns labelled pictures into batches."""

@@ -1,4 +1,4 @@
-"""The presized pictures of a source, and where they are kept between epochs."""
+"""Presizes the pictures of a source, and decides where they are kept between epochs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxch5.util.text import progress_bar
 
 
 class Canvases:
-    """The presized pictures of a source, made when they are first asked for.
+    """Presizes the pictures of a source on demand, and keeps them if asked to.
 
     Args:
         source: labelled pictures.
@@ -68,7 +68,7 @@ class Canvases:
         return images, frames
 
     def _room(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Makes room for canvases and frames; memory that is not yet written to costs nothing."""
+        """Allocates canvases and frames; memory that is not yet written to costs nothing."""
         return np.empty((count, *self.shape), np.uint8), np.empty((count, 3, 3), np.float32)
 
     def _make(self, item: int, canvas: np.ndarray, frame: np.ndarray) -> None:
@@ -114,12 +114,12 @@ def picture_seen(
     """Returns an item as a network sees it without augmentation, with values from 0 to 1.
 
     Args:
-        source, item: the picture.
+        source, item: a source, and the index of the picture in it.
         side: longer side of the result, pixels.
         framing, size: the network's framing and input size; only the shape of the size matters.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the picture cannot be read.
     """
     sides = height_and_width(size)
     shape = tuple(max(1, side * length // max(sides)) for length in sides)
@@ -132,11 +132,11 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
     """Returns an item's picture uncropped, shrunk to `side` if it is larger.
 
     Args:
-        source, item: the picture.
+        source, item: a source, and the index of the picture in it.
         side: largest side of the result, pixels.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the picture cannot be read.
     """
     name = item_name(source, item)
     image = Image.fromarray(read_picture(source.read(item), name, side, source.reading))
@@ -148,7 +148,7 @@ def check_presize(source: Source, presize: int, method: str = "crop") -> None:
     """Checks that a source's pictures have the pixels that `presize` and `method` need.
 
     Raises:
-        ConfigError: they were packed at a shorter side, or cut although `method` needs all of them.
+        ConfigError: they were packed at a shorter side, or cut although `method` needs them uncut.
     """
     if method != "crop" and source.cut:
         raise ConfigError(
@@ -174,7 +174,7 @@ def choose_cache(
 
     Args:
         cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
-            what is free there, else memory if it fits in a quarter of that, else off.
+            what is free there, else memory if it fits in a quarter of what is free there, else off.
         count: number of pictures.
         size: short side of the canvas, pixels.
         free_memory: function that returns the free memory of the host, bytes.
@@ -202,12 +202,12 @@ def choose_cache(
 
 
 def free_memory() -> int:
-    """Returns the host's memory that is available without taking it from other processes, bytes."""
+    """Returns how many bytes the host has available without taking memory from other processes."""
     return psutil.virtual_memory().available
 
 
 def free_on_device() -> int | None:
-    """Returns the default device's free memory, bytes; None on a CPU, which shares the host's."""
+    """Returns the default device's free memory in bytes; None on a CPU or where it is unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return None

@@ -26,18 +26,18 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
 WAY_OUT = "; fix the file or remove it"
-# Pixels that become RGB at a time, where the conversion needs copies.
+# Pixels that are converted to RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
 # Orientations that swap the axes.
 SIDEWAYS = (5, 6, 7, 8)
 
 
 class Reading(NamedTuple):
-    """How the pictures of a set are decoded, where more than one way is right.
+    """Says how the pictures of a set are decoded, where more than one way is right.
 
     Attributes:
-        range: which values are black and white beyond 8 bits; see `parse_range`.
-        max_pixels: largest number of pixels that is decoded.
+        range: which values are black and white in pictures of more than 8 bits; see `parse_range`.
+        max_pixels: largest number of pixels to decode.
     """
 
     range: str = "auto"
@@ -76,8 +76,8 @@ def decode(
     Args:
         data: the file's content, in one of the formats of docs/training.md.
         reference: name of the picture in errors.
-        min_side: a JPEG may be decoded at a fraction of its size, as long as no side falls below
-            this many pixels; None decodes all of it, up to `reading.max_pixels`.
+        min_side: pixels below which no side may fall where a JPEG is decoded at a fraction of its
+            size; None decodes all of it, up to `reading.max_pixels`.
         reading: what is black and white, and how large a picture may be.
 
     Raises:
@@ -161,7 +161,7 @@ def look_at(data: bytes) -> Header:
     """Reads a picture's header, for every kind of picture that `decode` reads.
 
     Raises:
-        Exception: any kind, where the header cannot be read.
+        Exception: any kind, if the header cannot be read.
     """
     for content in (data, *without_metadata(data)):
         with suppress(Exception):
@@ -211,13 +211,13 @@ def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
     try:
         header = read_header(data)
     except Exception:
-        # Pillow does not know this kind, so nothing more can be said.
+        # Pillow does not know this kind, so its profile and orientation cannot be read.
         return Decoded(pixels)
     return _upright(Decoded(pixels, profile_in(header.info)), header)
 
 
 def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Reading) -> Decoded:
-    # A draft has another size.
+    # Taken now, since a draft changes the header's size.
     size, part = header.size, part_of(header, data, min_side, reading.max_pixels)
     pixels = decode_at(data, header, part) if header.mode in ("L", "RGB") else None
     if pixels is not None:
@@ -232,9 +232,9 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
 def _cut(
     pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], part: int
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Crops a picture decoded at a fraction of its size to the size rounded to the nearest pixel.
+    """Crops a picture decoded at a fraction of its size to that size rounded to the nearest pixel.
 
-    The decoder rounds up, which moves points by up to a pixel, and rounding by half of one.
+    The decoder rounds up, which moves points by up to a pixel; the nearest, by half of one.
     """
     if part == 1:
         return pixels
@@ -255,7 +255,7 @@ def _pixels(image: Image.Image, reading: Reading) -> Decoded:
 
 
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
-    """Undoes EXIF's orientation, 1 to 8: the last four swap the axes before they mirror."""
+    """Undoes the EXIF orientation, 1 to 8; the last four swap the axes before they mirror."""
     # Both Pillow and OpenCV have already turned a TIFF.
     orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
@@ -273,7 +273,7 @@ def _to_rgb(
     image: Image.Image, profile: bytes | None, reading: Reading
 ) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        # From formats that state their bit depth, which Pillow scales up to 16.
+        # From formats that state their bit depth, whose values Pillow scales up to 16 bits.
         values = np.asarray(image)[..., None]
         said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
         return pixels_of(Deep(values, said), parse_range(reading.range))

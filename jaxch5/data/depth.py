@@ -1,7 +1,7 @@
-"""Pictures of more than 8 bits: which values are black and white, and how they become bytes.
+"""Finds which values are black and white in pictures of more than 8 bits, and makes bytes of them.
 
-A file may state this (as packed 12 bits, or a largest value that is a power of two minus one). If
-not, it is guessed for a whole set at once (`guess_range`), which keeps its pictures comparable.
+A file may state this (by packing 12 bits, or by a largest value that is a power of two minus one).
+If not, it is guessed for a whole set at once (`guess_range`), so that its pictures stay comparable.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# Endings of files that may be this deep; JPEG 2000 and PGM state their bits, and Pillow obeys.
+# Endings of files that may be this deep; JPEG 2000 and PGM state their bits, which Pillow heeds.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
-# Bits, and whites of floats, that cameras and scanners produce.
+# Bit depths of integers, and whites of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
-# Headers looked at for a guess, and pictures and pixels read.
+# How many headers are looked at for a guess, and how many pictures and pixels are read.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
-# Values that become bytes at a time.
+# Values that are converted to bytes at a time.
 STRIP = 1_000_000
-# Deflate makes 1,032 bytes of one at most, and LZW 2,730.
+# One byte becomes at most 1,032 bytes in Deflate, and 2,730 in LZW.
 MOST_OF_A_BYTE = 2_800
 TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
 TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT, TAGS_LARGEST = 273, 338, 339, (281, 341)
@@ -58,10 +58,10 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
     Args:
         data: the file's content.
-        max_pixels: largest number of pixels to decode, at 8 bytes each.
+        max_pixels: largest number of pixels to decode; fewer if one takes more than 8 bytes.
 
     Raises:
-        PIL.Image.DecompressionBombError: it has more pixels.
+        PIL.Image.DecompressionBombError: it has more pixels, or more than its content can hold.
 
     Example:
         >>> file = io.BytesIO()
@@ -89,10 +89,10 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
 
 def _check_bytes(needed: int, data: bytes) -> None:
-    """Refuses more bytes than any compression fits into a file, since OpenCV allocates first.
+    """Refuses pixels that no compression fits into the file, since OpenCV allocates memory first.
 
     Raises:
-        PIL.Image.DecompressionBombError: it takes more bytes.
+        PIL.Image.DecompressionBombError: they take more bytes.
     """
     if needed > MOST_OF_A_BYTE * len(data):
         raise Image.DecompressionBombError(
@@ -131,7 +131,7 @@ def full_scale(dtype: np.dtype) -> Limits:
     """Returns the default black and white: 0, and the largest value of 8 or 16 bits, or 1."""
     if dtype.kind == "f":
         return 0.0, 1.0
-    # Integers are 16 bits deep, also where they are stored in 32.
+    # Integers count as 16 bits deep even where they are stored in 32.
     return 0.0, float(min(np.iinfo(dtype).max, 65535))
 
 
@@ -142,13 +142,13 @@ def guess_range(
 
     Args:
         count: number of pictures in the set.
-        read: function from a picture's number to its content; one that it fails on is not deep.
+        read: function from a picture's index to its content; one it fails on counts as not deep.
         peek: the same for the first 64 bytes alone; None where that is no faster.
-        max_pixels: largest number of pixels that is decoded; larger pictures are not looked at.
+        max_pixels: largest number of pixels to decode; larger pictures are not looked at.
 
     Returns:
-        The range, for `parse_range`, and a few words on how it was found; "auto" and none if no
-        picture needs a guess.
+        The range, for `parse_range`, and a few words on how it was found; "auto" and no words
+        if no picture needs a guess.
 
     Example:
         >>> file = io.BytesIO()
@@ -202,11 +202,11 @@ def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
     if kind == "floats" and -1 <= low < 0 and high <= 1:
         return -1.0, 1.0
     whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
-    # A filter's overshoot does not make it another scale of floats.
+    # A filter's slight overshoot does not mean another scale of floats.
     slack = 1.01 if kind == "floats" else 1.0
     white = next((white for white in whites if high <= white * slack), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
-    # Values below zero are signed numbers, as in computed tomography.
+    # Values below zero mean signed numbers, as in computed tomography.
     black = 0.0 if low >= -0.01 * white else -(2.0 ** np.ceil(np.log2(-low)))
     return float(black), float(min(white, largest))
 
@@ -248,7 +248,7 @@ def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     photometric = tags.get(TAG_PHOTOMETRIC, 0)
     bits, formats = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_FORMAT, 1)
     if photometric == YCBCR:
-        # Pillow mistakes the bytes of an uncompressed one for colours.
+        # Pillow mistakes the bytes of an uncompressed YCbCr picture for colours.
         return max(bits) == 8 and tags.get(TAG_COMPRESSION, 1) == 1
     return photometric in (0, 1, RGB) and (max(bits) > 8 or any(kind != 1 for kind in formats))
 
@@ -274,7 +274,7 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard it describes the picture; only these values tell the range of the numbers.
+        # By the standard the tag describes the picture; only these values tell the numbers' range.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
@@ -304,15 +304,15 @@ def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndar
 
 def _png(data: bytes) -> Deep | None:
     if data[25:26] == b"\0":
-        # Grey, as Pillow reads it too.
+        # Grey, which Pillow reads as it is stored.
         return Deep(np.asarray(read_header(data))[..., None], None)
-    # OpenCV allocates as much memory as the length that a chunk states.
+    # OpenCV allocates as much memory as a chunk's stated length, which may be false.
     values = _opencv(png_pixels(data))
     return None if values is None else Deep(values, None)
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
-    """Returns what OpenCV reads, in the order red, green, blue, alpha; a TIFF upright already."""
+    """Returns what OpenCV reads, in the order red, green, blue, alpha; a TIFF comes out upright."""
     with _quiet():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:

@@ -1,4 +1,4 @@
-"""The picture formats that are read: their endings, first bytes and metadata."""
+"""Defines the picture formats that are read: their endings, first bytes and metadata."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from PIL import (
 from jaxch5.errors import DataError
 
 ORIENTATION, SAMPLES, PLANAR = 274, 277, 284
-# AVIF and HEIC name the kind of an item in a box of 8 bytes before it.
+# AVIF and HEIC name the kind of an item 8 bytes after the name of its box.
 ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Reads a TIFF whose one sample is declared planar, where Pillow forgets how it is stored."""
+    """Reads a TIFF whose one sample is declared planar, for which Pillow truncates the raw mode."""
 
     def _setup(self) -> None:
         if self.tag_v2.get(SAMPLES, 1) == 1:
@@ -38,10 +38,10 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# No others are tried, whatever a file is named. Formats that start another program (PostScript and
-# its relatives), that have no signature (TGA), or whose header does not say how many pixels are
-# inside (icons) are left out. Classes are named, since Pillow's table of formats is global, holds
-# what others registered, and refuses large pictures whatever our own limit is.
+# No other formats are tried, whatever a file is named. Those that start another program (PostScript
+# and its relatives), that have no signature (TGA), or whose header does not say how many pixels are
+# inside (icons) are left out. Classes are named, since Image.open uses a global table, which holds
+# what other code registered, and refuses large pictures whatever our own limit is.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     # Not as MPO, which is a JPEG followed by others.
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -178,21 +178,21 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def without_metadata(data: bytes) -> Iterator[bytes]:
-    """Yields a file with less metadata, for decoders that fail on damaged metadata."""
+    """Yields versions of a file with less metadata, for decoders that fail on damaged metadata."""
     form = format_of(data)
     if form == "PNG":
         yield png_pixels(data, keep=True)
         yield png_pixels(data)
     elif form == "JPEG":
-        # Pillow skips everything else in a segment.
+        # Pillow reads past whatever else segments hold.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # No decoder knows this kind; the orientation is stored elsewhere.
+        # No decoder knows the kind "none"; the orientation is stored elsewhere.
         yield ITEM.sub(rb"\1none", data)
 
 
 def png_pixels(data: bytes, keep: bool = False) -> bytes:
-    """Returns a PNG reduced to what its pixels need, up to a chunk declared longer than the file.
+    """Returns a PNG reduced to what its pixels need, up to a chunk that claims to exceed the file.
 
     Args:
         data: the file's content.
@@ -205,7 +205,7 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
         if end > len(data):
             break
         kind = data[place + 4 : place + 8]
-        # A capital letter marks what is needed to make the picture.
+        # A capital first letter marks a chunk that the pixels need.
         intact = zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
         if kind[:1].isupper() or (kind in kept and intact):
             parts.append(data[place:end])

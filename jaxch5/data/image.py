@@ -1,4 +1,4 @@
-"""One picture: decoded (`decode`), and presized onto a canvas."""
+"""Decodes a picture (`decode`), and presizes it onto a canvas."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxch5.data.decode import decode as decode
 from jaxch5.data.profiles import to_srgb
 
 ASPECT = 3 / 2
-# How far each filter shrinks; measured with zone plates, see docs/benchmarks.md.
+# Ratio up to which each filter shrinks, measured with zone plates; see docs/benchmarks.md.
 LINEAR, SMOOTHED = 3 / 2, 2.0
-# Above this ratio a picture is shrunk along one side only, and would be smoothed along both.
+# Above this ratio of its sides' reductions a picture would be smoothed along both to shrink one.
 EVEN = 1.2
 # No side of a JPEG file can be longer than 65,535 pixels.
 JPEG_SIDE = 65_500
@@ -39,11 +39,11 @@ def presize(
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
     """Resizes a picture to `size` and puts it on a canvas, with as many pixels as `method` needs.
 
-    With "crop" the picture keeps its aspect ratio, and `size` is its short side: an upright picture
-    is turned on its side, and what exceeds the canvas is cut evenly at both ends. The others keep
-    the whole picture, on a square canvas: "pad" with its aspect ratio, where `size` is its long
-    side, and "squish" without it, covering the canvas. The rest of the canvas repeats the picture's
-    edge.
+    With "crop" the picture keeps its aspect ratio, and `size` is its short side: a tall picture is
+    turned on its side, and what exceeds the canvas is cut evenly at both ends. The other methods
+    keep the whole picture, on a square canvas: "pad" with its aspect ratio, where `size` is its
+    long side, and "squish" without it, covering the canvas. The rest of the canvas repeats the
+    picture's edge.
 
     Args:
         picture: pixels, upright.
@@ -138,8 +138,8 @@ def _resize(
     if shrinking <= LINEAR:
         return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
-        # Smoothing by [1 2 1] / 4 takes what would alias, and the bicubic gives back what it took
-        # of the rest: nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
+        # Smoothing by [1 2 1] / 4 removes what would alias, and the bicubic filter restores what it
+        # took from the rest: nearer to Lanczos than Pillow's bilinear, in a third of its time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.

@@ -1,4 +1,4 @@
-"""JPEG files: whether they are harmless, and decoding them in full or at a fraction of the size."""
+"""Checks that JPEG files are harmless, and decodes them in full or at a fraction of their size."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-# A JPEG file spends a bit on each block of 8 by 8 of each component, of which subsampling makes 10
-# for 512 pixels: 410 pixels a byte. A file that promises more is truncated or malicious.
+# A JPEG file spends at least a bit on each 8 by 8 block of each component, and subsampling leaves
+# 10 blocks for 512 pixels: 410 pixels a byte. A file that promises more is truncated or malicious.
 MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over all of it; encoders make about ten.
 MAX_SCANS = 64
 # With several scans the coefficients of all components are kept, two bytes each, whatever fraction
-# of the pixels is decoded: this many bytes for each pixel that is allowed.
+# of the pixels is decoded: up to this many bytes for each pixel that is allowed.
 COEFFICIENTS = 9
-# libjpeg's other fractions, such as 5/8, take longer to decode than all of it.
+# libjpeg's other fractions, such as 5/8, take longer to decode than the full size.
 FRACTIONS = (8, 4, 2)
 START_OF_SCAN = b"\xff\xda"
 # A marker that is neither a stuffed byte nor a restart ends a scan.
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-# Markers that nothing follows: TEM and the restarts.
+# Markers without a segment after them: TEM and the restarts.
 ALONE = {0x01, *range(0xD0, 0xD8)}
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-# What precedes the scan in most files: tables, restarts, comments, and applications' segments, one
-# of which may be a profile, but not the one that holds the orientation.
+# What precedes the scan in most files: tables, the restart interval, comments, and applications'
+# segments, one of which may be a profile. The one that holds the orientation is not passed over.
 BASELINE, PROFILE = 0xFFC0, 0xFFE2
 PASSED_OVER = {0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)} - {0xFFE1}
 PROFILE_BEGINS, PROFILE_ALONE = b"ICC_PROFILE\0", b"\1\1"
@@ -85,12 +85,12 @@ def read_plain(data: bytes) -> Plain | None:
 
 
 def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_pixels: int) -> int:
-    """Returns the divisor of the size at which a picture is decoded: 1, 2, 4 or 8.
+    """Returns the factor by which a picture's sides are divided in decoding: 1, 2, 4 or 8.
 
     Args:
         header: the header as Pillow or `read_plain` reads it.
         data: the file's content.
-        min_side: pixels below which no side may fall; None decodes all, where that is allowed.
+        min_side: pixels below which no side may fall; None decodes all, if `max_pixels` allows it.
         max_pixels: largest number of pixels to decode.
 
     Raises:
@@ -124,7 +124,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
 def decode_at(
     data: bytes, header: Image.Image | Plain, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Decodes a grey or coloured JPEG, not yet turned; None where this decoder refuses it."""
+    """Decodes a grey or coloured JPEG, without turning it; None where this decoder refuses it."""
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs. It
     # takes the smallest fraction that reaches these sizes; asked for none, it decodes all.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
@@ -135,7 +135,7 @@ def decode_at(
 
 
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
-    """Checks whether a JPEG has only one scan, as most do; no decoder reads a second one then.
+    """Checks whether a JPEG has only one scan, as most do; decoders then look for no other.
 
     Counting the scans would mean reading the whole file, a twentieth of the time of a picture.
     """

@@ -1,4 +1,4 @@
-"""Labels, checked where they enter."""
+"""Checks labels and class names where they come in."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jaxch5.util.text import counted, printable
 def check_labels(
     labels: Any, classes: Sequence[str], references: Sequence[str]
 ) -> Int32[np.ndarray, "items"]:
-    """Returns the labels as integers, each a place in `classes`.
+    """Returns the labels as integers, each an index into `classes`.
 
     Args:
-        labels: the class of each item, a place in `classes`: integers [items].
-        classes: names, each once.
+        labels: the class of each item as an index into `classes`: integers [items].
+        classes: names, each listed once.
         references: name of each item in errors.
 
     Raises:
-        DataError: they are not places in `classes`, or a class has no name of its own.
+        DataError: they are not indices into `classes`, or a class has no name of its own.
 
     Example:
         >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
@@ -78,7 +78,7 @@ def check_classes(classes: Sequence[str]) -> None:
     """Checks that each class has a name that no other class has.
 
     Raises:
-        DataError: a class has no name, or shares it.
+        DataError: the classes are not a list of names, or a name is listed twice.
     """
     if isinstance(classes, str):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
@@ -117,7 +117,7 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     try:
         array = np.asarray(labels)
         if array.dtype == object:
-            # pandas stores words like this.
+            # pandas stores text as objects.
             array = np.array(array.tolist())
     except Exception as error:
         # Another library's array may raise any kind of error.

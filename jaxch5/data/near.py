@@ -1,4 +1,4 @@
-"""Near-duplicates: pictures that differ by encoding, size, a border or a small crop.
+"""Finds near-duplicates: pictures that differ by encoding, size, a border or a small crop.
 
 A descriptor finds the few pictures that may be crops of another one, and these are registered and
 compared in detail. Mirrored and rotated pictures count as different.
@@ -21,7 +21,7 @@ from jaxch5.util.text import progress_bar
 SIDE = 32
 # Side at which borders are looked for, and the smallest side left within them, pixels.
 SEARCHED, LEAST_CONTENT = 96, 12
-# Spread of levels in a border's row or column, allowing for what JPEG adds.
+# Largest spread of levels in a border's row or column, allowing for what JPEG adds.
 BORDER_RANGE = 24
 # Smallest deviation of a thumbnail's details, levels.
 CONTRAST = 3.0
@@ -34,8 +34,8 @@ VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
 BRIGHTNESS, COLOUR = 8, 4
 # Red, green and blue as brightness and two colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
-# Smallest correlation of descriptors for a comparison in detail, and after how many of these
-# without a match a picture is given up: X-rays, say, all look alike at first sight.
+# Smallest correlation of descriptors for a comparison in detail, and the number of these without
+# a match after which a picture is given up: X-rays, say, all look alike at first sight.
 CANDIDATE, FAILURES = 0.87, 8
 # Pictures whose correlations with all others are computed at a time.
 BLOCK = 256
@@ -43,7 +43,7 @@ BLOCK = 256
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
 # Smallest share of the thumbnail that both pictures cover.
 OVERLAP = 0.7
-# Smallest correlation of the details, and by how many standard deviations of chance (Fisher's z).
+# Smallest correlation of the details, as such and in standard deviations of chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
 
 Thumbnail = UInt8[np.ndarray, "32 32 3"]
@@ -51,7 +51,7 @@ Window = tuple[float, float]
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
-    """Returns a square thumbnail without borders, the 3 kB kept of a picture for comparison.
+    """Returns a square thumbnail without borders: the 3 kB by which a picture is compared.
 
     Returns:
         The thumbnail; None where the picture is too small or too plain to be told from others.
@@ -74,10 +74,10 @@ def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
 def find_near(
     thumbnails: Sequence[Thumbnail | None], console: Console | None = None
 ) -> list[list[int]]:
-    """Finds groups of pictures that show the same picture, as places in the sequence.
+    """Finds groups of items that show the same picture, as indices into the sequence.
 
-    Each group has a picture that all others of it were compared with: no chain of small changes
-    leads from one of them to another. A picture may be in several groups. The time grows with the
+    Each group has a picture that all others in it were compared with, so that no chain of small
+    changes joins pictures that differ. A picture may be in several groups. The time grows with the
     square of the number of pictures: seconds for 10,000, some ten minutes for 100,000.
 
     Args:
@@ -157,7 +157,7 @@ def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
 def _descriptors(
     thumbnails: UInt8[np.ndarray, "items 32 32 3"], view: tuple[Window, Window]
 ) -> Float32[np.ndarray, "items frequencies"]:
-    """Returns the low frequencies of a view of each picture, with about equal power, length 1."""
+    """Returns the low frequencies of a view of each picture, at about equal power and length 1."""
     rows, columns = (_cosines(window, BRIGHTNESS) for window in view)
     colours = thumbnails.astype(np.float32) @ OPPONENT
     transformed = np.einsum("ky,nyxc,lx->nckl", rows, colours, columns, optimize=True)
@@ -192,7 +192,7 @@ def _candidates(
 
 
 def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> bool:
-    """Registers two thumbnails, from where the view says, and compares their details."""
+    """Registers two thumbnails, starting from where the view says, and compares their details."""
     template, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (part, whole))
     (top, bottom), (left, right) = view
     spans, begins = np.array([right - left, bottom - top]), np.array([left, top])
@@ -223,7 +223,7 @@ def _correlation(one: Float[np.ndarray, "pixels 3"], other: Float[np.ndarray, "p
 
 
 def _groups(partners: Mapping[int, Collection[int]]) -> list[list[int]]:
-    """Puts pairs together around those that have the most partners; each pair is in a group."""
+    """Groups pairs around the pictures that have the most partners; each pair is in a group."""
     left = {frozenset((one, other)) for one, others in partners.items() for other in others}
     groups = []
     for centre in sorted(partners, key=lambda one: (-len(partners[one]), one)):

@@ -1,4 +1,4 @@
-"""Packing: a set presized once and written into a few large files (see `packed`)."""
+"""Packs a set: presizes it once and writes it into a few large files (see `packed`)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from jaxch5.util.files import sha256_of
 from jaxch5.util.text import progress_bar
 
 QUALITY = 95
-# At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them:
-# each is open while it is read.
+# At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them,
+# each of which is open while it is read.
 SHARD_SIZE = 8192
 
 
@@ -63,16 +63,16 @@ def pack(
     """Presizes every picture and writes them into shards, from which `from_packed` reads them.
 
     If it is stopped at any moment and called again, it resumes with the shards that are missing,
-    those that were removed among them.
+    including any that were removed.
 
     Args:
         source: labelled pictures.
         out: folder or address to write to.
         size: short side of the presized pictures, pixels.
-        in_valid: whether each of them is for validation; None leaves that to a later split.
+        in_valid: whether each picture is for validation; None leaves that to a later split.
         quality: quality of the JPEG files, 1 to 100.
         shard_size: pictures in a shard.
-        seed: seed of the pictures' order.
+        seed: seed for the pictures' order.
         skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
         method: how the network will frame them (`Framing`). For "crop" long pictures are cut as
             `presize` cuts them; for the others they stay uncut, which suits every method.
@@ -82,7 +82,7 @@ def pack(
         What was written.
 
     Raises:
-        DataError: a picture cannot be read, a class is left without pictures, the place cannot be
+        DataError: a picture cannot be read, a class is left without pictures, `out` cannot be
             written to, or it holds another set.
     """
     source = with_range(source)
@@ -154,7 +154,7 @@ def pack(
 def without_filling(
     canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the presized picture alone and upright; `presize` puts it on the same canvas."""
+    """Returns the presized picture upright, without filling; `presize` restores its canvas."""
     upright = frame[0, 0] == 0
     picture = canvas[:, : int(frame[0, :2].sum())]
     return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)
@@ -172,7 +172,7 @@ def _write_shard(
 
     skipped: dict[int, str] = {}
     with store.making(name) as file:
-        # One record a group, so that each can be read alone; JPEG files do not compress.
+        # One record a group, so that each can be read alone; JPEG files do not compress further.
         try:
             writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
             for place, content in enumerate(in_order(record, map(int, items))):

@@ -1,4 +1,4 @@
-"""Work on many items at once, with results in the items' order."""
+"""Works on many items at once, and yields the results in the items' order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ResultT = TypeVar("ResultT")
 
 # Items in progress at a time, for each thread; the rest of a large set is not queued.
 AHEAD = 4
-# The most threads that make batches: more have not been measured, and each holds one in memory.
+# The most threads that make batches: more have not been measured, and each holds a batch in memory.
 MAX_THREADS = 16
 
 
@@ -31,7 +31,7 @@ def threads_for_batches() -> int:
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
-    """Yields the function's results, as `map` does, made by a thread for each core.
+    """Yields a function's results in order, as `map` does, with one thread per core.
 
     Only a few items are in progress at a time, however many there are.
 

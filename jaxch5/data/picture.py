@@ -32,10 +32,10 @@ Picture = (
     | ArrayLike
     | Decoded
 )
-# Channels of grey pixels, grey with alpha, RGB and RGBA.
+# Numbers of channels: grey, grey with alpha, RGB and RGBA.
 CHANNELS = (1, 2, 3, 4)
 FORMS = "a path, a file's content, a PIL picture, or pixels"
-# The most characters of a path that another library's error repeats.
+# The most characters of a path, or of another library's error, that a message repeats.
 SHOWN = 200
 
 
@@ -48,8 +48,8 @@ def read_picture(
     """Returns a picture as a person would see it, whatever form it is given in.
 
     Args:
-        picture: a path; a file's content, or a file open for it; a PIL picture; or pixels from 0 to
-            255, [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
+        picture: a path; a file's content, or an open file; a PIL picture; or pixels from 0 to 255,
+            [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
             alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. Transparent
             pixels are blended with white.
         reference: its name in errors if it has no path.
@@ -106,7 +106,7 @@ def read_stored(
 ) -> Decoded:
     """Reads like `read_picture`, but leaves the colours unconverted."""
     if isinstance(picture, bytes):
-        # Most are; the checks below take as long as reading a header.
+        # Most pictures are bytes; the checks below take as long as reading a header.
         return decode_stored(picture, reference, min_side, reading)
     if isinstance(picture, Decoded):
         return picture
@@ -120,7 +120,7 @@ def read_stored(
 
 
 def is_encoded(picture: Any) -> bool:
-    """Checks whether a picture is given as a file: its path, its content, or open."""
+    """Checks whether a picture is given as a file: by its path, as its content, or open."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(picture, kinds) or hasattr(picture, "read")
 
@@ -178,11 +178,11 @@ def many(pictures: Any) -> Iterable[Any]:
 
 
 def as_images(images: Any) -> Sequence[Picture]:
-    """Returns many pictures, readable more than once, checked as far as that is possible now.
+    """Returns pictures that can be read more than once, checked as far as is possible now.
 
     Args:
         images: a list of pictures, each as `read_picture` takes it; or an array of all of them,
-            which may be on a disk (`np.memmap`, h5py) and is not read.
+            which may be on a disk (`np.memmap`, h5py) and is not read into memory.
 
     Raises:
         DataError: they are not such pictures.
@@ -190,7 +190,7 @@ def as_images(images: Any) -> Sequence[Picture]:
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
     try:
-        # An array of another library, where indexing is an operation.
+        # Another library's array becomes NumPy's, since each indexing of it is an operation.
         images = np.asarray(images) if hasattr(images, "__dlpack__") else images
     except Exception as error:
         raise DataError(f"from_arrays: images: {printable(str(error))[:SHOWN]}") from None
@@ -198,7 +198,7 @@ def as_images(images: Any) -> Sequence[Picture]:
         check_shape(images.shape[1:], "images")
         if isinstance(images, np.ndarray):
             return cast(Sequence[Picture], _as_bytes(images, "images"))
-        # On a disk; the first shows what kind they all are.
+        # On a disk; the first picture shows the kind of all.
         _as_bytes(np.asarray(images[:1]), "images")
         return cast(Sequence[Picture], images)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -256,7 +256,7 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     if not pixels.size:
         return pixels.astype(np.uint8)
     low, high = pixels.min(), pixels.max()
-    # Numbers that a list, or another library, has widened; 16 bits are deeper pixels.
+    # Numbers that a list, or another library, has widened; 16 bits mean deeper pixels.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
     way_out = "; np.uint8(255 * pixels + 0.5) converts 0 to 1" if pixels.dtype.kind == "f" else ""
@@ -270,7 +270,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
     """Checks that a shape can be that of a picture's pixels.
 
     Raises:
-        DataError: it is not.
+        DataError: it cannot.
     """
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
         reason = "; should be [height, width] or [height, width, channels], with 1 to 4 channels"
@@ -284,7 +284,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
 
 
 def content_of(picture: Any, reference: str = "picture") -> bytes:
-    """Returns the content of a picture that `is_encoded`.
+    """Returns the content of a picture that is given as a file (`is_encoded`).
 
     Raises:
         DataError: it cannot be read.

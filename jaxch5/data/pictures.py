@@ -1,4 +1,4 @@
-"""Which pictures a run was trained on and which it validated, and where they are now.
+"""Records which pictures a run was trained on and which it validated, and finds them later.
 
 A set of pictures changes after a run: pictures are added and removed, labels are corrected, or the
 set moves. Drawing its split again would then give a different one, so a run stores the split that
@@ -41,7 +41,7 @@ class Pictures:
     Attributes:
         classes: names, in the order of the labels.
         references: names of the pictures in the source, the same on every machine.
-        labels: the class of each, a place in `classes`.
+        labels: the class of each, an index into `classes`.
         sizes: bytes of each one's file; -1 where that is not known.
         held_out: whether each is for validation; the others are for training.
     """
@@ -68,13 +68,13 @@ class Pictures:
 
 
 class Found(NamedTuple):
-    """Tells which pictures of a run are among others.
+    """Tells which pictures of a run are among other pictures.
 
     Attributes:
-        places: where each picture of the run is among the others; -1 where it is not there.
+        places: index of each picture of the run among the others; -1 where it is not there.
         changed: whether each one's file has a different size there, and so is a different picture.
         relabelled: whether each one's class is different there.
-        known: which picture of the run each of the others is; -1 if it is not one of them.
+        known: index in the run of each of the others; -1 where it is not one of the run's.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells whether each picture of the run is there, and not a different one of its name."""
+        """Tells whether each picture of the run is there, and not another one of the same name."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -198,7 +198,7 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
 
 
 def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
-    """Returns the source with its labels as places in the given class names.
+    """Returns the source with its labels as indices into the given class names.
 
     Args:
         source: labelled pictures.
@@ -303,7 +303,7 @@ def _names(references: Iterable[str]) -> Iterator[Hashable]:
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:
-    """Returns where each of the names is among the classes; -1 where it is not."""
+    """Returns the index of each name among the classes; -1 where it is not one of them."""
     numbers = {composed(name): number for number, name in enumerate(classes)}
     return np.array([numbers.get(composed(name), -1) for name in names], np.int32)
 

@@ -1,4 +1,4 @@
-"""The pipeline: from items to batches on the device, in an order that can be resumed anywhere."""
+"""Makes batches, and moves them to the device, in an order that can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Loader:
 
     Args:
         canvases: the presized pictures.
-        items: numbers of the part's items in the source.
+        items: indices of the part's items in the source.
         batch_size: rows of every batch.
-        seed: seed of the shuffling; None for validation.
-        part: number of this process and how many there are; each reads its own rows of every batch,
+        seed: seed for the shuffling; None for validation.
+        part: index of this process and how many there are; each reads its own rows of every batch,
             the same number for all processes.
         sampler: what a training epoch draws; see `jaxch5.data.sampler`.
 
@@ -111,7 +111,7 @@ class Loader:
         They are NumPy arrays, except for the pictures that are on the device.
 
         Raises:
-            DataError: while iterating, where a picture cannot be read.
+            DataError: while iterating, if a picture cannot be read.
         """
         # Imported here, because predicting does not need it and it takes a tenth of a second.
         import grain
@@ -209,7 +209,7 @@ class Loader:
 def earlier_draws(
     order: Int[np.ndarray, "batches batch_size"],
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Returns how often each place of an epoch's order was drawn before in that epoch.
+    """Returns how often each item of an epoch's order was drawn before in that epoch.
 
     Example:
         >>> earlier_draws(np.array([[3, 1], [3, 3], [1, -1]]))
@@ -237,9 +237,9 @@ def _order(
     shape: tuple[int, int],
     epoch: int,
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Returns the places of `items` in an epoch's batches, by rows; -1 where there is none.
+    """Returns an epoch's batches, one per row, as indices into `items`; -1 where there is none.
 
-    The columns belong to `ranges` processes, each of which has a range of the items.
+    The columns are divided among `ranges` processes, each of which has a range of the items.
     """
     if ranges > 1:
         orders = np.array_split(np.argsort(items), ranges)

@@ -1,4 +1,4 @@
-"""Colour profiles: converts pictures to sRGB, which networks were trained on."""
+"""Converts pictures by their colour profiles to sRGB, which networks were trained on."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ R03 = (
 
 
 class Arithmetic(NamedTuple):
-    """A curve for each colour, or one for all, and a matrix to sRGB's linear colours, of 16 bits.
+    """Holds a curve for each colour, or one for all, and a matrix to sRGB's linear colours.
 
-    OpenCV takes an eighth of lcms's time for it.
+    The linear colours have 16 bits. OpenCV converts them in an eighth of lcms's time.
     """
 
     curves: UInt16[np.ndarray, "1 256 curves"]
@@ -78,13 +78,13 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Reads a profile's conversion to sRGB; None if it is sRGB already, or damaged."""
+    """Reads a profile's conversion to sRGB; None if it is sRGB already, damaged, or unsupported."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # Compared on colours of 16 levels each, since there are many files of sRGB's profile.
+            # Compared on colours of 16 levels each, since sRGB's profile exists in many versions.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)
@@ -193,23 +193,23 @@ def _curve(tag: bytes) -> np.ndarray | None:
 
 @lru_cache(1)
 def srgb_levels() -> UInt8[np.ndarray, "65536"]:
-    """Returns sRGB's levels of linear light in 16 bits (IEC 61966-2-1)."""
+    """Returns sRGB's level for each 16-bit value of linear light (IEC 61966-2-1)."""
     light = np.arange(65536) / 65535
     curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(255 * curved).astype(np.uint8)
 
 
 def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarray:
-    """Returns the entries of a table at some places."""
+    """Returns the entries of a table at the given indices."""
     try:
         return cv2.LUT(places, table)
     except cv2.error:
-        # Before OpenCV 5 its tables had 256 entries.
+        # Before OpenCV 5, its tables could have only 256 entries.
         return table.take(places)
 
 
 def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
-    """Returns a CMYK picture in sRGB, by its profile where it has one for CMYK."""
+    """Returns a CMYK picture in sRGB, converted by its profile if that is for CMYK."""
     profile = load_profile(content) if content else None
     if profile is None or profile.space != "CMYK" or profile.transform is None:
         return image.convert("RGB")
@@ -271,6 +271,6 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
 
 
 def _tags(content: bytes | bytearray) -> list[tuple[bytes, int, int]]:
-    """Returns the kind, place and size of each part of a profile."""
+    """Returns the kind, offset and size of each part of a profile."""
     (count,) = struct.unpack_from(">I", content, 128)
     return [struct.unpack_from(">4sII", content, 132 + 12 * entry) for entry in range(count)]

@@ -12,7 +12,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import counted
 
 VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
-# The share of a run's validated pictures from which on a set counts as the run's own.
+# A set that holds at least this share of a run's validated pictures counts as the run's own.
 OWN_SHARE = 0.5
 
 
@@ -21,7 +21,7 @@ class Scored(NamedTuple):
 
     Attributes:
         part: "validated", "all", or "drawn again" where a run has no record of its pictures.
-        items: their numbers in the source.
+        items: their indices in the source.
         counts: number of pictures of each kind.
         line: their description, for messages.
     """
@@ -49,7 +49,7 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
 
     Args:
         pictures: pictures of the run.
-        found: their places in the source.
+        found: where they are in the source.
         where: name of the source, for messages.
 
     Raises:
@@ -100,7 +100,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
     Args:
         count: number of the source's pictures.
         pictures: pictures of the run; None where it has no record of them.
-        found: their places in the source.
+        found: where they are in the source.
         where: name of the source, for messages.
     """
     line = f"all {counted(count, 'picture')} of {where}"
@@ -130,7 +130,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
 
 def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
-    """Returns what a run without a record is taken to have validated."""
+    """Returns the pictures that a run without a record is assumed to have validated."""
     line = (
         f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: it "
         "has no record of its pictures, and if any came or went since, it was trained on some of "

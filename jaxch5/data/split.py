@@ -1,4 +1,4 @@
-"""Splits: which items are trained on and which are held out.
+"""Defines splits, which decide which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
 No item is in both, nor is any reference; what is in neither, such as a set's test pictures, is left
@@ -43,7 +43,7 @@ Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "vali
 def part_of(name: str) -> str | None:
     """Returns the part of a set that a name stands for, train, valid or test, or None.
 
-    Case does not matter, and neither does what people add: a set, images, a year.
+    Case does not matter, and neither does what people add: "set", "images", a year.
 
     Args:
         name: the name of a folder, or a word in a table.
@@ -62,13 +62,13 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     """Holds out items at random, the same ones on every machine with the same files.
 
     Args:
-        valid_fraction: share of the items, between 0 and 1.
-        seed: seed of the draw.
+        valid_fraction: share of the items to hold out, between 0 and 1.
+        seed: seed for the draw.
         stratify: whether to draw from each class separately, for equal shares in both parts.
 
     Raises:
-        DataError: raised by the split if the fraction leaves one part empty or a class has a
-            single item.
+        DataError: the fraction is not between 0 and 1; raised by the split if a part is empty, or a
+            class has fewer than two items or none for training.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -123,8 +123,8 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
 
     Args:
         train: name of the folder of training pictures.
-        valid: name, or possible names, of the folder of validation pictures. None for both takes
-            the parts that `from_folder` told apart; for one, the usual names.
+        valid: name, or possible names, of the folder of validation pictures. None for both
+            takes the parts that `from_folder` told apart; None for one means its usual names.
 
     Raises:
         DataError: raised by the split if the source has no such folders.
@@ -170,8 +170,8 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
 def column_split(column: str = IS_VALID) -> Split:
     """Holds out the items whose column is true: True, true, 1 or yes in a table.
 
-    The column may also name parts, as in train, valid and test; then those for testing are left
-    alone, or held out where none is for validation.
+    The column may instead name parts (train, valid and test); items for testing are then left
+    alone, or held out if none is for validation.
 
     Args:
         column: name of the column.
@@ -200,7 +200,7 @@ def column_split(column: str = IS_VALID) -> Split:
 
 
 def _parts_in(values: Sequence[str | bool], column: str) -> list[str]:
-    """Returns the part that each value of a column stands for: truth is validation, or a name."""
+    """Returns the part that each value of a column names; true means validation, false training."""
     words = [str(value).strip().casefold() for value in values]
     known = {word: part for word in set(words) if (part := _part(word))}
     if unknown := [word for word in dict.fromkeys(words) if word not in known]:
@@ -246,7 +246,7 @@ def own_column(source: Source) -> str | None:
 
 
 def names_parts(values: Sequence[str | bool]) -> bool:
-    """Checks whether all values are names of parts, of train and of another."""
+    """Checks whether all values are names of parts: train and at least one other."""
     parts = {part_of(str(word)) for word in set(values)}
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
@@ -256,7 +256,7 @@ def given_split() -> Split:
     """Returns the source's own split: its folders, its `is_valid` column, or one that names parts.
 
     Raises:
-        DataError: raised by the split if the source has neither.
+        DataError: raised by the split if the source has none of these.
 
     Example:
         >>> from dataclasses import replace
@@ -290,13 +290,13 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Splits a source into items for training and for validation, and checks that they will do.
 
     Raises:
-        DataError: from the split; or a reference is in both parts, a class in validation alone, or
-            there is one class only.
+        DataError: raised by the split; or a reference is in both parts, a class is in validation
+            alone, or there is only one class.
     """
     check_several(source)
     train, valid = split(source)
     names = source.references
-    # A folder is part of its pictures' references.
+    # A folder is part of its pictures' references, so two parts cannot share one.
     apart = FOLDER in source.columns
     shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
     if shared:

@@ -1,4 +1,4 @@
-"""A look at the data: what goes into each stage of the pipeline and what comes out."""
+"""Describes the data: what goes into each stage of the pipeline and what comes out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, percent, printable
 
-# The sizes of some pictures tell enough, and take no longer to read for a million.
+# The sizes of some pictures tell enough, and take no longer to read for a set of a million.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
@@ -163,7 +163,7 @@ def _header(source: Source, item: int, content: Any) -> Header:
 def unseen(
     sizes: Int[np.ndarray, "pictures 2"], size: Size, augmented: bool
 ) -> tuple[float, float]:
-    """Returns the shares of the pixels of pictures that training and validation crop off for good.
+    """Returns the shares of the pictures' pixels that training and validation never see.
 
     Args:
         sizes: widths and heights.
@@ -186,7 +186,7 @@ def unseen(
 
 
 def unseen_text(training: float, validation: float) -> str:
-    """Says what training and validation never see; nothing where they see all."""
+    """Says what training and validation never see; an empty string where they see all."""
     if round(validation, 4) == 0:
         return ""
     unseen = percent(training), percent(validation)
@@ -226,7 +226,7 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
 
 
 def _profiles(found: list[bytes | None]) -> str:
-    """Returns how many pictures have which colour profile, and what becomes of it."""
+    """Says how many pictures have which colour profile, and how many are converted."""
     names = Counter("none" if content is None else profile_name(content) for content in found)
     words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
     if len(names) > PROFILES_SHOWN:

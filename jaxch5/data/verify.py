@@ -22,21 +22,21 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
-# Levels below which all is black: 12 bits that are read as 16 reach a level of 16.
+# Level below which all is black: 12 bits that are read as 16 reach a level of 16.
 DARK = 17
-# Unreadable pictures that a line names.
+# How many unreadable pictures a message names.
 BAD_NAMED = 5
-# Levels that JPEG adds to one colour.
+# Spread of levels that JPEG adds to one colour.
 SAME_COLOUR = 2
 
 
 class Repeated(NamedTuple):
-    """Groups of items that show one picture.
+    """Holds groups of items that show the same picture.
 
     Attributes:
-        duplicates: all of one class and in one part.
-        conflicts: under two or more classes.
-        leaks: in training and in validation.
+        duplicates: groups within one class and one part.
+        conflicts: groups under two or more classes.
+        leaks: groups in both training and validation.
     """
 
     duplicates: list[list[int]]
@@ -50,12 +50,12 @@ class Findings:
 
     Attributes:
         count: number of pictures looked at.
-        unreadable: item to reason.
-        duplicates: items that show the same picture, all of one class and in one part.
-        conflicts: items that show the same picture under two or more classes.
-        leaks: items that show the same picture, in training and in validation.
-        blank: item to "black", "white" or "one colour", as decoded; that may be intended, so
-            a set with such items is clean.
+        unreadable: the reason for each item that cannot be read.
+        duplicates, conflicts, leaks: items that show the same picture, as in `Repeated`.
+        blank: "black", "white" or "one colour" for each such item, as decoded; that may be
+            intended, so a set with such items is clean.
+        near: items that show nearly the same picture; a set with such items is clean too.
+        not_compared: number of items too small or too plain to be compared for `near`.
     """
 
     count: int
@@ -79,13 +79,13 @@ def find_problems(
     console: Console | None = None,
     near: bool = True,
 ) -> Findings:
-    """Reads every picture of a source, in parallel.
+    """Reads every picture of a source, in parallel, to find what is wrong with the set.
 
     Args:
         source: labelled pictures.
         train, valid: items of each part; without them there are no leaks to find.
         console: where the progress bar is drawn; None is standard error.
-        near: whether pictures that are nearly the same are looked for.
+        near: whether to look for pictures that are nearly the same.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -172,12 +172,12 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Checks that files begin and end as pictures do, so that training stops at once if not.
+    """Checks that files begin and end as pictures do, so that training stops at once if any do not.
 
     Only files that look wrong are decoded, to be certain; decoding all would take minutes.
 
     Raises:
-        DataError: Some cannot be read; the line names them.
+        DataError: some cannot be read; the message names the first of them.
     """
     if source.file is None:
         return
@@ -242,7 +242,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
 
 
 def _seen(source: Source, near: bool) -> Iterator[_Seen | DataError]:
-    """Yields what each item's picture is, in order, or why it cannot be read."""
+    """Yields what is kept of each item's picture, in order, or why it cannot be read."""
 
     def seen(item: int) -> _Seen | DataError:
         try:

@@ -1,4 +1,4 @@
-"""jaxch5: train image classifiers in JAX.
+"""jaxch5 trains image classifiers in JAX.
 
 Every public name is imported when it is first used, so that a command pays only for what it needs.
 """

@@ -1,4 +1,4 @@
-"""The batch: what the input pipeline passes to the device, and its form for a cache there."""
+"""Defines the batches that the input pipeline passes to the device, also for a set cached there."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jaxch5.framing import CROP, Framing
 class Batch:
     """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
-    `frame` takes a point of the unit square (x to the right, y down: the upright picture's kept
-    region) to a pixel of its canvas, in homogeneous coordinates. Its last number is the picture's
+    `frame` maps a point of the unit square (x to the right, y down), the upright picture's kept
+    region, to a pixel of its canvas, in homogeneous coordinates. Its last number is the picture's
     aspect ratio divided by that on the canvas: 1, unless it is squished there. Pixel centres are at
-    half integers. `index` is the item's place in its split, from which every random draw for the
+    half integers. `index` is the item's index in its split, from which every random draw for the
     item is derived; if an epoch repeats the item, the size of the split is added for each time that
     it was drawn before. A padded row has `mask` False and counts nowhere.
 
     Attributes:
         image: Canvases, 0 to 255.
         frame: Matrix from the unit square to pixels of the canvas.
-        label: Place in the classes.
-        index: Place of the item in its split, and which draw of it this is.
+        label: Index of the class.
+        index: Index of the item in its split, and which draw of it this is.
         mask: False for rows that fill up the last batch.
         framing: How the pictures were presized, and how they get the shape of the network's input.
 
@@ -49,7 +49,7 @@ class Batch:
     framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
-        """Returns the batch itself, which has its pictures."""
+        """Returns the batch itself, which already has its pictures."""
         return self
 
 
@@ -72,10 +72,10 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """Holds a batch of a set stored on the device, as items and not as pictures; a pytree.
+    """Holds a batch of a set stored on the device, as item numbers, not as pictures; a pytree.
 
     `images` and `frames` are those of the whole set, in the order of its source; they are
-    not copied. Opened inside a compiled step, the gathering is part of it.
+    not copied. If it is opened inside a compiled step, gathering the pictures is part of the step.
     """
 
     images: UInt8[Any, "items height width 3"]

@@ -70,7 +70,7 @@ class CleanOptions(RunOptions):
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until it is interrupted, and returns the answers and what was written."""
+    """Serves the page until it is interrupted, writes the labels, and returns a summary."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -138,7 +138,7 @@ def _run_of(path: Path) -> RunDir:
 
 
 def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:
-    """Returns the pictures that contain the suspects, with the row of each item.
+    """Returns the set that contains the suspects, with the row of each item.
 
     Returns:
         Source, rows in their order, and remarks about them.

@@ -1,4 +1,4 @@
-"""What the commands share: options from files and the command line, and how a command ends."""
+"""Handles what commands share: options from files and the command line, and how a command ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Key of a command's result that is true if it did its work but the answer is a failure.
+# Key of a command's result that is true if the command did its work, but has failures to report.
 FAILED = "failed"
 
 
@@ -48,7 +48,7 @@ class Options(Config):
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
-    # The argument that is `data.path`.
+    # Name of the positional argument that stands for `data.path`.
     path_argument: ClassVar[str] = ""
 
     @classmethod
@@ -92,11 +92,11 @@ class Options(Config):
         return config
 
     def reading(self) -> dict[str, Any]:
-        """Returns the given settings of decoding, for classifiers that bring their own."""
+        """Returns the settings for decoding that were given, to override those of a classifier."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def architecture(self) -> str | None:
-        """Returns the architecture that the command line names; a run's own is not one."""
+        """Returns the architecture that the command line names; None if it names none."""
         return self.model.arch if "model.arch" in self._named else None
 
     def task(self) -> Task | None:
@@ -112,7 +112,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Returns the configuration with "auto" weights decided, so that it stays the same."""
+        """Returns the configuration with "auto" weights resolved, so it means the same later."""
         config = self.settings()
         if config.model.weights != "auto":
             return config
@@ -163,7 +163,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     """Reads options from the file that `--config` names, overridden by the command line.
 
     Raises:
-        ConfigError: One line for the first key that is unknown or has a value that is not allowed.
+        ConfigError: A key is unknown, or its value is not allowed; the first one is named.
         SystemExit: After `--help`.
     """
     given = command_line(options, argv, prog)
@@ -232,7 +232,7 @@ def drawable(out: Path) -> Path:
     """Validates, for pydantic, the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
-    # Found after minutes of training otherwise.
+    # Otherwise this would be found only after minutes of training.
     if not out.parent.is_dir():
         raise ValueError(f"out = {out}: there is no folder {out.parent}")
     if not os.access(out.parent, os.W_OK):
@@ -260,10 +260,10 @@ def run(
     prog: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command: parses, calls, prints its result as JSON if asked, returns its exit status.
+    """Runs a command with options from `argv` and files, and returns its exit status.
 
-    0 is done; 1 failed; 2 bad usage or configuration; 130 interrupted, 143 terminated. What it
-    changes in its process is put back: a notebook that calls it keeps its handlers and logs.
+    0 is success, 1 a failure, 2 wrong usage or configuration, 130 interrupted, 143 terminated. What
+    it changes in its process is restored: a notebook that calls it keeps its handlers and logs.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
@@ -272,7 +272,7 @@ def run(
         caller_decides(),
         empty_is_unset(),
         nullcontext() if debug else silent(),
-        # None if they are closed: what would be printed there is lost, and nothing else.
+        # None if they are closed: only what would be printed there is then lost.
         redirect_stdout(sys.stdout or io.StringIO()),
         redirect_stderr(sys.stderr or io.StringIO()),
     ):
@@ -305,7 +305,7 @@ def _run(
     except Jaxch5Error as error:
         return _fail(str(error), error.exit_code, prog, debug)
     except StopAtOnce:
-        # Leaving in order would wait for threads that compile or save.
+        # An orderly exit would wait for threads that compile or save.
         os._exit(_fail("interrupted", 130, prog, debug))
     except KeyboardInterrupt:
         return _fail("interrupted", 130, prog, debug)

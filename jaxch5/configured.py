@@ -1,4 +1,4 @@
-"""What the commands share: data and a learner as a configuration describes them, and training."""
+"""Makes data and a learner as a configuration describes them, and trains, for the commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def data_of(
         instead: What else can be done if a picture of the run is gone, for the message.
 
     Raises:
-        DataError: The pictures cannot be found, told apart or split, or one of the run is gone.
+        DataError: The pictures cannot be found, told apart or split, or one of the run's is gone.
         ConfigError: A setting that was given has no effect on these pictures.
         CheckpointError: The record of the run's pictures is damaged.
     """
@@ -81,7 +81,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         say: Function that takes the line about the weights it begins from; None prints it.
 
     Raises:
-        WeightsError: Its weights cannot be had, or do not fit.
+        WeightsError: Its weights are not available, or do not fit.
     """
     learn = vision_learner(
         data,
@@ -144,13 +144,13 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def from_scratch(config: Config) -> Config:
-    """Returns the configuration without weights to begin from, but with their schedule."""
+    """Returns the configuration without pretrained weights, but with the same schedule."""
     changes = {"model": {"weights": "none"}, "fit": {"schedule": config.fit.schedule}}
     return config.model_copy(update=changes)
 
 
 def normalization_of(model: ModelConfig) -> Normalization | None:
-    """Returns the mean and deviation that the settings name; None where they name none.
+    """Returns the mean and deviation that the settings name; None if they name none.
 
     Example:
         >>> normalization_of(ModelConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))).mean
@@ -177,7 +177,7 @@ def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
 
 
 def train_as_configured(learn: Learner, settings: FitConfig) -> None:
-    """Trains as the settings say, from where the learner is."""
+    """Trains as the settings say, from the learner's current state."""
     epochs, lr = settings.passes, settings.lr
     if settings.schedule == "one_cycle":
         learn.fit_one_cycle(
@@ -226,15 +226,15 @@ def judge_by_training(
     """Trains once for each fold, on all other pictures; returns what it predicts for the fold.
 
     Args:
-        config: Configuration of the trainings; nothing of them is chosen by held-out labels, and
-            nothing else watches them.
+        config: Configuration for training; its logs and hooks are ignored, and the best epoch,
+            which held-out labels would choose, is not kept.
         source: Labelled pictures.
-        folds: Fold of each, as `stratified_folds` returns them; those in none have zeros.
+        folds: Fold of each picture, from `stratified_folds`; results are zero where it is in none.
         kept: Folder for the results of each fold, so that it is not trained again.
         console: Console on which progress is shown.
 
     Raises:
-        TrainingError: A network gives no numbers.
+        TrainingError: A trained network's outputs are not finite.
     """
     say = partial(print_line, console)
     config = config.model_copy(update={"fit": {"keep_best": False}, "log": "none", "hooks": []})

@@ -35,16 +35,16 @@ SHOWN = 10
 # Height of the picture on the page, pixels.
 HEIGHT = 360
 NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
-# Less than this is less than all other classes have together.
+# A probability below this is less than that of all other classes together.
 UNSURE = 0.5
 EXAMPLES_ARE = "Pictures that it was not trained on"
-# Classes that are named, and pictures to click.
+# Maximum number of classes that are named, and of pictures to click.
 CLASSES, EXAMPLES = 40, 8
 JPEG = b"\xff\xd8\xff"
 # Longest side of a picture to click that is not a JPEG file, pixels.
 LARGEST_EXAMPLE = 1024
 LOOKED = "Where the network looks (bright)"
-# Seconds between looks for dropped pictures to delete, and their age then; all go at the end.
+# Seconds between deletions of old dropped pictures, and how old these are; all go at the end.
 DELETE_EVERY, DELETE_AFTER = 60, 600
 # A browser's tab keeps a connection open, which would hold up the end.
 CLOSING_SECONDS = 1
@@ -64,7 +64,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
     """Serves the page until it is interrupted.
 
     Raises:
-        Jaxch5Error: What the page is made with is not installed.
+        Jaxch5Error: A package that the page needs is not installed.
     """
     with ExitStack() as stack:
         server = stack.enter_context(listening(options.port))
@@ -86,7 +86,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         predictor.predict(black)
         look(predictor, black)
         folder = stack.enter_context(TemporaryDirectory())
-        # What Gradio copies is deleted with it, whatever is dropped or clicked.
+        # Gradio copies whatever is dropped or clicked to this folder, which is deleted at the end.
         stack.callback(_set, "GRADIO_TEMP_DIR", variable("GRADIO_TEMP_DIR"))
         _set("GRADIO_TEMP_DIR", folder)
         app = page(
@@ -106,14 +106,14 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         )
         page_server = uvicorn.Server(config)
         page_server.run(sockets=[server])
-        # Once it runs, only a signal ends it, which it has failed to pass on under load.
+        # Once it runs, only a signal ends it; under load, it has failed to pass the signal on.
         if page_server.started:
             raise KeyboardInterrupt
     return {}
 
 
 def answer(predictor: Predictor, path: str | None) -> Answer:
-    """Tells what is on the picture in a file; nothing if there is no file.
+    """Returns what is on the picture in a file; nothing if there is no file.
 
     Returns:
         Probabilities by class, most likely first, and an empty message, or the remark that it may
@@ -131,13 +131,13 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     has = f"{label}, the most probable class, has {percent(share, 0)}"
     if prediction.index == len(predictor.classes):
         return {}, f"{prediction.label}: {has} only"
-    # Unless none of these is an answer, probabilities add up to 1.
+    # Unless "none of these" is an answer, probabilities add up to 1.
     unsure = share < UNSURE and not predictor.task.threshold
     return likely, f"{has}: less than the others together" if unsure else ""
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
-    """Tells what a classifier knows: its classes, how often it is right, and what it cannot tell.
+    """Returns lines about a classifier: its classes, how often it is right, what it cannot tell.
 
     Args:
         run: Run directory, or a learner's file, which does not say how often it is right.
@@ -174,10 +174,10 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 
 
 def examples(run: Path, folder: Path) -> list[str]:
-    """Writes pictures that a run validated into a folder, one of each class first.
+    """Writes some of a run's validation pictures into a folder, one of each class first.
 
     There are none if the run has no record of them, or they can no longer be read; nothing is
-    fetched on a run's word.
+    downloaded because a run names it.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture
@@ -213,7 +213,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Shows where the network looks for the most probable class; nothing where it has no map."""
+    """Draws where the network looks for the most probable class; None if it has no map."""
     from jaxch5.results.attribution import attribution
 
     try:
@@ -234,7 +234,7 @@ def page(
 
     Args:
         title: Title of the page.
-        answer: Function from the dropped file, or None once it is taken away, to what is shown.
+        answer: Function from the dropped file, or None once it is removed, to what is shown.
         look: Function from a file that was answered to a picture of where the network looks.
         known: Lines about the classifier.
         examples: Files of pictures to click.
@@ -260,7 +260,7 @@ def page(
     ) as blocks:
         gr.Markdown("# What is on a picture?")
         if known:
-            # As text: names of classes may be anything.
+            # As plain text, since names of classes may contain anything.
             said = "\n".join(known)
             gr.Textbox(said, show_label=False, interactive=False, lines=len(known), max_lines=12)
         with gr.Row():
@@ -273,8 +273,8 @@ def page(
                 looked = gr.Image(label=LOOKED, visible=False, buttons=[], height=HEIGHT)
         if examples:
             gr.Examples([[file] for file in examples], picture, label=EXAMPLES_ARE)
-        # Gradio's own reading of pictures is left out: ours knows more of them, and says what is
-        # wrong with a broken one.
+        # Gradio does not decode pictures here: our decoder knows more formats, and says what is
+        # wrong with a broken file.
         picture.change(
             shown, picture, [label, message, looked], preprocess=False, api_visibility="private"
         )

@@ -25,7 +25,7 @@ class DataError(Jaxch5Error):
 
 
 class WeightsError(Jaxch5Error):
-    """Weights do not fit the model that they are loaded into."""
+    """Weights are not available, or do not fit the model that they are loaded into."""
 
 
 class CheckpointError(Jaxch5Error):
@@ -33,4 +33,4 @@ class CheckpointError(Jaxch5Error):
 
 
 class TrainingError(Jaxch5Error):
-    """Training cannot go on."""
+    """Training cannot continue."""

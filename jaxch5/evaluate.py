@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from jaxch5.data.scoring import Scored
     from jaxch5.data.source import Source
 
-# Scores beside the metrics of the task and of the run.
+# Scores in addition to the metrics of the task and of the run.
 MORE = ("top_5", "precision", "recall", "balanced_accuracy", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
-# Settings of the data that decide neither which pictures are scored nor how.
+# Settings of the data that may differ from the run's without naming another set of pictures.
 OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 
 
@@ -49,7 +49,7 @@ class EvaluateOptions(RunOptions):
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Prints tables, writes figures and a list of suspect labels; returns the figures' numbers."""
+    """Prints tables, writes figures and a list of suspect labels; returns the numbers."""
     from jaxch5.data.pictures import with_classes
     from jaxch5.data.source import remarks, take
     from jaxch5.data.verify import unreadable
@@ -140,7 +140,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     advice = []
     if scored.part == "validated":
         judged = (directory.path / "suspects.json").exists()
-        # What this command shows needs no advice to start it.
+        # Advice to run this command would show nothing new.
         found = advise(str(from_here(directory.path)), recorded, interp, judged=judged)
         advice = [one for one in found if one.command.split()[1] != "evaluate"]
     for line in in_lines(advice):

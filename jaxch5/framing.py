@@ -1,4 +1,4 @@
-"""Framing: how pictures get the shape of the network's input, and which shape that is."""
+"""Defines how pictures get the shape of the network's input, and which shape that is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAD_MODES = ("reflection", "border", "zeros")
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 # Pixels: the side of a square, or height and width.
 Size = int | tuple[int, int]
-# The longest side that is made of pictures, pixels.
+# The longest side that pictures are resized to, pixels.
 MAX_SIDE = 4096
 
 
@@ -69,7 +69,7 @@ CROP = Framing()
 
 
 def colour_beyond(pad_mode: str) -> tuple[int, int, int] | None:
-    """Returns the one colour that is seen beyond a picture's border, red, green and blue to 255.
+    """Returns the colour beyond a picture's border, as red, green and blue; None if it varies.
 
     Example:
         >>> colour_beyond("zeros"), colour_beyond("#ff8000"), colour_beyond("border")
@@ -104,7 +104,7 @@ def size_text(size: Size) -> str:
 
 
 def parse_size(said: Any) -> Size:
-    """Parses a value of `--data.size`: a side, or height and width, pixels.
+    """Parses a value of `--data.size`: a side, or height and width, in pixels.
 
     Raises:
         ValueError: It is not a size, or is too small or too large.

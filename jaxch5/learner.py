@@ -1,4 +1,4 @@
-"""The learner: the interface to training for notebooks and for the commands."""
+"""Defines the learner, the interface to training for notebooks and for the commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Learner(Trainer):
-    """A model in training on data, made by `vision_learner`; `Trainer` has its attributes.
+    """Trains a model on data; made by `vision_learner`, with the attributes of `Trainer`.
 
     Example:
         >>> import jaxch5 as jx
@@ -95,7 +95,7 @@ class Learner(Trainer):
             epochs: Passes over the training set.
             lr: The same rate throughout, a slice of such rates (see `group_rates`), or a function
                 from the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
-            momentum: The same throughout, or a function of the step.
+            momentum: Momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
         self._fit([plan_at_rate(epochs, lr, momentum, groups, layer_decay)])
@@ -113,8 +113,8 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr_max: highest learning rate, or a slice of one for each group; see `group_rates`.
-            div, div_final, pct_start, moms: see `one_cycle` and `one_cycle_momentum`.
+            lr_max: Highest rate, or a slice that gives one to each group; see `group_rates`.
+            div, div_final, pct_start, moms: See `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
         shape = div, div_final, pct_start, moms, self.recipe.layer_decay
@@ -131,16 +131,16 @@ class Learner(Trainer):
         div_final: float = schedule.DIV_FINAL,
         moms: tuple[float, float, float] = schedule.MOMS,
     ) -> None:
-        """Trains in exactly the chapter's two phases, as fastai's `fine_tune` does.
+        """Trains in two phases, exactly as fastai's `fine_tune` does in fastbook's chapter 5.
 
-        First all is frozen but the new head, which trains for `freeze_epochs` in one cycle to
-        `base_lr` that rises nearly to its end. The optimizer's moments are cleared, and all layers
-        train for `epochs` in another cycle: the head to half of `base_lr`, the earliest group to a
-        `lr_mult`-th of that, and those between geometrically between. `fine_tune_schedule` has
-        the rates of every step, and the defaults.
+        First, only the new head trains, for `freeze_epochs` in one cycle, whose rate rises to
+        `base_lr` nearly until its end. Then the optimizer's moments are cleared, and all layers
+        train for `epochs` in another cycle, up to half of `base_lr` for the head, a `lr_mult`-th of
+        that for the earliest group, and geometrically spaced rates between. `fine_tune_schedule`
+        has the rates of every step, and the defaults.
 
-        A body that nothing has trained is not worth freezing: unless `freeze_epochs` or `lr_mult`
-        is given, all layers train in one cycle then, as `fit_one_cycle` trains them.
+        If nothing has trained the body, freezing it would be of no use: all layers then train in
+        one cycle, as with `fit_one_cycle`, unless `freeze_epochs` or `lr_mult` is given.
 
         Args:
             epochs: Passes over the training set in the second phase, or in the one cycle.
@@ -201,7 +201,7 @@ class Learner(Trainer):
         """Interprets the model on the validation set: confusions, losses, calibration.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
         source, items = self.data.source, self.data.valid.items
         shown: tuple[Any, ...] = self.recipe.task, self.data.framing, self.data.size
@@ -231,9 +231,9 @@ class Learner(Trainer):
             picture: Picture as `Predictor.predict` takes it.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: It cannot be read.
         """
-        # Not copied: the state stays for as long as this takes.
+        # Not copied: the state stays valid for as long as this takes.
         return self._classifier.with_variables(on_one_device(self.state.variables)).predict(picture)
 
     def export(self, path: str | Path, format: str = "safetensors") -> None:
@@ -245,8 +245,8 @@ class Learner(Trainer):
                 `jaxch5.results.artifacts`.
 
         Raises:
-            ConfigError: there is no such format, or the head has no place in it.
-            CheckpointError: the file cannot be written.
+            ConfigError: There is no such format, or it cannot hold the head.
+            CheckpointError: The file cannot be written.
         """
         from jaxch5.results.artifacts import write_artifact
 
@@ -256,7 +256,7 @@ class Learner(Trainer):
         """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
 
         Args:
-            path: File to write; a name without an ending gets `.safetensors`, here as there.
+            path: File to write; a name without an ending gets `.safetensors`, as in `load_learner`.
 
         Raises:
             ConfigError: It has another ending, or is a folder.
@@ -273,7 +273,7 @@ class Learner(Trainer):
         picture (test-time augmentation, Krizhevsky et al., 2012), and takes `n + 1` times as long.
 
         Args:
-            n: draws of each picture; 0 is `get_preds`.
+            n: Number of draws of each picture; 0 gives the same as `get_preds`.
 
         Raises:
             ConfigError: `n` is below 0.
@@ -302,12 +302,12 @@ def vision_learner(
     hooks: Sequence[Hook] = (),
     **overrides: Any,
 ) -> Learner:
-    """Makes a learner for pictures. With pretrained weights all but its head begins frozen.
+    """Makes a learner for pictures; with pretrained weights, all of it but the head begins frozen.
 
     Args:
         data: What `DataBlock.load` returns.
-        arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or a
-            linen module (called as `create_model` says) or an nnx one, which begin as they are.
+        arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or your own
+            linen or nnx module, as `create_model` takes it, which has no weights by name.
         weights: "imagenet"; "auto", the same if they can be fetched, else none; "none"; what
             `load_weights` takes; or variables, as `module.init` returns them. A line tells what
             is known about them, and whether the head was kept.
@@ -322,8 +322,8 @@ def vision_learner(
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
 
     Raises:
-        ConfigError: no such architecture, head, precision, group, optimizer, metric or field.
-        WeightsError: the weights cannot be had, or do not fit.
+        ConfigError: An architecture, head, precision, group, optimizer, metric or field is unknown.
+        WeightsError: The weights are not available, or do not fit.
 
     Example:
         >>> import jaxch5 as jx

@@ -1,4 +1,4 @@
-"""Losses for classification: pure functions of logits and labels, and the mean over items."""
+"""Defines losses for classification: pure functions of logits and labels, and their mean."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ItemLosses(NamedTuple):
 
     Attributes:
         value: Loss of each item, multiplied by its weight.
-        weight: Weight of each item; None is 1 each.
+        weight: Weight of each item; None gives each the weight 1.
 
     Example:
         >>> def doubted(logits, labels):
@@ -77,7 +77,7 @@ class ItemLosses(NamedTuple):
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""] | ItemLosses]
 Reduction = Literal["mean", "sum", "none"]
-# A reduction in no signature: it returns `ItemLosses`, for `loss_of_batch`, which takes the mean.
+# An internal reduction: it returns `ItemLosses`, for `loss_of_batch`, which takes the mean.
 ITEMS = "items"
 
 
@@ -123,7 +123,7 @@ def cross_entropy(
         labels: class numbers.
         weight: importance of each class, as in `nll_loss`.
         label_smoothing: share of each target, 0 to 1, that is spread evenly over all classes
-            (Szegedy et al., 1512.00567; with `weight`, PyTorch's way).
+            (Szegedy et al., 1512.00567; with `weight`, as in PyTorch).
         reduction: as in `nll_loss`.
 
     Raises:
@@ -179,7 +179,7 @@ def focal_loss(
 def binary_cross_entropy(
     logits: Float[Array, "batch"], labels: Int[Array, "batch"], reduction: Reduction = "mean"
 ) -> Float[Array, "*batch"]:
-    """Computes two-class cross-entropy from one logit per item, whose sigmoid is class 1's share.
+    """Computes two-class cross-entropy from one logit per item; its sigmoid is P(class 1).
 
     It equals `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends only on
     their difference.
@@ -281,12 +281,12 @@ def _reduced(items: ItemLosses, reduction: str) -> Any:
 def explain_loss(
     logits: Float[ArrayLike, "classes"], label: int, classes: Sequence[str] | None = None
 ) -> None:
-    """Prints how cross-entropy is computed for one item, step by step, like the chapter's table.
+    """Prints the steps of one item's cross-entropy, like the table in fastbook's chapter 5.
 
     Args:
         logits: the model's activations for the item.
         label: its class number.
-        classes: names; None numbers them.
+        classes: names of the classes; None numbers them.
 
     Raises:
         ConfigError: the label is not the number of a class.

@@ -125,7 +125,7 @@ def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarr
     best = np.argmax(probabilities, axis=1)
     if not threshold:
         return best
-    # In float64: a float32 and its copy must give the same answer.
+    # In float64, so that a float32 value and its float64 copy give the same answer.
     sure = probabilities.max(axis=1).astype(np.float64) >= threshold
     return np.where(sure, best, probabilities.shape[1])
 
@@ -161,7 +161,7 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     """Returns the confidence interval of a share that is estimated from a sample (Wilson, 1927).
 
     Args:
-        hits, total: Number of items that count, and of all items; at least one.
+        hits, total: Number of items that count, and number of all items, at least 1.
         z: Standard deviations of the normal distribution on both sides; the default gives 95 %.
 
     Example:
@@ -204,7 +204,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages recall, the share of a class's items that are found, like `precision`.
+    """Averages recall over classes, as `precision` does: the share of a class's items found.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -232,7 +232,7 @@ def balanced_accuracy(
 
 
 def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages F1, the harmonic mean of precision and recall, like `precision`.
+    """Averages F1, the harmonic mean of precision and recall, over classes as `precision` does.
 
     Example:
         >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)

@@ -38,7 +38,7 @@ class PackOptions(Options):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Fits the network's input size to presize if it is not given; no network runs here."""
+        """Sets the network's input size, if not given, to presize, as no network runs here."""
         values = super().meant(values)
         data = values.get("data", {})
         if "presize" in data and "size" not in data:

@@ -124,7 +124,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # It may be a picture of the user's, or one with the same name from another folder.
+    # A file of that name may be the user's, or belong to a picture from another folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
-    """Returns a guess about the values of deep pictures if training saw none; see `guess_range`."""
+    """Guesses the range of pictures above 8 bits if training saw none; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
     files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]

@@ -35,7 +35,7 @@ KNOWS = (
 )
 # Maximum number of class pairs that are listed.
 PAIRS = 10
-# The file with groups of pictures that show the same.
+# Kinds of groups of pictures that show the same thing.
 ALIKE = ("duplicates", "conflicts", "leaks")
 # Folder for the results of folds until all of them are done.
 FOLDS = "folds"

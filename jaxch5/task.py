@@ -1,4 +1,4 @@
-"""Defines what a label means: its activation, answer, default loss and metrics, only here."""
+"""Defines, in one place, what a label means: its activation, answer, default loss and metrics."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Task:
 
     Attributes:
         name: Name in settings, runs and files.
-        loss: Default loss of logits and labels, for each item; see `jaxch5.losses`.
+        loss: Default loss, a function of logits and labels; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
-        item_losses: Function from probabilities and labels to each item's loss, as float64.
-        threshold: Minimum probability of an answer, 0 to 1; below it, it is "none of these".
+        item_losses: Function from probabilities, as float64, and labels to each item's loss.
+        threshold: Minimum probability of an answer, 0 to 1; else the answer is "none of these".
         metrics: Scores of every epoch: names (see `metric_of`), or functions of
             probabilities and labels. Named ones take the threshold into account.
         best: How epochs are compared.
@@ -164,7 +164,7 @@ def one_vs_rest(threshold: float = THRESHOLD) -> Task:
     sure of a class, and not only surer of it than of the others.
 
     Args:
-        threshold: Minimum probability of an answer, 0 to 1; below it, it is "none of these".
+        threshold: Minimum probability of an answer, 0 to 1; else the answer is "none of these".
 
     Raises:
         ConfigError: the threshold is not a probability.

@@ -1,4 +1,4 @@
-"""The trainer, which holds data, a model and its state; `jaxch5.training` does the computing."""
+"""Defines the trainer, which holds data, a model and its state; `jaxch5.training` computes."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Trainer(NamesFastai):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether there are groups before its head that could be frozen."""
+        """Whether there are batch norms before its head, in groups that could be frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
@@ -160,7 +160,7 @@ class Trainer(NamesFastai):
 
     @property
     def record(self) -> Record:
-        """The record of the epoch of its weights: the last, or the best if it keeps that."""
+        """The record of the epoch that its weights are from: the last, or the best if kept."""
         return self._kept or self.records[-1]
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -200,7 +200,7 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans that count from 0; after a restore, by the rest of them."""
+        """Trains by plans whose steps count from 0; after a restore, by what is left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
@@ -295,7 +295,7 @@ class Trainer(NamesFastai):
         }
 
     def restore(self, run: RunDir) -> bool:
-        """Restores the state and the records of a run's last checkpoint; returns False without one.
+        """Restores the state and records of a run's last checkpoint; returns False if it has none.
 
         A damaged one is skipped with a warning. The next call to train continues the run.
 

@@ -1,1 +1,1 @@
-"""Training: the compiled step, the loop around it, and what a run leaves on disk."""
+"""Training: the compiled steps, the loop around them, and the devices that they run on."""

@@ -7,11 +7,11 @@ import platformdirs
 
 from jaxch5.data.parallel import cores
 
-# On a GPU, excludes kernels whose order of addition changes from run to run, and does not choose
-# among the others by timing, which may give another result in another compilation.
+# Makes XLA exclude GPU kernels whose order of addition changes from run to run, and not choose
+# among the others by timing: another compilation might choose others, with another result.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
-# Options that were measured to help on a platform. On a CPU: reductions by a library. None is known
-# for GPUs yet; benchmarks/gpu.sh tries some.
+# Options that measurably help on a platform: on a CPU, reductions by a library. None are known for
+# GPUs yet; benchmarks/gpu.sh tries some.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
@@ -42,10 +42,10 @@ def known(options: dict[str, str]) -> dict[str, str]:
 
 
 def keep_compiled_programs() -> None:
-    """Makes JAX keep compiled programs in the user's cache folder: a second run starts fast.
+    """Makes JAX keep compiled programs in the user's cache folder, so a second run starts fast.
 
-    It is for commands and notebooks, as it configures the entire process. A folder that is already
-    set, such as by `JAX_COMPILATION_CACHE_DIR`, is kept.
+    It is for commands and notebooks, as it configures the entire process. A cache folder that is
+    already set, for example by `JAX_COMPILATION_CACHE_DIR`, is kept.
 
     Example:
         >>> keep_compiled_programs()  # doctest: +SKIP

@@ -111,7 +111,7 @@ class Epoch(NamedTuple):
     Attributes:
         number: Number of completed steps.
         state: State after them, valid until the hook returns.
-        read: Steps of the epoch that were in no `Step`.
+        read: Steps of the epoch that no `Step` has reported.
         record: Losses and metrics as fractions of 1, by name; `epoch`, `phase`, `seconds`,
             `images_per_second`.
 

@@ -30,13 +30,13 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     """Returns the groups of a network's layers.
 
     Args:
-        name: "fastai" (three for a ResNet) or "stages" (its six). Your own module has two
-            groups, body and head, if one of its modules is called `head`, else one.
+        name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). Your own module
+            has two groups, body and head, if one of its modules is called `head`, else one.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 
     Raises:
-        ConfigError: There is no such name, or a stage has no modules.
+        ConfigError: There is no such name, or the modules do not match the stages.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -65,7 +65,7 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
 
     Args:
         model: Module that is called on pictures.
-        size: Side of the pictures, or their height and width, pixels.
+        size: Side of the pictures, or their height and width, in pixels.
         sizes: Sizes for progressive resizing, for which the shapes have to be the same.
 
     Raises:
@@ -85,7 +85,7 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
 
 
 class Frozen:
-    """A network whose first groups of layers are frozen: its trained part, and its steps.
+    """Holds a network whose first groups of layers are frozen, and makes its steps.
 
     Args:
         model: Linen module.
@@ -96,8 +96,8 @@ class Frozen:
         recipe: How the model is trained.
 
     Raises:
-        ConfigError: There is no such group, no parameter would be trained, or the module cannot do
-            without `train_bn`.
+        ConfigError: There is no such group, no parameter would be trained, or the architecture
+            requires `train_bn`.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class Frozen:
         view: View = WHOLE,
         size: Size | None = None,
     ) -> tuple[TrainStep, EvalStep]:
-        """Returns the steps of training and evaluation for `data` on a mesh, not yet compiled.
+        """Returns the training step and the evaluation step for `data`, not yet compiled.
 
-        The training step takes pictures of `size`, if it is given.
+        If `size` is given, the training step makes its pictures that size.
         """
         train_step = make_train_step(
             self.model,

@@ -28,10 +28,10 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.mesh import to_host
 
-# A process that is silent for this long has ended, and the run with it.
+# A process that is silent for this long counts as ended, which ends the run.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Calls of an agreed check per exchange; each exchange is read at the next one.
+# Number of calls of an agreed check per exchange; each exchange is read at the next one.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not join within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
@@ -162,7 +162,7 @@ def is_loss_of_another(error: Exception) -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """Returns the text of each process, in their order."""
+    """Returns the text of each process, in the order of the processes."""
     if not joined():
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -212,8 +212,8 @@ def of_first(tree: PyTree) -> PyTree:
 def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
     """Returns a `check` for interrupts that all processes obey at the same call.
 
-    A request to one is sent to the others every few calls, and read some calls later, so no process
-    waits for it.
+    Every few calls, a request that one of them has received is sent to the others, which read it
+    some calls later, so that no process waits for it.
     """
     if not joined():
         return interrupts.check

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 # Values that one call of a program draws: enough to make the cost of calls negligible.
 PIECE = 2**18
-# The names of draws in a jaxpr, and how to compute them from a key and the operands after it. If
-# another release of jax lacks a name, this gets slower there, not wrong.
+# The names of draws in a jaxpr, and how to compute them from a key and the operands after it. With
+# a release of jax that lacks a name, `run_once` is slower, but not wrong.
 DRAWS: dict[str, Callable[..., Array]] = {
     "_normal": lambda key: jax.random.normal(key, (PIECE,)),
     "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),

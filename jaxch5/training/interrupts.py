@@ -20,7 +20,7 @@ class Terminated(SystemExit):
 
 
 class StopAtOnce(KeyboardInterrupt):
-    """Raised on a second SIGINT: nothing is waited for any more."""
+    """Raised on a second SIGINT, to stop without waiting for anything."""
 
 
 @contextmanager
@@ -42,9 +42,9 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
 def caller_decides() -> Iterator[None]:
     """Leaves the exit status to whatever catches the exceptions of signals.
 
-    SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught is over: under `python -m`,
-    CPython would still end the process by SIGINT, whatever its status, if that exception had
-    passed through an `exec` of text, as dataclasses make while they are imported.
+    SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught has no further effect: under
+    `python -m`, CPython would otherwise still end the process by SIGINT, whatever its status, if
+    the exception had passed through an `exec` of text, as when a dataclass is defined.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -54,7 +54,7 @@ def caller_decides() -> Iterator[None]:
         try:
             yield
         finally:
-            # An `exec` that passes takes back what the interpreter noted at the last one.
+            # An `exec` that succeeds clears what the interpreter recorded at the previous one.
             exec("")
 
 

@@ -1,4 +1,4 @@
-"""The training loop, which reads from top to bottom."""
+"""Defines the training loop, `fit`, and evaluation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step; those from some steps ago are long computed.
+# Reading a loss back waits for its step, so the latest ones are left for a later reading.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
-# One bad batch may cause a single one; after this many in a row the run is lost.
+# One bad batch may give a single loss that is not finite; after this many in a row the run is lost.
 NOT_FINITE_IN_A_ROW = 3
 
 
@@ -55,7 +55,7 @@ def fit(
         loss: Loss of the recipe, for validation.
         key: Root key for all random draws.
         metrics: Metrics to record in addition to the task's; see `Task.scores`.
-        validate_first: Whether the state ends an epoch that was not validated yet.
+        validate_first: Whether the state is at the end of an epoch that was not validated yet.
         check: Function called between the batches of a validation; its errors end the validation.
         task: What labels mean, for validation.
 

@@ -1,4 +1,4 @@
-"""Finds learning rates: trains steps at increasing rates, and records the loss after each.
+"""Finds learning rates: trains steps at increasing rates, and records the loss of each.
 
 Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
 """

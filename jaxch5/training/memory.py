@@ -36,7 +36,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
     Args:
         step: Compiled step, from `jax.jit(...).lower(...).compile()`; its state is donated.
-        state: Its arrays besides the batch.
+        state: Arrays of the step other than the rows of its batch.
         batch_size: Size of the batch that it was compiled for.
     """
     analysis = step.memory_analysis()
@@ -99,7 +99,7 @@ def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> Tr
     fits = batch_size // 2
     if need:
         line += f", which need about {need.of(batch_size) / 1e9:.1f} GB"
-        # Others use memory too: if a batch should have fitted but did not, half of it is proposed.
+        # Memory has other users: if a batch should have fitted but did not, half of it is proposed.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
     if fits < 1:

@@ -1,10 +1,10 @@
-"""Distributes training over devices: which share a batch, and where a step's arrays are stored.
+"""Distributes training: which devices share a batch, and where a step's arrays are stored.
 
 Each device takes the same number of rows of every batch, and holds all weights. Where a state is
 stored decides where its steps are computed; `placement_of` finds it from the state, so nothing else
 has to be passed on. A mesh has two axes, the processes and the devices of each; the optimizer's
-moments can be sharded among the devices of one process, so each process has all of them and can
-save them alone.
+moments can be sharded among the devices of one process, so each process still has all of them and
+can save them by itself.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Placement(NamedTuple):
     rows: Sharding | None
 
     def put(self, tree: PyTree) -> PyTree:
-        """Puts arrays, the same in every process, on every device."""
+        """Puts arrays that are the same in every process on every device."""
         return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
 
     def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
@@ -181,7 +181,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
-    """Returns replicated arrays as arrays of one device, or as copies."""
+    """Returns replicated arrays as arrays of one device, copied if `copies` is True."""
     take = jnp.copy if copies else jnp.asarray
     return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
@@ -191,8 +191,8 @@ def over_rows(
 ) -> Callable[..., PyTree]:
     """Returns a function that each device computes for its own rows of a batch.
 
-    Results for single rows are the same on any number of devices. The partitioner infers that for
-    most functions, but not for those that gather from all pixels of a batch.
+    Results for single rows are the same on any number of devices. For most functions, XLA's
+    partitioner infers that rows are independent, but not if they gather from a batch's pixels.
 
     Args:
         function: Function from a batch, and from other replicated values, to results with the same
@@ -266,5 +266,5 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
 
 
 def number_of_device(mesh: Mesh) -> Int[Array, ""]:
-    """Returns the number of the computing device, from 0, for use within `over_rows`."""
+    """Returns the number of the device that computes, from 0, for use within `over_rows`."""
     return jax.lax.axis_index(mesh.axis_names)

@@ -33,10 +33,10 @@ UNTRAINED = (
 
 
 def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
-    """Refuses a number of epochs that is not a whole number, or too small.
+    """Refuses a number of epochs that is not a whole number, or is too small.
 
     Raises:
-        ConfigError: It is.
+        ConfigError: It is not a whole number of at least `least`.
 
     Example:
         >>> check_epochs(0)
@@ -51,7 +51,7 @@ def check_momentum(*values: float) -> None:
     """Refuses a momentum that is negative, or that is not below 1.
 
     Raises:
-        ConfigError: One of the values is.
+        ConfigError: One of the values is out of this range.
     """
     for value in values:
         if not 0 <= value < 1:
@@ -67,8 +67,8 @@ class Plan(NamedTuple):
         rates: Function from a step of the phase to the rate of each group.
         momentum: Function from a step of the phase to the momentum.
         start: Number of steps before the phase.
-        frozen_to: Group of layers to freeze up to when the phase begins; None changes nothing.
-        size: Side of the training pictures of the phase, or their height and width, pixels; None
+        frozen_to: Group before which all are frozen when the phase begins; None changes nothing.
+        size: Side of the training pictures of the phase, or their height and width, in pixels; None
             takes the validation size.
     """
 
@@ -215,12 +215,12 @@ def _said(sizes: Sequence[Size]) -> str:
 def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int) -> list[Plan]:
     """Divides successive plans among sizes of pictures, with an equal number of epochs for each.
 
-    If the epochs cannot be divided evenly, some sizes get one more. Rates and momentum stay.
+    If the epochs cannot be divided evenly, some sizes get one more. Rates and momentum are kept.
 
     Args:
         plans: Plans of a run, in order.
-        sizes: Sides of the pictures, or heights and widths, pixels; if empty, the plans are
-            unchanged.
+        sizes: Sides of the pictures, or their heights and widths, in pixels; if empty, the plans
+            are unchanged.
         steps_per_epoch: Number of training batches.
 
     Raises:

@@ -75,6 +75,6 @@ def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # The rule is flax's, whose own code sees only gradients that it computes itself.
+    # Flax has the rule, but applies it only to gradients that it computes itself.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

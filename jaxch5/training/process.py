@@ -22,10 +22,10 @@ def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     Commands and notebooks call it before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`. On a GPU, a kernel of jaxlib draws random numbers; they are the same.
+    `keep_freed_memory`. On a GPU, a kernel of jaxlib then draws random numbers; they are the same.
 
     Args:
-        alone: Whether no other processes train with this one; those have to be joined first.
+        alone: Whether no other processes train with this one; only then are devices checked.
 
     Raises:
         Jaxch5Error: `JAX_PLATFORMS` names a device that does not exist here.

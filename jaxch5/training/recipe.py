@@ -37,16 +37,16 @@ class Recipe:
     """Holds the choices about a network and its training that stay fixed during training.
 
     Args:
-        precision: Type of the network's computation: "fp32", "bf16" or "fp16"; weights, statistics,
-            loss and optimizer are float32.
+        precision: Type in which the network computes: "fp32", "bf16" or "fp16"; weights,
+            statistics, loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures with both.
-        groups: "fastai" (three for a ResNet) or "stages" (its six), for freezing and rates; "auto"
-            is "stages" with a `layer_decay`, else "fastai".
+        groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
+            (one for each), or "auto", which is "stages" with a `layer_decay`, else "fastai".
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
-            their running statistics, and a frozen body costs a forward pass only. Layers that
+            their running statistics, and a frozen body costs only a forward pass. Layers that
             normalize without running statistics are not batch norms.
         wd: Decoupled weight decay, which is multiplied by the rate.
-        loss: Mean over the items of logits [B, classes] and labels [B]: `cross_entropy`,
+        loss: Function from logits [B, classes] and labels [B] to the mean loss: `cross_entropy`,
             `focal_loss`, a `functools.partial` of one with its weights; or your own, which returns
             `ItemLosses` if it has weights. None takes the task's.
         metrics: Metrics to record in addition to the task's: "top_5", "precision", "recall", "f1",
@@ -74,12 +74,12 @@ class Recipe:
             at most 1; see `group_rates`.
         class_weights: Weight of each class in the loss, of training and of validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures, or heights and widths, pixels, for progressive resizing: each
-            for an equal part of the epochs, up to the validation size; if empty, only that size.
+        sizes: Sides of the pictures in pixels, or heights and widths, for progressive resizing:
+            each for an equal part of the epochs, up to the validation size; if empty, only that.
 
     Raises:
-        ConfigError: There is no such metric, kind of batch norm or factor, or two metrics have the
-            same name.
+        ConfigError: There is no such metric or `bn`, `layer_decay` is out of range, two metrics
+            have the same name, or the loss takes no class weights.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -126,7 +126,7 @@ class Recipe:
 
     @property
     def grouping(self) -> str:
-        """Name of the groups of layers: "fastai", "stages"."""
+        """Name of the groups of layers: "fastai" or "stages"."""
         by_default = "fastai" if self.layer_decay == 1 else "stages"
         return by_default if self.groups == "auto" else self.groups
 
@@ -239,8 +239,8 @@ def weights_of_classes(
 
     Args:
         given: "balanced", which gives all classes the same sum of weights, as in scikit-learn;
-            "sqrt", the square root of that; a weight for each class by its name, or a TOML file
-            with these; or the weights in the order of the classes.
+            "sqrt", the square roots of those weights; a weight for each class by its name, or a
+            TOML file with these; or the weights in the order of the classes.
         labels: Classes of the training pictures.
         classes: Names of the classes.
 

@@ -46,8 +46,8 @@ def loss_of_batch(
     instead: the same gradient, multiplied by the mean weight of the batch.)
 
     Args:
-        loss: Mean, or `ItemLosses`, of logits and labels. If items are mixed, a mean is computed
-            one item at a time; see `check_is_mean`.
+        loss: Function from logits and labels to their mean loss, or to `ItemLosses`. If items are
+            mixed, a mean is computed one item at a time; see `check_is_mean`.
         logits: Activations.
         labels: Class numbers.
         pairs: Index of each item's partner in the batch, and the item's own share, 0 to 1; None if
@@ -88,7 +88,7 @@ def check_is_mean(loss: Loss, classes: int) -> None:
     local. Weights hidden in a mean would cancel there.
 
     Args:
-        loss: Mean, or `ItemLosses`, of logits and labels.
+        loss: Function from logits and labels to their mean loss, or to `ItemLosses`.
         classes: Number of classes.
 
     Raises:

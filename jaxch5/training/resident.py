@@ -48,7 +48,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
         train_step: Function of one step; see `make_train_step`.
 
     Returns:
-        The function; its batches are stacked as `calls` yields them, its key is the epoch's.
+        The function; its batches are stacked as `calls` yields them, and its key is the epoch's.
     """
 
     def many_steps(

@@ -72,7 +72,7 @@ def init_state(
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
         recipe: How it will be trained.
-        size: Side of the pictures that the model will see, or their height and width, pixels.
+        size: Side of the pictures that the model will see, or their height and width, in pixels.
         key: Root key for the initial weights.
         optimizer: Optimizer of the trained parameters; None takes the recipe's.
         frozen: Parameters that are not trained.

@@ -79,13 +79,13 @@ def make_train_step(
         recipe: Loss, optimizer, what is mixed and averaged, and where batch norms take their
             statistics: with bn="local" each device draws what to mix and what to drop by itself.
         policy: Result of `aug_transforms`; None takes the centre crop.
-        size: Side of the network's input, or its height and width, pixels.
+        size: Side of the network's input, or its height and width, in pixels.
         normalization: Mean and deviation of the augmented pictures.
         optimizer: Optimizer whose state is the state's `opt_state`; None takes the recipe's.
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
-        steps_per_epoch: Number of training batches, after which the recipe's `accumulate` makes an
-            update from the remaining ones; None if none remain.
+        steps_per_epoch: Number of batches of an epoch, at whose end the recipe's `accumulate` makes
+            an update from the remaining ones; None if none remain.
 
     Example:
         >>> from jaxch5.data.block import DataBlock
@@ -107,7 +107,7 @@ def make_train_step(
     optimizer = optimizer or recipe.make_optimizer()
     # With local batch norms each device computes its own gradient, else only its own pictures.
     local = mesh if recipe.bn == "local" else None
-    # Otherwise gradients are summed in the type in which they are computed.
+    # Otherwise gradients would be summed over devices in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
     summed = mesh if narrow and not local else None
 
@@ -205,7 +205,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` of the `view` of pictures; padding stays."""
+    """Returns a function `(state, batch) -> logits` of the `view` of pictures, padding included."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

@@ -169,7 +169,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     given = command_line(options, argv, prog)
     if (path := given.pop(options.path_argument, None)) is not None:
         if "path" in given.get("data", {}):
-            raise ConfigError(f"{path}: is the same as --data.path, which is there too; name one")
+            raise ConfigError(f"{path}: means --data.path, which is given too; name one")
         given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}

@@ -39,10 +39,10 @@ ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
 
 
 class CompletionOptions(Options):
-    """Print a script by which the Tab key completes commands, options and their values.
+    """Print a script that makes the Tab key complete commands, options and their values.
 
-    For this shell: source <(jaxch5 completion bash); for every one to come, that line in ~/.bashrc,
-    or with zsh in ~/.zshrc.
+    For this shell: source <(jaxch5 completion bash); for later ones, put that line in ~/.bashrc
+    or, with zsh, in ~/.zshrc.
     """
 
     shell: CliPositionalArg[Literal["bash", "zsh"]] = Field(description="shell: bash or zsh")

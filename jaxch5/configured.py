@@ -255,8 +255,8 @@ def judge_by_training(
             probabilities, _ = learn.get_preds()
             if not np.isfinite(probabilities).all():
                 raise TrainingError(
-                    f"fold {fold + 1}: the trained network gives no numbers; lower the learning "
-                    "rate (--fit.lr)"
+                    f"fold {fold + 1}: the trained network's outputs are not finite; lower the "
+                    "learning rate (--fit.lr)"
                 )
             with making(file) as scratch, scratch.open("wb") as opened:
                 np.save(opened, probabilities)

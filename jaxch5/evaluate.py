@@ -45,7 +45,7 @@ class EvaluateOptions(RunOptions):
         description="validated: those that the run validated and that are still there; all: those "
         "that it was trained on too; by default validated, if the set is the run's own",
     )
-    min_val: int = Field(1, ge=1, description="smallest count of a confusion that is listed")
+    min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     directory, recorded = open_run(options.run)
     config = options.settings()
     if of_run := {"model.arch", "model.task"}.intersection(differing(config, recorded)):
-        raise ConfigError(f"{min(of_run)}: {directory.config_file} says it; leave it out")
+        raise ConfigError(f"{min(of_run)}: is set by {directory.config_file}; leave it out")
     task = task_of(config.model.task, config.model.threshold)
     metrics = task.scores(MORE) | task.scores(config.fit.metrics)
     predictor = load_learner(options.run, options.architecture(), task)

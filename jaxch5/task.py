@@ -142,7 +142,9 @@ class Task:
         for metric in (*self.metrics, *(one for one in more if one not in self.metrics)):
             name, function = metric_of(metric, self.threshold)
             if name in found:
-                raise ConfigError(f"fit.metrics = {name}: two have this name; leave one out")
+                raise ConfigError(
+                    f"fit.metrics = {name}: two metrics have this name; leave one out"
+                )
             found[name] = function
         return found
 

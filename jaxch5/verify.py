@@ -15,7 +15,7 @@ from jaxch5.util.text import counted, print_line, print_list
 UNREADABLE = ("picture cannot be read", "pictures cannot be read")
 REPEATED = {
     "duplicates": ("picture is there more than once", "pictures are there more than once"),
-    "conflicts": ("picture has more than one class", "pictures have more than one class"),
+    "conflicts": ("picture is in more than one class", "pictures are in more than one class"),
     "leaks": ("picture is in training and validation", "pictures are in training and validation"),
 }
 NEAR = " in nearly identical copies (a guess, which --no-near leaves out)"

@@ -419,7 +419,7 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     run = shutil.copytree(trained[0], tmp_path / "run")
     status, _, err = called(capsys, run)
     assert status == 1
-    assert err.endswith(f"is not there; write it with jaxch5 suspects {run}\n")
+    assert err.endswith(f"does not exist; create it with jaxch5 suspects {run}\n")
     (run / "suspects.json").write_text('{"format": 2}')
     assert "cannot be read" in called(capsys, run)[2]
     suspects_of(tmp_path / "found", ("image 000000007", "1", "7"))

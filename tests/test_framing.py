@@ -260,7 +260,7 @@ def test_what_is_never_seen_is_what_the_line_says(short, long, upright, size):
 
 
 def test_the_line_about_the_data_says_it_and_the_summary_too():
-    line = "of the pixels training never sees 75.0 %, validation 83.3 %"
+    line = "training never sees 75.0 % of the pixels, validation 83.3 %"
     data = data_of("crop", size=48)
     assert line in data.describe()
     assert any(row.startswith(f"unseen    crop: {line}") for row in data.stages())

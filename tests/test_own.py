@@ -311,7 +311,7 @@ def test_in_python_a_loss_and_metrics_are_functions_or_import_paths(shades):
     assert own["valid_loss"] == pytest.approx(plain["valid_loss"] / 2, rel=1e-5)
     assert (own["zero"], own["top_1"]) == (0.0, plain["accuracy"])
     assert 0 <= own["recall"] <= 1
-    with pytest.raises(ConfigError, match=r"fit\.metrics = zero: two have this name"):
+    with pytest.raises(ConfigError, match=r"fit\.metrics = zero: two metrics have this name"):
         first_epoch(metrics=[zero, lambda *_: 1.0, zero])
 
 

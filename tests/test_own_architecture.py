@@ -553,7 +553,7 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
     argv += ("--fit.epochs", 1, "--workdir", folder)
     status, out, err = started(train, TrainOptions, *argv)
     assert status == 0, err
-    assert "a new head: the classes of theirs are unknown" in out
+    assert "a new head: the classes of the weights' head are unknown" in out
     assert open_run(folder)[1].model.arch == "own_nets:SPEC"
     status, out, _ = started(train, TrainOptions, "--resume", folder)
     assert status == 0

@@ -132,7 +132,7 @@ def test_scores_are_the_tasks_and_others_each_once():
         "doubled",
         "f1",
     ]
-    with pytest.raises(ConfigError, match="doubled: two have this name"):
+    with pytest.raises(ConfigError, match="doubled: two metrics have this name"):
         SOFTMAX.scores([doubled, lambda *_: 0.0, doubled])
 
 

@@ -170,7 +170,7 @@ class DataConfig(Section):
     method: Literal["crop", "squish", "pad"] = Field(
         default_of("framing:Framing", "method"),
         description="how pictures get the input's shape: crop keeps the largest part that fits; "
-        "squish the whole picture, distorted; pad the whole picture, surrounded as pad_mode says",
+        "squish distorts the whole picture; pad surrounds the whole picture as pad_mode says",
     )
     pad_mode: Annotated[str, parsed("data.pad_mode", check_pad_mode)] = Field(
         default_of("framing:Framing", "pad_mode"),
@@ -236,7 +236,7 @@ class DataConfig(Section):
         if len(given) > 1:
             raise ValueError(
                 f"data.{given[0]} = {getattr(self, given[0])}: cannot be combined with "
-                f"data.{given[1]}; name one place"
+                f"data.{given[1]}; name one of them"
             )
         return self
 
@@ -365,7 +365,7 @@ class ModelConfig(Section):
         _recipe("drop_path"),
         ge=0,
         lt=1,
-        description="share of items that skip the last block in training, linearly less before it",
+        description="share of items that skip the last block in training; fewer skip earlier ones",
     )
 
     @field_validator("arch")
@@ -395,12 +395,12 @@ class FitConfig(Section):
         5,
         ge=1,
         le=MANY,
-        description="epochs (fine_tune: of its second phase); more for few photographs",
+        description="epochs (of the second phase, in fine_tune); more for few photographs",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
         "one_cycle",
-        "schedule of the rate, where fine_tune is one cycle for the head, then one for all",
+        "schedule of the rate; fine_tune is one cycle for the head, then one for all layers",
     )
     lr: float = Field(_fine_tune("base_lr"), gt=0, le=100, description="highest learning rate")
     wd: float = Field(

@@ -114,7 +114,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     needed = next((part for part in (1, 2, 4, 8) if pixels <= max_pixels * part**2), None)
     if needed is None:
         raise Image.DecompressionBombError(
-            f"{size} are more than {max_pixels:,} (--data.max-pixels), at an eighth as well"
+            f"{size} are more than {max_pixels:,} (--data.max-pixels), even at an eighth of a side"
         )
     short = min(header.size)
     fitting = next((part for part in FRACTIONS if min_side and short >= part * min_side), 1)

@@ -41,7 +41,7 @@ def check_labels(
         )
     if len(labels) and labels.dtype.kind not in "iu":
         raise DataError(
-            f"labels: are {labels.dtype}; should be integers, each a place in the classes"
+            f"labels: are {labels.dtype}; should be integers, each the index of a class"
         )
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))

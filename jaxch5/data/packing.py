@@ -107,8 +107,8 @@ def pack(
     index = read_index(store) or empty
     if index.plan != empty.plan:
         raise DataError(
-            f"{store.name}: holds other pictures, or the same packed in another way; remove it or "
-            "name another place"
+            f"{store.name}: holds other pictures, or the same ones packed differently; remove it, "
+            "or name another folder"
         )
     shards = [shard if shard and _is_there(store, shard) else None for shard in index.shards]
     if index.finished and all(shards):

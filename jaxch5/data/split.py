@@ -209,7 +209,9 @@ def _parts_in(values: Sequence[str | bool], column: str) -> list[str]:
             f"({', '.join(filter(None, FALSE))}, or empty), nor train, valid or test"
         )
     if "" in known and any(map(part_of, known)):
-        raise DataError(f"column {column}: is empty in a row, and elsewhere names a part")
+        raise DataError(
+            f"column {column}: is empty in one row and names a part in another; fill it everywhere"
+        )
     return [known[word] for word in words]
 
 

@@ -77,7 +77,7 @@ def summarize(
         canvas, frame = presize(picture, side, profile, method)
     corner = frame @ np.array([1, 1, 1], np.float32) / frame[2, 2]
     yield (
-        f"presize   canvas {_shape(canvas)}; the picture's lower right corner lies at x "
+        f"presize   canvas {_shape(canvas)}; the picture's lower right corner is at x "
         f"{corner[0]:g}, y {corner[1]:g}"
     )
     yield f"label     {source.labels[item]} ({source.classes[source.labels[item]]})"
@@ -190,7 +190,7 @@ def unseen_text(training: float, validation: float) -> str:
     if round(validation, 4) == 0:
         return ""
     unseen = percent(training), percent(validation)
-    return "of the pixels training never sees {}, validation {}".format(*unseen)
+    return "training never sees {} of the pixels, validation {}".format(*unseen)
 
 
 def _sizes(source: Source, presize: int, method: str, size: Size, augmented: bool) -> Iterator[str]:

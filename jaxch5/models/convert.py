@@ -162,7 +162,9 @@ def names_of(spec: ModelSpec) -> Names:
         ConfigError: it has none.
     """
     if spec.names is None:
-        raise ConfigError(f"{spec.name}: is your own module, which has no names but its own")
+        raise ConfigError(
+            f"{spec.name}: is your own module, so its variables have no names in other libraries"
+        )
     return spec.names
 
 

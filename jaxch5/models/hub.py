@@ -63,7 +63,9 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
         known = next((each for each in spec.weights if each.repository == name), None)
         arch = name.removeprefix("timm/").partition(".")[0]
         if arch != spec.name and arch in architectures() and name.startswith("timm/"):
-            raise WeightsError(f"{name}: is of {arch}, not of {spec.name} (--model.arch {arch})")
+            raise WeightsError(
+                f"{name}: belongs to {arch}, not to {spec.name} (--model.arch {arch})"
+            )
         return Place(name, revision or None, known)
     known = by_tag.get(name.removeprefix(f"{spec.name}."))
     if known is None:

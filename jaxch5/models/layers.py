@@ -61,7 +61,7 @@ def resample_positions(
         return positions
     old = math.isqrt(max(count, 0))
     if old * old != count:
-        line = f"pos_embed is of {count} patches, which do not form a square, as they must"
+        line = f"pos_embed has {count} patches, which should form a square"
         raise WeightsError(f"{line} for pictures of another size (--data.size)")
     square = positions[:, prefix:].reshape(old, old, -1)
     resized = jax.image.resize(square, (high, wide, square.shape[-1]), "cubic")
@@ -84,7 +84,7 @@ def attention(
 
     def heads_first(*parts: Array) -> Array:
         # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32, with
-        # sides that fill the processor's vectors (which saves up to a fifth for 197 tokens).
+        # sides that fill the processor's vectors (which saves a tenth or more for 197 tokens).
         tokens = parts[0].shape[1]
         more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
         wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)

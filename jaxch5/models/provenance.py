@@ -22,7 +22,7 @@ Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
 # A description is a page of text; anything longer is not one.
 LONGEST_DESCRIPTION = 1_000_000
-SET_OTHERS = "--model.mean and --model.std set others"
+SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
 # Keys of timm's `config.json` that depend on the network, not on its pretraining.
 OF_NETWORK = ("architecture", "num_classes", "label_names")
@@ -147,7 +147,7 @@ def known_of(
         return known._replace(normalization=given, source=SETTINGS)
     if not found:
         whose = "ImageNet's" if spec.normalization == IMAGENET else f"those of {spec.name}"
-        source = f"{whose}, since nothing says which they were trained with{passed_over}"
+        source = f"{whose}, since nothing says which the weights were trained with{passed_over}"
         return known._replace(source=f"{source}; {SET_OTHERS}")
     (source, normalization), *others = found.items()
     for name, other in others:
@@ -225,6 +225,6 @@ def _described(file: Path, values: Mapping[str, Any]) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        colours = f"say it with {SETTINGS}, of values 0 to 1"
-        way_out = colours if name in ("mean", "std") else "put it right, or move the file away"
+        colours = f"give it by {SETTINGS}, for values from 0 to 1"
+        way_out = colours if name in ("mean", "std") else "correct it, or move the file away"
         raise WeightsError(f"{file}: {name} = {values[name]}: {first['msg']}; {way_out}") from None

@@ -164,7 +164,7 @@ def create_model(
 
     if not isinstance(arch, str | ModelSpec):
         if drop_path:
-            raise ConfigError(f"model.drop_path = {drop_path}: your own module has no such")
+            raise ConfigError(f"model.drop_path = {drop_path}: your own module does not take it")
         return _as_linen(arch)
     spec = spec_of(arch)
     if spec.heads and head not in spec.heads:

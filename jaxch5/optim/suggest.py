@@ -112,8 +112,8 @@ the last 5 are not looked at
 def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
     if not np.isfinite(losses[:1]).all():
         return (
-            f"the loss is {losses[0]} before anything was learned, which no rate helps: look at "
-            "the weights, the pictures and the loss"
+            f"the loss is {losses[0]} before anything was learned, and no rate changes that: "
+            "look at the weights, the pictures and the loss"
         )
     if len(lrs) < num_it:
         return (

@@ -52,7 +52,7 @@ def read_judged(path: Path) -> dict[str, Any]:
     Raises:
         DataError: There are none, or the file is damaged or from another version.
     """
-    again = f"write it with jaxch5 suspects {path.parent}"
+    again = f"create it with jaxch5 suspects {path.parent}"
     try:
         judged = json.loads(path.read_bytes())
         classes = set(judged["classes"])
@@ -63,7 +63,7 @@ def read_judged(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if not path.parent.exists():
             raise DataError(f"{path.parent}: there is no such run; {LISTED}") from None
-        raise DataError(f"{path}: is not there; {again}") from None
+        raise DataError(f"{path}: does not exist; {again}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {again}") from None
 

@@ -49,8 +49,8 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
             write_pictures(run.pictures_file, now)
     elif before.classes != now.classes:
         raise ConfigError(
-            f"{run.path}: has a run with the classes {', '.join(before.classes)}; name another "
-            "directory for these pictures"
+            f"{run.path}: holds a run with other classes ({', '.join(before.classes)}); name "
+            "another directory for these pictures"
         )
     elif before.digest != now.digest:
         write_pictures(run.pictures_file, merged(before, now))

@@ -166,10 +166,10 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
     if pretrained.left_out:
         first, count = pretrained.left_out[0], len(pretrained.left_out)
         others = f" and {counted(count - 1, 'other')}" if count > 1 else ""
-        parts.append(f"not taken: {first}{others}")
+        parts.append(f"not used: {first}{others}")
     if pretrained.others:
         parts.append(
-            f"the file has others too, to be chosen by --model.weights FILE#PART: "
+            f"the file has other weights too (--model.weights FILE#PART): "
             f"{', '.join(pretrained.others)}"
         )
     return "; ".join(parts)
@@ -179,12 +179,14 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     """Describes whether `transfer` takes the head, and if not, why."""
     old = pretrained.variables["params"].get("head")
     if old is None:
-        return "a new head: they have none that is known here"
+        return "a new head: the weights have none that is known here"
     kind = "concat_pool" if "fc2" in old else "linear"
     if pretrained.classes is None:
-        return "a new head: the classes of theirs are unknown"
+        return "a new head: the classes of the weights' head are unknown"
     if not same_names(classes, pretrained.classes):
-        return f"a new head: their {len(pretrained.classes)} classes are others, or in other order"
+        return (
+            f"a new head: their {len(pretrained.classes)} classes differ, or are in another order"
+        )
     if head and kind != head:
         return f"a new head: theirs is {kind} (--model.head {kind})"
     return f"their head is kept: the same {len(classes)} classes"
@@ -224,7 +226,9 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: its checkpoint has no {error}") from None
+        raise WeightsError(
+            f"{path}: its checkpoint lacks a value or holds a wrong one ({error})"
+        ) from None
 
 
 def transfer(

@@ -69,9 +69,9 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
-    `key` is the epoch's; it is folded with each item's index and with the step, so any step can be
-    run again. `metrics` holds the batch's mean `loss`. If the state has a loss scale (float16), a
-    step whose gradient is not finite changes only that scale.
+    `key` is the epoch's; each draw folds it with the item's index or with the step, so any step can
+    be run again. `metrics` holds the batch's mean `loss`. If the state has a loss scale (float16),
+    a step whose gradient is not finite changes only that scale.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=True)` on normalized

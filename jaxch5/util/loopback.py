@@ -90,18 +90,18 @@ def serve(server: socket.socket, respond: Respond) -> None:
             body = self.rfile.read(int(length))
             origin = self.headers.get("Origin")
             if origin is not None and origin.removeprefix("http://") not in hosts:
-                return self._send(Reply(b"is for pages of this server", status=403))
+                return self._send(Reply(b"only pages of this server may ask", status=403))
             if self.headers.get_content_type() != JSON:
-                return self._send(Reply(b"takes JSON", status=415))
+                return self._send(Reply(b"JSON is expected", status=415))
             try:
                 posted = json.loads(body)
             except (ValueError, RecursionError):
-                return self._send(Reply(b"is no JSON", status=400))
+                return self._send(Reply(b"this is not JSON", status=400))
             self._respond(posted)
 
         def _respond(self, posted: Any) -> None:
             if self.headers.get("Host") not in hosts:
-                return self._send(Reply(b"is for this machine", status=400))
+                return self._send(Reply(b"only this machine is served", status=400))
             try:
                 reply = respond(self.path, posted)
             except Jaxch5Error as error:

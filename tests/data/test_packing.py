@@ -146,7 +146,7 @@ def test_a_shard_that_was_removed_is_made_anew(source, packed, tmp_path):
 
 def test_another_set_is_not_overwritten(source, packed):
     for changes in ({"seed": 1}, {"quality": 80}, {"in_valid": np.arange(40) < 9}):
-        with pytest.raises(DataError, match="holds other pictures, or the same packed in another"):
+        with pytest.raises(DataError, match="holds other pictures, or the same ones packed"):
             pack(source, packed, SIZE, shard_size=15, **changes)
 
 

@@ -166,7 +166,10 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
         ("a1_in2k", "resnet18 has no such tag: it has tv_in1k, a1_in1k, .*did you mean a1_in1k"),
         ("me/no", "me/no: there is no such path, and the hub has no such repository"),
         ("me/empty", f"me/empty: holds neither {SAFE} nor {BIN}"),
-        ("timm/resnet50.a1_in1k", r"is of resnet50, not of resnet18 \(--model.arch resnet50\)"),
+        (
+            "timm/resnet50.a1_in1k",
+            r"belongs to resnet50, not to resnet18 \(--model.arch resnet50\)",
+        ),
         ("me/other", r"config.json: architecture = resnet18d: is not resnet18 \(--model.arch"),
     ],
 )
@@ -210,7 +213,7 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
         ({"label_names": ["cat", "dog"]}, "label_names are 2, and the head of .* has 3 outputs"),
         ({"architecture": "resnet18"}, r"architecture = resnet18: is not resnet18d"),
         ({"pretrained_cfg": {"mean": [0.5], "std": [0.5] * 3}}, "mean = .*--model.mean and"),
-        ({"pretrained_cfg": {"crop_pct": 95}}, "crop_pct = 95: .* put it right, or move the file"),
+        ({"pretrained_cfg": {"crop_pct": 95}}, "crop_pct = 95: .* correct it, or move the file"),
     ],
 )
 def test_a_description_that_contradicts_the_file_is_an_error_that_says_where(change, said, folder):

@@ -225,7 +225,7 @@ def _no_pictures(root: Path, passed_over: Mapping[Reason, Sequence[str]]) -> str
     if passed_over:
         line += f"; passed over: {described(passed_over)}"
     if inside := [*ending_in(root, TABLES), *ending_in(root, ARCHIVES)]:
-        line += f"; {os.path.basename(inside[0])} is there: --data.path {inside[0]}"
+        line += f"; {os.path.basename(inside[0])} is there; to use it: --data.path {inside[0]}"
     return line
 
 

@@ -36,12 +36,12 @@ class Reason(NamedTuple):
 HIDDEN = Reason("hidden file", "hidden files")
 OWN = Reason("file of a run or a figure", "files of runs and figures")
 OTHER = Reason("file of another kind", "files of other kinds")
-AGAIN = Reason("folder listed already, by a link", "folders listed already, by links")
+AGAIN = Reason("folder already listed, through a link", "folders already listed, through links")
 EMPTY = Reason("class folder without pictures", "class folders without pictures", suspect=True)
 UNENDED = Reason(
     "picture without a picture's ending", "pictures without a picture's ending", suspect=True
 )
-UNREAD = Reason("picture in a format not read", "pictures in formats not read", suspect=True)
+UNREAD = Reason("picture in an unsupported format", "pictures in unsupported formats", suspect=True)
 DEAD = Reason("link that leads nowhere", "links that lead nowhere", suspect=True)
 NAMED = Reason(
     "file in a folder named like a picture", "files in folders named like a picture", suspect=True

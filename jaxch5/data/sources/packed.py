@@ -51,7 +51,7 @@ class Stored(BaseModel):
 
 
 class Shard(Stored):
-    """Describes a shard: its number of records, and the places of pictures left out."""
+    """Describes a shard: its number of records, and why pictures were left out, by index."""
 
     count: int
     skipped: dict[int, str] = {}

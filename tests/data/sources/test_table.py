@@ -277,7 +277,7 @@ def test_a_column_of_parts_is_the_split(parts, column, data):
     ("column", "named"),
     [
         (["train", "valid", "trian"], "trian is neither"),
-        (["train", "valid", ""], "is empty in a row"),
+        (["train", "valid", ""], "is empty in one row"),
         (["0", "1", "2"], "2 is neither"),
     ],
 )

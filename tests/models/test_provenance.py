@@ -95,7 +95,7 @@ def test_label_names_are_the_heads_classes(folder):
     ("content", "said"),
     [
         ("{", "cannot be read"),
-        ('{"mean": [123.7, 116.3, 103.5], "std": [58, 57, 57]}', "of values 0 to 1"),
+        ('{"mean": [123.7, 116.3, 103.5], "std": [58, 57, 57]}', "for values from 0 to 1"),
         ('{"pretrained_cfg": {"mean": [0.5, 0.5], "std": [0.5, 0.5, 0.5]}}', "mean = "),
         ('{"mean": [0.5, 0.5, 0.5]}', "lacks std"),
         ('{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0]}', "std = "),

@@ -49,8 +49,8 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         name: name of the archive in errors; None is its file's name.
 
     Raises:
-        DataError: the file is neither, it is damaged, a member would be written elsewhere, or all
-            of them would take too much room.
+        DataError: the file is neither, it is damaged, a member would be written elsewhere, or the
+            members would take too much room.
     """
     name = archive.name if name is None else name
     try:

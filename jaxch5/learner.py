@@ -67,7 +67,7 @@ class Learner(Trainer):
     """
 
     def freeze(self) -> None:
-        """Freezes all but the head; see `freeze_to`."""
+        """Freezes all but the head and, with `train_bn`, batch norms; see `freeze_to`."""
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
@@ -75,7 +75,7 @@ class Learner(Trainer):
         self.freeze_to(0)
 
     def validate(self) -> dict[str, float]:
-        """Computes `valid_loss`, the task's metrics and others over the validation set."""
+        """Computes `valid_loss`, the task's metrics and the recipe's over the validation set."""
         recipe, step = self.recipe, self._steps.evaluate
         loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
         return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
@@ -133,11 +133,11 @@ class Learner(Trainer):
     ) -> None:
         """Trains in two phases, exactly as fastai's `fine_tune` does in fastbook's chapter 5.
 
-        First, only the new head trains, for `freeze_epochs` in one cycle, whose rate rises to
-        `base_lr` nearly until its end. Then the optimizer's moments are cleared, and all layers
-        train for `epochs` in another cycle, up to half of `base_lr` for the head, a `lr_mult`-th of
-        that for the earliest group, and geometrically spaced rates between. `fine_tune_schedule`
-        has the rates of every step, and the defaults.
+        First, only the new head (and the batch norms, with `train_bn`) trains, for `freeze_epochs`
+        in one cycle, whose rate rises to `base_lr` for most of it. Then the optimizer's moments are
+        cleared, and all layers train for `epochs` in another cycle. Its highest rate is half of
+        `base_lr` for the head, that over `lr_mult` for the earliest group, and geometrically spaced
+        between. `fine_tune_schedule` has the rates of every step, and the defaults.
 
         If nothing has trained the body, freezing it would be of no use: all layers then train in
         one cycle, as with `fit_one_cycle`, unless `freeze_epochs` or `lr_mult` is given.
@@ -182,7 +182,7 @@ class Learner(Trainer):
 
         Raises:
             ConfigError: There is no such rule, the rates do not rise, or the steps are too few.
-            TrainingError: The loss exploded too soon to judge by, or was never a number.
+            TrainingError: The loss exploded after too few steps to judge by, or was never a number.
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
@@ -318,7 +318,7 @@ def vision_learner(
         crop_pct, interpolation: What evaluation sees, see `jaxch5.view.View`; None takes what the
             weights were tested on.
         say: Function that takes the line about the weights; None prints it.
-        hooks: Functions of each event of training: `Begin`, `Ready`, `Step`, `Epoch`, `End`.
+        hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
 
     Raises:

@@ -121,10 +121,11 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
     """Splits by the folders that `from_folder` found.
 
+    If both are None, the parts are those that `from_folder` told apart; if one is, its usual names.
+
     Args:
         train: name of the folder of training pictures.
-        valid: name, or possible names, of the folder of validation pictures. None for both
-            takes the parts that `from_folder` told apart; None for one means its usual names.
+        valid: name, or possible names, of the folder of validation pictures.
 
     Raises:
         DataError: raised by the split if the source has no such folders.

@@ -17,7 +17,7 @@ from jaxch5.util.address import PICKLES
 # Files of weights in a repository, or a folder like one; the first that exists is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
-# Time limit for each of the hub's few network addresses to answer; the file may take longer.
+# Time to wait for an answer from each IP address of the hub; the download itself may take longer.
 ANSWER_SECONDS = 3.0
 
 
@@ -39,7 +39,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are.
 
     Args:
-        weights: "imagenet", one of the architecture's tags, or a repository; `@` begins a revision.
+        weights: "imagenet", or a tag of the architecture or a repository, and `@` a revision of it.
         spec: Architecture.
 
     Raises:

@@ -38,8 +38,9 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that look wrong, and estimates how many are wrong.
 
-    `estimate_joint` estimates how many items of each label belong to each other class. At most that
-    many, those with the largest positive margin of that class over the label, are likely wrong.
+    `estimate_joint` estimates, for each label and each different class, how many items with the
+    label belong to the class. At most that many are marked as likely wrong: those whose probability
+    of the class exceeds that of the label by the most.
 
     Args:
         labels: Index of each item's class.
@@ -81,9 +82,9 @@ def confident_joint(
 ) -> Int[np.ndarray, "classes classes"]:
     """Counts items by label (row) and by the class that they confidently belong to (column).
 
-    An item confidently belongs to a class if the class's probability is at least its mean over the
-    items with that label; among several such classes, the most probable one counts. An item may
-    belong to none.
+    An item confidently belongs to a class if its probability of it is at least the mean of that
+    probability over the items labelled with the class; among several such classes, the most
+    probable one counts. An item may belong to none.
 
     Args:
         labels, probabilities: As in `find_label_issues`.

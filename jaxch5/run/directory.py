@@ -2,11 +2,11 @@
 
 config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line per epoch
-pictures.jsonl.gz  which pictures it was trained on and which it validated
+pictures.jsonl.gz  which pictures it was trained on, and validated on
 skipped.jsonl      pictures left out because they cannot be read, if there are any
 cleaned.json       what was corrected in its labels, if `clean` wrote them
 environment.jsonl  versions, machine and device, a line for each start and resume
-report.html        the report: what was trained on what, and with which results
+report.html        the report: which network was trained on which pictures, and the results
 checkpoints/       the last two states and the best
 tensorboard/       event files, if they were requested
 profile/           traces of some steps, if they were requested

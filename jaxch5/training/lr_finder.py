@@ -45,7 +45,7 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
     """Returns the rates of a sweep, in geometric progression; `end_lr` would come next.
 
     Raises:
-        ConfigError: The rates do not start above 0 and rise, or there are too few steps.
+        ConfigError: The first rate is not above 0, the rates do not rise, or the steps are too few.
 
     Example:
         >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]

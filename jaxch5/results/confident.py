@@ -39,8 +39,8 @@ def find_label_issues(
     """Finds labels that look wrong, and estimates how many are wrong.
 
     `estimate_joint` estimates, for each label and each different class, how many items with the
-    label belong to the class. At most that many are marked as likely wrong: those whose probability
-    of the class exceeds that of the label by the most.
+    label belong to the class. At most that many are marked as likely wrong: those for which the
+    class's probability exceeds the label's by the most.
 
     Args:
         labels: Index of each item's class.

@@ -229,13 +229,13 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
     """Writes slices at fixed indices: with any number of rows, indexing is traced as a gather."""
     if isinstance(index, str):
-        raise Unwritten("indexing by indices that depend on the pictures")
+        raise Unwritten("indices that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]
     along: list[int] = []
     for axis, starts in zip(axes, np.moveaxis(np.asarray(index), -1, 0), strict=True):
         varying = [of for of in range(starts.ndim) if np.ptp(starts, of).any()]
         if len(varying) > (sides[axis] == 1):
-            raise Unwritten("indexing by indices that depend on one another")
+            raise Unwritten("indices that depend on one another")
         first = starts[tuple(slice(None) if of in varying else 0 for of in range(starts.ndim))]
         places = (np.atleast_1d(first)[:, None] + np.arange(sides[axis])).ravel()
         x, sides[axis] = graph.add("Gather", x, places, axis=axis), len(places)

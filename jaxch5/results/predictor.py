@@ -44,7 +44,7 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
-from jaxch5.util.address import existing_learner
+from jaxch5.util.address import run_or_learner
 from jaxch5.util.fastai import NamesFastai
 from jaxch5.util.text import counted, percent
 
@@ -327,7 +327,7 @@ def load_learner(
         ...     load_learner(file.name).classes
         ('cat', 'dog')
     """
-    path = existing_learner(path)
+    path = run_or_learner(path)
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()

@@ -84,14 +84,14 @@ def learners_file(path: str | Path) -> Path:
     return path if path.suffix or path.is_dir() else path.with_suffix(SAFETENSORS)
 
 
-def existing_learner(path: str | Path) -> Path:
+def run_or_learner(path: str | Path) -> Path:
     """Returns the path of a run or a learner's file.
 
     Raises:
         WeightsError: A name without an ending is neither.
 
     Example:
-        >>> existing_learner(".")
+        >>> run_or_learner(".")
         PosixPath('.')
     """
     given, file = expanded(Path(path)), learners_file(path)

@@ -77,7 +77,7 @@ def test_a_function_gives_the_same(name):
         (lambda x: x[:, np.arange(2), np.arange(2)], "indexing in another order"),
         (lambda x: x[:, 0, :, np.arange(2)], "indexing in another order"),
         (lambda x: jnp.concatenate([x, x])[x.shape[0] :], "a size that depends on the number of"),
-        (lambda x: x[:, x.sum().astype(int)], "indexing by indices"),
+        (lambda x: x[:, x.sum().astype(int)], "indices that depend on the pictures"),
     ],
 )
 def test_what_is_not_written_is_named(function, line):

@@ -164,7 +164,7 @@ def another_set_where_one_is_packed(folder):
     packed = folder.parent / "packed"
     before = ("pack", classes(folder / "one"), packed, "--data.presize", "16")
     first = ("pack", classes(folder / "two", 5), packed, "--data.presize", "16")
-    return before, first, r"(remove) it or name another", lambda said: shutil.rmtree(packed)
+    return before, first, r"(remove) it, or name another", lambda said: shutil.rmtree(packed)
 
 
 @way_out

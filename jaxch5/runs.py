@@ -165,7 +165,7 @@ def _write_page(
 
 
 def _charts(runs: list[PastRun]) -> list[Any]:
-    """Draws the curves of the newest runs over their epochs."""
+    """Draws the validation loss and the accuracy of runs over their epochs."""
     import math
 
     from jaxch5.metrics import is_number

@@ -24,7 +24,7 @@ class ShowOptions(PicturesOptions):
 
 
 def show(options: ShowOptions) -> dict[str, Any]:
-    """Prints the summary and writes the figure, and returns both."""
+    """Prints the summary, writes the figure, and returns the summary and the figure's path."""
     from jaxch5.config.building import load_data
     from jaxch5.training.process import prepare_process
 

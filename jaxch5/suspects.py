@@ -33,11 +33,11 @@ KNOWS = (
     "{} was trained on labels that it now judges, and may have memorized wrong ones; --by "
     "training, or --model.weights from other pictures, avoids that"
 )
-# Maximum number of class pairs that are listed.
+# Maximum number of class pairs that are printed.
 PAIRS = 10
 # Kinds of groups of pictures that show the same thing.
 ALIKE = ("duplicates", "conflicts", "leaks")
-# Folder for the results of folds until all of them are done.
+# Name of the folder that holds the results of folds until all folds are done.
 FOLDS = "folds"
 # Settings that have no effect when judging by features.
 OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic")
@@ -157,7 +157,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     }
     write_file(out / "suspects.json", (to_json(document) + "\n").encode())
     if not options.run:
-        # The record that a run would have: which pictures these are, and in which part.
+        # What a run would have: its settings, and the record of its pictures and their parts.
         write_config(RunDir(out), config)
         write_pictures(
             RunDir(out).pictures_file,
@@ -199,7 +199,7 @@ def chosen(
     """Returns the pictures to judge, and which of them are for validation.
 
     Raises:
-        DataError: There are none, or only one class.
+        DataError: There are no pictures, or only those of one class.
     """
     from jaxch5.config.building import checked_source, load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures

@@ -1,4 +1,4 @@
-"""Defines, in one place, what a label means: its activation, answer, default loss and metrics."""
+"""Defines what a label means, in one place: activation, answers, default loss and metrics."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Task:
         loss: Default loss, a function of logits and labels; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
         item_losses: Function from probabilities, as float64, and labels to each item's loss.
-        threshold: Minimum probability of an answer, 0 to 1; else the answer is "none of these".
-        metrics: Scores of every epoch: names (see `metric_of`), or functions of
-            probabilities and labels. Named ones take the threshold into account.
-        best: How epochs are compared.
+        threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
+        metrics: Metrics that are computed in every epoch, as names (see `metric_of`) or functions
+            of probabilities and labels. Those given by name take the threshold into account.
+        best: Rule by which epochs are compared.
 
     Raises:
-        ConfigError: there is no such metric, or none to compare epochs by, or the threshold is
-            not a probability.
+        ConfigError: There is no such metric, the metric of `best` is not recorded, or the threshold
+            is not a probability.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -94,7 +94,7 @@ class Task:
         return decide(probabilities, self.threshold)
 
     def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """Returns the names of all answers: the classes, then "none of these" if that is one.
+        """Returns the names of all answers: the classes, then "none of these" if the task has it.
 
         Args:
             classes: Names of the classes.
@@ -102,7 +102,7 @@ class Task:
         return (*classes, *[NONE] * (self.threshold > 0))
 
     def compared_by(self, name: str, more: Iterable[str | Metric] = ()) -> Task:
-        """Returns the task with epochs compared by another of their recorded numbers.
+        """Returns a copy of the task that compares epochs by another of their recorded numbers.
 
         Args:
             name: "valid_loss", "train_loss" or the name of a metric. For losses and "error_rate"
@@ -126,13 +126,13 @@ class Task:
         return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
-        """Returns the metrics to score items by: the task's and others, by name.
+        """Returns the metrics by which items are scored, by name: the task's, and any others.
 
         Args:
             more: Other metrics, as in `metrics`; a name that the task already has is skipped.
 
         Raises:
-            ConfigError: there is no such metric, or two have the same name.
+            ConfigError: There is no such metric, or two have the same name.
 
         Example:
             >>> list(single_label().scores(["accuracy", "top_5"]))
@@ -160,16 +160,16 @@ def single_label() -> Task:
 
 
 def one_vs_rest(threshold: float = THRESHOLD) -> Task:
-    """Returns the task of finding the class of an item, which may belong to none.
+    """Returns the task of finding the class of an item that may belong to none of the classes.
 
     Each class has its own sigmoid and is learned against all others, so the network has to be
     sure of a class, and not only surer of it than of the others.
 
     Args:
-        threshold: Minimum probability of an answer, 0 to 1; else the answer is "none of these".
+        threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
 
     Raises:
-        ConfigError: the threshold is not a probability.
+        ConfigError: The threshold is not a probability.
 
     Example:
         >>> task = one_vs_rest(threshold=0.5)
@@ -189,11 +189,11 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
     """Returns the task that settings name.
 
     Args:
-        name: "softmax", "sigmoid", or the import path of your own, `package.module:TASK`.
+        name: "softmax", "sigmoid", or the import path of your own task, `package.module:TASK`.
         threshold: Threshold of the sigmoid task; see `one_vs_rest`. Your own task defines its own.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: There is no such task.
 
     Example:
         >>> task_of("sigmoid").threshold

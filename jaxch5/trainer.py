@@ -1,4 +1,4 @@
-"""Defines the trainer, which holds data, a model and its state; `jaxch5.training` computes."""
+"""Defines the trainer, which holds data, a model and its state; `jaxch5.training` trains it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Trainer(NamesFastai):
         run: Run into which records and checkpoints are written; None writes nothing.
         saving: When checkpoints are written, and whether training ends with the best one.
         log, profile: Whether TensorBoard's figures, and a trace of some steps, are written.
-        hooks: Functions of the events of training; see `jaxch5.training.events`.
+        hooks: Functions that receive the events of training; see `jaxch5.training.events`.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class Trainer(NamesFastai):
         self.state = place(self.state, self.mesh, self.recipe.shard_optimizer)
 
     def again(self, seed: int) -> Self:
-        """Returns a learner with the same data and model and another seed, already compiled.
+        """Returns a copy that starts over with another seed, and shares the compiled programs.
 
         Args:
-            seed: Seed of the initial weights and of every draw in training.
+            seed: Seed for the initial weights and for every draw in training.
         """
         other = copy.copy(self)
         other.data = self.data.with_seed(seed)
@@ -143,12 +143,12 @@ class Trainer(NamesFastai):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether there are batch norms before its head, in groups that could be frozen."""
+        """Whether the model has batch norms before its head, in groups that could be frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its body is still random, or was at the start of the restored cycle."""
+        """Whether the model's body is still random, or was so when the restored cycle began."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))
@@ -160,7 +160,7 @@ class Trainer(NamesFastai):
 
     @property
     def record(self) -> Record:
-        """The record of the epoch that its weights are from: the last, or the best if kept."""
+        """The record of the epoch that the weights are from: the last, or the best if kept."""
         return self._kept or self.records[-1]
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -186,8 +186,8 @@ class Trainer(NamesFastai):
     def freeze_to(self, n: int) -> None:
         """Freezes the groups of layers before group `n` and clears the optimizer's moments.
 
-        Frozen groups get no updates, and no gradient is computed for them, except for their batch
-        norms with `train_bn`.
+        Frozen groups get no updates, and no gradient is computed for them, except that their batch
+        norms still train with `train_bn`.
 
         Args:
             n: Number of the first group that trains; a negative number counts from the end.
@@ -200,14 +200,14 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans whose steps count from 0; after a restore, by what is left of them."""
+        """Trains by plans, whose steps count from 0, or by what is left of them after a restore."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
         plans = in_sizes(plans, self.recipe.sizes, steps_per_epoch)
         restored, self._restored = self._restored, False
         if not restored:
-            # Epochs begin at multiples of their length, even after an interrupted one.
+            # Epochs begin at multiples of their length, even after an interrupted epoch.
             start = -(-int(self.state.step) // steps_per_epoch) * steps_per_epoch
             self.state = self.state.replace(step=placement_of(self.state).put(np.int32(start)))
             plans = [plan._replace(start=start + plan.start) for plan in plans]
@@ -266,7 +266,7 @@ class Trainer(NamesFastai):
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
             with out_of_memory(steps.need, data.train.batch_size, size):
                 for event in fit(self.state, data, *args, check, recipe.task):
-                    # Kept as soon as it exists, as the previous one is consumed by then.
+                    # Kept as soon as it exists, since the previous state has been consumed by then.
                     self.state = event.state
                     yield event
         if self.saving.keep_best:
@@ -274,7 +274,7 @@ class Trainer(NamesFastai):
             self.state = with_variables(self.state, of_first(variables))
             self._place()
         interp = None
-        # All processes take part, and the first writes.
+        # All processes compute predictions, and the first one writes.
         if run and np.isfinite((preds := self.get_preds())[0]).all():
             shown: tuple[Any, ...] = recipe.task, data.framing, data.size
             interp = interpretation_of(data.source, data.valid.items, *preds, *shown)
@@ -297,14 +297,14 @@ class Trainer(NamesFastai):
     def restore(self, run: RunDir) -> bool:
         """Restores the state and records of a run's last checkpoint; returns False if it has none.
 
-        A damaged one is skipped with a warning. The next call to train continues the run.
+        A damaged checkpoint is skipped with a warning. The next call to train continues the run.
 
         Args:
             run: Run from `jaxch5.run.directory.open_run`.
 
         Raises:
             CheckpointError: No checkpoint is intact.
-            ConfigError: They have another architecture or other classes.
+            ConfigError: The run has another architecture, other classes or other pictures.
         """
         saves = StoredCheckpoints(run.checkpoints)
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))
@@ -332,7 +332,7 @@ class Trainer(NamesFastai):
 
     @property
     def _classifier(self) -> Predictor:
-        """One predictor for all states, so predictions share their compiled programs."""
+        """One predictor for all states, so that predictions share its compiled programs."""
         data, task, spec = self.data, self.recipe.task, self.spec
         network = spec.name, head_of(self.model, spec), self.recipe.precision
         how = {**vars(data.framing), **vars(self.view), "licence": self.licence}
@@ -343,6 +343,6 @@ class Trainer(NamesFastai):
         return self._predictor[1]
 
     def get_preds(self) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Computes probabilities and labels of the validation set, in its order."""
+        """Returns the probabilities and the labels of the validation set, in its order."""
         logits, labels = predict(self.state, self.data.valid, self._steps.evaluate)
         return self.recipe.task.probabilities(logits), labels

@@ -47,8 +47,8 @@ class Interpretation(NamesFastai):
         targets: Index of each item's actual class in `classes`.
         probabilities: Probability that the model gives each class, for each item.
         classes: Names of the classes; a class may have no items.
-        references: Path of each item.
-        pictures: Function from an item's number to its picture, with values from 0 to 1.
+        references: Path of each item, or its name if it is not a file; None if they are unknown.
+        pictures: Function from an item's index to its picture, with values from 0 to 1.
         task: Task that turns probabilities into an answer.
 
     Raises:
@@ -85,12 +85,12 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def predictions(self) -> Int[np.ndarray, "items"]:
-        """Returns each item's answer as an index into `answers`: the most probable, or none."""
+        """Returns each item's answer as an index into `answers`; see `Task.decode`."""
         return self.task.decode(self.probabilities)
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Returns the names of the answers: the classes, then "none of these" if that is one."""
+        """Returns the answers by name: the classes, then "none of these" if the task has it."""
         return self.task.answers(self.classes)
 
     @cached_property
@@ -107,7 +107,7 @@ class Interpretation(NamesFastai):
         """Counts items by actual class (row) and answer (column); "none of these" is last in both.
 
         Args:
-            normalize: Whether to return shares of the row instead of counts; an empty row is 0.
+            normalize: Whether to return shares of the row instead of counts; an empty row is all 0.
 
         Example:
             >>> Interpretation([0, 1, 1], np.eye(2)[[0, 0, 1]], ["a", "b"]).confusion_matrix()
@@ -120,12 +120,12 @@ class Interpretation(NamesFastai):
         return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
-        """Lists actual class, predicted class and count of each kind of mistake, by frequency.
+        """Lists each kind of mistake, as its actual class, its predicted class and its count.
 
         The most frequent comes first; equally frequent ones are in the order of the classes.
 
         Args:
-            min_val: Minimum count of a mistake that is listed.
+            min_val: Minimum count of the mistakes that are listed.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
@@ -144,7 +144,7 @@ class Interpretation(NamesFastai):
     def top_losses(
         self, k: int | None = None, largest: bool = True
     ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-        """Returns the losses and numbers of the items that the model is most wrong about.
+        """Returns the losses and the indices of the items that the model is most wrong about.
 
         Args:
             k: Number of items; None, or more than there are, returns all.
@@ -208,7 +208,7 @@ class Interpretation(NamesFastai):
     def suspects(
         self, min_loss: float = SUSPECT_LOSS, min_probability: float = SUSPECT_PROBABILITY
     ) -> list[Suspect]:
-        """Finds items whose label looks wrong, because the model is sure of another; worst first.
+        """Finds items whose label looks wrong (the model is sure of another class), worst first.
 
         Args:
             min_loss: Minimum loss of the label; the default is the loss at a probability of 0.1.
@@ -229,16 +229,16 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes `suspects` that are files to a CSV file, for correcting labels; returns how many.
+        """Writes the `suspects` that are files to a CSV table for correction; returns how many.
 
-        Its columns are image, label, prediction, probability and loss; `from_csv` reads it.
+        The columns are image, label, prediction, probability and loss; `from_csv` reads the table.
 
         Args:
             path: CSV file to write; an existing one is replaced.
             min_loss, min_probability: As in `suspects`.
 
         Raises:
-            ConfigError: There are no paths.
+            ConfigError: There are no `references`.
             DataError: The file cannot be written.
 
         Example:
@@ -266,7 +266,7 @@ class Interpretation(NamesFastai):
         return mistakes.plot_confusion(self.confusion_matrix(normalize), self.answers, unit)
 
     def plot_top_losses(self, k: int, largest: bool = True) -> Figure:
-        """Draws the pictures of `top_losses` with their prediction, class, loss and probability.
+        """Draws the pictures of `top_losses`, each with prediction, class, loss and probability.
 
         Args:
             k: Number of pictures.
@@ -305,7 +305,7 @@ class Interpretation(NamesFastai):
 
         Args:
             nrows, ncols: Size of the grid.
-            seed: Seed for the draw of the items.
+            seed: Seed for choosing the items at random.
 
         Raises:
             ConfigError: There are no pictures.
@@ -334,11 +334,11 @@ def interpretation_of(
     """Creates an interpretation of a model's answers for some items.
 
     Args:
-        source, items: Source of the items, and their numbers in it.
+        source, items: Source of the items, and their indices in it.
         probabilities: Probability that the model gave to each class.
         labels: Classes of the items.
         task: Task that turns probabilities into an answer.
-        framing, size: The model's framing and size, to show pictures as it sees them.
+        framing, size: Framing and input size of the model, to show pictures as the model sees them.
     """
 
     def picture(place: int) -> Picture:

@@ -1,8 +1,8 @@
 """Writes a pure function of an array as an ONNX program, for runtimes without jax or PyTorch.
 
 The function is traced for any number of rows, and each of its operations is written as the
-equivalent ONNX operator. What does not depend on the input is computed here and becomes a constant.
-Where code branches by platform, the default branch is written.
+equivalent ONNX operator. A value that does not depend on the input is computed here, and becomes a
+constant. Where code branches by platform, its default branch is written.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 from onnx import helper, numpy_helper
 
-# The oldest version in which all of these operators accept the arguments given to them here.
+# The oldest operator set that accepts all arguments given here, and its file format's version.
 OPSET, IR_VERSION = 18, 8
-# A value: a constant, or the name of a result of the program.
+# A constant, or else the name of the program's input or of a node's result.
 Value = Any
 # Stands for the index of the branch for platforms that the code does not name.
 OTHERS = object()
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Expand", value, self.add("Concat", *sides, axis=0))
 
     def known(self, sides: Iterable[Any], rows: Any) -> list[Any]:
-        """Replaces the symbol for the number of rows, where it is among the sides, with `rows`."""
+        """Returns the sides, with `rows` in place of the symbol for the number of rows."""
         found = [rows if side is self.symbol or side == self.symbol else side for side in sides]
         if any(side is not rows and not isinstance(side, int) for side in found):
             raise Unwritten(VARIES)
@@ -92,13 +92,13 @@ def to_onnx(
     """Writes a function as an ONNX program.
 
     Args:
-        function: Pure function from an array [rows, *shape] to one [rows, ...].
+        function: Pure function from an array of shape [rows, *shape] to one of shape [rows, ...].
         shape: Shape of a row.
         dtype: Type of the rows.
-        names: Names of its input and its output.
+        names: Names of the program's input and output.
 
     Raises:
-        Unwritten: It uses an operation that this module cannot write as ONNX.
+        Unwritten: The function uses an operation that this module cannot write as ONNX.
 
     Example:
         >>> model = to_onnx(jax.nn.relu, (3,), np.float32, ("x", "y"))
@@ -221,13 +221,13 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
     has = dict(zip(axes, eqn.invars[0].aval.shape, strict=True))
     sides = [has.get(axis, 1) for axis in range(len(shape))]
     placed = graph.reshape(x, sides)
-    # Expanding a side by 1 leaves it unchanged.
+    # Where the wanted side is 1, ONNX's Expand leaves the side unchanged.
     wanted = [1 if side == now else side for side, now in zip(shape, sides, strict=True)]
     return placed if set(wanted) <= {1} else graph.expand(placed, wanted)
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
-    """Writes slices at fixed indices: with any number of rows, indexing is traced as a gather."""
+    """Writes indexing at fixed indices; jax traces it as a gather if the row count is symbolic."""
     if isinstance(index, str):
         raise Unwritten("indices that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]

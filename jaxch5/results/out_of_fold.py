@@ -1,4 +1,4 @@
-"""Predicts every item with a classifier that was not trained on it: folds, and linear heads."""
+"""Divides items into folds, and predicts each fold with a linear head trained on the others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jaxch5.task import SMALLEST
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-# What scikit-learn calls C, for features of norm 1, strongest regularization first. Which one is
-# right depends on the features and the labels, and decides how many wrong labels are found.
+# Values of scikit-learn's C for features of norm 1, the strongest regularization first. Which one
+# is right depends on the features and labels, and decides how many wrong labels are found.
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-3, 9))
 USUAL = 1.0
 ROWS = 1024
@@ -30,8 +30,8 @@ def stratified_folds(
 ) -> Int[np.ndarray, "items"]:
     """Assigns items to folds, spreading each class evenly.
 
-    The items of a class that would be in a single fold are in none (-1), as no classifier could
-    learn the class without that fold.
+    If all items of a class would be in a single fold, they are in none (-1), since a classifier
+    trained on the other folds could not learn the class.
 
     Args:
         labels: Class of each item.
@@ -46,7 +46,7 @@ def stratified_folds(
     """
     group = np.arange(len(labels))
     for items in same:
-        # Groups that share an item become one.
+        # Groups that share an item are merged.
         group[np.isin(group, group[list(items)])] = group[items[0]]
     members: dict[int, list[int]] = {}
     for item in np.random.Generator(np.random.PCG64(seed)).permutation(len(labels)).tolist():
@@ -54,7 +54,7 @@ def stratified_folds(
     dealt = np.zeros((labels.max(initial=0) + 1, count), int)
     folds = np.full(len(labels), -1)
     for items in members.values():
-        # The fold with the fewest items of its class; among equal ones, that with the fewest items.
+        # The fold with the fewest items of the first item's class; of equal ones, the smallest.
         fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
@@ -69,9 +69,9 @@ def judge_by_heads(
 ) -> Float[np.ndarray, "items classes"]:
     """Computes class probabilities of items with linear heads that were not trained on them.
 
-    A fold's head is a softmax regression on the features of all other items. The strength of its
-    regularization is chosen without the fold as well: by how well heads trained on the remaining
-    items predict the next fold. Items in no fold get zeros.
+    A fold's head is a softmax regression on the features of all items outside the fold. The
+    strength of its regularization is chosen on the same items: heads trained on those that are not
+    in the next fold are compared by how well they predict that fold. Items in no fold get zeros.
 
     Args:
         features: Features of the items.
@@ -114,8 +114,8 @@ def _strength(
         losses.append(-np.log(np.maximum(chosen, SMALLEST)))
         if losses[-1].mean() > min(map(np.mean, losses)):
             break
-    # The strongest regularization whose loss is within a standard error of the least: if labels are
-    # wrong, the head with the least loss has learned some of them.
+    # The strongest regularization whose loss is within a standard error of the least loss: if some
+    # labels are wrong, the head with the least loss has learned some of the wrong ones.
     least = min(losses, key=np.mean)
     limit = least.mean() + least.std() / np.sqrt(len(least))
     return next(s for s, loss in zip(STRENGTHS, losses, strict=False) if loss.mean() <= limit)
@@ -126,7 +126,7 @@ def _heads(
     labels: Int[np.ndarray, "items"],
     strengths: Iterable[float],
 ) -> Iterator[LogisticRegression]:
-    """Yields a head for each strength, each initialized with the previous one."""
+    """Yields a head trained at each strength, starting from the weights of the previous head."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

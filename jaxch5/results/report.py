@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file, which is rewritten after each epoch."""
+"""Renders the report of a run: one HTML file, which is rewritten after each epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
 
 if TYPE_CHECKING:
-    # It imports SciPy's statistical tests, which a command that starts to train need not wait for.
+    # Importing it loads SciPy's statistical tests, which would delay the start of training.
     from jaxch5.results.advice import Advice
 
 # Shades in the confusion matrix; the style sheet has one rule for each.
@@ -31,10 +31,10 @@ REFRESH = 10
 
 
 class Example(NamedTuple):
-    """A picture of a cell of the confusion matrix.
+    """A picture in a cell of the confusion matrix.
 
     Attributes:
-        tile: Index on the report's sheet of pictures; None if it is not on it.
+        tile: Index of the picture on the report's sheet; None if the sheet does not have it.
         reference: Name of the picture.
     """
 
@@ -48,7 +48,7 @@ class Cell(NamedTuple):
     Attributes:
         actual, predicted: Index of the actual class, and index of the answer.
         number: Number of pictures.
-        share: Their share of the pictures of the class.
+        share: Share of these pictures among all those of the actual class.
         examples: Some of the pictures.
     """
 
@@ -60,48 +60,48 @@ class Cell(NamedTuple):
 
     @property
     def style(self) -> str:
-        """Returns the cell's style classes: right or wrong, and how large its share is."""
+        """Returns the cell's CSS classes: right or wrong, and the shade for its share."""
         kind = "hit" if self.actual == self.predicted else "miss"
         return f"{kind} l{math.ceil(SHADES * self.share)}"
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The content of a report; all but the first two may be missing, and are then left out.
+    """The content of a report; all parts but the first two may be missing, and are then left out.
 
     Attributes:
         title: Name of the run.
         data_line: One sentence about the data.
-        path: Path of the run, for commands.
+        path: Path of the run, for the commands that the report shows.
         config: Configuration as TOML.
         changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps where steps may be skipped.
-        right: Number of validation pictures that are classified correctly, and of all of them.
+        right: Number of correctly classified validation pictures, and of all validation pictures.
         rates: Learning rate of each group at each step.
         momentum: Momentum of each step.
-        group_names: Names of the groups of layers; numbers where there are none.
+        group_names: Names of the groups of layers; without names, the groups are numbered.
         sample: Training pictures, each with its label.
         counts: Name of each class, with its numbers of pictures for training and for validation.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
         classes: Names of the classes, followed by "none of these" where that is an answer.
-        examples: Some pictures of cells of the confusion matrix, by actual and predicted class.
+        examples: Some pictures of each cell of the confusion matrix, by actual and predicted class.
         sheet: Small pictures of the examples.
-        class_table: Row of each class: class, precision, recall, f1 and support.
-        top_losses: Row of each picture, the worst first: picture, prediction, actual, loss,
+        class_table: A row for each class: class, precision, recall, f1 and support.
+        top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
             probability (of the actual class), confidence (of the prediction), suspect (whether the
             label looks wrong), reference and, where it is known, look (a picture of where the
             network looks for its most probable class).
-        calibration: How far to trust the probabilities.
-        cleaning: Labels corrected since another run, and what that improved (see
+        calibration: Calibration, which tells how far to trust the probabilities.
+        cleaning: Labels corrected since an earlier run, and what the correction improved (see
             `run.cleaned.changes`).
-        advice: What was found, and what to do about it.
+        advice: Findings, and what to do about them.
         versions: Version of each package, by name.
         finished: Whether training is over.
-        stopped: How training ended early, as in "was interrupted"; "" if it did not.
+        stopped: How training ended early, such as "was interrupted"; "" if it did not.
         time: Time of day at which the report was written.
-        task: Task of the records and the answers.
-        metrics: Names of the other metrics of the records.
+        task: Task, which defines the scores and the answers.
+        metrics: Names of the metrics in the records besides the task's.
     """
 
     title: str
@@ -137,7 +137,7 @@ def write_report(path: Path, report: Report) -> None:
     """Writes the report atomically: a reader sees either the old one or the new one.
 
     Args:
-        path: HTML file, which may exist.
+        path: HTML file to write; an existing one is replaced.
         report: Content of the report.
 
     Raises:
@@ -155,7 +155,7 @@ def render(report: Report) -> str:
         True
     """
     cells = [] if report.confusion is None else _cells(report)
-    # A class without pictures has no score, and comes after the worst ones.
+    # The worst class comes first; a class without pictures has no score, and comes last.
     classes = sorted(
         report.class_table, key=lambda row: (row["f1"] is None, row["f1"], -row["support"])
     )
@@ -191,11 +191,11 @@ def _loss_images(loss: Mapping[str, Any]) -> tuple[Image, Image | None]:
 
 
 def _curves(report: Report) -> list[Chart]:
-    """Draws losses and the task's last metric over epochs, divided between phases of training."""
+    """Draws losses and the task's last metric over epochs, with a line between training phases."""
     records = report.records
     if not records:
         return []
-    # Counted from 1, as people do; records count from 0.
+    # Counted from 1, as people count; records count from 0.
     epochs = [record["epoch"] + 1 for record in records]
     dividers = [b["epoch"] + 0.5 for a, b in pairwise(records) if a["phase"] != b["phase"]]
 
@@ -216,14 +216,14 @@ def _schedules(
 ) -> list[Chart]:
     """Draws rates and momentum over steps.
 
-    The rates of groups differ by a factor, often of 100: on a linear axis all but the largest would
-    be zero to the eye, so the axis is logarithmic.
+    The rates of different groups often differ by a factor of 100. The axis is then logarithmic: on
+    a linear one, all rates but the largest would look like zero.
     """
     charts = []
     if len(rates):
         groups = [[float(rate) for rate in group] for group in zip(*rates, strict=True)]
         names = names if len(names) == len(groups) else [f"group {n}" for n in range(len(groups))]
-        # Names of groups may repeat, curves may not.
+        # Two groups may have the same name, but two curves may not.
         named = {
             f"{name} ({n})" if name in names[:n] else name: group
             for n, (name, group) in enumerate(zip(names, groups, strict=True))
@@ -239,7 +239,7 @@ def _schedules(
 
 
 def _calibration(calibration: Calibration) -> Chart:
-    """Draws how often answers are right against how sure they are."""
+    """Draws how often the network is right against how sure it is."""
     filled = calibration.count > 0
     sure = [0.0, *(100 * calibration.confidence[filled]).tolist(), 100.0]
     right = [math.nan, *(100 * calibration.accuracy[filled]).tolist(), math.nan]

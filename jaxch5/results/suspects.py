@@ -1,4 +1,4 @@
-"""Items whose label looks wrong, as a table in which a person corrects the labels."""
+"""Lists items whose label looks wrong, in a table in which a person can correct the labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxch5.task import SOFTMAX
 
 # The loss of a label that has a probability of a tenth.
 SUSPECT_LOSS = 2.302585
-# More than all other classes have together.
+# A class with a higher probability has more than all other classes together.
 SUSPECT_PROBABILITY = 0.5
 COLUMNS = ("image", "label", "prediction", "probability", "loss")
 
@@ -61,7 +61,7 @@ def find_suspects(
 def write_suspects(
     path: str | os.PathLike[str], suspects: Sequence[Suspect], references: Sequence[str]
 ) -> int:
-    """Writes suspects that are files into a CSV file that `from_csv` reads; returns how many.
+    """Writes those suspects that are files to a CSV file for `from_csv`; returns their number.
 
     Args:
         path: CSV file to write; an existing one is replaced.
@@ -96,7 +96,7 @@ def write_table(
     Args:
         path: CSV file to write; an existing one is replaced.
         columns: Names of the columns.
-        rows: Values of each row, by column; those of other columns are left out.
+        rows: Values of each row, by column name; values of other columns are left out.
 
     Raises:
         DataError: The file cannot be written.
@@ -120,7 +120,7 @@ def write_table(
 
 
 def named(source: Source, item: int) -> str:
-    """Returns what a list of suspects calls an item: its file's path, or else its reference."""
+    """Returns an item's name in a list of suspects: its file's path, or else its reference."""
     return os.path.abspath(source.file(item)) if source.file else source.references[item]
 
 
@@ -137,14 +137,14 @@ def described(
 
     Args:
         source: Labelled items.
-        valid: Whether each is for validation.
-        judged: Items that have predictions.
+        valid: Whether each item is for validation.
+        judged: Indices of the items that have predictions.
         probabilities: Class probabilities of all items; only those of judged items are used.
-        features: Features of all items, to find the nearest ones by; None finds none.
+        features: Features of all items, by which the nearest items are found; None finds none.
 
     Returns:
-        The estimated number of `wrong` labels, the share of labels that are `agreed` on, estimated
-        numbers of `pairs` of a label and another class, and the `suspects`.
+        The estimated number of `wrong` labels, the share of labels that the classifier `agreed`
+        with, `pairs` of a label and another class with an estimated count, and the `suspects`.
     """
     labels, classes = source.labels[judged], source.classes
     issues = find_label_issues(labels, probabilities[judged])

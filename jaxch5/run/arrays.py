@@ -14,8 +14,8 @@ from safetensors.numpy import save as dump
 from jaxch5.training.mesh import to_host
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# A limit, since other people's weights are read before it is known whether they fit; those of a
-# ResNet-152 take 0.24 GB.
+# A limit on what is read into memory, since other people's weights are read before it is known
+# whether they fit; the weights of a ResNet-152 take 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Tries to write things, reports failures, and at the end raises the first that remains.
+    """Tries to write things, and reports failures; `check` raises the first that remains.
 
     Args:
         say: Function that takes a line about each failure.
@@ -31,7 +31,7 @@ class Attempts:
         self.failed: dict[str, CheckpointError] = {}
 
     def __call__(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
-        """Writes something, and returns whether it could be written."""
+        """Calls `write` with the arguments, and returns whether it succeeded."""
         try:
             write(*arguments)
         except CheckpointError as error:
@@ -42,7 +42,7 @@ class Attempts:
         return True
 
     def check(self) -> None:
-        """Raises the error of the first thing that could not be written at its last attempt.
+        """Raises the error of the first thing whose last attempt failed, if there is one.
 
         Raises:
             CheckpointError: Something could not be written.

@@ -1,4 +1,4 @@
-"""Saves checkpoints of a run's last states and its best, in the background with orbax."""
+"""Saves checkpoints of a run's last and best states, in the background with orbax."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxch5.util.files import json_value
 
 # Items of a checkpoint: what evaluation needs, the rest of the state, and everything else as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# Keys of a checkpoint's description: the checksum of the others, and how epochs are compared.
+# Keys of a checkpoint's description: the checksum of its other values, and how epochs are compared.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Saved(NamedTuple):
 class StoredCheckpoints:
     """Reads the checkpoints that a run has written.
 
-    A checkpoint stores checksums of its content, which are verified when it is read: a disk or a
-    copy may have changed a bit or lost a file.
+    A checkpoint stores checksums of its content, which are verified when it is read, since a bit
+    may have changed, or a file may have been lost, on the disk or in copying.
 
     Args:
         directory: Folder of the checkpoints.
@@ -78,7 +78,7 @@ class StoredCheckpoints:
 
         Args:
             read: Function that reads a step's checkpoint; raises CheckpointError if it is damaged.
-            say: Function that takes a line about each damaged one, if an older one is intact.
+            say: Function that takes a line about each damaged checkpoint if an older one is intact.
 
         Raises:
             CheckpointError: Checkpoints were written, and none of them is intact.
@@ -106,10 +106,10 @@ class StoredCheckpoints:
                 shutil.rmtree(self.directory / str(other), ignore_errors=True)
 
     def about(self, step: int) -> dict[str, Any]:
-        """Returns the description that a checkpoint was saved with, and its `records`.
+        """Returns the description that a checkpoint was saved with, including its `records`.
 
         Raises:
-            CheckpointError: It is damaged; the next two methods raise the same error.
+            CheckpointError: The checkpoint is damaged; the next two methods raise the same error.
         """
         with self._damage_of(step):
             file = self.directory / str(step) / ABOUT / "metadata"
@@ -155,9 +155,9 @@ class StoredCheckpoints:
 class Checkpoints(StoredCheckpoints):
     """Writes the checkpoints of one run; a context manager that waits for the last save.
 
-    A save returns as soon as the state has been copied, and continues in the background. It becomes
-    visible atomically, by a rename: a run killed during a save keeps the previous one. The last two
-    checkpoints are kept, and the best one according to `jaxch5.task.Best`.
+    A save returns as soon as the state has been copied, and continues in the background. The
+    checkpoint becomes visible atomically, by a rename: a run killed during a save keeps the
+    previous one. The last two checkpoints are kept, and the best one by `jaxch5.task.Best`.
 
     Args:
         directory: Existing folder for the checkpoints.
@@ -167,7 +167,7 @@ class Checkpoints(StoredCheckpoints):
     """
 
     def __init__(self, directory: Path) -> None:
-        # Importing it takes longer than anything a mere reader of a run does.
+        # Importing orbax takes longer than reading a run, which does not need it.
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
@@ -217,14 +217,14 @@ class Checkpoints(StoredCheckpoints):
     ) -> None:
         """Starts saving a state under its step's number, replacing any checkpoint with that number.
 
-        An error in the background is raised by the next call, or by `wait`.
+        An error in the background is raised by the next `save`, `wait` or `close`.
 
         Args:
-            state: State to save; the next step may consume it as soon as this returns.
+            state: State to save; the next step may consume it as soon as `save` returns.
             records: Records of the epochs finished so far.
             epoch_done: Whether the last record describes exactly this state.
-            about: Anything else for a reader, as JSON values; `about` returns it. Its key `BEST` is
-                the `Best` by which epochs are compared, if that is not the default.
+            about: Anything else for a reader, as JSON values; the method `about` returns it. Under
+                `BEST` it has the `Best` by which epochs are compared, if that is not the default.
         """
         import orbax.checkpoint as ocp
 
@@ -232,7 +232,7 @@ class Checkpoints(StoredCheckpoints):
 
         step = int(state.step)
         if step in self.steps():
-            # A run that was stopped had saved this state before validating it.
+            # The state was saved before its validation, by a run that was then stopped.
             self.wait()
             self._manager.delete(step)
         # Copies: on a CPU the save would otherwise read the buffers that the next step overwrites.
@@ -281,7 +281,7 @@ class Checkpoints(StoredCheckpoints):
 
 
 def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Ranks a record by its own rule: a reader need not know what the run was trained for."""
+    """Ranks a record by the rule stored in it, so that a reader need not know the run's task."""
     return Best(*record.get(BEST) or ()).rank(record)
 
 

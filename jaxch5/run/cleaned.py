@@ -1,4 +1,4 @@
-"""Records, when a run begins, what cleaning changed; at its end, compares both networks."""
+"""Records what cleaning changed before a run, and compares its network with an earlier one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 6
 
 
 class Gain(NamedTuple):
-    """The number of a class's pictures, and of those that each of two networks is right on."""
+    """The number of a class's pictures, and how many of them each of two networks gets right."""
 
     name: str
     before: int
@@ -34,14 +34,14 @@ class Gain(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Compares two networks on the same pictures with the same labels.
+    """Holds a comparison of two networks on the same pictures with the same labels.
 
     Attributes:
         pictures: Number of pictures.
-        before, now: Number of pictures that each network is right on.
-        won: Number of pictures that only the second is right on.
-        lost: Number of pictures that only the first is right on.
-        gains: Classes whose numbers differ, the largest differences first.
+        before, now: Number of pictures that the first and the second network get right.
+        won: Number of pictures that only the second network gets right.
+        lost: Number of pictures that only the first network gets right.
+        gains: Classes for which `before` and `now` differ, the largest differences first.
     """
 
     pictures: int
@@ -53,9 +53,9 @@ class Compared(NamedTuple):
 
 
 def record_cleaning(run: RunDir) -> None:
-    """Records what was corrected in the labels of a new run, if they were corrected.
+    """Records the corrections of a new run's labels, if there are any.
 
-    The run keeps its own record, since the labels may be corrected further later.
+    The run keeps its own record, since the labels may be corrected again later.
 
     Raises:
         CheckpointError: The record cannot be written.
@@ -66,16 +66,16 @@ def record_cleaning(run: RunDir) -> None:
 
 
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
-    """Returns what a report shows about corrected labels: counts, and both networks' scores.
+    """Returns what a report shows about corrected labels; None if no labels were corrected.
 
-    It is None if no labels were corrected. The earlier run's network is evaluated again, since
-    its score was based on the old labels. If that is impossible, or would be unfair, "why_not" has
-    the reason.
+    The report shows counts, and compares the run's network with the earlier run's. The earlier
+    network is evaluated again, since its score was based on the old labels. If the comparison is
+    impossible, or would be unfair, "why_not" has the reason.
 
     Args:
         run: Finished run.
         data: Pictures of the run.
-        interp: Its network's answers for the validation set; None if there are none.
+        interp: Answers of the run's network for the validation set; None if there are none.
     """
     if not run.cleaned_file.is_file():
         return None
@@ -113,7 +113,7 @@ def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str,
 
 
 def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> Compared:
-    """Compares the network of an earlier run with another's answers for the same pictures.
+    """Compares an earlier run's network with another run's answers for the same pictures.
 
     Args:
         earlier: Directory of the earlier run.
@@ -123,15 +123,15 @@ def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> C
 
     Raises:
         ConfigError: The earlier run is gone.
-        WeightsError: It has no network that can be loaded.
+        WeightsError: The earlier run has no network that can be loaded.
         DataError: A picture cannot be read.
     """
     arch = open_run(run.path)[1].model.arch
-    # The earlier run's own import path is imported only if it was named for this run as well.
+    # The earlier run's import path is imported only if this run was given the same one.
     same = is_import_path(arch) and open_run(earlier)[1].model.arch == arch
     predictor = load_learner(earlier, arch if same else None)
     probabilities = predictor.probabilities_of(data.source, data.valid.items)
-    # Classes are matched by name: cleaning may have created or emptied one.
+    # Classes are matched by name, as cleaning may have created or emptied a class.
     classes = tuple(composed(name.strip()) for name in predictor.classes)
     answers = np.array(predictor.task.answers(classes))
     targets = np.array(interp.classes)[interp.targets]

@@ -2,10 +2,10 @@
 
 config.toml        the complete configuration, enough to run it again
 metrics.jsonl      one line per epoch
-pictures.jsonl.gz  which pictures it was trained on, and validated on
+pictures.jsonl.gz  the pictures that it was trained on and validated on
 skipped.jsonl      pictures left out because they cannot be read, if there are any
-cleaned.json       what was corrected in its labels, if `clean` wrote them
-environment.jsonl  versions, machine and device, a line for each start and resume
+cleaned.json       what was corrected in its labels, if `clean` wrote the labels
+environment.jsonl  versions, machine and device: one line for each start and resume
 report.html        the report: which network was trained on which pictures, and the results
 checkpoints/       the last two states and the best
 tensorboard/       event files, if they were requested
@@ -152,7 +152,7 @@ def locked(run: RunDir) -> Iterator[None]:
 
 
 def is_locked(run: RunDir) -> bool:
-    """Checks whether a process holds the lock of a run, and so writes into it."""
+    """Checks whether a process is writing into a run, and so holds its lock."""
     try:
         with run.lock_file.open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -212,7 +212,7 @@ def write_skipped(run: RunDir, reasons: Mapping[str, str]) -> None:
 
 
 def read_skipped(run: RunDir) -> dict[str, str]:
-    """Reads what `write_skipped` wrote; an empty dictionary if there is no file."""
+    """Reads what `write_skipped` wrote; returns an empty dictionary if there is no file."""
     if not run.skipped_file.exists():
         return {}
     lines = map(json.loads, run.skipped_file.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""Passes training's events to hooks, and tells them how it ended, whatever ended it."""
+"""Passes the events of training to hooks, and tells them how training ended, whatever ended it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def follow(
     check: Callable[[], None],
     state: Callable[[], TrainState],
 ) -> None:
-    """Passes events to hooks, with an `End` if they break off.
+    """Passes events to hooks, and adds an `End` if the events break off.
 
     Args:
-        events: Events from a `Begin` to the `End` of a complete call.
+        events: Events of a call to train, from its `Begin` to its `End`.
         hooks: Hooks, each of which receives each event, even if one before it has failed.
         check: Function called after each step and each epoch; its errors end the call.
-        state: Function that returns the state that the call has reached.
+        state: Function that returns the state that training has reached.
 
     Raises:
         Exception: A hook, the check or the events raised it.
@@ -44,7 +44,7 @@ def follow(
     except BaseException as ended_by:
         if event is not None and not isinstance(event, End):
             interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
-            # Otherwise a failed step may have consumed the state.
+            # In all other cases, a failed step may have consumed the state.
             good = resting or interrupted or isinstance(ended_by, DataError)
             last = End(event.number, state() if good else None, "failed", ended_by)
             _hand(last._replace(how="interrupted") if interrupted else last, hooks)
@@ -63,7 +63,7 @@ def _hand(event: Event, hooks: Sequence[Hook]) -> None:
 
 
 def guest(hook: Hook) -> Hook:
-    """Wraps a user's hook: its changes to an event stay its own, and its errors name it."""
+    """Wraps a user's hook: it cannot change an event for other hooks, and its errors name it."""
 
     def call(event: Event) -> None:
         if not isinstance(event, (Begin, Ready)) and event.state is not None:

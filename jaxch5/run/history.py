@@ -26,9 +26,9 @@ class PastRun(NamedTuple):
 
     Attributes:
         path: Directory, as it was given.
-        config: Its configuration.
+        config: Configuration of the run.
         records: Record of each epoch.
-        began: When it began.
+        began: Time at which it began.
         state: "ended", "training", or "cut off" before its last epoch.
     """
 
@@ -50,7 +50,7 @@ class PastRun(NamedTuple):
 
     @property
     def best(self) -> Best:
-        """The rule by which its epochs are compared, as far as it is known without an import."""
+        """The rule by which its epochs are compared, as far as known without importing a task."""
         known = [name for name in (self.config.fit.best, "accuracy") if name]
         there = (name for name in known if any(name in record for record in self.records))
         return best_by(next(there, "valid_loss"))
@@ -66,9 +66,9 @@ class Found(NamedTuple):
     """Holds the runs found in some folders.
 
     Attributes:
-        runs: Runs in the order in which they were given; those of one folder oldest first.
+        runs: Runs in the order in which their paths were given; in a folder, the oldest run first.
         others: Paths that are not runs.
-        damaged: Reason why a run cannot be read, by its path.
+        damaged: Reason why each damaged run cannot be read, by the path of the run.
     """
 
     runs: list[PastRun]
@@ -84,12 +84,12 @@ def total_epochs(settings: FitConfig) -> int:
         9
     """
     frozen = settings.freeze_epochs if settings.schedule == "fine_tune" else 0
-    # None if nothing was trained, so that the number was never decided.
+    # `epochs` is None if nothing was trained: the number was then never decided.
     return frozen + (settings.epochs or 0)
 
 
 def find_runs(paths: Iterable[Path]) -> Found:
-    """Finds runs: each path is a run, or a folder of runs.
+    """Finds the runs at some paths, each of which is a run or a folder of runs.
 
     Raises:
         OSError: A path is not a folder.
@@ -114,7 +114,7 @@ def read_run(path: Path) -> PastRun:
 
     Raises:
         ConfigError: There is no run, or its configuration is invalid.
-        CheckpointError: Its records are damaged.
+        CheckpointError: The run's records are damaged.
     """
     run, config = open_run(path)
     records = _lines(run.metrics_file)
@@ -127,7 +127,7 @@ def read_run(path: Path) -> PastRun:
 
 
 def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
-    """Returns the values of the settings in which runs differ, by dotted name."""
+    """Returns each run's values of the settings in which the runs differ, by dotted name."""
     values = [flat(run.config) for run in runs]
     return {
         key: [one[key] for one in values]
@@ -137,7 +137,7 @@ def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
 
 
 def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], bool]:
-    """Returns Wilson's interval for each run's accuracy, and whether all validated the same set.
+    """Returns Wilson's interval for each run's accuracy, and whether all share a validation set.
 
     Raises:
         CheckpointError: A record of pictures is damaged.

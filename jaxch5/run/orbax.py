@@ -28,7 +28,7 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
     async def async_save(
         self, directory: epath.Path, args: SaveArrays
     ) -> list[Future[None]] | None:
-        """Starts to write; the arrays must not change meanwhile."""
+        """Starts to write the arrays, which must not change meanwhile."""
         if jax.process_index() != 0:
             return None
         return [self._pool.submit(write_arrays, Path(directory), args.arrays)]
@@ -38,11 +38,11 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
         write_arrays(Path(directory), args.arrays)
 
     def restore(self, directory: epath.Path, args: ocp.args.CheckpointArgs | None = None) -> Arrays:
-        """Reads the arrays, as orbax requires of every handler."""
+        """Reads the arrays; orbax requires this method of every handler."""
         return read_arrays(Path(directory))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread that writes."""
         self._pool.shutdown()
 
 

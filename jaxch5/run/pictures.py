@@ -30,18 +30,18 @@ from jaxch5.util.text import counted, same_names
 
 
 def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
-    """Records which pictures a run trains on and which it validates.
+    """Records which pictures a run is trained on, and which it is validated on.
 
     Pictures recorded earlier stay in the record.
 
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        restored: Whether the run is resumed; without a record, its pictures are then unknown.
+        restored: Whether the run is resumed; if its record is missing, no new one is written.
 
     Raises:
         CheckpointError: The record cannot be written, or an existing one is damaged.
-        ConfigError: The existing one has other classes.
+        ConfigError: The existing record has other classes.
     """
     before, now = read_pictures(run.pictures_file), data.pictures
     if before is None:
@@ -57,11 +57,11 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
 
 
 def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
-    """Returns a warning if weights were trained on some of the validation pictures.
+    """Returns a warning if weights were trained on some of the validation pictures, else None.
 
     Args:
-        pretrained: Weights that training begins from; only those of a run have a record.
-        data: Data that has the validation pictures.
+        pretrained: Weights that training begins from; only a run's have a record of their pictures.
+        data: Data with the validation pictures.
 
     Raises:
         CheckpointError: The record of the earlier run is damaged.
@@ -79,13 +79,13 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
 def going_on(
     run: RunDir, source: Source, say: Callable[[str], None], instead: str
 ) -> tuple[Source, Split] | None:
-    """Returns the pictures that a run began with, and their split; None without a record.
+    """Returns the pictures that a run began with, and their split; None if it has no record.
 
     Args:
         run: Run to resume.
-        source: Pictures that its configuration finds today, which may be more.
+        source: Pictures that the run's configuration finds now, which may include others.
         say: Function that takes a line about each change.
-        instead: Alternative if a picture is gone, for the message.
+        instead: Another way to go on if a picture is gone, for the message.
 
     Raises:
         DataError: A picture is gone, or has another class now.
@@ -121,7 +121,7 @@ def check_pictures(run: RunDir, data: Data) -> None:
     """Checks that data has the pictures of a run, each in the same part as before.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: The pictures, their parts or their classes differ.
         CheckpointError: The record is damaged.
     """
     pictures, now = read_pictures(run.pictures_file), data.pictures
@@ -148,13 +148,13 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
-        about: Description that it was saved with.
-        here: Description of the network that it is for.
+        about: Description that the checkpoint was saved with.
+        here: Description of the network that the checkpoint is to be read into.
 
     Raises:
-        ConfigError: It has others.
+        ConfigError: One of these differs.
     """
-    # Older checkpoints do not store what could not be chosen then.
+    # Older checkpoints lack these two, which could not be chosen then.
     about = {"task": SOFTMAX.name, "class_weights": "none", **about}
     same = {
         "arch": about["arch"] == here["arch"],
@@ -179,8 +179,8 @@ def recorded_split(path: str | Path) -> Split:
         path: Run directory.
 
     Raises:
-        ConfigError: It has no record of its pictures.
-        DataError: A picture of the run is missing; raised by the split.
+        ConfigError: The run has no record of its pictures.
+        DataError: A picture of the run is missing from the source; raised by the split.
         CheckpointError: The record is damaged.
     """
     run = RunDir(Path(path).expanduser().absolute())

@@ -21,12 +21,12 @@ class Recorder(NamesFastai):
     A resumed run has the records of all its epochs, but only the steps since it was resumed.
 
     Attributes:
-        records: Record of each epoch: losses and metrics as fractions of 1, seconds, and trained
-            pictures per second.
+        records: Record of each epoch: losses, metrics as fractions of 1, seconds, and pictures per
+            second in training.
         losses: Loss of each step.
         lrs: Rates of each step, one for each group of layers, the head last.
         moms: Momentum of each step.
-        ends: Number of steps in `losses` at the end of each epoch that they cover.
+        ends: Number of `losses` at the end of each epoch that they cover.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])
@@ -47,7 +47,7 @@ class Recorder(NamesFastai):
         """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: Number of steps left out at the start, as their losses dwarf the others.
+            skip_start: Number of first steps left out, since their losses would dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 

@@ -30,9 +30,9 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
 
     Args:
         weights: "imagenet" (from the hub or its cache); one of the architecture's tags, such as
-            "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", with
-            `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, with `#PART` for one of several
-            state dicts in it, or a folder with one and its `config.json`; or a run directory.
+            "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", either with or
+            without `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, where `#PART` names one of
+            several state dicts; a folder with such a file and `config.json`; or a run directory.
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
@@ -64,7 +64,7 @@ def find_weights(
 
     Args:
         weights, arch: As in `load_weights`.
-        normalization: Mean and deviation of their training; None takes what is stored with them.
+        normalization: Mean and deviation of their training; None takes those stored with them.
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)
@@ -78,10 +78,10 @@ def find_weights(
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
-    """Resolves `weights="auto"`: "imagenet" if they can be fetched, else "none" and why.
+    """Resolves `weights="auto"` to "imagenet" if these weights can be fetched, else to "none".
 
     Returns:
-        The name, and a line to show if it is "none".
+        The name, and a line that says why if it is "none".
     """
     try:
         from_hub(arch)
@@ -106,7 +106,7 @@ def pretrained_of(
         classes: Names of the new network's classes.
         say: Function that takes a line about the weights, or about "auto" finding none; None
             prints it.
-        view: `crop_pct` and `interpolation` to use; None takes the weights'.
+        view: `crop_pct` and `interpolation` to use; a missing one is taken from the weights.
 
     Raises:
         ConfigError: Weights are named for your own module, or the folder is not a run.
@@ -143,7 +143,7 @@ def pretrained_of(
 
 
 def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes weights in a line: their origin, their normalization, and the head.
+    """Describes weights in a line: their origin, their normalization, and the fate of the head.
 
     Args:
         pretrained: Weights to describe.
@@ -176,7 +176,7 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
 
 
 def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes whether `transfer` takes the head, and if not, why."""
+    """Describes whether `transfer` keeps the weights' head, and if not, why."""
     old = pretrained.variables["params"].get("head")
     if old is None:
         return "a new head: the weights have none that is known here"
@@ -197,7 +197,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 
     Raises:
         ConfigError: There is no run.
-        WeightsError: It has no checkpoint, or another architecture.
+        WeightsError: The run has no checkpoint, or has another architecture.
     """
     run, config = open_run(path)
     name = spec_of(arch).name

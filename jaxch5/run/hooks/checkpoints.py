@@ -1,4 +1,4 @@
-"""Hooks that save the state: as checkpoints of a run, and the best one for the learner."""
+"""Hooks that save states: as checkpoints of a run, or the best one in memory."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Saving(NamedTuple):
     Attributes:
         every_steps: Steps between two checkpoints; 0 never saves by steps.
         every_minutes: Minutes between two checkpoints; 0 never saves by the clock.
-        keep_best: Whether training ends with the weights of the best epoch, by the task's rule,
-            instead of the last.
+        keep_best: Whether training ends with the weights of the best epoch (by the task's rule)
+            instead of those of the last.
     """
 
     every_steps: int = 0
@@ -47,7 +47,7 @@ class SaveCheckpoints:
         saving: When to save.
         about: Function that returns the description of each checkpoint.
         records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls what saves, and notes failures.
+        attempt: Function that calls the functions that save, and notes their failures.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # In the first epoch a bad picture saves nothing: once it is fixed, the run can start over.
+        # Save nothing if a bad picture ends the first epoch: the run starts over once it is fixed.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:
@@ -121,7 +121,7 @@ class SaveCheckpoints:
             return
         self._saved_at = time.monotonic()
         save = self._saves.save, state, self._records, epoch_done, self._about()
-        # The first error may be that of the previous save, so this one is tried a second time.
+        # The first error may be that of the previous save, so the new one is tried a second time.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
 
 
@@ -131,7 +131,7 @@ class KeepBest:
     Args:
         record: Record of the best epoch so far; None if there is none.
         variables: Weights and statistics of that epoch.
-        best: How epochs are compared.
+        best: Rule by which epochs are compared.
     """
 
     def __init__(
@@ -156,5 +156,5 @@ Keeper = SaveCheckpoints | KeepBest
 
 
 def _copied(record: Record, variables: dict[str, PyTree]) -> Kept:
-    """Copies both: the next step consumes the state, and other hooks share the record."""
+    """Copies a record, which other hooks share, and variables, which the next step consumes."""
     return dict(record), jax.tree.map(jnp.copy, variables)

@@ -34,14 +34,14 @@ def record_into(recorder: Recorder) -> Hook:
 def write_records(
     run: RunDir, data: Data, restored: bool, records: list[Record], attempt: Attempts
 ) -> Hook:
-    """Returns a hook that writes a run's pictures, and the metrics of each epoch.
+    """Returns a hook that writes the record of a run's pictures, and the metrics of each epoch.
 
     Args:
         run: Run to write into.
         data: Pictures of the run.
         restored: Whether the run is resumed.
         records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls what writes, and notes failures.
+        attempt: Function that calls the functions that write, and notes their failures.
     """
     pictures = partial(attempt, "pictures", record_pictures, run, data, restored)
 

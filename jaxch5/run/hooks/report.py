@@ -66,10 +66,10 @@ def write_reports(
         run: Run to write into.
         data: Pictures of the run.
         records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls what writes, notes failures, and prints the advice.
-        task: Task of the records and the answers.
-        metrics: Names of the records' other metrics.
-        classifier: Classifier, with any weights, for showing where the last state looks.
+        attempt: Function that calls the writing functions, notes failures, and prints the advice.
+        task: Task, which defines the scores and the answers.
+        metrics: Names of the metrics in the records besides the task's.
+        classifier: Classifier that shows where the network looks, given the last state's weights.
     """
     path = shlex.quote(str(run.path))
     valid = np.bincount(data.valid.labels, minlength=len(data.classes))
@@ -146,7 +146,7 @@ def _finished(
     interp: Interpretation | None,
     classifier: Predictor | None,
 ) -> Report:
-    """Adds the trained model's results on the validation set, if `interp` has them."""
+    """Adds the trained model's results on the validation set, unless `interp` is None."""
     report = replace(report, records=records, sample=_sample_of(data), finished=True)
     if interp is None:
         return report
@@ -190,8 +190,8 @@ def _examples(
 ) -> tuple[dict[tuple[int, int], list[Example]], Sheet | None]:
     """Chooses pictures for the cells of the confusion matrix: those with the largest losses.
 
-    Mistakes come first, the most frequent kind before others, until the sheet is full; the rest are
-    only named.
+    Mistakes come first, the most frequent kinds before the others, until the sheet is full; the
+    remaining pictures are only named.
     """
     cells = defaultdict(list)
     for item in interp.top_losses()[1].tolist():
@@ -212,7 +212,7 @@ def _examples(
 def _looks(
     classifier: Predictor, data: Data, items: Int[np.ndarray, "items"]
 ) -> list[Float[np.ndarray, "height width 3"] | None]:
-    """Shows where the network looks for its predictions; None for each if it has no map."""
+    """Draws where the network looks for its predictions; all are None if the network has no map."""
     canvases = data.valid.canvases(data.valid.items[items])
     try:
         found = attributions(classifier, *canvases, [MOST_PROBABLE] * len(items))

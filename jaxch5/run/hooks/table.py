@@ -24,7 +24,7 @@ def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
     """Returns the first line of the table.
 
     Args:
-        extra: Names of recorded values to show too, after the columns of every table of the task.
+        extra: Names of further recorded values, shown after the columns that the task always has.
         task: Task whose metrics have one column each.
 
     Example:
@@ -48,7 +48,7 @@ def format_row(
     """Returns a line of the table, with a dash for NaN.
 
     Args:
-        record: Record of an epoch, whose number is shown counting from 1.
+        record: Record of an epoch; its number is shown counting from 1.
         extra, task: As in `header`.
         epochs: Total number of epochs; 0 leaves it out.
 
@@ -85,7 +85,7 @@ def numbered(epoch: int, epochs: int = 0) -> str:
 
 
 def without_numbers(record: Record) -> Iterator[str]:
-    """Yields lines about missing numbers in a record, with the reason.
+    """Yields lines that tell which numbers a record lacks, and why.
 
     Example:
         >>> list(without_numbers({"epoch": 2, "train_loss": 0.5, "unanswered": 3}))
@@ -136,7 +136,7 @@ class Table:
         self._waiting = ExitStack()
         self._bar = Progress(
             TextColumn("{task.description}"),
-            # A narrow terminal has no room for it beside the figures.
+            # A narrow terminal has no room for the bar beside the figures.
             *[BarColumn(bar_width=None)] * (console.width >= len(header(task=task))),
             TextColumn("batch {task.completed}/{task.total}  {task.fields[loss]}"),
             TimeRemainingColumn(),

@@ -17,7 +17,7 @@ class TensorBoard:
         start: Next step; TensorBoard drops what an earlier process wrote from that step on.
 
     Raises:
-        Jaxch5Error: The library that writes them is not installed.
+        Jaxch5Error: The library that writes event files is not installed.
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:

@@ -15,9 +15,9 @@ STEPS = 10
 
 
 class Trace:
-    """Traces some steps of an epoch of each phase, after the first few.
+    """Traces some steps of one epoch in each phase of training, after the phase's first few.
 
-    It has to be the last hook: a trace then begins after the others are done.
+    It has to be the last hook, so that a trace begins after the other hooks are done.
 
     Args:
         folder: Folder to write into; each phase has its own subfolder.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxch5.data.picture import Picture
     from jaxch5.results.predictor import Predictor
 
-# The browser contacts only this server, whatever Gradio's page may want.
+# Makes the browser contact only this server, whatever Gradio's page asks for.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline'; "
     "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'; object-src 'none'"
@@ -38,18 +38,18 @@ NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
 # A probability below this is less than that of all other classes together.
 UNSURE = 0.5
 EXAMPLES_ARE = "Pictures that it was not trained on"
-# Maximum number of classes that are named, and of pictures to click.
+# Maximum number of classes that are named, and of example pictures.
 CLASSES, EXAMPLES = 40, 8
 JPEG = b"\xff\xd8\xff"
-# Longest side of a picture to click that is not a JPEG file, pixels.
+# Longest side of an example picture that is not a JPEG file, pixels.
 LARGEST_EXAMPLE = 1024
 LOOKED = "Where the network looks (bright)"
-# Seconds between deletions of old dropped pictures, and how old these are; all go at the end.
+# Seconds between deletions of dropped pictures, and the least age of those that are deleted.
 DELETE_EVERY, DELETE_AFTER = 60, 600
-# A browser's tab keeps a connection open, which would hold up the end.
+# A browser's tab keeps a connection open, which would otherwise delay the shutdown.
 CLOSING_SECONDS = 1
 
-# What the page shows: probabilities of the likely classes, and a message if there are none.
+# What the page shows: probabilities of the likely classes, and a message; either may be empty.
 Answer = tuple[dict[str, float], str]
 
 
@@ -81,7 +81,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         prepare_process()
         predictor = load_learner(options.run, options.architecture(), options.task())
         predictor = predictor.reading(**options.reading())
-        # Compiled now, so that the first dropped picture need not wait for it.
+        # Compiled now, so that the first dropped picture need not wait for the compilation.
         black = np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8)
         predictor.predict(black)
         look(predictor, black)
@@ -106,18 +106,18 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         )
         page_server = uvicorn.Server(config)
         page_server.run(sockets=[server])
-        # Once it runs, only a signal ends it; under load, it has failed to pass the signal on.
+        # Once started, the server ends only on a signal, which it has failed to pass on under load.
         if page_server.started:
             raise KeyboardInterrupt
     return {}
 
 
 def answer(predictor: Predictor, path: str | None) -> Answer:
-    """Returns what is on the picture in a file; nothing if there is no file.
+    """Classifies the picture in a file; without a file, the answer is empty.
 
     Returns:
-        Probabilities by class, most likely first, and an empty message, or the remark that it may
-        be none of these; or no probabilities and why not.
+        Probabilities by class, most likely first, with an empty message or the remark that the
+        picture may show none of these classes; or no probabilities, with the reason.
     """
     if path is None:
         return {}, ""
@@ -140,9 +140,9 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     """Returns lines about a classifier: its classes, how often it is right, what it cannot tell.
 
     Args:
-        run: Run directory, or a learner's file, which does not say how often it is right.
-        predictor: Its classifier.
-        scored: Whether its answers are those that the run scored.
+        run: Run directory, or a learner's file, which does not say how often answers are right.
+        predictor: The run's classifier.
+        scored: Whether the classifier answers as it did when the run scored it.
     """
     from jaxch5.data.pictures import read_pictures
     from jaxch5.metrics import is_number, wilson_interval
@@ -154,7 +154,7 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
     lines = [f"It knows {counted(len(predictor.classes), 'class', 'classes')}: {names}{more}."]
     if scored and run.is_dir():
         past, pictures = read_run(run), read_pictures(RunDir(run).pictures_file)
-        # The record of the weights that are loaded.
+        # The record of the epoch whose weights are loaded.
         record = past.best_record if past.config.fit.keep_best else [{}, *past.records][-1]
         share, total = record.get("accuracy"), int(pictures.held_out.sum()) if pictures else 0
         if total and is_number(share):
@@ -176,8 +176,8 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 def examples(run: Path, folder: Path) -> list[str]:
     """Writes some of a run's validation pictures into a folder, one of each class first.
 
-    There are none if the run has no record of them, or they can no longer be read; nothing is
-    downloaded because a run names it.
+    None are written if the run has no record of them, or if they can no longer be read. Nothing is
+    downloaded just because a run names it.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture
@@ -213,7 +213,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Draws where the network looks for the most probable class; None if it has no map."""
+    """Draws where the network looks for the most probable class; None if the network has no map."""
     from jaxch5.results.attribution import attribution
 
     try:
@@ -230,14 +230,14 @@ def page(
     known: Sequence[str] = (),
     examples: Sequence[str] = (),
 ) -> Any:
-    """Makes an ASGI application: a place to drop a picture, and the answer.
+    """Makes an ASGI application: a page with a place to drop a picture, and the answer.
 
     Args:
         title: Title of the page.
         answer: Function from the dropped file, or None once it is removed, to what is shown.
-        look: Function from a file that was answered to a picture of where the network looks.
+        look: Function from a classified picture's file to a drawing of where the network looks.
         known: Lines about the classifier.
-        examples: Files of pictures to click.
+        examples: Files of example pictures.
     """
     import gradio as gr
     from fastapi import FastAPI
@@ -299,7 +299,7 @@ def page(
 
 
 def with_policy(app: Any) -> Any:
-    """Returns an ASGI application whose answers carry `POLICY`."""
+    """Wraps an ASGI application so that its responses carry `POLICY` as a header."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         async def send_with_policy(event: dict[str, Any]) -> None:
@@ -314,7 +314,7 @@ def with_policy(app: Any) -> Any:
 
 
 def _set(name: str, value: str | None) -> None:
-    """Sets an environment variable, or unsets it."""
+    """Sets an environment variable, or unsets it if there is no value."""
     os.environ.pop(name, None)
     if value:
         os.environ[name] = value

@@ -1,15 +1,15 @@
 """Errors that a user can fix.
 
-Each message is one line that names the thing, its value and the way out; the commands print it
+Each message is one line that names what is wrong, its value and a way out; the commands print it
 unchanged. Anything else that is raised is a defect of this package and keeps its traceback.
 """
 
-# Begins the note that an error of a user's hook carries: it is not a defect of this package.
+# Begins the note on an error that a user's hook raised, which is not a defect of this package.
 IN_HOOK = "raised in the hook"
 
 
 class Jaxch5Error(Exception):
-    """The base of these errors; a command that meets one prints it and exits with `exit_code`."""
+    """The base class of these errors; a command prints the error and exits with `exit_code`."""
 
     exit_code = 1
 

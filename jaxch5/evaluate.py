@@ -116,7 +116,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for name, figure in figures.items():
         save_figure(figure, out / f"{name}.png")
     if source.file is not None:
-        # A person may have corrected labels in the file of an earlier evaluation.
+        # Keeps an earlier evaluation's file, in which a person may have corrected labels.
         interp.write_suspects(unused(out / "suspects", ".csv"))
     head, *lines = str(report).splitlines()
     for line in (head, *lines):
@@ -164,8 +164,8 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     """Returns the pictures that the options name, and which of them are scored.
 
     Raises:
-        ConfigError: The run has no record of the pictures that it validated, and they are asked
-            for.
+        ConfigError: The run has no record of the pictures that it validated, but the
+            options ask for them.
         DataError: There are no pictures to score.
     """
     from jaxch5.config.building import load_source, split_of

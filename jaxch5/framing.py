@@ -18,10 +18,10 @@ MAX_SIDE = 4096
 
 
 def check_pad_mode(text: str) -> str:
-    """Returns a text that is a valid pad_mode of `Framing`.
+    """Checks that a text is a valid `pad_mode` of `Framing`, and returns it.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not valid.
 
     Example:
         >>> check_pad_mode("#ffffff")
@@ -41,11 +41,11 @@ class Framing:
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
             picture, distorted; "pad" keeps the whole picture, and fills the rest.
-        pad_mode: what is seen beyond a picture's border, here and where augmentation leaves it:
-            "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
+        pad_mode: what is seen beyond a picture's border, in padding and where augmentation reaches
+            past it: "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:
-        ConfigError: one of them has another value.
+        ConfigError: an argument has another value.
 
     Example:
         >>> Framing("pad")
@@ -84,7 +84,7 @@ def colour_beyond(pad_mode: str) -> tuple[int, int, int] | None:
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Returns both sides of a size.
+    """Returns a size as height and width.
 
     Example:
         >>> height_and_width(224), height_and_width((224, 160))
@@ -94,7 +94,7 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 
 def size_text(size: Size) -> str:
-    """Writes a size as `parse_size` reads it.
+    """Returns a size as text, in the form that `parse_size` reads.
 
     Example:
         >>> size_text(224), size_text((224, 160))

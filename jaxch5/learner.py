@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Learner(Trainer):
-    """Trains a model on data; made by `vision_learner`, with the attributes of `Trainer`.
+    """Trains a model on data; `vision_learner` makes one, and `Trainer` describes its attributes.
 
     Example:
         >>> import jaxch5 as jx
@@ -71,11 +71,11 @@ class Learner(Trainer):
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Makes all layers train; see `freeze_to`."""
+        """Makes all layers trainable; see `freeze_to`."""
         self.freeze_to(0)
 
     def validate(self) -> dict[str, float]:
-        """Computes `valid_loss`, the task's metrics and the recipe's over the validation set."""
+        """Computes `valid_loss` and the task's and recipe's metrics over the validation set."""
         recipe, step = self.recipe, self._steps.evaluate
         loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
         return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
@@ -93,8 +93,8 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr: The same rate throughout, a slice of such rates (see `group_rates`), or a function
-                from the step to the rate, such as `flat_cosine`, `triangular` or `sgdr` return.
+            lr: One rate throughout, a slice of such rates (see `group_rates`), or a function from
+                the step to the rate, as `flat_cosine`, `triangular` and `sgdr` return it.
             momentum: Momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
@@ -113,7 +113,7 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr_max: Highest rate, or a slice that gives one to each group; see `group_rates`.
+            lr_max: Highest rate, or a slice that gives each group its own; see `group_rates`.
             div, div_final, pct_start, moms: See `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
@@ -134,12 +134,12 @@ class Learner(Trainer):
         """Trains in two phases, exactly as fastai's `fine_tune` does in fastbook's chapter 5.
 
         First, only the new head (and the batch norms, with `train_bn`) trains, for `freeze_epochs`
-        in one cycle, whose rate rises to `base_lr` for most of it. Then the optimizer's moments are
-        cleared, and all layers train for `epochs` in another cycle. Its highest rate is half of
-        `base_lr` for the head, that over `lr_mult` for the earliest group, and geometrically spaced
-        between. `fine_tune_schedule` has the rates of every step, and the defaults.
+        in one cycle, for most of which the rate rises to `base_lr`. Then the optimizer's moments
+        are cleared, and all layers train for `epochs` in another cycle. Its highest rate is half of
+        `base_lr` for the head, the head's rate / `lr_mult` for the earliest group, and spaced
+        geometrically between. See `fine_tune_schedule` for every step's rates and the defaults.
 
-        If nothing has trained the body, freezing it would be of no use: all layers then train in
+        If the body has not been trained, freezing it would be of no use: all layers then train in
         one cycle, as with `fit_one_cycle`, unless `freeze_epochs` or `lr_mult` is given.
 
         Args:
@@ -168,17 +168,17 @@ class Learner(Trainer):
         suggest_funcs: Sequence[str] = (RECOMMENDED,),
         show_plot: bool = True,
     ) -> Any:
-        """Trains a little at ever higher rates and suggests some; the learner is left unchanged.
+        """Suggests rates by training a little at ever higher ones; the learner is left unchanged.
 
         It returns a named tuple of rates, as in `learn.lr_find().valley`, and keeps the sweep in
-        `self.sweep`. In a notebook it is drawn, with the recommended rate in the title.
+        `self.sweep`. In a notebook the sweep is drawn, with the recommended rate in the title.
 
         Args:
-            start_lr, end_lr: First rate, and the one that would follow the last.
+            start_lr, end_lr: First rate, and the rate that would follow the last.
             num_it: Number of steps.
-            suggest_funcs: Any of valley, slide, minimum, steep, last_decrease; see
+            suggest_funcs: Rules to apply: any of valley, slide, minimum, steep, last_decrease; see
                 `jaxch5.optim.suggest`.
-            show_plot: Whether a notebook draws it.
+            show_plot: Whether a notebook draws the sweep.
 
         Raises:
             ConfigError: There is no such rule, the rates do not rise, or the steps are too few.
@@ -225,13 +225,13 @@ class Learner(Trainer):
         return self._classifier.with_variables(on_one_device(self.state.variables, copies=True))
 
     def predict(self, picture: Picture) -> Prediction:
-        """Returns the class of one picture; of many, `learn.predictor().predict_many` is faster.
+        """Classifies one picture; for many, `learn.predictor().predict_many` is faster.
 
         Args:
-            picture: Picture as `Predictor.predict` takes it.
+            picture: Picture in any form that `Predictor.predict` takes.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: The picture cannot be read.
         """
         # Not copied: the state stays valid for as long as this takes.
         return self._classifier.with_variables(on_one_device(self.state.variables)).predict(picture)
@@ -253,14 +253,14 @@ class Learner(Trainer):
         write_artifact(self.predictor(), Path(path), format)
 
     def save(self, path: str | Path) -> None:
-        """Writes the classifier as one file that `load_learner` reads: `export` as "learner".
+        """Writes one file that `load_learner` reads, as `export` does in the format "learner".
 
         Args:
             path: File to write; a name without an ending gets `.safetensors`, as in `load_learner`.
 
         Raises:
-            ConfigError: It has another ending, or is a folder.
-            CheckpointError: It cannot be written.
+            ConfigError: The path has another ending, or is a folder.
+            CheckpointError: The file cannot be written.
         """
         self.export(learners_file(path), "learner")
 
@@ -307,16 +307,16 @@ def vision_learner(
     Args:
         data: What `DataBlock.load` returns.
         arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or your own
-            linen or nnx module, as `create_model` takes it, which has no weights by name.
-        weights: "imagenet"; "auto", the same if they can be fetched, else none; "none"; what
-            `load_weights` takes; or variables, as `module.init` returns them. A line tells what
-            is known about them, and whether the head was kept.
+            linen or nnx module, as `create_model` takes it, for which no weights have a name.
+        weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
+            what `load_weights` takes; or variables, as `module.init` returns them. A line says what
+            is known about the weights, and whether their head is kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None is `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
         normalization: Mean and deviation of the colours; None takes those of the weights.
-        crop_pct, interpolation: What evaluation sees, see `jaxch5.view.View`; None takes what the
-            weights were tested on.
+        crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. None
+            takes what the weights were tested with.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.

@@ -1,4 +1,4 @@
-"""Defines losses for classification: pure functions of logits and labels, and their mean."""
+"""Defines losses for classification, as pure functions of logits and labels."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 class ItemLosses(NamedTuple):
     """Holds the losses of a batch's items, whose mean is still to be taken.
 
-    Your own loss, if it has weights, returns these and not a mean: for a batch that is mixed, or
-    shared by several devices, the mean cannot be computed from means.
+    A loss of your own that has weights returns these and not a mean: if a batch is mixed, or shared
+    by several devices, its mean cannot be computed from the means of its parts.
 
     Attributes:
         value: Loss of each item, multiplied by its weight.
@@ -64,7 +64,7 @@ class ItemLosses(NamedTuple):
     weight: Float[Array, "batch"] | None = None
 
     def mean(self, over_devices: Callable[[Array], Array] = lambda x: x) -> Float[Array, ""]:
-        """Divides the sum of the values by the sum of the weights, as PyTorch does; 0 by 0 is 0.
+        """Divides the sum of the values by that of the weights, as PyTorch does; 0 / 0 gives 0.
 
         Args:
             over_devices: Mean over the devices that share a batch, each of which has some items.
@@ -98,7 +98,7 @@ def nll_loss(
             its weight.
 
     Raises:
-        ConfigError: there is not a weight for each class, or no such reduction.
+        ConfigError: there is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> float(nll_loss(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])), jnp.array([0, 0])))
@@ -127,7 +127,7 @@ def cross_entropy(
         reduction: as in `nll_loss`.
 
     Raises:
-        ConfigError: there is not a weight for each class, or no such reduction.
+        ConfigError: there is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(cross_entropy(jnp.array([[0.6734, 0.2576]]), jnp.array([0]))), 4)
@@ -156,21 +156,21 @@ def focal_loss(
     Args:
         logits: the model's activations.
         labels: class numbers.
-        gamma: how fast an item's share falls as its probability rises; 0 is `cross_entropy`.
+        gamma: how fast an item's share falls as its label gets more probable; 0 is `cross_entropy`.
         weight: importance of each class, the paper's alpha; the mean is then taken as in
             `nll_loss`. (fastai's `FocalLoss` raises the weight to a power as well, and divides by
             the number of items.)
         reduction: as in `nll_loss`.
 
     Raises:
-        ConfigError: there is not a weight for each class, or no such reduction.
+        ConfigError: there is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(focal_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))), 5)
         0.0018
     """
     likelihood = _of_labels(log_softmax(logits), labels)
-    # The gradient of a power below 1 is infinite at zero.
+    # Kept above zero, where the gradient of a power below 1 is infinite.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)
     items = _weighted(-(wrong**gamma) * likelihood, _class_weight(logits, weight), labels)
     return _reduced(items, reduction)
@@ -179,7 +179,7 @@ def focal_loss(
 def binary_cross_entropy(
     logits: Float[Array, "batch"], labels: Int[Array, "batch"], reduction: Reduction = "mean"
 ) -> Float[Array, "*batch"]:
-    """Computes two-class cross-entropy from one logit per item; its sigmoid is P(class 1).
+    """Computes two-class cross-entropy from one logit per item, whose sigmoid is P(class 1).
 
     It equals `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends only on
     their difference.
@@ -219,7 +219,7 @@ def sigmoid_cross_entropy(
         reduction: as in `nll_loss`.
 
     Raises:
-        ConfigError: there is not a weight for each class, or no such reduction.
+        ConfigError: there is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(sigmoid_cross_entropy(jnp.array([[2.0, -1.0]]), jnp.array([0]))), 4)
@@ -234,7 +234,7 @@ def _of_labels(values: Float[Array, "batch classes"], labels: Int[Array, "batch"
     def cpu(values: Array, labels: Array) -> Array:
         return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
 
-    # Where a GPU has to be deterministic, the gradient sorts indices that may not be unique.
+    # If a GPU has to be deterministic, the gradient sorts indices unless they are declared unique.
     def elsewhere(value: Array, label: Array) -> Array:
         return value.at[label].get(unique_indices=True)
 
@@ -285,8 +285,8 @@ def explain_loss(
 
     Args:
         logits: the model's activations for the item.
-        label: its class number.
-        classes: names of the classes; None numbers them.
+        label: class number of the item.
+        classes: names of the classes; None shows their numbers.
 
     Raises:
         ConfigError: the label is not the number of a class.

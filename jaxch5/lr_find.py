@@ -31,7 +31,7 @@ class LrFindOptions(PicturesOptions):
 
 
 def lr_find(options: LrFindOptions) -> dict[str, Any]:
-    """Prints the suggestions of every rule and writes the figure; returns them."""
+    """Prints the suggestions of every rule and writes the figure; returns the suggestions."""
     from jaxch5.config.building import load_data
     from jaxch5.configured import learner_of
     from jaxch5.optim.suggest import BOLD, RECOMMENDED, RULES
@@ -46,7 +46,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         print_line(console, line)
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
-    # Pictures that cannot be found are named before weights are looked for.
+    # Loaded first, so that missing pictures are reported before weights are looked for.
     data = load_data(options.settings())
     config = options.settings_with_weights(say)
     first = learner_of(data, config, say)

@@ -1,6 +1,6 @@
-"""Defines metrics: pure functions of probabilities and labels, as fractions of 1 over all items.
+"""Defines metrics: pure functions of all items' probabilities and labels that return a share of 1.
 
-They are NaN if there are no items, or if a probability is not finite.
+The result is NaN if there are no items, or if a probability is not finite.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDING = 0.004
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Checks whether a record's value is a finite number; JSON has null for all others.
+    """Checks whether a record's value is a finite number; in JSON, any other value is null.
 
     Example:
         >>> [is_number(value) for value in (0.5, float("nan"), None)]
@@ -44,11 +44,11 @@ class Best(NamedTuple):
     """Decides which epoch is best: for comparisons, the kept weights and the report.
 
     The best record has the best value of a metric; ties are broken by the lowest validation loss,
-    then by the last epoch, which had the lowest rate. A value that is not a number is worse than
-    any number.
+    then in favour of the last epoch, which had the lowest rate. A value that is not a number is
+    worse than any number.
 
     Attributes:
-        metric: Name in the records.
+        metric: Name of the metric in the records.
         direction: "highest" or "lowest", whichever is better.
 
     Example:
@@ -82,7 +82,7 @@ class Best(NamedTuple):
         return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
 
     def shown(self, record: Mapping[str, Any]) -> str:
-        """Formats a record's value: metrics as percentages, losses as they are.
+        """Formats a record's value of the metric: a share as a percentage, a loss as it is.
 
         Example:
             >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
@@ -95,7 +95,7 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Whether its values are shares of 1, like metrics, and not losses."""
+        """Whether the values are shares of 1, as those of metrics are, or else losses."""
         return self.metric not in LOSSES
 
 
@@ -161,8 +161,8 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     """Returns the confidence interval of a share that is estimated from a sample (Wilson, 1927).
 
     Args:
-        hits, total: Number of items that count, and number of all items, at least 1.
-        z: Standard deviations of the normal distribution on both sides; the default gives 95 %.
+        hits, total: Number of items that make up the share, and of all items, at least 1.
+        z: Standard deviations of a normal distribution to each side; the default gives 95 %.
 
     Example:
         >>> [round(end, 3) for end in wilson_interval(356, 359)]
@@ -177,7 +177,7 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
     """Returns the share of items whose label is among the `k` most probable classes.
 
-    Equally probable classes stay in order, so `k` = 1 is `accuracy`.
+    Equally probable classes keep their order, so `k` = 1 is `accuracy`.
 
     Example:
         >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
@@ -191,7 +191,7 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
 
 
 def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages precision over classes: the share of predictions of a class that are right.
+    """Averages precision, the share of predictions of a class that are right, over classes.
 
     As in scikit-learn by default, and in `Interpretation.classification_report`, the mean is over
     the classes that have items or are predicted; a class that is never predicted counts as 0.
@@ -204,7 +204,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages recall over classes, as `precision` does: the share of a class's items found.
+    """Averages recall, the share of a class's items found, over classes as `precision` does.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -226,7 +226,7 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
-    # With NumPy, as runs with unequal classes record it by default; see `_macro`.
+    # With NumPy alone, since runs with unequal classes record it by default; see `_macro`.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 
@@ -242,7 +242,7 @@ def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> 
 
 
 def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: float) -> float:
-    # Importing scikit-learn takes two seconds, which a run without these metrics can save.
+    # Importing scikit-learn takes two seconds, which a run without these metrics saves.
     from sklearn import metrics
 
     if not _are_numbers(probabilities):
@@ -256,7 +256,7 @@ def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: 
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
-    """Checks whether there is something to score: no items, or NaN, have no score."""
+    """Checks whether there are items, all with finite probabilities; else there is no score."""
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
@@ -276,8 +276,8 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
 
     Args:
         metric: a name in `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
-            probabilities and labels, or its import path, which keeps its own name.
-        threshold: minimum probability of an answer, for those in `METRICS`.
+            probabilities and labels, which keeps its own name, or its import path.
+        threshold: minimum probability of an answer, for metrics in `METRICS`.
 
     Raises:
         ConfigError: there is no such metric, or it cannot be imported.

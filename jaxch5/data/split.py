@@ -1,8 +1,7 @@
 """Defines splits, which decide which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
-No item is in both, nor is any reference; what is in neither, such as a set's test pictures, is left
-alone.
+No item and no reference is in both. Items in neither, such as a set's test pictures, are not used.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ Split = Callable[[Source], tuple[Int[np.ndarray, "train"], Int[np.ndarray, "vali
 
 
 def part_of(name: str) -> str | None:
-    """Returns the part of a set that a name stands for, train, valid or test, or None.
+    """Returns the part of a set that a name stands for: train, valid, test, or None for no part.
 
-    Case does not matter, and neither does what people add: "set", "images", a year.
+    Case does not matter, and neither do common additions, such as "set", "images" or a year.
 
     Args:
         name: the name of a folder, or a word in a table.
@@ -64,11 +63,11 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     Args:
         valid_fraction: share of the items to hold out, between 0 and 1.
         seed: seed for the draw.
-        stratify: whether to draw from each class separately, for equal shares in both parts.
+        stratify: whether to draw from each class separately, to hold out the same share of each.
 
     Raises:
-        DataError: the fraction is not between 0 and 1; raised by the split if a part is empty, or a
-            class has fewer than two items or none for training.
+        DataError: the fraction is not between 0 and 1. The split itself raises it if a part is
+            empty, or if a class has fewer than two items or none for training.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -80,7 +79,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
         raise DataError(f"valid_fraction = {valid_fraction}: should be between 0 and 1")
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        # A picture that is in a source twice is drawn once, so that it is in one part.
+        # A picture that a source lists twice is drawn only once, so that it is in only one part.
         first: dict[str, int] = {}
         same = [first.setdefault(name, item) for item, name in enumerate(source.references)]
         distinct = list(first.values())
@@ -92,7 +91,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
                 f"class {source.classes[number]} has {pictures}: it cannot be both "
                 "trained on and validated; add one or remove the class"
             )
-        # The draw goes by the names, so the order in which a source lists them does not matter.
+        # Sorted by name before the draw, so that the order of items in a source does not matter.
         by_name = np.array(sorted(distinct, key=lambda item: composed(source.references[item])))
         shuffled = by_name[np.random.Generator(np.random.PCG64(seed)).permutation(len(by_name))]
         if not stratify:
@@ -121,14 +120,15 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
     """Splits by the folders that `from_folder` found.
 
-    If both are None, the parts are those that `from_folder` told apart; if one is, its usual names.
+    If both are None, the parts are as `from_folder` recorded them. If only one is, folders with a
+    usual name of that part are taken.
 
     Args:
         train: name of the folder of training pictures.
-        valid: name, or possible names, of the folder of validation pictures.
+        valid: name of the folder of validation pictures, or several names that it may have.
 
     Raises:
-        DataError: raised by the split if the source has no such folders.
+        DataError: raised by the split if such a folder is missing, or if there is any other.
 
     Example:
         >>> from dataclasses import replace
@@ -169,16 +169,16 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
 
 @shown_as_call
 def column_split(column: str = IS_VALID) -> Split:
-    """Holds out the items whose column is true: True, true, 1 or yes in a table.
+    """Holds out the items whose value in a column is true: True, true, 1 or yes in a table.
 
-    The column may instead name parts (train, valid and test); items for testing are then left
-    alone, or held out if none is for validation.
+    The column may instead name each item's part (train, valid or test). Items for testing are then
+    not used, or are held out if no item is for validation.
 
     Args:
         column: name of the column.
 
     Raises:
-        DataError: raised by the split if the source has no such column, or a value is neither
+        DataError: raised by the split if the source has no such column, or if a value is neither
             true nor false (False, false, 0, no, or empty), nor the name of a part.
 
     Example:
@@ -193,7 +193,7 @@ def column_split(column: str = IS_VALID) -> Split:
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         parts = np.array(_parts_in(_column(source, column), column))
-        # As with folders: what is called test is for validation where nothing else is.
+        # As with folders, items for testing are held out if no item is for validation.
         valid = parts == (VALID if VALID in parts else TEST)
         return _checked(np.flatnonzero(parts == TRAIN), np.flatnonzero(valid), f"column {column}")
 
@@ -221,16 +221,16 @@ def _part(word: str) -> str | None:
 
 
 def find_column(source: Source, column: str) -> str | None:
-    """Finds the column of this name, which may differ in case and spaces; None if there is none."""
+    """Returns the column with this name, ignoring case and outer spaces; None if there is none."""
     close = [name for name in source.columns if folded(name.strip()) == folded(column.strip())]
     return column if column in close else next(iter(close), None)
 
 
 def own_column(source: Source) -> str | None:
-    """Returns the column that splits a source: `is_valid`, or one that holds only names of parts.
+    """Finds the column that splits a source: `is_valid`, or one that names parts, or else None.
 
     Raises:
-        DataError: there are several of them.
+        DataError: several columns name parts.
 
     Example:
         >>> from dataclasses import replace
@@ -249,14 +249,14 @@ def own_column(source: Source) -> str | None:
 
 
 def names_parts(values: Sequence[str | bool]) -> bool:
-    """Checks whether all values are names of parts: train and at least one other."""
+    """Checks whether every value names a part, with train and at least one other among them."""
     parts = {part_of(str(word)) for word in set(values)}
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
 
 @shown_as_call
 def given_split() -> Split:
-    """Returns the source's own split: its folders, its `is_valid` column, or one that names parts.
+    """Splits as the source itself says: by folders, an `is_valid` column, or a column of parts.
 
     Raises:
         DataError: raised by the split if the source has none of these.
@@ -290,16 +290,16 @@ def _column(source: Source, name: str) -> Sequence[str | bool]:
 
 
 def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Splits a source into items for training and for validation, and checks that they will do.
+    """Splits a source into items for training and for validation, and checks that both can be used.
 
     Raises:
-        DataError: raised by the split; or a reference is in both parts, a class is in validation
-            alone, or there is only one class.
+        DataError: the split fails, a reference is in both parts, a class has no picture for
+            training, or there is only one class.
     """
     check_several(source)
     train, valid = split(source)
     names = source.references
-    # A folder is part of its pictures' references, so two parts cannot share one.
+    # A folder is part of its pictures' references, so two parts cannot share a reference.
     apart = FOLDER in source.columns
     shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
     if shared:

@@ -27,7 +27,7 @@ from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, percent, printable
 
-# The sizes of some pictures tell enough, and take no longer to read for a set of a million.
+# A sample of the sizes tells enough, and takes no longer to read in a set of a million pictures.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
@@ -39,13 +39,13 @@ def summarize(
     """Yields lines about the set, and about one picture and one batch on their way to the network.
 
     Args:
-        training, validation: the batches.
-        policy: what `aug_transforms` returns; None for none.
+        training, validation: loader of each part's batches.
+        policy: what `aug_transforms` returns; None for no augmentation.
         size: side of the network's input, or its height and width, pixels.
         cache: where presized pictures are kept.
 
     Raises:
-        DataError: a stage fails; the line names the stage and the file.
+        DataError: a stage fails; the message names the stage and the file.
     """
     source, side = training.canvases.source, training.canvases.size
     method = training.canvases.framing.method
@@ -93,7 +93,7 @@ def summarize(
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Adds the name of the stage to an error that is raised within."""
+    """Adds the name of a stage to a `DataError` that is raised within it."""
     try:
         yield
     except DataError as error:
@@ -101,7 +101,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def first_pictures(loader: Loader, count: int) -> Batch:
-    """Reads the first pictures of the first epoch, fewer where an epoch has fewer."""
+    """Reads the first `count` pictures of the first epoch, or all if an epoch has fewer."""
     batches = list(islice(loader, -(-count // loader.batch_size)))
     return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *batches)
 
@@ -139,7 +139,7 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
 
 
 def sizes_of(source: Source) -> Int[np.ndarray, "some 2"]:
-    """Returns widths and heights of some pictures that are local and can be read."""
+    """Returns the widths and heights of the local, readable pictures in a sample of the source."""
     sizes = []
     for item in _looked_at(source):
         if source.file is None or not is_address(source.references[item]):
@@ -166,9 +166,9 @@ def unseen(
     """Returns the shares of the pictures' pixels that training and validation never see.
 
     Args:
-        sizes: widths and heights.
-        size: side of the network's input, or its height and width.
-        augmented: whether training moves the crop.
+        sizes: width and height of each picture, pixels.
+        size: side of the network's input, or its height and width, pixels.
+        augmented: whether augmentation moves the crop in training.
 
     Example:
         >>> shares = unseen(np.array([[200, 100], [100, 100]]), 32, augmented=True)
@@ -186,7 +186,7 @@ def unseen(
 
 
 def unseen_text(training: float, validation: float) -> str:
-    """Says what training and validation never see; an empty string where they see all."""
+    """Says how many pixels training and validation never see; an empty string if they see all."""
     if round(validation, 4) == 0:
         return ""
     unseen = percent(training), percent(validation)
@@ -226,7 +226,7 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
 
 
 def _profiles(found: list[bytes | None]) -> str:
-    """Says how many pictures have which colour profile, and how many are converted."""
+    """Says how many pictures have each colour profile, and how many are converted."""
     names = Counter("none" if content is None else profile_name(content) for content in found)
     words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
     if len(names) > PROFILES_SHOWN:

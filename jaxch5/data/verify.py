@@ -22,11 +22,11 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
-# Level below which all is black: 12 bits that are read as 16 reach a level of 16.
+# A picture with all levels below this is black; 12-bit values that are read as 16-bit reach 16.
 DARK = 17
 # How many unreadable pictures a message names.
 BAD_NAMED = 5
-# Spread of levels that JPEG adds to one colour.
+# Largest spread of levels that JPEG adds to a picture of one colour.
 SAME_COLOUR = 2
 
 
@@ -35,8 +35,8 @@ class Repeated(NamedTuple):
 
     Attributes:
         duplicates: groups within one class and one part.
-        conflicts: groups under two or more classes.
-        leaks: groups in both training and validation.
+        conflicts: groups with items of two or more classes.
+        leaks: groups with items in both training and validation.
     """
 
     duplicates: list[list[int]]
@@ -46,15 +46,15 @@ class Repeated(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """Holds what is wrong with a set of pictures; two are the same if all their pixels are.
+    """Holds what is wrong with a set; two pictures are the same if all their pixels are equal.
 
     Attributes:
         count: number of pictures looked at.
-        unreadable: the reason for each item that cannot be read.
+        unreadable: each item that cannot be read, with the reason.
         duplicates, conflicts, leaks: items that show the same picture, as in `Repeated`.
-        blank: "black", "white" or "one colour" for each such item, as decoded; that may be
-            intended, so a set with such items is clean.
-        near: items that show nearly the same picture; a set with such items is clean too.
+        blank: each item that is blank when decoded, with "black", "white" or "one colour"; this
+            may be intended, so a set with such items still counts as clean.
+        near: items that show nearly the same picture; they too leave a set clean.
         not_compared: number of items too small or too plain to be compared for `near`.
     """
 
@@ -83,7 +83,7 @@ def find_problems(
 
     Args:
         source: labelled pictures.
-        train, valid: items of each part; without them there are no leaks to find.
+        train, valid: items of each part; without them, no leaks are found.
         console: where the progress bar is drawn; None is standard error.
         near: whether to look for pictures that are nearly the same.
 
@@ -172,12 +172,12 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Checks that files begin and end as pictures do, so that training stops at once if any do not.
+    """Checks for broken pictures, so that training stops at once and not when it meets the first.
 
-    Only files that look wrong are decoded, to be certain; decoding all would take minutes.
+    Only files whose first or last bytes look wrong are decoded; decoding all would take minutes.
 
     Raises:
-        DataError: some cannot be read; the message names the first of them.
+        DataError: some pictures cannot be read; the message names the first of them.
     """
     if source.file is None:
         return
@@ -206,12 +206,12 @@ def check_heads(source: Source) -> None:
 
 
 class _Seen(NamedTuple):
-    """Holds what is kept of a picture.
+    """Holds what is kept of a picture that was read.
 
     Attributes:
         digest: digest of its size and pixels.
-        blank: what it is if it is blank.
-        thumbnail: what it is compared by; None where it cannot or should not be compared.
+        blank: what the function `blank` returns for it.
+        thumbnail: thumbnail by which it is compared; None if it cannot or should not be.
     """
 
     digest: bytes
@@ -227,7 +227,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
         ('black', None)
     """
     kind = None
-    # For most pictures a few of the pixels suffice.
+    # For most pictures, a few pixels suffice to see that they are not blank.
     for part in (pixels[::16, ::16], pixels):
         low, high = (edge(part, axis=(0, 1)).astype(int) for edge in (np.min, np.max))
         if high.max() < DARK:

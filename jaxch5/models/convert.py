@@ -1,4 +1,4 @@
-"""Finds a network in other libraries' files: within wrappers, behind prefixes, by other names.
+"""Finds a network in other libraries' files: within wrappers, behind prefixes, under other names.
 
 A file may hold its state dict within other dictionaries (`state_dict`, `model`, `student`) or hold
 several (an average besides the weights), and a wrapper may have prefixed the names (`module.`,
@@ -25,10 +25,10 @@ from jaxch5.util.text import counted
 
 # Where several parts of a file hold the network, the first of these is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that is the length of no other axis of a network, so it marks their axis.
+# A number of classes that is the length of no other axis, so it marks the axis of the classes.
 MARK = 7919
 
-# Names that betray other kinds of networks, for the message.
+# Patterns of names that reveal other kinds of networks, for error messages.
 STRANGERS = {
     r"embedder\.convolution": "a ResNet with the names of transformers; timm and torchvision have "
     "the same weights with names that are known here",
@@ -57,7 +57,7 @@ class Found(NamedTuple):
         entries: Its tensors by the architecture's names.
         part: Where it is in the file, as a dotted name; "" is the file itself.
         others: Other parts of the file that hold a network.
-        renamed: Beginnings of names, each with the one that the file has instead.
+        renamed: Beginnings of the architecture's names, each with what the file has instead.
     """
 
     entries: dict[str, Any]
@@ -66,7 +66,7 @@ class Found(NamedTuple):
     renamed: Mapping[str, str] = {}
 
     def spelled(self, name: str) -> str:
-        """Returns the file's own name of an entry.
+        """Returns the file's own name for an entry.
 
         Example:
             >>> Found({}, "model", renamed={"layer1": "0.4"}).spelled("layer1.0.bn1.bias")
@@ -94,16 +94,16 @@ def find_network(
 ) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
-    If several are found, one of the architecture is preferred, then one of `FIRST`, then the first.
+    If there are several, one of `arch` is preferred, then the earliest in `FIRST`, then the first.
 
     Args:
         tree: State dict, or dictionaries that hold state dicts among other things.
         arch: Architecture to look for.
-        part: Name that its path in the file must contain, such as "state_dict_ema"; "" takes any.
+        part: Name that the network's path must contain, such as "state_dict_ema"; "" takes any.
         head: Most likely kind of head; see `heads_of`.
 
     Raises:
-        WeightsError: there is none, or none in this part.
+        WeightsError: there is no network in the file, or none in this part.
 
     Example:
         >>> block = {"module.layer1.0.conv1.weight": np.zeros((64, 64, 3, 3))}
@@ -159,7 +159,7 @@ def names_of(spec: ModelSpec) -> Names:
     """Returns the names of an architecture's variables in state dicts.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the architecture has no such names.
     """
     if spec.names is None:
         raise ConfigError(
@@ -171,7 +171,7 @@ def names_of(spec: ModelSpec) -> Names:
 def heads_of(spec: ModelSpec, likely: str = "") -> list[str]:
     """Returns the heads that an architecture can have, the likely one first.
 
-    Callers trace the network with one after the other until one fits; each takes a second.
+    Callers trace the network with each head in turn until one fits; each trace takes a second.
     """
     return sorted(spec.heads or ("",), key=lambda kind: kind != likely)
 
@@ -215,7 +215,7 @@ def parts_of(entries: Collection[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def classes_of_head(variables: Mapping[str, Any], spec: ModelSpec, likely: str = "") -> int | None:
-    """Returns how many outputs a head has; None where there is none."""
+    """Returns how many outputs a head has; None if there is no head."""
     flat = flatten_dict(variables)
     for kind in heads_of(spec, likely) if HEAD in variables["params"] else ():
         for entry in entries_of(spec, kind):
@@ -232,7 +232,7 @@ def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
     """Returns the prefix of each network, and how the names of its layers begin there."""
-    # Names that also end others, as `conv1.weight` ends `layer1.0.conv1.weight`, fit many prefixes.
+    # Not names like `conv1.weight`, which ends `layer1.0.conv1.weight`: they fit many prefixes.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [
@@ -261,7 +261,7 @@ def _under(root: str, tensors: Mapping[str, Any], roots: Mapping[str, Mapping[st
 
 
 def _stranger(spec: ModelSpec, names: Names, tensors: Mapping[str, Any]) -> str:
-    """Returns a message that the names are not those of such a network, and whose they may be."""
+    """Returns a message which says that the names are not this network's, and whose they may be."""
     if (holds := architecture_of(tensors)) not in (spec.name, None):
         return f"holds weights of {holds}, not of {spec.name} (--model.arch {holds})"
     kind = f"holds no {spec.family or spec.name}"

@@ -60,7 +60,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise 7x7 convolution and two linear layers, scaled, beside a shortcut."""
+    """A depthwise 7x7 convolution and two linear layers, scaled, with a shortcut around them."""
 
     drop_path: float
     dtype: Any
@@ -70,7 +70,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = Conv(width, 7, convolve_depthwise, self.dtype, name="conv_dw")(x)
         y = Mlp(self.dtype, name="mlp")(LayerNorm(name="norm")(y))
-        # In float32, since float16 keeps only one digit of the 1e-6 that it begins with.
+        # In float32, since float16 has only one significant digit for the initial 1e-6.
         y = y * self.param("gamma", initializers.constant(1e-6), (width,))
         if self.drop_path:
             y = nn.Dropout(self.drop_path, (1, 2, 3), deterministic=not train)(y)
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, after a halving of the sides where the width changes."""
+    """Blocks of one width; if the width changes, the sides are halved before them."""
 
     width: int
     drop_paths: tuple[float, ...]
@@ -108,8 +108,8 @@ class ConvNeXt(nn.Module):
         head: a key of `HEADS`.
         dtype: type of the computation; weights, norms and logits are float32.
         remat: whether a block's activations are recomputed for the gradient, not kept.
-        drop_path: share of the items for which training leaves the last block out; it rises
-            linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
+        drop_path: share of the items for which training leaves the last block out; the share
+            rises linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
     """
 
     arch: str
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with the licence and the side, crop and filter for testing that it states.
+# Tags of timm 1.0.31, with what it states: the licence, and the side, crop and filter for testing.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

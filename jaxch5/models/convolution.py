@@ -1,7 +1,7 @@
-"""Convolution, and the end of a block, each in the form that is fastest on its device.
+"""Convolution and the end of a residual block, each in the form that is fastest on the device.
 
 On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, which are matrix
-products in disguise, and many 3x3 convolutions need only a quarter of the multiplications.
+products in disguise. Many 3x3 convolutions can be computed with a quarter of the multiplications.
 Elsewhere the native form is used. `lax.platform_dependent` makes the choice, so that a traced
 program is not tied to a machine. `docs/benchmarks.md` has the figures.
 """
@@ -24,8 +24,8 @@ from jaxch5.models.winograd import TILE, times_transposed, winograd
 # On maps whose shorter side is up to this, gathering patches for one matrix product beats the
 # native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
-# From these numbers on, fewer multiplications are worth the transforms and the longer compilation:
-# rows of each product, which are the tiles of all pictures, and channels.
+# Smallest numbers for which fewer multiplications are worth the transforms and the longer
+# compilation: tiles of all pictures together, which are each product's rows, and channels.
 MANY_TILES, MANY_CHANNELS = 32, 64
 # Names of the axes of the mesh of devices that share a batch.
 AXES = ("process", "device")
@@ -76,7 +76,7 @@ def by_rows(
     if mesh.auto_axes != AXES:
         return function(x, kernel)
     rows, everywhere = P(AXES), P()
-    # Unchecked, since kernels' gradients are declared the same everywhere, but are not.
+    # Unchecked, since kernels' gradients are declared equal on all devices, but are not.
     shared = partial(jax.shard_map, check_vma=False)
 
     @jax.custom_vjp
@@ -112,8 +112,8 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 def native_apart(stride: int, x: Array, kernel: Array) -> Array:
     """Applies XLA's convolution, and computes the kernel's gradient from pictures that are stored.
 
-    XLA's CPU compiler transposes them for that gradient, and would otherwise recompute them in the
-    transposed order: batch norm, sum and ReLU for each value.
+    For that gradient, XLA's CPU compiler transposes the pictures; if they were not stored, it would
+    recompute them in the transposed order: batch norm, sum and ReLU for each value.
     """
     return native(x, kernel, stride)
 
@@ -141,7 +141,7 @@ def _native_backward(
 
 
 def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
-    """Applies a function to an array; a CPU stores the array, and the result.
+    """Applies a function to an array, and makes a CPU store both the array and the result.
 
     XLA's CPU compiler may recompute whatever is cheap wherever it is read, but nothing across the
     boundary of a conditional. The condition is always true, which the compiler cannot see.
@@ -156,7 +156,7 @@ native_apart.defvjp(_native_forward, _native_backward)
 def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
     """Applies XLA's convolution to pictures with zeros as a fourth channel.
 
-    cuDNN is fast with four. XLA itself adds one in float16, but not in bfloat16.
+    cuDNN is fast with four channels. XLA itself adds the fourth in float16, but not in bfloat16.
     """
     one = (0, 1)
     x = jnp.pad(x, (*3 * [(0, 0)], one))
@@ -171,8 +171,8 @@ def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
     """Convolves by laying out every output pixel's patch in a row, for one matrix product.
 
-    On the smallest maps some of the kernel's rows and columns only ever meet the padding: they are
-    left out.
+    On the smallest maps, some of the kernel's rows and columns only ever meet the padding; these
+    are left out.
     """
     size = kernel.shape[0]
     rows, columns = (_taps_inside(side, size, stride) for side in x.shape[1:3])
@@ -214,10 +214,10 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
 
 
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns the same array, which a CPU computes once and keeps.
+    """Returns the array unchanged, and makes a CPU compute it once and keep it.
 
-    Without it XLA's CPU compiler repeats the sum of a block and its shortcut, and so the sums of
-    all the blocks before, wherever it is read.
+    Otherwise XLA's CPU compiler repeats the sum of a block and its shortcut, and with it the
+    sums of all blocks before, wherever the result is read.
 
     Example:
         >>> float(fusion_boundary(jnp.float32(2.0)))
@@ -276,7 +276,7 @@ def _multiply(x: Array, matrix: Array) -> Array:
 def _multiply_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, matrix = saved
     if x.shape[0] >= x.shape[1] > cotangent.shape[1]:
-        # A narrow product of long sums is faster the other way round.
+        # A narrow product of long sums is faster with swapped factors and a transposed result.
         of_matrix = lax.optimization_barrier(jnp.dot(cotangent.T, x)).T
     else:
         of_matrix = jnp.dot(x.T, cotangent)
@@ -287,7 +287,7 @@ _multiply.defvjp(lambda *both: (_multiply(*both), both), _multiply_backward)
 
 
 def _taps_inside(side: int, size: int, stride: int) -> range:
-    """Returns the indices in a window, along one side, that meet the map somewhere."""
+    """Returns the indices along one side of a window that fall inside the map for some output."""
     outputs = -(-side // stride)
     places = [
         place

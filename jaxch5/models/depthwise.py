@@ -1,9 +1,9 @@
 """Depthwise convolution, with gradients that a CPU computes fast.
 
 XLA's grouped convolution takes twenty to forty times as long on a CPU as a sum of shifted pictures,
-one for each tap of the kernel, whose channels are side by side in memory. The gradient of the input
-is the same sum with the kernel rotated. That of the kernel sums windows of the input, each times an
-output pixel's gradient, a few lines at a time; several CPU devices that share a batch gather it.
+one for each tap of the kernel, with channels side by side in memory. The input's gradient is the
+same sum with the kernel rotated. The kernel's gradient sums windows of the input, each times an
+output pixel's gradient, a few lines at a time; CPU devices that share a batch gather it for this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Most terms in one sum of the kernel's gradient, unless a single line has more.
+# Maximum number of terms in one sum of the kernel's gradient, unless a single line has more.
 TERMS = 64
 
 
@@ -82,7 +82,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
         )
         return sum(shifts, jnp.zeros((), x.dtype))
 
-    # XLA's CPU compiler would repeat the sum wherever it is read, but not behind a condition.
+    # XLA's CPU compiler would repeat the sum wherever it is read, but not one in a conditional.
     return lax.cond(
         jnp.any(kernel != 0), add_up, lambda padded: jnp.zeros_like(x), _padded(x, kernel)
     )
@@ -91,7 +91,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
 @jax.jit
 def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
     (batch, height, width), (rows, columns) = x.shape[:3], kernel.shape[:2]
-    # Enough lines at a time to give a sum enough terms, and not too many to compile.
+    # As many lines at a time as `TERMS` allows; a sum of more terms would take long to compile.
     fitting = range(1, max(1, min(height, TERMS // width)) + 1)
     lines = max(count for count in fitting if height % count == 0)
     padded = _padded(x, kernel)

@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face hub: how they are named, and their files, fetched once."""
+"""Finds weights on the Hugging Face hub by their names, and fetches their files once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
 from jaxch5.util.address import PICKLES
 
-# Files of weights in a repository, or a folder like one; the first that exists is read.
+# Files of weights in a repository, or in a folder like it; the first that exists is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
 # Time to wait for an answer from each IP address of the hub; the download itself may take longer.
@@ -36,14 +36,14 @@ class Place(NamedTuple):
 
 
 def place_of(weights: str, spec: ModelSpec) -> Place:
-    """Finds where weights are.
+    """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet", or a tag of the architecture or a repository, and `@` a revision of it.
+        weights: "imagenet"; or a tag of the architecture or a repository, perhaps with `@REVISION`.
         spec: Architecture.
 
     Raises:
-        WeightsError: There is no such tag, or they clearly belong to another architecture.
+        WeightsError: There is no such tag, or the weights clearly belong to another architecture.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -82,13 +82,13 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
     """Returns the file of weights in the hub's cache, with its description, if any, beside it.
 
     Args:
-        place: Where they are.
+        place: Where the weights are on the hub.
         cache: Folder of fetched files; None is huggingface-hub's own.
         endpoint: Address of the hub; None is huggingface-hub's own.
 
     Raises:
-        WeightsError: They are not in the cache and the hub does not serve them, or they are in
-            PyTorch's format and PyTorch is not installed.
+        WeightsError: The weights are not in the cache and the hub does not serve them, or they are
+            in PyTorch's format and PyTorch is not installed.
     """
     for name in FILES:
         file, is_new = _file(place, name, place.revision, cache, endpoint)
@@ -98,7 +98,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
     if is_new or not place.known:
         try:
-            # From the same commit, so that they match.
+            # From the same commit as the weights, so that both match.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
         except WeightsError:
             if is_new:
@@ -109,7 +109,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
 def _file(
     place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
 ) -> tuple[Path | None, bool]:
-    """Returns a file in the cache and whether it was fetched now; None where there is none."""
+    """Returns a file in the cache, None if the hub has none, and whether it was fetched now."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -119,9 +119,9 @@ def _file(
         return Path(file), False
     url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
     try:
-        # Asked once beforehand, since a download retries a hub in trouble for most of a minute.
+        # Asked once beforehand, since a download retries for most of a minute if the hub fails.
         said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-        # huggingface-hub makes paths of these, and follows them wherever they lead.
+        # huggingface-hub makes paths of these two, and would follow them wherever they lead.
         for each in (said.etag, said.commit_hash):
             if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names a file {each!r}")

@@ -39,8 +39,8 @@ def resample_positions(
 ) -> Float[np.ndarray, "1 new width"]:
     """Interpolates the positions of a square of patches for pictures of another size.
 
-    Those of the first tokens stay; those of patches are resampled (bicubic, antialiased), as by
-    timm's `resample_abs_pos_embed`.
+    The first tokens' positions stay; those of the patches are resampled (bicubic, antialiased), as
+    timm's `resample_abs_pos_embed` does.
 
     Args:
         prefix: Number of tokens that have a position but are not patches.
@@ -73,7 +73,7 @@ def attention(
     key: Float[Array, "batch tokens heads width"],
     value: Float[Array, "batch tokens heads width"],
 ) -> Float[Array, "batch tokens heads width"]:
-    """Returns for each token the mean of all values, weighted by how its query matches the keys.
+    """Returns for each token the mean of all values, weighted by how well its query fits the keys.
 
     Source: scaled dot-product attention, Vaswani et al., 1706.03762.
 
@@ -83,8 +83,8 @@ def attention(
     """
 
     def heads_first(*parts: Array) -> Array:
-        # Half the time of JAX's own on a CPU: products of contiguous matrices, in float32, with
-        # sides that fill the processor's vectors (which saves a tenth or more for 197 tokens).
+        # Takes half the time of JAX's own on a CPU: it multiplies contiguous float32 matrices whose
+        # sides fill the processor's vectors (which saves a tenth or more for 197 tokens).
         tokens = parts[0].shape[1]
         more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
         wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
@@ -108,7 +108,7 @@ def _attend_forward(
     there = jnp.arange(key.shape[-2]) < tokens
     logits = jnp.where(there, jnp.matmul(query, key.mT), -jnp.inf)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    # The sum divides the row's result, which is a third as long as its row of weights.
+    # The sum divides a row's result instead of its weights, of which there are three times as many.
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     seen = share * jnp.matmul(weights, value)
     return seen, (query, key, value, weights, share, seen)
@@ -157,8 +157,8 @@ def _variance(
 def _variance_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     x, mean = saved
     count = x.size // x.shape[-1]
-    # The gradient with respect to the mean is zero: not computing it saves a pass over the batch
-    # to sum it, which took a twentieth of a step on a CPU.
+    # The gradient with respect to the mean is zero. Not computing it saves summing over the batch,
+    # which took a twentieth of a step on a CPU.
     return (cotangent / count) * (2.0 * (x - mean)), None, None
 
 
@@ -169,12 +169,12 @@ class BatchNorm(nn.Module):
     """Batch normalization as PyTorch computes it.
 
     The batch is normalized by its biased variance, the running variance collects the unbiased one,
-    and both running statistics move by a tenth. Statistics are computed and kept in float32.
+    and a batch weighs 0.1 in running statistics. Statistics are computed and kept in float32.
 
     Attributes:
         dtype: type of the result.
         momentum: the share of a new batch in the running statistics.
-        epsilon: added to the variance.
+        epsilon: number that is added to the variance.
         bias_init: initializer of the bias; the scale begins at one.
 
     Example:
@@ -237,7 +237,7 @@ def _normal_share(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
-    # XLA would recognize the share from the forward pass, and store it until now.
+    # Without the barrier, XLA would keep the share from the forward pass in memory until now.
     wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1 / math.sqrt(2 * math.pi))
     return ((cotangent * (_normal_share(wide) + wide * density)).astype(x.dtype),)
@@ -247,7 +247,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers on each pixel's channels, with four times as many between them."""
+    """Two linear layers on each pixel's channels, with four times as many channels between them."""
 
     dtype: Any
 
@@ -261,7 +261,7 @@ class Mlp(nn.Module):
 
 
 def uniform_of_fan_in(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) -> Array:
-    """Draws from PyTorch's initialization of linear layers: uniform within 1 / sqrt(fan-in)."""
+    """Draws PyTorch's initial weights of linear layers: uniform within 1 / sqrt(fan-in) of 0."""
     bound = 1.0 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
@@ -286,8 +286,8 @@ class LinearHead(nn.Module):
 def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """Returns the mean of a map that nothing else reads.
 
-    On a CPU it is a product, for which XLA stores the map. For a sum XLA would compute the map's
-    convolution in the order of the sum: a ResNet-18 took twice as long for one picture.
+    On a CPU it is a matrix product, for which XLA stores the map. For a sum, XLA would compute the
+    map's convolution in the order of the sum; a ResNet-18 took twice as long for one picture.
     """
 
     def by_product(x: Array) -> Array:
@@ -302,8 +302,8 @@ def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array
 class ConcatPoolHead(nn.Module):
     """fastai's head (`create_head`): maximum and average pooling, and two linear layers.
 
-    Each linear layer has no bias and follows a batch norm, whose bias begins at 0.001, and a
-    dropout. Input that is pooled already is used unchanged. Training needs `rngs={"dropout": key}`.
+    Neither linear layer has a bias; each follows a batch norm, whose bias begins at 0.001, and a
+    dropout. Input that is already pooled is used unchanged. Training needs `rngs={"dropout": key}`.
     """
 
     num_classes: int

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxch5.errors import ConfigError
 from jaxch5.models.spec import ModelSpec
 
-# A map with a shorter side hardly locates anything, so an earlier stage's is used instead.
+# A map with a side below this hardly locates anything, so an earlier stage's map is used instead.
 LEAST_SIDE = 4
 
 
@@ -38,8 +38,8 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
     Args:
         model: Module of the network.
         spec: Its architecture, which may say which module returns the map.
-        variables: Its variables, or their shapes.
-        sides: Height and width of its pictures, pixels.
+        variables: The module's variables, or their shapes.
+        sides: Height and width of the network's pictures, pixels.
 
     Raises:
         ConfigError: The network has no map.
@@ -68,7 +68,7 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
             f"{spec.name}: has no map to show where it looks: none of its linen modules{missing} "
             "returns [batch, height, width, channels]; last_map of its ModelSpec may name one"
         )
-    # A module within a stage's block may be one of several branches.
+    # Only outermost modules, since a module within a block may be just one of several branches.
     outermost = min(depth for depth, _ in found)
     places = [place for depth, place in found if depth == outermost]
     fine = [place for place in places if module or min(place.shape[1:3]) >= LEAST_SIDE]
@@ -93,9 +93,9 @@ def class_maps(
         model: Module that computes in float32.
         spec: Its architecture.
         place: Where the map is, as `find_map` returns it.
-        variables: Its variables.
+        variables: The module's variables.
         pictures: Pictures as the network takes them.
-        labels: Index of each picture's class; a negative one stands for the most probable class.
+        labels: Index of each picture's class; a negative index stands for the most probable class.
 
     Returns:
         Maps of the pictures' size, logits, and the classes' indices.
@@ -135,7 +135,7 @@ def enlarged(
     """Enlarges maps to the size of pictures by linear interpolation, and scales them to 0 to 1.
 
     Args:
-        maps: Maps; what is below 0 becomes 0.
+        maps: Maps, whose values below 0 become 0.
         sides: Height and width of the pictures, pixels.
         corner: See `LastMap`.
 
@@ -147,7 +147,7 @@ def enlarged(
     maps = nn.relu(maps)
     for axis, side in zip((1, 2), sides, strict=True):
         count = maps.shape[axis]
-        # Such networks' strides are powers of two, and the last pixels may be beyond the side.
+        # With `corner`, strides are powers of two, and the last pixels may be beyond the picture.
         stride = 2 ** round(math.log2(side / count)) if corner else side / count
         places = jnp.arange(side) / stride if corner else (jnp.arange(side) + 0.5) / stride - 0.5
         far = jnp.clip(places, 0, count - 1)[:, None] - jnp.arange(count)

@@ -1,4 +1,4 @@
-"""Pooling, in the form that is fastest on its device: one for CPUs, or one for GPUs."""
+"""Pooling, in the form that is fastest on the device: one for CPUs, and one for GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.models.convolution import end_of_block, pixels_at
 def relu_and_max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes max(x, 0), and then the 3x3 maximum with stride 2, as after the stem.
+    """Takes max(x, 0), and then the 3x3 maximum with stride 2, as after a ResNet's stem.
 
     Example:
         >>> relu_and_max_pool(jnp.full((1, 8, 8, 3), -1.0)).shape
@@ -26,7 +26,7 @@ def relu_and_max_pool(
         return max_of_windows(jax.nn.relu(x))
 
     def elsewhere(x: Array) -> Array:
-        # The order does not matter, and in this one ReLU has a quarter of the pixels.
+        # The order does not matter, and in this one ReLU is applied to a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
     # A module would have a name in a profile; this function is given one.
@@ -88,8 +88,8 @@ max_of_windows.defvjp(_max_forward, _max_backward)
 def _interleave(part: Callable[[int, int], Array]) -> Array:
     """Assembles a picture from its even and odd rows and columns.
 
-    With a stride of 2, even ones are in the middle of a window, and odd ones at the end of one and
-    the beginning of the next.
+    With a stride of 2, even rows and columns are in the middle of a window, and odd ones are at the
+    end of a window and at the beginning of the next.
     """
     middle, ends = (1,), (2, 0)
     rows = [

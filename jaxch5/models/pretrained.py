@@ -35,9 +35,9 @@ class Pretrained(NamedTuple):
         normalized_by: where the normalization is stated, for messages.
         left_out: entries of the file that belong to neither the body nor a head known here.
         others: other parts of the file that hold a network.
-        view: the part of each picture they were tested on; all of it if that is not known.
+        view: the part of each picture that they were tested on; all of it if that is not known.
         licence: their licence; None where it is not known.
-        remarks: what else is to be said about them.
+        remarks: what else should be said about them.
     """
 
     variables: dict[str, PyTree]
@@ -67,10 +67,10 @@ def from_hub(
         cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: mean and deviation of their training; None takes what is stated.
+        normalization: mean and deviation in the weights' training; None takes what is stated.
 
     Raises:
-        WeightsError: there are none, or they are not in the cache and the hub does not serve them.
+        WeightsError: there are none, or they are not cached and the hub does not serve them.
     """
     spec = spec_of(arch)
     place = place_of(weights, spec)
@@ -81,7 +81,7 @@ def from_hub(
 
 
 def holds_weights(folder: Path) -> bool:
-    """Checks whether a folder is like a repository of the hub: weights, and a description."""
+    """Checks whether a folder holds a file of weights, as a repository of the hub does."""
     return any((folder / name).is_file() for name in FILES)
 
 
@@ -96,14 +96,14 @@ def from_file(
 ) -> Pretrained:
     """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
 
-    A safetensors file may state in its metadata, as JSON, its `mean`, `std` and `classes`; those
-    that `export` writes do. timm's `config.json` is read if it is beside the file.
+    A safetensors file may state in its metadata, as JSON, its `mean`, `std` and `classes`; a file
+    that `export` writes does. timm's `config.json` is read if it is beside the file.
 
     Args:
         path: the file, with the architecture's names (flax's, if it has none), or a folder like a
             repository of the hub; `FILE#PART` names one of several state dicts that a file holds.
-        arch: the architecture that they should be of.
-        normalization: mean and deviation of their training; None takes what the file states.
+        arch: the architecture that the weights should be of.
+        normalization: mean and deviation in the weights' training; None takes what is stated.
         beside: whether files beside it are read; a learner's file states everything itself.
         head: the most likely kind of head, which is looked for first.
         one, hub: see `known_of`.
@@ -156,7 +156,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
         sides: Height and width of the pictures, pixels.
 
     Raises:
-        WeightsError: They cannot be interpolated.
+        WeightsError: The positions cannot be interpolated.
     """
     flat = flatten_dict(pretrained.variables)
     try:
@@ -171,7 +171,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
 
 
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Returns arrays by their paths, joined by slashes: names for modules that have no others.
+    """Returns arrays by their paths, joined by slashes, as names for modules without any others.
 
     Example:
         >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))
@@ -190,6 +190,6 @@ def _of_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
 
 
 def _part(path: Path) -> tuple[Path, str]:
-    """Splits a path into a file and the part after `#`, unless a file has the full name."""
+    """Splits a path into a file and the part after `#`, unless a file with the full name exists."""
     name, sign, part = path.name.rpartition("#")
     return (path, "") if path.exists() or not sign else (path.with_name(name), part)

@@ -1,6 +1,6 @@
 """Finds what is known about weights besides their numbers: colours, classes, view and licence.
 
-A safetensors file may state it in its metadata, as `export` writes it. Beside a file there may be
+A safetensors file may state this in its metadata, as `export` writes it. Beside a file there may be
 timm's `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
 """
 
@@ -20,7 +20,7 @@ from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# A description is a page of text; anything longer is not one.
+# A description is a page of text; anything longer is not a description.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
@@ -63,11 +63,11 @@ class Known(NamedTuple):
     """Holds what is known about weights.
 
     Attributes:
-        normalization: mean and deviation of their training; the architecture's if nothing is
-            known.
+        normalization: mean and deviation that they were trained with; the architecture's if those
+            are not known.
         classes: names of their head's classes; None where they are not known.
         source: where the normalization is stated, for messages.
-        view: the part of each picture they were tested on; all of it if that is not known.
+        view: the part of each picture that they were tested on; all of it if that is not known.
         licence: their licence; None where it is not known.
         remarks: what else should be said about them.
         outputs: numbers of outputs that the head is said to have, each with its source.
@@ -96,15 +96,15 @@ def known_of(
     Args:
         path: the file.
         metadata: metadata of a safetensors file.
-        spec: their architecture; a description of another one is ignored.
+        spec: the weights' architecture; a description of another architecture is ignored.
         given: mean and deviation from the settings, which take precedence.
-        beside: whether other files are looked at.
+        beside: whether files beside it are read.
         one: whether the file and its description were named together, which makes a
             description of another architecture an error.
-        hub: what the architecture states about them, used if there is no description.
+        hub: what the architecture states about the weights, used unless timm describes them.
 
     Raises:
-        WeightsError: they contradict each other, or state something invalid.
+        WeightsError: the files contradict each other, or state something invalid.
     """
     try:
         said = Metadata.model_validate(metadata)
@@ -161,7 +161,7 @@ def known_of(
 
 
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
-    """Adds what timm's description says."""
+    """Adds what timm's description of weights says to what is known."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
     remarks = [f"tested at {max(size[1:])} pixels"] if size else []
     if filter and filter not in INTERPOLATIONS:

@@ -37,7 +37,7 @@ IGNORED = (
 
 # Depth to which nested dictionaries are entered.
 DEEPEST = 10
-# These are read as dictionaries, because a pickle goes on to fill them.
+# These are read as dictionaries, because a pickle fills them after it has created them.
 DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     from safetensors import SafetensorError, safe_open
 
     try:
-        # NumPy, the other framework that is always installed, does not know bfloat16.
+        # Not as NumPy, the other framework that is always installed: it does not know bfloat16.
         with safe_open(path, framework="flax") as file:
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
@@ -171,13 +171,13 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
-    """Refuses unusable weights, which would otherwise look like too high a learning rate.
+    """Refuses unusable weights, with which training would fail as if its rate were too high.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-        WeightsError: one holds a NaN, an infinite number, or a variance below zero.
+        WeightsError: an array holds a NaN, an infinite number, or a variance below zero.
 
     Example:
         >>> refuse_damaged({"params": {"head": {"bias": np.array([1.0, np.inf])}}})
@@ -195,7 +195,7 @@ def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
     """Refuses tensors with NaN or infinite numbers, naming the first one.
 
     Raises:
-        WeightsError: one of them has such numbers.
+        WeightsError: a tensor has such numbers.
     """
     for name, value in tensors.items():
         finite = np.isfinite(value)
@@ -210,7 +210,7 @@ def as_floats(value: Any, name: str) -> np.ndarray:
     """Returns a tensor as float32.
 
     Raises:
-        WeightsError: it holds no floats.
+        WeightsError: the tensor holds no floats.
     """
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):

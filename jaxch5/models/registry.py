@@ -1,6 +1,6 @@
-"""Architectures by name: ours, those that were registered, and import paths.
+"""Finds architectures by name: ours, those that were registered, and those at import paths.
 
-Ours are imported on demand, so that a list of their names costs nothing.
+Ours are imported on demand, so that listing their names costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Modules of our own specifications. An architecture consists of its file and its line here.
+# Import paths of our own specifications. An architecture consists of its file and its name here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
 _CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
@@ -46,7 +46,7 @@ def register(spec: ModelSpec) -> None:
         spec: Architecture.
 
     Raises:
-        ConfigError: another one has this name.
+        ConfigError: another architecture has this name.
 
     Example:
         >>> register(spec_of("resnet18"))
@@ -77,7 +77,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
     Args:
         arch: Name, import path, specification, or your own module.
         modules: Names of the top-level modules of your own module, if they are known; if
-            they are those of a ResNet, it has a ResNet's stages.
+            they are a ResNet's names, the module has a ResNet's stages.
 
     Raises:
         ConfigError: there is no such architecture, or another one has its name.
@@ -146,10 +146,10 @@ def create_model(
         remat: Whether a block's activations are recomputed for the gradient, which takes less
             memory and more time (Chen et al., 1604.06174); not for your own module.
         drop_path: Share of the items for which training leaves out the last block of a ConvNeXt or
-            a ViT, and linearly fewer before it (stochastic depth, Huang et al., 1603.09382).
+            a ViT, linearly fewer for earlier blocks (stochastic depth, Huang et al., 1603.09382).
 
     Raises:
-        ConfigError: there is no such architecture or head, or it cannot be built like this.
+        ConfigError: there is no such architecture or head, or it does not take these settings.
 
     Example:
         >>> import jax, jax.numpy as jnp

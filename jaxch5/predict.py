@@ -157,9 +157,9 @@ def most_likely(
 
 
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
-    """Finds the pictures that names stand for, and the other files of each folder by reason.
+    """Finds the pictures that names stand for, and each folder's files that are passed over.
 
-    A name that stands for no picture has the reason in place of a path.
+    The latter are grouped by reason. A name without pictures has the reason in place of a path.
     """
     from jaxch5.data.sources.listing import list_folder
 
@@ -204,7 +204,7 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
     if is_picture:
         yield "-", content
     else:
-        # Other characters that may end a line can be part of a name.
+        # Not `splitlines`: other characters that it takes for line ends can be part of a name.
         yield from ((line, line) for line in os.fsdecode(content).split("\n") if line)
 
 

@@ -1,9 +1,9 @@
-"""ResNets (He et al., 1512.03385) in Flax, with torchvision's layout, initialization and numbers.
+"""ResNets (He et al., 1512.03385) in Flax, with torchvision's layout, initialization and numerics.
 
-The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights
-are float32 whatever the type of the computation; logits and batch statistics are float32. Modules
-carry torchvision's names. ResNet-D (He et al., 1812.01187) has timm's: its stem is three 3x3
-convolutions, and its shortcuts average-pool where they shrink.
+The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights,
+batch statistics and logits are float32, whatever the type of the computation. Modules carry
+torchvision's names, and those of a ResNet-D (He et al., 1812.01187) carry timm's. A ResNet-D has a
+stem of three 3x3 convolutions, and shortcuts that average-pool where the map shrinks.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones that narrow and widen, and a shortcut."""
+    """A 1x1 convolution that narrows, a 3x3 one, a 1x1 one that widens, and a shortcut."""
 
     width: int
     stride: int
@@ -122,15 +122,15 @@ class ResNet(nn.Module):
     """A stem, four stages of blocks and a head.
 
     Attributes:
-        arch: a key of `ARCHITECTURES`, with a d after it for a ResNet-D.
+        arch: a key of `ARCHITECTURES`, followed by "d" for a ResNet-D.
         num_classes: number of logits.
         head: a key of `HEADS`.
         dtype: type of the computation; weights, statistics and logits are float32.
-        frozen_stages: how many of the stem and the four stages, from the front, use their running
-            statistics in training as well, and leave them as they are.
-        remat: whether a block's activations are recomputed for the gradient, not kept in
+        frozen_stages: number of stages, counted from the stem on, that use their running statistics
+            in training as well, and do not update them.
+        remat: whether a block's activations are recomputed for the gradient, rather than kept in
             memory.
-        leaves_sums: whether summing gradients over devices can be left to the caller (`by_rows`).
+        leaves_sums: whether the caller can sum gradients over devices; see `by_rows`.
     """
 
     leaves_sums: ClassVar[bool] = True
@@ -165,8 +165,8 @@ class ResNet(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# Heads by PyTorch's names: torchvision's layer, and the numbers of fastai's layers, between which
-# are those without weights (pooling, flattening, dropout, ReLU).
+# PyTorch's names of the heads' layers: that of torchvision's only layer, and the numbers of
+# fastai's; the numbers left out are layers without weights (pooling, flattening, dropout, ReLU).
 OF_HEADS = {
     "head.bn1": "head.2",
     "head.fc1": "head.4",
@@ -196,7 +196,7 @@ NAMES = Names(
     torchvision_name,
     whose="torchvision's, timm's or fastai's",
     others={
-        # fastai's networks are a body, 0, and a head, 1.
+        # In fastai a network is a sequence of two modules: its body, 0, and its head, 1.
         "fastai": {name: f"0.{number}" for name, number in CHILDREN.items()} | {"head": "1"},
         "children": CHILDREN,
     },
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with the licence and the side, crop and filter for testing that it states.
+# Tags of timm 1.0.31: the licence that timm states, and the side, crop and filter to test with.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

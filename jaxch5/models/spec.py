@@ -32,7 +32,7 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Holds the mean and deviation of each colour channel, of values 0 to 1, that weights expect.
+    """Holds the mean and deviation that weights expect of each colour, for values from 0 to 1.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -48,14 +48,14 @@ class Normalization(NamedTuple):
 
 
 class LastMap(NamedTuple):
-    """Says which output within a network is the map that shows where it looks.
+    """Says which output inside a network is the map that shows where the network looks.
 
     Attributes:
-        module: Name of the module that returns it, with its parents' before it: "blocks_11/norm1".
+        module: Name of the module that returns the map, its parents' first: "blocks_11/norm1".
             "" takes the last module that returns a map [batch, height, width, channels].
-        tokens: Number of tokens before the patches', if it returns [batch, tokens, channels].
-        corner: Whether the map's first pixel stands for the picture's first, as where strided
-            convolutions pad all sides alike, and not for the middle of several.
+        tokens: Number of tokens before the patches', if the map is [batch, tokens, channels].
+        corner: Whether the map's first pixel stands for the picture's first pixel, as it does where
+            strided convolutions pad all sides alike, rather than for the middle of several.
 
     Example:
         >>> LastMap("blocks_11/norm1", tokens=1).corner
@@ -76,13 +76,13 @@ class HubWeights(NamedTuple):
 
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
-        accuracy: Top-1 on ImageNet's validation pictures, percent, as its authors state it; None
-            if it is not known.
+        accuracy: Top-1 accuracy on ImageNet's validation pictures, percent, as the weights' authors
+            state it; None if it is not known.
         licence: Licence of the weights; None if none is stated.
-        size: Side of the pictures that they are tested on, pixels.
+        size: Side of the pictures that the weights are tested on, pixels.
         crop: Side of these pictures as a share of the short side that they are cut from.
-        interpolation: Filter that resized them.
-        normalization: Mean and deviation of their training; None is the architecture's.
+        interpolation: Filter that resizes these pictures.
+        normalization: Mean and deviation used in training; None means the architecture's.
 
     Example:
         >>> weights = HubWeights("timm/resnet18.tv_in1k", 69.758, licence="bsd-3-clause")
@@ -100,7 +100,7 @@ class HubWeights(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """The part of the name after the dot, which tells how and on what they were trained."""
+        """The name's part after the dot, which tells how and on what the weights were trained."""
         return self.repository.partition(".")[2]
 
 
@@ -116,14 +116,14 @@ def torch_name(path: VariablePath) -> str:
 
 
 def torch_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in PyTorch's order of axes, outputs and inputs first; others unchanged."""
+    """Returns a kernel in PyTorch's axis order, outputs and inputs first; other values as given."""
     last = value.ndim - 1
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(last, last - 1, *range(last - 1)) if is_kernel else value
 
 
 def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in flax's order of axes, inputs and outputs last; others unchanged."""
+    """Returns a kernel in flax's axis order, inputs and outputs last; other values as given."""
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(*range(2, value.ndim), 1, 0) if is_kernel else value
 
@@ -134,11 +134,11 @@ class Names:
 
     Attributes:
         of: Function from a variable's path to its name in a state dict.
-        written: Function from a path and flax's array to the array in a state dict.
-        read: Its inverse.
+        written: Function from a variable's path and its array in flax to its array in a state dict.
+        read: Inverse of `written`.
         whose: Libraries that use these names, for messages.
-        others: Other names that files may have, and that `export` may write: for each, what
-            replaces the beginnings of the names.
+        others: Other sets of names that files may have and `export` may write: for each set, what
+            replaces the beginnings of the names that `of` returns.
 
     Example:
         >>> Names(lambda path: "/".join(path[1:])).of(("params", "stem", "kernel"))
@@ -161,34 +161,34 @@ class ModelSpec:
 
     Attributes:
         name: Name in configurations, checkpoints and learners' files.
-        build: Function from the number of classes to the module. If it has the parameters
-            `head`, `dtype`, `remat` or `drop_path`, it is given the settings' values (see
-            `create_model`), and keeps `head` as the module's attribute; if it does not have
-            them, they are refused.
+        build: Function from the number of classes to the module. It is given those of the settings
+            `head`, `dtype`, `remat` and `drop_path` that are among its parameters (see
+            `create_model`), and the module keeps `head` as an attribute. Settings that are not
+            among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
-        stage_of: Function from the name of a top-level module to its stage; None takes the stage
-            whose name this is, or begins with before an underscore, else the first stage.
-        fastai: How many stages, earliest first, each group of `groups="fastai"` has; () is the head
-            and all before it.
-        heads: Heads that it can be built with, first the one of its ImageNet weights; () stands for
-            its own head alone.
-        frozen: Function from a module and a number of stages to the module whose first stages use
-            their running statistics in training too, which `train_bn=False` needs for a module with
-            such statistics.
+        stage_of: Function from the name of a top-level module to its stage. None takes the stage
+            with this name, or with the part of it before an underscore, else the first stage.
+        fastai: Number of stages, earliest first, in each group of `groups="fastai"`; () makes two
+            groups, the head and everything before it.
+        heads: Heads that the network can be built with, first the one of its ImageNet weights; ()
+            stands for its own head alone.
+        frozen: Function from a module and a number of stages to a module in which that many first
+            stages use their running statistics in training too; `train_bn=False` needs it for a
+            module with such statistics.
         no_decay: Parameters, by the last part of their path, that weight decay leaves alone besides
             biases and vectors.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
         weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
-        size: Side of a picture with which it can be built, pixels.
+        size: Side of a picture with which the network can be initialized, pixels.
         family: Name of its kind, for messages, such as "ResNet".
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
-            is of exactly this architecture; None decides by how many names are missing.
-        import_path: Import path that it was named by, if any; a learner's file records it.
+            belongs to exactly this architecture; None decides by how many names are missing.
+        import_path: Import path that named the architecture, if any; a learner's file records it.
         resample: Parameters, by the last part of their path, whose inner axes depend on the size of
             pictures, each with a function from its value and the height and width of other pictures
-            to its value for these.
-        last_map: Where the map is that shows where the network looks; see `jaxch5.attribution`.
+            to its value for those pictures.
+        last_map: Which map shows where the network looks; see `jaxch5.attribution`.
 
     Example:
         >>> import flax.linen as nn
@@ -228,7 +228,7 @@ class ModelSpec:
     last_map: LastMap = OF_LAST_MODULE
 
     def __post_init__(self) -> None:
-        # An earlier version took a single one, or None.
+        # An earlier version took a single `HubWeights`, or None.
         given = (self.weights,) if isinstance(self.weights, HubWeights) else self.weights or ()
         object.__setattr__(self, "weights", tuple(given))
         if self.stages[-1:] != (HEAD,) or len(set(self.stages)) < max(len(self.stages), 2):
@@ -246,7 +246,7 @@ class ModelSpec:
         """Returns the stage of a top-level module.
 
         Args:
-            module: Its name.
+            module: Name of the module.
         """
         if self.stage_of:
             return self.stage_of(module)
@@ -260,7 +260,7 @@ class ModelSpec:
             groups: "fastai" or "stages".
 
         Raises:
-            ConfigError: there is no such name.
+            ConfigError: there are no groups of this name.
         """
         count = len(self.stages)
         known = {"fastai": self.fastai or (count - 1, 1), "stages": (1,) * count}
@@ -273,7 +273,7 @@ def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
     """Returns a module with another value of its attribute `frozen_stages`; see `ModelSpec.frozen`.
 
     Raises:
-        ConfigError: it has no such attribute.
+        ConfigError: the module has no such attribute.
     """
     if not hasattr(module, "frozen_stages"):
         raise ConfigError(

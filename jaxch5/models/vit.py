@@ -1,6 +1,6 @@
 """Vision transformers (Dosovitskiy et al., 2010.11929; DINOv2: Oquab et al., 2304.07193) in Flax.
 
-They have timm's layout, initialization and numbers. Pictures are [B, H, W, 3]. Weights are float32
+They have timm's layout, initialization and numerics. Pictures are [B, H, W, 3]. Weights are float32
 whatever the type of the computation; norms, softmax and logits are computed in float32.
 """
 
@@ -35,7 +35,7 @@ near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
 
 
 class Block(nn.Module):
-    """Attention among tokens, then two layers for each; both add to their input."""
+    """Attention among the tokens, then two layers for each token; both parts add to their input."""
 
     heads: int
     layer_scale: float
@@ -62,10 +62,10 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches as tokens behind a class token, blocks, and a head.
+    """A class token followed by the patches as tokens, then blocks, and a head.
 
     Attributes:
-        arch, num_classes: Name, for messages; number of logits.
+        arch, num_classes: Name of the architecture, for messages; number of logits.
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Further tokens (Darcet et al., 2309.16588); if any, only patches have positions.
@@ -73,8 +73,8 @@ class VisionTransformer(nn.Module):
         head: "linear", on the class token, as pretrained; or "concat_pool", fastai's layers on the
             class token beside the mean of the patches.
         dtype: Type of the computation.
-        remat: Whether a block's activations are recomputed for the gradient.
-        drop_path: Share of items that skip the last block in training, linearly less before it.
+        remat: Whether a block's activations are recomputed for the gradient, rather than kept.
+        drop_path: Share of items that skip the last block in training, linearly fewer before it.
     """
 
     arch: str
@@ -103,7 +103,7 @@ class VisionTransformer(nn.Module):
         high, wide = (length // side for length in sides)
         uniform = variance_scaling(1 / 3, "fan_in", "uniform")
         embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
-        # A convolution whose stride is its size, as one product.
+        # A convolution whose stride is its size, computed as one product of matrices.
         patches = x.reshape(batch, high, side, wide, side, 3).swapaxes(2, 3)
         patches = embed(dtype=self.dtype, name="patch_embed_proj")(patches)
 
@@ -137,7 +137,7 @@ def timm_name(path: VariablePath) -> str:
     return re.sub(r"_(\d+|qkv|proj|fc[12]|gamma)\b", r".\1", torch_name(path))
 
 
-# Tags of timm 1.0.31, with what it states about them.
+# Tags of timm 1.0.31, with what timm states about them.
 _CLIP = Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _BICUBIC = partial(HubWeights, interpolation="bicubic", crop=0.9, normalization=IMAGENET)
 _APACHE = partial(_BICUBIC, licence="apache-2.0")

@@ -30,7 +30,7 @@ from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, VariablePath
 from jaxch5.util.text import counted
 
-# PyTorch counts batches here and never reads the count with its default momentum.
+# PyTorch counts batches in this entry; with its default momentum it never reads the count.
 COUNTER = "num_batches_tracked"
 
 
@@ -50,8 +50,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
         the state dict has none.
 
     Raises:
-        WeightsError: an entry is missing, has another shape, is not finite, or is not the
-            architecture's.
+        WeightsError: an entry is missing, misshapen, not finite, or foreign to the architecture.
 
     Example:
         >>> from functools import partial
@@ -78,7 +77,7 @@ def import_network(
 
     Args:
         found: What `find_network` returns.
-        arch: Architecture that it should be of.
+        arch: Architecture that the network should have.
         head: The most likely kind of head; see `heads_of`.
 
     Returns:
@@ -122,13 +121,13 @@ def export_state_dict(
     """Returns a state dict with PyTorch's names and layouts; see `import_state_dict`.
 
     With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
-    `concat_pool` head, load what does not begin with `head.` into their bodies, and the rest,
-    without that prefix, into fastai's `create_head`.
+    `concat_pool` head, load the entries that do not begin with `head.` into their bodies, and the
+    others, without that prefix, into fastai's `create_head`.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
-        library: Which of its other names to use, such as "fastai" (`vision_learner`); "" uses none.
+        library: Which of `Names.others` to use, such as "fastai" (`vision_learner`); "" uses none.
         head: The most likely kind of head, which is looked for first.
 
     Raises:
@@ -171,9 +170,10 @@ def export_state_dict(
 
 
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict has a head: at least half of its tensors, of the usual widths.
+    """Checks whether a state dict has a head: at least half of the head's tensors.
 
-    A layer norm alone, as timm writes it for a network without classes, is not a head.
+    At least half of those it has need the usual widths. A layer norm alone, as timm writes it for a
+    network without classes, is not a head.
     """
     here = [entry for entry in heads if entry.name in entries]
 
@@ -189,7 +189,7 @@ def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
 
 
 def _counted(entries: Iterable[Entry], tensors: Mapping[str, Any]) -> list[Entry]:
-    """Returns entries with the number of classes that tensors have; 1 where it cannot be told."""
+    """Returns entries with the number of classes that the tensors have, or 1 if none shows it."""
     of_classes = (e for e in entries if MARK in e.shape and tensors.get(e.name) is not None)
     count = 1
     if (first := next(of_classes, None)) is not None:
@@ -212,7 +212,7 @@ def _fits(
 
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
-        # One such name means damage; many mean another kind of network.
+        # A single name says enough; several mean an incomplete file, or another kind of network.
         kind = f"the file is cut short, or of another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

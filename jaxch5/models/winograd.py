@@ -1,9 +1,9 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
-Four outputs of three taps are four of the coefficients of a product of polynomials. Polynomials can
-be multiplied by taking their values at some points, multiplying these, and recovering the
-coefficients: six products, the sixth for the leading coefficients, where the plain sums take twelve
-(Toom and Cook; Winograd, 1980). In both directions that is 36 for 16 outputs, not 144. Each of the
+Four outputs of three taps are four coefficients of a product of polynomials. Polynomials can be
+multiplied by taking their values at some points, multiplying these, and recovering coefficients
+from them. This takes six products, the sixth for the leading coefficients; plain sums take twelve
+(Toom and Cook; Winograd, 1980). In both directions it takes 36 for 16 outputs, not 144. Each of the
 36 is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gray, 1509.09308).
 """
 
@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TAPS, TILE = 3, 4
-# Small, so that their powers do not lose digits; in pairs of opposites, for more zeros.
+# Small, so that their powers lose no digits; in pairs of opposites, for more zeros in matrices.
 POINTS = (0, 1, -1, 2, -2)
 SIZE = len(POINTS) + 1
 
@@ -29,7 +29,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    # Coefficients, the constant first, of polynomials that are zero at all points but one.
+    # Coefficients, constant first, of polynomials that are zero at all points but one, or at all.
     inputs = [[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(points)[::-1]]
     powers, last = np.vander(points, TILE, increasing=True), np.eye(TILE)[-1:]
     taps = np.concatenate([powers[:, :TAPS] / np.array(scales)[:, None], last[:, -TAPS:]])
@@ -38,7 +38,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 INPUT, _KERNEL, OUTPUT = _matrices()
-# Both directions at once: the columns' index is the outer one of the 36, as in `_places`.
+# Both directions at once. In the index over the 36, the columns' part is outer, as in `_places`.
 KERNEL = np.einsum("pa,qb->qpab", _KERNEL, _KERNEL).reshape(SIZE**2, TAPS**2)
 OUTPUTS = np.einsum("ip,jq->ijqp", OUTPUT, OUTPUT).reshape(TILE**2, SIZE**2)
 
@@ -50,7 +50,7 @@ def winograd(
 ) -> Float[Array, "batch height width out_channels"]:
     """Convolves with one zero of padding on each side and stride 1, in float32.
 
-    Its errors are some 3e-6 of the outputs' standard deviation, where plain sums have 1e-7.
+    Its errors are some 3e-6 of the outputs' standard deviation; those of plain sums are 1e-7.
 
     Example:
         >>> y = winograd(jnp.ones((1, 4, 6, 3)), jnp.ones((3, 3, 3, 5)))
@@ -65,7 +65,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    # JAX's own gradients would follow the steps below, one by one: twice as slow.
+    # JAX would differentiate the steps below one by one, which takes twice as long.
     x, kernel = saved
     return _convolve(cotangent, kernel, turned=True), _kernel_gradient(x, cotangent)
 
@@ -91,7 +91,7 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     below, right = TILE * rows - height, TILE * columns - width
     outputs = jnp.pad(cotangent, ((0, 0), (0, below), (0, right), (0, 0)))
     places = _places(OUTPUT.T, outputs, rows, columns)
-    # A product that has to read its inputs transposed would take three times as long.
+    # Transposed first: a product that reads its inputs transposed takes three times as long.
     inputs = lax.optimization_barrier(_inputs(x).mT)
     products = jnp.matmul(inputs, places)
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
@@ -99,7 +99,7 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
 
 
 def _tiles(x: Array) -> tuple[int, int]:
-    """Returns the rows and columns of tiles."""
+    """Returns the numbers of rows and of columns of tiles that cover a picture."""
     return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
 
 
@@ -112,14 +112,14 @@ def _inputs(x: Array) -> Array:
 
 
 def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
-    """Multiplies a matrix by every tile, in both directions: [36, tiles, channels].
+    """Multiplies a matrix by every tile in both directions, which gives [36, tiles, channels].
 
-    Each tile takes as many pixels as the matrix has columns; one begins at every fourth pixel.
+    A tile begins at every fourth pixel, and its side has as many pixels as the matrix has columns.
     """
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
     x = _combine(matrix, [x[None, :, place : place + below : TILE] for place in range(size)])
-    # Two short sums, one after the other; as one, each of the 36 would be a sum of 16.
+    # Keeps two short sums apart: if they were fused, each of the 36 would be a sum of 16.
     x = lax.optimization_barrier(x)
     parts = [x[:, :, :, place : place + right : TILE] for place in range(size)]
     return _combine(matrix, [part.reshape(SIZE, -1, channels) for part in parts])
@@ -130,8 +130,8 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    The library that multiplies copies the second matrix, row by row; if that is the larger one,
-    it is faster to transpose the result.
+    The library that multiplies copies the second matrix, row by row. If the second is the larger
+    one, it is faster to exchange the two and transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape

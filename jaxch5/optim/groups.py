@@ -1,4 +1,4 @@
-"""Groups of layers, earliest first: what is frozen, and which rate each trains with.
+"""Groups of layers, earliest first: which are frozen, and at which rate each is trained.
 
 Source: discriminative learning rates and gradual unfreezing, Howard and Ruder, 1801.06146; the
 groups `fastai` are those of fastai's `vision_learner`.
@@ -73,8 +73,8 @@ def frozen_paths(
     """Returns the paths of the parameters that are not trained.
 
     Args:
-        variables: the network's `params`, and the running statistics in `batch_stats`, by which a
-            batch norm is recognized. Other norms have none, and freeze with the layers around them.
+        variables: the network's `params`, and the running statistics in `batch_stats`, which mark
+            batch norms. Other norms have no statistics, and freeze with the layers around them.
         groups: groups of its layers.
         frozen_to: number of the first group that is not frozen; 0 freezes none.
         train_bn: whether batch norms in frozen groups are trained nevertheless, as in fastai.

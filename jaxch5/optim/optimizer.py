@@ -32,14 +32,14 @@ def _sgd(momentum: ArrayLike, decay: optax.GradientTransformation) -> optax.Grad
     return optax.chain(optax.trace(momentum), decay)
 
 
-# Defaults that a recipe has too.
+# Defaults that recipes share.
 LR = 1e-3
 OPTIMIZER = "adam"
 WD = 0.01
 CLIP = 0.0
 ACCUMULATE = 1
 
-# The direction of a step, before it is multiplied by a rate.
+# Functions that make the direction of a step, before it is multiplied by a rate.
 OPTIMIZERS: dict[
     str, Callable[[ArrayLike, optax.GradientTransformation], optax.GradientTransformation]
 ] = {
@@ -68,12 +68,12 @@ def make_optimizer(
 
     Args:
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
-            "adamw", the same with optax's, 0.999 and 1e-8; "lamb" (You et al., 1904.00962); "sgd"
-            with momentum.
-        lr: learning rate, or one for each group.
+            "adamw", the same with optax's constants, 0.999 and 1e-8; "lamb" (You et al.,
+            1904.00962); "sgd" with momentum.
+        lr: learning rate, or a sequence of rates, one for each group.
         momentum: decay of the first moment.
         wd: weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
-        labels: function that returns the number of each parameter's group; None is one group.
+        labels: function that returns the number of each parameter's group; None makes one group.
         clip: largest norm of all gradients together; 0 does not clip.
         accumulate: number of steps whose mean gradient makes one update.
         no_decay: further parameters, by the last part of their path, that do not decay.
@@ -109,9 +109,9 @@ def make_optimizer(
 
 
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns an optimizer that collects gradients, and updates by their mean when it is due.
+    """Returns an optimizer that collects gradients, and updates by their mean when that is due.
 
-    It is `optax.MultiSteps`, whose number of steps until an update is set before each step: see
+    It is an `optax.MultiSteps` whose number of steps until an update is set before each step: see
     `with_update_due`.
     """
     return optax.MultiSteps(optimizer, lambda steps: steps).gradient_transformation()
@@ -122,11 +122,11 @@ def with_update_due(
 ) -> optax.OptState:
     """Tells the state of an `accumulated` optimizer whether the next gradient makes an update.
 
-    Every `accumulate` steps of an epoch make one, and so do those that are left at its end.
+    Every `accumulate` steps make an update, and so do the steps left at the end of an epoch.
 
     Args:
         opt_state: State of the optimizer.
-        step: Number of steps done before.
+        step: Number of steps done before this one.
         accumulate: Number of steps whose mean gradient makes an update.
         steps_per_epoch: Training batches in an epoch.
 
@@ -144,7 +144,7 @@ def with_update_due(
     """
     place = step % steps_per_epoch
     due = ((place + 1) % accumulate == 0) | (place + 1 == steps_per_epoch)
-    # A step that float16 had to skip has added no gradient.
+    # Counted in the state, not by `step`: a step that float16 had to skip has added no gradient.
     summed = optax.tree_utils.tree_get(opt_state, "mini_step")
     return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 

@@ -43,7 +43,7 @@ def one_cycle(
     div: float = DIV,
     div_final: float = DIV_FINAL,
 ) -> Schedule:
-    """Returns a one-cycle learning rate: warm up to `lr_max`, then anneal to almost nothing.
+    """Returns a one-cycle rate, which warms up to `lr_max`, then anneals to almost nothing.
 
     Both parts are half cosine waves. Source: Smith and Topin, 1708.07120; the shape is that of
     fastai's `fit_one_cycle`.
@@ -96,7 +96,7 @@ def _two_waves(values: tuple[float, float, float], steps: int, pct_start: float)
 
 
 def even_mults(start: float, stop: float, n: int) -> list[float]:
-    """Returns `n` rates from `start` to `stop` in a geometric series (fastai's name).
+    """Returns `n` rates from `start` to `stop` in a geometric series; the name is fastai's.
 
     Args:
         start, stop: the first and the last rate, both above 0.
@@ -116,12 +116,12 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
 
     Args:
-        lr: a float, the same for all; `slice(hi)`, `hi` for the last group and a tenth of it for
-            the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
+        lr: a float, the same for all groups; `slice(hi)`, `hi` for the last group and a tenth of it
+            for the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
         groups: number of groups.
         layer_decay: factor from the rate of each group to that of the group before it: group `g`,
             counted from 0, has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et al.,
-            2003.10555; Bao et al., 2106.08254). Not with a slice, which sets the rates itself.
+            2003.10555; Bao et al., 2106.08254). It is 1 with a slice, which sets the rates itself.
 
     Raises:
         ConfigError: a rate is missing or not above 0, or `layer_decay` would have no effect.
@@ -162,12 +162,12 @@ def fine_tune_schedule(
     div_final: float = DIV_FINAL,
     layer_decay: float = LAYER_DECAY,
 ) -> Float[np.ndarray, "steps groups"]:
-    """Returns the rates of the chapter's `fine_tune`, step by step.
+    """Returns the rates of both phases of the chapter's `fine_tune`, step by step.
 
-    There are two phases: the new head alone, with one cycle to `base_lr` that rises nearly all the
-    way (`pct_start` 0.99, `div` 25); then all layers, with one cycle to half of that for the head,
-    to the head's rate / `lr_mult` for the earliest group, and spaced geometrically between. In the
-    first phase frozen groups have a rate too, as fastai records it, but are not trained with it.
+    The first phase trains the new head alone, with one cycle to `base_lr` whose rate rises almost
+    to the end (`pct_start` 0.99, `div` 25). Frozen groups have a rate too, as fastai records it,
+    but are not trained with it. The second phase trains all groups, with one cycle each: the head's
+    to `base_lr / 2`, the earliest's to that rate / `lr_mult`, the others' spaced geometrically.
 
     Args:
         epochs: epochs of the second phase.
@@ -178,7 +178,7 @@ def fine_tune_schedule(
         lr_mult: ratio of the head's rate to the earliest group's, in the second phase.
         pct_start, div: shape of the second phase; see `one_cycle`.
         div_final: shape of both phases; see `one_cycle`.
-        layer_decay: factor between groups, as in `group_rates`; below 1, it replaces `lr_mult` and
+        layer_decay: factor between groups, as in `group_rates`; if not 1, it replaces `lr_mult` and
             applies to both phases.
 
     Raises:
@@ -299,7 +299,7 @@ def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) ->
     Args:
         lr_max: rate at each restart.
         steps: number of steps of the first wave.
-        factor: each wave has this many times the steps of the one before; at least 1.
+        factor: ratio of each wave's number of steps to the previous wave's; at least 1.
         lr_min: rate that each wave falls to.
 
     Example:

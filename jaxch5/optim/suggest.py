@@ -1,7 +1,7 @@
-"""Learning rates that a sweep suggests: from (rate, loss) pairs to one rate each.
+"""Learning rates that a sweep suggests: each rule derives one from (rate, loss) pairs.
 
-A sweep raises the rate from step to step. Each rule looks at smoothed losses of the steps between
-the noisy start and the blow-up at the end; rates are evenly spaced on a logarithmic scale.
+A sweep raises the rate from step to step, evenly on a logarithmic scale. The rules look at the
+smoothed losses of the steps between the noisy start and the explosion at the end.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from jaxch5.errors import ConfigError, TrainingError
 Rates = Float[np.ndarray, "steps"]
 Losses = Float[np.ndarray, "steps"]
 
-# A sweep's last steps, in which the loss explodes.
+# How many of a sweep's last steps, in which the loss explodes, the rules do not look at.
 STEPS_LEFT_OUT = 5
 FEWEST_STEPS = 8
 
 
 def valley(lrs: Rates, losses: Losses) -> float:
-    """Returns a rate two thirds down the longest valley: the longest run of ever lower losses.
+    """Returns a rate in the middle of the longest valley: the longest run of ever lower losses.
 
-    The run may leave steps out. Source: fastai's `valley`.
+    The run may leave out steps that are not lower. Source: fastai's `valley`.
     """
     length = np.ones(len(losses), int)
     for step in range(1, len(losses)):
@@ -38,7 +38,7 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Returns the left end of the last window, moving left, whose ends still differ in slope.
+    """Returns the rate at the left end of the last window, moving left, whose ends differ in slope.
 
     Source: fastai's `slide`.
     """
@@ -65,7 +65,7 @@ def steep(lrs: Rates, losses: Losses) -> float:
 def last_decrease(lrs: Rates, losses: Losses) -> float:
     """Returns the last rate at which the loss clearly falls (the chapter's second rule of thumb).
 
-    Clearly means at a tenth of the steepest slope or more, before the lowest loss.
+    "Clearly" means with at least a tenth of the steepest slope, and before the lowest loss.
     """
     slope = np.diff(losses) / np.diff(np.log(lrs))
     falling = np.flatnonzero(slope[: max(1, int(np.argmin(losses)))] <= slope.min() / 10)
@@ -80,13 +80,13 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
     "last_decrease": last_decrease,
 }
 
-# The recommended rule, which is fastai's and careful, and a bold one, which is the chapter's.
+# The recommended rule, which is fastai's, is careful; the other, the chapter's, is bold.
 # Rates between the two are worth trying.
 RECOMMENDED, BOLD = "valley", "minimum"
 
 
 def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
-    """Refuses unknown rules, and a sweep too short to leave enough steps for any.
+    """Refuses unknown rules, and a sweep that is too short to leave enough steps for any rule.
 
     Raises:
         ConfigError: there is no such rule, or there are too few steps.

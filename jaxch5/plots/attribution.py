@@ -22,12 +22,12 @@ def overlay(
     attribution: Float[np.ndarray, "rows columns"],
     alpha: float = 0.6,
 ) -> Float[np.ndarray, "height width 3"]:
-    """Lays a coloured map over a grey picture, so that all colour comes from the map.
+    """Lays a coloured map over a picture in grey, so that all colour comes from the map.
 
     Args:
         picture: Picture with values from 0 to 1.
-        attribution: Map of what the picture shows, with values from 0 to 1, of any size.
-        alpha: Share of the map in each pixel.
+        attribution: Map that covers the picture, with values from 0 to 1, of any size.
+        alpha: Share of the map's colour in each pixel.
 
     Example:
         >>> overlay(np.zeros((2, 3, 3)), np.ones((4, 6)), alpha=1)[0, 0].round(2).tolist()
@@ -48,11 +48,11 @@ def plot_attribution(
     attribution: Float[np.ndarray, "rows columns"],
     title: str,
 ) -> Figure:
-    """Draws a picture, and beside it the picture with its map.
+    """Draws a picture, and beside it the picture with the map over it.
 
     Args:
         picture: Picture with values from 0 to 1.
-        attribution: Map of what the picture shows, with values from 0 to 1.
+        attribution: Map that covers the picture, with values from 0 to 1.
         title: Title over the picture.
 
     Example:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# More points than this are finer than the canvas; dots on more points than this merge.
+# Above `MOST_POINTS`, points are finer than the canvas; above `MOST_DOTS`, their dots merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
 # Values above this many times the third quartile are a spike, unless they are in the second half.
 SPIKE = 4
-# On a logarithmic scale: how far below its peak the lowest line is shown.
+# On a logarithmic scale: how many powers of ten below its peak the lowest curve is shown.
 DECADES_BELOW_PEAK = 2
 # Round numbers are these multiplied by powers of ten.
 STEPS = (1, 2, 5, 10)
@@ -28,7 +28,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Canvas(NamedTuple):
-    """The sides of the canvas, and of its area for the curves, in SVG units."""
+    """The sides of the canvas, and the edges of its area for the curves, in SVG units."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class Canvas(NamedTuple):
     bottom: int
 
 
-# Roughly pixels. The left margin has room for 0.00015 in a font size of 14, as on a phone.
+# In pixels, roughly. The left margin has room for 0.00015 in a font size of 14, as on a phone.
 CANVAS = Canvas(400, 240, left=68, right=388, top=26, bottom=200)
 
 
@@ -71,7 +71,7 @@ class Chart:
         x_label, y_label: labels of the axes.
         x_ticks, y_ticks: ticks of the axes.
         lines: the curves.
-        dividers: places on the x axis where something changes.
+        dividers: horizontal positions on the canvas where something changes.
     """
 
     title: str
@@ -101,9 +101,9 @@ def line_chart(
         x: x value of each point, ascending.
         series: values of each curve by its name; a value that is not finite leaves a gap.
         x_label, y_label: labels of the axes.
-        from_zero: whether a linear y axis begins at 0; an early spike then leaves it at the top.
+        from_zero: whether a linear y axis begins at 0; an early spike is then cut off at the top.
         log: whether the y axis is logarithmic; values that are not above 0 then leave gaps.
-        dividers: places on the x axis where something changes.
+        dividers: x values at which something changes.
 
     Example:
         >>> chart = line_chart("Loss", [0, 1, 2], {"training": [3, 2, 1]}, "epoch", "loss")
@@ -136,7 +136,7 @@ def line_chart(
     )
     lines = []
     for name, curve in curves.items():
-        # Below the axis the line has a gap; along the bottom it would look like a value.
+        # Below the axis a curve has a gap; a line along the bottom would look like a value.
         curve = np.where(curve < low, np.nan, curve)
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])
@@ -165,8 +165,8 @@ def line_chart(
 def _without_spike(curves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Leaves out values far above the rest, unless they are in the second half of the curves.
 
-    A loss that jumps in an early epoch would flatten all others; a late jump is what the reader has
-    to see.
+    A loss that jumps in an early epoch would flatten everything else; a late jump is what the
+    reader has to see.
     """
     curves = list(curves)
     known = [values for curve in curves if len(values := curve[np.isfinite(curve)])]

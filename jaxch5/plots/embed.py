@@ -42,7 +42,7 @@ class Image(NamedTuple):
 def figure_image(figure: Figure, alt: str) -> Image:
     """Returns a figure as a picture for a page, as PNG or JPEG, whichever is smaller.
 
-    Drawing a figure takes far longer than writing a report: draw once, report after each epoch.
+    Drawing takes far longer than writing a report: draw a figure once, not for every report.
 
     Args:
         figure: figure to draw.
@@ -77,7 +77,7 @@ class Sheet(NamedTuple):
 
     Attributes:
         uri: the encoded sheet, as a `data:` address.
-        places: left, top, width and height of each picture on it, pixels.
+        places: left, top, width and height of each picture on the sheet, pixels.
     """
 
     uri: str
@@ -96,7 +96,7 @@ def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
     rows = -(-len(pictures) // columns)
     sheet, places = PillowImage.new("RGB", (TILE_SIDE * columns, TILE_SIDE * rows)), []
     for number, picture in enumerate(pictures):
-        # The pixels of tiny pictures, such as digits, stay sharp.
+        # Tiny pictures, such as digits, are enlarged by a whole factor, so their pixels stay sharp.
         factor = max(1, TILE_SIDE // max(picture.size))
         tile = picture.resize((factor * picture.width, factor * picture.height), 0)
         tile.thumbnail((TILE_SIDE, TILE_SIDE), PillowImage.Resampling.LANCZOS)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LETTER_WIDTH = 0.62
 LINE_HEIGHT = 1.25
 POINTS = 72
-# Most inches that a matrix may take: they fit a page, and a screen at 100 dots per inch.
+# Longest side of a matrix, inches: it fits a page, and a screen at 100 dots per inch.
 LARGEST_MATRIX = 12.0
 SMALLEST_FONT = 6.0
 
@@ -31,7 +31,7 @@ def plot_confusion(
 
     Right answers and mistakes have separate colour scales: with a common one, the diagonal of a
     good model would make its mistakes invisible. Cells show their number if it fits; otherwise
-    there are colour bars. If names would overlap, only every few are shown.
+    there are colour bars. If names would overlap, only one in every few is shown.
 
     Args:
         matrix: matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
@@ -197,7 +197,7 @@ def plot_calibration(calibration: Calibration) -> Figure:
 
 
 def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
-    """Draws the error of a classifier's answers against the share left unanswered.
+    """Draws the error of a classifier's answers against the share of items left unanswered.
 
     Args:
         selection: Selection as `select` returns it.

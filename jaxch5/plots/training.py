@@ -49,7 +49,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws like `plot_pictures`, but leaves titles unchanged, and room for several lines."""
+    """Draws like `plot_pictures`, but with titles as they are, and room for several lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines
@@ -122,7 +122,7 @@ def plot_lr_find(
         label = f"worth trying: {low:.1e} to {high:.1e}"
         axes.axvspan(low, high, color="tab:green", alpha=0.15, lw=0, label=label)
         axes.set_title(f"recommended learning rate: {recommended[0]:.1e}", fontsize=10)
-    # The explosion at the end would flatten the valley.
+    # The axis leaves out the explosion at the end, which would flatten the valley.
     low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")

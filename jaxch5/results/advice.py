@@ -62,11 +62,11 @@ def advise(
 
     Args:
         run: Path of the run.
-        config: Its configuration, which the commands read from `run`.
-        interp: Its answers for the validation pictures.
-        records: Record of each epoch; without them the curves are not judged.
-        counts: Number of training pictures of each class; advice that depends on it is left out
-            without it.
+        config: Configuration of the run, which the commands read from `run`.
+        interp: Answers of the run's classifier for the validation pictures.
+        records: Record of each epoch; without records the curves are not judged.
+        counts: Number of training pictures of each class; None leaves out the advice that depends
+            on it.
         judged: Whether `jaxch5 suspects` has run already.
 
     Example:
@@ -122,7 +122,7 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
 
 
 def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Advice]:
-    """Compares the number of confidently contradicted labels with the number to be expected."""
+    """Compares the number of confidently contradicted labels with the number expected."""
     sure = interp.confidences >= SURE
     against = sure & (interp.predictions != interp.targets)
     expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
@@ -177,7 +177,7 @@ def _length(
     run: str, config: Config, interp: Interpretation, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[Advice]:
     """Judges whether the last phase was too long or too short."""
-    # The phase before it trained other layers.
+    # Only the last phase counts: an earlier one trained other layers.
     phase = [record for record in records if record.get("phase") == records[-1].get("phase")]
     valid, train = ([record[name] for record in phase] for name in ("valid_loss", "train_loss"))
     if config.fit.sizes or not all(map(is_number, (*valid, *train))) or len(phase) < 3:

@@ -16,7 +16,7 @@ from jaxch5.util.files import to_json
 KEEP, CLASS, DROP, UNSURE, UNDO = "keep", "class", "drop", "unsure", "undo"
 KINDS = (KEEP, CLASS, DROP, UNSURE, UNDO)
 
-# A picture with its label at the time: an answer does not apply to another label of the same file.
+# A picture's path and its label when it was answered: an answer applies to no other label.
 Key = tuple[str, str]
 
 
@@ -68,8 +68,8 @@ class AnswerLog:
 
     Attributes:
         path: The file.
-        torn: Whether it ended in a partial line, never confirmed as saved, which was cut off.
-        lines: Number of lines, including answers that were undone, and those that undo them.
+        torn: Whether the file ended in a partial line, never confirmed as saved, which was cut off.
+        lines: Number of lines, including answers that were undone, and the lines that undo them.
         answers: Answers that hold, in their order.
 
     Raises:

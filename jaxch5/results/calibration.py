@@ -21,7 +21,7 @@ class Calibration:
 
     Attributes:
         confidence: Mean probability of the predictions in each bin; NaN where there are none.
-        accuracy: Share of them that are right; NaN where there are none.
+        accuracy: Share of these predictions that are right; NaN where there are none.
         count: Number of items in each bin.
     """
 
@@ -47,8 +47,8 @@ def calibrate(
     """Computes the mean confidence and accuracy of predictions in bins of confidence.
 
     Args:
-        confidences: Probability of each item's prediction; one on the edge between two bins
-            falls into the lower one.
+        confidences: Probability of each item's prediction; a probability on the edge between two
+            bins falls into the lower bin.
         right: Whether each prediction is right.
         bins: Number of bins.
 
@@ -72,7 +72,7 @@ def calibrate(
 
 
 class Selection(NamedTuple):
-    """Holds how much a classifier answers, and how much of it is wrong, by threshold (1705.08500).
+    """Holds the shares of items answered and of answers that are wrong, by threshold (1705.08500).
 
     Attributes:
         threshold: Thresholds at which answers change, the highest first.
@@ -93,10 +93,10 @@ class Selection(NamedTuple):
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
-        """Returns the highest threshold that answers a share of the items, cut to six decimals.
+        """Returns the highest threshold at which a share of items is answered, cut to six decimals.
 
         Args:
-            share: Share of the items, 0 to 1.
+            share: Least share of items to answer, 0 to 1.
 
         Example:
             >>> select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True])).suggested(0.6)

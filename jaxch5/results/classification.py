@@ -14,7 +14,7 @@ from jaxch5.util.text import NO_NUMBER, printable
 
 @dataclass(frozen=True)
 class Scores:
-    """Holds a line of a report; `support` is the number of items, scores are from 0 to 1.
+    """Holds a line of a report: scores from 0 to 1, and `support`, the number of items.
 
     The scores are None where a class has no items and is never predicted.
     """
@@ -39,8 +39,8 @@ class Report:
     Attributes:
         classes: A line for each class.
         accuracy: Share of items that are predicted correctly.
-        macro: Mean over the classes that have items or are predicted.
-        weighted: Mean over classes, weighted by their support.
+        macro: Mean scores over the classes that have items or are predicted.
+        weighted: Mean scores over classes, weighted by their support.
     """
 
     classes: tuple[Scores, ...]
@@ -77,13 +77,13 @@ def classification_report(
 ) -> Report:
     """Computes precision, recall and F1, as scikit-learn does by default.
 
-    Precision is 0 where a class is never predicted, recall where it has no items. A class with
-    neither has no scores, and the means leave it out.
+    Precision is 0 for a class that is never predicted, and recall is 0 for a class without items.
+    A class with neither predictions nor items has no scores, and the means leave it out.
 
     Args:
         targets, predictions: Actual and predicted class of each item, as indices into `classes`; a
-            prediction beyond them stands for "none of these", and is wrong.
-        classes: Names of the classes; two may be the same.
+            prediction beyond the last class stands for "none of these", and is wrong.
+        classes: Names of the classes; two classes may have the same name.
 
     Example:
         >>> targets, predictions = np.array([0, 1, 1]), np.array([0, 0, 1])

@@ -1,4 +1,4 @@
-"""Serves the page of `jaxch5 clean`: sends it the suspects, and stores its answers."""
+"""Serves the page of `jaxch5 clean`: sends the suspects to the page, and stores the answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_judged(path: Path) -> dict[str, Any]:
     """Reads the suspects that `jaxch5 suspects` wrote.
 
     Raises:
-        DataError: There are none, or the file is damaged or from another version.
+        DataError: There is no such file, or it is damaged or from another version.
     """
     again = f"create it with jaxch5 suspects {path.parent}"
     try:
@@ -73,8 +73,8 @@ class Cleaner:
 
     Attributes:
         keys: Path and label of each suspect that is still in the set, largest doubt first.
-        stale: Number of suspects that are no longer in the set, or not with that label.
-        digest: Identifies the list of suspects: answers from a page with another list are refused.
+        stale: Number of suspects that are no longer in the set, or have another label.
+        digest: Hash of the list of suspects; answers from a page with another list are refused.
 
     Args:
         title: Title of the page.
@@ -83,7 +83,7 @@ class Cleaner:
         items: Item number of each picture of the set, by path and label.
         log: Log of answers, to which new ones are added.
         finish: Function that writes labels, and returns lines about them and the next command.
-        looks: Function that draws where the network looks, or the reason why there is none.
+        looks: Function that draws where the network looks, or the reason why that is impossible.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Cleaner:
         self._source, self._log, self._finish, self._looks = source, log, finish, looks
         self._lock = Lock()
         self._classes: dict[str, int] = {}
-        # Classes that the person added are included.
+        # Classes that the person added in earlier answers are included.
         for name in (*judged["classes"], *(answer.label for answer in log.answers)):
             if name:
                 self._number(name)
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
         self.stale = len(judged["suspects"]) - len(suspects)
-        # By path alone, for the other pictures that are shown beside a suspect.
+        # Item numbers by path alone, for the other pictures that are shown beside a suspect.
         self._item = {image: item for (image, _), item in items.items()}
         self._images: dict[str, int] = {}
         groups = defaultdict(list)
@@ -127,7 +127,7 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Responds to a request: for a file, the suspects or a picture, or to answer or finish.
+        """Responds to a request: to send a file, suspects or a picture, save an answer, or finish.
 
         Raises:
             DataError: A picture cannot be read, or an answer makes no sense.
@@ -191,7 +191,7 @@ class Cleaner:
         return [*self._classes][number]
 
     def _state(self, places: Iterable[int]) -> dict[str, Any]:
-        """Returns the answers about some suspects; `null` means that there is none."""
+        """Returns the log's state and the answers about some suspects; None means no answer."""
         answers = by_picture(self._log.answers)
         found = ((place, answers.get(self.keys[place])) for place in places)
         said = {

@@ -44,7 +44,7 @@ def find_label_issues(
 
     Args:
         labels: Index of each item's class.
-        probabilities: Probabilities of each item by a classifier that was not trained on it.
+        probabilities: Class probabilities of each item, by a classifier not trained on that item.
 
     Raises:
         ConfigError: Labels and probabilities do not fit each other.
@@ -82,9 +82,9 @@ def confident_joint(
 ) -> Int[np.ndarray, "classes classes"]:
     """Counts items by label (row) and by the class that they confidently belong to (column).
 
-    An item confidently belongs to a class if its probability of it is at least the mean of that
-    probability over the items labelled with the class; among several such classes, the most
-    probable one counts. An item may belong to none.
+    An item confidently belongs to a class if its probability of the class is at least the mean of
+    that probability over the items labelled with the class; among several such classes, the most
+    probable one counts. An item may belong to no class.
 
     Args:
         labels, probabilities: As in `find_label_issues`.
@@ -98,8 +98,8 @@ def confident_joint(
     classes = probabilities.shape[1]
     right = labels[:, None] == np.arange(classes)
     thresholds = (probabilities * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)
-    # The mean of equal probabilities may be rounded upward. No item confidently belongs to a class
-    # without items, or to one that none of its own items looks like.
+    # The tolerance is for the mean of equal probabilities, which may be rounded upward. No item
+    # confidently belongs to a class without items, or to one that its own items all rule out.
     confident = (probabilities >= thresholds * (1 - 1e-9)) & (thresholds > 0)
     found = np.where(confident, probabilities, -1).argmax(axis=1)
     joint = np.zeros((classes, classes), int)
@@ -125,7 +125,7 @@ def estimate_joint(
                [0., 3.]])
     """
     joint = confident_joint(labels, probabilities).astype(float)
-    # A label about which nothing is known counts as right.
+    # If no item with a label confidently belongs to any class, the label counts as right.
     np.fill_diagonal(joint, np.where(joint.any(axis=1), np.diag(joint), 1))
     counts = np.bincount(labels, minlength=len(joint))
     return joint * (counts / joint.sum(axis=1))[:, None]

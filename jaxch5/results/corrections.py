@@ -44,7 +44,7 @@ class Corrections:
         relabelled: Number of pictures that changed class, by part, old and new class.
         dropped: Number of pictures that were left out, by part and class.
         kinds: Number of answers about pictures of the set, by kind.
-        elsewhere: Number of answers about pictures that are not in the set, or not with that label.
+        elsewhere: Number of answers about pictures that are not in the set, or have another label.
     """
 
     rows: Sequence[Row]
@@ -111,7 +111,7 @@ def check_listable(rows: Sequence[Row]) -> None:
 
 
 def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
-    """Returns remarks about corrected labels: classes that are new, gone, or without pictures.
+    """Returns remarks about corrected labels, such as on classes that are new or gone.
 
     Example:
         >>> rows = [Row("1.jpg", "cat", False), Row("2.jpg", "dog", False)]
@@ -169,7 +169,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
         run: Run whose labels were corrected, if there is one.
 
     Raises:
-        CheckpointError: They cannot be written.
+        CheckpointError: The table or the record cannot be written.
 
     Example:
         >>> import tempfile
@@ -201,7 +201,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 def about_labels(path: Path) -> dict[str, Any] | None:
     """Returns the record that `write_labels` wrote beside a table; None if there is none.
 
-    Its "edited" tells whether the table has changed since, in which case counts may be wrong.
+    Its "edited" tells whether the table has changed since then; if so, counts may be wrong.
     """
     try:
         about = json.loads(path.with_suffix(ABOUT).read_bytes())

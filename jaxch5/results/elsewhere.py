@@ -98,9 +98,9 @@ def pixels(
 
 
 def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[int, int, int]]:
-    """Returns the function that is written as ONNX, and the shape of its pictures.
+    """Returns the function that is written as ONNX, and the shape of the pictures that it takes.
 
-    It computes in float32 whatever the precision of training, as most runtimes on a CPU require.
+    It computes in float32, whatever the precision of training, as most runtimes on a CPU require.
     """
     model, size = predictor.model, height_and_width(predictor.about.size)
     wide = model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
@@ -118,7 +118,7 @@ def recipe(predictor: Predictor, form: str) -> str:
 
     Args:
         predictor: The classifier.
-        form: "onnx" or "timm".
+        form: Format, "onnx" or "timm".
     """
     about, size = predictor.about, height_and_width(predictor.about.size)
     activation = "sigmoid()" if predictor.task.name == "sigmoid" else "softmax(1)"
@@ -154,7 +154,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
             f"--model.head {spec.heads[0]}, or choose another format"
         )
     size = height_and_width(about.size)
-    # A network with an embedding for each position is built for one size.
+    # A network with an embedding for each position is built for one size of pictures.
     fixed = {"img_size": list(size)} if spec.resample else {}
     entries = entries_of(spec, about.head)
     (classifier,) = (entry for entry in entries if MARK in entry.shape and len(entry.shape) == 2)

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# In the order of a typical workflow; others come last.
+# Commands in the order of a typical workflow; any that are not listed come last.
 WORKFLOW = (
     *("verify", "show", "lr_find", "train", "runs", "evaluate", "suspects", "clean", "predict"),
     *("demo", "export", "pack", "transfer_profile", "completion"),
@@ -24,7 +24,7 @@ def commands() -> dict[str, str]:
     """
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        # Read rather than imported, which would take seconds.
+        # The file is read, because importing all modules would take seconds.
         with file.open(encoding="utf-8") as text:
             if said := re.match(rf'"""`{PROG} {file.stem}\b.*?`: (.*?)\.?"""$', text.readline()):
                 found[file.stem] = said[1]
@@ -33,11 +33,11 @@ def commands() -> dict[str, str]:
 
 
 def main() -> int:
-    """Starts the command named on the command line; without one, lists the commands."""
+    """Starts the command that the command line names, or lists all commands if it names none."""
     word = sys.argv[1] if sys.argv[1:] else "--help"
     known, name = commands(), word.replace("-", "_")
     if name in known:
-        # As if its module had been started directly.
+        # The command then reads its arguments as if its module had been started directly.
         del sys.argv[1]
         status: int = import_module(f"jaxch5.{name}").main()
         return status

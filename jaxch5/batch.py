@@ -1,4 +1,4 @@
-"""Defines the batches that the input pipeline passes to the device, also for a set cached there."""
+"""Defines batches: of pictures sent to the device, or of items in a set that is cached there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jaxch5.framing import CROP, Framing
 class Batch:
     """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
-    `frame` maps a point of the unit square (x to the right, y down), the upright picture's kept
-    region, to a pixel of its canvas, in homogeneous coordinates. Its last number is the picture's
-    aspect ratio divided by that on the canvas: 1, unless it is squished there. Pixel centres are at
-    half integers. `index` is the item's index in its split, from which every random draw for the
-    item is derived; if an epoch repeats the item, the size of the split is added for each time that
-    it was drawn before. A padded row has `mask` False and counts nowhere.
+    `frame` maps a point of the unit square (x to the right, y down), which stands for the part of
+    the upright picture that is kept, to a pixel of its canvas, in homogeneous coordinates. Its last
+    entry is the picture's aspect ratio divided by that on the canvas: 1, unless it is squished
+    there. Pixel centres are at half integers. `index` is the item's index in its split, from which
+    every random number for it is derived; if an epoch repeats the item, the size of the split is
+    added once per earlier repetition. A row with `mask` False fills up a batch and never counts.
 
     Attributes:
         image: Canvases, 0 to 255.
@@ -58,13 +58,13 @@ def without_labels(
     frame: Float32[Any, "batch 3 3"],
     framing: Framing = CROP,
 ) -> Batch:
-    """Makes a batch of pictures without labels, to look at or to predict."""
+    """Makes a batch of pictures without labels, to be shown or classified."""
     nothing = np.zeros(len(image), np.int32)
     return Batch(image, frame, nothing, nothing, nothing == 0, framing)
 
 
 def repeated(batch: Batch, count: int) -> Batch:
-    """Repeats the first picture of a batch, each time with its own draws."""
+    """Repeats the first picture of a batch; each copy has its own draws."""
     rows = jax.tree.map(lambda leaf: np.repeat(leaf[:1], count, axis=0), batch)
     return replace(rows, index=np.arange(count, dtype=np.int32))
 
@@ -72,10 +72,10 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """Holds a batch of a set stored on the device, as item numbers, not as pictures; a pytree.
+    """Holds a batch of a set that is cached on the device: item numbers, not pictures; a pytree.
 
-    `images` and `frames` are those of the whole set, in the order of its source; they are
-    not copied. If it is opened inside a compiled step, gathering the pictures is part of the step.
+    `images` and `frames` are those of the whole set, in the order of its source, and are not
+    copied. If `open` is called inside a compiled step, the pictures are gathered within the step.
     """
 
     images: UInt8[Any, "items height width 3"]
@@ -87,7 +87,7 @@ class CachedBatch:
     framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
-        """Returns the batch with its pictures gathered from the set's."""
+        """Returns the batch with its pictures gathered from those of the set."""
         image = self.images.at[self.item].get(mode="promise_in_bounds")
         frame = self.frames.at[self.item].get(mode="promise_in_bounds")
         return Batch(image, frame, self.label, self.index, self.mask, self.framing)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
 # The file with the settings for training on the labels.
 SETTINGS = "labels.toml"
-# Settings for finding, labelling and splitting pictures, which the table replaces.
+# Settings for finding, labelling and splitting pictures, which labels.csv replaces.
 OF_THE_SET = (
     *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),
     *("image_column", "label_column", "split", "split_column"),
@@ -64,7 +64,7 @@ class CleanOptions(RunOptions):
 
     @classmethod
     def settings_of_run(cls, path: Path) -> Path | None:
-        """Returns the settings of the run, or those with which its suspects were found."""
+        """Returns the settings file of the run that is given, or that the suspects name, if any."""
         directory = _run_of(path)
         return directory.config_file if directory.config_file.is_file() else None
 
@@ -127,7 +127,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the run of the suspects: the folder itself, or the one that their file names."""
+    """Returns the run of the suspects: the folder itself, or the run that their file names."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(expanded(path).absolute())
@@ -141,11 +141,11 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
     """Returns the set that contains the suspects, with the row of each item.
 
     Returns:
-        Source, rows in their order, and remarks about them.
+        Source, rows by item, and remarks about pictures that are left out.
 
     Raises:
-        ConfigError: The pictures are not files, or are not named.
-        DataError: They cannot be found, distinguished or split.
+        ConfigError: The pictures are not named or not files, or settings of the run are changed.
+        DataError: The pictures cannot be found, told apart or split.
     """
     from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
@@ -203,7 +203,7 @@ def written(
     """Writes the corrected labels, and returns counts, remarks and the next command.
 
     Raises:
-        CheckpointError: They cannot be written.
+        CheckpointError: A file cannot be written.
     """
     from jaxch5.results.answers import by_picture
     from jaxch5.results.corrections import corrected, remarks, summary, write_labels
@@ -258,7 +258,7 @@ def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks 
     def looks(item: int, label: str) -> Image.Image:
         from jaxch5.results.attribution import attribution
 
-        # The network is loaded, and its program compiled, only once.
+        # One call at a time, so that the network is loaded, and its program compiled, only once.
         with lock:
             return attribution(loaded(), source.read(item), label).overlay()
 

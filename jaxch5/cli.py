@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIGURES = (".png", ".pdf", ".svg")
 FIGURE_DPI = 120
-# Key of a command's result that is true if the command did its work, but has failures to report.
+# Key in a command's result: true if the command did its work, but has failures to report.
 FAILED = "failed"
 
 
@@ -53,7 +53,7 @@ class Options(Config):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the TOML file whose values those of the command line override."""
+        """Returns the TOML file whose values the command line overrides."""
         return Path(given["config"]) if "config" in given else None
 
     def console(self, quiet: bool = False) -> Console:
@@ -61,7 +61,7 @@ class Options(Config):
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
-        """Returns the configuration alone."""
+        """Returns the configuration without the options of the command itself."""
         values = {name: getattr(self, name) for name in Config.model_fields}
         config = Config.model_validate(values)
         config._named = self._named
@@ -72,12 +72,12 @@ class Options(Config):
 
         Args:
             say: Function that takes a line for each setting of the command line that has no effect
-                with them; None is for changes that the command line must not contradict.
+                after the changes; None makes such a setting an error.
             changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: Without `say`, there is such a setting, or the command line contradicts a
-                change.
+            ConfigError: `say` is None, and the command line has such a setting, or one of those
+                that are changed.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
             raise ConfigError(f"{min(fixed)}: this command sets it itself; leave it out")
@@ -103,7 +103,7 @@ class Options(Config):
         """Returns the task that the command line names, for classifiers that may not record theirs.
 
         Raises:
-            ConfigError: It cannot be imported.
+            ConfigError: The task cannot be imported.
         """
         if "model.task" not in self._named:
             return None
@@ -112,7 +112,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Returns the configuration with "auto" weights resolved, so it means the same later."""
+        """Resolves "auto" weights, so that the returned configuration means the same later."""
         config = self.settings()
         if config.model.weights != "auto":
             return config
@@ -129,7 +129,7 @@ class RunOptions(Options):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the run's own settings."""
+        """Returns the settings file of the run, or that of `--config` if no run is given."""
         if "run" not in given:
             return super().settings_file(given)
         if "config" in given:
@@ -163,7 +163,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     """Reads options from the file that `--config` names, overridden by the command line.
 
     Raises:
-        ConfigError: A key is unknown, or its value is not allowed; the first one is named.
+        ConfigError: A key is unknown, or its value is not allowed; the message names the first.
         SystemExit: After `--help`.
     """
     given = command_line(options, argv, prog)
@@ -177,7 +177,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     try:
         parsed = options.model_validate(values)
     except ValidationError as error:
-        # A line about several settings begins with the one that is wrong.
+        # A message about several settings begins with the one that is wrong.
         keys = {".".join(map(str, error.errors()[0]["loc"])), explain(error, []).split()[0]}
         from_file = file and not keys & flat(given).keys()
         line = explain(error, known_keys(Config if from_file else options))
@@ -192,12 +192,12 @@ def _not_overruled(
 ) -> dict[str, Any]:
     """Returns a file's values without those that the command line makes pointless.
 
-    Another source replaces the file's; settings of one schedule do not matter under another.
+    A source given there replaces the file's; settings of one schedule do nothing under another.
 
     Args:
         on_file: Values of the file.
         given: Values of the command line.
-        recorded: Whether it is a run's own file, which may be older than today's rules.
+        recorded: Whether the file is a run's own, which may be older than the current rules.
     """
     if any(name in given.get("data", {}) for name in SOURCES):
         on_file = without(on_file, [f"data.{name}" for name in SOURCES])
@@ -206,10 +206,10 @@ def _not_overruled(
 
 
 def shipped(file: Path) -> Path:
-    """Returns the configuration file itself, or the one of this name that comes with jaxch5.
+    """Returns the file if it exists, or else the one of this name that comes with jaxch5.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: Neither of them exists.
 
     Example:
         >>> shipped(Path("digits")).name
@@ -218,7 +218,7 @@ def shipped(file: Path) -> Path:
     if file.exists():
         return file
     package = Path(__file__).parent
-    # A wheel has them inside the package, a working copy beside it.
+    # A wheel has the configurations inside the package, a working copy has them beside it.
     inside = package / "configs"
     known = sorted((inside if inside.is_dir() else package.parent / "configs").glob("*.toml"))
     for one in known:
@@ -232,7 +232,7 @@ def drawable(out: Path) -> Path:
     """Validates, for pydantic, the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
-    # Otherwise this would be found only after minutes of training.
+    # Otherwise a missing folder would be noticed only after minutes of training.
     if not out.parent.is_dir():
         raise ValueError(f"out = {out}: there is no folder {out.parent}")
     if not os.access(out.parent, os.W_OK):
@@ -242,10 +242,10 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure atomically, with a mark that it is not data.
+    """Writes a figure atomically, with a mark that says that it is not data.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: The file cannot be written.
     """
     drawn = io.BytesIO()
     form = out.suffix[1:].lower()
@@ -262,8 +262,8 @@ def run(
 ) -> int:
     """Runs a command with options from `argv` and files, and returns its exit status.
 
-    0 is success, 1 a failure, 2 wrong usage or configuration, 130 interrupted, 143 terminated. What
-    it changes in its process is restored: a notebook that calls it keeps its handlers and logs.
+    0 means success, 1 failure, 2 wrong usage or configuration, 130 interrupted, 143 terminated.
+    Changes to the process are undone: a notebook that runs a command keeps its handlers and logs.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
@@ -272,7 +272,7 @@ def run(
         caller_decides(),
         empty_is_unset(),
         nullcontext() if debug else silent(),
-        # None if they are closed: only what would be printed there is then lost.
+        # A closed stream is None; what would be printed there is lost, but nothing else.
         redirect_stdout(sys.stdout or io.StringIO()),
         redirect_stderr(sys.stderr or io.StringIO()),
     ):
@@ -299,7 +299,7 @@ def _run(
             # Of several processes that train together, only the first has a result.
             if parsed.json_output and result:
                 print(to_json(result))
-        # A failure to write should be found here, where it is still one line and a status.
+        # A failure to write should occur here, where it still becomes one line and a status.
         sys.stdout.flush()
         return int(failed)
     except Jaxch5Error as error:
@@ -322,11 +322,11 @@ def _run(
 
 
 def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
-    """Reports what could not be written or read, unless nobody listens; returns the exit status."""
+    """Reports what could not be read or written, unless the output's reader is gone; returns 1."""
     try:
         sys.stdout.flush()
     except OSError:
-        # The interpreter would try again, and complain, at exit.
+        # Otherwise the interpreter would try again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 1

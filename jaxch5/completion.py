@@ -16,8 +16,8 @@ from jaxch5.cli import Options, run
 from jaxch5.config.command_line import options_read
 from jaxch5.models.registry import architectures
 
-# The words are in the script, so that no Python is started for a Tab. Without words the shell
-# completes names of files.
+# The script contains the words to complete, so that the Tab key does not start Python. Where there
+# are none, the shell completes file names.
 SCRIPT = """\
 _jaxch5() {
   local word="$${COMP_WORDS[COMP_CWORD]}" words=
@@ -49,7 +49,7 @@ class CompletionOptions(Options):
 
 
 def completion(options: CompletionOptions) -> dict[str, Any]:
-    """Prints the script; returns it."""
+    """Prints the script, unless JSON is printed, and returns it."""
     values: dict[str, list[str]] = {}
     taken = []
     for name in commands():

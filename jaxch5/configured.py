@@ -1,4 +1,4 @@
-"""Makes data and a learner as a configuration describes them, and trains, for the commands."""
+"""Makes data and a learner for a command from its configuration, and trains the learner."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from jaxch5.util.text import counted, print_line
 def data_of(
     config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
 ) -> tuple[Data, dict[str, str]]:
-    """Returns the pictures, and why some are left out; for a resumed run, the same as before.
+    """Returns the data, and why some pictures are left out; a resumed run gets the pictures it had.
 
     Args:
-        config: Configuration that names them.
-        run: Run that is resumed; None begins one.
-        say: Function that takes a line about them, and lines about what has changed.
+        config: Configuration that names the pictures.
+        run: Run that is resumed; None begins a new one.
+        say: Function that takes each line about the pictures and about what has changed.
         instead: What else can be done if a picture of the run is gone, for the message.
 
     Raises:
@@ -64,7 +64,7 @@ def data_of(
         what = counted(len(skipped), f"picture {cannot} is", f"pictures {cannot} are")
         say(f"{what} left out (skipped.jsonl)")
     data = load_data(config, source, split)
-    # Where pictures are kept is each process's own choice, but decides what is compiled.
+    # Each process chooses where to keep pictures, but what is compiled depends on the choice.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
     for line in data.outline():
@@ -78,10 +78,10 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     Args:
         data: Pictures to train on.
         config: Configuration of the learner.
-        say: Function that takes the line about the weights it begins from; None prints it.
+        say: Function that takes lines about the weights and the rates; None prints them.
 
     Raises:
-        WeightsError: Its weights are not available, or do not fit.
+        WeightsError: The weights are not available, or do not fit.
     """
     learn = vision_learner(
         data,
@@ -122,7 +122,7 @@ def lacking(learn: Learner) -> dict[str, str]:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """Returns the recipe that a configuration describes: settings have the names of its fields.
+    """Returns the recipe that a configuration describes; its fields have the names of settings.
 
     Raises:
         ConfigError: Your own loss, metric or task cannot be imported.
@@ -150,7 +150,7 @@ def from_scratch(config: Config) -> Config:
 
 
 def normalization_of(model: ModelConfig) -> Normalization | None:
-    """Returns the mean and deviation that the settings name; None if they name none.
+    """Returns the mean and standard deviation in the settings; None if they have none.
 
     Example:
         >>> normalization_of(ModelConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))).mean
@@ -162,10 +162,10 @@ def normalization_of(model: ModelConfig) -> Normalization | None:
 
 
 def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
-    """Returns the loss that the settings name, which may be the task's.
+    """Returns the loss that the settings name, which may be the task's own.
 
     Raises:
-        ConfigError: It is your own, and cannot be imported.
+        ConfigError: The loss is your own, and cannot be imported.
     """
     if is_import_path(settings.loss):
         return load_function(settings.loss, "fit.loss")
@@ -216,21 +216,21 @@ def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
 
 
 def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]) -> Data:
-    """Returns pictures of which some are held out, and all others are for training."""
+    """Returns data in which some pictures are held out, and all others are for training."""
     return load_data(config, source, lambda _: (np.flatnonzero(~held), np.flatnonzero(held)))
 
 
 def judge_by_training(
     config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
 ) -> Float[np.ndarray, "items classes"]:
-    """Trains once for each fold, on all other pictures; returns what it predicts for the fold.
+    """Trains once for each fold, on all other pictures, and returns the predictions for the folds.
 
     Args:
-        config: Configuration for training; its logs and hooks are ignored, and the best epoch,
-            which held-out labels would choose, is not kept.
+        config: Configuration for training. Its logs and hooks are ignored, and so is
+            `fit.keep_best`, because held-out labels would choose the epoch.
         source: Labelled pictures.
-        folds: Fold of each picture, from `stratified_folds`; results are zero where it is in none.
-        kept: Folder for the results of each fold, so that it is not trained again.
+        folds: Fold of each picture, from `stratified_folds`; a picture in none gets zeros.
+        kept: Folder for the results of each fold, so that no fold is trained again.
         console: Console on which progress is shown.
 
     Raises:

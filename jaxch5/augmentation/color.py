@@ -1,12 +1,12 @@
-"""Colour: brightness, contrast, saturation, hue and grey, on pictures in 0 to 1.
+"""Changes brightness, contrast, saturation, hue and grey of pictures with values in 0 to 1.
 
-dm-pix does the arithmetic, with fastai's magnitudes. Brightness and contrast act on logits, as
-fastai's do, so that black stays black, white stays white and nothing leaves 0 to 1: dm-pix's sum on
-the plain values would move a near-white three times as far as fastai does, and clip it. Contrast
-is multiplied as in fastai: dm-pix multiplies distances from the channel's mean, fastai those from
-mid-grey. Saturation is dm-pix's, in HSV, where fastai mixes with grey; the factors are fastai's.
+The magnitudes are fastai's; dm-pix does the arithmetic, except for contrast. Brightness and
+contrast act on logits, as in fastai, so that black stays black, white stays white and no value
+leaves 0 to 1. On plain values, dm-pix would move a near-white three times as far as fastai does,
+and clip it. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's mean,
+as in dm-pix. Saturation is changed in HSV, as in dm-pix, where fastai mixes with grey.
 
-The random forms turn draws, numbers from 0 to 1, into parameters.
+The random forms turn draws, which are numbers from 0 to 1, into parameters.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
 
     Args:
         pictures: values from 0 to 1.
-        brightness: what mid-grey becomes, 0 to 1; 0.5 changes nothing.
-        contrast: what the slope at mid-grey is multiplied by; 1 changes nothing.
+        brightness: value that mid-grey gets, 0 to 1; 0.5 changes nothing.
+        contrast: factor by which the slope at mid-grey is multiplied; 1 changes nothing.
 
     Example:
         >>> grey = jnp.full((1, 1, 1, 3), 0.5)
@@ -76,10 +76,10 @@ def gray(pictures: Pictures, chosen: Bool[Array, "batch"]) -> Pictures:
 def random_lighting(
     draws: Float[Array, "batch 4"], pictures: Pictures, max_lighting: float, p: float
 ) -> Pictures:
-    """Moves mid-grey, and multiplies the slope there, with probability `p` each.
+    """Changes brightness and contrast, each with probability `p`.
 
-    Mid-grey moves by up to half of `max_lighting`; the factor is between `1 - max_lighting` and its
-    inverse, uniform in its logarithm.
+    Mid-grey moves by up to half of `max_lighting`. The factor of the contrast is between
+    `1 - max_lighting` and its inverse, uniform in its logarithm.
     """
     brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
     return lighting(
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """Multiplies saturation by `1 - max_saturation` to its inverse, with probability `p`."""
+    """With probability `p`, scales the saturation by `1 - max_saturation` to its inverse."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -100,10 +100,10 @@ def random_saturation(
 def random_hue(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
 ) -> Pictures:
-    """Turns the hue, with probability `p`, by `-max_hue` to about `max_hue`.
+    """With probability `p`, turns the hue by `-max_hue` to about `max_hue`.
 
-    fastai adds a factor between `1 - max_hue` and its inverse to the hue, which is a circle of
-    length 1; what remains is the factor less one.
+    fastai adds a factor between `1 - max_hue` and its inverse to the hue. The hue is a circle of
+    length 1, so this is the same as adding the factor less one.
     """
     turn = _factor(draws[:, 1], max_hue) - 1
     return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))
@@ -115,8 +115,8 @@ def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) ->
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # In this form the values occur once: where they come from the sampler, the compiler computes
-    # them again for each mention, which doubled the total time.
+    # This form mentions the values only once. Where they come from the sampler, the compiler
+    # computes them again for each mention, and a second mention doubled the total time.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 
 

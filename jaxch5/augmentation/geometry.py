@@ -1,16 +1,16 @@
-"""Geometry: matrices that say where each pixel of the output comes from.
+"""Makes the matrices that say where each pixel of the output comes from.
 
 A matrix acts on homogeneous points (x, y, 1), x to the right and y down. The operations work in a
-square from -1 to 1, which stands for the part of the picture that is seen. Where that part is not
-square, `stretch` gives the square the part's shape for a rotation, which would otherwise shear the
-picture. A point goes from the output to the canvas in these steps:
+square from -1 to 1, which stands for the part of the picture that is seen. If that part is not
+square, `stretch` gives the square the shape of the part during a rotation, which would otherwise
+shear the picture. A point goes from the output to the canvas in these steps:
 
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
 
-The product is thus read from right to left. Each operation has a deterministic form and a
-random one, which turns draws (numbers from 0 to 1, some for each sample, see `uniforms`) into
-parameters and calls the other. Distributions and meanings are those of fastai's `aug_transforms`.
+The product is thus read from right to left. Each operation has a deterministic form and a random
+form. The latter turns draws (numbers from 0 to 1, a few per sample; see `uniforms`) into parameters
+and calls the former. Parameters and their distributions are those of fastai's `aug_transforms`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
     """
 
     def multiply(left: Array, right: Array) -> Array:
-        # Written out, because a matrix unit rounds its factors on some devices, and because a
-        # library's product may depend on the batch's size.
+        # The product is written out because the matrix units of some devices round its factors,
+        # and because the result of a library may depend on the batch's size.
         first, second, third = (left[..., :, k, None] * right[..., None, k, :] for k in range(3))
         return first + second + third
 
@@ -135,10 +135,10 @@ def warp(x: Values, y: Values) -> Matrices:
     """Tilts the picture about its vertical (x) and its horizontal (y) axis, in perspective.
 
     A corner (u, v) of the picture moves to (u - y u v, v - x u v), as in fastai's `Warp`.
-    The homography that takes these four points back to the corners has a closed form.
+    The homography that takes the four moved points back to the corners has a closed form.
 
     Args:
-        x, y: tilts, |x| + |y| below 1; at 1 three corners would be on a line.
+        x, y: tilts, with |x| + |y| below 1; at 1 three corners would be on a line.
 
     Example:
         >>> x, y, w = warp(jnp.array([0.2]), jnp.array([0.0]))[0] @ jnp.array([1.0, 0.8, 1.0])
@@ -153,12 +153,12 @@ def warp(x: Values, y: Values) -> Matrices:
 
 
 def stretch(aspect: Values | float) -> Matrices:
-    """Multiplies x, so that the square is `aspect` times as wide as it is high."""
+    """Multiplies x by `aspect`, so that the square is that many times as wide as it is high."""
     return from_rows((aspect, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def sides(frame: Matrices) -> tuple[Values, Values]:
-    """Returns pictures' widths and heights, each picture's in a unit of its own.
+    """Returns the widths and heights of pictures, in a unit that may differ between pictures.
 
     Example:
         >>> squished = jnp.diag(jnp.array([24.0, 24.0, 3.0]))[None]  # to a canvas of 8 by 8
@@ -170,7 +170,7 @@ def sides(frame: Matrices) -> tuple[Values, Values]:
 
 
 def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
-    """Returns the width over the height of the part of a picture that an output of `size` shows."""
+    """Returns the width-to-height ratio of the part of a picture that an output of `size` shows."""
     if method == "squish":
         return jnp.divide(*sides(frame))
     height, width = height_and_width(size)
@@ -180,14 +180,14 @@ def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
 def position(
     frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
 ) -> Matrices:
-    """Places the square in the picture's unit square, as large as fits.
+    """Places the square in the picture's unit square, as large as will fit.
 
     Args:
-        frame: frames of the pictures, which tell their shapes.
+        frame: frames of the pictures, from which their shapes are known.
         place: position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
             the middle.
-        aspect: width over height that the square stands for; see `aspect_seen`.
-        method: with "pad" the picture has to fit into the square, not the square into the picture.
+        aspect: ratio of width to height that the square stands for; see `aspect_seen`.
+        method: "pad" fits the picture into the square; others fit the square into the picture.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
@@ -208,10 +208,10 @@ def position(
 def uniforms(
     key: Key[Array, ""], index: Int[Array, "batch"], count: int
 ) -> Float[Array, "batch {count}"]:
-    """Draws `count` numbers from 0 to 1 for each item, from the key folded with its index.
+    """Draws `count` numbers from 0 to 1 for each item, from the key folded with the item's index.
 
-    One call serves all operations: each use of the generator adds about a fifth of a second to the
-    compilation, on two cores.
+    One call serves all operations, because each use of the generator adds about a fifth of a second
+    to the compilation on two cores.
 
     Example:
         >>> few = uniforms(jax.random.key(0), jnp.array([7]), 3)
@@ -223,7 +223,7 @@ def uniforms(
 
 
 def random_flip(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
-    """Mirrors with probability `p`."""
+    """Mirrors each picture with probability `p`."""
     return flip(draws[:, 0] < p)
 
 
@@ -234,7 +234,7 @@ def random_dihedral(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
 
 
 def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) -> Matrices:
-    """Turns by up to `max_degrees` either way with probability `p`."""
+    """Turns each picture by up to `max_degrees` either way, with probability `p`."""
     return rotate(jnp.where(draws[:, 0] < p, max_degrees * (2 * draws[:, 1] - 1), 0.0))
 
 
@@ -247,13 +247,13 @@ def random_zoom(
 
 
 def random_warp(draws: Float[Array, "batch 4"], magnitude: float, p: float) -> Matrices:
-    """Tilts about each axis by up to `magnitude`, with probability `p` each."""
+    """Tilts about each of the two axes with probability `p`, by up to `magnitude`."""
     tilt = jnp.where(draws[:, :2] < p, magnitude * (2 * draws[:, 2:] - 1), 0.0)
     return warp(tilt[:, 0], tilt[:, 1])
 
 
 def random_crop(draws: Float[Array, "batch 3"], min_scale: float) -> Matrices:
-    """Keeps a part with between `min_scale` and all of the area, anywhere in the picture."""
+    """Keeps a part anywhere in the picture, with between `min_scale` and all of its area."""
     return crop(min_scale + (1 - min_scale) * draws[:, 0], draws[:, 1], draws[:, 2])
 
 

@@ -1,8 +1,8 @@
-"""Mixing: new examples from pairs of a batch's pictures.
+"""Makes new examples by mixing pairs of a batch's pictures.
 
-Both methods work on augmented pictures; each picture draws its own share, and a partner from
-the batch, which may be the picture itself. The loss is then the same mixture of the losses to both
-labels: `jaxch5.training.reduction.loss_of_batch`.
+Both methods work on augmented pictures. Each picture draws its own share, and a partner from the
+batch, which may be the picture itself. The losses for the two labels are then mixed in the same
+proportion; see `jaxch5.training.reduction.loss_of_batch`.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ def resample(
     dtype: Any = jnp.float32,
     pad_mode: str = "reflection",
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures (values in 0 to 1) by Keys' cubic kernel, widened by as much as one shrinks.
+    """Samples pictures by Keys' cubic kernel, widened by the factor by which a picture shrinks.
 
-    Pillow does the same (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions beyond
-    a picture's border are reflected at it, or as `pad_mode` says.
+    Pillow has the same filter (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions
+    beyond a picture's border are handled as `pad_mode` says. The result has values from 0 to 1.
 
     Args:
         image: canvases.
@@ -51,12 +51,12 @@ def resample(
     beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
-        """Resamples along one of the canvas's axes, which is the first of the two in `pictures`."""
+        """Resamples along an axis of the canvas, which is the first of the two in `pictures`."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
-        # One of the two is zero, and which one tells whether the picture is turned.
+        # One of the two entries is zero; which one depends on whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
         place = step * (jnp.arange(side) + 0.5)[:, None] + matrix[:, axis, 2, None, None]
-        # Beyond a repeated edge only its pixel is seen.
+        # Where edges are repeated, positions beyond them move to the centre of the edge's pixel.
         edge = 0.0 if pad_mode == "reflection" else 0.5
         at = brought_inside(place, low + edge, high - edge, pad_mode)
         pixel = jnp.arange(pictures.shape[1]) + 0.5
@@ -71,7 +71,7 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # What is beyond the border counts as zero, so pictures are given as differences from it.
+    # Beyond the border everything counts as zero, so pictures are differences from its colour.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

@@ -1,4 +1,4 @@
-"""The one interpolation: from canvases of uint8 to the network's input."""
+"""Makes the network's input from canvases of uint8 by a single interpolation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxch5.framing import Size, colour_beyond, height_and_width
 
-# Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. There the
-# mean of n x n sub-samples, at most COARSEST canvas pixels apart, stands for an output pixel's
-# area; below it, sub-samples blur more than they gain.
+# Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. The mean of
+# n x n sub-samples, at most COARSEST canvas pixels apart, then stands for an output pixel's area.
+# Below it, sub-samples would lose more by their blur than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
@@ -22,8 +22,8 @@ COARSEST = 1.5
 # this one lost least on photographs, over most scales and shears.
 SPREAD = 1 / 8
 
-# Positions are rounded to this fraction of a pixel. It is finer than a network sees (83 dB),
-# removes rounding errors, so that an identity, a flip or a quarter turn hits pixel centres exactly,
+# Positions are rounded to this fraction of a pixel, finer than a network sees (83 dB). The rounding
+# removes numerical errors, so that an identity, flip or quarter turn hits pixel centres exactly,
 # and makes interpolation between bytes exact in float32, whatever the order of its sums.
 SUBPIXELS = 256
 
@@ -40,9 +40,9 @@ def sample(
 ) -> Float[Array, "batch rows columns 3"]:
     """Samples pictures at the given size, with values in 0 to 1, by one bilinear interpolation.
 
-    Positions beyond a picture's border are reflected at it, or as `pad_mode` says; the canvas
-    beyond the picture is never seen. Where a matrix shrinks its picture, each output pixel is the
-    mean of several sub-samples.
+    Positions beyond a picture's border are handled as `pad_mode` says; the canvas beyond the
+    picture is never seen. Where a matrix shrinks its picture, each output pixel is the mean of
+    several sub-samples.
 
     Args:
         image: canvases.
@@ -53,10 +53,10 @@ def sample(
         dtype: type of the output.
         subsamples: number of sub-samples along a side of an output pixel; None asks
             `subsamples_for`. It is fixed when compiling, because a shape cannot depend on a draw; a
-            picture that its matrix does not shrink takes them all at the centre, where they agree.
+            picture that is not shrunk takes them all at the pixel's centre, where they agree.
         pad_mode: what is seen beyond a picture's border; see `Framing`.
-        gathered: whether sub-samples are as far apart as `gathering` says, instead of evenly over
-            the output pixel. That loses less, above all where a matrix shears (docs/benchmarks.md).
+        gathered: whether sub-samples are as far apart as `gathering` says, instead of spread evenly
+            over the output pixel; they lose less, above all under a shear (docs/benchmarks.md).
 
     Example:
         >>> canvas = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
@@ -69,7 +69,7 @@ def sample(
     rows, columns = height_and_width(size)
     n = subsamples or subsamples_for(min(height, width) / min(rows, columns))
     low, high = borders(frame)
-    # A gather of whole pixels by one flat index: by three indices it took four times as long.
+    # Whole pixels are gathered by one flat index; by three indices this took four times as long.
     pixels = image.reshape(-1, 3)
     start = jnp.arange(batch)[:, None, None] * (height * width)
     middle = rows / 2, columns / 2
@@ -100,13 +100,13 @@ def sample(
             if any(colour):
                 seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
-    # A 255th, rounded as if divided; the compiler's own division multiplies by a rounded inverse.
+    # Rounds like a true division by 255; the compiler would multiply by a rounded inverse instead.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
 
 
 def subsamples_for(scale: float) -> int:
-    """Returns the sub-samples along a side of an output pixel that covers `scale` canvas pixels.
+    """Returns the number of sub-samples along an output pixel's side of `scale` canvas pixels.
 
     Example:
         >>> [subsamples_for(scale) for scale in (1.0, 1.4, 1.5, 2.05, 4.0)]
@@ -116,15 +116,15 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns the matrix that brings an output pixel's sub-samples together, in its own axes.
+    """Returns the matrix that moves an output pixel's sub-samples together, in the pixel's axes.
 
-    Sub-samples spaced evenly spread a little less than the pixel does, but each interpolation
+    Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
     spreads as well, by about a canvas pixel. Along a direction in which the output pixel covers few
-    canvas pixels, both together are too much, and the sub-samples move closer; never further apart.
+    canvas pixels, the two together are too much, so the sub-samples move closer, never apart.
 
     Args:
         slopes: what `derivative` returns.
-        subsamples: sub-samples along a side of an output pixel, 2 or more.
+        subsamples: number of sub-samples along a side of an output pixel, 2 or more.
 
     Example:
         >>> long = jnp.array([[[4.0, 0.0], [0.0, 1.5]]])
@@ -137,10 +137,10 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """Returns the factor for a direction, from the squared canvas pixels per pixel along it."""
+        """Returns a direction's factor, from the square of its canvas pixels per output pixel."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
-    # A function of a symmetric matrix is linear in it, where the matrix is 2x2.
+    # A function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times identity.
     least, most = along(mean - root), along(mean + root)
     slope = jnp.where(root > 1e-3 * mean, (most - least) / (2 * jnp.maximum(root, 1e-6)), 0.0)
     level = (least + most) / 2 - slope * mean
@@ -164,7 +164,7 @@ def derivative(
 def local_scale(
     matrix: Float[Array, "batch 3 3"], row: float, column: float | None = None
 ) -> Float[Array, "batch"]:
-    """Returns canvas pixels per output pixel, along a side, at a point (by default a diagonal one).
+    """Returns canvas pixels per output pixel, along a side, at a point; `column` defaults to `row`.
 
     Example:
         >>> round(float(local_scale(jnp.diag(jnp.array([2.0, 2.0, 1.0]))[None], 8.0)[0]), 6)
@@ -181,7 +181,7 @@ def borders(
     frame: Float[Array, "batch 3 3"],
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch 2"]]:
     """Returns the smallest and the largest canvas coordinates, x and y, of each picture."""
-    # They are whole numbers, which the division for a squished picture may slightly miss.
+    # The borders are whole numbers, which the division for a squished picture may slightly miss.
     right, down, origin = jnp.round(jnp.moveaxis(frame[:, :2] / frame[:, 2:, 2:], 2, 0))
     low = origin + jnp.minimum(right, 0) + jnp.minimum(down, 0)
     high = origin + jnp.maximum(right, 0) + jnp.maximum(down, 0)
@@ -216,9 +216,9 @@ def _neighbours(
     Int[Array, "batch rows columns"],
     Float[Array, "batch rows columns"],
 ]:
-    """Returns the pixels before and after each position on an axis, and its offset from the first.
+    """Returns the pixels before and after each position on an axis, and its offset from the former.
 
-    Positions are brought into `low` to `high`, by reflection or to the edge.
+    Positions outside `low` to `high` are first reflected, or moved to the edge.
     """
     low, high = low[:, None, None], high[:, None, None]
     inside = brought_inside(place, low, high, pad_mode)
@@ -232,7 +232,7 @@ def _neighbours(
 def brought_inside(
     place: Float[Array, "batch rows columns"], low: Array, high: Array, pad_mode: str
 ) -> Float[Array, "batch rows columns"]:
-    """Returns positions within `low` to `high`: others are reflected, or moved to the edge."""
+    """Returns positions within `low` to `high`: any outside are reflected, or moved to the edge."""
     if pad_mode != "reflection":
         return jnp.clip(place, low, high)
     period = 2 * (high - low)

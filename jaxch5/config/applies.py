@@ -1,7 +1,7 @@
-"""Tells when a setting has an effect, in one table for all, so that none is silently ignored.
+"""Defines in one table when each setting has an effect, so that none is silently ignored.
 
-A setting that is not in the table always has an effect. What is known grows: first the settings
-alone, then the pictures, then the devices; a rule that depends on something still unknown holds.
+A setting that is not in the table always has an effect. What is known grows: at first the settings
+alone, then the pictures, then the devices. A rule holds while what it depends on is unknown.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Pictures:
     """Holds what is known about pictures once they are found.
 
     Attributes:
-        kind: What they are read from, one of `KINDS`.
-        columns: Names of the columns that a split can go by.
+        kind: What the pictures are read from, one of `KINDS`.
+        columns: Names of the columns by which the pictures can be split.
         split_column: Whether the column that the settings name is among them.
-        own_split: What splits them, in words; empty for a random split.
+        own_split: What splits the pictures, in words; empty for a random split.
     """
 
     kind: str
@@ -46,9 +46,9 @@ class Situation:
     """Holds what decides whether a setting has an effect.
 
     Attributes:
-        values: Settings by their dotted names: all, or those of a section.
+        values: Settings by their dotted names: all of them, or those of one section.
         pictures: What is known about the pictures; None until they are found.
-        devices: Number of processes, and of devices of each, that share a batch; None until known.
+        devices: Numbers of processes, and of devices in each, that share a batch; None until known.
         lacks: Settings that have no effect on the network, each with the reason; empty until the
             network is known.
     """
@@ -79,9 +79,9 @@ class Rule:
 
     Attributes:
         holds: Function that tells whether the setting has an effect.
-        goes_with: Function that returns what it needs and, where that helps, what there is instead.
-        told: Whether it applies to the command line alone; values in files and in Python are often
-            meant for other runs as well.
+        goes_with: Function that returns what the setting needs and, if useful, what it has instead.
+        told: Whether the rule is for the command line alone; values in files and in Python are
+            often meant for other runs as well.
     """
 
     holds: Callable[[Situation], bool]
@@ -159,7 +159,7 @@ def _columns(situation: Situation) -> str:
     )
 
 
-# The task of each loss that works with only one.
+# The task of each loss that works with only one task.
 TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("data.path or data.archive", "folder", "archive")
@@ -340,5 +340,5 @@ def _holds(rule: Rule, situation: Situation) -> bool:
     try:
         return rule.holds(situation)
     except KeyError:
-        # In a section alone, what it depends on may be missing.
+        # If only a section is known, a setting that the rule depends on may be missing.
         return True

@@ -63,12 +63,12 @@ def load_source(settings: DataConfig) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """Adds what was guessed about a source to the configuration, to make it mean the same later."""
+    """Adds what was guessed about a source to a configuration, so that it means the same later."""
     return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
 def with_epochs(config: Config, pictures: int) -> Config:
-    """Returns the configuration with its epochs, chosen by the number of pictures if need be."""
+    """Returns the configuration with its epochs, chosen by the number of pictures if not set."""
     if config.fit.epochs is not None:
         return config
     epochs = epochs_for(pictures, from_scratch=config.model.weights == "none")
@@ -78,8 +78,8 @@ def with_epochs(config: Config, pictures: int) -> Config:
 def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns the default number of epochs for photographs.
 
-    There are half as many for ten times the pictures, which makes five times the steps. The numbers
-    are a judgement; `benchmarks/defaults.py` measures what a set needs.
+    Ten times the pictures get half the epochs, and thus five times the steps. The numbers are a
+    judgement; `benchmarks/defaults.py` measures what a set needs.
 
     Args:
         pictures: Number of pictures to train on.
@@ -135,7 +135,7 @@ def is_packed(path: Path | Address) -> bool:
 
 
 def facts_of(settings: DataConfig, source: Source) -> Pictures:
-    """Returns what is known of the pictures that the settings name, for `check_applies`."""
+    """Returns what is known about the pictures that the settings name, for `check_applies`."""
     if settings.tfds is not None or settings.archive is not None:
         kind = "archive" if settings.tfds is None else "tfds"
     elif settings.path is None:
@@ -170,7 +170,7 @@ def checked_source(config: Config) -> Source:
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
-    """Returns the source's own split; None without one, or where settings ask for a random one."""
+    """Returns the source's own split; None if it has none, or settings ask for a random one."""
     if settings.split == "random":
         return None
     if FOLDER in source.columns:
@@ -182,7 +182,7 @@ def own_split_of(settings: DataConfig, source: Source) -> Split | None:
 
 
 def column_of(settings: DataConfig, source: Source) -> str | None:
-    """Returns the column that splits a source: the one named, or its own; None without any."""
+    """Returns the column that splits a source: the named one, or its own; None if it has none."""
     if FOLDER in source.columns:
         return None
     return find_column(source, settings.split_column) or (
@@ -200,7 +200,7 @@ def sampler_of(name: str) -> Sampler:
     """Returns the sampler that has this name, or that an import path names.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such sampler.
 
     Example:
         >>> sampler_of("balanced").__name__
@@ -250,7 +250,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     split, own = split or split_of(settings, source), split is None
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
-        # A default need not be larger than the set.
+        # The default batch size need not exceed the training set.
         batch_size = min(batch_size, len(divide(source, split)[0]))
     if batch_size < settings.batch_size:
         said = f"batches of {batch_size}, which is all there is for training"

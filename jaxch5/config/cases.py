@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxch5.config.defaults import default_of
 
-# Where pictures may come from; without any, they are the digits.
+# Settings that say where pictures come from; without any of them, the digits are used.
 SOURCES = ("path", "tfds", "archive")
 
 
@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
     Attributes:
         words: The case, as `--help` calls it.
-        holds: Function that tells whether the case applies; its argument returns a setting's value.
+        holds: Function that tells whether the case applies, given a lookup of settings by name.
         defaults: Defaults by the settings' dotted names.
     """
 
@@ -28,8 +28,8 @@ class Case(NamedTuple):
 
 _augment = partial(default_of, "augmentation.policy:aug_transforms")
 _fine_tune = partial(default_of, "optim.schedule:fine_tune_schedule")
-# The settings' own defaults are those of the digits, which are tiny, and which become other
-# characters when they are mirrored or cut.
+# The settings' own defaults suit the digits, which are tiny, and which become other characters when
+# they are mirrored or cut.
 CASES = (
     Case(
         "for your own pictures",
@@ -76,12 +76,12 @@ CASES = (
 
 
 def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], Any]) -> Any:
-    """Returns what was given for a setting, or else its default in the case that holds.
+    """Returns what was given for a setting, or else its default in the first case that holds.
 
     Args:
         key: Dotted name of the setting.
         given: Values of the settings that were given, by dotted names.
-        own_default: Function from a setting to its default where no case has another one.
+        own_default: Function from a setting to its default where no case gives it another.
 
     Example:
         >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
@@ -100,7 +100,7 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
 
 
 def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:
-    """Returns the settings that differ from their defaults in the case that holds.
+    """Returns the settings that differ from the defaults that they would have if not given.
 
     Args:
         values: Values of all settings, by dotted names.

@@ -1,4 +1,4 @@
-"""The command line: its words as settings, and a readable `--help`."""
+"""Reads the words of a command line as settings, and formats a readable `--help`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Help(HelpFormatter):
         text = (action.help or "").removesuffix(" (default: None)")
         if not self.brief:
             return text
-        # The first and the last clause say what it is, and in which case it has which default.
+        # The first clause says what the setting is; the last, in which case it has which default.
         first, *others = text.split("; ")
         text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
         said, default, value = text.partition(" (default:")
@@ -78,7 +78,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
         )
 
     class Words(CliSettingsSource):
-        """Takes each word of a list literally: in file names, commas and quotes mean nothing."""
+        """Takes each word of a list literally: file names may contain commas and quotes."""
 
         def _metavar_format(self, obj: Any) -> str:
             name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
@@ -89,12 +89,12 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
-            # If such a setting is given twice, the last word counts, as for any other.
+            # If a setting of one word is given twice, the last word counts, as for any other.
             if field_name in ONE_WORD:
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)
 
-    # Options may stand between arguments, as in other programs.
+    # Options may come between arguments, as in other programs.
     intermixed = ArgumentParser.parse_intermixed_args
     return Words(CommandLine, parse_args_method=intermixed, formatter_class=Help)
 
@@ -127,7 +127,7 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
 
 
 def options_read(options: type[BaseModel], prog: str) -> dict[str, list[str]]:
-    """Returns the options that a command takes, each with the values that it may have, if few.
+    """Returns the options that a command takes, each with its possible values if they are few.
 
     Args:
         options: Settings and options of the command.
@@ -147,7 +147,7 @@ def _is_setting(key: str) -> bool:
 
 
 def _help(parser: ArgumentParser, use: Use, everything: bool) -> str:
-    """Returns what `--help` prints, the command's own options first, or what `--help-all` does."""
+    """Returns the text of `--help`, with the command's own options first, or of `--help-all`."""
 
     def own(action: Action) -> bool:
         return not _is_setting(action.dest) and action.dest not in ("print_config", "json", "debug")

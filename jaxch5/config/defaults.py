@@ -1,4 +1,4 @@
-"""Defaults of functions, read from their source.
+"""Reads the defaults of functions from their source.
 
 A default is stated once, in the signature of the function that it belongs to. The configuration and
 the command line read it there without importing the function, which would import jax.
@@ -17,7 +17,7 @@ def default_of(function: str, parameter: str) -> Any:
     """Returns the default of a function's parameter or a class's field, or a module's constant.
 
     Args:
-        function: Module, below `jaxch5`, and name, as in "data.block:DataBlock.load"; for a
+        function: Module below `jaxch5`, and name, as in "data.block:DataBlock.load"; for a
             constant, the module alone.
         parameter: Name of the parameter, field or constant. Its value is a literal, a constant of
             the module, or a function, whose name is then returned.
@@ -49,7 +49,7 @@ def _defined(module: str, name: str) -> Any:
     """Returns the definition of a name at the top level of a module; None if it is imported."""
     source = pkgutil.get_data("jaxch5", f"{module.replace('.', '/')}.py")
     assert source is not None
-    # Parsing no more than that takes a fifth of the time, and every command waits for it.
+    # Parsing the definition alone takes a fifth of the time, and every command waits for it.
     statement = rf"^(?:(?:def|class) {name}\b|{name}\b.* = ).*(?:\n(?:[ )].*)?)*"
     found = re.search(statement, source.decode(), re.MULTILINE)
     return found and ast.parse(found[0]).body[0]

@@ -37,12 +37,12 @@ NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 PAIR = rf"({NUMBER})(?:,({NUMBER}))?"
 RANGE = re.compile(rf"{PAIR}|(auto)?(?: ?integers {PAIR})?(?: ?floats {PAIR})?")
 
-# Black and white.
+# The values that are black and white.
 Limits = tuple[float, float]
 
 
 class Ranges(NamedTuple):
-    """The values that are black and white, for integers and for floats; None if unknown.
+    """Holds the values that are black and white, for integers and for floats; None if unknown.
 
     Attributes:
         file_first: Whether what a file itself states takes precedence.
@@ -58,9 +58,9 @@ def parse_range(text: str) -> Ranges:
     """Parses a value of `--data.range`.
 
     Args:
-        text: "auto", the value that is white, or those that are black and white, as in "0,4095";
-            or, for each kind, as in "auto integers 0,4095 floats 0,1": "auto" prefers what a
-            file itself states to the numbers.
+        text: "auto"; the value that is white; the values of black and white, as in "0,4095"; or
+            these for each kind of number, as in "auto integers 0,4095 floats 0,1", where "auto"
+            prefers what a file itself states to these values.
 
     Raises:
         ValueError: The text is none of these.

@@ -100,7 +100,7 @@ class Section(BaseModel):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Adds the settings that the given values imply, so that defaults depend on these too."""
+        """Adds the settings that the given values imply, so that defaults depend on them too."""
         return values
 
     def given(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Section(BaseModel):
 
 
 def idle_settings(settings: Section, **known: Any) -> dict[str, str]:
-    """Returns the given settings that have no effect, with the reason; see `idle`.
+    """Returns the given settings that have no effect, each with the reason; see `idle`.
 
     Args:
         settings: Configuration, or a section of it.

@@ -1,8 +1,8 @@
-"""The configuration: what a run does, complete enough to run it again.
+"""Defines the configuration: everything that a run does, so that it can be repeated.
 
-One pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written into
-the run directory. Some defaults depend on where the pictures come from: unlike photographs, the
-bundled digits are tiny, and become other characters when mirrored or cut.
+It is one pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written
+into the run directory. Some defaults depend on where the pictures come from: unlike photographs,
+the bundled digits are tiny, and become other characters when mirrored or cut.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ MAY_CHANGE = (
 )
 # Decoding a picture with this many pixels takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
-# Where the pictures are: a run that has a record of them finds them again by their names.
+# Settings that say where the pictures are. A run that has a record of them finds them by name.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
 # Settings of the data that decide how a run's pictures were split and how its network sees them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# More must be a typing error, and would be too much for a device's integers.
+# A larger number must be a typing error, and would be too large for a device's integers.
 MANY = 1_000_000
 
 
@@ -224,7 +224,7 @@ class DataConfig(Section):
     @field_validator("path", "root", "tfds_dir")
     @classmethod
     def _from_anywhere(cls, path: Path | Address | None) -> Path | Address | None:
-        """Makes paths absolute: a run can be resumed from another directory, by its TOML file."""
+        """Makes paths absolute, so that a run can be resumed from another directory."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
             raise ValueError(f"{shown}: not valid UTF-8, as config.toml needs; name a link to it")
@@ -376,7 +376,7 @@ class ModelConfig(Section):
     @field_validator("weights")
     @classmethod
     def _from_anywhere(cls, weights: str) -> str:
-        """Makes a path absolute: a run can be resumed from another directory."""
+        """Makes a path absolute, so that a run can be resumed from another directory."""
         named = weights in NO_WEIGHTS or is_on_hub(weights)
         return weights if named else str(Path(weights).expanduser().absolute())
 
@@ -594,7 +594,7 @@ class Config(Section):
     )
 
     def __eq__(self, other: object) -> bool:
-        """Compares the settings, but not which of them the command line named."""
+        """Compares the settings, whether or not the command line named them."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     @classmethod
@@ -628,7 +628,7 @@ def check_applies(config: Config, **known: Any) -> None:
         known: What else is known: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
-        ConfigError: One line for the first setting that has no effect.
+        ConfigError: A setting has no effect; the message is one line about the first.
     """
     for line in idle_settings(config, **known).values():
         raise ConfigError(line)
@@ -648,11 +648,11 @@ def from_toml(path: Path, recorded: bool = False) -> Config:
 
     Args:
         path: TOML file.
-        recorded: Whether it is a run's own, which may be older than today's rules: what has no
-            effect is then left out, not refused.
+        recorded: Whether the file is a run's own, which may be older than the current rules;
+            settings without effect are then left out instead of refused.
 
     Raises:
-        ConfigError: One line for the first key that is unknown or has a value that is not allowed.
+        ConfigError: A key is unknown, or its value is not allowed; one line names the first.
     """
     values = read_toml(path)
     try:

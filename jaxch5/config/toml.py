@@ -1,4 +1,4 @@
-"""Settings of any pydantic model: TOML, dotted names, and errors."""
+"""Reads, writes and flattens settings of any pydantic model, and explains errors in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.errors import ConfigError
 
 
 def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns a copy of nested dictionaries in which the values of `changes` win.
+    """Returns a copy of nested dictionaries, updated with the values of `changes`.
 
     Example:
         >>> deep_update({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})

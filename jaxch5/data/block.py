@@ -79,7 +79,7 @@ class Data(NamesFastai):
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
 
     def outline(self) -> list[str]:
-        """Returns the counts and whatever one should know before training, one line each."""
+        """Returns lines with the counts and whatever else is worth knowing before training."""
         train, valid = len(self.train.items), len(self.valid.items)
         unused = len(self.source) - train - valid
         much = (
@@ -120,7 +120,7 @@ class Data(NamesFastai):
         return pictures_of(self.source, self.train.items, self.valid.items)
 
     def with_seed(self, seed: int) -> Data:
-        """Returns the same pictures, shuffled from another seed.
+        """Returns the same pictures, shuffled with another seed.
 
         Args:
             seed: seed of the shuffling.
@@ -131,7 +131,7 @@ class Data(NamesFastai):
         """Returns the same pictures, split differently.
 
         Args:
-            train, valid: numbers of the source's items in each part.
+            train, valid: indices of the source's items in each part.
 
         Raises:
             DataError: a batch is larger than the training set.
@@ -144,7 +144,7 @@ class Data(NamesFastai):
 
         Args:
             put: function that moves an array from the default device to all devices that train.
-            part: number of the process, and how many there are.
+            part: index of the process, and number of processes.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
@@ -203,8 +203,8 @@ class DataBlock(NamesFastai):
         augment: augmentation, as `aug_transforms` returns it; None for none.
         sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
             equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
-            or your own function `(labels, epoch, seed) -> places`, which returns indices into the
-            labels [pictures].
+            or your own function `(labels, epoch, seed) -> places`, which gets the labels of all
+            training pictures and returns indices into them.
         method, pad_mode: how pictures are fitted to the shape of the network's input ("crop",
             "squish" or "pad"), and what fills the area beyond their border ("reflection",
             "border", "zeros" or a colour); see `Framing`.
@@ -248,7 +248,7 @@ class DataBlock(NamesFastai):
         Args:
             batch_size: pictures per step.
             cache: where presized pictures are kept: "off", "memory", "device" (all are presized
-                now, and each step gathers its own there), or "auto": the device if it is an
+                now, and each step gathers its part there), or "auto": the device if it is an
                 accelerator and they fit in a quarter of its free memory, else memory if they fit in
                 a quarter of what is free there, else off.
             seed: seed of the shuffling.

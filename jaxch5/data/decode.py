@@ -26,7 +26,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
 WAY_OUT = "; fix the file or remove it"
-# Pixels that are converted to RGB at a time, where the conversion needs copies.
+# How many pixels are converted to RGB at a time, where the conversion needs copies.
 STRIP = 1_000_000
 # Orientations that swap the axes.
 SIDEWAYS = (5, 6, 7, 8)
@@ -76,8 +76,8 @@ def decode(
     Args:
         data: the file's content, in one of the formats of docs/training.md.
         reference: name of the picture in errors.
-        min_side: pixels below which no side may fall where a JPEG is decoded at a fraction of its
-            size; None decodes all of it, up to `reading.max_pixels`.
+        min_side: smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
+            decodes all of its pixels, up to `reading.max_pixels`.
         reading: what is black and white, and how large a picture may be.
 
     Raises:
@@ -121,7 +121,7 @@ def decode_opened(
 
     Args:
         image: the picture; its EXIF orientation is applied if it still has one.
-        reference: its name in errors.
+        reference: name of the picture in errors.
         reading: see `decode`.
 
     Raises:
@@ -148,7 +148,7 @@ class Header(NamedTuple):
         format: name of the format.
         mode: Pillow's name for the kind of pixels, or NumPy's if Pillow cannot read them.
         size: width and height, pixels, of the upright picture.
-        profile: its colour profile; None where it has none.
+        profile: colour profile; None if the picture has none.
     """
 
     format: str
@@ -211,13 +211,13 @@ def _deep(data: bytes, deep: Deep, reading: Reading) -> Decoded:
     try:
         header = read_header(data)
     except Exception:
-        # Pillow does not know this kind, so its profile and orientation cannot be read.
+        # Pillow does not know this kind of file, so its profile and orientation cannot be read.
         return Decoded(pixels)
     return _upright(Decoded(pixels, profile_in(header.info)), header)
 
 
 def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Reading) -> Decoded:
-    # Taken now, since a draft changes the header's size.
+    # The size is read now, because `draft` changes it.
     size, part = header.size, part_of(header, data, min_side, reading.max_pixels)
     pixels = decode_at(data, header, part) if header.mode in ("L", "RGB") else None
     if pixels is not None:
@@ -232,9 +232,9 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
 def _cut(
     pixels: UInt8[np.ndarray, "height width 3"], size: tuple[int, int], part: int
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Crops a picture decoded at a fraction of its size to that size rounded to the nearest pixel.
+    """Crops a picture decoded at a fraction of its size, to sides rounded to the nearest pixel.
 
-    The decoder rounds up, which moves points by up to a pixel; the nearest, by half of one.
+    The decoder rounds sides up, which moves points by up to a pixel instead of up to half of one.
     """
     if part == 1:
         return pixels
@@ -243,7 +243,7 @@ def _cut(
 
 
 def _pixels(image: Image.Image, reading: Reading) -> Decoded:
-    """Decodes with Pillow."""
+    """Decodes a picture with Pillow, which has opened it."""
     image.load()
     profile = profile_in(image.info)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -255,7 +255,7 @@ def _pixels(image: Image.Image, reading: Reading) -> Decoded:
 
 
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
-    """Undoes the EXIF orientation, 1 to 8; the last four swap the axes before they mirror."""
+    """Undoes the EXIF orientation, 1 to 8; for 5 to 8 the axes are swapped before any mirroring."""
     # Both Pillow and OpenCV have already turned a TIFF.
     orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
@@ -273,7 +273,7 @@ def _to_rgb(
     image: Image.Image, profile: bytes | None, reading: Reading
 ) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        # From formats that state their bit depth, whose values Pillow scales up to 16 bits.
+        # The format states its bit depth, and Pillow scales such values up to 16 bits.
         values = np.asarray(image)[..., None]
         said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
         return pixels_of(Deep(values, said), parse_range(reading.range))

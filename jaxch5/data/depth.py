@@ -1,7 +1,7 @@
-"""Finds which values are black and white in pictures of more than 8 bits, and makes bytes of them.
+"""Finds black and white in deep pictures (of more than 8 bits), and converts the pictures to bytes.
 
-A file may state this (by packing 12 bits, or by a largest value that is a power of two minus one).
-If not, it is guessed for a whole set at once (`guess_range`), so that its pictures stay comparable.
+A file may state both (by packing 12 bits, or by a largest value that is a power of two minus one).
+If not, they are guessed for a whole set at once (`guess_range`), so that pictures stay comparable.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# Endings of files that may be this deep; JPEG 2000 and PGM state their bits, which Pillow heeds.
+# Endings of files that may be deep. JPEG 2000 and PGM are not here: Pillow heeds their bit depth.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
-# Bit depths of integers, and whites of floats, that cameras and scanners produce.
+# Bit depths of integers, and values of white in floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
 # How many headers are looked at for a guess, and how many pictures and pixels are read.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
-# Values that are converted to bytes at a time.
+# How many values are converted to bytes at a time.
 STRIP = 1_000_000
-# One byte becomes at most 1,032 bytes in Deflate, and 2,730 in LZW.
+# One byte expands to at most 1,032 bytes in Deflate, and to 2,730 in LZW.
 MOST_OF_A_BYTE = 2_800
 TAG_BITS, TAG_COMPRESSION, TAG_PHOTOMETRIC, TAG_PLANAR = 258, 259, 262, 284
 TAG_OFFSETS, TAG_EXTRA, TAG_FORMAT, TAGS_LARGEST = 273, 338, 339, (281, 341)
@@ -41,7 +41,7 @@ class Deep(NamedTuple):
     """Holds a picture's values as they are stored.
 
     Attributes:
-        values: grey, colours, or colours and alpha.
+        values: grey or colours, each with or without alpha.
         said: the values that are black and white, if the file states them.
         inverted: whether the lowest value is white.
         premultiplied: whether the colours have been multiplied by alpha.
@@ -54,14 +54,14 @@ class Deep(NamedTuple):
 
 
 def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
-    """Returns a picture's values as they are stored; None where 8 bits, or Pillow, suffice.
+    """Returns a picture's values as they are stored; None if 8 bits or Pillow suffice.
 
     Args:
         data: the file's content.
-        max_pixels: largest number of pixels to decode; fewer if one takes more than 8 bytes.
+        max_pixels: largest number of pixels to decode; less if a pixel takes more than 8 bytes.
 
     Raises:
-        PIL.Image.DecompressionBombError: it has more pixels, or more than its content can hold.
+        PIL.Image.DecompressionBombError: there are more pixels, or more than `data` can hold.
 
     Example:
         >>> file = io.BytesIO()
@@ -89,10 +89,10 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
 
 def _check_bytes(needed: int, data: bytes) -> None:
-    """Refuses pixels that no compression fits into the file, since OpenCV allocates memory first.
+    """Refuses more pixels than compression can fit into a file: OpenCV allocates memory first.
 
     Raises:
-        PIL.Image.DecompressionBombError: they take more bytes.
+        PIL.Image.DecompressionBombError: the file is too short for this many bytes of pixels.
     """
     if needed > MOST_OF_A_BYTE * len(data):
         raise Image.DecompressionBombError(
@@ -128,7 +128,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Returns the default black and white: 0, and the largest value of 8 or 16 bits, or 1."""
+    """Returns default black and white: 0, and the largest value of 8 or 16 bits (1 for floats)."""
     if dtype.kind == "f":
         return 0.0, 1.0
     # Integers count as 16 bits deep even where they are stored in 32.
@@ -142,8 +142,8 @@ def guess_range(
 
     Args:
         count: number of pictures in the set.
-        read: function from a picture's index to its content; one it fails on counts as not deep.
-        peek: the same for the first 64 bytes alone; None where that is no faster.
+        read: function from a picture's index to its content; if it fails, the picture is not deep.
+        peek: the same for the first 64 bytes alone; None if reading only these is no faster.
         max_pixels: largest number of pixels to decode; larger pictures are not looked at.
 
     Returns:
@@ -158,7 +158,7 @@ def guess_range(
     """
 
     def content_of(read: Read, item: int) -> bytes:
-        # A file that cannot be read is reported where it is needed.
+        # A file that cannot be read is reported later, when it is needed.
         with suppress(Exception):
             if isinstance(content := read(item), bytes):
                 return content
@@ -231,7 +231,7 @@ def _may_be_deep(begin: bytes) -> bool:
 
 
 def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Returns the first directory of a TIFF, even if Pillow cannot read such pictures."""
+    """Returns a TIFF's first directory, even of a kind that Pillow cannot read; None if broken."""
     try:
         header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -240,7 +240,7 @@ def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
         tags.load(file)
         return tags
     except Exception:
-        # A broken file may make Pillow raise anything; Pillow's own reader will report it.
+        # A broken file may make Pillow raise anything; Pillow's own reader will report the file.
         return None
 
 
@@ -274,7 +274,7 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard the tag describes the picture; only these values tell the numbers' range.
+        # By the standard the tags describe this picture; only known whites tell the numbers' range.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
@@ -288,7 +288,7 @@ def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndar
     """Reads colours stored as separate planes, which neither Pillow nor OpenCV combines.
 
     Raises:
-        ValueError: they are compressed or in tiles.
+        ValueError: the planes are compressed or in tiles.
     """
     bits, offsets = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_OFFSETS, 0)
     kind = {1: "u", 2: "i", 3: "f"}.get(_numbers(tags, TAG_FORMAT, 1)[0])
@@ -325,7 +325,7 @@ def _opencv(data: bytes) -> np.ndarray | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps OpenCV from complaining on standard error: its empty result says enough."""
+    """Keeps OpenCV from complaining on standard error; an empty result says enough."""
     logging = cv2.utils.logging
     level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:

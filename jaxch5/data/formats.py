@@ -1,4 +1,4 @@
-"""Defines the picture formats that are read: their endings, first bytes and metadata."""
+"""Defines the picture formats that are read: their file endings, first bytes and metadata."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from PIL import (
 from jaxch5.errors import DataError
 
 ORIENTATION, SAMPLES, PLANAR = 274, 277, 284
-# AVIF and HEIC name the kind of an item 8 bytes after the name of its box.
+# In AVIF and HEIC files, the kind of an item is stored 8 bytes after the name of its box, `infe`.
 ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Reads a TIFF whose one sample is declared planar, for which Pillow truncates the raw mode."""
+    """Reads TIFF files that declare a single sample planar, whose raw mode Pillow truncates."""
 
     def _setup(self) -> None:
         if self.tag_v2.get(SAMPLES, 1) == 1:
@@ -38,12 +38,12 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# No other formats are tried, whatever a file is named. Those that start another program (PostScript
-# and its relatives), that have no signature (TGA), or whose header does not say how many pixels are
-# inside (icons) are left out. Classes are named, since Image.open uses a global table, which holds
-# what other code registered, and refuses large pictures whatever our own limit is.
+# No other formats are tried, whatever a file is named. Left out are formats that start another
+# program (PostScript and its relatives), that have no signature (TGA), or whose header does not say
+# how many pixels are inside (icons). Pillow's classes are called directly, since Image.open uses a
+# global table, to which other code may add formats, and has its own limit on large pictures.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
-    # Not as MPO, which is a JPEG followed by others.
+    # An MPO file, which is a JPEG followed by others, is read as a JPEG too.
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -79,7 +79,7 @@ SUFFIXES_OF: dict[str, tuple[str, ...]] = {
     "HEIF": (".heic", ".heif", ".hif"),
 }
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
-# Decoders take at most 12 bytes per pixel, except for these, which take up to 24.
+# Decoders need at most 12 bytes of memory per pixel, but up to 24 for these formats.
 TWICE_THE_MEMORY = ("WEBP", "AVIF", "JPEG2000", "HEIF")
 HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
@@ -91,7 +91,7 @@ def read_header(data: bytes) -> Image.Image:
         data: the file's content, whose first bytes tell its format.
 
     Raises:
-        DataError: it is HEIC, and the extra `heic` is not installed.
+        DataError: the picture is HEIC, and the extra `heic` is not installed.
         Exception: any kind; a broken file may make Pillow raise anything.
 
     Example:
@@ -107,9 +107,9 @@ def read_header(data: bytes) -> Image.Image:
 
 
 def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
-    """Checks whether a file's first and last bytes are those of a picture, without reading it all.
+    """Checks whether a file begins and ends as a picture does, without reading the rest of it.
 
-    A file may be intact although they are not, and broken although they are.
+    A file may be intact although this returns False, and broken although it returns True.
     """
     try:
         with open(file, "rb", buffering=0) as opened:
@@ -131,7 +131,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuses a picture with too many pixels before it takes memory.
 
     Raises:
-        PIL.Image.DecompressionBombError: it has more pixels.
+        PIL.Image.DecompressionBombError: the picture has more than `max_pixels` pixels.
     """
     if width * height > max_pixels:
         raise Image.DecompressionBombError(
@@ -153,7 +153,7 @@ def format_of(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] != b"ftyp":
         return None
-    # The box of brands: the main one, a version, and those that it can be read as.
+    # This box lists brands: the main one, then a version, then others that the file complies with.
     box = data[8 : min(int.from_bytes(data[:4]), 256)]
     brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}
     if brands & {b"avif", b"avis"}:
@@ -170,7 +170,7 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # Not by the method of PNG's class, which decodes the picture to find what follows it.
+    # Image's own method: that of PNG's class decodes the picture to find what comes after it.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1
@@ -184,19 +184,19 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield png_pixels(data, keep=True)
         yield png_pixels(data)
     elif form == "JPEG":
-        # Pillow reads past whatever else segments hold.
+        # Only the colour profile is hidden: Pillow reads past whatever else the segments hold.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # No decoder knows the kind "none"; the orientation is stored elsewhere.
+        # No decoder knows the kind "none", so it skips such items. The orientation is elsewhere.
         yield ITEM.sub(rb"\1none", data)
 
 
 def png_pixels(data: bytes, keep: bool = False) -> bytes:
-    """Returns a PNG reduced to what its pixels need, up to a chunk that claims to exceed the file.
+    """Returns a PNG with only the chunks that its pixels need, up to one that exceeds the file.
 
     Args:
         data: the file's content.
-        keep: whether orientation and colour profile stay.
+        keep: whether the orientation and the colour profile are kept too, if they are intact.
     """
     kept = {b"tRNS", *([b"eXIf", b"iCCP"] if keep else [])}
     parts, place = [data[:8]], 8
@@ -205,8 +205,8 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
         if end > len(data):
             break
         kind = data[place + 4 : place + 8]
-        # A capital first letter marks a chunk that the pixels need.
         intact = zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        # A capital first letter marks a chunk that the pixels need.
         if kind[:1].isupper() or (kind in kept and intact):
             parts.append(data[place:end])
         place = end
@@ -214,7 +214,7 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
 
 
 def _heif(file: io.BytesIO) -> Image.Image:
-    # By its class, since registering it would change what Pillow reads for the whole process.
+    # The class is called directly: registering it would change what Pillow reads everywhere.
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError:

@@ -11,11 +11,11 @@ from jaxch5.data.decode import decode as decode
 from jaxch5.data.profiles import to_srgb
 
 ASPECT = 3 / 2
-# Ratio up to which each filter shrinks, measured with zone plates; see docs/benchmarks.md.
+# Largest reduction for which each filter is used, measured on zone plates; see docs/benchmarks.md.
 LINEAR, SMOOTHED = 3 / 2, 2.0
-# Above this ratio of its sides' reductions a picture would be smoothed along both to shrink one.
+# Largest ratio of the two sides' reductions for smoothing, which blurs along both sides equally.
 EVEN = 1.2
-# No side of a JPEG file can be longer than 65,535 pixels.
+# libjpeg writes no side above 65,500 pixels; the format itself allows 65,535.
 JPEG_SIDE = 65_500
 
 
@@ -37,20 +37,20 @@ def presize(
     out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
     overwrite: bool = False,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
-    """Resizes a picture to `size` and puts it on a canvas, with as many pixels as `method` needs.
+    """Resizes a picture to `size` and puts it on a canvas, whose shape depends on `method`.
 
     With "crop" the picture keeps its aspect ratio, and `size` is its short side: a tall picture is
     turned on its side, and what exceeds the canvas is cut evenly at both ends. The other methods
-    keep the whole picture, on a square canvas: "pad" with its aspect ratio, where `size` is its
-    long side, and "squish" without it, covering the canvas. The rest of the canvas repeats the
-    picture's edge.
+    keep the whole picture, on a square canvas: "pad" keeps the aspect ratio, and `size` is the
+    long side; "squish" does not keep it, and fills the canvas. Where the picture does not cover the
+    canvas, its edge is repeated.
 
     Args:
         picture: pixels, upright.
         size: short side of the canvas, pixels.
         profile: ICC profile of the pixels' colours, which are converted once the picture is small;
             None for sRGB.
-        method: how the network will frame it; see `Framing`.
+        method: how the network will frame the picture; see `Framing`.
         out: array to use as the canvas; None makes a new one.
         overwrite: whether the picture's own memory may be overwritten, which takes less time.
 
@@ -138,8 +138,8 @@ def _resize(
     if shrinking <= LINEAR:
         return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
-        # Smoothing by [1 2 1] / 4 removes what would alias, and the bicubic filter restores what it
-        # took from the rest: nearer to Lanczos than Pillow's bilinear, in a third of its time.
+        # Smoothing by [1 2 1] / 4 removes what would alias, and the bicubic filter then sharpens
+        # the rest. This is nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.

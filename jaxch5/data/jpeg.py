@@ -12,12 +12,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 # A JPEG file spends at least a bit on each 8 by 8 block of each component, and subsampling leaves
-# 10 blocks for 512 pixels: 410 pixels a byte. A file that promises more is truncated or malicious.
+# 10 blocks for 512 pixels: 410 pixels a byte. A file above the limit is truncated or malicious.
 MAX_PIXELS_A_BYTE = 512
-# Each scan of a progressive JPEG goes over all of it; encoders make about ten.
+# Each scan of a progressive JPEG goes over the whole picture; encoders make about ten.
 MAX_SCANS = 64
-# With several scans the coefficients of all components are kept, two bytes each, whatever fraction
-# of the pixels is decoded: up to this many bytes for each pixel that is allowed.
+# For several scans, decoders keep the coefficients of all components in memory, two bytes each,
+# whatever fraction of the pixels is decoded. They may take this many bytes per allowed pixel.
 COEFFICIENTS = 9
 # libjpeg's other fractions, such as 5/8, take longer to decode than the full size.
 FRACTIONS = (8, 4, 2)
@@ -28,7 +28,7 @@ MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 ALONE = {0x01, *range(0xD0, 0xD8)}
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 # What precedes the scan in most files: tables, the restart interval, comments, and applications'
-# segments, one of which may be a profile. The one that holds the orientation is not passed over.
+# segments, one of which may be a profile. EXIF is not passed over, as it may hold an orientation.
 BASELINE, PROFILE = 0xFFC0, 0xFFE2
 PASSED_OVER = {0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)} - {0xFFE1}
 PROFILE_BEGINS, PROFILE_ALONE = b"ICC_PROFILE\0", b"\1\1"
@@ -39,7 +39,7 @@ class Plain(NamedTuple):
 
     Attributes:
         size: width and height, pixels.
-        profile: its colour profile; None where it has none.
+        profile: colour profile of the picture; None where it has none.
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Plain(NamedTuple):
 def read_plain(data: bytes) -> Plain | None:
     """Reads the header of an ordinary JPEG; returns None for any other file, which Pillow reads.
 
-    Pillow takes three times as long, which is a twentieth of the time that a small picture takes.
+    Reading it with Pillow takes three times as long: a twentieth of the time for a small picture.
 
     Example:
         >>> import io
@@ -85,16 +85,16 @@ def read_plain(data: bytes) -> Plain | None:
 
 
 def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_pixels: int) -> int:
-    """Returns the factor by which a picture's sides are divided in decoding: 1, 2, 4 or 8.
+    """Returns the factor by which decoding divides a picture's sides: 1, 2, 4 or 8.
 
     Args:
         header: the header as Pillow or `read_plain` reads it.
         data: the file's content.
-        min_side: pixels below which no side may fall; None decodes all, if `max_pixels` allows it.
+        min_side: pixels below which no side may fall; None asks for the full size, if allowed.
         max_pixels: largest number of pixels to decode.
 
     Raises:
-        PIL.Image.DecompressionBombError: it would take too much memory or time.
+        PIL.Image.DecompressionBombError: decoding would take too much memory or time.
     """
     width, height = header.size
     pixels = width * height
@@ -124,9 +124,9 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
 def decode_at(
     data: bytes, header: Image.Image | Plain, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Decodes a grey or coloured JPEG, without turning it; None where this decoder refuses it."""
+    """Decodes a grey or coloured JPEG without turning it; None if this decoder refuses it."""
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs. It
-    # takes the smallest fraction that reaches these sizes; asked for none, it decodes all.
+    # chooses the smallest fraction that reaches the given sizes; 0 stands for the full size.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1])
@@ -137,7 +137,7 @@ def decode_at(
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
     """Checks whether a JPEG has only one scan, as most do; decoders then look for no other.
 
-    Counting the scans would mean reading the whole file, a twentieth of the time of a picture.
+    Counting the scans would mean reading the whole file: a twentieth of the time for a picture.
     """
     layers = getattr(header, "layers", 0)
     begin = START_OF_SCAN + bytes([0, 2 * layers + 6, layers])

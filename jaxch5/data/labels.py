@@ -1,4 +1,4 @@
-"""Checks labels and class names where they come in."""
+"""Checks the labels and class names that a source is made from, and converts labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def check_labels(
 
     Args:
         labels: the class of each item as an index into `classes`: integers [items].
-        classes: names, each listed once.
+        classes: class names, each listed once.
         references: name of each item in errors.
 
     Raises:
-        DataError: they are not indices into `classes`, or a class has no name of its own.
+        DataError: the labels are not indices into `classes`, or `check_classes` finds a fault.
 
     Example:
         >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
@@ -100,14 +100,14 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     classes, each as [items] or [items, 1], and one-hot rows [items, classes].
 
     Args:
-        labels: an array, or what NumPy makes one of.
-        classes: names.
+        labels: an array, or anything that NumPy makes an array of.
+        classes: class names.
 
     Returns:
-        Integers [items], which may be out of the range of classes; see `check_labels`.
+        Integers [items], which may be outside the range of the classes; see `check_labels`.
 
     Raises:
-        DataError: they have no meaning, or are ambiguous.
+        DataError: the labels cannot be converted, or are ambiguous.
 
     Example:
         >>> numbers_of(["dog", "cat"], ["cat", "dog"]), numbers_of([[0, 1], [1, 0]], ["cat", "dog"])

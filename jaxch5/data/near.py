@@ -1,7 +1,7 @@
 """Finds near-duplicates: pictures that differ by encoding, size, a border or a small crop.
 
-A descriptor finds the few pictures that may be crops of another one, and these are registered and
-compared in detail. Mirrored and rotated pictures count as different.
+Descriptors find the few pairs in which one picture may be a crop of the other; these pairs are
+registered and compared in detail. Mirrored and rotated pictures count as different.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from jaxch5.util.text import progress_bar
 
 # Side of a thumbnail, and the smallest side of a picture that gets one, pixels.
 SIDE = 32
-# Side at which borders are looked for, and the smallest side left within them, pixels.
+# Side to which a picture is reduced to look for borders, and least side left within them, pixels.
 SEARCHED, LEAST_CONTENT = 96, 12
 # Largest spread of levels in a border's row or column, allowing for what JPEG adds.
 BORDER_RANGE = 24
-# Smallest deviation of a thumbnail's details, levels.
+# Smallest standard deviation of a thumbnail's details, levels.
 CONTRAST = 3.0
 
-# Where a view begins and ends: the whole picture, and what a crop may have kept of each side.
+# Where a view begins and ends along a side: all of it, or what a crop may have kept of it.
 WHOLE = (0.0, 1.0)
 KEPT = ((0.0, 0.9), (0.05, 0.95), (0.1, 1.0))
 VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
 # Frequencies of a descriptor, in brightness and in each of the two colours.
 BRIGHTNESS, COLOUR = 8, 4
-# Red, green and blue as brightness and two colours.
+# Matrix from red, green and blue to brightness and two colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
-# Smallest correlation of descriptors for a comparison in detail, and the number of these without
-# a match after which a picture is given up: X-rays, say, all look alike at first sight.
+# Smallest correlation of descriptors for a comparison in detail, and the number of comparisons
+# without a match after which a picture is given up: all X-rays, say, have similar descriptors.
 CANDIDATE, FAILURES = 0.87, 8
 # Pictures whose correlations with all others are computed at a time.
 BLOCK = 256
@@ -43,7 +43,7 @@ BLOCK = 256
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
 # Smallest share of the thumbnail that both pictures cover.
 OVERLAP = 0.7
-# Smallest correlation of the details, as such and in standard deviations of chance (Fisher's z).
+# Smallest correlation of the details, as a value and in standard deviations of chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
 
 Thumbnail = UInt8[np.ndarray, "32 32 3"]
@@ -76,12 +76,12 @@ def find_near(
 ) -> list[list[int]]:
     """Finds groups of items that show the same picture, as indices into the sequence.
 
-    Each group has a picture that all others in it were compared with, so that no chain of small
-    changes joins pictures that differ. A picture may be in several groups. The time grows with the
-    square of the number of pictures: seconds for 10,000, some ten minutes for 100,000.
+    Each group has one picture that all others in it match, so that no chain of small changes joins
+    pictures that differ. A picture may be in several groups. The time grows with the square of the
+    number of pictures: seconds for 10,000, some ten minutes for 100,000.
 
     Args:
-        thumbnails: Thumbnail of each picture; those without one are in no group.
+        thumbnails: Thumbnail of each picture; a picture without one is in no group.
         console: Where the progress bar is drawn; None is standard error.
 
     Example:
@@ -116,7 +116,7 @@ def find_near(
 def _without_borders(
     picture: UInt8[np.ndarray, "side side 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Cuts off uniform rows and columns, as long as there are any at a side."""
+    """Cuts off the uniform rows and columns at each side, until none are left."""
     axis, unchanged = 0, 0
     while unchanged < 2 and picture.size:
         spread = np.ptp(picture, axis=1 - axis).max(axis=-1)
@@ -139,13 +139,13 @@ def _details(
 
 
 def _number_of_details(thumbnail: Thumbnail) -> float:
-    """Returns how many frequencies share the details: few in a line drawing."""
+    """Returns over how many frequencies the details are spread: few in a line drawing."""
     power = np.abs(np.fft.fft2(_details(thumbnail).mean(axis=-1))) ** 2
     return float(power.sum() ** 2 / (power**2).sum())
 
 
 def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
-    """Returns the cosine transform of a window of a side, for pixels of the whole side."""
+    """Returns the matrix from the pixels of a side to the cosine transform of a window of it."""
     begin, end = window
     edges = np.clip(np.arange(SIDE + 1) / SIDE, begin, end)
     centres = ((edges[1:] + edges[:-1]) / 2 - begin) / (end - begin)
@@ -157,14 +157,14 @@ def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
 def _descriptors(
     thumbnails: UInt8[np.ndarray, "items 32 32 3"], view: tuple[Window, Window]
 ) -> Float32[np.ndarray, "items frequencies"]:
-    """Returns the low frequencies of a view of each picture, at about equal power and length 1."""
+    """Returns the low frequencies of each picture's view, at about equal power, as unit vectors."""
     rows, columns = (_cosines(window, BRIGHTNESS) for window in view)
     colours = thumbnails.astype(np.float32) @ OPPONENT
     transformed = np.einsum("ky,nyxc,lx->nckl", rows, colours, columns, optimize=True)
     place = np.arange(BRIGHTNESS)
     radius, order = np.hypot.outer(place, place), np.add.outer(place, place)
     weight = np.sqrt(radius) * (order < BRIGHTNESS)
-    # The mean colour counts, the mean brightness does not.
+    # The mean colour counts; the mean brightness does not.
     coloured = np.sqrt(np.maximum(radius, 0.5)) * (order < COLOUR)
     weights = np.stack([weight, coloured, coloured]).astype(np.float32)
     found = (transformed * weights)[:, weights > 0]
@@ -176,7 +176,7 @@ def _candidates(
     start: int,
     full: Float32[np.ndarray, "items frequencies"],
 ) -> Iterator[tuple[int, Iterator[tuple[int, int]]]]:
-    """Yields pictures of a block with others that may be views of them, likeliest first."""
+    """Yields pictures of a block, each with those that may be views of it, likeliest first."""
     block = thumbnails[start : start + BLOCK]
     views = np.stack([_descriptors(block, view) for view in VIEWS])
     likeness = views[0] @ full.T
@@ -192,7 +192,7 @@ def _candidates(
 
 
 def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> bool:
-    """Registers two thumbnails, starting from where the view says, and compares their details."""
+    """Registers two thumbnails, starting from the view, and checks whether their details match."""
     template, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (part, whole))
     (top, bottom), (left, right) = view
     spans, begins = np.array([right - left, bottom - top]), np.array([left, top])
@@ -203,7 +203,7 @@ def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> 
             template, grey, start, cv2.MOTION_AFFINE, REGISTERED, np.ones_like(grey), 3
         )
     except cv2.error:
-        # They match nowhere.
+        # No position was found where they match.
         return False
     size, pulled = [SIDE, SIDE], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     covered = cv2.warpAffine(np.ones(size, np.float32), found, size, flags=pulled) > 0.99

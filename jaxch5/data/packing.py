@@ -42,8 +42,8 @@ from jaxch5.util.files import sha256_of
 from jaxch5.util.text import progress_bar
 
 QUALITY = 95
-# At a short side of 192 pixels a shard is some 300 MB, and a million pictures are 123 of them,
-# each of which is open while it is read.
+# At a short side of 192 pixels, a shard takes some 300 MB, and a million pictures fill 123 shards,
+# each of which stays open once it has been read from.
 SHARD_SIZE = 8192
 
 
@@ -60,10 +60,10 @@ def pack(
     method: str = "crop",
     console: Console | None = None,
 ) -> Index:
-    """Presizes every picture and writes them into shards, from which `from_packed` reads them.
+    """Presizes all pictures and writes them into shards, from which `from_packed` reads them.
 
-    If it is stopped at any moment and called again, it resumes with the shards that are missing,
-    including any that were removed.
+    If the function is stopped at any moment and called again, it resumes with the shards that are
+    missing, including any that were removed.
 
     Args:
         source: labelled pictures.
@@ -71,19 +71,19 @@ def pack(
         size: short side of the presized pictures, pixels.
         in_valid: whether each picture is for validation; None leaves that to a later split.
         quality: quality of the JPEG files, 1 to 100.
-        shard_size: pictures in a shard.
+        shard_size: number of pictures in a shard.
         seed: seed for the pictures' order.
         skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
-        method: how the network will frame them (`Framing`). For "crop" long pictures are cut as
-            `presize` cuts them; for the others they stay uncut, which suits every method.
+        method: how the network will frame the pictures (`Framing`). For "crop", long pictures are
+            cut as `presize` cuts them; for other methods they stay uncut, which suits every method.
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
         What was written.
 
     Raises:
-        DataError: a picture cannot be read, a class is left without pictures, `out` cannot be
-            written to, or it holds another set.
+        DataError: a picture cannot be read, a class is left without pictures, or `out` cannot be
+            written to or holds another set.
     """
     source = with_range(source)
     check_presize(source, size, method)
@@ -91,7 +91,7 @@ def pack(
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
     cut = method == "crop"
-    # Left out where it changes nothing, so that a set begun by an earlier version is resumed.
+    # Settings that change nothing are left out, so that sets begun by earlier versions are resumed.
     settings += [source.reading.range] if source.reading.range != "auto" else []
     settings += [] if cut else ["whole"]
     planned = np.split(order, range(shard_size, len(order), shard_size))
@@ -154,7 +154,7 @@ def pack(
 def without_filling(
     canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the presized picture upright, without filling; `presize` restores its canvas."""
+    """Returns a canvas's picture, upright and without filling; `presize` restores the canvas."""
     upright = frame[0, 0] == 0
     picture = canvas[:, : int(frame[0, :2].sum())]
     return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)
@@ -185,7 +185,7 @@ def _write_shard(
                 advance()
             writer.close()
         except RuntimeError as error:
-            # The library's error for a full disk.
+            # The library raises this if the disk is full.
             raise DataError(f"{file}: cannot be written: {str(error).splitlines()[0]}") from None
         stored = _stored(name, file)
     return Shard(**stored.model_dump(), count=len(items) - len(skipped), skipped=skipped)
@@ -214,7 +214,7 @@ def _write_items(
 
 
 def _save(file: Path, rows: np.ndarray) -> None:
-    # Given a name, NumPy would append an ending.
+    # np.save may append an ending to a file's name, but not to an open file.
     with file.open("wb") as opened:
         np.save(opened, rows)
 
@@ -228,7 +228,7 @@ def _is_there(store: Store, shard: Shard) -> bool:
 
 
 def _json(index: Index) -> bytes:
-    # With json, which escapes names that are not UTF-8; pydantic refuses them.
+    # The json module escapes names that are not UTF-8; pydantic would refuse them.
     return json.dumps(index.model_dump(exclude_none=True), indent=1).encode()
 
 

@@ -1,4 +1,4 @@
-"""Reads a picture in any form in which people have one: a path, a file's content, pixels."""
+"""Reads a picture that is given in any usual form: a path, a file's content or pixels."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def read_picture(
             [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
             alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. Transparent
             pixels are blended with white.
-        reference: its name in errors if it has no path.
+        reference: name of the picture in errors, if it has no path.
         min_side, reading: see `decode`.
 
     Raises:
-        DataError: it cannot be read; the message says why.
+        DataError: the picture cannot be read; the message says why.
 
     Example:
         >>> read_picture([[0, 255]]).tolist()
@@ -73,12 +73,12 @@ def presized(
     method: str = "crop",
     out: UInt8[np.ndarray, "size canvas_width 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "size canvas_width 3"], Float32[np.ndarray, "3 3"]]:
-    """Reads a picture onto a canvas, the only way in which pictures reach a network.
+    """Reads a picture and presizes it onto a canvas; all pictures reach a network in this way.
 
     Args:
         picture: see `read_picture`.
         size: short side of the canvas, pixels.
-        reference: its name in errors if it has no path.
+        reference: name of the picture in errors, if it has no path.
         reading: see `decode`.
         method, out: see `presize`.
 
@@ -86,7 +86,7 @@ def presized(
         Canvas and frame, as `presize` returns them.
 
     Raises:
-        DataError: it cannot be read; the message says why.
+        DataError: the picture cannot be read; the message says why.
 
     Example:
         >>> canvas, frame = presized([[0, 255]], size=4)
@@ -94,7 +94,7 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    # Nothing else uses what has just been decoded.
+    # Pixels that were just decoded from bytes are used by nothing else.
     return presize(pixels, size, profile, method, out, overwrite=isinstance(picture, bytes))
 
 
@@ -106,7 +106,7 @@ def read_stored(
 ) -> Decoded:
     """Reads like `read_picture`, but leaves the colours unconverted."""
     if isinstance(picture, bytes):
-        # Most pictures are bytes; the checks below take as long as reading a header.
+        # Bytes, the usual case, come first: the checks below take as long as reading a header.
         return decode_stored(picture, reference, min_side, reading)
     if isinstance(picture, Decoded):
         return picture
@@ -128,8 +128,8 @@ def is_encoded(picture: Any) -> bool:
 def is_one(pictures: Any) -> bool:
     """Checks whether one picture was given in place of many, such as a path instead of a list.
 
-    An array of three axes is one picture if the last is as short as channels are; otherwise it
-    holds many grey ones.
+    An array with three axes is one picture if its last axis is short enough for channels (1 to 4);
+    otherwise it holds many grey pictures.
 
     Example:
         >>> is_one("cat.jpg"), is_one(["cat.jpg"]), is_one(np.zeros((28, 28, 3)))
@@ -139,17 +139,17 @@ def is_one(pictures: Any) -> bool:
         return True
     shape: tuple[int, ...] = getattr(pictures, "shape", ())
     if isinstance(pictures, list | tuple) and isinstance(next(iter(pictures), None), list | tuple):
-        # Rows of numbers, if they are of one length.
+        # Nested lists have a shape only if all rows are equally long.
         with suppress(ValueError):
             shape = np.shape(cast(ArrayLike, pictures))
     return len(shape) == 2 or (len(shape) == 3 and shape[-1] in CHANNELS)
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """Returns the picture, or a copy if it may be gone once the next one is asked for.
+    """Returns the picture, or a copy if the original may be gone once the next is asked for.
 
-    A camera's buffer is refilled, and a file is closed. An error is returned in place of the copy,
-    to be raised where the picture is read.
+    A camera may refill its buffer, for example, and a file may be closed. An error is returned in
+    place of the copy, so that it is raised where the picture is read.
     """
     if isinstance(picture, str | os.PathLike | bytes):
         return picture
@@ -163,10 +163,10 @@ def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataErr
 
 
 def many(pictures: Any) -> Iterable[Any]:
-    """Returns an iterable of pictures; a single picture becomes one of length 1.
+    """Returns an iterable of pictures; a single picture becomes a list of length 1.
 
     Raises:
-        DataError: they cannot be iterated over.
+        DataError: the pictures cannot be iterated over.
     """
     if is_one(pictures):
         return [pictures]
@@ -182,15 +182,15 @@ def as_images(images: Any) -> Sequence[Picture]:
 
     Args:
         images: a list of pictures, each as `read_picture` takes it; or an array of all of them,
-            which may be on a disk (`np.memmap`, h5py) and is not read into memory.
+            which may be on disk (`np.memmap`, h5py) and is not read into memory.
 
     Raises:
-        DataError: they are not such pictures.
+        DataError: the images are not such pictures.
     """
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
     try:
-        # Another library's array becomes NumPy's, since each indexing of it is an operation.
+        # Another library's array is converted once, since indexing it runs an operation each time.
         images = np.asarray(images) if hasattr(images, "__dlpack__") else images
     except Exception as error:
         raise DataError(f"from_arrays: images: {printable(str(error))[:SHOWN]}") from None
@@ -198,7 +198,7 @@ def as_images(images: Any) -> Sequence[Picture]:
         check_shape(images.shape[1:], "images")
         if isinstance(images, np.ndarray):
             return cast(Sequence[Picture], _as_bytes(images, "images"))
-        # On a disk; the first picture shows the kind of all.
+        # The array may be on disk, so the type is checked on its first picture only.
         _as_bytes(np.asarray(images[:1]), "images")
         return cast(Sequence[Picture], images)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -228,10 +228,10 @@ def _held(picture: Picture, reference: str) -> Picture:
 def check_pixels(
     picture: Any, reference: str
 ) -> UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width channels"]:
-    """Returns a picture's pixels as bytes, with their channels unchanged.
+    """Returns a picture's pixels as uint8, with their channels unchanged.
 
     Raises:
-        DataError: they are not pixels from 0 to 255.
+        DataError: the values are not pixels from 0 to 255.
     """
     try:
         # An array of another library may raise anything, for example on an accelerator.
@@ -248,7 +248,7 @@ def check_pixels(
 
 
 def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
-    """Returns pixels of any number of pictures as bytes, if they clearly mean 0 to 255."""
+    """Returns pixels of any number of pictures as uint8, if they clearly mean 0 to 255."""
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint8:
@@ -256,7 +256,7 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     if not pixels.size:
         return pixels.astype(np.uint8)
     low, high = pixels.min(), pixels.max()
-    # Numbers that a list, or another library, has widened; 16 bits mean deeper pixels.
+    # A list or another library may have widened 8-bit numbers; 16-bit numbers mean deeper pixels.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
     way_out = "; np.uint8(255 * pixels + 0.5) converts 0 to 1" if pixels.dtype.kind == "f" else ""
@@ -270,7 +270,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
     """Checks that a shape can be that of a picture's pixels.
 
     Raises:
-        DataError: it cannot.
+        DataError: the shape is not that of a picture.
     """
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
         reason = "; should be [height, width] or [height, width, channels], with 1 to 4 channels"
@@ -287,7 +287,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     """Returns the content of a picture that is given as a file (`is_encoded`).
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the content cannot be read.
     """
     try:
         if isinstance(picture, str | os.PathLike):
@@ -296,13 +296,13 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
                 raise DataError(f"{reference}: is an address; fetch it, and give the file's path")
             return Path(reference).expanduser().read_bytes()
         if hasattr(picture, "seekable") and picture.seekable():
-            # As Pillow does, so that the same file may be read twice.
+            # Rewound, as Pillow does, so that the same file may be read twice.
             picture.seek(0)
         content = picture.read() if hasattr(picture, "read") else bytes(picture)
     except DataError:
         raise
     except Exception as error:
-        # For example a zero byte in a path, an unknown user's home, a closed file.
+        # Examples are a zero byte in a path, an unknown user's home and a closed file.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{reference[:SHOWN]}: {printable(reason)[:SHOWN]}") from None
     if not isinstance(content, bytes):

@@ -1,4 +1,4 @@
-"""Records which pictures a run was trained on and which it validated, and finds them later.
+"""Records which pictures a run was trained and validated on, and finds these pictures later.
 
 A set of pictures changes after a run: pictures are added and removed, labels are corrected, or the
 set moves. Drawing its split again would then give a different one, so a run stores the split that
@@ -39,11 +39,11 @@ class Pictures:
     """Holds the names of a source's pictures, in its order, and the part that each is in.
 
     Attributes:
-        classes: names, in the order of the labels.
+        classes: class names, in the order of the labels.
         references: names of the pictures in the source, the same on every machine.
-        labels: the class of each, an index into `classes`.
-        sizes: bytes of each one's file; -1 where that is not known.
-        held_out: whether each is for validation; the others are for training.
+        labels: the class of each picture, as an index into `classes`.
+        sizes: size of each picture's file in bytes; -1 where it is not known.
+        held_out: whether each picture is for validation; the others are for training.
     """
 
     classes: tuple[str, ...]
@@ -72,9 +72,9 @@ class Found(NamedTuple):
 
     Attributes:
         places: index of each picture of the run among the others; -1 where it is not there.
-        changed: whether each one's file has a different size there, and so is a different picture.
-        relabelled: whether each one's class is different there.
-        known: index in the run of each of the others; -1 where it is not one of the run's.
+        changed: whether each picture's file has another size there, and is thus another picture.
+        relabelled: whether each picture's class is different there.
+        known: index of each of the others among the run's pictures; -1 where it is none of them.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells whether each picture of the run is there, and not another one of the same name."""
+        """Tells whether each picture of the run is there, rather than another of the same name."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -118,7 +118,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
     """Looks for a run's pictures among others, by their names.
 
     Names are compared in composed form, since file systems differ in how they store an umlaut.
-    Repeated names are matched in their order.
+    Pictures of the same name are matched in their order.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -143,7 +143,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
 
 
 def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """Returns how many of the validated pictures an earlier run was trained on.
+    """Returns how many of the pictures for validation an earlier run was trained on.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -157,10 +157,10 @@ def trained_on(pictures: Pictures, earlier: Pictures) -> int:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """Joins the pictures of two calls to train; what either trained on counts as trained on.
+    """Joins the pictures of two training calls; what either trained on counts as trained on.
 
     Args:
-        before, now: pictures of the same classes, earlier ones first.
+        before, now: pictures of the earlier and of the later call, with the same classes.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -187,9 +187,9 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
     """Returns the source with the run's pictures alone, in their order, and with the run's classes.
 
     Args:
-        source: source that holds them, and possibly others.
+        source: source that holds the run's pictures, and possibly others.
         pictures: pictures of the run, all of which are in the source.
-        found: their places, as `find` returns them for `pictures_of(source)`.
+        found: where the run's pictures are in the source, by `find` and `pictures_of(source)`.
     """
     same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
     if same and source.classes == pictures.classes:
@@ -202,10 +202,10 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 
     Args:
         source: labelled pictures.
-        classes: names; a class of the source that has no pictures need not be among them.
+        classes: class names; a class of the source without pictures need not be among them.
 
     Raises:
-        ConfigError: a picture's class is not among them.
+        ConfigError: a picture's class is not among the names.
     """
     labels = _places(source.classes, classes)[source.labels]
     if np.any(labels < 0):
@@ -220,8 +220,8 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 def write_pictures(path: Path, pictures: Pictures) -> None:
     """Writes the pictures of a run atomically; the same pictures give the same bytes.
 
-    The first line says what the file is, with the classes in their order; each other line is a
-    picture: its name, its class, its part ("train" or "valid") and its size.
+    The first line says what the file is, with the classes in their order; each other line describes
+    a picture: its name, its class, its part ("train" or "valid") and its size.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -250,7 +250,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
         }
         lines.append(line if size == UNKNOWN else {**line, "bytes": size})
     content = "".join(to_json(line) + "\n" for line in lines)
-    # A fast level, and no time stamp.
+    # Compressed at a fast level, and without a time stamp, which would change the bytes.
     write_file(path, gzip.compress(content.encode(), compresslevel=3, mtime=0))
 
 
@@ -294,7 +294,7 @@ def read_pictures(path: Path) -> Pictures | None:
 
 
 def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields composed names and makes them unique: a repeat gets its number of earlier uses."""
+    """Yields composed names made unique: a repeated name gets the number of its earlier uses."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)

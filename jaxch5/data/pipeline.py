@@ -20,7 +20,7 @@ from jaxch5.util.text import counted
 
 # Batches that are copied to the device before they are asked for.
 AHEAD = 2
-# Name in a profile of the time spent waiting for the next batch.
+# Name by which a profile lists the time spent waiting for the next batch.
 WAITING = "waiting for pictures"
 
 
@@ -28,26 +28,26 @@ class Loader:
     """Makes the batches of one part of a source.
 
     The batch of every step of every epoch is fixed by the seed alone, so a position in the stream
-    is one number, the step: `steps(k)` continues after `k` batches. Training draws as its sampler
-    decides and drops a short last batch; validation keeps the order and fills the last batch with
-    rows whose mask is False.
+    is one number, the step: `steps(k)` continues after `k` batches. A loader for training draws as
+    its sampler decides and drops a short last batch; one for validation keeps the order and fills
+    the last batch with rows whose mask is False.
 
     Args:
         canvases: the presized pictures.
         items: indices of the part's items in the source.
         batch_size: rows of every batch.
         seed: seed for the shuffling; None for validation.
-        part: index of this process and how many there are; each reads its own rows of every batch,
-            the same number for all processes.
+        part: index of this process, and the number of processes; each reads its own rows of every
+            batch, the same number for all processes.
         sampler: what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: the arguments.
+        items, batch_size, sampler, canvases: as given; `sampler` is `sequential` without a seed.
         draws: how many items an epoch draws.
 
     Raises:
         DataError: a training batch is larger than the training set.
-        ConfigError: the sampler does not return an order of the items.
+        ConfigError: `batch_size` is below 1, or the sampler does not return valid indices of items.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Loader:
         self.canvases = canvases
         self._seed = seed
         self._part = part
-        # An epoch's order, and its `earlier_draws`.
+        # The order of the epoch last asked for, and its `earlier_draws`.
         self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
 
         labels, each_once = canvases.source.labels, self.sampler in (sequential, shuffled)
@@ -86,8 +86,8 @@ class Loader:
         # Where the items are stored in a few large files, each process keeps to a range of them, so
         # that it needs only its own files; otherwise all draw from one order of the set.
         ranges = part[1] if each_once and canvases.source.sharded else 1
-        # Called by each thread that makes a batch. It holds no reference to the loader, which would
-        # otherwise keep itself alive, and the canvases with it.
+        # Each thread that makes a batch calls `order`. It holds no reference to the loader, which
+        # would otherwise keep itself alive, and the canvases with it.
         shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(
             partial(_order, self.sampler, labels, items, seed or 0, self.draws, ranges, shape)
@@ -108,7 +108,7 @@ class Loader:
     def steps(self, start: int, stop: int | None = None) -> Iterator[Batch | CachedBatch]:
         """Yields the batches from step `start` on, across epochs, up to `stop` or without end.
 
-        They are NumPy arrays, except for the pictures that are on the device.
+        They are NumPy arrays, except for pictures that are on the device already.
 
         Raises:
             DataError: while iterating, if a picture cannot be read.
@@ -179,7 +179,7 @@ class Loader:
         own = slice(process * count, (process + 1) * count)
         row = self.order(epoch)[number, own]
         places = row[row >= 0]
-        # All rows of a short last batch may belong to another process.
+        # A short last batch may leave this process without rows; a masked row then stands in.
         known = np.ones(len(places), bool)
         if not len(places):
             places, known = self.order(epoch)[0, own][:1].clip(0), np.zeros(1, bool)
@@ -209,7 +209,7 @@ class Loader:
 def earlier_draws(
     order: Int[np.ndarray, "batches batch_size"],
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Returns how often each item of an epoch's order was drawn before in that epoch.
+    """Returns how often each item of an epoch's order was drawn earlier in that epoch.
 
     Example:
         >>> earlier_draws(np.array([[3, 1], [3, 3], [1, -1]]))
@@ -260,11 +260,11 @@ def to_device(
     batches: Iterator[Batch | CachedBatch],
     put: Callable[[Batch | CachedBatch], Batch | CachedBatch] = jax.device_put,
 ) -> Iterator[Batch | CachedBatch]:
-    """Yields the same batches on the device, copied while the previous ones are in use.
+    """Yields the given batches on the device, each copied while the previous ones are in use.
 
     Args:
         batches: batches of NumPy arrays.
-        put: function that begins to copy a batch; by default to the default device.
+        put: function that starts copying a batch; by default, to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):
@@ -275,7 +275,7 @@ def to_device(
 
 
 def _waited_for(batches: Iterator[Batch | CachedBatch]) -> Iterator[Batch | CachedBatch]:
-    """Yields the same batches; a profile shows how long each was waited for."""
+    """Yields the given batches; a profile shows how long each was waited for."""
     while True:
         with jax.profiler.TraceAnnotation(WAITING):
             batch = next(batches, None)

@@ -1,4 +1,4 @@
-"""Converts pictures by their colour profiles to sRGB, which networks were trained on."""
+"""Converts pictures to sRGB, which networks were trained on, by their colour profiles."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image, ImageCms
 
 from jaxch5.util.text import printable
 
-# Profiles that are kept in parsed form: each camera and each screen has one.
+# Number of profiles kept in parsed form; each camera and each screen has its own.
 KEPT = 256
 # Levels, of 255, by which a profile may differ from sRGB and still count as sRGB.
 SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
-# What cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte order: that the
-# colours are not sRGB's, and the name of the rule.
+# EXIF entries that cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte
+# order: one says that the colours are not sRGB's, the other gives the name of the rule, R03.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
     (b"\xa0\x01\0\x03\0\0\0\x01\xff\xff", b"\0\x01\0\x02\0\0\0\x04R03\0"),
@@ -32,7 +32,7 @@ R03 = (
 class Arithmetic(NamedTuple):
     """Holds a curve for each colour, or one for all, and a matrix to sRGB's linear colours.
 
-    The linear colours have 16 bits. OpenCV converts them in an eighth of lcms's time.
+    The linear colours have 16 bits. OpenCV needs an eighth of lcms's time for this conversion.
     """
 
     curves: UInt16[np.ndarray, "1 256 curves"]
@@ -50,10 +50,10 @@ class Profile(NamedTuple):
     """Holds a profile other than sRGB, with its conversion.
 
     Attributes:
-        space: its colour space: "RGB", "GRAY" or "CMYK".
+        space: colour space of the profile: "RGB", "GRAY" or "CMYK".
         arithmetic: conversion to sRGB, for a colour profile of curves and a matrix, as most are.
         shades: sRGB's grey for each level, for a grey profile.
-        transform: conversion to sRGB, for any other.
+        transform: conversion to sRGB, for any other profile.
     """
 
     space: str
@@ -84,7 +84,7 @@ def load_profile(content: bytes) -> Profile | None:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # Compared on colours of 16 levels each, since sRGB's profile exists in many versions.
+            # Compared on a grid of 16 levels per colour, as sRGB's profile exists in many versions.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)
@@ -115,7 +115,7 @@ def to_srgb(
 
     Args:
         pixels: a picture, which is converted in place.
-        content: its profile.
+        content: the picture's ICC profile; None if it has none.
 
     Example:
         >>> red = np.full((1, 1, 3), (200, 0, 0), np.uint8)
@@ -142,7 +142,7 @@ def to_srgb(
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
     """Reads a profile's curves and matrix; None where it has none that can be read."""
     tags = {kind: content[begin : begin + size] for kind, begin, size in _tags(content)}
-    # Tables, where there are any, take precedence.
+    # A profile's conversion tables, if it has any, take precedence over its curves and matrix.
     if not opened.profile.is_matrix_shaper or tags.keys() & {b"A2B0", b"A2B1"}:
         return None
     found = [_curve(tags[kind]) for kind in (b"rTRC", b"gTRC", b"bTRC")]
@@ -156,7 +156,7 @@ def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic 
 
     matrix = np.linalg.solve(primaries(_srgb().profile), primaries(opened.profile))
     linear = np.round(65535 * np.clip(np.stack(curves, -1), 0, 1))
-    # Most have one curve for all colours, which is looked up in half the time.
+    # Most profiles have one curve for all colours; looking it up takes half the time of three.
     linear = linear[:, :1] if (linear == linear[:, :1]).all() else linear
     return Arithmetic(linear[None].astype(np.uint16), matrix.astype(np.float32))
 
@@ -167,7 +167,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _curve(tag: bytes) -> np.ndarray | None:
-    """Returns the linear light of each of 256 levels.
+    """Returns the linear light of each of 256 levels; None for an unsupported kind of curve.
 
     Source: ICC.1:2010, 10.5 and 10.15.
     """
@@ -184,7 +184,7 @@ def _curve(tag: bytes) -> np.ndarray | None:
         g, a, b, c, d, e, f = (*numbers, *[0.0] * 7)[:7]
         if kind == 0:
             return level**g
-        # In the other two forms, which are rare, black is not black.
+        # Kinds 1 and 2 are rare, and in them black is not black.
         if kind in (1, 2):
             return None
         return np.where(level >= d, np.maximum(a * level + b, 0) ** g + e, c * level + f)
@@ -223,7 +223,7 @@ def lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def profile_name(content: bytes) -> str:
-    """Returns a profile's name for itself.
+    """Returns the name that a profile gives itself.
 
     Example:
         >>> profile_name(adobe_rgb())
@@ -251,14 +251,14 @@ def adobe_rgb() -> bytes:
 
 
 def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma: float) -> bytes:
-    """Returns an ICC profile of three primaries and a gamma.
+    """Returns an ICC profile with the given primaries and gamma.
 
     Args:
-        name: its name for itself, cut to 13 characters.
+        name: name that the profile gives itself, cut to 13 characters.
         primaries: X, Y and Z of red, green and blue, adapted to D50.
         gamma: exponent of the tone curves.
     """
-    # lcms's sRGB with other numbers: its three curves are one, and its name has 13 characters.
+    # lcms's sRGB with other numbers: its colours share one curve, and its name has 13 characters.
     content = bytearray(_srgb().tobytes())
     places = {kind: begin for kind, begin, _ in _tags(content)}
     for kind, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True):

@@ -56,9 +56,9 @@ def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
 
 
 def shuffled_ranges(ranges: Sequence[Order], epoch: int, seed: int) -> list[Order]:
-    """Shuffles each range of places separately."""
-    # grain's own shuffle takes 90 microseconds an item, which alone would hold the pipeline below
-    # 12,000 pictures a second; a NumPy permutation of a whole epoch is next to nothing.
+    """Shuffles each range of indices separately."""
+    # grain's own shuffle takes 90 microseconds an item, which alone would keep the pipeline below
+    # 12,000 pictures a second; a NumPy permutation of a whole epoch takes next to no time.
     generator = _generator(seed, epoch)
     return [places[generator.permutation(len(places))] for places in ranges]
 
@@ -72,7 +72,7 @@ def balanced(
 ) -> Order:
     """Draws each class equally often, or by its weight, with as many draws as there are items.
 
-    The items of a class are drawn equally often too: all of them before one is drawn again. A
+    The items of a class are drawn equally often too: all of them before any is drawn again. A
     class's share of the draws may not be a whole number; it is then rounded up or down at random,
     so that it is right on average (systematic sampling; Madow, 1949).
 
@@ -131,7 +131,7 @@ def repeated(
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
         times: Number of epochs to join.
-        sampler: Sampler that draws each of them.
+        sampler: Sampler that draws each epoch.
 
     Raises:
         ConfigError: `times` is below 1.
@@ -192,15 +192,15 @@ def describe_sampler(sampler: Any) -> str:
 def draw(
     sampler: Sampler, labels: Labels, epoch: int, seed: int, draws: int | None = None
 ) -> Order:
-    """Calls a sampler, and checks what it returns.
+    """Calls a sampler and checks the order that it returns.
 
     Args:
         sampler: The sampler.
-        labels, epoch, seed: Its arguments.
-        draws: How many draws there should be; None allows any number above 0.
+        labels, epoch, seed: Arguments of the sampler.
+        draws: Number of draws that is expected; None allows any number above 0.
 
     Raises:
-        ConfigError: It returns anything but indices into the labels, or too many or too few.
+        ConfigError: The sampler returns anything but indices into the labels, or a wrong number.
     """
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"

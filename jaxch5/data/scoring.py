@@ -1,4 +1,4 @@
-"""Chooses the pictures that a run is scored with, and describes them."""
+"""Chooses the pictures that a run is scored on, and describes them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Scored(NamedTuple):
 
     Attributes:
         part: "validated", "all", or "drawn again" where a run has no record of its pictures.
-        items: their indices in the source.
+        items: indices of the pictures in the source.
         counts: number of pictures of each kind.
-        line: their description, for messages.
+        line: description of the pictures, for messages.
     """
 
     part: str
@@ -33,15 +33,15 @@ class Scored(NamedTuple):
 
 
 def holds_own(pictures: Pictures, found: Found) -> bool:
-    """Checks whether at least half of the pictures that a run validated are in another set.
+    """Checks whether another set holds at least half of the pictures a run was validated on.
 
-    This is so if the set has moved, but not if it holds different files of the same names.
+    A set that has moved does; one that holds different files of the same names does not.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
 
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
-    """Returns the pictures that a run validated, as far as they still exist.
+    """Returns the pictures that a run was validated on, as far as they still exist.
 
     A file of a different size under the name of such a picture is a different picture, possibly one
     that the run was trained on, and is left out. A picture whose class has changed is scored by the
@@ -49,11 +49,11 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
 
     Args:
         pictures: pictures of the run.
-        found: where they are in the source.
+        found: where these pictures are in the source.
         where: name of the source, for messages.
 
     Raises:
-        DataError: none of them is there.
+        DataError: none of these pictures is in the source.
     """
     held_out, there = pictures.held_out, found.places >= 0
     scored = held_out & found.same
@@ -99,8 +99,8 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
     Args:
         count: number of the source's pictures.
-        pictures: pictures of the run; None where it has no record of them.
-        found: where they are in the source.
+        pictures: pictures of the run; None where the run has no record of them.
+        found: where these pictures are in the source.
         where: name of the source, for messages.
     """
     line = f"all {counted(count, 'picture')} of {where}"
@@ -130,7 +130,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
 
 def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
-    """Returns the pictures that a run without a record is assumed to have validated."""
+    """Returns the pictures on which a run without a record is assumed to have been validated."""
     line = (
         f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: it "
         "has no record of its pictures, and if any came or went since, it was trained on some of "

@@ -50,7 +50,7 @@ class Source:
         file: function from an item's number to its file; None if items are not files.
         presized: short side to which the pictures were resized beforehand, pixels; None if they
             were not.
-        cut: whether long pictures were also cut then, to the middle that a crop can reach.
+        cut: whether long pictures were also cut beforehand, to the part that a crop can reach.
         sharded: whether the items are stored in a few large files, in the order of their numbers,
             so that each of several processes should keep to a range of numbers.
         passed_over: files below the folder that are not items, by reason; a folder that was not
@@ -59,7 +59,7 @@ class Source:
             is worth knowing.
         reading: how the files are decoded, if there is more than one right way.
         name: name of the source in errors.
-        hint: advice that the error about a single class gives.
+        hint: advice that is added to an error about the classes.
 
     Raises:
         DataError: a label is not one of the classes, or the classes' names are not distinct.
@@ -81,7 +81,7 @@ class Source:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        # Checked here for all sources, as a wrong label would show at an epoch's end, or never.
+        # Checked for every source: otherwise a wrong label would show at an epoch's end, or never.
         labels = check_labels(self.labels, self.classes, self.references)
         object.__setattr__(self, "labels", labels)
 
@@ -124,7 +124,7 @@ def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"
     """Returns an item's picture, decoded if it is a file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the picture cannot be read.
     """
     return read_picture(source.read(item), item_name(source, item), reading=source.reading)
 
@@ -139,7 +139,7 @@ def canvas_of(
     """Returns an item's picture on a canvas, and its frame; see `presized`.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the picture cannot be read.
     """
     name = item_name(source, item)
     return presized(source.read(item), size, name, source.reading, method, out)
@@ -154,7 +154,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
     """Returns the source with the value range of its pictures of more than 8 bits, if it has any.
 
     The range is guessed from some of these pictures, unless it is set already. If the names of all
-    files rule out such pictures, none is read.
+    files rule out such pictures, no file is read.
 
     Args:
         source: labelled pictures.
@@ -174,7 +174,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Checks, by file names or else the first item, if pictures may have more than 8 bits."""
+    """Checks whether pictures may have more than 8 bits, by file names or by the first item."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
@@ -222,7 +222,7 @@ def check_several(source: Source) -> None:
     """Checks that a source has several classes, which training needs and scoring does not.
 
     Raises:
-        DataError: it has only one.
+        DataError: the source has only one.
     """
     if len(source.classes) < 2:
         hint = f"; {source.hint}" if source.hint else ""
@@ -246,9 +246,9 @@ def from_arrays(
     """Makes a source from pictures in memory.
 
     Args:
-        images: pictures, as a sequence or as one array of pixels. Each is pixels from 0 to 255,
-            [height, width] or [height, width, channels]; a PIL picture; or a file's content or
-            path. See `read_picture`.
+        images: pictures, as a sequence or as one array of pixels. A picture is given as pixels from
+            0 to 255, [height, width] or [height, width, channels]; as a PIL picture; or as a file's
+            content or path. See `read_picture`.
         labels: for each item, an index into `classes` or the name of a class; columns [items, 1]
             and one-hot rows [items, classes] are also accepted.
         classes: names of the classes.
@@ -289,7 +289,7 @@ def digits() -> Source:
         >>> len(source), source.classes[:3], source.read(0).shape
         (1797, ('0', '1', '2'), (8, 8, 3))
     """
-    # The file is read in place: importing scikit-learn takes two seconds, a tenth of a short run.
+    # scikit-learn is not imported, as that takes two seconds, a tenth of a short run.
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("digits: scikit-learn, which brings them, is not installed")
@@ -314,7 +314,7 @@ def labelled_files(
         references: path of each item, relative to `root`, or its address.
         class_names: class of each item; composed and decomposed umlauts count as the same.
         columns: what else is known about each item.
-        elsewhere: files of the references that are not paths.
+        elsewhere: file of each reference that is not a path.
         notes: what had to be guessed.
     """
     class_names = [*map(composed, class_names)]

@@ -1,4 +1,4 @@
-"""Labelled pictures in an archive, on this machine or at an address."""
+"""Reads labelled pictures from an archive, on this machine or at an address."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def from_archive(
 
     Args:
         url: the file's address, from which it is fetched once, or its path.
-        sha256: checksum of the file, in hexadecimal; None takes it unchecked.
+        sha256: checksum of the file, in hexadecimal; None means that it is not checked.
         pattern: regular expression that finds the class in a file name, as for `from_regex`; None
             takes the class from the folder, as `from_folder` does.
         train, valid: folders of the training and of the validation pictures, as for `from_folder`.
@@ -81,7 +81,7 @@ def is_archive(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """Returns the folder of an archive's content; other content gets another folder."""
+    """Returns the folder with an archive's files, named by its checksum; makes it if needed."""
     file = file.expanduser()
     try:
         digest = sha256_of(file)
@@ -98,7 +98,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
     """Returns the folder, or a deeper one that the folders around it merely wrap.
 
-    Where folders are classes, a single folder with all pictures directly in it is a class.
+    Where folders are classes, a single folder with all pictures directly in it is no wrapper.
     """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):

@@ -1,4 +1,4 @@
-"""Tells what some bytes are, whatever their name: a server may send a page in place of a file."""
+"""Tells what a file holds, whatever its name: a server may send a web page in place of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from jaxch5.data.formats import format_of
 from jaxch5.util.text import printable
 
-# Enough bytes to tell a format or a page.
+# Enough bytes to recognize a format or a web page.
 FIRST_BYTES = 1024
 SHOWN = 40
 PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
@@ -55,7 +55,7 @@ def kind_of(content: bytes) -> str:
     if begin.startswith(b"<"):
         return "an XML document"
     try:
-        # Not as the last part, since a character may be cut in two at the end.
+        # With `final=False`, since the last character may be cut in two.
         text = codecs.getincrementaldecoder("utf-8")().decode(begin, final=False)
     except UnicodeDecodeError:
         return "in no known format"

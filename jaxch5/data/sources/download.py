@@ -1,4 +1,4 @@
-"""Fetches linked pictures and archives, each once.
+"""Fetches linked pictures and archives, each only once.
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
 after a check: a file that exists there is complete, and is what was asked for. An address that does
@@ -33,7 +33,7 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Enough to see what is wrong with a list; a list whose server is gone would take hours.
+# Enough to see what is wrong with a list; if its server is gone, trying all of it takes hours.
 FAILURES_SHOWN = 5
 
 
@@ -41,7 +41,7 @@ def cache_folder(name: str) -> Path:
     """Returns one of the folders for fetched files, and makes it if needed.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: the folder cannot be made.
     """
     folder = platformdirs.user_cache_path("jaxch5") / "fetched" / name
     make_folder(folder)
@@ -52,7 +52,7 @@ def make_folder(folder: Path) -> None:
     """Makes a folder, unless it exists.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,13 +68,13 @@ def fetch(address: str, file: Path) -> None:
         file: path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: it cannot be fetched, after three attempts where a retry may help.
+        DataError: the content cannot be fetched, after three attempts where a retry may help.
     """
     import aiohttp
     import fsspec
 
     if "::" in address:
-        # fsspec would take what follows for another file system, and some of those run code.
+        # fsspec would take what follows the :: for another file system, and some of those run code.
         raise DataError("an address with :: is refused")
     options = {}
     if address.lower().startswith("http"):
@@ -94,7 +94,7 @@ def fetch(address: str, file: Path) -> None:
             if error.status < 500:
                 raise DataError(reason) from None
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
-            # It had its time to answer: a server that is not there is not worth another attempt.
+            # It has had time to answer; a server that is not there is not worth another attempt.
             raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
         except (ValueError, ImportError) as error:
             # fsspec knows no such addresses, or lacks a library for them.
@@ -111,23 +111,23 @@ def fetch_links(
 ) -> Mapping[str, Path]:
     """Fetches pictures in parallel, except those that were fetched before.
 
-    Each file is checked before it is kept: a server may answer with a page.
+    Each file is checked before it is kept, since a server may answer with a web page.
 
     Args:
         links: addresses that fsspec understands, `http(s)://` among them.
-        folder: where the files are kept; None is the user's cache folder.
+        folder: folder for the files; None is the user's cache folder.
         console: where the progress bar is drawn; None is standard error.
 
     Returns:
         The file of each link.
 
     Raises:
-        DataError: some cannot be fetched or are not pictures; it names up to five. What was
-            fetched is kept for the next time.
+        DataError: some links cannot be fetched or are not pictures; the message names up to five.
+            What was fetched is kept for the next time.
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
-    # Earlier versions kept whatever they received.
+    # Files in the folder are checked too: earlier versions kept whatever they received.
     missing = [link for link, file in files.items() if format_of(head_of(file)) is None]
     if not missing:
         return files
@@ -166,18 +166,18 @@ def _fetch_link(link: str, file: Path) -> None:
 def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = None) -> Path:
     """Fetches an archive of pictures and unpacks it; returns the folder.
 
-    Members that would be written outside of the folder are refused.
+    An archive with a member that would be written outside of the folder is refused.
 
     Args:
         url: address of a zip or tar file.
-        sha256: checksum of the file, in hexadecimal; None takes it unchecked.
-        folder: where it is kept; None is the user's cache folder.
+        sha256: checksum of the file, in hexadecimal; None means that it is not checked.
+        folder: folder for unpacked archives; None is the user's cache folder.
 
     Raises:
-        DataError: it cannot be fetched or unpacked, is not an archive, or has another checksum.
+        DataError: the file cannot be fetched or unpacked, is no archive, or has another checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
-    # A file that was once taken unchecked must not pass for what a checksum now asks for.
+    # An archive unpacked without a check must not pass for the one that a checksum now asks for.
     unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked

@@ -1,4 +1,4 @@
-"""Labelled pictures in folders: the folder or the file name tells the class."""
+"""Reads labelled pictures from folders; the folder or the file name tells the class."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def from_folder(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    """Reads pictures in class folders, or in train and valid folders of class folders.
+    """Reads pictures in class folders, or in train and valid folders that hold class folders.
 
-    A picture's class is the first folder of its path. Other files are in `passed_over`, with the
-    reason. If there is a valid folder, the column "folder" says which part an item is in,
-    for `folder_split`, and "is_valid" whether it is held out. The usual names of parts are
-    recognized in any letter case, such as train and training; valid, validation, val and dev.
+    A picture's class is the first folder of its path in the set, or in its part. Other files are in
+    `passed_over`, with the reason. If there is a valid folder, the column "folder" says which part
+    an item is in, for `folder_split`, and "is_valid" whether it is held out. The usual names of
+    parts, such as train, valid, validation, val and dev, are recognized in any letter case.
 
     Args:
         path: the set's folder.
-        train: folder of the training pictures, below `path`; "." takes all that are not in
-            another part, whatever their folders are called. None looks for one.
+        train: folder of the training pictures, below `path`; "." takes all pictures that are not
+            in another part, whatever their folders are called. None looks for one.
         valid: folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:
@@ -110,8 +110,8 @@ def from_regex(
             None for both takes all pictures, whatever folder they are in.
 
     Raises:
-        DataError: there is no such folder, no picture, or a name in which the pattern finds no
-            class.
+        DataError: there is no such folder or no picture in it, the pattern is not valid, or it
+            finds no class in a name.
 
     Example:
         >>> import tempfile
@@ -168,7 +168,7 @@ def _find(root: Path, parts: Parts) -> _Found:
     """Returns all pictures of a set's parts.
 
     Raises:
-        DataError: there are none.
+        DataError: the parts hold no pictures.
     """
     folders = {os.path.join(root, part) for part in parts.all if part}
     found = _Found([], [], [], {}, [])
@@ -205,7 +205,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     """Returns the path, if it is a folder that can be listed.
 
     Raises:
-        DataError: it is not.
+        DataError: the path is not such a folder.
     """
     root = Path(path).expanduser()
     try:
@@ -241,8 +241,8 @@ def _check_all(
 
 
 def _without_pictures(listing: Listing) -> list[str]:
-    """Returns folders that would be classes if they held pictures, and hold nothing else."""
-    # The folder of runs stays behind when the runs are removed.
+    """Returns folders that hold no pictures, but seem to be meant as classes."""
+    # An empty folder "runs" is no class: it stays behind when the runs in it are removed.
     taken = {"runs"}
     for reason, paths in listing.passed_over.items():
         for path in paths:
@@ -253,7 +253,7 @@ def _without_pictures(listing: Listing) -> list[str]:
 
 
 def _mixed(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns a note where a pattern takes folders of several parts for one set."""
+    """Returns a note if a pattern takes the folders of several parts as one set."""
     tops = sorted({name.partition("/")[0] for name in names if "/" in name})
     parts = {part_of(top): top for top in tops if part_of(top)}
     if len(parts) < 2:
@@ -265,24 +265,24 @@ def _mixed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_classes(root: Path, found: _Found) -> str:
-    """Returns a way out if the only class may not be a class."""
+    """Returns advice for a set whose only class may not be meant as a class."""
     part, only = found.parts[0], found.names[0].partition("/")[0]
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # As deep as there is only one folder.
+    # The deepest folder that all of them are in.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 
 
 def _above(root: Path) -> str:
-    """Returns a way out where a class folder is named instead of the folder that it is in."""
+    """Returns advice if a class folder was probably named instead of the folder that it is in."""
     above, beside = _beside(root)
     return f"; or --data.path {above} if {root.absolute().name} is a class" if beside[1:] else ""
 
 
 def _left_beside(root: Path) -> tuple[str, ...]:
-    """Returns a note where a training folder is named, and a validation folder is beside it."""
+    """Returns a note if a training folder is named and a validation folder is beside it."""
     above, beside = _beside(root)
     own = root.absolute().name
     return tuple(
@@ -293,7 +293,7 @@ def _left_beside(root: Path) -> tuple[str, ...]:
 
 
 def _beside(root: Path) -> tuple[Path, list[str]]:
-    """Returns the folder that a folder is in, and the folders there if it can be listed."""
+    """Returns the folder above a folder, and the names of its folders if it can be listed."""
     above = root.absolute().parent
     with suppress(OSError):
         return above, folders_in(above)

@@ -1,4 +1,4 @@
-"""How a set of pictures is laid out: which folders are its parts, and which are classes."""
+"""Finds out how a set of pictures is laid out: which folders are parts, and which are classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TABLES, ARCHIVES = (".csv", ".tsv"), (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz
 
 
 class Parts(NamedTuple):
-    """Folders of a set's parts, as paths from its root.
+    """Holds the folders of a set's parts, as paths from the set's root.
 
     Attributes:
-        train: the folder of the training pictures; empty for all that is in no other part.
+        train: the folder of the training pictures; empty if they are all that is in no other part.
         valid: the folders of the validation pictures.
     """
 
@@ -46,7 +46,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
             looks for one.
 
     Raises:
-        DataError: a folder that is given is not there, or several are named like one part.
+        DataError: a given folder is missing or given twice, or several are named like one part.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -65,7 +65,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # A folder only named like validation, beside class folders, is no part; see `check_classes`.
+    # A folder merely named like validation, beside classes, is no part; see `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
@@ -93,9 +93,9 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder that is named like training, with none for validation, is a part.
+    """Checks whether a folder named like training is a part although none is for validation.
 
-    One without folders in it is a class: train, beside bus.
+    A folder without folders in it is a class, such as train beside bus.
     """
     if not folders_in(root / train):
         return False
@@ -108,14 +108,14 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
 
     Args:
         root: the set's folder.
-        names: paths of its pictures.
-        tops: the folders that they are in.
+        names: paths of the set's pictures.
+        tops: the topmost folders that these pictures are in.
 
     Returns:
-        What the line about the data says about them.
+        Notes on these folders for the line that describes the data.
 
     Raises:
-        DataError: they are not classes.
+        DataError: the folders are not meant as classes.
     """
     parts = sorted(top for top in tops if part_of(top) is not None)
     if not parts:
@@ -149,13 +149,13 @@ PATTERNS = (r"(.+)_\d+\.\w+", r"(.+)-\d+\.\w+", r"(.+) \(\d+\)\.\w+", r"([^\d]+)
 def where_classes_are(
     root: Path, parts: Sequence[str], others: Sequence[str] = (), names: Sequence[str] = ()
 ) -> str:
-    """Names the ways out where no folder tells a class: a table, file names, class folders.
+    """Returns advice if no folder tells the class: use a table, file names or class folders.
 
     Args:
         root: the set's folder.
-        parts: folders in it that are named like parts of a set.
-        others: folders in it that may hold tables as well.
-        names: pictures, whose names may tell the class.
+        parts: folders in `root` that are named like parts of a set.
+        others: other folders in `root` that may hold tables.
+        names: paths of the pictures, whose file names may tell the class.
     """
     folders = ("", *parts, *others)
     tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]
@@ -175,7 +175,7 @@ def _tells(pattern: str, names: Sequence[str]) -> bool:
 
 
 def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """Returns files in a folder with certain endings."""
+    """Returns the files in a folder whose names have one of the endings."""
     return [
         os.path.join(folder, name)
         for name in sorted(os.listdir(folder))

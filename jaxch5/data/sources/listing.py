@@ -16,10 +16,10 @@ from jaxch5.util.text import composed
 
 
 class Reason(NamedTuple):
-    """Why files below a folder are not items.
+    """Says why files below a folder are not items.
 
     Attributes:
-        one: noun for one of them.
+        one: noun for one such file.
         many: noun for several; empty if it is the same.
         suspect: whether such files look like pictures that somebody will miss.
     """
@@ -29,7 +29,7 @@ class Reason(NamedTuple):
     suspect: bool = False
 
     def text(self, count: int = 2) -> str:
-        """Returns what follows a number of files."""
+        """Returns the words that follow the number of files."""
         return self.one if count == 1 else self.many or self.one
 
 
@@ -77,16 +77,16 @@ OTHER_SUFFIXES = (
     *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".md5", ".sha256", ".mp4"),
     *(".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".pth", ".pt", ".safetensors", ".onnx"),
 )
-# A run has the first two and one of the others.
+# The folder of a run holds the first two and at least one of the others.
 RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
-# The mark in a PNG, and in an SVG's first lines, that this package drew it.
+# Marks in a PNG, and in the first lines of an SVG, which say that this package drew it.
 MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode()
 # Names that commands give to figures.
 FIGURE_NAMES = (
     *("batch.png", "lr_find.png", "transfer_profile.png"),
     *("confusion_matrix.png", "top_losses.png", "calibration.png"),
 )
-# Up to this many PNG files are all opened; of more, only those named like a figure.
+# Up to this many PNG files are all opened; if there are more, only those named like a figure.
 PNG_OPENED = 2000
 NAMES_SHOWN = 3
 
@@ -95,9 +95,9 @@ class Listing(NamedTuple):
     """Holds what is below a folder, as relative paths with slashes.
 
     Attributes:
-        pictures: pictures, in the order of their names.
+        pictures: paths of the pictures, in the order of their names.
         passed_over: every other file, once, by reason.
-        barren: names of the folders in it that were looked into and hold no pictures.
+        barren: names of the folders directly in it that were looked into and hold no pictures.
     """
 
     pictures: list[str]
@@ -106,15 +106,15 @@ class Listing(NamedTuple):
 
 
 def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
-    """Lists a folder and the folders in it.
+    """Lists a folder and all folders below it.
 
     Links are followed, but never back to the folder itself, and within each folder in it (a class)
-    to no folder twice: circles of links come to an end, and list no picture again. What is hidden
-    (a name that begins with a dot), runs, and figures that a command saved are not pictures.
+    to no folder twice, so that circles of links end and list no picture again. Hidden files (whose
+    names begin with a dot), runs, and figures that a command saved are passed over.
 
     Args:
         root: the folder.
-        leave_out: paths, each beginning with `root`, of folders that are not looked into.
+        leave_out: paths of folders that are not looked into, each beginning with `root`.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -127,7 +127,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
     ) -> Opened:
-        """Returns a folder's entries in order; none where it is passed over."""
+        """Returns a folder's entries in order; none if it was seen before or cannot be listed."""
         nothing: Opened = (iter(()), prefix, seen, within)
         try:
             status = os.stat(folder)
@@ -149,7 +149,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
             within = OWN
         return iter(entries), prefix, seen, within
 
-    # An explicit stack: folders may be nested more deeply than function calls.
+    # An explicit stack: folders may be nested more deeply than function calls can be.
     opened = [entries_of(os.fspath(root), "", set(), None)]
     while opened:
         entries, prefix, seen, inherited = opened[-1]
@@ -190,7 +190,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Lists the folders in a folder that may hold pictures, links to folders among them."""
+    """Returns the names of folders in a folder that may hold pictures; links count as folders."""
     with os.scandir(folder) as listing:
         names = [
             entry.name
@@ -203,7 +203,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
-    """Merges what several folders pass over, with each folder's prefix before its paths."""
+    """Merges what was passed over in several folders, with each one's prefix before its paths."""
     together: dict[Reason, list[str]] = defaultdict(list)
     for prefix, passed_over in parts:
         for reason, paths in passed_over.items():
@@ -213,7 +213,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts the files passed over by reason, and names the first of those that are suspect.
+    """Counts the passed-over files by reason, and names the first of those that are suspect.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
@@ -239,7 +239,7 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
     except OSError:
-        # A link to itself.
+        # Such as a link to itself.
         return False
 
 
@@ -260,7 +260,7 @@ def _why_not(entry: os.DirEntry[str]) -> Reason:
 def _begins_like_a_picture(head: bytes) -> bool:
     form = format_of(head)
     if form == "BMP":
-        # Two letters may begin a text; the field after the size is always 0.
+        # A text may begin with BM too; in a BMP file, the field after the size is always 0.
         return head[6:10] == b"\0\0\0\0"
     if form == "PPM":
         return re.match(rb"P.\s+(#|\d+\s+\d)", head) is not None
@@ -270,7 +270,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     """Yields the PNG files that are figures saved by a command.
 
-    Large folders are not opened file by file, which would take as long as all the rest.
+    In a large folder, not every file is opened: that would take as long as all the rest.
     """
     if len(drawings) > PNG_OPENED:
         drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]

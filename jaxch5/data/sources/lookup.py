@@ -14,11 +14,11 @@ Found = list[tuple[str, tuple[int, int]]]
 
 
 class Lookup:
-    """Finds files below a folder, and counts what it had to guess to do so.
+    """Finds files below a folder, and counts those that it had to guess.
 
     A name is used unchanged if there is such a file. Otherwise backslashes become slashes, and a
     file matches if its name differs only in case, in composition (an umlaut may be stored as one
-    character or as two) or by the ending of a picture.
+    character or as two) or in a picture's ending that the table leaves out.
 
     Args:
         folder: folder in which relative names begin.
@@ -39,7 +39,7 @@ class Lookup:
         self._guessed: Counter[str] = Counter()
 
     def find(self, name: str) -> Found:
-        """Returns the files that a name may mean: each one's path from the folder, and identity."""
+        """Returns the path from the folder, and the identity, of each file that a name may mean."""
         if found := self._file(name):
             return [found]
         slashed = name.replace("\\", "/")
@@ -70,7 +70,7 @@ class Lookup:
         return PurePosixPath(name).as_posix(), (status.st_dev, status.st_ino)
 
     def _close(self, name: str, ending: bool) -> list[str]:
-        """Returns the names that are close, part by part; the last part may lack its ending."""
+        """Returns the existing paths that match in each part; the last part may lack its ending."""
         path = PurePosixPath(name)
         parts = path.parts[1:] if path.is_absolute() else path.parts
         places = ["/" if path.is_absolute() else ""]
@@ -86,7 +86,7 @@ class Lookup:
         return places
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Lists a folder by folded names; pictures also by the name up to the ending's dot."""
+        """Returns a folder's entries by folded name; pictures also by the name without ending."""
         if folder not in self._listings:
             listing = self._listings[folder] = defaultdict(list)
             try:

@@ -1,4 +1,4 @@
-"""Packed pictures: presized once, in a few large files, read by index.
+"""Reads packed pictures by index: they were presized once and are stored in a few large files.
 
 A packed set is a folder, local or at an address, with
 
@@ -71,7 +71,7 @@ class Index(BaseModel):
     classes: tuple[str, ...]
     # The range of pictures that had more than 8 bits; pictures to predict are read with it.
     range: str = "auto"
-    # Whether long pictures were cut, as a crop cuts them; packed for other methods, they are uncut.
+    # Whether long pictures were cut, as a crop cuts them; packing for other methods cuts none.
     cut: bool = True
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
@@ -120,9 +120,9 @@ def read_index(store: Store) -> Index | None:
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
     """Reads pictures that `jaxch5 pack` has packed.
 
-    Memory holds 4 bytes per item for its label and 8 for the position of its name. If the set is at
-    an address, each file is fetched once, when it is first needed, into the user's cache folder,
-    which therefore needs room for all of them.
+    The source takes 4 bytes of memory per item for its label and 8 for the position of its name. If
+    the set is at an address, each file is fetched once, when it is first needed, into the user's
+    cache folder, which therefore needs room for all of them.
 
     Args:
         path: folder of the set, or its address, such as `s3://bucket/flowers`.
@@ -234,7 +234,7 @@ class _Reader:
     def _open(self) -> Any:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        # With its length given, the file is not opened just to be counted.
+        # If the length is given, the library does not open the file just to count its records.
         file = _whole(self._store, self._shard)
         return ArrayRecordDataSource(f"{file}[0:{self._shard.count}]")
 

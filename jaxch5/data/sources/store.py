@@ -1,7 +1,7 @@
-"""A folder whose files are read and written atomically: local, or at an address.
+"""Reads and writes files atomically in a folder that is local or at an address.
 
-Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; their libraries
-choose the account and the endpoint (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
+Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; the libraries for
+them choose the account and the endpoint (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Store:
             try:
                 return filesystem.cat_file(path)
             except FileNotFoundError as error:
-                # S3's error says this about a missing bucket; about a missing file, only the path.
+                # S3 says this of a missing bucket; of a missing file, it gives only the path.
                 if "bucket does not exist" in str(error):
                     raise
                 return None
@@ -79,7 +79,7 @@ class Store:
         """Writes a small file.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the file cannot be written.
         """
         with self.making(name) as file:
             file.write_bytes(content)
@@ -89,7 +89,7 @@ class Store:
         """Yields a local file to write to, and moves it into place at the end if all went well.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the file cannot be written.
         """
         if self._folder is None:
             with tempfile.TemporaryDirectory(prefix="jaxch5-") as scratch:
@@ -105,14 +105,14 @@ class Store:
             yield file
 
     def fetch(self, name: str, sha256: str) -> Path:
-        """Returns a local file with a file's content: itself, or a copy in the cache, made once.
+        """Returns the local path of a file, or of a copy in the cache, which is made only once.
 
         Raises:
-            DataError: it cannot be fetched, or is not what the checksum says.
+            DataError: the file cannot be fetched, or is not what the checksum says.
         """
         if self._folder is not None:
             return self._folder / name
-        # Named by its content, it can be neither stale nor another set's.
+        # As a copy is named by its content, it can be neither stale nor another set's.
         copy = cache_folder("packed") / f"{sha256}{Path(name).suffix}"
         if copy.exists():
             return copy
@@ -135,7 +135,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """Returns the file system and the path in it; `at_once` asks S3 only once, briefly."""
+        """Returns the file system and the path in it; with `at_once`, S3 gets one brief try."""
         import fsspec
 
         options: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class Store:
         try:
             return fsspec.url_to_fs(self.where(name), **options)
         except ImportError as error:
-            # The extra installs two of the libraries that there are; fsspec names the others.
+            # The extra `remote` installs two such libraries; an error of fsspec names any other.
             known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
             needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
             raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
@@ -157,7 +157,7 @@ class Store:
 
 @contextmanager
 def _said(where: str) -> Iterator[None]:
-    """Turns any error of a file system into one line."""
+    """Turns any error of a file system into a DataError of one line."""
     try:
         yield
     except DataError:
@@ -171,7 +171,7 @@ def _said(where: str) -> Iterator[None]:
 
 
 def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
-    """Returns the answer, or gives up; the libraries' own limits add up to minutes."""
+    """Returns the answer or raises TimeoutError; the libraries' own limits add up to minutes."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -180,7 +180,7 @@ def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
         except Exception as error:
             outcome.extend((None, error))
 
-    # Nobody waits for a daemon when the process ends.
+    # When the process ends, it does not wait for a daemon thread.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,4 +1,4 @@
-"""Labelled pictures listed in a table."""
+"""Reads labelled pictures that are listed in a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxch5.util.text import composed, counted, folded, is_text, printable
 
 # Characters that separate the columns of a table.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-# Begins a file in UTF-16, in which Excel writes "Unicode text".
+# The first bytes of a file in UTF-16, the encoding of Excel's "Unicode text".
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -31,15 +31,15 @@ def from_csv(
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Reads pictures listed in a table with a header: CSV, or separated by semicolons or tabs.
+    """Reads pictures listed in a table with a header: CSV, or split by semicolons, tabs or bars.
 
-    The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, once,
-    into the user's cache folder. A file that does not exist under its name is looked for with
+    The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, each only
+    once, into the user's cache folder. A file that does not exist under its name is looked for with
     slashes in place of backslashes, in another case, and with the ending of a picture; if exactly
     one file fits, it is used, and the source's `notes` say so.
 
     Args:
-        path: file of the table, in UTF-8; only paths of pictures may hold other bytes.
+        path: file of the table, in UTF-8 or UTF-16; in UTF-8, paths may also hold other bytes.
         image: name of the column of paths or links.
         label: name of the column of class names.
         root: folder in which relative paths begin; None is the table's own.
@@ -101,7 +101,7 @@ def is_table(path: Path) -> bool:
 
 
 def _read(file: Path) -> tuple[str, list[str]]:
-    """Returns the text of a table, and what had to be found out to read it."""
+    """Returns the text of a table, and notes on how it was read."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[
     begin = 1
     try:
         for row in reader:
-            # A line before the header that tells Excel the separator.
+            # A line such as "sep=;" before the header tells Excel the separator.
             told = begin == 1 and re.fullmatch("sep=.", separator.join(row))
             if not told and any(cell.strip() for cell in row):
                 yield begin, row
@@ -155,7 +155,7 @@ def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[
 
 
 def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the names of the columns, and the rows with their lines."""
+    """Returns the names of the columns, and the rows with their line numbers."""
     records = _records(file, text, separator)
     _, first = next(records, (1, []))
     if not all(map(is_text, first)):
@@ -197,7 +197,7 @@ def _references(
     """Returns the reference of each row's picture, and what had to be guessed to find it.
 
     One look at each path now is better than an error in the middle of an epoch. Rows that name the
-    same file, in whatever form, get the same reference: a split must not part them.
+    same file, in whatever form, get the same reference: a split must not separate them.
     """
     lookup = Lookup(folder)
     first: dict[object, str] = {}

@@ -1,4 +1,4 @@
-"""Labelled pictures from tensorflow-datasets, read without TensorFlow."""
+"""Reads labelled pictures from tensorflow-datasets, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ NO_LABEL = -1
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Reads pictures of a tensorflow-datasets set, by index, from its array_record files.
 
-    A set that is not there yet is fetched and prepared, which some sets do with TensorFlow (extra
+    A set that is not there yet is fetched and prepared, for which some sets need TensorFlow (extra
     `tfds`). Its splits "train" and "validation" (or "test" if that is missing) become the folders
     train and valid for `folder_split`; if it has all three, "test" is not used. Items without a
-    label are left out; the line about the data counts these, and names the splits not used.
+    label are left out; the line about the data counts them, and names splits that are not used.
 
     Args:
         name: name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
@@ -142,7 +142,7 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _addresses(builder: Any) -> list[str]:
-    """Returns the addresses that the set comes from; builders keep them beside their code."""
+    """Returns the addresses that a set comes from, which are strings in its builder's module."""
     module = vars(sys.modules[type(builder).__module__])
     found = [
         value
@@ -153,7 +153,7 @@ def _addresses(builder: Any) -> list[str]:
 
 
 def _features(builder: Any, name: str) -> tuple[str, str]:
-    """Returns the names of the picture and of the class among a record's entries."""
+    """Returns the names of the entries that hold a record's picture and its class."""
     import tensorflow_datasets as tfds
 
     entries = dict(builder.info.features)
@@ -193,7 +193,7 @@ def _labels(
 def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
     """Returns a split's files with sizes and times, which differ once a set is prepared again.
 
-    The time of change (ctime) is included, since a copy keeps mtime and an archive sets it.
+    The time of change (ctime) is included, since copying may keep mtime and an archive sets it.
     """
     files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
     stats = [(file, os.stat(file)) for file in files]

@@ -16,7 +16,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.files import making
 from jaxch5.util.text import percent
 
-# Pictures hardly shrink when packed, except blank ones, which shrink many times over: unpacked, an
+# Pictures hardly shrink when packed, except blank ones, which shrink many times over. Unpacked, an
 # archive may take this many times its own size, plus a gigabyte for the sake of small archives, but
 # no more than this share of the disk's free space.
 GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
@@ -25,7 +25,7 @@ BLOCK = 4096
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar file; tarfile itself takes a damaged header for the archive's end."""
+    """Refuses a member with a damaged header, which tarfile would take for the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -41,16 +41,16 @@ class _Member(tarfile.TarInfo):
 def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     """Unpacks a zip or tar file into a new folder, atomically.
 
-    Symbolic links and devices are refused: nothing may be written through them or to them.
+    Symbolic links and devices in a tar file are refused: nothing may be written through or to them.
 
     Args:
         archive: the file.
-        folder: where to unpack; it is made.
+        folder: folder to unpack into, which is made.
         name: name of the archive in errors; None is its file's name.
 
     Raises:
-        DataError: the file is neither, it is damaged, a member would be written elsewhere, or the
-            members would take too much room.
+        DataError: the file is neither a zip nor a tar file, it is damaged, a member would be
+            written elsewhere, or the members would take too much room.
     """
     name = archive.name if name is None else name
     try:
@@ -88,7 +88,7 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
             members.extractall(folder, _harmless(members, room, name), **more)  # type: ignore[arg-type]
     else:
         kind = kind_of(head_of(archive))
-        # A zip file is recognized by its end.
+        # A zip file is recognized by its end, which is missing if it is cut short.
         what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
         raise DataError(f"{name}: is {what}")
 
@@ -122,7 +122,7 @@ def _taken(name: str, room: int, size: int) -> int:
     """Returns what is left of the room after one more member.
 
     Raises:
-        DataError: it does not fit.
+        DataError: the member does not fit.
     """
     left = room - max(size, BLOCK)
     if left < 0:

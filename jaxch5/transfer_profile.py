@@ -44,9 +44,9 @@ class ProfileOptions(PicturesOptions):
 
 
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
-    """Trains, draws the best metric against the number of frozen stages, and returns its values.
+    """Trains, draws the scores against the number of frozen stages, and returns the scores.
 
-    It follows Yosinski et al., 1411.1792: if freezing one more stage costs accuracy, its features
+    This follows Yosinski et al., 1411.1792: if freezing one more stage costs accuracy, its features
     are specific to the original task; if it costs none, they are general.
     """
     from jaxch5.config.building import with_epochs
@@ -115,7 +115,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Returns the scores of each kind; trains those that the file lacks, and adds them."""
+    """Returns the scores of each kind of training, after adding to the file those that it lacks."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -145,10 +145,10 @@ def measure(
 
 
 def settings_of_profile(options: Options) -> Config:
-    """Returns the configuration of a profile: stages are groups, and frozen ones do not change.
+    """Returns the configuration of a profile: groups are stages, and frozen stages do not change.
 
     Raises:
-        ConfigError: No weights are named.
+        ConfigError: No pretrained weights are named.
     """
     config = options.settings_with(
         model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}
@@ -162,7 +162,7 @@ def settings_of_profile(options: Options) -> Config:
 
 
 def frozen_stages(stages: Sequence[str], count: int) -> str:
-    """Names the first stages.
+    """Names the first `count` stages.
 
     Example:
         >>> stages = ("stem", "layer1", "layer2", "head")
@@ -180,7 +180,7 @@ def trained(
     points: list[tuple[int | str, int]],
     say: Callable[[str], None],
 ) -> Iterator[tuple[tuple[int | str, int], Record]]:
-    """Trains each kind with each seed, and yields the records one after the other."""
+    """Trains for each pair of a kind and a seed, and yields the pair with its record."""
     from jaxch5.configured import from_scratch, learner_of, train_as_configured
 
     learners = {

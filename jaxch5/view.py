@@ -18,11 +18,11 @@ class View:
 
     Args:
         crop_pct: Share of the sides of the largest part with the input's shape; 1 is all of it.
-        interpolation: "bilinear" is the single interpolation that training uses too; "bicubic" is
-            Pillow's filter, applied to the presized picture.
+        interpolation: "bilinear", the single interpolation that training uses too, or "bicubic",
+            Pillow's filter, which is applied to the presized picture.
 
     Raises:
-        ConfigError: One of them is not a valid value.
+        ConfigError: One of the values is not valid.
 
     Example:
         >>> View(0.95, "bicubic")
@@ -46,7 +46,7 @@ WHOLE = View()
 
 
 def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) -> dict[str, Any]:
-    """Returns the chosen values of a view, with None where the weights decide.
+    """Returns the values chosen for a view, with None for those that the weights decide.
 
     Example:
         >>> chosen(None, "bicubic", Framing("pad"))  # which shows all, and is not to be cut
@@ -58,7 +58,7 @@ def chosen(crop_pct: float | None, interpolation: str | None, framing: Framing) 
 
 
 def view_of(said: Mapping[str, Any], default: View = WHOLE) -> View:
-    """Returns the view in settings or a record, with a default for missing values.
+    """Returns the view that settings or a record describe, with defaults for missing values.
 
     Example:
         >>> view_of({"crop_pct": 0.9, "interpolation": None}, View(0.8, "bicubic"))

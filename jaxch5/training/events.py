@@ -1,7 +1,7 @@
 """Defines the events of training, which hooks receive.
 
-A hook is a function of an event. Its result is ignored, and training does not use the event after
-that, so a hook can observe training but cannot change it.
+A hook is a function that takes an event. Its result is ignored, and training does not use the event
+afterwards, so a hook can observe training but cannot change it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class StepRecord(NamedTuple):
     """Describes a completed step.
 
     Attributes:
-        number: Number of steps before it.
-        loss: Mean loss of its batch, with the weights before the step.
+        number: Number of steps before this one.
+        loss: Mean loss of its batch, computed with the weights before the step.
         rates: Learning rate of each group of layers, the head last.
         momentum: Momentum, or Adam's first beta.
 
@@ -37,7 +37,7 @@ class StepRecord(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Signals that a call to train begins; nothing has been compiled yet.
+    """Signals that a training call begins; nothing has been compiled yet.
 
     Attributes:
         number: Number of completed steps, above 0 if a run is resumed.
@@ -45,7 +45,7 @@ class Begin(NamedTuple):
         plans: Phases of the call, each with its epochs, rates and momentum.
         groups: Names of the groups of layers.
         classes: Names of the classes.
-        data: One line about the pictures.
+        data: One-line description of the pictures.
         run: Run directory; None if nothing is written.
 
     Example:
@@ -81,13 +81,13 @@ class Ready(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Signals a completed step, or many in one call if the set is stored on the device.
+    """Signals a completed step, or many steps of one call if the set is stored on the device.
 
     Attributes:
         number: Number of completed steps.
-        state: State after them, valid until the hook returns.
-        read: Steps whose losses were just read back from the device: a few at a time, each once, in
-            order.
+        state: State after these steps, valid until the hook returns.
+        read: Steps whose losses were just read back from the device. They are read a few at a time,
+            in order, and no step is reported twice.
 
     Example:
         >>> step = Step(8, None, [StepRecord(0, 2.3, (1e-3,), 0.95)])
@@ -110,9 +110,9 @@ class Epoch(NamedTuple):
 
     Attributes:
         number: Number of completed steps.
-        state: State after them, valid until the hook returns.
+        state: State after these steps, valid until the hook returns.
         read: Steps of the epoch that no `Step` has reported.
-        record: Losses and metrics as fractions of 1, by name; `epoch`, `phase`, `seconds`,
+        record: Losses, and metrics as fractions of 1, by name; also `epoch`, `phase`, `seconds` and
             `images_per_second`.
 
     Example:
@@ -132,14 +132,14 @@ class Epoch(NamedTuple):
 
 
 class End(NamedTuple):
-    """Signals how a call to train ended; it follows each `Begin`, except after a second Ctrl-C.
+    """Signals how a training call ended; it follows each `Begin`, except after a second Ctrl-C.
 
     Attributes:
         number: Number of completed steps.
         state: State from which training can continue, valid until the hook returns; None if a step
-            failed and there is none.
+            failed and left no such state.
         how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
-        error: Error that ended it early.
+        error: Error that ended the call early; None if it finished.
         interpretation: The trained model's answers for the validation set, if a finished run was
             written and the network's outputs are finite.
 

@@ -1,6 +1,6 @@
 """Trains one network in several processes: they join, agree, and notice lost peers.
 
-Each process runs the same program on its own devices (of its host, or of a part of it) and reads
+Each process runs the same program on its own devices (those of its host, or some of them) and reads
 its own rows of every batch; only the first prints and writes. Processes that do different things
 would wait for one another forever, so whatever could make them differ is compared before they
 begin, and they agree on requests to stop.
@@ -31,12 +31,12 @@ from jaxch5.training.mesh import to_host
 # A process that is silent for this long counts as ended, which ends the run.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Number of calls of an agreed check per exchange; each exchange is read at the next one.
+# Number of calls of an agreed check per exchange, the result of which is read at the next one.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not join within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
 
-# Words in errors of the libraries that transport messages between devices.
+# Words that occur in errors of the libraries that transport messages between devices.
 UNREACHABLE = r"Gloo|NCCL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|[Cc]onnection|[Ss]ocket"
 
 T = TypeVar("T")
@@ -44,17 +44,17 @@ _leaving = threading.Lock()
 
 
 def join(distributed: str) -> None:
-    """Joins the other processes; has to be called before JAX has done anything.
+    """Joins the other processes; this has to happen before JAX does anything else.
 
-    If another process ends later, this one ends too, with status 1 and one line.
+    If another process ends later, this one ends too, with status 1 and a message of one line.
 
     Args:
-        distributed: "auto", if Slurm, Kubernetes, MPI or a TPU pod tells who the others are; or
-            HOST:PORT,COUNT,ID: the address of the first process, the number of processes, and the
-            number of this one, from 0.
+        distributed: "auto", if Slurm, Kubernetes, MPI or a TPU pod tells which processes there are;
+            or HOST:PORT,COUNT,ID: the address of the first process, the number of processes, and
+            the number of this one, from 0.
 
     Raises:
-        ConfigError: `distributed` is neither, or nothing tells who the others are.
+        ConfigError: `distributed` is neither, or nothing tells which processes there are.
         TrainingError: The others did not join in time.
     """
     given: dict[str, Any] = {}
@@ -73,10 +73,10 @@ def join(distributed: str) -> None:
             "cluster_detection_method": "deactivate",
         }
         if address.startswith("127."):
-            # By default it listens on all interfaces.
+            # By default the first process listens on all interfaces.
             given["coordinator_bind_address"] = address
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Its handler for SIGTERM would replace ours.
+    # This service's handler for SIGTERM would replace jaxch5's.
     jax.config.update("jax_enable_preemption_service", False)
     _on_abort(NOBODY)
     try:
@@ -98,7 +98,7 @@ def join(distributed: str) -> None:
 
 
 def _keep_output() -> None:
-    """Keeps standard output clean: the CPU's message library announces itself there."""
+    """Keeps standard output free of what the CPU's message library prints about itself."""
     if jax.default_backend() == "cpu":
         sys.stdout.flush()
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -113,8 +113,8 @@ _handlers: list[Any] = []
 def _on_abort(line: str) -> None:
     """Makes the process end with one line when JAX aborts it because its peers are lost.
 
-    JAX would print pages and exit with its own status. Python's handlers run only when the main
-    thread next executes Python code, which it may never do.
+    JAX would print pages and exit with its own status. The handler is installed through C, because
+    Python's own run only when the main thread next executes Python code, which it may never do.
     """
 
     @_Handler
@@ -151,7 +151,7 @@ def joined() -> bool:
 
 
 def is_first() -> bool:
-    """Checks whether this process prints and writes for all."""
+    """Checks whether this is the process that prints and writes for all."""
     return jax.process_index() == 0
 
 
@@ -162,7 +162,7 @@ def is_loss_of_another(error: Exception) -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """Returns the text of each process, in the order of the processes."""
+    """Returns the text that each process has passed, in the order of the processes."""
     if not joined():
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -180,7 +180,7 @@ def agree(values: Mapping[str, Any]) -> None:
         values: JSON values by name.
 
     Raises:
-        ConfigError: A value differs; raised in every process.
+        ConfigError: A value differs; every process raises the error.
     """
     everywhere = [json.loads(text) for text in gather(json.dumps(values))]
     for number, others in enumerate(everywhere):
@@ -210,10 +210,10 @@ def of_first(tree: PyTree) -> PyTree:
 
 
 def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
-    """Returns a `check` for interrupts that all processes obey at the same call.
+    """Returns a `check` for interrupts that stops all processes at the same call.
 
-    Every few calls, a request that one of them has received is sent to the others, which read it
-    some calls later, so that no process waits for it.
+    Every few calls, the processes exchange the requests that they have received. They read the
+    result of an exchange at the next one, so that no process has to wait for it.
     """
     if not joined():
         return interrupts.check

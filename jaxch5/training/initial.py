@@ -20,10 +20,10 @@ from jax.extend.core import Literal
 from jax.extend.random import define_prng_impl, threefry_2x32
 from jaxtyping import Array, Float, PyTree, UInt32
 
-# Values that one call of a program draws: enough to make the cost of calls negligible.
+# Number of values that one call of a program draws: enough to make the cost of calls negligible.
 PIECE = 2**18
-# The names of draws in a jaxpr, and how to compute them from a key and the operands after it. With
-# a release of jax that lacks a name, `run_once` is slower, but not wrong.
+# How to compute a draw from its key and the operands after it, by the name that the draw has in a
+# jaxpr. With a release of jax that uses other names, `run_once` is slower, but not wrong.
 DRAWS: dict[str, Callable[..., Array]] = {
     "_normal": lambda key: jax.random.normal(key, (PIECE,)),
     "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),
@@ -31,7 +31,7 @@ DRAWS: dict[str, Callable[..., Array]] = {
         key, low, high, (PIECE,)
     ),
 }
-# Primitives that NumPy computes identically, without a program.
+# Primitives that NumPy computes identically, without a compiled program.
 BY_NUMPY: dict[str, Callable[..., Any]] = {
     "mul": lambda x, y, **_: np.multiply(x, y),
     "sqrt": lambda x, **_: np.sqrt(x),
@@ -50,7 +50,7 @@ def run_once(function: Callable[..., PyTree], *args: Any) -> PyTree:
 
     Args:
         function: Function that `jax.jit` could compile.
-        args: Its arguments, trees of arrays.
+        args: Arguments of the function: trees of arrays.
 
     Example:
         >>> key = jax.random.key(0)
@@ -88,7 +88,7 @@ def _needed(jaxpr: Any) -> list[Any]:
 
 
 def _by_numpy(equation: Any, operands: Sequence[Any]) -> list[Any] | None:
-    """Returns the results of an equation of a jaxpr, if it needs no program of its own."""
+    """Returns the results of a jaxpr's equation if it needs no program of its own, else None."""
     name, params = equation.primitive.name, equation.params
     made = equation.outvars[0].aval
     if made.dtype not in (np.float32, np.int32):
@@ -122,7 +122,7 @@ def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float
 
 @lru_cache
 def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
-    # Optimizing a small program for millions of draws pays off, whatever flags say about others.
+    # Optimizing pays off over millions of draws, whatever flags set for other programs.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
         return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)
@@ -131,7 +131,7 @@ def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
 
 
 def _bits(words: UInt32[Array, "3"], width: int, shape: tuple[int, ...]) -> UInt32[Array, "piece"]:
-    # The bits of a draw's n-th value depend only on its key and on n.
+    # The bits of the n-th value of a draw depend only on the draw's key and on n.
     low = words[2] + jnp.arange(PIECE, dtype=jnp.uint32)
     bits = threefry_2x32((words[0], words[1]), jnp.concatenate([jnp.zeros_like(low), low]))
     return bits[:PIECE] ^ bits[PIECE:]
@@ -141,7 +141,7 @@ def _none(*_: Any) -> Any:
     raise NotImplementedError
 
 
-# Keys of jax's generator whose draws begin with the n-th value: two words of the key, and n.
+# jax's generator, but with draws that begin at the n-th value: a key is two words and n.
 PIECES = define_prng_impl(
     key_shape=(3,),
     seed=_none,

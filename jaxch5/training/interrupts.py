@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Raised on SIGTERM; uncaught, it ends the process with the status that shells use."""
+    """Raised on SIGTERM; if not caught, it ends the process with the status that shells give it."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -25,7 +25,7 @@ class StopAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Handles signals in the main thread, and restores their handlers afterwards."""
+    """Installs a handler for signals in the main thread, and restores the old ones afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,17 +34,17 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
         yield
     finally:
         for number, previous in before.items():
-            # None stands for a handler that is not Python's, which Python cannot install.
+            # None stands for a handler that was not installed by Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
 @contextmanager
 def caller_decides() -> Iterator[None]:
-    """Leaves the exit status to whatever catches the exceptions of signals.
+    """Leaves the exit status to the code that catches the exceptions raised for signals.
 
-    SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught has no further effect: under
-    `python -m`, CPython would otherwise still end the process by SIGINT, whatever its status, if
-    the exception had passed through an `exec` of text, as when a dataclass is defined.
+    SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught has no further effect. Without
+    this, CPython under `python -m` would still end the process by SIGINT, whatever its status, if
+    the exception had passed through an `exec` of text, as it may while a dataclass is defined.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -54,15 +54,15 @@ def caller_decides() -> Iterator[None]:
         try:
             yield
         finally:
-            # An `exec` that succeeds clears what the interpreter recorded at the previous one.
+            # A successful `exec` clears what the interpreter recorded about an interrupted one.
             exec("")
 
 
 class Interrupts:
-    """Delays SIGINT and SIGTERM until `check`; a context manager.
+    """Context manager that delays SIGINT and SIGTERM until `check` is called.
 
     A second SIGINT is not delayed. Python delivers signals only to the main thread; in another
-    thread this does nothing.
+    thread this class does nothing.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Interrupts:
 
     @property
     def asked(self) -> int | None:
-        """The signal that was received; None if there is none."""
+        """The number of the signal that was received; None if none was."""
         return self._asked
 
     def obey(self, number: int) -> None:
@@ -105,7 +105,7 @@ class Interrupts:
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Marks work that cannot be interrupted; a signal during it prints a line at once."""
+        """Marks work that cannot be interrupted; a signal meanwhile prints a line at once."""
         self._doing = what
         try:
             yield
@@ -117,5 +117,5 @@ class Interrupts:
             raise StopAtOnce
         self._asked = number
         if self._doing:
-            # Not with print, which the signal may have interrupted.
+            # Not with `print`, because the signal may have interrupted a call of it.
             os.write(2, f"\n{self._doing}: stopping when that is done\n".encode())

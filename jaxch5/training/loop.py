@@ -26,7 +26,7 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step, so the latest ones are left for a later reading.
+# Reading a loss back waits for its step, so the latest losses are left for a later reading.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
 # One bad batch may give a single loss that is not finite; after this many in a row the run is lost.
@@ -55,7 +55,7 @@ def fit(
         loss: Loss of the recipe, for validation.
         key: Root key for all random draws.
         metrics: Metrics to record in addition to the task's; see `Task.scores`.
-        validate_first: Whether the state is at the end of an epoch that was not validated yet.
+        validate_first: Whether the state is at the end of an epoch that has not been validated yet.
         check: Function called between the batches of a validation; its errors end the validation.
         task: What labels mean, for validation.
 
@@ -65,7 +65,7 @@ def fit(
 
     Raises:
         TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or every
-            step was skipped because of float16.
+            step was skipped because its gradients were too large for float16.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -87,7 +87,7 @@ def fit(
             raise TrainingError(
                 f"the training loss of epoch {epoch} is {train_loss}{losses.way_out(stop - 1)}"
             )
-        # While the loss scale falls, it may still reach one that works.
+        # While the loss scale is still falling, it may reach a value that works.
         if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
             raise TrainingError(_nothing_learned(epoch))
         record: Record = {
@@ -165,7 +165,7 @@ class _Losses:
         self._unread.append(losses)
 
     def read(self, but: int = 0) -> list[StepRecord]:
-        """Reads all losses except the most recent ones."""
+        """Returns records of all unread steps, except those of the last `but` calls to `add`."""
         count = max(0, len(self._unread) - but)
         losses = [
             float(loss) for read in jax.device_get(self._unread[:count]) for loss in np.ravel(read)
@@ -187,7 +187,7 @@ class _Losses:
         return read
 
     def way_out(self, step: int) -> str:
-        """Returns advice about a loss that is not finite."""
+        """Returns the end of a message about a loss that is not finite: what to do."""
         if not self._finite:
             return (
                 " and was never finite, which no learning rate can fix: check the weights "
@@ -213,7 +213,7 @@ def predict(
     eval_step: EvalStep,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-    """Computes the logits and labels of all items of a validation loader, each once, in order."""
+    """Returns the logits and labels of all items of a validation loader, each once, in order."""
     logits: list[np.ndarray] = []
     waiting: Array | None = None
     put = placement_of(state).put_batch
@@ -241,19 +241,19 @@ def evaluate(
     check: Callable[[], None] = lambda: None,
     task: Task = SOFTMAX,
 ) -> dict[str, float]:
-    """Computes the loss, the task's metrics and others over a loader; each picture counts once.
+    """Computes the loss, the task's metrics and `metrics` over a loader; each picture counts once.
 
     If the network's outputs are not finite for some pictures, all scores are NaN and `unanswered`
-    counts these pictures: scores of the rest would describe another set.
+    counts these pictures, because scores of the other pictures would describe another set.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)
-    # NaN counts as the greatest value, so its index would become the answer.
+    # NumPy treats NaN as the greatest value, so the index of a NaN would become the answer.
     unanswered = int(np.sum(~np.isfinite(logits.max(axis=1))))
     if unanswered:
         return {**dict.fromkeys(("valid_loss", *scores), math.nan), "unanswered": unanswered}
     probabilities = task.probabilities(logits)
-    # JAX caches programs by function; one defined in `evaluate` would be compiled each time.
+    # JAX caches programs by function, so a function defined here would be compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
     loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))

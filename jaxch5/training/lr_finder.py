@@ -23,7 +23,7 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 from jaxch5.util.text import progress_bar
 
-# Defaults of a sweep: its first rate, its exclusive last rate, and its number of steps.
+# Defaults of a sweep: first rate, the rate that would follow the last, and number of steps.
 START_LR = 1e-7
 END_LR = 10.0
 NUM_IT = 100
@@ -42,7 +42,7 @@ class Sweep(NamedTuple):
 
 
 def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
-    """Returns the rates of a sweep, in geometric progression; `end_lr` would come next.
+    """Returns the rates of a sweep, in geometric progression; `end_lr` would be the next one.
 
     Raises:
         ConfigError: The first rate is not above 0, the rates do not rise, or the steps are too few.
@@ -61,7 +61,7 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
 def smooth_losses(losses: list[float]) -> list[float]:
     """Returns bias-corrected exponential averages of the losses.
 
-    They end when the loss explodes, with the first value above four times the best.
+    They end when the loss explodes: with the first average above four times the lowest so far.
 
     Example:
         >>> [round(loss, 2) for loss in smooth_losses([1.0, 1.0, 99.0, 1.0])]
@@ -88,7 +88,7 @@ def find_lr(
     layer_decay: float = LAYER_DECAY,
     console: Console | None = None,
 ) -> Sweep:
-    """Trains a copy of the state, one step at each rate, until the loss explodes.
+    """Trains a copy of the state for one step at each rate, or until the loss explodes.
 
     Args:
         state: State to start from; it is not consumed.

@@ -1,4 +1,4 @@
-"""Estimates the memory on the device: what a step needs, and how many pictures fit."""
+"""Estimates how much of the device's memory a step needs, and how many pictures fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jaxch5.util.text import counted
 
 
 class Need(NamedTuple):
-    """The memory that a step needs, in bytes: a fixed part, and a part for each picture."""
+    """Holds the memory that a step needs, in bytes: a fixed part, and a part for each picture."""
 
     fixed: int
     per_picture: int
 
     def of(self, batch_size: int) -> int:
-        """Returns the bytes that a step with a number of pictures needs.
+        """Returns the number of bytes that a step with `batch_size` pictures needs.
 
         Example:
             >>> Need(100, 10).of(4)
@@ -37,7 +37,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
     Args:
         step: Compiled step, from `jax.jit(...).lower(...).compile()`; its state is donated.
         state: Arrays of the step other than the rows of its batch.
-        batch_size: Size of the batch that it was compiled for.
+        batch_size: Size of the batch that the step was compiled for.
     """
     analysis = step.memory_analysis()
     if analysis is None:
@@ -48,7 +48,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Returns the total bytes of the default device's memory; on a CPU, the machine's."""
+    """Returns the size in bytes of the default device's memory; on a CPU, of the machine's."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
@@ -56,16 +56,16 @@ def memory_limit() -> int:
 
 
 def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
-    """Refuses a step that cannot fit: a process that exhausts a machine's memory is killed.
+    """Refuses a step that cannot fit, because a process that exhausts a machine's memory is killed.
 
     Args:
-        need: Memory that the step needs.
+        need: Memory that the step needs; None skips the check.
         batch_size, size: Number of pictures in a step, and their side, or height and width, in
             pixels.
-        limit: Total bytes of memory.
+        limit: Size of the memory, in bytes.
 
     Raises:
-        TrainingError: The step needs more.
+        TrainingError: The step needs more than `limit`.
 
     Example:
         >>> check_memory(Need(10**9, 10**8), 128, 224, limit=8 * 10**9)
@@ -79,7 +79,7 @@ pictures of 224 x 224 pixels, which need about 13.8 GB: try --data.batch-size 70
 
 @contextmanager
 def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[None]:
-    """Names what did not fit, and what might, if the device runs out of memory.
+    """If the device runs out of memory, raises an error that names what did not fit and what might.
 
     Raises:
         TrainingError: The device ran out of memory.

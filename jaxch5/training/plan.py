@@ -36,7 +36,7 @@ def check_epochs(epochs: int, name: str = "epochs", least: int = 1) -> None:
     """Refuses a number of epochs that is not a whole number, or is too small.
 
     Raises:
-        ConfigError: It is not a whole number of at least `least`.
+        ConfigError: The number is not whole, or is below `least`.
 
     Example:
         >>> check_epochs(0)
@@ -64,10 +64,10 @@ class Plan(NamedTuple):
     Attributes:
         name: Name of the phase, for the records.
         epochs: Number of epochs.
-        rates: Function from a step of the phase to the rate of each group.
-        momentum: Function from a step of the phase to the momentum.
+        rates: Function from a step, counted from the phase's first, to the rate of each group.
+        momentum: Function from a step, counted in the same way, to the momentum.
         start: Number of steps before the phase.
-        frozen_to: Group before which all are frozen when the phase begins; None changes nothing.
+        frozen_to: Index of the first group that is not frozen in the phase; None changes nothing.
         size: Side of the training pictures of the phase, or their height and width, in pixels; None
             takes the validation size.
     """
@@ -195,7 +195,7 @@ def check_sizes(sizes: Sequence[Size], size: Size) -> None:
     """Checks that the sizes for progressive resizing rise to the validation size.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: The sizes do not rise to `size`.
 
     Example:
         >>> check_sizes([96, 128], 160)
@@ -215,7 +215,7 @@ def _said(sizes: Sequence[Size]) -> str:
 def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int) -> list[Plan]:
     """Divides successive plans among sizes of pictures, with an equal number of epochs for each.
 
-    If the epochs cannot be divided evenly, some sizes get one more. Rates and momentum are kept.
+    If the epochs do not divide evenly, some sizes get one more. Rates and momentum do not change.
 
     Args:
         plans: Plans of a run, in order.
@@ -274,13 +274,13 @@ def check_rates(plan: Plan, steps_per_epoch: int) -> None:
 def left_to_do(
     plans: Sequence[Plan], step: int, steps_per_epoch: int, unvalidated: bool
 ) -> list[Plan]:
-    """Returns those of successive plans that are unfinished after a number of steps.
+    """Returns the plans of a run that are not finished after a number of steps.
 
     Args:
         plans: Plans of a run, in order.
         step: Number of completed steps.
         steps_per_epoch: Number of training batches.
-        unvalidated: Whether these steps end an epoch that its own plan has not validated yet.
+        unvalidated: Whether the last of these steps ended an epoch that has not been validated yet.
 
     Example:
         >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))

@@ -44,7 +44,7 @@ def dtype_of(precision: str) -> Any:
 
 @cache
 def has_float16() -> bool:
-    """Checks whether float16 works: XLA lacks its conversions on CPUs without F16C."""
+    """Checks whether XLA can compute in float16; on CPUs without F16C it lacks the conversions."""
     try:
         jax.jit(lambda x: x.astype(jnp.float16) * 2)(jnp.ones(())).block_until_ready()
     except jax.errors.JaxRuntimeError:
@@ -69,12 +69,12 @@ def loss_scale(precision: str) -> DynamicScale | None:
 
 
 def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
-    """Returns the factor after a step, depending on whether its gradient was finite.
+    """Returns the factor to use after a step, depending on whether its gradient was finite.
 
     Example:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # Flax has the rule, but applies it only to gradients that it computes itself.
+    # Flax has this rule, but applies it only to gradients that it computes itself, like this one.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

@@ -1,4 +1,4 @@
-"""Process-wide settings for commands and notebooks."""
+"""Makes process-wide settings for commands and notebooks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from jaxch5.util.libraries import variable
 # Parameters of glibc's mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-# The largest threshold that it accepts, bytes.
+# The largest threshold that mallopt accepts, in bytes.
 LARGEST = 2**31 - 1
 
 
 def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
-    Commands and notebooks call it before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`. On a GPU, a kernel of jaxlib then draws random numbers; they are the same.
+    Commands and notebooks call this before jax first computes. See `keep_compiled_programs` and
+    `keep_freed_memory`. On a GPU, a kernel of jaxlib then draws the same random numbers as XLA.
 
     Args:
         alone: Whether no other processes train with this one; only then are devices checked.
@@ -35,8 +35,8 @@ def prepare_process(alone: bool = True) -> None:
     """
     keep_compiled_programs()
     keep_freed_memory()
-    # Otherwise XLA unrolls each draw, and the initial weights of a ResNet-50 take long to compile
-    # (docs/benchmarks.md).
+    # Otherwise XLA unrolls each draw, and the program for a ResNet-50's initial weights takes long
+    # to compile (docs/benchmarks.md).
     jax.config.update("jax_threefry_gpu_kernel_lowering", True)
     if alone:
         check_devices()
@@ -55,7 +55,7 @@ def check_devices() -> None:
         try:
             jax.devices()
         except Exception:
-            # The error depends on what is installed; some have no message.
+            # Which error is raised depends on what is installed, and some errors have no message.
             raise Jaxch5Error(
                 f"JAX_PLATFORMS = {platforms}: jax finds no such device here; unset it, or "
                 "set it to cpu (for NVIDIA GPUs: python -m pip install -e '.[cuda]')"
@@ -63,16 +63,16 @@ def check_devices() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keeps the memory of a step on a CPU, up to 2 GB, for the next one; on Linux with glibc.
+    """Keeps up to 2 GB of a step's memory for the next step, on CPUs under Linux with glibc.
 
     XLA allocates the memory of a step in one piece, and frees it after the step. glibc maps each
-    piece of that size from the system and returns it at once, so the system zeroes new pages in
+    piece of that size from the system and returns it when freed, so the system zeroes new pages in
     each step, which takes a good part of a large network's step (docs/benchmarks.md). PyTorch
-    allocates a piece for each array, small enough for glibc to keep.
+    allocates a piece for each array, which is small enough for glibc to keep.
 
-    glibc keeps large pieces only for the main thread. So the main thread computes, and waits for
-    each step, as it soon would in any case. Once jax has computed something it is too late for
-    that, and the call has no effect.
+    glibc keeps large pieces only for the main thread, so this function makes the main thread
+    compute; that thread then waits for each step, as it soon would in any case. Once jax has
+    computed something, this cannot be arranged any more, and the call has no effect.
 
     Example:
         >>> keep_freed_memory()  # doctest: +SKIP

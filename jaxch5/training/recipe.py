@@ -26,7 +26,7 @@ from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumula
 from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
 
-# Where batch norms take their statistics: see `Recipe.bn`.
+# Where batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
 ClassWeights = str | Path | Mapping[str, float] | Sequence[float]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
@@ -41,24 +41,24 @@ class Recipe:
             statistics, loss and optimizer are float32.
         head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures with both.
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
-            (one for each), or "auto", which is "stages" with a `layer_decay`, else "fastai".
+            (one for each stage), or "auto", which is "fastai" if `layer_decay` is 1, else "stages".
         train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
             their running statistics, and a frozen body costs only a forward pass. Layers that
             normalize without running statistics are not batch norms.
-        wd: Decoupled weight decay, which is multiplied by the rate.
+        wd: Decoupled weight decay, which is multiplied by the learning rate.
         loss: Function from logits [B, classes] and labels [B] to the mean loss: `cross_entropy`,
-            `focal_loss`, a `functools.partial` of one with its weights; or your own, which returns
-            `ItemLosses` if it has weights. None takes the task's.
+            `focal_loss`, or a `functools.partial` of one of them with class weights; or your own
+            loss, which returns `ItemLosses` if it has weights. None takes the task's loss.
         metrics: Metrics to record in addition to the task's: "top_5", "precision", "recall", "f1",
             or functions of probabilities and labels.
-        mix: Mixer of each training batch: `mixup`, `cutmix`, or one of them with another alpha by
-            `functools.partial`.
+        mix: Function that mixes each training batch: `mixup`, `cutmix`, or a `functools.partial` of
+            one of them with another alpha.
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
         clip: Maximum norm of all gradients together; 0 does not clip.
-        accumulate: Number of batches whose mean gradient makes one update; those left at the end of
+        accumulate: Number of batches whose mean gradient makes one update; any left at the end of
             an epoch make one too. Each batch counts the same, whatever the weights of its items.
         average: Decay of an exponential average of the weights, which is then evaluated instead of
-            the weights; 0 keeps none.
+            them; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
         devices: Number of devices of each process that share a batch; 0 takes all.
         bn: Whether batch norms take their statistics from the entire batch ("global"), on any
@@ -72,10 +72,10 @@ class Recipe:
             supports it; see `create_model`.
         layer_decay: Factor from the rate of each group to that of the previous group, above 0 and
             at most 1; see `group_rates`.
-        class_weights: Weight of each class in the loss, of training and of validation alike:
+        class_weights: Weight of each class in the loss, in training and validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures in pixels, or heights and widths, for progressive resizing:
-            each for an equal part of the epochs, up to the validation size; if empty, only that.
+        sizes: Sides of the pictures in pixels, or heights and widths, for progressive resizing
+            up to the validation size, each for an equal part of the epochs; empty for no resizing.
 
     Raises:
         ConfigError: There is no such metric or `bn`, `layer_decay` is out of range, two metrics
@@ -110,7 +110,7 @@ class Recipe:
     sizes: Sequence[Size] = ()
 
     def __post_init__(self) -> None:
-        # Checked here rather than after the first epoch.
+        # Finds unknown metrics now rather than after the first epoch.
         self.task.scores(self.metrics)
         loss = self.loss or self.task.loss
         if not self._counts_classes_alike and not takes_weights(loss):
@@ -136,7 +136,7 @@ class Recipe:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the recorded metrics in addition to the task's."""
+        """The names of the metrics that are recorded in addition to the task's."""
         return [name for name in self.task.scores(self.metrics) if name not in self.task.scores()]
 
     @property
@@ -157,10 +157,10 @@ class Recipe:
         return weigh(loss, tuple(weights))
 
     def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
-        """Returns the recipe completed with what depends on the training pictures.
+        """Returns the recipe with the values that depend on the training pictures.
 
-        That is the numerical weights of the classes and, if class sizes are unequal, the balanced
-        accuracy as a metric.
+        These are the numerical weights of the classes and, if the classes differ in size, balanced
+        accuracy as a further metric.
 
         Args:
             labels: Classes of the training pictures.
@@ -178,11 +178,11 @@ class Recipe:
         return replace(self, class_weights=weights, metrics=metrics)
 
     def replaced(self, *values: Any, also: Iterable[str] = (), **overrides: Any) -> Recipe:
-        """Returns the recipe with other values.
+        """Returns the recipe with some of its values replaced.
 
         Args:
-            values: Values of the first fields, in their order.
-            also: Other names that may be meant by an unknown one, for the message.
+            values: Values of the first fields, in the order of the fields.
+            also: Further names that the message may propose for an unknown name.
             overrides: Values of fields by name.
 
         Raises:
@@ -216,7 +216,7 @@ class Recipe:
 
 @lru_cache(maxsize=8)
 def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
-    # Always the same object, as JAX caches the programs of a loss by it.
+    # Cached, as JAX finds the programs of a loss by its object, which has to be the same each time.
     return partial(loss, weight=weights)
 
 
@@ -245,7 +245,7 @@ def weights_of_classes(
         classes: Names of the classes.
 
     Raises:
-        ConfigError: There is not one weight for each class, or they are not numbers above 0.
+        ConfigError: There is not one weight for each class, or a weight is not a number above 0.
 
     Example:
         >>> weights_of_classes("balanced", np.array([0, 0, 0, 1]), ["cat", "dog"])

@@ -1,7 +1,7 @@
 """Runs many steps in one call if the set is stored on the device, without waiting for the host.
 
-An epoch is then a few calls of one compiled program, a `lax.scan` over steps that gather their
-pictures, augment and train. On a CPU such a scan is slower than single steps.
+An epoch is then a few calls of one compiled program: a `lax.scan` over steps, each of which gathers
+its pictures, augments them and trains. On a CPU, such a scan is slower than single steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ManySteps = Callable[
 
 
 def steps_a_call(steps_per_epoch: int) -> int:
-    """Returns the number of steps per call; the rest of an epoch is done in single steps.
+    """Returns the number of steps per call; the remainder of an epoch is done in single steps.
 
     Example:
         >>> steps_a_call(4), steps_a_call(91), steps_a_call(10_000)
@@ -77,7 +77,7 @@ def calls(
 ) -> Iterator[Batch | CachedBatch]:
     """Yields the batches of steps from `start` on, stacked for calls of many steps.
 
-    Calls begin at the same steps of every epoch, wherever training resumes.
+    Calls begin at the same steps of every epoch, no matter at which step training resumes.
     """
     step = start
     while True:
@@ -91,12 +91,12 @@ def calls(
 
 
 def steps_of(batch: Batch | CachedBatch) -> int:
-    """Returns the number of batches in a batch: more than 1 if they are stacked."""
+    """Returns the number of steps that a batch is for: more than 1 if it is a stack of batches."""
     return len(batch.label) if batch.label.ndim == 2 else 1
 
 
 def stacked(batch: CachedBatch, count: int) -> CachedBatch:
-    """Returns the shapes of a number of stacked batches."""
+    """Returns the shapes of `count` stacked batches that are like `batch`."""
     rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), _rows(batch)
     )
@@ -109,5 +109,5 @@ def _stack(batches: Sequence[Any]) -> CachedBatch:
 
 
 def _rows(batch: CachedBatch) -> CachedBatch:
-    """Returns the parts of a batch other than the set."""
+    """Returns a batch without the set of pictures, which all batches share."""
     return replace(batch, images=None, frames=None)

@@ -23,10 +23,10 @@ class TrainState(flax.struct.PyTreeNode):
     """Holds everything that changes from step to step.
 
     `step` counts the completed steps. `opt_state` covers only the trained parameters. `scale` is
-    float16's loss scale, else None. `average` is the exponential average of the variables if one is
-    kept, else None. `epoch_loss` sums the losses since the epoch began, and `epoch_skipped` counts
-    the steps whose gradients overflowed: with them, a run resumed in the middle of an epoch reports
-    the entire epoch.
+    float16's loss scale, and None for other types. `average` is the exponential average of the
+    variables, and None if none is kept. `epoch_loss` sums the losses since the epoch began, and
+    `epoch_skipped` counts the steps whose gradients overflowed. Because the state has these two, a
+    run that is resumed in the middle of an epoch reports the entire epoch.
     """
 
     step: Int32[Array, ""]
@@ -48,7 +48,7 @@ class TrainState(flax.struct.PyTreeNode):
     def at_rate(
         self, lr: Float[ArrayLike, "groups"], momentum: Float[ArrayLike, ""] | None = None
     ) -> TrainState:
-        """Returns the state with other rates for the next step.
+        """Returns the state with other rates, and optionally another momentum, for the next step.
 
         Args:
             lr: Learning rate of each group of layers.
@@ -71,7 +71,7 @@ def init_state(
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
-        recipe: How it will be trained.
+        recipe: Recipe by which the model will be trained.
         size: Side of the pictures that the model will see, or their height and width, in pixels.
         key: Root key for the initial weights.
         optimizer: Optimizer of the trained parameters; None takes the recipe's.
@@ -109,7 +109,7 @@ def init_state(
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
     """Returns the state with copies of other variables, also as its average if it keeps one.
 
-    They are copied because a step consumes its state.
+    The variables are copied because a step consumes its state.
     """
     return state.replace(
         **jax.tree.map(jnp.copy, variables),
@@ -120,7 +120,7 @@ def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainStat
 def with_fresh_optimizer(
     state: TrainState, optimizer: optax.GradientTransformation, frozen: frozenset[ParamPath]
 ) -> TrainState:
-    """Returns the state with new moments, for the parameters that are not frozen."""
+    """Returns the state with a fresh optimizer state for the parameters that are not frozen."""
     trained, _ = partition(state.params, frozen)
     return state.replace(opt_state=run_once(optimizer.init, trained))
 

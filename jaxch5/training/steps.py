@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
     Attributes:
         train: Function of one training step; the state is donated.
-        evaluate: Function from a state and a batch to logits; its first call may have to wait.
+        evaluate: Function from state and batch to logits; its first call may wait for compilation.
         need: Memory that a training step needs; None if the compiler does not report it.
         many: Function of `a_call` training steps; None if they are done one by one.
         a_call: Number of training steps per call.
@@ -72,7 +72,7 @@ def compile_steps(
     if resident is None:
         resident = isinstance(batch, CachedBatch) and jax.default_backend() != "cpu"
     a_call = steps_a_call(len(data.train)) if resident else 1
-    # A state stays where it is stored: the next step expects it there.
+    # The state after a step is stored where the one before it was: the next step expects it there.
     after = jax.tree.map(lambda leaf: leaf.sharding, state) if everywhere else None
     jit = partial(jax.jit, compiler_options=options)
     train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
@@ -98,12 +98,12 @@ def compile_steps(
     pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
-            # Not in this thread, which would not notice a signal until it is done.
+            # Compiled in other threads: this one would not notice a signal until compilation ends.
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
-            # Training can begin; the evaluation is compiled meanwhile.
+            # Training can begin while the evaluation is compiled.
             if evaluate is None:
                 args = without_moments(state), of_step
                 evaluate = Later(pool.submit(compiled, of_evaluation, eval_step, *args))
@@ -118,7 +118,7 @@ def without_moments(state: TrainState) -> TrainState:
 
 
 class Later:
-    """An evaluation that is compiled in the background; its first call waits for that."""
+    """Holds an evaluation that compiles in the background; its first call waits for it."""
 
     def __init__(self, future: Future[Compiled]) -> None:
         self.future = future

@@ -45,7 +45,7 @@ def drawn_looks(
         state: State of the network; it is not consumed.
         loader: Loader of validation pictures.
         key: Root key for the draws.
-        n: Number of looks.
+        n: Number of times that each item is evaluated.
         task: Task that turns logits into probabilities.
 
     Raises:
@@ -58,5 +58,5 @@ def drawn_looks(
         put = placement_of(state).put
         return task.probabilities(predict(state, loader, partial(step, key=put(draw)))[0])
 
-    # Each is computed on demand, and need not be kept.
+    # Each result is computed on demand, so that earlier ones need not be kept.
     return map(look, jax.random.split(jax.random.fold_in(key, n), n))

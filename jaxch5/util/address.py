@@ -1,4 +1,4 @@
-"""Locations other than paths: addresses, whose slashes `pathlib` would spoil, and the hub."""
+"""Handles locations other than paths: addresses, whose slashes `pathlib` spoils, and the hub."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pydantic_core import CoreSchema, core_schema
 from jaxch5.errors import ConfigError, WeightsError
 
 # Endings of files with weights: PyTorch's pickles (`.bin` is used on the hub, `.ckpt` by Lightning,
-# and `.tar` in `model.pth.tar`), and the one whose files execute nothing when they are read.
+# and `.tar` in `model.pth.tar`), and safetensors, whose files execute nothing when they are read.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
-# Ends the message about a run that does not exist.
+# The end of the message about a run that does not exist.
 LISTED = "jaxch5 runs lists those in runs/"
-# Words that name no weights, or none yet.
+# Words for no weights ("none"), and for weights that are not chosen yet ("auto").
 NO_WEIGHTS = ("none", "auto")
-# A tag, timm's NAME.TAG, or a repository of the hub; each may have a revision.
+# Matches a tag, timm's NAME.TAG, or a repository of the hub; each may have a revision.
 ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
 class Address(str):
-    """The address of files that fsspec reaches; settings take it as well as a `pathlib.Path`.
+    """Address of files that fsspec can reach; settings accept it in place of a `pathlib.Path`.
 
     Example:
         >>> Address("s3://bucket/flowers").name
@@ -35,7 +35,7 @@ class Address(str):
 
     @property
     def name(self) -> str:
-        """Returns the last part, as for a path."""
+        """Returns the last part of the address, as for a path."""
         return PurePosixPath(self).name
 
     @classmethod
@@ -57,8 +57,8 @@ def expanded(path: Path) -> Path:
     """Replaces `~` with the home folder.
 
     Raises:
-        ConfigError: The path begins like `~photos`, where `~/photos` is meant: Python's own error
-            does not name the path.
+        ConfigError: The path begins like `~photos`, where `~/photos` is meant. Python's own error
+            would not name the path.
 
     Example:
         >>> expanded(Path("~/photos")) == Path.home() / "photos"
@@ -74,7 +74,7 @@ def expanded(path: Path) -> Path:
 def learners_file(path: str | Path) -> Path:
     """Returns the path of a learner: a name without an ending gets `.safetensors`.
 
-    A folder keeps its name.
+    The name of an existing folder is not changed.
 
     Example:
         >>> learners_file("pets").name, learners_file("pets.pkl").name
@@ -88,7 +88,7 @@ def run_or_learner(path: str | Path) -> Path:
     """Returns the path of a run or a learner's file.
 
     Raises:
-        WeightsError: A name without an ending is neither.
+        WeightsError: The name has no ending, and there is no such run and no such file.
 
     Example:
         >>> run_or_learner(".")

@@ -1,4 +1,4 @@
-"""fastai's names and their counterparts here, which the error for such a name states."""
+"""Lists fastai's names and their counterparts here, for the errors about missing attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
 _ONE_CLASS = "nothing: a data block has pictures with one class each"
 _WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
 
-# By class, or by the package's name. Entries that begin with "nothing" say why; others are code.
+# By class or package. Entries that begin with "nothing" say why there is none; others are code.
 INSTEAD: dict[str, dict[str, str]] = {
     "jaxch5": {
         "untar_data": "jx.from_archive(path)",
@@ -142,11 +142,11 @@ INSTEAD: dict[str, dict[str, str]] = {
 
 
 def missing(name: str, *owners: str) -> str:
-    """Returns what the error for a missing attribute says; "" where the name is not fastai's.
+    """Returns the message about a missing attribute; "" if its name is not one of fastai's.
 
     Args:
-        name: Attribute that is not there.
-        owners: Class that does not have it, and those that it inherits from; or the package.
+        name: Name of the attribute.
+        owners: Name of the class that lacks it, and names of its bases; or name of the package.
 
     Example:
         >>> missing("vocab", "Data")
@@ -159,14 +159,14 @@ def missing(name: str, *owners: str) -> str:
 
 
 class NamesFastai:
-    """Base of classes whose errors for fastai's attributes say what these are called here."""
+    """Base of classes whose errors about fastai's attributes say what these are called here."""
 
-    # A type checker would assume that every attribute exists.
+    # With this method, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             kinds = type(self).__mro__
-            is_property = any(name in vars(kind) for kind in kinds)  # one whose getter failed
+            is_property = any(name in vars(kind) for kind in kinds)  # property whose getter failed
             if not is_property and (line := missing(name, *(kind.__name__ for kind in kinds))):
                 raise AttributeError(line)
-            return object.__getattribute__(self, name)  # raises what it would without this
+            return object.__getattribute__(self, name)  # raises the usual error

@@ -1,4 +1,4 @@
-"""Files that are written atomically, and JSON that every reader accepts."""
+"""Writes files atomically, and writes JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 
 from jaxch5.errors import CheckpointError
 
-# Metadata of figures that commands save, so that they are not mistaken for data.
+# Marks figures that commands save, in their metadata, so that they are not mistaken for data.
 DRAWN_BY = "jaxch5"
 
 
 @contextmanager
 def making(path: Path, alone: bool = False) -> Iterator[Path]:
-    """Yields a path for a new file or folder, and moves it into place at the end if all went well.
+    """Yields a temporary path for a new file or folder, and moves it into place if all went well.
 
-    A reader sees what was there before, or the complete new one. A failure leaves nothing behind.
+    A reader sees either the old version or the complete new one. A failure leaves nothing behind.
 
     Args:
-        path: Path of the file or folder; until the end, the new one is stored beside it.
-        alone: Whether nobody else makes it, so that what a killed process left is overwritten.
+        path: Final path of the file or folder; the temporary path is beside it.
+        alone: Whether nobody else makes it; what a killed process left is then overwritten.
 
     Raises:
-        OSError: It cannot be moved into place.
+        OSError: The file or folder cannot be moved into place.
     """
     writer = "" if alone else f".{os.getpid()}-{threading.get_ident()}"
     scratch = path.with_name(f".{path.name}{writer}")
@@ -43,7 +43,7 @@ def making(path: Path, alone: bool = False) -> Iterator[Path]:
 
 
 def from_here(path: Path) -> Path:
-    """Returns a path as short as it can be: relative to the working directory if it is below it.
+    """Returns a path relative to the working directory if it is below that, else unchanged.
 
     Example:
         >>> from_here(Path.cwd() / "runs"), from_here(Path("/elsewhere"))
@@ -59,12 +59,12 @@ def sha256_of(file: Path) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file atomically: a reader sees the old one or the new one.
+    """Writes a file atomically: a reader sees the old content or the new.
 
     A pipe or a device is written to directly.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: The file cannot be written.
 
     Example:
         >>> import tempfile
@@ -83,7 +83,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def unused(path: Path, suffix: str = "") -> Path:
-    """Returns an unused path with a suffix, numbered from 2 on if need be.
+    """Returns a path, with a suffix, at which nothing exists; it is numbered from 2 if necessary.
 
     Example:
         >>> unused(Path("no such folder/suspects"), ".csv").name

@@ -25,15 +25,15 @@ def is_import_path(text: str) -> bool:
 
 
 def check_choice(value: str, known: Sequence[str], setting: str) -> str:
-    """Returns a setting's value if it is a known one or an import path.
+    """Returns the value of a setting if it is a known value or an import path.
 
     Args:
-        value: The value.
-        known: Values that are known.
-        setting: Setting that has the value, for messages.
+        value: Value to check.
+        known: Known values.
+        setting: Name of the setting, for messages.
 
     Raises:
-        ValueError: It is neither; pydantic shows the message unchanged.
+        ValueError: The value is neither; pydantic shows the message unchanged.
 
     Example:
         >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")
@@ -53,10 +53,10 @@ def load_object(path: str, setting: str) -> Any:
 
     Args:
         path: `package.module:name`.
-        setting: Setting that has the path, such as "fit.loss", for messages.
+        setting: Name of the setting, such as "fit.loss", for messages.
 
     Raises:
-        ConfigError: It is not an import path, there is no such module or name, or importing fails.
+        ConfigError: `path` has another form, there is no such module or name, or importing fails.
 
     Example:
         >>> load_object("math:tau", "fit.lr") > 6

@@ -1,4 +1,4 @@
-"""Deals with other libraries: the environment that they read, what they log, and their objects."""
+"""Deals with other libraries: the environment they read, what they log, and objects they create."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Prefixes of variables that they read. CUDA_VISIBLE_DEVICES is left out: empty, it hides all GPUs.
+# Prefixes of libraries' variables; not CUDA_VISIBLE_DEVICES, whose empty value hides all GPUs.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
-# Libraries for checkpoints and for addresses log at length what they also raise.
+# Libraries for checkpoints and for addresses, which log at length the errors that they also raise.
 LOUD = ("absl", "asyncio", "gcsfs")
 
 
@@ -28,7 +28,7 @@ def variable(name: str) -> str | None:
 def empty_is_unset() -> Iterator[None]:
     """Makes libraries that are imported within it treat an empty variable as unset.
 
-    Some treat it as a value: huggingface-hub then keeps its files in the current folder.
+    Some would treat it as a value: huggingface-hub would keep its files in the current folder.
 
     Example:
         >>> with empty_is_unset():
@@ -48,7 +48,7 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
     """Silences loggers below a level, and restores them afterwards.
 
     Args:
-        level: Lowest level that is not silent.
+        level: Lowest level that is not silenced.
         names: Names of the loggers.
 
     Example:
@@ -71,8 +71,8 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
 def silent() -> Iterator[None]:
     """Silences libraries, except for the errors that they raise, and restores them afterwards.
 
-    After a save has failed, which is reported once, threads of the storage library go on to
-    complain by the dozen, past every handler.
+    A failed save is reported once. After that, threads of the storage library go on to print many
+    complaints, which no exception handler can catch.
     """
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
@@ -85,7 +85,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Collects garbage less often: importing jax makes many objects, of which most stay."""
+    """Collects garbage less often, as importing jax creates many objects, most of which stay."""
     threshold = gc.get_threshold()
     gc.set_threshold(50_000)
     try:

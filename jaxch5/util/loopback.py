@@ -1,4 +1,4 @@
-"""A small server for pages that only this machine may see, built on the standard library."""
+"""Runs a small server, built on the standard library, for pages that only this machine may see."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 from jaxch5.errors import ConfigError, Jaxch5Error
 
-# Only this machine reaches it.
+# Only this machine can reach this address.
 HOST = "127.0.0.1"
-# Host names that a request may have; any other may come from a page elsewhere in disguise.
+# Host names that a request may use; one with another name may come from a page of another site.
 NAMES = [HOST, "localhost"]
-# What a page sends is short: at most this many bytes.
+# Maximum number of bytes that a page may send.
 LONGEST = 1_000_000
 # Seconds that a connection may be idle.
 IDLE_SECONDS = 60
 HEADERS = {
-    # The page loads only what this server sends, runs no inline script, and is in no frame.
+    # The page loads only what this server sends, runs no inline script, and is shown in no frame.
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
     "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -64,9 +64,9 @@ def listening(port: int) -> socket.socket:
 def serve(server: socket.socket, respond: Respond) -> None:
     """Answers requests, each in a thread, until the caller is interrupted.
 
-    Requests under another host's name are refused, so that no page elsewhere can read anything by
-    making its name resolve to this machine; so is what another page posts. A page elsewhere cannot
-    post JSON without asking first (CORS), and is not given permission.
+    Requests for another host's name are refused, so that no page of another site can read anything
+    by making the site's name resolve to this machine. What other pages post is refused too. Such a
+    page cannot post JSON without asking first (CORS), and is not given permission.
 
     Args:
         server: Socket from `listening`.
@@ -117,7 +117,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
             own = {"Content-Type": reply.kind, "Content-Length": len(reply.content)}
             for name, value in (HEADERS | own | {"Cache-Control": cache}).items():
                 self.send_header(name, str(value))
-            # A browser that has left needs no answer.
+            # A browser that has disconnected needs no answer.
             with suppress(ConnectionError):
                 self.end_headers()
                 self.wfile.write(reply.content)
@@ -132,13 +132,13 @@ def serve(server: socket.socket, respond: Respond) -> None:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            # A browser that has left is not an error.
+            # A browser that has disconnected is not an error.
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 
     pages = Server((HOST, port), Handler, bind_and_activate=False)
     pages.socket.close()
     pages.socket = server
-    # Several pictures are asked for at once.
+    # A page asks for several pictures at once.
     server.listen(128)
     pages.serve_forever(poll_interval=0.1)

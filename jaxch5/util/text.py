@@ -1,4 +1,4 @@
-"""Readable text, in which names that anyone may have chosen can do no harm."""
+"""Makes and prints readable text, in which names that anyone may have chosen can do no harm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from rich.console import Console
 
-# Number of entries of a list that are shown.
+# Maximum number of a list's entries that are shown.
 SHOWN = 20
 # Stands for what is not a number, in tables and reports.
 NO_NUMBER = "\N{EN DASH}"
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Returns text in one line that hides nothing: what does not print becomes an escape.
+    """Returns text as one line that hides nothing: characters that do not print become escapes.
 
     Names of files and classes may hold line feeds, codes that a terminal obeys, and bytes that are
     not text.
@@ -48,8 +48,8 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
     Args:
         count: Number of things.
-        one: What one is called, and what else in a sentence depends on the count.
-        many: The same for any other count; None adds an s.
+        one: Noun for one thing, and any other words of a sentence that depend on the count.
+        many: The same words for any other count; None adds an s to `one`.
 
     Example:
         >>> counted(1, "picture"), counted(1200, "picture"), counted(0, "class", "classes")
@@ -69,7 +69,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def name_of(function: Any) -> str:
-    """Returns the name of a function, or of the one that a `partial` calls.
+    """Returns the name of a function, or of the function that a `partial` calls.
 
     Example:
         >>> name_of(partial(max, 1))
@@ -92,7 +92,7 @@ class _Shown(NamedTuple):
 
 
 def shown_as_call(make: Callable[P, R]) -> Callable[P, R]:
-    """Makes the functions that a function returns print as the call that made them.
+    """Decorates a function so that the functions it returns print as the call that made them.
 
     Example:
         >>> @shown_as_call
@@ -130,7 +130,7 @@ def composed(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Returns a name in the form in which case does not matter either.
+    """Returns a name in the form in which names are compared if case does not matter.
 
     Example:
         >>> folded("U\u0308BER") == folded("über")
@@ -140,15 +140,15 @@ def folded(name: str) -> str:
 
 
 def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
-    """Checks whether names are the same, in the same order, however their umlauts are stored."""
+    """Checks whether names are the same, in the same order, however umlauts in them are stored."""
     return [*map(composed, ones)] == [*map(composed, others)]
 
 
 def plain_console(stderr: bool = False) -> Console:
     """Makes a console whose lines are plain text in a notebook too.
 
-    In a notebook, rich shows each line as an HTML page of its own. Told that it is not in one, it
-    treats the notebook as a terminal, because the kernel sets `FORCE_COLOR`, and prints the codes
+    In a notebook, rich shows each line as an HTML page of its own. If it is only told that this is
+    not a notebook, it assumes a terminal, because the kernel sets `FORCE_COLOR`, and prints codes
     that move a terminal's cursor.
 
     Args:
@@ -161,12 +161,12 @@ def plain_console(stderr: bool = False) -> Console:
 
 
 def has_bars(console: Console) -> bool:
-    """Checks whether a bar can be drawn and erased: not in a file, nor if `TERM=dumb`."""
+    """Checks whether a console can draw and erase a bar, which files and dumb terminals cannot."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """Makes a bar that is erased at the end, or not drawn where none can be.
+    """Makes a progress bar that is erased at the end, and not drawn where `has_bars` is False.
 
     Args:
         console: Console to draw it on; None is standard error.
@@ -192,9 +192,9 @@ def print_list(console: Console, one: str, many: str, entries: Sequence[str]) ->
 
     Args:
         console: Console to print on.
-        one: What a single entry is, and what is said of it.
-        many: The same for several.
-        entries: A line for each.
+        one: Noun for one entry and what is said of it, such as "picture cannot be read".
+        many: The same words for several entries.
+        entries: Lines to print, one for each entry.
     """
     if not entries:
         return
@@ -211,7 +211,7 @@ def print_row(console: Console, row: str, head: str) -> None:
     Args:
         console: Console to print on; one that is not a terminal gets all columns.
         row: Line to print, aligned with the head.
-        head: First line of the table; the head itself is printed as a row too.
+        head: First line of the table, which names the columns; it is printed as a row too.
     """
     if console.is_terminal:
         ends = [name.end() for name in re.finditer(r"\S+", head)]

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 from rich.console import Console
 
-from jaxch5.augmentation.policy import center
+from jaxch5.augmentation.center import center
 from jaxch5.batch import without_labels
 from jaxch5.data.image import canvas_shape
 from jaxch5.data.parallel import threads_for_batches

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxch5.augmentation import geometry
-from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms, augment, center
+from jaxch5.augmentation.center import center
+from jaxch5.augmentation.policy import MIN_SCALE, Policy, aug_transforms, augment
 from jaxch5.augmentation.sample import sample
 from jaxch5.batch import Batch, repeated, without_labels
 from jaxch5.data.picture import Picture, read_picture

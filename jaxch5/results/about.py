@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 from pydantic import ValidationError
 
@@ -17,11 +14,12 @@ from jaxch5.config.settings import Config
 from jaxch5.config.toml import explain, known_keys
 from jaxch5.data.decode import AS_FILES_SAY, Reading
 from jaxch5.errors import ConfigError, WeightsError
-from jaxch5.framing import Framing, Size, height_and_width
+from jaxch5.framing import Framing, Size
 from jaxch5.models.pretrained import Pretrained
 from jaxch5.models.registry import architectures, spec_of
 from jaxch5.models.spec import ModelSpec
 from jaxch5.task import NAMED, SOFTMAX, Task, task_of
+from jaxch5.training.kept import kept_shapes
 from jaxch5.util.address import PICKLES, SAFETENSORS
 from jaxch5.util.imports import FORM, is_import_path
 from jaxch5.view import WHOLE, View, view_of
@@ -209,9 +207,7 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
         raise WeightsError(f"{path}: its mean and deviation are not three numbers each")
     if min(std) <= 0:
         raise WeightsError(f"{path}: its deviation is not above zero")
-    init = partial(network.init, train=False)
-    picture = jax.ShapeDtypeStruct((1, *height_and_width(size), 3), np.float32)
-    wanted = flatten_dict(dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)))
+    wanted = flatten_dict(dict(kept_shapes(network, size)))
     found = flatten_dict(pretrained.variables)
     for name in sorted(wanted.keys() | found.keys()):
         has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))

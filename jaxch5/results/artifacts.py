@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxch5.augmentation.policy import center
+from jaxch5.augmentation.center import center
 from jaxch5.batch import without_labels
 from jaxch5.errors import CheckpointError, ConfigError
 from jaxch5.framing import height_and_width

@@ -15,7 +15,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from jaxch5.augmentation.policy import center
+from jaxch5.augmentation.center import center
 from jaxch5.batch import Batch, without_labels
 from jaxch5.data.canvases import Canvases
 from jaxch5.data.parallel import threads_for_batches
@@ -42,7 +42,7 @@ from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
-from jaxch5.training.kept import KeptJit
+from jaxch5.training.kept import OUTPUT, KeptJit
 from jaxch5.training.precision import dtype_of
 from jaxch5.util.address import run_or_learner
 from jaxch5.util.fastai import NamesFastai
@@ -167,7 +167,8 @@ class Predictor(NamesFastai):
             pictures = center(batch, about.size, view=about.view)
             return compute(variables, normalize(pictures, normalization))
 
-        return KeptJit(of_batch, compiler_options(), ("jaxch5.results.about", __name__))
+        ours = "jaxch5.results.about", __name__
+        return KeptJit(of_batch, compiler_options(), OUTPUT.beside(*ours))
 
     def predict(self, picture: Picture) -> Prediction:
         """Predicts the class of one picture.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 from flax.traverse_util import unflatten_dict
@@ -21,8 +21,10 @@ from jaxch5.errors import CheckpointError
 from jaxch5.metrics import Record
 from jaxch5.run.arrays import from_arrays, read_arrays, to_arrays
 from jaxch5.task import Best
-from jaxch5.training.state import TrainState
 from jaxch5.util.files import json_value
+
+if TYPE_CHECKING:
+    from jaxch5.training.state import TrainState
 
 # Items of a checkpoint: what evaluation needs, the rest of the state, and everything else as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"

@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -16,10 +14,11 @@ from jaxtyping import PyTree
 
 from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
-from jaxch5.framing import Size, height_and_width
+from jaxch5.framing import Size
 from jaxch5.models.spec import BODY_AND_HEAD, ModelSpec, Normalization
 from jaxch5.optim.groups import Groups, ParamPath, frozen_paths, groups_of, labels
 from jaxch5.optim.schedule import LAYER_DECAY, group_rates
+from jaxch5.training.kept import kept_shapes
 from jaxch5.training.plan import check_sizes
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
@@ -61,7 +60,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
 
 
 def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTree:
-    """Returns the shapes of a network's variables, by `jax.eval_shape`.
+    """Returns the shapes of a network's variables; see `kept_shapes`.
 
     Args:
         model: Module that is called on pictures.
@@ -73,9 +72,7 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     """
 
     def at(size: Size) -> PyTree:
-        picture = jnp.zeros((1, *height_and_width(size), 3))
-        init = partial(model.init, train=False)
-        return {"params": {}} | jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
+        return {"params": {}} | kept_shapes(model, size)
 
     check_sizes(sizes, size)
     shapes = at(size)

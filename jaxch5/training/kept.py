@@ -20,30 +20,22 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import numpy as np
 from jax import monitoring
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 from jax.stages import Compiled
+from jaxtyping import PyTree
 
 from jaxch5.data.parallel import cores
+from jaxch5.framing import Size, height_and_width
 from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 from jaxch5.util.libraries import variable
 
-# Modules with the functions that a step consists of, apart from libraries.
-PARTS = {
-    "": "batch framing losses metrics task view",
-    "augmentation.": "color geometry mixing policy resample sample",
-    "models.": "convnext convolution depthwise features layers maps pooling registry resnet spec "
-    "vit winograd",
-    "optim.": "groups optimizer schedule",
-    "training.": "freezing mesh precision recipe reduction resident state step tta",
-}
-OURS = frozenset(f"jaxch5.{part}{name}" for part, names in PARTS.items() for name in names.split())
-# Libraries whose functions are determined by the version, if they were installed as released.
-LIBRARIES = ("dm_pix", "flax", "jax", "jaxlib", "numpy", "optax")
 # Settings of jax that do not change programs.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
 # Maximum number of stored programs; each takes several megabytes.
@@ -52,8 +44,50 @@ COUNT = 64
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
+class Parts(NamedTuple):
+    """Holds what a program's functions come from.
+
+    Attributes:
+        modules: Names of jaxch5's modules.
+        libraries: Libraries whose functions are determined by the version, if they were installed
+            as released.
+    """
+
+    modules: frozenset[str]
+    libraries: tuple[str, ...]
+
+    def beside(self, *modules: str, libraries: tuple[str, ...] = ()) -> Parts:
+        """Returns these parts with further modules and libraries."""
+        return Parts(self.modules | set(modules), self.libraries + libraries)
+
+
+def _named(**parts: str) -> list[str]:
+    each = ((package, name) for package, names in parts.items() for name in names.split())
+    return [f"jaxch5.{package}.{name}" for package, name in each]
+
+
+# Of a program that computes a network's output for pictures.
+OUTPUT = Parts(frozenset(), ("flax", "jax", "jaxlib", "numpy")).beside(
+    *(f"jaxch5.{name}" for name in ["batch", "framing", "losses", "metrics", "task", "view"]),
+    *_named(
+        augmentation="center geometry resample sample",
+        models="convnext convolution depthwise features layers maps pooling registry resnet spec "
+        "vit winograd",
+    ),
+)
+# Of a step of training or evaluation.
+STEP = OUTPUT.beside(
+    *_named(
+        augmentation="color mixing policy",
+        optim="groups optimizer schedule",
+        training="freezing mesh precision recipe reduction resident state step tta",
+    ),
+    libraries=("dm_pix", "optax"),
+)
+
+
 def kept(
-    make: Callable[[], Compiled], environment: str | None, *of: Any, beside: Collection[str] = ()
+    make: Callable[[], Compiled], environment: str | None, *of: Any, parts: Parts = STEP
 ) -> Compiled:
     """Returns a compiled function: one that an earlier process stored, or the result of `make`.
 
@@ -61,24 +95,40 @@ def kept(
         make: Function that traces and compiles it.
         environment: Result of `environment_of`; None stores nothing.
         of: Everything that defines it: functions, options, and the shapes of its arguments.
-        beside: See `is_known`.
+        parts: Modules and libraries that the functions come from.
     """
-    folder = folder_of_steps()
-    if environment is None or folder is None:
-        return make()
-    try:
-        name = fingerprint((environment, of), partial(is_known, beside=beside))
-    except UnknownError:
-        return make()
-    file = folder / name
-    if (found := _read(file)) is not None:
-        return found
+    file = _file_of(environment, of, parts)
+    with suppress(Exception):
+        # A processor may refuse what is intact.
+        if (stored := _read(file)) is not None:
+            return deserialize_and_load(*stored)
     made, is_new = _made(make)
     # A program that XLA has read from JAX's cache cannot be written so that it can be read again.
     if is_new:
         with suppress(Exception):
-            _write(file, made)
+            _write(file, serialize(made))
     return made
+
+
+def kept_shapes(model: nn.Module, size: Size) -> PyTree:
+    """Returns the shapes of a network's variables, which an earlier process may have stored.
+
+    Args:
+        model: Module that is called on pictures.
+        size: Side of the pictures, or their height and width, in pixels.
+    """
+    sides = height_and_width(size)
+    file = _file_of(environment_of(OUTPUT), ("shapes", model, sides), OUTPUT)
+    if (stored := _read(file)) is not None:
+        return stored
+    init, picture = (
+        partial(model.init, train=False),
+        jax.ShapeDtypeStruct((1, *sides, 3), np.float32),
+    )
+    shapes = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
+    with suppress(Exception):
+        _write(file, shapes)
+    return shapes
 
 
 class KeptJit:
@@ -87,14 +137,14 @@ class KeptJit:
     Args:
         function: Function of trees of arrays, on one device.
         options: Options of the compiler.
-        beside: See `is_known`.
+        parts: Modules and libraries that the function's functions come from.
     """
 
     def __init__(
-        self, function: Callable[..., Any], options: dict[str, str], beside: Collection[str] = ()
+        self, function: Callable[..., Any], options: dict[str, str], parts: Parts = OUTPUT
     ) -> None:
         self.function = function
-        self.beside = beside
+        self.parts = parts
         self.options = options
         self.jitted = jax.jit(function, compiler_options=options)
         self.programs: dict[Any, Callable[..., Any]] = {}
@@ -110,8 +160,8 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        of = environment_of(*self.beside), self.function, shapes_of(args), self.options
-        return kept(lambda: self.jitted.lower(*args).compile(), *of, beside=self.beside)
+        of = environment_of(self.parts), self.function, shapes_of(args), self.options
+        return kept(lambda: self.jitted.lower(*args).compile(), *of, parts=self.parts)
 
 
 def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
@@ -135,45 +185,44 @@ def folder_of_steps() -> Path | None:
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
 
 
-def is_known(module: str, beside: Collection[str] = ()) -> bool:
+def is_known(module: str, parts: Parts = STEP) -> bool:
     """Checks whether `environment_of` determines the functions of a module.
 
     Args:
         module: Name of a module.
-        beside: Names of jaxch5's modules that a function uses in addition to those of all steps.
+        parts: What a program's functions may come from.
     """
-    if module.startswith("jaxch5."):
-        return module in OURS or module in beside
-    return _is_installed(module)
+    is_ours = module.startswith("jaxch5.")
+    return module in parts.modules if is_ours else _is_installed(module, parts.libraries)
 
 
-def _is_installed(module: str) -> bool:
+def _is_installed(module: str, libraries: Collection[str]) -> bool:
     root = module.partition(".")[0]
-    return root == "jaxch5" or root in LIBRARIES or root in sys.stdlib_module_names
+    return root == "jaxch5" or root in libraries or root in sys.stdlib_module_names
 
 
-def environment_of(*beside: str) -> str | None:
+def environment_of(parts: Parts = STEP) -> str | None:
     """Returns a fingerprint of all that decides a program besides its functions and shapes.
 
     It is None if steps are not stored: with several processes, or if a library is imported from a
     source folder.
 
     Args:
-        beside: See `is_known`.
+        parts: What the program's functions come from.
     """
     if jax.process_count() > 1:
         return None
-    for name in OURS:
+    for name in parts.modules:
         # The fingerprint must cover the same modules, whatever was imported before.
         importlib.import_module(name)
-    libraries = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
+    libraries = [importlib.import_module(name) for name in parts.libraries]
     if not all("-packages" in (module.__file__ or "") for module in libraries):
         return None
     devices = jax.devices()
     client = devices[0].client
     return fingerprint(
         (
-            code_of([*OURS, *beside], _is_installed),
+            code_of(parts.modules, partial(_is_installed, libraries=parts.libraries)),
             [(module.__name__, module.__version__) for module in libraries],
             (sys.version, platform.machine(), _processor(), cores()),
             (client.platform, client.platform_version),
@@ -181,7 +230,7 @@ def environment_of(*beside: str) -> str | None:
             {name: variable(name) for name in ("XLA_FLAGS", "NPROC", "LIBTPU_INIT_ARGS")},
             [(name, repr(value)) for name, value in sorted(_settings().items())],
         ),
-        is_known,
+        partial(is_known, parts=parts),
     )
 
 
@@ -214,23 +263,35 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _read(file: Path) -> Compiled | None:
-    # Whatever is wrong with the file, the step can still be compiled.
+def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
+    """Returns the file for what `of` and an environment define; None if it cannot be stored."""
+    folder = folder_of_steps()
+    if environment is None or folder is None:
+        return None
+    with suppress(UnknownError):
+        return folder / fingerprint((environment, of), partial(is_known, parts=parts))
+    return None
+
+
+def _read(file: Path | None) -> Any:
+    if file is None:
+        return None
+    # Whatever is wrong with the file, its content can still be computed.
     with suppress(Exception):
         content = file.read_bytes()
         stored = content[32:]
         if hashlib.sha256(stored).digest() == content[:32]:
-            program, structure, outputs = pickle.loads(stored)
-            found = deserialize_and_load(program, structure, outputs)
             with suppress(OSError):
                 # The folder may be writable only by others.
                 os.utime(file)
-            return found
+            return pickle.loads(stored)
     return None
 
 
-def _write(file: Path, made: Compiled) -> None:
-    content = pickle.dumps(serialize(made))
+def _write(file: Path | None, value: Any) -> None:
+    if file is None:
+        return
+    content = pickle.dumps(value)
     file.parent.mkdir(parents=True, exist_ok=True)
     with making(file) as scratch:
         scratch.write_bytes(hashlib.sha256(content).digest() + content)

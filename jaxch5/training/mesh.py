@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
 from jaxch5.batch import Batch, CachedBatch
-from jaxch5.data.block import Data
 from jaxch5.errors import ConfigError
 from jaxch5.models.convolution import AXES
-from jaxch5.training.state import TrainState
+
+if TYPE_CHECKING:
+    from jaxch5.data.block import Data
+    from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = AXES
 # Smaller arrays are not worth the message that sharding costs.

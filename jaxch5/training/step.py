@@ -14,7 +14,8 @@ from flax.training.dynamic_scale import DynamicScale
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxch5.augmentation.policy import Policy, augment, center
+from jaxch5.augmentation.center import center
+from jaxch5.augmentation.policy import Policy, augment
 from jaxch5.batch import Batch, CachedBatch
 from jaxch5.framing import Size
 from jaxch5.models.layers import normalize

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
+TUPLE = "builtins tuple"
 
 
 class UnknownError(Exception):
@@ -81,31 +82,31 @@ class _Walk:
         self.alive: list[Any] = []
 
     def digest(self, value: Any) -> str:
-        hashed = hashlib.sha256()
-        for word in self.words(value):
-            hashed.update(word.encode("utf-8", "surrogatepass") + b"\0")
-        return hashed.hexdigest()
+        words: list[str] = []
+        self.collect(value, words.append)
+        return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def words(self, value: Any) -> Iterator[str]:
-        """Yields words that only equal values share; a value that was met before is a number."""
-        if type(value) in PLAIN:
-            yield f"{type(value).__name__} {value!r}"
+    def collect(self, value: Any, add: Callable[[str], object]) -> None:
+        """Passes words to `add` that only equal values share; for one met before, its number."""
+        kind = type(value)
+        if kind in PLAIN:
+            add(f"{kind.__name__} {value!r}")
             return
-        if id(value) in self.seen:
-            yield f"met {self.seen[id(value)]}"
+        number = self.seen.setdefault(id(value), len(self.seen))
+        if number < len(self.alive):
+            add(f"met {number}")
             return
-        self.seen[id(value)] = len(self.seen)
         self.alive.append(value)
-        parts = self.parts(value)
+        parts = (TUPLE, *value) if kind is tuple else self.parts(value)
         if parts is None:
             if not self.lenient:
-                raise UnknownError(f"{type(value).__module__}.{type(value).__qualname__}")
-            yield f"a {type(value).__qualname__}"
+                raise UnknownError(f"{kind.__module__}.{kind.__qualname__}")
+            add(f"a {kind.__qualname__}")
             return
-        kind, *held = parts
-        yield f"{kind} {len(held)}"
+        what, *held = parts
+        add(f"{what} {len(held)}")
         for one in held:
-            yield from self.words(one)
+            self.collect(one, add)
 
     def parts(self, value: Any) -> tuple[Any, ...] | None:
         """Returns a word for what a value is, and what it holds; None where that is not known."""
@@ -113,7 +114,8 @@ class _Walk:
             counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount
             names = value.co_names, value.co_varnames, value.co_flags, value.co_firstlineno
             handlers = getattr(value, "co_exceptiontable", b"")
-            return ("code", value.co_code, counts, names, handlers, *value.co_consts)
+            # Numbers, names and bytes, which need not be looked into one by one.
+            return (f"code {(value.co_code, counts, names, handlers)}", *value.co_consts)
         if isinstance(value, FunctionType):
             return self.function(value)
         if isinstance(value, MethodType):

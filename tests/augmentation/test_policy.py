@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from jaxch5.augmentation.policy import Policy, aug_transforms, augment, center
-from jaxch5.batch import Batch, without_labels
-from jaxch5.data.image import presize
+from jaxch5.augmentation.center import center
+from jaxch5.augmentation.policy import Policy, aug_transforms, augment
+from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
-from jaxch5.framing import Framing
-from jaxch5.view import INTERPOLATIONS, View
 
 FULL = replace(
     aug_transforms(flip_vert=True, min_scale=0.5), max_saturation=0.3, max_hue=0.1, p_gray=0.2
@@ -143,65 +140,6 @@ def test_without_a_policy_or_with_an_empty_one(photographs, on_canvas):
     squares = on_canvas([picture[:64, :64] for picture in photographs], 64, 64)
     # A square leaves nothing to draw: what is left of the policy is the centre crop.
     np.testing.assert_array_equal(augment(NOTHING, squares, key, 32), center(squares, 32))
-
-
-def test_center_is_the_middle_of_the_kept_region(photographs, on_canvas):
-    """All of the short side; to the bit where pixels of both fall together."""
-    pictures = [picture[: 64 + 2 * k, :64] for k, picture in enumerate(photographs)]
-    pictures += [picture.transpose(1, 0, 2) for picture in pictures]
-    batch = on_canvas(pictures, 64, 96)
-    for picture, middle in zip(pictures, np.asarray(center(batch, 64)), strict=True):
-        top, left = (picture.shape[0] - 64) // 2, (picture.shape[1] - 64) // 2
-        cut = picture[top : top + 64, left : left + 64]
-        np.testing.assert_array_equal(middle, cut.astype(np.float32) / np.float32(255))
-
-
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_a_share_of_the_short_side_is_seen(photographs, on_canvas, interpolation):
-    """Half of it, where pixels of both fall together, whichever the filter."""
-    pictures = [picture[: 64 + 2 * k, :64] for k, picture in enumerate(photographs)]
-    batch = on_canvas(pictures + [picture.transpose(1, 0, 2) for picture in pictures], 64, 96)
-    seen = center(batch, 32, view=View(0.5, interpolation))
-    np.testing.assert_allclose(seen, np.asarray(center(batch, 64))[:, 16:48, 16:48], atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [20, 32, 45, 80])
-def test_bicubic_is_pillows(photographs, on_canvas, size):
-    """Shrinking and enlarging, of floats, since Pillow rounds bytes between its two passes."""
-    batch = on_canvas(photographs, 64, 96)
-    seen = np.asarray(center(batch, size, view=View(0.75, "bicubic")))
-    for picture, ours in zip(photographs, seen, strict=True):
-        channels = np.moveaxis(picture[:96, :96].astype(np.float32), -1, 0)
-        left, top = (channels.shape[2] - 48) / 2, (channels.shape[1] - 48) / 2
-        box = (left, top, left + 48, top + 48)
-        theirs = [
-            Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC, box)
-            for channel in channels
-        ]
-        np.testing.assert_allclose(ours * 255, np.clip(np.stack(theirs, -1), 0, 255), atol=1e-2)
-
-
-@pytest.mark.parametrize("method", ["crop", "squish", "pad"])
-@pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros", "#ff8000"])
-def test_bicubic_is_about_what_bilinear_is(photographs, method, pad_mode):
-    """In every framing, and in an input that is no square: the geometry is one."""
-    pictures = [picture[: 64 + 9 * k, :64] for k, picture in enumerate(photographs)]
-    pictures += [picture.transpose(1, 0, 2) for picture in pictures]
-    canvases, frames = zip(*(presize(p, 64, method=method) for p in pictures), strict=True)
-    batch = without_labels(np.stack(canvases), np.stack(frames), Framing(method, pad_mode))
-    bilinear, bicubic = (
-        np.asarray(center(batch, (48, 40), view=View(1.0, name))) for name in INTERPOLATIONS
-    )
-    assert np.sqrt(np.mean((bicubic - bilinear) ** 2)) < 0.05
-    assert np.abs(bicubic - bilinear).max() > 1e-3
-
-
-def test_bicubic_never_sees_beyond_a_picture(on_canvas):
-    """Where the canvas is magenta: the whole picture is seen, and it is grey."""
-    pictures = [np.full((64, 80 - 8 * k, 3), 90, np.uint8) for k in range(3)]
-    pictures += [picture.transpose(1, 0, 2) for picture in pictures]
-    seen = center(on_canvas(pictures, 64, 96), 24, view=View(1.0, "bicubic"))
-    np.testing.assert_allclose(np.asarray(seen) * 255, 90, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

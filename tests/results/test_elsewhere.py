@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import jaxch5 as jx
-from jaxch5.augmentation.policy import center
+from jaxch5.augmentation.center import center
 from jaxch5.batch import without_labels
 from jaxch5.cli import run
 from jaxch5.data.picture import presized

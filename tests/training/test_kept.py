@@ -20,7 +20,15 @@ from jaxch5.losses import cross_entropy, focal_loss
 from jaxch5.models.registry import create_model
 from jaxch5.models.spec import Normalization
 from jaxch5.training import kept as module
-from jaxch5.training.kept import environment_of, is_known, kept, shapes_of
+from jaxch5.training.kept import (
+    OUTPUT,
+    STEP,
+    environment_of,
+    is_known,
+    kept,
+    kept_shapes,
+    shapes_of,
+)
 from jaxch5.training.recipe import Recipe
 from jaxch5.training.step import make_eval_step, make_train_step
 from jaxch5.util.fingerprint import UnknownError, fingerprint
@@ -189,6 +197,31 @@ def test_what_jax_had_kept_is_not_kept_again(get, tmp_path, monkeypatch):
         reset_cache()
 
 
+def test_shapes_are_kept_for_each_network_and_size(tmp_path, monkeypatch):
+    """What is read is what `init` gives; a network of one's own is always asked."""
+    monkeypatch.setattr(module, "folder_of_steps", lambda: tmp_path)
+    asked = []
+
+    class Counted(type(MODEL)):
+        def init(self, *args, **named):
+            asked.append(self)
+            return super().init(*args, **named)
+
+    vit = create_model("vit_small_patch16_224", 3)
+    for model, size in ((MODEL, 32), (create_model("resnet18", 4), 32), (vit, 32), (vit, (32, 48))):
+        picture = jax.ShapeDtypeStruct((1, *np.broadcast_to(size, 2), 3), np.float32)
+        wanted = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), picture)
+        assert kept_shapes(model, size) == kept_shapes(model, size) == wanted
+    assert len(list(tmp_path.iterdir())) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "eval_shape", None)
+        kept_shapes(MODEL, 32)
+    own = Counted("resnet18", 3)
+    for _ in range(2):
+        kept_shapes(own, 32)
+    assert asked == [own, own]
+
+
 # What modules of a step import beside: it raises errors, reads files and pictures, or runs a step.
 NOT_TRACED = frozenset(
     f"jaxch5.{name}"
@@ -202,6 +235,7 @@ NOT_TRACED = frozenset(
         "models.bridge",
         "training.compiler",
         "training.initial",
+        "training.kept",
         "training.loop",
         "training.plan",
         "util.imports",
@@ -229,11 +263,14 @@ def imported_by(name):
                 yield whole if is_module else node.module
 
 
-@pytest.mark.parametrize("name", sorted(module.OURS))
-def test_all_that_a_step_is_made_of_is_looked_at(name):
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [(parts, name) for parts in (OUTPUT, STEP) for name in sorted(parts.modules)],
+)
+def test_all_that_a_program_is_made_of_is_looked_at(parts, name):
     """A module that is changed and not looked at would leave its old programs in use."""
-    libraries = {*module.LIBRARIES, *NOT_COMPUTED, *sys.stdlib_module_names}
-    assert set(imported_by(name)) <= module.OURS | NOT_TRACED | libraries
+    libraries = {*parts.libraries, *NOT_COMPUTED, *sys.stdlib_module_names}
+    assert set(imported_by(name)) <= parts.modules | NOT_TRACED | libraries
 
 
 def test_the_environment_is_told(monkeypatch):

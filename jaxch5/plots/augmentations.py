@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOTHING = aug_transforms(
     do_flip=False, max_rotate=0.0, max_zoom=1.0, max_lighting=0.0, max_warp=0.0, min_scale=1.0
 )
-# The settings of each operation.
+# The settings of a `Policy` that each operation uses.
 OPERATIONS = {
     "position": (),
     "crop": ("min_scale",),
@@ -43,7 +43,7 @@ PRESIZE = 2
 def plot_augmentations(
     picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
 ) -> Figure:
-    """Draws a row for each single operation, then one for all together.
+    """Draws a row for each single operation, then one for all of them together.
 
     A single operation is always applied; the last row uses the policy's probabilities. Each column
     keeps its place along the picture's long side, which the row "position" shows.
@@ -68,7 +68,7 @@ def plot_augmentations(
     count = 1 + len(rows)
     figure = Figure(figsize=(1.25 * draws + 0.2, 1.35 * count), layout="constrained")
     grid = figure.subplots(count, draws, squeeze=False)
-    # One is enough: it would be the same in each column.
+    # One centre crop is enough: it would be the same in each column.
     pictures = {"centre crop": center(batch, size)[:1]}
     pictures |= {name: augment(alone, batch, key, size) for name, alone in rows.items()}
     for axis in grid.flat:
@@ -109,8 +109,8 @@ def plot_presizing(
     Args:
         picture: see `plot_augmentations`; one that is not square shows the most.
         size: side of the network's input, pixels.
-        degrees, zoom, area: the rotation, the zoom about the centre, and the share that a crop
-            keeps.
+        degrees, zoom, area: the rotation, the zoom about the centre, and the share of the
+            picture's area that a crop keeps.
 
     Example:
         >>> figure = plot_presizing(np.zeros((30, 40, 3), np.uint8), size=16)
@@ -159,7 +159,7 @@ def _one_by_one(
 
 
 def _repeated(picture: Picture, count: int, size: int) -> Batch:
-    """Returns a batch of one picture, `count` times, with the picture itself as canvas."""
+    """Returns a batch that has one picture `count` times, with the picture itself as canvas."""
     from PIL import Image
 
     pixels = read_picture(picture)

@@ -1,4 +1,4 @@
-"""Describes a classifier apart from its weights, and checks that description and weights fit."""
+"""Describes a classifier apart from its weights, and checks that the description fits them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class About(NamedTuple):
         presize, size: Side to which the CPU resizes pictures, and side of the network's input, or
             its height and width, pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
-        method, pad_mode: How they get the shape of the network's input; see `Framing`.
-        crop_pct, interpolation: What evaluation and prediction see of them; see `View`.
+        method, pad_mode: How pictures get the shape of the network's input; see `Framing`.
+        crop_pct, interpolation: What evaluation and prediction see of pictures; see `View`.
         licence: Licence of the weights from which training began; None if it is not known.
     """
 
@@ -72,7 +72,7 @@ class About(NamedTuple):
 def about_of_file(
     path: Path, model: str | ModelSpec | nn.Module | None = None
 ) -> tuple[About, ModelSpec, dict[str, Any]]:
-    """Returns the description in a learner's file, its architecture, and all of its metadata.
+    """Returns the description and the architecture in a learner's file, and all its metadata.
 
     Args:
         path: Learner's file.
@@ -119,17 +119,17 @@ def about_of_file(
 def spec_of_file(
     path: Path, arch: str, model: str | ModelSpec | nn.Module | None, import_path: str = ""
 ) -> ModelSpec:
-    """Returns the architecture of a run or a learner's file, without importing what it names.
+    """Returns the architecture of a run or a learner's file, without importing the path it names.
 
     Args:
         path: Run or file.
-        arch: Architecture that it names.
+        arch: Name of the architecture in the run or file.
         model: Architecture that the caller expects.
-        import_path: Import path that it names, for the message.
+        import_path: Import path in the run or file, for the message.
 
     Raises:
         ConfigError: The architecture that the caller names does not exist.
-        WeightsError: It has another architecture, or one that only the caller can name.
+        WeightsError: The architecture is another one, or one that only the caller can name.
     """
     if model is None:
         if arch not in architectures():
@@ -171,7 +171,7 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 
 
 def head_of(model: nn.Module, spec: ModelSpec) -> str:
-    """Returns the name of a network's head in a learner's file; "" if it has no choice of heads."""
+    """Returns the name of a network's head, for a learner's file; "" if there is no choice."""
     return getattr(model, "head", "") if spec.heads or spec.names is None else ""
 
 
@@ -189,11 +189,11 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
     Args:
         path: File or run.
         network: Module that the weights should fit.
-        pretrained: Weights that it holds, with their description.
+        pretrained: Weights in the file or run, with their description.
         size: Side of the pictures that the network takes, or their height and width, pixels.
 
     Raises:
-        WeightsError: They do not fit.
+        WeightsError: The description is not valid, or does not fit the weights.
     """
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):

@@ -1,7 +1,7 @@
 """Exports a trained classifier: for PyTorch, jax alone, ONNX runtimes, and jaxch5 itself.
 
-Each format contains what a reader needs besides the weights, and a classifier always gives the same
-bytes, whichever process writes them, and wherever.
+Each format contains what a reader needs besides the weights. A classifier always gives the same
+bytes, whichever process writes them, and wherever it runs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
     """Returns what a reader needs besides the weights, under the names that exported files use.
 
     Returns:
-        `arch`, `head`, `precision`, `presize` and `size` (pixels), `method`, `pad_mode`, `crop`,
-        `crop_pct`, `interpolation`, `mean`, `std` (of values 0 to 1), `classes`, in the order of
-        the outputs, `task`, which is the activation, and the `threshold` below which the answer is
-        "none of these". If your own architecture was named by its import path, also `import_path`.
+        The fields of `About`, such as `presize` and `size` (pixels); `crop`, what `crop_pct` is a
+        share of; `mean` and `std` (of values 0 to 1); `classes`, in the order of the outputs;
+        `task`, which is the activation; and the `threshold` below which the answer is "none of
+        these". If your own architecture was named by its import path, also `import_path`.
     """
     spec = predictor.spec
     return {
@@ -57,7 +57,7 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
 
 
 def as_safetensors(predictor: Predictor) -> bytes:
-    """Serializes weights under the names of other libraries (torchvision's), and describes them.
+    """Serializes weights under other libraries' names, such as torchvision's, with a description.
 
     Raises:
         ConfigError: The network is your own module, which has no such names.
@@ -70,7 +70,7 @@ def as_safetensors(predictor: Predictor) -> bytes:
 
 
 def as_fastai(predictor: Predictor) -> bytes:
-    """Serializes weights under the names of fastai's `vision_learner`, with its head.
+    """Serializes weights under the names of fastai's `vision_learner`, including its head.
 
     Raises:
         ConfigError: The network has no such names, or has another head.
@@ -140,12 +140,12 @@ def as_stablehlo(predictor: Predictor) -> bytes:
     """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
     Its `call` takes upright RGB pictures: uint8 [any batch, presize, presize, 3]. With the method
-    "crop" they are centre squares, resized to `presize`; with "squish", entire pictures, resized to
-    it without keeping their proportions; with "pad", entire pictures whose long side is `presize`,
-    in the upper left corner, and `call` takes their heights and widths, int32 [batch, 2], as well.
-    If `size` is not square, the centre crop has its shape, and `presize` is its short side. From
-    there on the program computes what validation computes. It returns probabilities; its
-    `fun_name` is the description as JSON.
+    "crop" they are centre squares, resized to that shape; with "squish", entire pictures, resized
+    to it without keeping their proportions; with "pad", entire pictures whose long side is
+    `presize`, in the upper left corner. With "pad", `call` also takes their heights and widths,
+    int32 [batch, 2]. If `size` is not square, a centre crop has its proportions, with `presize` as
+    the short side. From there on the program computes what validation computes, and returns
+    probabilities. Its `fun_name` is the description as JSON.
     """
     from jax import export
 
@@ -179,7 +179,7 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 def as_onnx(predictor: Predictor) -> bytes:
     """Serializes a classifier as an ONNX program that takes pictures of the network's size.
 
-    Its metadata holds the description, and its documentation shows how to call it.
+    Its metadata holds the description, and its documentation shows how to call the program.
 
     Raises:
         ConfigError: The extra `onnx` is not installed, or an operation cannot be written as ONNX.
@@ -218,7 +218,7 @@ def as_timm(predictor: Predictor) -> dict[str, bytes]:
 
 @contextmanager
 def _without_locations() -> Iterator[None]:
-    """Keeps source locations out of a program, as they name folders of whoever exports it."""
+    """Keeps source locations out of a program: they would name folders of the exporting machine."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -228,7 +228,7 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-# Functions that return the content of a file, or that of each file of a folder by name.
+# Functions that return the content of a file, or the content of each file in a folder by its name.
 FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,

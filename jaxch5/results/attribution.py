@@ -35,7 +35,7 @@ class Attribution(NamedTuple):
 
     Attributes:
         map: How much each pixel of the network's input speaks for the class, 0 to 1.
-        picture: That input, with values from 0 to 1.
+        picture: The network's input, with values from 0 to 1.
         label: Name of the class.
         probability: Probability that the classifier gives the class.
     """
@@ -68,9 +68,9 @@ def attribution(
     """Computes which parts of a picture speak for a class: Grad-CAM (Selvaraju et al., 1610.02391).
 
     It sums the channels of the network's last map, each times the mean gradient of the class's
-    logit with respect to it, and drops what speaks against the class. For a vision transformer it
-    takes the last block's tokens and the gradient at each (HiResCAM, 2011.08891). It computes in
-    float32.
+    logit with respect to that channel, and drops what speaks against the class. For a vision
+    transformer it takes the last block's tokens, each times its own gradient (HiResCAM,
+    2011.08891). It computes in float32.
 
     Args:
         classifier: Predictor or learner.

@@ -1,4 +1,4 @@
-"""Predicts pictures with a trained classifier, which needs no data and fits in one file."""
+"""Classifies pictures with a trained network, which needs no training data and fits in a file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BATCH = 32
 class Prediction:
     """Holds an answer, its index in `Task.answers`, and the probabilities of all classes.
 
-    If the answer is "none of these", that is its label, and its index is the number of classes.
+    The label may be "none of these"; the index is then the number of classes.
     """
 
     label: str
@@ -74,9 +74,9 @@ class Predictor(NamesFastai):
         variables: Variables of the model.
         classes: Names of the classes, in the order of the logits.
         normalization: Mean and standard deviation of the colours.
-        about: Sizes, and how the model was built.
-        task: Task that turns logits into probabilities, and these into an answer.
-        spec: Architecture; None takes the model's.
+        about: Description of the classifier: how its model was built, and how it sees pictures.
+        task: Task that turns logits into probabilities, and probabilities into an answer.
+        spec: Architecture; None takes that of `model`.
 
     Example:
         >>> class Bright(nn.Module):
@@ -110,7 +110,7 @@ class Predictor(NamesFastai):
         return f"<{self.about.arch} of {counted(len(self.classes), 'class', 'classes')}>"
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """Returns a copy with other weights, such as a later step's; it shares the programs.
+        """Returns a copy with other weights, such as a later step's, and the same programs.
 
         Args:
             variables: Weights and statistics of the same shapes.
@@ -120,7 +120,7 @@ class Predictor(NamesFastai):
         return other
 
     def program(self, make: Callable[[Predictor], Any]) -> Any:
-        """Returns a program that a function compiles for the classifier, once for all weights.
+        """Returns the program that `make` compiles for the classifier, once for all weights.
 
         Args:
             make: Function from the classifier to a program that does not depend on its weights.
@@ -130,7 +130,7 @@ class Predictor(NamesFastai):
         return self._programs[make]
 
     def reading(self, **changes: str | int) -> Predictor:
-        """Returns the same classifier with other settings for the decoding of pictures.
+        """Returns the same classifier with other settings for decoding pictures.
 
         Args:
             changes: `range` or `max_pixels`; see `Reading`.
@@ -142,10 +142,10 @@ class Predictor(NamesFastai):
     def probabilities(
         self, pictures: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch c"]:
-        """Computes probabilities of pictures; a pure function that can be compiled.
+        """Computes class probabilities of pictures, as a pure function that can be compiled.
 
         Args:
-            pictures: Pictures as `center` returns them: of the network's size, values 0 to 1.
+            pictures: Pictures as `center` returns them: of the network's size, with values 0 to 1.
         """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
@@ -174,7 +174,7 @@ class Predictor(NamesFastai):
         """Predicts the class of one picture.
 
         Args:
-            picture: Path, open file, bytes, PIL picture, or pixels 0 to 255; see `read_picture`.
+            picture: Path, open file, bytes, PIL image, or pixels from 0 to 255; see `read_picture`.
 
         Raises:
             DataError: The picture cannot be read.
@@ -214,23 +214,23 @@ class Predictor(NamesFastai):
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # If a single one is left here, it is the only one: of many, more would be left.
+            # A single picture is left here only if it was the only one: of many, more are left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
                 yield from self._predict_ready([waiting.popleft() for _ in range(count)], rows)
         if not isinstance(ended, StopIteration):
-            # The error is the caller's; the pictures before it have been predicted.
+            # The caller's iterator raised this; the pictures before it have been predicted.
             raise ended
 
     def probabilities_of(
         self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
     ) -> Float[np.ndarray, "items classes"]:
-        """Computes probabilities of items of a source, in their order.
+        """Computes class probabilities of a source's items, in the order of `items`.
 
         Args:
             source: Labelled pictures.
-            items: Numbers of the items.
+            items: Indices of the items in the source.
             batch_size: Number of pictures computed at a time.
 
         Raises:
@@ -241,7 +241,7 @@ class Predictor(NamesFastai):
     def features_of(
         self, source: Source, items: Int[np.ndarray, "items"], batch_size: int = BATCH
     ) -> Float[np.ndarray, "items channels"]:
-        """Computes features of items of a source, in their order; see `pooled_features`.
+        """Computes features of a source's items, in the order of `items`; see `pooled_features`.
 
         Args:
             source, items, batch_size: As in `probabilities_of`, which raises the same errors.
@@ -253,7 +253,7 @@ class Predictor(NamesFastai):
         self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
-            # A source that was not used in training has no settings yet: read it as in training.
+            # A source that was not used in training has no range yet: it takes the one of training.
             source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
@@ -304,14 +304,14 @@ def load_learner(
     """Loads a trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
-        path: Run directory, or a `.safetensors` file of format `learner`, with or without ending.
+        path: Run directory, or `.safetensors` file of format `learner`, with or without its ending.
         model: Architecture that was trained, if it is your own: a `ModelSpec`, an import
             path to one, or the module. An import path in the file itself is never imported.
-        task: Task that it was trained for, if it is your own; None takes the stored one.
+        task: Task of the classifier, if the task is your own; None takes the stored one.
 
     Raises:
         ConfigError: The folder is not a run, or there is no such architecture.
-        WeightsError: It has no checkpoint, is not a learner's file, or your own task is not given.
+        WeightsError: There is no checkpoint, the file is not a learner's, or your task is missing.
 
     Example:
         >>> import jax, tempfile
@@ -332,7 +332,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # In Python, a run's architecture may differ from its configuration: checkpoints store it.
+        # A learner may not have the architecture in its run's configuration; checkpoints name it.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)

@@ -1,4 +1,4 @@
-"""Freezes groups of layers: adapts the network, its optimizer and its step."""
+"""Freezes groups of layers, and adapts the network, its optimizer and its steps to that."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from jaxch5.view import WHOLE, View
 
 
 def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups:
-    """Returns the groups of a network's layers.
+    """Returns the groups into which a network's layers are divided.
 
     Args:
-        name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). Your own module
-            has two groups, body and head, if one of its modules is called `head`, else one.
+        name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). A network of
+            your own has two groups, body and head, if a module in it is called `head`, else one.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 
     Raises:
-        ConfigError: There is no such name, or the modules do not match the stages.
+        ConfigError: The name is unknown, or the modules do not match the stages.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -65,7 +65,7 @@ def shapes_of(model: nn.Module, size: Size, sizes: Sequence[Size] = ()) -> PyTre
     Args:
         model: Module that is called on pictures.
         size: Side of the pictures, or their height and width, in pixels.
-        sizes: Sizes for progressive resizing, for which the shapes have to be the same.
+        sizes: Sizes for progressive resizing, all of which have to give the same shapes.
 
     Raises:
         ConfigError: The shapes differ, or the sizes do not rise to `size`.
@@ -89,8 +89,8 @@ class Frozen:
         variables: Variables of the model, or their shapes.
         spec: Architecture of the model.
         groups: Groups of its layers.
-        frozen_to: Group before which all groups are frozen; a negative number counts from the end.
-        recipe: How the model is trained.
+        frozen_to: Index of the first group that is not frozen; a negative one counts from the end.
+        recipe: Recipe by which the model is trained.
 
     Raises:
         ConfigError: There is no such group, no parameter would be trained, or the architecture
@@ -144,7 +144,7 @@ class Frozen:
     ) -> tuple[TrainStep, EvalStep]:
         """Returns the training step and the evaluation step for `data`, not yet compiled.
 
-        If `size` is given, the training step makes its pictures that size.
+        If `size` is given, the training step augments pictures to that size instead of the data's.
         """
         train_step = make_train_step(
             self.model,
@@ -166,7 +166,7 @@ def summarize_model(
     frozen: frozenset[ParamPath],
     layer_decay: float = LAYER_DECAY,
 ) -> Iterator[str]:
-    """Yields lines about a network: the number of each group's parameters, and its rate."""
+    """Yields lines about a network's groups: parameter counts, and the rates if they differ."""
     rows: list[Any] = []
     flat = flatten_dict(params)
     for number, name in enumerate(groups.names):

@@ -1,10 +1,10 @@
 """Stores compiled steps for the next start, which then neither traces nor compiles them.
 
-JAX stores compiled programs too, but has to trace a step to find its program, which takes longer
-than anything else in a second start. Here a step is found by a fingerprint of its functions in
-memory, with all that they contain, and of everything else that decides the program: versions,
-options, shapes, the processor or accelerator. A step with functions from other modules, such as
-your own loss, is traced as usual.
+JAX stores compiled programs too, but has to trace a step to find its program, and tracing takes
+longer than anything else in a second start. Here a step is found by a fingerprint of its functions
+in memory, with all that they contain, and of everything else that decides the program: versions,
+options, shapes, the processor or accelerator. A step that contains functions from other modules,
+such as your own loss, is traced as usual.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 from jaxch5.util.libraries import variable
 
-# Settings of jax that do not change programs.
+# Words in the names of those settings of jax that do not change programs.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
 # Maximum number of stored programs; each takes several megabytes.
 COUNT = 64
@@ -45,12 +45,12 @@ WAS_KEPT = "/jax/compilation_cache/cache_hits"
 
 
 class Parts(NamedTuple):
-    """Holds what a program's functions come from.
+    """Holds the modules and libraries that a program's functions come from.
 
     Attributes:
         modules: Names of jaxch5's modules.
-        libraries: Libraries whose functions are determined by the version, if they were installed
-            as released.
+        libraries: Names of libraries whose version determines their functions, if they were
+            installed as released.
     """
 
     modules: frozenset[str]
@@ -66,7 +66,7 @@ def _named(**parts: str) -> list[str]:
     return [f"jaxch5.{package}.{name}" for package, name in each]
 
 
-# Of a program that computes a network's output for pictures.
+# The parts of a program that computes a network's output for pictures.
 OUTPUT = Parts(frozenset(), ("flax", "jax", "jaxlib", "numpy")).beside(
     *(f"jaxch5.{name}" for name in ["batch", "framing", "losses", "metrics", "task", "view"]),
     *_named(
@@ -75,7 +75,7 @@ OUTPUT = Parts(frozenset(), ("flax", "jax", "jaxlib", "numpy")).beside(
         "vit winograd",
     ),
 )
-# Of a step of training or evaluation.
+# The parts of a step of training or evaluation.
 STEP = OUTPUT.beside(
     *_named(
         augmentation="color mixing policy",
@@ -89,21 +89,21 @@ STEP = OUTPUT.beside(
 def kept(
     make: Callable[[], Compiled], environment: str | None, *of: Any, parts: Parts = STEP
 ) -> Compiled:
-    """Returns a compiled function: one that an earlier process stored, or the result of `make`.
+    """Returns a compiled function: one stored by an earlier process, or else the result of `make`.
 
     Args:
-        make: Function that traces and compiles it.
+        make: Function that traces and compiles the code, and returns the result.
         environment: Result of `environment_of`; None stores nothing.
-        of: Everything that defines it: functions, options, and the shapes of its arguments.
+        of: Everything that defines the result: functions, options, and the shapes of its arguments.
         parts: Modules and libraries that the functions come from.
     """
     file = _file_of(environment, of, parts)
     with suppress(Exception):
-        # A processor may refuse what is intact.
+        # A processor may refuse a program although the file is intact.
         if (stored := _read(file)) is not None:
             return deserialize_and_load(*stored)
     made, is_new = _made(make)
-    # A program that XLA has read from JAX's cache cannot be written so that it can be read again.
+    # A program that was read from JAX's cache cannot be written in a form that can be read again.
     if is_new:
         with suppress(Exception):
             _write(file, serialize(made))
@@ -135,9 +135,9 @@ class KeptJit:
     """Compiles a function as `jax.jit` does, and stores the programs for later processes.
 
     Args:
-        function: Function of trees of arrays, on one device.
+        function: Function of trees of arrays; its programs for several devices are not stored.
         options: Options of the compiler.
-        parts: Modules and libraries that the function's functions come from.
+        parts: Modules and libraries that `function` and all that it calls come from.
     """
 
     def __init__(
@@ -179,18 +179,18 @@ def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
 
 
 def folder_of_steps() -> Path | None:
-    """Returns the folder for steps, inside that of JAX's own cache; None if that is off."""
+    """Returns the folder for steps, inside that of JAX's own cache; None if the cache is off."""
     values = jax.config.values
     folder = values["jax_compilation_cache_dir"]
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
 
 
 def is_known(module: str, parts: Parts = STEP) -> bool:
-    """Checks whether `environment_of` determines the functions of a module.
+    """Checks whether the result of `environment_of` determines the functions of a module.
 
     Args:
         module: Name of a module.
-        parts: What a program's functions may come from.
+        parts: Modules and libraries that a program's functions may come from.
     """
     is_ours = module.startswith("jaxch5.")
     return module in parts.modules if is_ours else _is_installed(module, parts.libraries)
@@ -208,7 +208,7 @@ def environment_of(parts: Parts = STEP) -> str | None:
     source folder.
 
     Args:
-        parts: What the program's functions come from.
+        parts: Modules and libraries that the program's functions come from.
     """
     if jax.process_count() > 1:
         return None
@@ -246,7 +246,7 @@ def shapes_of(args: Any) -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    # Read one by one, because a thread may have values of its own.
+    # Settings are read one by one, because a thread may have its own values.
     return {
         name: getattr(jax.config, name, value)
         for name, value in jax.config.values.items()
@@ -255,7 +255,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    # Machines may share a folder, and one may lack features that another compiled for.
+    # Machines may share a cache folder, and one may lack features that another compiled for.
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         told = ("model name", "flags", "Features", "CPU part")
@@ -282,7 +282,7 @@ def _read(file: Path | None) -> Any:
         stored = content[32:]
         if hashlib.sha256(stored).digest() == content[:32]:
             with suppress(OSError):
-                # The folder may be writable only by others.
+                # This user may not be allowed to write to the folder.
                 os.utime(file)
             return pickle.loads(stored)
     return None

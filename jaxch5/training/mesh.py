@@ -1,10 +1,10 @@
 """Distributes training: which devices share a batch, and where a step's arrays are stored.
 
-Each device takes the same number of rows of every batch, and holds all weights. Where a state is
-stored decides where its steps are computed; `placement_of` finds it from the state, so nothing else
-has to be passed on. A mesh has two axes, the processes and the devices of each; the optimizer's
-moments can be sharded among the devices of one process, so each process still has all of them and
-can save them by itself.
+Each device takes the same number of rows of every batch, and holds all weights. Steps are
+computed where their state is stored; `placement_of` reads that from the state, so nothing else has
+to be passed on. A mesh has two axes, the processes and the devices of each. The optimizer's moments
+can be sharded among the devices of a process, which then still has all of them and can save them by
+itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = AXES
-# Smaller arrays are not worth the message that sharding costs.
+# Sharding an array costs a message, which does not pay off below this number of values.
 SHARED_FROM = 1024
 
 
@@ -42,7 +42,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
         devices: Number of devices of each process; 0 takes all.
 
     Raises:
-        ConfigError: There are fewer devices, or the rows cannot be shared equally.
+        ConfigError: A process has fewer devices, or the rows cannot be shared equally.
     """
     by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
@@ -50,7 +50,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
     present = min(map(len, by_process.values()))
     if devices > present:
         raise ConfigError(f"fit.devices = {devices}: there are {present}; 0 takes all")
-    # Ordered by process: the rows of each are then adjacent.
+    # Ordered by process, so that the rows of each process are adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:
         raise ConfigError(_not_equal(batch_size, *grid.shape))
@@ -70,14 +70,14 @@ def _not_equal(batch_size: int, processes: int, devices: int) -> str:
 class Placement(NamedTuple):
     """Holds where a step's arrays are stored: replicated ones, and those split by rows.
 
-    Both are None for a single device, which is then the default one.
+    `everywhere` and `rows` are None for a single device, which is then the default device.
     """
 
     everywhere: Sharding | None
     rows: Sharding | None
 
     def put(self, tree: PyTree) -> PyTree:
-        """Puts arrays that are the same in every process on every device."""
+        """Puts arrays on every device; they have to be the same in every process."""
         return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
 
     def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
@@ -85,7 +85,7 @@ class Placement(NamedTuple):
         return jax.tree.map(_put, batch, self._of(batch)) if self.rows else jax.device_put(batch)
 
     def shapes(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """Returns the shapes of a batch, including where it is stored."""
+        """Returns the shapes of a batch's arrays, with their shardings on several devices."""
         if not self.rows:
             return batch
         return jax.tree.map(
@@ -97,13 +97,13 @@ class Placement(NamedTuple):
     def _of(self, batch: Batch | CachedBatch) -> Any:
         rows = self.rows
         if isinstance(rows, NamedSharding) and batch.label.ndim == 2:
-            # Stacked batches of many steps.
+            # These are the stacked batches of many steps.
             rows = NamedSharding(rows.mesh, P(None, *rows.spec))
         return by_rows(batch, rows, self.everywhere)
 
 
 def placement_of(state: TrainState) -> Placement:
-    """Returns where the arrays of steps on a state are stored."""
+    """Returns where the arrays of a step are stored, according to its state."""
     sharding = state.step.sharding
     if not isinstance(sharding, NamedSharding):
         return Placement(None, None)
@@ -111,7 +111,7 @@ def placement_of(state: TrainState) -> Placement:
 
 
 def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
-    """Returns a tree like a batch: `rows` for what has a row per picture, else `everywhere`.
+    """Returns a tree like a batch: `rows` for arrays with a row per picture, else `everywhere`.
 
     Example:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
@@ -129,7 +129,7 @@ def place(state: TrainState, mesh: Mesh | None, shard_optimizer: bool = False) -
         state: Weights, statistics and optimizer.
         mesh: Result of `make_mesh`.
         shard_optimizer: Whether the optimizer's moments are sharded among the devices of a process,
-            which then update their part of the weights (Rajbhandari et al., 1910.02054, stage 1).
+            each of which updates a part of the weights (Rajbhandari et al., 1910.02054, stage 1).
     """
     if mesh is None:
         return state
@@ -150,7 +150,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """Returns data of which each process reads its own rows; a cache is on every device."""
+    """Returns data of which each process reads its own rows; a cache is put on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())
@@ -194,13 +194,13 @@ def over_rows(
     """Returns a function that each device computes for its own rows of a batch.
 
     Results for single rows are the same on any number of devices. For most functions, XLA's
-    partitioner infers that rows are independent, but not if they gather from a batch's pixels.
+    partitioner infers that rows are independent, but not for those that gather a batch's pixels.
 
     Args:
-        function: Function from a batch, and from other replicated values, to results with the same
-            rows.
+        function: Function from a batch, and from other values, which are replicated, to results
+            with the same rows.
         mesh: Result of `make_mesh`; None returns `function` itself.
-        mean: Whether the results are means over the rows, float32; those of all devices are then
+        mean: Whether the results are float32 means over the rows; those of all devices are then
             averaged as one vector, in one message.
     """
     if mesh is None:
@@ -213,7 +213,7 @@ def over_rows(
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
-        # Unchecked: the check would sum each gradient over the devices separately.
+        # `check_vma=True` would sum each gradient over the devices separately.
         return jax.shard_map(
             of_rows,
             mesh=mesh,
@@ -231,10 +231,10 @@ def _mean_as_vector(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
 
 
 def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
-    """Returns a function that averages its float32 gradients over the devices, in one message.
+    """Returns `function` with its float32 gradients averaged over the devices, in one message.
 
     Args:
-        function: Function whose layers do not average them: see `by_rows` of
+        function: Function whose layers do not average its gradients: see `by_rows` of
             `jaxch5.models.convolution`.
         mesh: Result of `make_mesh`; None returns `function` itself.
     """
@@ -260,7 +260,7 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
     """Returns a function that averages over devices, without gradient, for use within `over_rows`.
 
     Args:
-        mesh: Mesh that `over_rows` was given; None leaves values unchanged.
+        mesh: Mesh that was passed to `over_rows`; None leaves values unchanged.
     """
     if mesh is None:
         return lambda x: x
@@ -268,5 +268,5 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
 
 
 def number_of_device(mesh: Mesh) -> Int[Array, ""]:
-    """Returns the number of the device that computes, from 0, for use within `over_rows`."""
+    """Returns the index of the device that runs this function, for use within `over_rows`."""
     return jax.lax.axis_index(mesh.axis_names)

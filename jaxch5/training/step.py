@@ -70,23 +70,23 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
-    `key` is the epoch's; each draw folds it with the item's index or with the step, so any step can
-    be run again. `metrics` holds the batch's mean `loss`. If the state has a loss scale (float16),
-    a step whose gradient is not finite changes only that scale.
+    `key` is the epoch's; each draw folds the item's index or the step's number into it, so any step
+    can be repeated. `metrics` holds the batch's mean `loss`. If the state has a loss scale, for
+    float16, a step whose gradient is not finite changes only that scale and the counts of steps.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=True)` on normalized
             pictures.
-        recipe: Loss, optimizer, what is mixed and averaged, and where batch norms take their
-            statistics: with bn="local" each device draws what to mix and what to drop by itself.
+        recipe: Choice of the loss, the optimizer, mixing, averaging, and batch norms' statistics:
+            with bn="local", each device makes its own draws of what to mix and what to drop.
         policy: Result of `aug_transforms`; None takes the centre crop.
         size: Side of the network's input, or its height and width, in pixels.
-        normalization: Mean and deviation of the augmented pictures.
+        normalization: Mean and deviation by which the augmented pictures are normalized.
         optimizer: Optimizer whose state is the state's `opt_state`; None takes the recipe's.
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
-        steps_per_epoch: Number of batches of an epoch, at whose end the recipe's `accumulate` makes
-            an update from the remaining ones; None if none remain.
+        steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches that
+            remain at the end of an epoch make an update too; None if none remain.
 
     Example:
         >>> from jaxch5.data.block import DataBlock
@@ -106,9 +106,9 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # With local batch norms each device computes its own gradient, else only its own pictures.
+    # With local batch norms, each device computes its gradient; else it only augments its pictures.
     local = mesh if recipe.bn == "local" else None
-    # Otherwise gradients would be summed over devices in the narrow type of the computation.
+    # Without `mean_of_all`, devices would sum gradients in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
     summed = mesh if narrow and not local else None
 
@@ -135,7 +135,7 @@ def make_train_step(
                 pictures,
                 train=True,
                 mutable=["batch_stats"],
-                # A stream without its own key draws from that of params.
+                # Flax draws from the key of params for a stream that has no key of its own.
                 rngs={"dropout": dropout_key, "params": jax.random.fold_in(dropout_key, 0)},
             )
             value = loss_of_batch(
@@ -158,7 +158,7 @@ def make_train_step(
         state: TrainState, batch: Batch | CachedBatch, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         augment_key, dropout_key = jax.random.split(key)
-        # Partners come from the same batch, so their draw cannot depend on the items alone.
+        # Mixing pairs items of one batch, so its draw cannot depend on single items alone.
         mix_key = jax.random.fold_in(augment_key, state.step)
         keys = augment_key, mix_key, jax.random.fold_in(dropout_key, state.step)
         trained, fixed = partition(state.params, frozen)
@@ -177,7 +177,7 @@ def make_train_step(
             if state.average is None:
                 return after
             variables = {"params": params, "batch_stats": batch_stats}
-            # The first steps are far from the last, so the average starts with a short window.
+            # Early weights are far from the last ones, so the average starts with a short window.
             decay = jnp.minimum(recipe.average, (1.0 + state.step) / (10.0 + state.step))
             return after.replace(
                 average=optax.incremental_update(variables, state.average, 1.0 - decay)
@@ -206,7 +206,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` of the `view` of pictures, padding included."""
+    """Returns a function `(state, batch) -> logits` for a `view` of all rows, padding included."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)
@@ -225,7 +225,7 @@ def make_drawn_eval_step(
     normalization: Normalization = IMAGENET,
     mesh: Mesh | None = None,
 ) -> DrawnEvalStep:
-    """Returns a function `(state, batch, key) -> logits` of augmented pictures."""
+    """Returns a function `(state, batch, key) -> logits` for augmented pictures."""
 
     def logits(
         batch: Batch | CachedBatch, variables: PyTree, key: Key[Array, ""]

@@ -1,7 +1,7 @@
-"""Fingerprints of functions and of what they close over, as they are in memory.
+"""Computes fingerprints of functions and of what they close over, as they are in memory.
 
-Two functions with the same fingerprint do the same, and so may share a compiled program. What
-cannot be told apart from everything else has no fingerprint.
+Two functions with the same fingerprint do the same, and so may share a compiled program. A value
+that cannot be told apart from all others has no fingerprint.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
     """Returns a fingerprint of a value, in hexadecimal.
 
     Functions and instances are told apart by what they hold: code, defaults and closures, fields
-    and arrays. The globals of a function are not looked at; see `code_of`.
+    and arrays. A function's globals are not examined; see `code_of`.
 
     Args:
         value: Value, function, or a container of them.
-        known: Function from a module's name to whether its functions and types mean the same
-            wherever they have the same name.
+        known: Function from a module's name to whether the names of the module's functions and
+            types are enough to identify them.
 
     Raises:
-        UnknownError: It holds something that is neither known nor made of known parts.
+        UnknownError: The value holds something that is neither known nor made of known parts.
 
     Example:
         >>> def add(number):
@@ -54,13 +54,13 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
     """Returns a fingerprint of all that modules define, as it is in memory, and of their files.
 
     What a module does when it is imported, such as passing options to a decorator, leaves no code
-    in memory; its file shows it.
+    in memory, but its file shows it.
 
     Args:
         modules: Names of modules that were imported.
-        known: Function from another module's name to whether functions that this module makes may
-            be identified by their code and what they hold; if one may not, no two
-            fingerprints are equal.
+        known: Function from a module's name to whether functions that the module creates may be
+            identified by their code and what they hold. If a function of any other module is
+            found, the fingerprint equals no other.
     """
     walk = _Walk(known, frozenset(modules))
     defined = []
@@ -78,7 +78,7 @@ class _Walk:
         self.inside = inside
         self.lenient = bool(inside)
         self.seen: dict[int, int] = {}
-        # Keeps objects alive: another one could get the id of one that is gone.
+        # Keeps objects alive, because the id of a freed object may be given to another.
         self.alive: list[Any] = []
 
     def digest(self, value: Any) -> str:
@@ -87,7 +87,7 @@ class _Walk:
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def collect(self, value: Any, add: Callable[[str], object]) -> None:
-        """Passes words to `add` that only equal values share; for one met before, its number."""
+        """Adds words that only equal values share; a number stands for a value met before."""
         kind = type(value)
         if kind in PLAIN:
             add(f"{kind.__name__} {value!r}")
@@ -109,12 +109,12 @@ class _Walk:
             self.collect(one, add)
 
     def parts(self, value: Any) -> tuple[Any, ...] | None:
-        """Returns a word for what a value is, and what it holds; None where that is not known."""
+        """Returns a word for the kind of a value, and what the value holds; None if unknown."""
         if isinstance(value, CodeType):
             counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount
             names = value.co_names, value.co_varnames, value.co_flags, value.co_firstlineno
             handlers = getattr(value, "co_exceptiontable", b"")
-            # Numbers, names and bytes, which need not be looked into one by one.
+            # These are numbers, names and bytes, which need not be examined one by one.
             return (f"code {(value.co_code, counts, names, handlers)}", *value.co_consts)
         if isinstance(value, FunctionType):
             return self.function(value)
@@ -139,7 +139,7 @@ class _Walk:
             if not self.lenient:
                 return None
             if "<" in value.__qualname__:
-                # It was put in place of what the module defines.
+                # It has replaced the module's own function, so the fingerprint must match no other.
                 return "replaced", os.urandom(16)
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         where = f"function {value.__module__} {value.__qualname__}"
@@ -148,19 +148,19 @@ class _Walk:
     def type(self, value: type) -> tuple[Any, ...] | None:
         where = f"type {value.__module__} {value.__qualname__}"
         if not self.lenient:
-            # One that a function makes may close over something.
+            # A type that a function creates may close over something.
             known = self.known(value.__module__) and "<locals>" not in value.__qualname__
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # What Python and pydantic add to a class over time.
+        # Attributes that Python and pydantic add to a class over time.
         skipped = (
             "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
         )  # fmt: skip
         return where, {name: one for name, one in vars(value).items() if name not in skipped}
 
     def named(self, value: Any) -> tuple[Any, ...] | None:
-        """Returns parts of what is found under its own name, such as `jax.nn.relu`; else None."""
+        """Returns the parts of a value if its name leads to it, as for `jax.nn.relu`; else None."""
         module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, BuiltinFunctionType):
             module = module or "builtins"
@@ -171,7 +171,7 @@ class _Walk:
             found = getattr(found, part, None)
         if found is not value:
             return None
-        # Such as a function's own gradient, which is an attribute of it.
+        # Attributes are held too, such as a function's own gradient.
         held = getattr(value, "__dict__", {}).items() if self.lenient else ()
         return f"name {module} {name}", *held
 
@@ -194,7 +194,7 @@ class _Walk:
             names = (field.name for field in fields(value) if field.name not in of_flax)
             return where, kind, *((name, getattr(value, name)) for name in names)
         if isinstance(kind.__init__, FunctionType) and "<locals>" not in kind.__qualname__:
-            # An object that Python code initializes has its whole state in its attributes.
+            # An object that Python code initializes has all of its state in its attributes.
             has_slots = any("__slots__" in vars(base) for base in kind.__mro__)
             return None if has_slots else (where, kind, *vars(value).items())
         return None

@@ -1,6 +1,6 @@
 """jaxch5 trains image classifiers in JAX.
 
-Every public name is imported when it is first used, so that a command pays only for what it needs.
+A public name is imported only when it is first used, so that a command imports only what it needs.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The policy: which operations are drawn, and the way from a batch to the network's input."""
+"""Defines the policy of random changes, and the way from a batch to the network's input."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size, height_and_width
 
-# How many draws each operation takes. Each has its own, whether or not others are in use, so that
-# leaving one out changes no other.
+# How many draws each operation takes. Every operation has draws of its own, even if others are not
+# in use, so that leaving one out does not change the others.
 DRAWS = {
     "position": 1,
     "warp": 4,
@@ -39,11 +39,11 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Holds the ranges and probabilities of random changes, which `aug_transforms` describes.
 
-    That function does not set the last three; `dataclasses.replace(policy, max_hue=0.1)` does.
+    That function leaves the last three at 0; `dataclasses.replace(policy, max_hue=0.1)` sets one.
 
     Args:
-        max_saturation: largest change of saturation, 0 to 1; drawn with `p_lighting`.
-        max_hue: largest turn of the hue, as a fraction of a circle; drawn with `p_lighting`.
+        max_saturation: largest change of saturation, 0 to 1; its probability is `p_lighting`.
+        max_hue: largest turn of the hue, a fraction of a circle; its probability is `p_lighting`.
         p_gray: probability that a picture turns grey.
 
     Raises:
@@ -101,7 +101,7 @@ def aug_transforms(
 
     Args:
         do_flip: whether half of the pictures are mirrored.
-        flip_vert: whether, with `do_flip`, half of the pictures get one of the eight symmetries.
+        flip_vert: whether `do_flip` gives half of the pictures any of the eight symmetries instead.
         max_rotate: largest rotation either way, degrees.
         min_zoom, max_zoom: factors between which a zoom is drawn.
         max_lighting: largest change of brightness and contrast, 0 to 1.
@@ -132,8 +132,7 @@ def augment(
 ) -> Float[Array, "batch rows columns 3"]:
     """Changes each picture of a batch by its own random draw; returns values from 0 to 1.
 
-    An item's draw comes from the key folded with its `index`: it depends neither on the batch that
-    the item is in nor on the batch's size.
+    An item's draw depends only on the key and the item's `index`, not on the batch or its size.
 
     Args:
         policy: random changes, as `aug_transforms` returns them; None does what `center` does.
@@ -153,7 +152,7 @@ def augment(
     if policy is None:
         return center(batch, size, dtype)
     if len(batch.index) == 1:
-        # For a single sample the CPU's compiler orders its sums differently.
+        # For one sample the CPU's compiler orders its sums differently, so the sample is doubled.
         twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
@@ -192,8 +191,8 @@ def random_matrix(
         operations = _operations(policy, draws, frame, size, framing.method)
         return geometry.compose(*operations, geometry.square(size))[0]
 
-    # One sample at a time on a CPU, whose compiler otherwise orders the sums of a matrix by the
-    # batch's size: the last bit of an item's matrix would depend on the batch that it is in.
+    # A CPU takes one sample at a time. Its compiler would otherwise order the sums of a matrix by
+    # the batch's size, and the last bit of an item's matrix would depend on that size.
     return jax.lax.platform_dependent(
         (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
     )
@@ -205,7 +204,8 @@ def _operations(
     p = policy.p_affine
     mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
     mirrored = [mirror(draws["flip"])] if policy.do_flip else []
-    # The part's aspect in the picture, and after a quarter turn, which comes before the framing.
+    # The part that is seen has the aspect `placed` in the picture, and `seen` after a quarter turn;
+    # the picture is turned before it is framed.
     placed = seen = geometry.aspect_seen(frame, size, method)
     square = isinstance(seen, float) and seen == 1
     if policy.flip_vert and not square:
@@ -232,7 +232,7 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Changes brightness and contrast, then saturation, hue and grey; 0 to 1 but for rounding."""
+    """Changes lighting, then saturation, hue and grey; values stay in 0 to 1, but for rounding."""
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

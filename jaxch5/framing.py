@@ -41,11 +41,11 @@ class Framing:
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
             picture, distorted; "pad" keeps the whole picture, and fills the rest.
-        pad_mode: what is seen beyond a picture's border, in padding and where augmentation reaches
+        pad_mode: What is seen beyond a picture's border, in padding and where augmentation reaches
             past it: "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:
-        ConfigError: an argument has another value.
+        ConfigError: An argument has another value.
 
     Example:
         >>> Framing("pad")

@@ -19,7 +19,7 @@ def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch clas
     The exponential makes every value positive and the division makes them add to one.
 
     Args:
-        logits: the model's activations, any real numbers; classes are the last axis.
+        logits: The model's activations, any real numbers; classes are the last axis.
 
     Example:
         >>> [round(float(p), 4) for p in softmax(jnp.array([0.6734, 0.2576]))]
@@ -32,7 +32,7 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
     """Returns log-probabilities, computed without the logarithm of a small number.
 
     Args:
-        logits: the model's activations, any real numbers; classes are the last axis.
+        logits: The model's activations, any real numbers; classes are the last axis.
 
     Example:
         >>> [round(float(p), 4) for p in log_softmax(jnp.array([0.6734, 0.2576]))]
@@ -90,15 +90,15 @@ def nll_loss(
     """Computes the negative log-likelihood: minus each item's log-probability of its label.
 
     Args:
-        log_probabilities: what `log_softmax` returns.
-        labels: class numbers.
-        weight: importance of each class; the mean then divides by the sum of the weights of the
+        log_probabilities: What `log_softmax` returns.
+        labels: Class numbers.
+        weight: Importance of each class; the mean then divides by the sum of the weights of the
             labels, as PyTorch's `nll_loss` does.
         reduction: "mean"; "sum"; or "none" for an array with the loss of each item, multiplied by
             its weight.
 
     Raises:
-        ConfigError: there is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> float(nll_loss(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])), jnp.array([0, 0])))
@@ -119,15 +119,15 @@ def cross_entropy(
     """Computes the cross-entropy: `nll_loss` of `log_softmax`.
 
     Args:
-        logits: the model's activations, any real numbers.
-        labels: class numbers.
-        weight: importance of each class, as in `nll_loss`.
-        label_smoothing: share of each target, 0 to 1, that is spread evenly over all classes
+        logits: The model's activations, any real numbers.
+        labels: Class numbers.
+        weight: Importance of each class, as in `nll_loss`.
+        label_smoothing: Share of each target, 0 to 1, that is spread evenly over all classes
             (Szegedy et al., 1512.00567; with `weight`, as in PyTorch).
-        reduction: as in `nll_loss`.
+        reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: there is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(cross_entropy(jnp.array([[0.6734, 0.2576]]), jnp.array([0]))), 4)
@@ -154,16 +154,16 @@ def focal_loss(
     """Computes cross-entropy with less weight on items already right (Lin et al., 1708.02002).
 
     Args:
-        logits: the model's activations.
-        labels: class numbers.
-        gamma: how fast an item's share falls as its label gets more probable; 0 is `cross_entropy`.
-        weight: importance of each class, the paper's alpha; the mean is then taken as in
+        logits: The model's activations.
+        labels: Class numbers.
+        gamma: How fast an item's share falls as its label gets more probable; 0 is `cross_entropy`.
+        weight: Importance of each class, the paper's alpha; the mean is then taken as in
             `nll_loss`. (fastai's `FocalLoss` raises the weight to a power as well, and divides by
             the number of items.)
-        reduction: as in `nll_loss`.
+        reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: there is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(focal_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]))), 5)
@@ -185,12 +185,12 @@ def binary_cross_entropy(
     their difference.
 
     Args:
-        logits: one activation per item, any real number.
+        logits: One activation per item, any real number.
         labels: 0 or 1.
-        reduction: as in `nll_loss`.
+        reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: there is no such reduction.
+        ConfigError: There is no such reduction.
 
     Example:
         >>> round(float(binary_cross_entropy(jnp.array([0.0, 2.0]), jnp.array([0, 1]))), 4)
@@ -213,13 +213,13 @@ def sigmoid_cross_entropy(
     gradients smaller the more classes there are.
 
     Args:
-        logits: the model's activations, any real numbers.
-        labels: class numbers.
-        weight: importance of each class, as in `nll_loss`.
-        reduction: as in `nll_loss`.
+        logits: The model's activations, any real numbers.
+        labels: Class numbers.
+        weight: Importance of each class, as in `nll_loss`.
+        reduction: As in `nll_loss`.
 
     Raises:
-        ConfigError: there is not one weight for each class, or there is no such reduction.
+        ConfigError: There is not one weight for each class, or there is no such reduction.
 
     Example:
         >>> round(float(sigmoid_cross_entropy(jnp.array([[2.0, -1.0]]), jnp.array([0]))), 4)
@@ -284,12 +284,12 @@ def explain_loss(
     """Prints the steps of one item's cross-entropy, like the table in fastbook's chapter 5.
 
     Args:
-        logits: the model's activations for the item.
-        label: class number of the item.
-        classes: names of the classes; None shows their numbers.
+        logits: The model's activations for the item.
+        label: Class number of the item.
+        classes: Names of the classes; None shows their numbers.
 
     Raises:
-        ConfigError: the label is not the number of a class.
+        ConfigError: The label is not the number of a class.
 
     Example:
         >>> explain_loss([0.6734, 0.2576], label=0, classes=["3", "7"])

@@ -113,8 +113,8 @@ def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarr
     """Returns the most probable class of each item, the first of equally probable ones.
 
     Args:
-        probabilities: probability of each class.
-        threshold: minimum probability of an answer; if no class reaches it, the answer is the
+        probabilities: Probability of each class.
+        threshold: Minimum probability of an answer; if no class reaches it, the answer is the
             number of classes, which stands for "none of these".
 
     Example:
@@ -134,9 +134,9 @@ def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.
     """Returns the share of items whose answer is their label; see `decide`.
 
     Args:
-        probabilities: probability of each class.
-        labels: class numbers.
-        threshold: minimum probability of an answer, here and in the metrics below.
+        probabilities: Probability of each class.
+        labels: Class numbers.
+        threshold: Minimum probability of an answer, here and in the metrics below.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -275,12 +275,12 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
     """Returns a metric's name and function.
 
     Args:
-        metric: a name in `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
+        metric: A name in `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
             probabilities and labels, which keeps its own name, or its import path.
-        threshold: minimum probability of an answer, for metrics in `METRICS`.
+        threshold: Minimum probability of an answer, for metrics in `METRICS`.
 
     Raises:
-        ConfigError: there is no such metric, or it cannot be imported.
+        ConfigError: There is no such metric, or it cannot be imported.
 
     Example:
         >>> name, function = metric_of("top_2")
@@ -312,7 +312,7 @@ def check_probabilities(
     """Checks that targets and probabilities agree in number and classes, and are valid.
 
     Raises:
-        ConfigError: they do not agree, or are not valid.
+        ConfigError: They do not agree, or are not valid.
     """
     if targets.ndim != 1 or len(targets) == 0:
         raise ConfigError(f"targets: have shape {targets.shape}; should be one class for each item")

@@ -21,10 +21,10 @@ def center(
     """Returns the middle of each picture, as much as its framing shows, with values from 0 to 1.
 
     Args:
-        batch: presized pictures.
-        size: side of the output, or its height and width, pixels.
-        dtype: type of the output.
-        view: share of the short side that is seen, and the filter.
+        batch: Presized pictures.
+        size: Side of the output, or its height and width, pixels.
+        dtype: Type of the output.
+        view: Share of the short side that is seen, and the filter.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]

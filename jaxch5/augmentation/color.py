@@ -26,9 +26,9 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
     """Changes brightness, then contrast, in one trip to the logits and back.
 
     Args:
-        pictures: values from 0 to 1.
-        brightness: value that mid-grey gets, 0 to 1; 0.5 changes nothing.
-        contrast: factor by which the slope at mid-grey is multiplied; 1 changes nothing.
+        pictures: Values from 0 to 1.
+        brightness: Value that mid-grey gets, 0 to 1; 0.5 changes nothing.
+        contrast: Factor by which the slope at mid-grey is multiplied; 1 changes nothing.
 
     Example:
         >>> grey = jnp.full((1, 1, 1, 3), 0.5)

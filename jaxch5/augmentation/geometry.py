@@ -138,7 +138,7 @@ def warp(x: Values, y: Values) -> Matrices:
     The homography that takes the four moved points back to the corners has a closed form.
 
     Args:
-        x, y: tilts, with |x| + |y| below 1; at 1 three corners would be on a line.
+        x, y: Tilts, with |x| + |y| below 1; at 1 three corners would be on a line.
 
     Example:
         >>> x, y, w = warp(jnp.array([0.2]), jnp.array([0.0]))[0] @ jnp.array([1.0, 0.8, 1.0])
@@ -183,10 +183,10 @@ def position(
     """Places the square in the picture's unit square, as large as will fit.
 
     Args:
-        frame: frames of the pictures, from which their shapes are known.
-        place: position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
+        frame: Frames of the pictures, from which their shapes are known.
+        place: Position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
             the middle.
-        aspect: ratio of width to height that the square stands for; see `aspect_seen`.
+        aspect: Ratio of width to height that the square stands for; see `aspect_seen`.
         method: "pad" fits the picture into the square; others fit the square into the picture.
 
     Example:

@@ -29,9 +29,9 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
     """Mixes each picture with another by a weighted mean (Zhang et al., arXiv:1710.09412).
 
     Args:
-        pictures: values from 0 to 1.
-        key: key for the draws, a new one each step.
-        alpha: parameter of the Beta distribution from which the weight is drawn; the larger part is
+        pictures: Values from 0 to 1.
+        key: Key for the draws, a new one each step.
+        alpha: Parameter of the Beta distribution from which the weight is drawn; the larger part is
             the picture's own, as in fastai's `MixUp`.
 
     Example:
@@ -53,9 +53,9 @@ def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed
     The share is the fraction of the pixels that remain the picture's own.
 
     Args:
-        pictures: values from 0 to 1.
-        key: key for the draws, a new one each step.
-        alpha: parameter of the Beta distribution from which the share that stays is drawn.
+        pictures: Values from 0 to 1.
+        key: Key for the draws, a new one each step.
+        alpha: Parameter of the Beta distribution from which the share that stays is drawn.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))

@@ -42,12 +42,12 @@ class Policy:
     That function leaves the last three at 0; `dataclasses.replace(policy, max_hue=0.1)` sets one.
 
     Args:
-        max_saturation: largest change of saturation, 0 to 1; its probability is `p_lighting`.
-        max_hue: largest turn of the hue, a fraction of a circle; its probability is `p_lighting`.
-        p_gray: probability that a picture turns grey.
+        max_saturation: Largest change of saturation, 0 to 1; its probability is `p_lighting`.
+        max_hue: Largest turn of the hue, a fraction of a circle; its probability is `p_lighting`.
+        p_gray: Probability that a picture turns grey.
 
     Raises:
-        ConfigError: a value is out of its range, or `flip_vert` is set without `do_flip`.
+        ConfigError: A value is out of its range, or `flip_vert` is set without `do_flip`.
     """
 
     do_flip: bool
@@ -100,18 +100,18 @@ def aug_transforms(
     """Returns a policy of random changes, with fastai's names, defaults and meanings.
 
     Args:
-        do_flip: whether half of the pictures are mirrored.
-        flip_vert: whether `do_flip` gives half of the pictures any of the eight symmetries instead.
-        max_rotate: largest rotation either way, degrees.
-        min_zoom, max_zoom: factors between which a zoom is drawn.
-        max_lighting: largest change of brightness and contrast, 0 to 1.
-        max_warp: largest change of perspective, 0 to 0.5.
-        p_affine: probability of each of rotation, zoom and the two tilts.
-        p_lighting: probability of each of brightness and contrast.
-        min_scale: smallest share of the area that a crop keeps, 0 to 1.
+        do_flip: Whether half of the pictures are mirrored.
+        flip_vert: Whether `do_flip` gives half of the pictures any of the eight symmetries instead.
+        max_rotate: Largest rotation either way, degrees.
+        min_zoom, max_zoom: Factors between which a zoom is drawn.
+        max_lighting: Largest change of brightness and contrast, 0 to 1.
+        max_warp: Largest change of perspective, 0 to 0.5.
+        p_affine: Probability of each of rotation, zoom and the two tilts.
+        p_lighting: Probability of each of brightness and contrast.
+        min_scale: Smallest share of the area that a crop keeps, 0 to 1.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: A value is out of its range.
 
     Example:
         >>> aug_transforms(min_scale=0.75).max_zoom
@@ -135,11 +135,11 @@ def augment(
     An item's draw depends only on the key and the item's `index`, not on the batch or its size.
 
     Args:
-        policy: random changes, as `aug_transforms` returns them; None does what `center` does.
-        batch: presized pictures.
-        key: key for the draws, a new one each epoch.
-        size: side of the output, or its height and width, pixels.
-        dtype: type of the output.
+        policy: Random changes, as `aug_transforms` returns them; None does what `center` does.
+        batch: Presized pictures.
+        key: Key for the draws, a new one each epoch.
+        size: Side of the output, or its height and width, pixels.
+        dtype: Type of the output.
 
     Example:
         >>> index = jnp.zeros(1, jnp.int32)

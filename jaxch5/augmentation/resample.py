@@ -25,13 +25,13 @@ def resample(
     beyond a picture's border are handled as `pad_mode` says. The result has values from 0 to 1.
 
     Args:
-        image: canvases.
-        matrix: map from an output pixel to a canvas pixel, without shear; it may be turned by a
+        image: Canvases.
+        matrix: Map from an output pixel to a canvas pixel, without shear; it may be turned by a
             right angle.
-        frame: map from the unit square to the canvas, which tells where the picture's border is.
-        size: side of the output, or its height and width, pixels.
-        dtype: type of the output.
-        pad_mode: what is seen beyond a picture's border; see `Framing`.
+        frame: Map from the unit square to the canvas, which tells where the picture's border is.
+        size: Side of the output, or its height and width, pixels.
+        dtype: Type of the output.
+        pad_mode: What is seen beyond a picture's border; see `Framing`.
 
     Source:
         Keys, Cubic convolution interpolation for digital image processing, 1981.

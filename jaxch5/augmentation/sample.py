@@ -45,17 +45,17 @@ def sample(
     several sub-samples.
 
     Args:
-        image: canvases.
-        matrix: map from an output pixel to a canvas pixel, both with centres at half integers. It
+        image: Canvases.
+        matrix: Map from an output pixel to a canvas pixel, both with centres at half integers. It
             may be a perspective.
-        frame: map from the unit square to the canvas, which tells where the picture's border is.
-        size: side of the output, or its height and width, pixels.
-        dtype: type of the output.
-        subsamples: number of sub-samples along a side of an output pixel; None asks
+        frame: Map from the unit square to the canvas, which tells where the picture's border is.
+        size: Side of the output, or its height and width, pixels.
+        dtype: Type of the output.
+        subsamples: Number of sub-samples along a side of an output pixel; None asks
             `subsamples_for`. It is fixed when compiling, because a shape cannot depend on a draw; a
             picture that is not shrunk takes them all at the pixel's centre, where they agree.
-        pad_mode: what is seen beyond a picture's border; see `Framing`.
-        gathered: whether sub-samples are as far apart as `gathering` says, instead of spread evenly
+        pad_mode: What is seen beyond a picture's border; see `Framing`.
+        gathered: Whether sub-samples are as far apart as `gathering` says, instead of spread evenly
             over the output pixel; they lose less, above all under a shear (docs/benchmarks.md).
 
     Example:
@@ -123,8 +123,8 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     canvas pixels, the two together are too much, so the sub-samples move closer, never apart.
 
     Args:
-        slopes: what `derivative` returns.
-        subsamples: number of sub-samples along a side of an output pixel, 2 or more.
+        slopes: What `derivative` returns.
+        subsamples: Number of sub-samples along a side of an output pixel, 2 or more.
 
     Example:
         >>> long = jnp.array([[[4.0, 0.0], [0.0, 1.5]]])

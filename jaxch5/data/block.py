@@ -36,15 +36,15 @@ class Data(NamesFastai):
     """Holds batches for training and validation, and what they were made from.
 
     Attributes:
-        classes: names of the classes, in the order of the labels.
-        train: batches of training pictures, reshuffled each epoch, or drawn by the sampler.
-        valid: batches of validation pictures, in order, the last one padded.
-        presize: short side of the canvases, pixels.
-        size: side of the network's input, or its height and width, pixels.
-        augment: augmentation, as `aug_transforms` returns it; None for none.
-        cache: where presized pictures are kept: "off", "memory" or "device".
-        cache_reason: why they are kept there, in a few words.
-        source: the pictures of both parts.
+        classes: Names of the classes, in the order of the labels.
+        train: Batches of training pictures, reshuffled each epoch, or drawn by the sampler.
+        valid: Batches of validation pictures, in order, the last one padded.
+        presize: Short side of the canvases, pixels.
+        size: Side of the network's input, or its height and width, pixels.
+        augment: Augmentation, as `aug_transforms` returns it; None for none.
+        cache: Where presized pictures are kept: "off", "memory" or "device".
+        cache_reason: Why they are kept there, in a few words.
+        source: The pictures of both parts.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -123,7 +123,7 @@ class Data(NamesFastai):
         """Returns the same pictures, shuffled with another seed.
 
         Args:
-            seed: seed of the shuffling.
+            seed: Seed of the shuffling.
         """
         return replace(self, train=self.train.with_seed(seed))
 
@@ -131,10 +131,10 @@ class Data(NamesFastai):
         """Returns the same pictures, split differently.
 
         Args:
-            train, valid: indices of the source's items in each part.
+            train, valid: Indices of the source's items in each part.
 
         Raises:
-            DataError: a batch is larger than the training set.
+            DataError: A batch is larger than the training set.
         """
         train_loader, valid_loader = self.train.with_items(train), self.valid.with_items(valid)
         return replace(self, train=train_loader, valid=valid_loader)
@@ -143,8 +143,8 @@ class Data(NamesFastai):
         """Returns the part of the data that one of several processes reads.
 
         Args:
-            put: function that moves an array from the default device to all devices that train.
-            part: index of the process, and number of processes.
+            put: Function that moves an array from the default device to all devices that train.
+            part: Index of the process, and number of processes.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
@@ -153,10 +153,10 @@ class Data(NamesFastai):
         """Prints what goes into each stage of the pipeline and what comes out.
 
         Args:
-            console: console to print to; None is standard output.
+            console: Console to print to; None is standard output.
 
         Raises:
-            DataError: a stage fails; the message names the stage and the file, after the stages
+            DataError: A stage fails; the message names the stage and the file, after the stages
                 that worked have been printed.
         """
         console = console or plain_console()
@@ -174,12 +174,12 @@ class Data(NamesFastai):
         """Draws a figure of training pictures as the network sees them, with their classes.
 
         Args:
-            nrows, ncols: rows and columns of the grid.
-            unique: whether to show many augmentations of one picture instead of many pictures.
-            seed: seed for the draws.
+            nrows, ncols: Rows and columns of the grid.
+            unique: Whether to show many augmentations of one picture instead of many pictures.
+            seed: Seed for the draws.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
         count = nrows * ncols
         batch = first_pictures(self.train, 1 if unique else count)
@@ -194,18 +194,18 @@ class DataBlock(NamesFastai):
     """Describes data: where pictures are, how they are split, presized and augmented.
 
     Args:
-        source: labelled pictures, as `from_folder` and the like return them.
-        split: function that chooses the pictures to hold out, as `random_split` and the like return
+        source: Labelled pictures, as `from_folder` and the like return them.
+        split: Function that chooses the pictures to hold out, as `random_split` and the like return
             it.
-        presize: side to which the CPU resizes every picture, pixels: the short one with method
+        presize: Side to which the CPU resizes every picture, pixels: the short one with method
             "crop", the long one with "pad", both with "squish".
-        size: side of the network's input, made on the device, or its height and width, pixels.
-        augment: augmentation, as `aug_transforms` returns it; None for none.
-        sampler: what a training epoch draws: `shuffled`, each picture once; `balanced`, each class
+        size: Side of the network's input, made on the device, or its height and width, pixels.
+        augment: Augmentation, as `aug_transforms` returns it; None for none.
+        sampler: What a training epoch draws: `shuffled`, each picture once; `balanced`, each class
             equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
             or your own function `(labels, epoch, seed) -> places`, which gets the labels of all
             training pictures and returns indices into them.
-        method, pad_mode: how pictures are fitted to the shape of the network's input ("crop",
+        method, pad_mode: How pictures are fitted to the shape of the network's input ("crop",
             "squish" or "pad"), and what fills the area beyond their border ("reflection",
             "border", "zeros" or a colour); see `Framing`.
 
@@ -246,17 +246,17 @@ class DataBlock(NamesFastai):
         """Makes batches; pictures are read on demand, unless they are cached on the device.
 
         Args:
-            batch_size: pictures per step.
-            cache: where presized pictures are kept: "off", "memory", "device" (all are presized
+            batch_size: Pictures per step.
+            cache: Where presized pictures are kept: "off", "memory", "device" (all are presized
                 now, and each step gathers its part there), or "auto": the device if it is an
                 accelerator and they fit in a quarter of its free memory, else memory if they fit in
                 a quarter of what is free there, else off.
-            seed: seed of the shuffling.
+            seed: Seed of the shuffling.
 
         Raises:
-            DataError: the split leaves a part empty or a class without training pictures, or puts a
+            DataError: The split leaves a part empty or a class without training pictures, or puts a
                 reference in both parts; or a batch is larger than the training set.
-            ConfigError: the pictures were packed at a shorter side than `presize` or for another
+            ConfigError: The pictures were packed at a shorter side than `presize` or for another
                 method, there is no such cache, or the sampler does not return indices into the
                 labels.
         """

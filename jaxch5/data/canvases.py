@@ -28,10 +28,10 @@ class Canvases:
     """Presizes the pictures of a source on demand, and keeps them if asked to.
 
     Args:
-        source: labelled pictures.
-        size: short side of the canvas, pixels.
-        keep: whether presized pictures stay in memory.
-        framing: how the network will frame them.
+        source: Labelled pictures.
+        size: Short side of the canvas, pixels.
+        keep: Whether presized pictures stay in memory.
+        framing: How the network will frame them.
     """
 
     def __init__(self, source: Source, size: int, keep: bool, framing: Framing = CROP) -> None:
@@ -50,7 +50,7 @@ class Canvases:
         """Returns the canvases and frames of some items of the source.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
         keep = len(self._made) > 0
         if keep and self._made[items].all():
@@ -81,10 +81,10 @@ class Canvases:
         """Presizes all pictures and moves them to the default device, out of the host's memory.
 
         Args:
-            console: where the progress bar is drawn; None is standard error.
+            console: Where the progress bar is drawn; None is standard error.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: A picture cannot be read.
         """
         threads = threads_for_batches()
         count = len(self.source)
@@ -114,12 +114,12 @@ def picture_seen(
     """Returns an item as a network sees it without augmentation, with values from 0 to 1.
 
     Args:
-        source, item: a source, and the index of the picture in it.
-        side: longer side of the result, pixels.
-        framing, size: the network's framing and input size; only the shape of the size matters.
+        source, item: A source, and the index of the picture in it.
+        side: Longer side of the result, pixels.
+        framing, size: The network's framing and input size; only the shape of the size matters.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: The picture cannot be read.
     """
     sides = height_and_width(size)
     shape = tuple(max(1, side * length // max(sides)) for length in sides)
@@ -132,11 +132,11 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
     """Returns an item's picture uncropped, shrunk to `side` if it is larger.
 
     Args:
-        source, item: a source, and the index of the picture in it.
-        side: largest side of the result, pixels.
+        source, item: A source, and the index of the picture in it.
+        side: Largest side of the result, pixels.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: The picture cannot be read.
     """
     name = item_name(source, item)
     image = Image.fromarray(read_picture(source.read(item), name, side, source.reading))
@@ -148,7 +148,7 @@ def check_presize(source: Source, presize: int, method: str = "crop") -> None:
     """Checks that a source's pictures have the pixels that `presize` and `method` need.
 
     Raises:
-        ConfigError: they were packed at a shorter side, or cut although `method` needs them uncut.
+        ConfigError: They were packed at a shorter side, or cut although `method` needs them uncut.
     """
     if method != "crop" and source.cut:
         raise ConfigError(
@@ -175,12 +175,12 @@ def choose_cache(
     Args:
         cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
             what is free there, else memory if it fits in a quarter of what is free there, else off.
-        count: number of pictures.
-        size: short side of the canvas, pixels.
-        free_memory: function that returns the free memory of the host, bytes.
-        free_on_device: function that returns the free memory of the accelerator, bytes; None where
+        count: Number of pictures.
+        size: Short side of the canvas, pixels.
+        free_memory: Function that returns the free memory of the host, bytes.
+        free_on_device: Function that returns the free memory of the accelerator, bytes; None where
             it is not known, as on a CPU.
-        method: how the network will frame the pictures, which decides the canvas's shape.
+        method: How the network will frame the pictures, which decides the canvas's shape.
 
     Raises:
         ConfigError: `cache` is not one of the four.

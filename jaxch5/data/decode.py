@@ -36,8 +36,8 @@ class Reading(NamedTuple):
     """Says how the pictures of a set are decoded, where more than one way is right.
 
     Attributes:
-        range: which values are black and white in pictures of more than 8 bits; see `parse_range`.
-        max_pixels: largest number of pixels to decode.
+        range: Which values are black and white in pictures of more than 8 bits; see `parse_range`.
+        max_pixels: Largest number of pixels to decode.
     """
 
     range: str = "auto"
@@ -53,8 +53,8 @@ class Decoded(NamedTuple):
     Converting the colours takes longer than shrinking the picture, so it is shrunk first.
 
     Attributes:
-        pixels: red, green and blue.
-        profile: an ICC profile, for `to_srgb`; None for sRGB.
+        pixels: Red, green and blue.
+        profile: An ICC profile, for `to_srgb`; None for sRGB.
     """
 
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -74,14 +74,14 @@ def decode(
     animation is read. Damaged metadata is ignored.
 
     Args:
-        data: the file's content, in one of the formats of docs/training.md.
-        reference: name of the picture in errors.
-        min_side: smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
+        data: The file's content, in one of the formats of docs/training.md.
+        reference: Name of the picture in errors.
+        min_side: Smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
             decodes all of its pixels, up to `reading.max_pixels`.
-        reading: what is black and white, and how large a picture may be.
+        reading: What is black and white, and how large a picture may be.
 
     Raises:
-        DataError: the picture cannot be read; the message says why.
+        DataError: The picture cannot be read; the message says why.
 
     Example:
         >>> import io
@@ -120,12 +120,12 @@ def decode_opened(
     """Decodes like `decode_stored`, from a picture that Pillow has opened or made.
 
     Args:
-        image: the picture; its EXIF orientation is applied if it still has one.
-        reference: name of the picture in errors.
-        reading: see `decode`.
+        image: The picture; its EXIF orientation is applied if it still has one.
+        reference: Name of the picture in errors.
+        reading: See `decode`.
 
     Raises:
-        DataError: the picture cannot be read; the message says why.
+        DataError: The picture cannot be read; the message says why.
 
     Example:
         >>> decode_opened(Image.new("LA", (1, 1), (0, 0))).pixels.tolist()
@@ -145,10 +145,10 @@ class Header(NamedTuple):
     """Holds what a file's header says about its picture.
 
     Attributes:
-        format: name of the format.
+        format: Name of the format.
         mode: Pillow's name for the kind of pixels, or NumPy's if Pillow cannot read them.
-        size: width and height, pixels, of the upright picture.
-        profile: colour profile; None if the picture has none.
+        size: Width and height, pixels, of the upright picture.
+        profile: Colour profile; None if the picture has none.
     """
 
     format: str
@@ -161,7 +161,7 @@ def look_at(data: bytes) -> Header:
     """Reads a picture's header, for every kind of picture that `decode` reads.
 
     Raises:
-        Exception: any kind, if the header cannot be read.
+        Exception: Any kind, if the header cannot be read.
     """
     for content in (data, *without_metadata(data)):
         with suppress(Exception):

@@ -41,10 +41,10 @@ class Deep(NamedTuple):
     """Holds a picture's values as they are stored.
 
     Attributes:
-        values: grey or colours, each with or without alpha.
-        said: the values that are black and white, if the file states them.
-        inverted: whether the lowest value is white.
-        premultiplied: whether the colours have been multiplied by alpha.
+        values: Grey or colours, each with or without alpha.
+        said: The values that are black and white, if the file states them.
+        inverted: Whether the lowest value is white.
+        premultiplied: Whether the colours have been multiplied by alpha.
     """
 
     values: Num[np.ndarray, "height width channels"]
@@ -57,11 +57,11 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
     """Returns a picture's values as they are stored; None if 8 bits or Pillow suffice.
 
     Args:
-        data: the file's content.
-        max_pixels: largest number of pixels to decode; less if a pixel takes more than 8 bytes.
+        data: The file's content.
+        max_pixels: Largest number of pixels to decode; less if a pixel takes more than 8 bytes.
 
     Raises:
-        PIL.Image.DecompressionBombError: there are more pixels, or more than `data` can hold.
+        PIL.Image.DecompressionBombError: There are more pixels, or more than `data` can hold.
 
     Example:
         >>> file = io.BytesIO()
@@ -92,7 +92,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
     """Refuses more pixels than compression can fit into a file: OpenCV allocates memory first.
 
     Raises:
-        PIL.Image.DecompressionBombError: the file is too short for this many bytes of pixels.
+        PIL.Image.DecompressionBombError: The file is too short for this many bytes of pixels.
     """
     if needed > MOST_OF_A_BYTE * len(data):
         raise Image.DecompressionBombError(
@@ -141,10 +141,10 @@ def guess_range(
     """Guesses the range of a set's deep pictures from some of them.
 
     Args:
-        count: number of pictures in the set.
-        read: function from a picture's index to its content; if it fails, the picture is not deep.
-        peek: the same for the first 64 bytes alone; None if reading only these is no faster.
-        max_pixels: largest number of pixels to decode; larger pictures are not looked at.
+        count: Number of pictures in the set.
+        read: Function from a picture's index to its content; if it fails, the picture is not deep.
+        peek: The same for the first 64 bytes alone; None if reading only these is no faster.
+        max_pixels: Largest number of pixels to decode; larger pictures are not looked at.
 
     Returns:
         The range, for `parse_range`, and a few words on how it was found; "auto" and no words
@@ -288,7 +288,7 @@ def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndar
     """Reads colours stored as separate planes, which neither Pillow nor OpenCV combines.
 
     Raises:
-        ValueError: the planes are compressed or in tiles.
+        ValueError: The planes are compressed or in tiles.
     """
     bits, offsets = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_OFFSETS, 0)
     kind = {1: "u", 2: "i", 3: "f"}.get(_numbers(tags, TAG_FORMAT, 1)[0])

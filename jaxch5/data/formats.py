@@ -88,11 +88,11 @@ def read_header(data: bytes) -> Image.Image:
     """Returns a picture's header (`size`, `mode`, `format`), before anything is decoded.
 
     Args:
-        data: the file's content, whose first bytes tell its format.
+        data: The file's content, whose first bytes tell its format.
 
     Raises:
-        DataError: the picture is HEIC, and the extra `heic` is not installed.
-        Exception: any kind; a broken file may make Pillow raise anything.
+        DataError: The picture is HEIC, and the extra `heic` is not installed.
+        Exception: Any kind; a broken file may make Pillow raise anything.
 
     Example:
         >>> file = io.BytesIO()
@@ -131,7 +131,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuses a picture with too many pixels before it takes memory.
 
     Raises:
-        PIL.Image.DecompressionBombError: the picture has more than `max_pixels` pixels.
+        PIL.Image.DecompressionBombError: The picture has more than `max_pixels` pixels.
     """
     if width * height > max_pixels:
         raise Image.DecompressionBombError(
@@ -195,8 +195,8 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
     """Returns a PNG with only the chunks that its pixels need, up to one that exceeds the file.
 
     Args:
-        data: the file's content.
-        keep: whether the orientation and the colour profile are kept too, if they are intact.
+        data: The file's content.
+        keep: Whether the orientation and the colour profile are kept too, if they are intact.
     """
     kept = {b"tRNS", *([b"eXIf", b"iCCP"] if keep else [])}
     parts, place = [data[:8]], 8

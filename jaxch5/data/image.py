@@ -46,13 +46,13 @@ def presize(
     canvas, its edge is repeated.
 
     Args:
-        picture: pixels, upright.
-        size: short side of the canvas, pixels.
+        picture: Pixels, upright.
+        size: Short side of the canvas, pixels.
         profile: ICC profile of the pixels' colours, which are converted once the picture is small;
             None for sRGB.
-        method: how the network will frame the picture; see `Framing`.
-        out: array to use as the canvas; None makes a new one.
-        overwrite: whether the picture's own memory may be overwritten, which takes less time.
+        method: How the network will frame the picture; see `Framing`.
+        out: Array to use as the canvas; None makes a new one.
+        overwrite: Whether the picture's own memory may be overwritten, which takes less time.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright

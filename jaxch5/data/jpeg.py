@@ -38,8 +38,8 @@ class Plain(NamedTuple):
     """Holds the header of an ordinary JPEG: grey or coloured, upright, in one scan, without EXIF.
 
     Attributes:
-        size: width and height, pixels.
-        profile: colour profile of the picture; None where it has none.
+        size: Width and height, pixels.
+        profile: Colour profile of the picture; None where it has none.
     """
 
     size: tuple[int, int]
@@ -88,13 +88,13 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     """Returns the factor by which decoding divides a picture's sides: 1, 2, 4 or 8.
 
     Args:
-        header: the header as Pillow or `read_plain` reads it.
-        data: the file's content.
-        min_side: pixels below which no side may fall; None asks for the full size, if allowed.
-        max_pixels: largest number of pixels to decode.
+        header: The header as Pillow or `read_plain` reads it.
+        data: The file's content.
+        min_side: Pixels below which no side may fall; None asks for the full size, if allowed.
+        max_pixels: Largest number of pixels to decode.
 
     Raises:
-        PIL.Image.DecompressionBombError: decoding would take too much memory or time.
+        PIL.Image.DecompressionBombError: Decoding would take too much memory or time.
     """
     width, height = header.size
     pixels = width * height

@@ -21,12 +21,12 @@ def check_labels(
     """Returns the labels as integers, each an index into `classes`.
 
     Args:
-        labels: the class of each item as an index into `classes`: integers [items].
-        classes: class names, each listed once.
-        references: name of each item in errors.
+        labels: The class of each item as an index into `classes`: integers [items].
+        classes: Class names, each listed once.
+        references: Name of each item in errors.
 
     Raises:
-        DataError: the labels are not indices into `classes`, or `check_classes` finds a fault.
+        DataError: The labels are not indices into `classes`, or `check_classes` finds a fault.
 
     Example:
         >>> check_labels(np.array([1, 0]), ("cat", "dog"), ("a.jpg", "b.jpg"))
@@ -78,7 +78,7 @@ def check_classes(classes: Sequence[str]) -> None:
     """Checks that each class has a name that no other class has.
 
     Raises:
-        DataError: the classes are not a list of names, or a name is listed twice.
+        DataError: The classes are not a list of names, or a name is listed twice.
     """
     if isinstance(classes, str):
         raise DataError(f"classes: {classes!r} is one name; give a list of names")
@@ -100,14 +100,14 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     classes, each as [items] or [items, 1], and one-hot rows [items, classes].
 
     Args:
-        labels: an array, or anything that NumPy makes an array of.
-        classes: class names.
+        labels: An array, or anything that NumPy makes an array of.
+        classes: Class names.
 
     Returns:
         Integers [items], which may be outside the range of the classes; see `check_labels`.
 
     Raises:
-        DataError: the labels cannot be converted, or are ambiguous.
+        DataError: The labels cannot be converted, or are ambiguous.
 
     Example:
         >>> numbers_of(["dog", "cat"], ["cat", "dog"]), numbers_of([[0, 1], [1, 0]], ["cat", "dog"])

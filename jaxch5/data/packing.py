@@ -66,23 +66,23 @@ def pack(
     missing, including any that were removed.
 
     Args:
-        source: labelled pictures.
-        out: folder or address to write to.
-        size: short side of the presized pictures, pixels.
-        in_valid: whether each picture is for validation; None leaves that to a later split.
-        quality: quality of the JPEG files, 1 to 100.
-        shard_size: number of pictures in a shard.
-        seed: seed for the pictures' order.
-        skip_bad: whether pictures that cannot be read are left out; otherwise they end the packing.
-        method: how the network will frame the pictures (`Framing`). For "crop", long pictures are
+        source: Labelled pictures.
+        out: Folder or address to write to.
+        size: Short side of the presized pictures, pixels.
+        in_valid: Whether each picture is for validation; None leaves that to a later split.
+        quality: Quality of the JPEG files, 1 to 100.
+        shard_size: Number of pictures in a shard.
+        seed: Seed for the pictures' order.
+        skip_bad: Whether pictures that cannot be read are left out; otherwise they end the packing.
+        method: How the network will frame the pictures (`Framing`). For "crop", long pictures are
             cut as `presize` cuts them; for other methods they stay uncut, which suits every method.
-        console: where the progress bar is drawn; None is standard error.
+        console: Where the progress bar is drawn; None is standard error.
 
     Returns:
         What was written.
 
     Raises:
-        DataError: a picture cannot be read, a class is left without pictures, or `out` cannot be
+        DataError: A picture cannot be read, a class is left without pictures, or `out` cannot be
             written to or holds another set.
     """
     source = with_range(source)

@@ -48,15 +48,15 @@ def read_picture(
     """Returns a picture as a person would see it, whatever form it is given in.
 
     Args:
-        picture: a path; a file's content, or an open file; a PIL picture; or pixels from 0 to 255,
+        picture: A path; a file's content, or an open file; a PIL picture; or pixels from 0 to 255,
             [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
             alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. Transparent
             pixels are blended with white.
-        reference: name of the picture in errors, if it has no path.
-        min_side, reading: see `decode`.
+        reference: Name of the picture in errors, if it has no path.
+        min_side, reading: See `decode`.
 
     Raises:
-        DataError: the picture cannot be read; the message says why.
+        DataError: The picture cannot be read; the message says why.
 
     Example:
         >>> read_picture([[0, 255]]).tolist()
@@ -76,17 +76,17 @@ def presized(
     """Reads a picture and presizes it onto a canvas; all pictures reach a network in this way.
 
     Args:
-        picture: see `read_picture`.
-        size: short side of the canvas, pixels.
-        reference: name of the picture in errors, if it has no path.
-        reading: see `decode`.
-        method, out: see `presize`.
+        picture: See `read_picture`.
+        size: Short side of the canvas, pixels.
+        reference: Name of the picture in errors, if it has no path.
+        reading: See `decode`.
+        method, out: See `presize`.
 
     Returns:
         Canvas and frame, as `presize` returns them.
 
     Raises:
-        DataError: the picture cannot be read; the message says why.
+        DataError: The picture cannot be read; the message says why.
 
     Example:
         >>> canvas, frame = presized([[0, 255]], size=4)
@@ -166,7 +166,7 @@ def many(pictures: Any) -> Iterable[Any]:
     """Returns an iterable of pictures; a single picture becomes a list of length 1.
 
     Raises:
-        DataError: the pictures cannot be iterated over.
+        DataError: The pictures cannot be iterated over.
     """
     if is_one(pictures):
         return [pictures]
@@ -181,11 +181,11 @@ def as_images(images: Any) -> Sequence[Picture]:
     """Returns pictures that can be read more than once, checked as far as is possible now.
 
     Args:
-        images: a list of pictures, each as `read_picture` takes it; or an array of all of them,
+        images: A list of pictures, each as `read_picture` takes it; or an array of all of them,
             which may be on disk (`np.memmap`, h5py) and is not read into memory.
 
     Raises:
-        DataError: the images are not such pictures.
+        DataError: The images are not such pictures.
     """
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
@@ -231,7 +231,7 @@ def check_pixels(
     """Returns a picture's pixels as uint8, with their channels unchanged.
 
     Raises:
-        DataError: the values are not pixels from 0 to 255.
+        DataError: The values are not pixels from 0 to 255.
     """
     try:
         # An array of another library may raise anything, for example on an accelerator.
@@ -270,7 +270,7 @@ def check_shape(shape: Sequence[int], reference: str) -> None:
     """Checks that a shape can be that of a picture's pixels.
 
     Raises:
-        DataError: the shape is not that of a picture.
+        DataError: The shape is not that of a picture.
     """
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
         reason = "; should be [height, width] or [height, width, channels], with 1 to 4 channels"
@@ -287,7 +287,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     """Returns the content of a picture that is given as a file (`is_encoded`).
 
     Raises:
-        DataError: the content cannot be read.
+        DataError: The content cannot be read.
     """
     try:
         if isinstance(picture, str | os.PathLike):

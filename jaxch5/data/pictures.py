@@ -39,11 +39,11 @@ class Pictures:
     """Holds the names of a source's pictures, in its order, and the part that each is in.
 
     Attributes:
-        classes: class names, in the order of the labels.
-        references: names of the pictures in the source, the same on every machine.
-        labels: the class of each picture, as an index into `classes`.
-        sizes: size of each picture's file in bytes; -1 where it is not known.
-        held_out: whether each picture is for validation; the others are for training.
+        classes: Class names, in the order of the labels.
+        references: Names of the pictures in the source, the same on every machine.
+        labels: The class of each picture, as an index into `classes`.
+        sizes: Size of each picture's file in bytes; -1 where it is not known.
+        held_out: Whether each picture is for validation; the others are for training.
     """
 
     classes: tuple[str, ...]
@@ -71,10 +71,10 @@ class Found(NamedTuple):
     """Tells which pictures of a run are among other pictures.
 
     Attributes:
-        places: index of each picture of the run among the others; -1 where it is not there.
-        changed: whether each picture's file has another size there, and is thus another picture.
-        relabelled: whether each picture's class is different there.
-        known: index of each of the others among the run's pictures; -1 where it is none of them.
+        places: Index of each picture of the run among the others; -1 where it is not there.
+        changed: Whether each picture's file has another size there, and is thus another picture.
+        relabelled: Whether each picture's class is different there.
+        known: Index of each of the others among the run's pictures; -1 where it is none of them.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -160,7 +160,7 @@ def merged(before: Pictures, now: Pictures) -> Pictures:
     """Joins the pictures of two training calls; what either trained on counts as trained on.
 
     Args:
-        before, now: pictures of the earlier and of the later call, with the same classes.
+        before, now: Pictures of the earlier and of the later call, with the same classes.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -187,9 +187,9 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
     """Returns the source with the run's pictures alone, in their order, and with the run's classes.
 
     Args:
-        source: source that holds the run's pictures, and possibly others.
-        pictures: pictures of the run, all of which are in the source.
-        found: where the run's pictures are in the source, by `find` and `pictures_of(source)`.
+        source: Source that holds the run's pictures, and possibly others.
+        pictures: Pictures of the run, all of which are in the source.
+        found: Where the run's pictures are in the source, by `find` and `pictures_of(source)`.
     """
     same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
     if same and source.classes == pictures.classes:
@@ -201,11 +201,11 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
     """Returns the source with its labels as indices into the given class names.
 
     Args:
-        source: labelled pictures.
-        classes: class names; a class of the source without pictures need not be among them.
+        source: Labelled pictures.
+        classes: Class names; a class of the source without pictures need not be among them.
 
     Raises:
-        ConfigError: a picture's class is not among the names.
+        ConfigError: A picture's class is not among the names.
     """
     labels = _places(source.classes, classes)[source.labels]
     if np.any(labels < 0):
@@ -224,7 +224,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
     a picture: its name, its class, its part ("train" or "valid") and its size.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: The file cannot be written.
     """
     held_out = int(pictures.held_out.sum())
     lines: list[dict[str, object]] = [
@@ -258,7 +258,7 @@ def read_pictures(path: Path) -> Pictures | None:
     """Returns what `write_pictures` wrote; None where there is no such file.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: The file is damaged.
 
     Example:
         >>> import tempfile

@@ -33,20 +33,20 @@ class Loader:
     the last batch with rows whose mask is False.
 
     Args:
-        canvases: the presized pictures.
-        items: indices of the part's items in the source.
-        batch_size: rows of every batch.
-        seed: seed for the shuffling; None for validation.
-        part: index of this process, and the number of processes; each reads its own rows of every
+        canvases: The presized pictures.
+        items: Indices of the part's items in the source.
+        batch_size: Rows of every batch.
+        seed: Seed for the shuffling; None for validation.
+        part: Index of this process, and the number of processes; each reads its own rows of every
             batch, the same number for all processes.
-        sampler: what a training epoch draws; see `jaxch5.data.sampler`.
+        sampler: What a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: as given; `sampler` is `sequential` without a seed.
-        draws: how many items an epoch draws.
+        items, batch_size, sampler, canvases: As given; `sampler` is `sequential` without a seed.
+        draws: How many items an epoch draws.
 
     Raises:
-        DataError: a training batch is larger than the training set.
+        DataError: A training batch is larger than the training set.
         ConfigError: `batch_size` is below 1, or the sampler does not return valid indices of items.
     """
 
@@ -111,7 +111,7 @@ class Loader:
         They are NumPy arrays, except for pictures that are on the device already.
 
         Raises:
-            DataError: while iterating, if a picture cannot be read.
+            DataError: While iterating, if a picture cannot be read.
         """
         # Imported here, because predicting does not need it and it takes a tenth of a second.
         import grain
@@ -263,8 +263,8 @@ def to_device(
     """Yields the given batches on the device, each copied while the previous ones are in use.
 
     Args:
-        batches: batches of NumPy arrays.
-        put: function that starts copying a batch; by default, to the default device.
+        batches: Batches of NumPy arrays.
+        put: Function that starts copying a batch; by default, to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):

@@ -50,10 +50,10 @@ class Profile(NamedTuple):
     """Holds a profile other than sRGB, with its conversion.
 
     Attributes:
-        space: colour space of the profile: "RGB", "GRAY" or "CMYK".
-        arithmetic: conversion to sRGB, for a colour profile of curves and a matrix, as most are.
+        space: Colour space of the profile: "RGB", "GRAY" or "CMYK".
+        arithmetic: Conversion to sRGB, for a colour profile of curves and a matrix, as most are.
         shades: sRGB's grey for each level, for a grey profile.
-        transform: conversion to sRGB, for any other profile.
+        transform: Conversion to sRGB, for any other profile.
     """
 
     space: str
@@ -66,7 +66,7 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
     """Returns the colour profile that is stored with a picture, or that its EXIF implies.
 
     Args:
-        info: the attribute `info` of a `PIL.Image.Image`.
+        info: The attribute `info` of a `PIL.Image.Image`.
     """
     if profile := info.get("icc_profile"):
         return profile
@@ -114,8 +114,8 @@ def to_srgb(
     """Converts a picture to sRGB, unless its profile is sRGB or does not fit the picture.
 
     Args:
-        pixels: a picture, which is converted in place.
-        content: the picture's ICC profile; None if it has none.
+        pixels: A picture, which is converted in place.
+        content: The picture's ICC profile; None if it has none.
 
     Example:
         >>> red = np.full((1, 1, 3), (200, 0, 0), np.uint8)
@@ -254,9 +254,9 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
     """Returns an ICC profile with the given primaries and gamma.
 
     Args:
-        name: name that the profile gives itself, cut to 13 characters.
+        name: Name that the profile gives itself, cut to 13 characters.
         primaries: X, Y and Z of red, green and blue, adapted to D50.
-        gamma: exponent of the tone curves.
+        gamma: Exponent of the tone curves.
     """
     # lcms's sRGB with other numbers: its colours share one curve, and its name has 13 characters.
     content = bytearray(_srgb().tobytes())

@@ -21,9 +21,9 @@ class Scored(NamedTuple):
 
     Attributes:
         part: "validated", "all", or "drawn again" where a run has no record of its pictures.
-        items: indices of the pictures in the source.
-        counts: number of pictures of each kind.
-        line: description of the pictures, for messages.
+        items: Indices of the pictures in the source.
+        counts: Number of pictures of each kind.
+        line: Description of the pictures, for messages.
     """
 
     part: str
@@ -48,12 +48,12 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     class that it has now.
 
     Args:
-        pictures: pictures of the run.
-        found: where these pictures are in the source.
-        where: name of the source, for messages.
+        pictures: Pictures of the run.
+        found: Where these pictures are in the source.
+        where: Name of the source, for messages.
 
     Raises:
-        DataError: none of these pictures is in the source.
+        DataError: None of these pictures is in the source.
     """
     held_out, there = pictures.held_out, found.places >= 0
     scored = held_out & found.same
@@ -98,10 +98,10 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
     """Returns all pictures of a source, and how many of them the run knows.
 
     Args:
-        count: number of the source's pictures.
-        pictures: pictures of the run; None where the run has no record of them.
-        found: where these pictures are in the source.
-        where: name of the source, for messages.
+        count: Number of the source's pictures.
+        pictures: Pictures of the run; None where the run has no record of them.
+        found: Where these pictures are in the source.
+        where: Name of the source, for messages.
     """
     line = f"all {counted(count, 'picture')} of {where}"
     if pictures is None or found is None:

@@ -40,29 +40,29 @@ class Source:
     """Gives random access to labelled pictures.
 
     Attributes:
-        classes: names of the classes, in the order of the labels.
-        labels: the class of each item, as an index into `classes`.
-        references: names of the items, the same on every machine; errors show them.
-        read: function from an item's number to its file's bytes, or to its pixels [height, width,
+        classes: Names of the classes, in the order of the labels.
+        labels: The class of each item, as an index into `classes`.
+        references: Names of the items, the same on every machine; errors show them.
+        read: Function from an item's number to its file's bytes, or to its pixels [height, width,
             3], with their colour profile if it is not sRGB.
-        columns: what else is known about each item, for splits: the folder that it is in, or a
+        columns: What else is known about each item, for splits: the folder that it is in, or a
             column of a table.
-        file: function from an item's number to its file; None if items are not files.
-        presized: short side to which the pictures were resized beforehand, pixels; None if they
+        file: Function from an item's number to its file; None if items are not files.
+        presized: Short side to which the pictures were resized beforehand, pixels; None if they
             were not.
-        cut: whether long pictures were also cut beforehand, to the part that a crop can reach.
-        sharded: whether the items are stored in a few large files, in the order of their numbers,
+        cut: Whether long pictures were also cut beforehand, to the part that a crop can reach.
+        sharded: Whether the items are stored in a few large files, in the order of their numbers,
             so that each of several processes should keep to a range of numbers.
-        passed_over: files below the folder that are not items, by reason; a folder that was not
+        passed_over: Files below the folder that are not items, by reason; a folder that was not
             looked into is a single entry, which ends with a slash.
-        notes: phrases for the line that describes the data: what was guessed about the pictures, or
+        notes: Phrases for the line that describes the data: what was guessed about the pictures, or
             is worth knowing.
-        reading: how the files are decoded, if there is more than one right way.
-        name: name of the source in errors.
-        hint: advice that is added to an error about the classes.
+        reading: How the files are decoded, if there is more than one right way.
+        name: Name of the source in errors.
+        hint: Advice that is added to an error about the classes.
 
     Raises:
-        DataError: a label is not one of the classes, or the classes' names are not distinct.
+        DataError: A label is not one of the classes, or the classes' names are not distinct.
     """
 
     classes: tuple[str, ...]
@@ -124,7 +124,7 @@ def read_pixels(source: Source, item: int) -> UInt8[np.ndarray, "height width 3"
     """Returns an item's picture, decoded if it is a file.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: The picture cannot be read.
     """
     return read_picture(source.read(item), item_name(source, item), reading=source.reading)
 
@@ -139,7 +139,7 @@ def canvas_of(
     """Returns an item's picture on a canvas, and its frame; see `presized`.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: The picture cannot be read.
     """
     name = item_name(source, item)
     return presized(source.read(item), size, name, source.reading, method, out)
@@ -157,8 +157,8 @@ def with_range(source: Source, read_all: bool = False) -> Source:
     files rule out such pictures, no file is read.
 
     Args:
-        source: labelled pictures.
-        read_all: whether to look also at pictures that are not files.
+        source: Labelled pictures.
+        read_all: Whether to look also at pictures that are not files.
     """
     if source.reading.range != "auto" or source.presized is not None:
         return source
@@ -203,7 +203,7 @@ def select(source: Source, items: Sequence[int] | Int[np.ndarray, "kept"]) -> So
     """Returns a source of some of the items, in the order given, if each class keeps at least one.
 
     Raises:
-        DataError: a class is left without pictures.
+        DataError: A class is left without pictures.
 
     Example:
         >>> source = digits()
@@ -222,7 +222,7 @@ def check_several(source: Source) -> None:
     """Checks that a source has several classes, which training needs and scoring does not.
 
     Raises:
-        DataError: the source has only one.
+        DataError: The source has only one.
     """
     if len(source.classes) < 2:
         hint = f"; {source.hint}" if source.hint else ""
@@ -246,15 +246,15 @@ def from_arrays(
     """Makes a source from pictures in memory.
 
     Args:
-        images: pictures, as a sequence or as one array of pixels. A picture is given as pixels from
+        images: Pictures, as a sequence or as one array of pixels. A picture is given as pixels from
             0 to 255, [height, width] or [height, width, channels]; as a PIL picture; or as a file's
             content or path. See `read_picture`.
-        labels: for each item, an index into `classes` or the name of a class; columns [items, 1]
+        labels: For each item, an index into `classes` or the name of a class; columns [items, 1]
             and one-hot rows [items, classes] are also accepted.
-        classes: names of the classes.
+        classes: Names of the classes.
 
     Raises:
-        DataError: the arguments do not fit together.
+        DataError: The arguments do not fit together.
 
     Example:
         >>> source = from_arrays(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), ["a", "b"])
@@ -310,12 +310,12 @@ def labelled_files(
     """Makes a source from files below a folder.
 
     Args:
-        root: the folder.
-        references: path of each item, relative to `root`, or its address.
-        class_names: class of each item; composed and decomposed umlauts count as the same.
-        columns: what else is known about each item.
-        elsewhere: file of each reference that is not a path.
-        notes: what had to be guessed.
+        root: The folder.
+        references: Path of each item, relative to `root`, or its address.
+        class_names: Class of each item; composed and decomposed umlauts count as the same.
+        columns: What else is known about each item.
+        elsewhere: File of each reference that is not a path.
+        notes: What had to be guessed.
     """
     class_names = [*map(composed, class_names)]
     classes = tuple(sorted(set(class_names)))

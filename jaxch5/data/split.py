@@ -45,7 +45,7 @@ def part_of(name: str) -> str | None:
     Case does not matter, and neither do common additions, such as "set", "images" or a year.
 
     Args:
-        name: the name of a folder, or a word in a table.
+        name: The name of a folder, or a word in a table.
 
     Example:
         >>> part_of("Training_Set"), part_of("val2017"), part_of("test images"), part_of("trains")
@@ -61,12 +61,12 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
     """Holds out items at random, the same ones on every machine with the same files.
 
     Args:
-        valid_fraction: share of the items to hold out, between 0 and 1.
-        seed: seed for the draw.
-        stratify: whether to draw from each class separately, to hold out the same share of each.
+        valid_fraction: Share of the items to hold out, between 0 and 1.
+        seed: Seed for the draw.
+        stratify: Whether to draw from each class separately, to hold out the same share of each.
 
     Raises:
-        DataError: the fraction is not between 0 and 1. The split itself raises it if a part is
+        DataError: The fraction is not between 0 and 1. The split itself raises it if a part is
             empty, or if a class has fewer than two items or none for training.
 
     Example:
@@ -124,11 +124,11 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
     usual name of that part are taken.
 
     Args:
-        train: name of the folder of training pictures.
-        valid: name of the folder of validation pictures, or several names that it may have.
+        train: Name of the folder of training pictures.
+        valid: Name of the folder of validation pictures, or several names that it may have.
 
     Raises:
-        DataError: raised by the split if such a folder is missing, or if there is any other.
+        DataError: Raised by the split if such a folder is missing, or if there is any other.
 
     Example:
         >>> from dataclasses import replace
@@ -175,10 +175,10 @@ def column_split(column: str = IS_VALID) -> Split:
     not used, or are held out if no item is for validation.
 
     Args:
-        column: name of the column.
+        column: Name of the column.
 
     Raises:
-        DataError: raised by the split if the source has no such column, or if a value is neither
+        DataError: Raised by the split if the source has no such column, or if a value is neither
             true nor false (False, false, 0, no, or empty), nor the name of a part.
 
     Example:
@@ -230,7 +230,7 @@ def own_column(source: Source) -> str | None:
     """Finds the column that splits a source: `is_valid`, or one that names parts, or else None.
 
     Raises:
-        DataError: several columns name parts.
+        DataError: Several columns name parts.
 
     Example:
         >>> from dataclasses import replace
@@ -259,7 +259,7 @@ def given_split() -> Split:
     """Splits as the source itself says: by folders, an `is_valid` column, or a column of parts.
 
     Raises:
-        DataError: raised by the split if the source has none of these.
+        DataError: Raised by the split if the source has none of these.
 
     Example:
         >>> from dataclasses import replace
@@ -293,7 +293,7 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Splits a source into items for training and for validation, and checks that both can be used.
 
     Raises:
-        DataError: the split fails, a reference is in both parts, a class has no picture for
+        DataError: The split fails, a reference is in both parts, a class has no picture for
             training, or there is only one class.
     """
     check_several(source)
@@ -316,7 +316,7 @@ def check_classes(source: Source, train: Int[np.ndarray, "train"], way_out: str)
     """Checks that every class has training pictures.
 
     Raises:
-        DataError: a class has no picture in training.
+        DataError: A class has no picture in training.
     """
     counts = np.bincount(source.labels[train], minlength=len(source.classes))
     if missing := [source.classes[number] for number in np.flatnonzero(counts == 0)]:

@@ -39,13 +39,13 @@ def summarize(
     """Yields lines about the set, and about one picture and one batch on their way to the network.
 
     Args:
-        training, validation: loader of each part's batches.
-        policy: what `aug_transforms` returns; None for no augmentation.
-        size: side of the network's input, or its height and width, pixels.
-        cache: where presized pictures are kept.
+        training, validation: Loader of each part's batches.
+        policy: What `aug_transforms` returns; None for no augmentation.
+        size: Side of the network's input, or its height and width, pixels.
+        cache: Where presized pictures are kept.
 
     Raises:
-        DataError: a stage fails; the message names the stage and the file.
+        DataError: A stage fails; the message names the stage and the file.
     """
     source, side = training.canvases.source, training.canvases.size
     method = training.canvases.framing.method
@@ -166,9 +166,9 @@ def unseen(
     """Returns the shares of the pictures' pixels that training and validation never see.
 
     Args:
-        sizes: width and height of each picture, pixels.
-        size: side of the network's input, or its height and width, pixels.
-        augmented: whether augmentation moves the crop in training.
+        sizes: Width and height of each picture, pixels.
+        size: Side of the network's input, or its height and width, pixels.
+        augmented: Whether augmentation moves the crop in training.
 
     Example:
         >>> shares = unseen(np.array([[200, 100], [100, 100]]), 32, augmented=True)

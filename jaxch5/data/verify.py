@@ -34,9 +34,9 @@ class Repeated(NamedTuple):
     """Holds groups of items that show the same picture.
 
     Attributes:
-        duplicates: groups within one class and one part.
-        conflicts: groups with items of two or more classes.
-        leaks: groups with items in both training and validation.
+        duplicates: Groups within one class and one part.
+        conflicts: Groups with items of two or more classes.
+        leaks: Groups with items in both training and validation.
     """
 
     duplicates: list[list[int]]
@@ -49,13 +49,13 @@ class Findings:
     """Holds what is wrong with a set; two pictures are the same if all their pixels are equal.
 
     Attributes:
-        count: number of pictures looked at.
-        unreadable: each item that cannot be read, with the reason.
-        duplicates, conflicts, leaks: items that show the same picture, as in `Repeated`.
-        blank: each item that is blank when decoded, with "black", "white" or "one colour"; this
+        count: Number of pictures looked at.
+        unreadable: Each item that cannot be read, with the reason.
+        duplicates, conflicts, leaks: Items that show the same picture, as in `Repeated`.
+        blank: Each item that is blank when decoded, with "black", "white" or "one colour"; this
             may be intended, so a set with such items still counts as clean.
-        near: items that show nearly the same picture; they too leave a set clean.
-        not_compared: number of items too small or too plain to be compared for `near`.
+        near: Items that show nearly the same picture; they too leave a set clean.
+        not_compared: Number of items too small or too plain to be compared for `near`.
     """
 
     count: int
@@ -82,10 +82,10 @@ def find_problems(
     """Reads every picture of a source, in parallel, to find what is wrong with the set.
 
     Args:
-        source: labelled pictures.
-        train, valid: items of each part; without them, no leaks are found.
-        console: where the progress bar is drawn; None is standard error.
-        near: whether to look for pictures that are nearly the same.
+        source: Labelled pictures.
+        train, valid: Items of each part; without them, no leaks are found.
+        console: Where the progress bar is drawn; None is standard error.
+        near: Whether to look for pictures that are nearly the same.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -142,8 +142,8 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
     """Returns the references of the pictures that cannot be read, each with the reason.
 
     Args:
-        source: labelled pictures; every one of them is read.
-        console: where the progress bar is drawn; None is standard error.
+        source: Labelled pictures; every one of them is read.
+        console: Where the progress bar is drawn; None is standard error.
     """
     outcomes = _with_progress(_seen(source, near=False), len(source), console)
     return {
@@ -157,11 +157,11 @@ def readable(source: Source, console: Console | None = None) -> Source:
     """Returns the pictures of a source that can be read, in their order.
 
     Args:
-        source: labelled pictures; every one of them is read.
-        console: where the progress bar is drawn; None is standard error.
+        source: Labelled pictures; every one of them is read.
+        console: Where the progress bar is drawn; None is standard error.
 
     Raises:
-        DataError: a class is left without pictures.
+        DataError: A class is left without pictures.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -177,7 +177,7 @@ def check_heads(source: Source) -> None:
     Only files whose first or last bytes look wrong are decoded; decoding all would take minutes.
 
     Raises:
-        DataError: some pictures cannot be read; the message names the first of them.
+        DataError: Some pictures cannot be read; the message names the first of them.
     """
     if source.file is None:
         return
@@ -209,9 +209,9 @@ class _Seen(NamedTuple):
     """Holds what is kept of a picture that was read.
 
     Attributes:
-        digest: digest of its size and pixels.
-        blank: what the function `blank` returns for it.
-        thumbnail: thumbnail by which it is compared; None if it cannot or should not be.
+        digest: Digest of its size and pixels.
+        blank: What the function `blank` returns for it.
+        thumbnail: Thumbnail by which it is compared; None if it cannot or should not be.
     """
 
     digest: bytes

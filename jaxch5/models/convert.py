@@ -103,7 +103,7 @@ def find_network(
         head: Most likely kind of head; see `heads_of`.
 
     Raises:
-        WeightsError: there is no network in the file, or none in this part.
+        WeightsError: There is no network in the file, or none in this part.
 
     Example:
         >>> block = {"module.layer1.0.conv1.weight": np.zeros((64, 64, 3, 3))}
@@ -159,7 +159,7 @@ def names_of(spec: ModelSpec) -> Names:
     """Returns the names of an architecture's variables in state dicts.
 
     Raises:
-        ConfigError: the architecture has no such names.
+        ConfigError: The architecture has no such names.
     """
     if spec.names is None:
         raise ConfigError(
@@ -185,7 +185,7 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
         head: One of its heads; "" if there is no choice.
 
     Raises:
-        ConfigError: two of its variables have the same name.
+        ConfigError: Two of its variables have the same name.
     """
     names = names_of(spec)
     init = partial(create_model(spec, MARK, head).init, train=False)

@@ -103,12 +103,12 @@ class ConvNeXt(nn.Module):
     """A stem, four stages of blocks and a head.
 
     Attributes:
-        arch: a key of `ARCHITECTURES`.
-        num_classes: number of logits.
-        head: a key of `HEADS`.
-        dtype: type of the computation; weights, norms and logits are float32.
-        remat: whether a block's activations are recomputed for the gradient, not kept.
-        drop_path: share of the items for which training leaves the last block out; the share
+        arch: A key of `ARCHITECTURES`.
+        num_classes: Number of logits.
+        head: A key of `HEADS`.
+        dtype: Type of the computation; weights, norms and logits are float32.
+        remat: Whether a block's activations are recomputed for the gradient, not kept.
+        drop_path: Share of the items for which training leaves the last block out; the share
             rises linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
     """
 

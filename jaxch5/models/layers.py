@@ -49,7 +49,7 @@ def resample_positions(
         sides: Height and width of the other pictures, pixels.
 
     Raises:
-        WeightsError: the patches do not form a square.
+        WeightsError: The patches do not form a square.
 
     Example:
         >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
@@ -172,10 +172,10 @@ class BatchNorm(nn.Module):
     and a batch weighs 0.1 in running statistics. Statistics are computed and kept in float32.
 
     Attributes:
-        dtype: type of the result.
-        momentum: the share of a new batch in the running statistics.
-        epsilon: number that is added to the variance.
-        bias_init: initializer of the bias; the scale begins at one.
+        dtype: Type of the result.
+        momentum: The share of a new batch in the running statistics.
+        epsilon: Number that is added to the variance.
+        bias_init: Initializer of the bias; the scale begins at one.
 
     Example:
         >>> norm = BatchNorm()

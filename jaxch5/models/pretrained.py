@@ -29,15 +29,15 @@ class Pretrained(NamedTuple):
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: normalization that they were trained with.
-        classes: names of their head's classes; None where they are not known.
-        origin: where they come from, for messages.
-        normalized_by: where the normalization is stated, for messages.
-        left_out: entries of the file that belong to neither the body nor a head known here.
-        others: other parts of the file that hold a network.
-        view: the part of each picture that they were tested on; all of it if that is not known.
-        licence: their licence; None where it is not known.
-        remarks: what else should be said about them.
+        normalization: Normalization that they were trained with.
+        classes: Names of their head's classes; None where they are not known.
+        origin: Where they come from, for messages.
+        normalized_by: Where the normalization is stated, for messages.
+        left_out: Entries of the file that belong to neither the body nor a head known here.
+        others: Other parts of the file that hold a network.
+        view: The part of each picture that they were tested on; all of it if that is not known.
+        licence: Their licence; None where it is not known.
+        remarks: What else should be said about them.
     """
 
     variables: dict[str, PyTree]
@@ -63,14 +63,14 @@ def from_hub(
     """Returns weights of an architecture, fetched once into the hub's cache.
 
     Args:
-        arch: the architecture.
-        cache: folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
-        endpoint: address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
+        arch: The architecture.
+        cache: Folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
+        endpoint: Address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: mean and deviation in the weights' training; None takes what is stated.
+        normalization: Mean and deviation in the weights' training; None takes what is stated.
 
     Raises:
-        WeightsError: there are none, or they are not cached and the hub does not serve them.
+        WeightsError: There are none, or they are not cached and the hub does not serve them.
     """
     spec = spec_of(arch)
     place = place_of(weights, spec)
@@ -100,16 +100,16 @@ def from_file(
     that `export` writes does. timm's `config.json` is read if it is beside the file.
 
     Args:
-        path: the file, with the architecture's names (flax's, if it has none), or a folder like a
+        path: The file, with the architecture's names (flax's, if it has none), or a folder like a
             repository of the hub; `FILE#PART` names one of several state dicts that a file holds.
-        arch: the architecture that the weights should be of.
-        normalization: mean and deviation in the weights' training; None takes what is stated.
-        beside: whether files beside it are read; a learner's file states everything itself.
-        head: the most likely kind of head, which is looked for first.
-        one, hub: see `known_of`.
+        arch: The architecture that the weights should be of.
+        normalization: Mean and deviation in the weights' training; None takes what is stated.
+        beside: Whether files beside it are read; a learner's file states everything itself.
+        head: The most likely kind of head, which is looked for first.
+        one, hub: See `known_of`.
 
     Raises:
-        WeightsError: the file cannot be read, or does not fit.
+        WeightsError: The file cannot be read, or does not fit.
     """
     path, part = _part(path)
     if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):

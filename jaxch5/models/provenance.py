@@ -63,14 +63,14 @@ class Known(NamedTuple):
     """Holds what is known about weights.
 
     Attributes:
-        normalization: mean and deviation that they were trained with; the architecture's if those
+        normalization: Mean and deviation that they were trained with; the architecture's if those
             are not known.
-        classes: names of their head's classes; None where they are not known.
-        source: where the normalization is stated, for messages.
-        view: the part of each picture that they were tested on; all of it if that is not known.
-        licence: their licence; None where it is not known.
-        remarks: what else should be said about them.
-        outputs: numbers of outputs that the head is said to have, each with its source.
+        classes: Names of their head's classes; None where they are not known.
+        source: Where the normalization is stated, for messages.
+        view: The part of each picture that they were tested on; all of it if that is not known.
+        licence: Their licence; None where it is not known.
+        remarks: What else should be said about them.
+        outputs: Numbers of outputs that the head is said to have, each with its source.
     """
 
     normalization: Normalization
@@ -94,17 +94,17 @@ def known_of(
     """Reads what a file of weights and the files beside it say about the weights.
 
     Args:
-        path: the file.
-        metadata: metadata of a safetensors file.
-        spec: the weights' architecture; a description of another architecture is ignored.
-        given: mean and deviation from the settings, which take precedence.
-        beside: whether files beside it are read.
-        one: whether the file and its description were named together, which makes a
+        path: The file.
+        metadata: Metadata of a safetensors file.
+        spec: The weights' architecture; a description of another architecture is ignored.
+        given: Mean and deviation from the settings, which take precedence.
+        beside: Whether files beside it are read.
+        one: Whether the file and its description were named together, which makes a
             description of another architecture an error.
-        hub: what the architecture states about the weights, used unless timm describes them.
+        hub: What the architecture states about the weights, used unless timm describes them.
 
     Raises:
-        WeightsError: the files contradict each other, or state something invalid.
+        WeightsError: The files contradict each other, or state something invalid.
     """
     try:
         said = Metadata.model_validate(metadata)

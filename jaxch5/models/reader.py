@@ -63,7 +63,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         the metadata of a safetensors file.
 
     Raises:
-        WeightsError: there is no such file, or it cannot be read.
+        WeightsError: There is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file of weights (--model.weights)")
@@ -177,7 +177,7 @@ def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
         variables: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-        WeightsError: an array holds a NaN, an infinite number, or a variance below zero.
+        WeightsError: An array holds a NaN, an infinite number, or a variance below zero.
 
     Example:
         >>> refuse_damaged({"params": {"head": {"bias": np.array([1.0, np.inf])}}})
@@ -195,7 +195,7 @@ def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
     """Refuses tensors with NaN or infinite numbers, naming the first one.
 
     Raises:
-        WeightsError: a tensor has such numbers.
+        WeightsError: A tensor has such numbers.
     """
     for name, value in tensors.items():
         finite = np.isfinite(value)
@@ -210,7 +210,7 @@ def as_floats(value: Any, name: str) -> np.ndarray:
     """Returns a tensor as float32.
 
     Raises:
-        WeightsError: the tensor holds no floats.
+        WeightsError: The tensor holds no floats.
     """
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):

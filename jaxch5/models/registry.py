@@ -46,7 +46,7 @@ def register(spec: ModelSpec) -> None:
         spec: Architecture.
 
     Raises:
-        ConfigError: another architecture has this name.
+        ConfigError: Another architecture has this name.
 
     Example:
         >>> register(spec_of("resnet18"))
@@ -80,7 +80,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
             they are a ResNet's names, the module has a ResNet's stages.
 
     Raises:
-        ConfigError: there is no such architecture, or another one has its name.
+        ConfigError: There is no such architecture, or another one has its name.
 
     Example:
         >>> spec_of("resnet50").stages
@@ -149,7 +149,7 @@ def create_model(
             a ViT, linearly fewer for earlier blocks (stochastic depth, Huang et al., 1603.09382).
 
     Raises:
-        ConfigError: there is no such architecture or head, or it does not take these settings.
+        ConfigError: There is no such architecture or head, or it does not take these settings.
 
     Example:
         >>> import jax, jax.numpy as jnp

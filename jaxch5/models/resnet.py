@@ -122,15 +122,15 @@ class ResNet(nn.Module):
     """A stem, four stages of blocks and a head.
 
     Attributes:
-        arch: a key of `ARCHITECTURES`, followed by "d" for a ResNet-D.
-        num_classes: number of logits.
-        head: a key of `HEADS`.
-        dtype: type of the computation; weights, statistics and logits are float32.
-        frozen_stages: number of stages, counted from the stem on, that use their running statistics
+        arch: A key of `ARCHITECTURES`, followed by "d" for a ResNet-D.
+        num_classes: Number of logits.
+        head: A key of `HEADS`.
+        dtype: Type of the computation; weights, statistics and logits are float32.
+        frozen_stages: Number of stages, counted from the stem on, that use their running statistics
             in training as well, and do not update them.
-        remat: whether a block's activations are recomputed for the gradient, rather than kept in
+        remat: Whether a block's activations are recomputed for the gradient, rather than kept in
             memory.
-        leaves_sums: whether the caller can sum gradients over devices; see `by_rows`.
+        leaves_sums: Whether the caller can sum gradients over devices; see `by_rows`.
     """
 
     leaves_sums: ClassVar[bool] = True

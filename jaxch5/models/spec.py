@@ -260,7 +260,7 @@ class ModelSpec:
             groups: "fastai" or "stages".
 
         Raises:
-            ConfigError: there are no groups of this name.
+            ConfigError: There are no groups of this name.
         """
         count = len(self.stages)
         known = {"fastai": self.fastai or (count - 1, 1), "stages": (1,) * count}
@@ -273,7 +273,7 @@ def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
     """Returns a module with another value of its attribute `frozen_stages`; see `ModelSpec.frozen`.
 
     Raises:
-        ConfigError: the module has no such attribute.
+        ConfigError: The module has no such attribute.
     """
     if not hasattr(module, "frozen_stages"):
         raise ConfigError(

@@ -50,7 +50,7 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
         the state dict has none.
 
     Raises:
-        WeightsError: an entry is missing, misshapen, not finite, or foreign to the architecture.
+        WeightsError: An entry is missing, misshapen, not finite, or foreign to the architecture.
 
     Example:
         >>> from functools import partial
@@ -85,7 +85,7 @@ def import_network(
         here, such as those of a projection head.
 
     Raises:
-        WeightsError: as in `import_state_dict`.
+        WeightsError: As in `import_state_dict`.
     """
     spec = spec_of(arch)
     entries = {name: value for name, value in found.entries.items() if not name.endswith(COUNTER)}
@@ -131,7 +131,7 @@ def export_state_dict(
         head: The most likely kind of head, which is looked for first.
 
     Raises:
-        WeightsError: the variables are not those of `arch`.
+        WeightsError: The variables are not those of `arch`.
 
     Example:
         >>> from functools import partial

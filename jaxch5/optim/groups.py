@@ -73,11 +73,11 @@ def frozen_paths(
     """Returns the paths of the parameters that are not trained.
 
     Args:
-        variables: the network's `params`, and the running statistics in `batch_stats`, which mark
+        variables: The network's `params`, and the running statistics in `batch_stats`, which mark
             batch norms. Other norms have no statistics, and freeze with the layers around them.
-        groups: groups of its layers.
-        frozen_to: number of the first group that is not frozen; 0 freezes none.
-        train_bn: whether batch norms in frozen groups are trained nevertheless, as in fastai.
+        groups: Groups of its layers.
+        frozen_to: Number of the first group that is not frozen; 0 freezes none.
+        train_bn: Whether batch norms in frozen groups are trained nevertheless, as in fastai.
 
     Example:
         >>> params = {"bn1": {"scale": 0, "bias": 0}, "conv1": {"kernel": 0}, "head": {"bias": 0}}

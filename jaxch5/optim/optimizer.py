@@ -70,16 +70,16 @@ def make_optimizer(
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
             "adamw", the same with optax's constants, 0.999 and 1e-8; "lamb" (You et al.,
             1904.00962); "sgd" with momentum.
-        lr: learning rate, or a sequence of rates, one for each group.
-        momentum: decay of the first moment.
-        wd: weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
-        labels: function that returns the number of each parameter's group; None makes one group.
-        clip: largest norm of all gradients together; 0 does not clip.
-        accumulate: number of steps whose mean gradient makes one update.
-        no_decay: further parameters, by the last part of their path, that do not decay.
+        lr: Learning rate, or a sequence of rates, one for each group.
+        momentum: Decay of the first moment.
+        wd: Weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
+        labels: Function that returns the number of each parameter's group; None makes one group.
+        clip: Largest norm of all gradients together; 0 does not clip.
+        accumulate: Number of steps whose mean gradient makes one update.
+        no_decay: Further parameters, by the last part of their path, that do not decay.
 
     Raises:
-        ConfigError: there is no such optimizer.
+        ConfigError: There is no such optimizer.
 
     Example:
         >>> import jax.numpy as jnp

@@ -49,11 +49,11 @@ def one_cycle(
     fastai's `fit_one_cycle`.
 
     Args:
-        lr_max: the highest rate.
-        steps: number of training steps of the whole cycle.
-        pct_start: share of the steps, 0 to 1, in which the rate warms up.
-        div: the first rate is `lr_max / div`.
-        div_final: the rate after the last step is `lr_max / div_final`.
+        lr_max: The highest rate.
+        steps: Number of training steps of the whole cycle.
+        pct_start: Share of the steps, 0 to 1, in which the rate warms up.
+        div: The first rate is `lr_max / div`.
+        div_final: The rate after the last step is `lr_max / div_final`.
 
     Example:
         >>> rate = one_cycle(3e-3, steps=40)
@@ -71,9 +71,9 @@ def one_cycle_momentum(
     """Returns momentum that falls while the one-cycle rate rises, and vice versa.
 
     Args:
-        steps: number of training steps of the whole cycle.
-        pct_start: share of the steps, 0 to 1, in which the rate warms up.
-        moms: momentum at the start, at the highest rate, and at the end.
+        steps: Number of training steps of the whole cycle.
+        pct_start: Share of the steps, 0 to 1, in which the rate warms up.
+        moms: Momentum at the start, at the highest rate, and at the end.
 
     Example:
         >>> momentum = one_cycle_momentum(steps=40)
@@ -99,8 +99,8 @@ def even_mults(start: float, stop: float, n: int) -> list[float]:
     """Returns `n` rates from `start` to `stop` in a geometric series; the name is fastai's.
 
     Args:
-        start, stop: the first and the last rate, both above 0.
-        n: number of rates, at least 1; a single rate is `stop`.
+        start, stop: The first and the last rate, both above 0.
+        n: Number of rates, at least 1; a single rate is `stop`.
 
     Example:
         >>> [round(rate, 6) for rate in even_mults(1e-4, 1e-2, 3)]
@@ -116,15 +116,15 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
 
     Args:
-        lr: a float, the same for all groups; `slice(hi)`, `hi` for the last group and a tenth of it
+        lr: A float, the same for all groups; `slice(hi)`, `hi` for the last group and a tenth of it
             for the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
-        groups: number of groups.
-        layer_decay: factor from the rate of each group to that of the group before it: group `g`,
+        groups: Number of groups.
+        layer_decay: Factor from the rate of each group to that of the group before it: group `g`,
             counted from 0, has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et al.,
             2003.10555; Bao et al., 2106.08254). It is 1 with a slice, which sets the rates itself.
 
     Raises:
-        ConfigError: a rate is missing or not above 0, or `layer_decay` would have no effect.
+        ConfigError: A rate is missing or not above 0, or `layer_decay` would have no effect.
 
     Example:
         >>> group_rates(slice(1e-3), 3)
@@ -170,19 +170,19 @@ def fine_tune_schedule(
     to `base_lr / 2`, the earliest's to that rate / `lr_mult`, the others' spaced geometrically.
 
     Args:
-        epochs: epochs of the second phase.
-        steps_per_epoch: training batches in an epoch.
-        base_lr: highest rate of the first phase.
-        freeze_epochs: epochs of the first phase.
-        groups: number of groups of layers.
-        lr_mult: ratio of the head's rate to the earliest group's, in the second phase.
-        pct_start, div: shape of the second phase; see `one_cycle`.
-        div_final: shape of both phases; see `one_cycle`.
-        layer_decay: factor between groups, as in `group_rates`; if not 1, it replaces `lr_mult` and
+        epochs: Epochs of the second phase.
+        steps_per_epoch: Training batches in an epoch.
+        base_lr: Highest rate of the first phase.
+        freeze_epochs: Epochs of the first phase.
+        groups: Number of groups of layers.
+        lr_mult: Ratio of the head's rate to the earliest group's, in the second phase.
+        pct_start, div: Shape of the second phase; see `one_cycle`.
+        div_final: Shape of both phases; see `one_cycle`.
+        layer_decay: Factor between groups, as in `group_rates`; if not 1, it replaces `lr_mult` and
             applies to both phases.
 
     Raises:
-        ConfigError: both `lr_mult` and `layer_decay` are given.
+        ConfigError: Both `lr_mult` and `layer_decay` are given.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -216,11 +216,11 @@ def fine_tune_momentum(
     """Returns the momentum of `fine_tune`, step by step, to go with `fine_tune_schedule`.
 
     Args:
-        epochs: epochs of the second phase.
-        steps_per_epoch: training batches in an epoch.
-        freeze_epochs: epochs of the first phase.
-        pct_start: shape of the second phase; see `one_cycle`.
-        moms: momentum of both phases; see `one_cycle_momentum`.
+        epochs: Epochs of the second phase.
+        steps_per_epoch: Training batches in an epoch.
+        freeze_epochs: Epochs of the first phase.
+        pct_start: Shape of the second phase; see `one_cycle`.
+        moms: Momentum of both phases; see `one_cycle_momentum`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
@@ -258,10 +258,10 @@ def flat_cosine(
     Source: fastai's `fit_flat_cos`.
 
     Args:
-        lr_max: the highest rate.
-        steps: number of training steps.
-        pct_start: share of the steps, 0 to 1, at `lr_max`.
-        div_final: the rate after the last step is `lr_max / div_final`.
+        lr_max: The highest rate.
+        steps: Number of training steps.
+        pct_start: Share of the steps, 0 to 1, at `lr_max`.
+        div_final: The rate after the last step is `lr_max / div_final`.
 
     Example:
         >>> rate = flat_cosine(1.0, steps=8)
@@ -275,8 +275,8 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
     """Returns a rate that rises and falls linearly, again and again (Smith, 1506.01186).
 
     Args:
-        lr_min, lr_max: the lowest and the highest rate.
-        steps_per_cycle: steps from one lowest rate to the next.
+        lr_min, lr_max: The lowest and the highest rate.
+        steps_per_cycle: Steps from one lowest rate to the next.
 
     Example:
         >>> rate = triangular(0.0, 1.0, steps_per_cycle=4)
@@ -297,10 +297,10 @@ def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) ->
     Source: Loshchilov and Hutter, 1608.03983.
 
     Args:
-        lr_max: rate at each restart.
-        steps: number of steps of the first wave.
-        factor: ratio of each wave's number of steps to the previous wave's; at least 1.
-        lr_min: rate that each wave falls to.
+        lr_max: Rate at each restart.
+        steps: Number of steps of the first wave.
+        factor: Ratio of each wave's number of steps to the previous wave's; at least 1.
+        lr_min: Rate that each wave falls to.
 
     Example:
         >>> rate = sgdr(1.0, steps=2)

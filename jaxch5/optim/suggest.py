@@ -89,7 +89,7 @@ def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
     """Refuses unknown rules, and a sweep that is too short to leave enough steps for any rule.
 
     Raises:
-        ConfigError: there is no such rule, or there are too few steps.
+        ConfigError: There is no such rule, or there are too few steps.
 
     Example:
         >>> check_sweep(5)
@@ -128,13 +128,13 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     """Suggests a learning rate by every rule: valley, slide, minimum, steep and last_decrease.
 
     Args:
-        lrs: rate of each step, rising.
-        losses: smoothed loss after each step.
-        num_it: steps that were planned for the sweep; its first tenth and the last five steps taken
+        lrs: Rate of each step, rising.
+        losses: Smoothed loss after each step.
+        num_it: Steps that were planned for the sweep; its first tenth and the last five steps taken
             are ignored.
 
     Raises:
-        TrainingError: too few steps were taken to judge by.
+        TrainingError: Too few steps were taken to judge by.
 
     Example:
         >>> lrs = np.geomspace(1e-7, 10, 100)

@@ -49,11 +49,11 @@ def plot_augmentations(
     keeps its place along the picture's long side, which the row "position" shows.
 
     Args:
-        picture: path, file, PIL picture or pixels; see `read_picture`.
-        policy: policy to draw; None takes `aug_transforms(min_scale=0.75)`.
-        size: side of the network's input, pixels.
-        seed: seed for the draws.
-        draws: number of columns.
+        picture: Path, file, PIL picture or pixels; see `read_picture`.
+        policy: Policy to draw; None takes `aug_transforms(min_scale=0.75)`.
+        size: Side of the network's input, pixels.
+        seed: Seed for the draws.
+        draws: Number of columns.
 
     Example:
         >>> figure = plot_augmentations(np.zeros((30, 40, 3), np.uint8), size=16, draws=2)
@@ -107,9 +107,9 @@ def plot_presizing(
     continues there.
 
     Args:
-        picture: see `plot_augmentations`; one that is not square shows the most.
-        size: side of the network's input, pixels.
-        degrees, zoom, area: the rotation, the zoom about the centre, and the share of the
+        picture: See `plot_augmentations`; one that is not square shows the most.
+        size: Side of the network's input, pixels.
+        degrees, zoom, area: The rotation, the zoom about the centre, and the share of the
             picture's area that a crop keeps.
 
     Example:

@@ -67,11 +67,11 @@ class Chart:
     """A chart that is ready to be drawn.
 
     Attributes:
-        title, description: title, and a description for people who cannot see the chart.
-        x_label, y_label: labels of the axes.
-        x_ticks, y_ticks: ticks of the axes.
-        lines: the curves.
-        dividers: horizontal positions on the canvas where something changes.
+        title, description: Title, and a description for people who cannot see the chart.
+        x_label, y_label: Labels of the axes.
+        x_ticks, y_ticks: Ticks of the axes.
+        lines: The curves.
+        dividers: Horizontal positions on the canvas where something changes.
     """
 
     title: str
@@ -97,13 +97,13 @@ def line_chart(
     """Lays out curves over whole numbers, such as epochs or steps.
 
     Args:
-        title: title of the chart.
-        x: x value of each point, ascending.
-        series: values of each curve by its name; a value that is not finite leaves a gap.
-        x_label, y_label: labels of the axes.
-        from_zero: whether a linear y axis begins at 0; an early spike is then cut off at the top.
-        log: whether the y axis is logarithmic; values that are not above 0 then leave gaps.
-        dividers: x values at which something changes.
+        title: Title of the chart.
+        x: X value of each point, ascending.
+        series: Values of each curve by its name; a value that is not finite leaves a gap.
+        x_label, y_label: Labels of the axes.
+        from_zero: Whether a linear y axis begins at 0; an early spike is then cut off at the top.
+        log: Whether the y axis is logarithmic; values that are not above 0 then leave gaps.
+        dividers: X values at which something changes.
 
     Example:
         >>> chart = line_chart("Loss", [0, 1, 2], {"training": [3, 2, 1]}, "epoch", "loss")

@@ -28,9 +28,9 @@ class Image(NamedTuple):
     """A picture inside the report.
 
     Attributes:
-        uri: the encoded picture, as a `data:` address.
-        width, height: width and height, pixels.
-        alt: text that describes the picture.
+        uri: The encoded picture, as a `data:` address.
+        width, height: Width and height, pixels.
+        alt: Text that describes the picture.
     """
 
     uri: str
@@ -45,8 +45,8 @@ def figure_image(figure: Figure, alt: str) -> Image:
     Drawing takes far longer than writing a report: draw a figure once, not for every report.
 
     Args:
-        figure: figure to draw.
-        alt: text that describes the figure.
+        figure: Figure to draw.
+        alt: Text that describes the figure.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -76,8 +76,8 @@ class Sheet(NamedTuple):
     """Many small pictures in one file, which takes a third of the space of separate ones.
 
     Attributes:
-        uri: the encoded sheet, as a `data:` address.
-        places: left, top, width and height of each picture on the sheet, pixels.
+        uri: The encoded sheet, as a `data:` address.
+        places: Left, top, width and height of each picture on the sheet, pixels.
     """
 
     uri: str

@@ -34,9 +34,9 @@ def plot_confusion(
     there are colour bars. If names would overlap, only one in every few is shown.
 
     Args:
-        matrix: matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
-        classes: names of the classes.
-        unit: what the numbers count, for the colour bars.
+        matrix: Matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
+        classes: Names of the classes.
+        unit: What the numbers count, for the colour bars.
 
     Example:
         >>> figure = plot_confusion(np.array([[5, 1], [0, 4]]), ["cat", "dog"])
@@ -108,10 +108,10 @@ def plot_mistakes(
     """Draws pictures, each titled with its prediction, actual class, loss and probability.
 
     Args:
-        pictures: pictures with values from 0 to 1.
-        predicted, actual: class names for each picture.
-        losses, probabilities: loss of each picture, and probability of its prediction.
-        inches: side of a cell.
+        pictures: Pictures with values from 0 to 1.
+        predicted, actual: Class names for each picture.
+        losses, probabilities: Loss of each picture, and probability of its prediction.
+        inches: Side of a cell.
 
     Example:
         >>> figure = plot_mistakes([np.zeros((8, 8, 3))], ["cat"], ["dog"], [2.5], [0.75])
@@ -147,9 +147,9 @@ def plot_answers(
     A sign and the colours of the confusion matrix tell right predictions from wrong ones.
 
     Args:
-        pictures: pictures with values from 0 to 1.
-        predicted, actual: class names for each picture.
-        nrows, ncols: rows and columns of the grid.
+        pictures: Pictures with values from 0 to 1.
+        predicted, actual: Class names for each picture.
+        nrows, ncols: Rows and columns of the grid.
 
     Example:
         >>> figure = plot_answers([np.zeros((8, 8, 3))] * 2, ["cat", "cat"], ["cat", "dog"], 1, 2)
@@ -168,7 +168,7 @@ def plot_calibration(calibration: Calibration) -> Figure:
     """Draws accuracy against confidence, and below it the number of items by confidence.
 
     Args:
-        calibration: calibration as `Interpretation.calibration` returns it.
+        calibration: Calibration as `Interpretation.calibration` returns it.
 
     Example:
         >>> from jaxch5.results.calibration import calibrate

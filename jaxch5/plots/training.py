@@ -28,10 +28,10 @@ def plot_pictures(
     """Draws a grid of pictures with a title over each; cells beyond the last picture stay empty.
 
     Args:
-        pictures: pictures with values from 0 to 1.
-        titles: title of each picture.
-        nrows, ncols: rows and columns of the grid.
-        inches: side of a cell.
+        pictures: Pictures with values from 0 to 1.
+        titles: Title of each picture.
+        nrows, ncols: Rows and columns of the grid.
+        inches: Side of a cell.
 
     Example:
         >>> figure = plot_pictures(np.zeros((3, 8, 8, 3)), ["a", "b", "c"], nrows=2, ncols=2)
@@ -97,9 +97,9 @@ def plot_lr_find(
     """Draws loss against rate on a logarithmic scale, with the suggested rates marked.
 
     Args:
-        sweeps: rates and smoothed losses of each sweep.
-        suggested: suggested rate by the name of each rule; marked on the first sweep.
-        recommended: the recommended rate, and the other end of the band of rates worth trying,
+        sweeps: Rates and smoothed losses of each sweep.
+        suggested: Suggested rate by the name of each rule; marked on the first sweep.
+        recommended: The recommended rate, and the other end of the band of rates worth trying,
             which is shaded.
 
     Example:
@@ -142,11 +142,11 @@ def plot_transfer_profile(
     """Draws a metric, such as accuracy, against the number of transferred and frozen stages.
 
     Args:
-        frozen: scores of the repeats, for each number of frozen stages from 0 on.
-        scratch: scores of training from scratch.
-        stages: names of the stages, and of the head, which is never frozen.
-        metric: name of the metric.
-        is_share: whether the scores are shares of 1, which are shown as percentages.
+        frozen: Scores of the repeats, for each number of frozen stages from 0 on.
+        scratch: Scores of training from scratch.
+        stages: Names of the stages, and of the head, which is never frozen.
+        metric: Name of the metric.
+        is_share: Whether the scores are shares of 1, which are shown as percentages.
 
     Example:
         >>> figure = plot_transfer_profile([[0.9], [0.8]], [0.5], ["stem", "head"])

@@ -33,14 +33,14 @@ def from_archive(
     Outer folders that merely wrap the pictures are skipped.
 
     Args:
-        url: the file's address, from which it is fetched once, or its path.
-        sha256: checksum of the file, in hexadecimal; None means that it is not checked.
-        pattern: regular expression that finds the class in a file name, as for `from_regex`; None
+        url: The file's address, from which it is fetched once, or its path.
+        sha256: Checksum of the file, in hexadecimal; None means that it is not checked.
+        pattern: Regular expression that finds the class in a file name, as for `from_regex`; None
             takes the class from the folder, as `from_folder` does.
-        train, valid: folders of the training and of the validation pictures, as for `from_folder`.
+        train, valid: Folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
-        DataError: the file cannot be fetched or read, is not the one expected, or holds no
+        DataError: The file cannot be fetched or read, is not the one expected, or holds no
             pictures whose classes can be told.
 
     Example:

@@ -34,7 +34,7 @@ def kind_of(content: bytes) -> str:
     """Returns what a file's content is, in a few words.
 
     Args:
-        content: the whole content, or its first `FIRST_BYTES`.
+        content: The whole content, or its first `FIRST_BYTES`.
 
     Example:
         >>> kind_of(b""), kind_of(b"\\n<!DOCTYPE html><title>Log in</title>")

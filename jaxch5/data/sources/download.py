@@ -41,7 +41,7 @@ def cache_folder(name: str) -> Path:
     """Returns one of the folders for fetched files, and makes it if needed.
 
     Raises:
-        DataError: the folder cannot be made.
+        DataError: The folder cannot be made.
     """
     folder = platformdirs.user_cache_path("jaxch5") / "fetched" / name
     make_folder(folder)
@@ -52,7 +52,7 @@ def make_folder(folder: Path) -> None:
     """Makes a folder, unless it exists.
 
     Raises:
-        DataError: the folder cannot be made.
+        DataError: The folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +64,11 @@ def fetch(address: str, file: Path) -> None:
     """Writes the content of an address into a file.
 
     Args:
-        address: address that fsspec understands, such as `https://...`.
-        file: path to write to; an existing file is overwritten.
+        address: Address that fsspec understands, such as `https://...`.
+        file: Path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: the content cannot be fetched, after three attempts where a retry may help.
+        DataError: The content cannot be fetched, after three attempts where a retry may help.
     """
     import aiohttp
     import fsspec
@@ -114,15 +114,15 @@ def fetch_links(
     Each file is checked before it is kept, since a server may answer with a web page.
 
     Args:
-        links: addresses that fsspec understands, `http(s)://` among them.
-        folder: folder for the files; None is the user's cache folder.
-        console: where the progress bar is drawn; None is standard error.
+        links: Addresses that fsspec understands, `http(s)://` among them.
+        folder: Folder for the files; None is the user's cache folder.
+        console: Where the progress bar is drawn; None is standard error.
 
     Returns:
         The file of each link.
 
     Raises:
-        DataError: some links cannot be fetched or are not pictures; the message names up to five.
+        DataError: Some links cannot be fetched or are not pictures; the message names up to five.
             What was fetched is kept for the next time.
     """
     folder = cache_folder("links") if folder is None else folder
@@ -169,12 +169,12 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     An archive with a member that would be written outside of the folder is refused.
 
     Args:
-        url: address of a zip or tar file.
-        sha256: checksum of the file, in hexadecimal; None means that it is not checked.
-        folder: folder for unpacked archives; None is the user's cache folder.
+        url: Address of a zip or tar file.
+        sha256: Checksum of the file, in hexadecimal; None means that it is not checked.
+        folder: Folder for unpacked archives; None is the user's cache folder.
 
     Raises:
-        DataError: the file cannot be fetched or unpacked, is no archive, or has another checksum.
+        DataError: The file cannot be fetched or unpacked, is no archive, or has another checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
     # An archive unpacked without a check must not pass for the one that a checksum now asks for.

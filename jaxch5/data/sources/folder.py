@@ -52,13 +52,13 @@ def from_folder(
     parts, such as train, valid, validation, val and dev, are recognized in any letter case.
 
     Args:
-        path: the set's folder.
-        train: folder of the training pictures, below `path`; "." takes all pictures that are not
+        path: The set's folder.
+        train: Folder of the training pictures, below `path`; "." takes all pictures that are not
             in another part, whatever their folders are called. None looks for one.
-        valid: folder of the validation pictures, or names that it may have; None looks for one.
+        valid: Folder of the validation pictures, or names that it may have; None looks for one.
 
     Raises:
-        DataError: there is no such folder, it holds no pictures in class folders, or its folders
+        DataError: There is no such folder, it holds no pictures in class folders, or its folders
             are named like parts of a set and hold no class folders.
 
     Example:
@@ -103,14 +103,14 @@ def from_regex(
     r"""Reads pictures whose file names contain their class.
 
     Args:
-        path: the set's folder; folders in it are searched too.
-        pattern: regular expression for the whole file name; its first group is the class, as in
+        path: The set's folder; folders in it are searched too.
+        pattern: Regular expression for the whole file name; its first group is the class, as in
             `r"(.+)_\d+\.jpg"`. How a file system stores an umlaut does not matter.
-        train, valid: folders of the training and of the validation pictures, as for `from_folder`;
+        train, valid: Folders of the training and of the validation pictures, as for `from_folder`;
             None for both takes all pictures, whatever folder they are in.
 
     Raises:
-        DataError: there is no such folder or no picture in it, the pattern is not valid, or it
+        DataError: There is no such folder or no picture in it, the pattern is not valid, or it
             finds no class in a name.
 
     Example:
@@ -148,12 +148,12 @@ class _Found(NamedTuple):
     """Holds what is below a set's folder.
 
     Attributes:
-        references: paths of the pictures, relative to the set's folder.
-        names: paths of the pictures, relative to the folders of their parts.
-        parts: the part that each picture is in.
-        passed_over: everything else.
-        empty: folders that would be classes, but hold no pictures.
-        notes: phrases for the line about the data.
+        references: Paths of the pictures, relative to the set's folder.
+        names: Paths of the pictures, relative to the folders of their parts.
+        parts: The part that each picture is in.
+        passed_over: Everything else.
+        empty: Folders that would be classes, but hold no pictures.
+        notes: Phrases for the line about the data.
     """
 
     references: list[str]
@@ -168,7 +168,7 @@ def _find(root: Path, parts: Parts) -> _Found:
     """Returns all pictures of a set's parts.
 
     Raises:
-        DataError: the parts hold no pictures.
+        DataError: The parts hold no pictures.
     """
     folders = {os.path.join(root, part) for part in parts.all if part}
     found = _Found([], [], [], {}, [])
@@ -205,7 +205,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     """Returns the path, if it is a folder that can be listed.
 
     Raises:
-        DataError: the path is not such a folder.
+        DataError: The path is not such a folder.
     """
     root = Path(path).expanduser()
     try:

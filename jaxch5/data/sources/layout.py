@@ -21,8 +21,8 @@ class Parts(NamedTuple):
     """Holds the folders of a set's parts, as paths from the set's root.
 
     Attributes:
-        train: the folder of the training pictures; empty if they are all that is in no other part.
-        valid: the folders of the validation pictures.
+        train: The folder of the training pictures; empty if they are all that is in no other part.
+        valid: The folders of the validation pictures.
     """
 
     train: str = ""
@@ -40,13 +40,13 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     """Returns the parts of a set: those that are given, else folders named like parts.
 
     Args:
-        root: the set's folder.
-        train: folder of training pictures, relative to `root`; None looks for one.
-        valid: folder of validation pictures, relative to `root`, or names that it may have; None
+        root: The set's folder.
+        train: Folder of training pictures, relative to `root`; None looks for one.
+        valid: Folder of validation pictures, relative to `root`, or names that it may have; None
             looks for one.
 
     Raises:
-        DataError: a given folder is missing or given twice, or several are named like one part.
+        DataError: A given folder is missing or given twice, or several are named like one part.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -107,15 +107,15 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     """Checks folders that would be classes although they are named like parts of a set.
 
     Args:
-        root: the set's folder.
-        names: paths of the set's pictures.
-        tops: the topmost folders that these pictures are in.
+        root: The set's folder.
+        names: Paths of the set's pictures.
+        tops: The topmost folders that these pictures are in.
 
     Returns:
         Notes on these folders for the line that describes the data.
 
     Raises:
-        DataError: the folders are not meant as classes.
+        DataError: The folders are not meant as classes.
     """
     parts = sorted(top for top in tops if part_of(top) is not None)
     if not parts:
@@ -152,10 +152,10 @@ def where_classes_are(
     """Returns advice if no folder tells the class: use a table, file names or class folders.
 
     Args:
-        root: the set's folder.
-        parts: folders in `root` that are named like parts of a set.
-        others: other folders in `root` that may hold tables.
-        names: paths of the pictures, whose file names may tell the class.
+        root: The set's folder.
+        parts: Folders in `root` that are named like parts of a set.
+        others: Other folders in `root` that may hold tables.
+        names: Paths of the pictures, whose file names may tell the class.
     """
     folders = ("", *parts, *others)
     tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]

@@ -19,9 +19,9 @@ class Reason(NamedTuple):
     """Says why files below a folder are not items.
 
     Attributes:
-        one: noun for one such file.
-        many: noun for several; empty if it is the same.
-        suspect: whether such files look like pictures that somebody will miss.
+        one: Noun for one such file.
+        many: Noun for several; empty if it is the same.
+        suspect: Whether such files look like pictures that somebody will miss.
     """
 
     one: str
@@ -95,9 +95,9 @@ class Listing(NamedTuple):
     """Holds what is below a folder, as relative paths with slashes.
 
     Attributes:
-        pictures: paths of the pictures, in the order of their names.
-        passed_over: every other file, once, by reason.
-        barren: names of the folders directly in it that were looked into and hold no pictures.
+        pictures: Paths of the pictures, in the order of their names.
+        passed_over: Every other file, once, by reason.
+        barren: Names of the folders directly in it that were looked into and hold no pictures.
     """
 
     pictures: list[str]
@@ -113,11 +113,11 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     names begin with a dot), runs, and figures that a command saved are passed over.
 
     Args:
-        root: the folder.
-        leave_out: paths of folders that are not looked into, each beginning with `root`.
+        root: The folder.
+        leave_out: Paths of folders that are not looked into, each beginning with `root`.
 
     Raises:
-        OSError: the folder itself cannot be listed.
+        OSError: The folder itself cannot be listed.
     """
     pictures: list[str] = []
     drawings: list[str] = []

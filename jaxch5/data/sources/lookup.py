@@ -21,7 +21,7 @@ class Lookup:
     character or as two) or in a picture's ending that the table leaves out.
 
     Args:
-        folder: folder in which relative names begin.
+        folder: Folder in which relative names begin.
 
     Example:
         >>> import tempfile

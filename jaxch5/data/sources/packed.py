@@ -102,7 +102,7 @@ def read_index(store: Store) -> Index | None:
     """Returns a set's index; None if there is none.
 
     Raises:
-        DataError: the set cannot be read, or its index is not valid.
+        DataError: The set cannot be read, or its index is not valid.
     """
     content = store.read(INDEX)
     if content is None:
@@ -125,11 +125,11 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
     cache folder, which therefore needs room for all of them.
 
     Args:
-        path: folder of the set, or its address, such as `s3://bucket/flowers`.
-        shards: which shards to read; `slice(k, None, n)` is the share of the k-th of n processes.
+        path: Folder of the set, or its address, such as `s3://bucket/flowers`.
+        shards: Which shards to read; `slice(k, None, n)` is the share of the k-th of n processes.
 
     Raises:
-        DataError: there is no such set, it is not finished, or it cannot be fetched.
+        DataError: There is no such set, it is not finished, or it cannot be fetched.
 
     Example:
         >>> import io, tempfile

@@ -34,7 +34,7 @@ class Store:
     """Reads and writes the files of one folder, by name.
 
     Args:
-        place: path of the folder, or its address. The folder need not exist to be written to; a
+        place: Path of the folder, or its address. The folder need not exist to be written to; a
             bucket must.
     """
 
@@ -46,7 +46,7 @@ class Store:
         """Returns a small file's content; None if there is no such file.
 
         Raises:
-            DataError: the address does not answer, or the file may not be read.
+            DataError: The address does not answer, or the file may not be read.
         """
         if self._folder is not None:
             with _said(self.where(name)), suppress(FileNotFoundError, NotADirectoryError):
@@ -79,7 +79,7 @@ class Store:
         """Writes a small file.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         with self.making(name) as file:
             file.write_bytes(content)
@@ -89,7 +89,7 @@ class Store:
         """Yields a local file to write to, and moves it into place at the end if all went well.
 
         Raises:
-            DataError: the file cannot be written.
+            DataError: The file cannot be written.
         """
         if self._folder is None:
             with tempfile.TemporaryDirectory(prefix="jaxch5-") as scratch:
@@ -108,7 +108,7 @@ class Store:
         """Returns the local path of a file, or of a copy in the cache, which is made only once.
 
         Raises:
-            DataError: the file cannot be fetched, or is not what the checksum says.
+            DataError: The file cannot be fetched, or is not what the checksum says.
         """
         if self._folder is not None:
             return self._folder / name

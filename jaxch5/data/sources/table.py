@@ -39,13 +39,13 @@ def from_csv(
     one file fits, it is used, and the source's `notes` say so.
 
     Args:
-        path: file of the table, in UTF-8 or UTF-16; in UTF-8, paths may also hold other bytes.
-        image: name of the column of paths or links.
-        label: name of the column of class names.
-        root: folder in which relative paths begin; None is the table's own.
+        path: File of the table, in UTF-8 or UTF-16; in UTF-8, paths may also hold other bytes.
+        image: Name of the column of paths or links.
+        label: Name of the column of class names.
+        root: Folder in which relative paths begin; None is the table's own.
 
     Raises:
-        DataError: the file cannot be read, has no such columns or two of one name, has a row with
+        DataError: The file cannot be read, has no such columns or two of one name, has a row with
             more or fewer cells than columns, leaves a cell empty, or lists a picture that does not
             exist or a link that cannot be fetched.
 

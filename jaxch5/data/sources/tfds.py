@@ -38,11 +38,11 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     label are left out; the line about the data counts them, and names splits that are not used.
 
     Args:
-        name: name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
-        data_dir: folder with prepared sets; None is tensorflow-datasets' own.
+        name: Name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
+        data_dir: Folder with prepared sets; None is tensorflow-datasets' own.
 
     Raises:
-        DataError: there is no such set, it is not prepared and cannot be, or it holds no pictures
+        DataError: There is no such set, it is not prepared and cannot be, or it holds no pictures
             with a class.
 
     Example:

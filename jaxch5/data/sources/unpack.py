@@ -44,12 +44,12 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     Symbolic links and devices in a tar file are refused: nothing may be written through or to them.
 
     Args:
-        archive: the file.
-        folder: folder to unpack into, which is made.
-        name: name of the archive in errors; None is its file's name.
+        archive: The file.
+        folder: Folder to unpack into, which is made.
+        name: Name of the archive in errors; None is its file's name.
 
     Raises:
-        DataError: the file is neither a zip nor a tar file, it is damaged, a member would be
+        DataError: The file is neither a zip nor a tar file, it is damaged, a member would be
             written elsewhere, or the members would take too much room.
     """
     name = archive.name if name is None else name
@@ -122,7 +122,7 @@ def _taken(name: str, room: int, size: int) -> int:
     """Returns what is left of the room after one more member.
 
     Raises:
-        DataError: the member does not fit.
+        DataError: The member does not fit.
     """
     left = room - max(size, BLOCK)
     if left < 0:

@@ -1,4 +1,4 @@
-"""Defines batches: of pictures sent to the device, or of items in a set that is cached there."""
+"""Defines batches, either of pictures sent to the device or of items in a set cached there."""
 
 from __future__ import annotations
 

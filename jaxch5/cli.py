@@ -125,7 +125,7 @@ class Options(Config):
 
 
 class RunOptions(Options):
-    """Options of a command whose settings are those of a run, where it is given one."""
+    """Options of a command that takes its settings from a run, if one is given."""
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:

@@ -165,7 +165,7 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
             )
     threshold = predictor.task.threshold
     lines.append(
-        f"Where no class has {percent(threshold, 0)}, it answers none of these."
+        f"Where no class has {percent(threshold, 0)}, it answers 'none of these'."
         if threshold
         else "It always names one of these; the page asks 'none of these?' if all other classes "
         "together are more probable."

@@ -32,8 +32,8 @@ OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
-    It scores the pictures that the run validated, as it recorded them; --data.path names where they
-    are now. A different set, not the run's own in a new place, is scored as a whole.
+    It scores the pictures that the run validated, as it recorded them; --data.path names the folder
+    they are in now. If that folder has other pictures, all of them are scored.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -132,7 +132,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             console,
             f"--model.task {task.name} --model.threshold {threshold:g} leaves "
             f"{percent(1 - answered)} unanswered, and {percent(error)} of the answers are wrong; "
-            "predict, demo, evaluate and export take it",
+            "predict, demo, evaluate and export accept these options",
         )
     for remark in remarks(source):
         print_line(console, remark)

@@ -22,7 +22,7 @@ class LrFindOptions(PicturesOptions):
     out: Path = Field(Path("lr_find.png"), description="file of the figure: PNG, PDF or SVG")
     start_lr: float = Field(_default("start_lr"), gt=0, description="first rate")
     end_lr: float = Field(
-        _default("end_lr"), gt=0, description="the rate just before which the sweep ends"
+        _default("end_lr"), gt=0, description="the sweep ends just below this rate"
     )
     num_it: int = Field(_default("num_it"), ge=20, le=100_000, description="steps of a sweep")
     repeats: int = Field(1, ge=1, le=100, description="sweeps, each with its own seed")

@@ -64,7 +64,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
         used = np.sort(np.concatenate([train, valid]))
         if unused := len(source) - len(used):
             what = counted(unused, "picture is", "pictures are")
-            print_line(console, f"{what} in neither part (for testing) and left out")
+            print_line(console, f"{what} left out: neither for training nor for validation")
             source, in_valid = select(source, used), in_valid[used]
     begin = time.perf_counter()
     index = packing.pack(

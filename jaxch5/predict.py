@@ -32,8 +32,8 @@ Found = tuple[str, str | bytes | DataError]
 class PredictOptions(Options):
     """Classify pictures: print path, class, probability and runner-up, a line for each.
 
-    If the classifier answers "none of these", that precedes the classes, and `answer` is null in
-    JSON. --model.task and --model.threshold, if given, replace its own.
+    If the classifier answers "none of these", the line has this answer before the classes, and JSON
+    has null as `answer`. --model.task and --model.threshold replace those of the classifier.
 
     With --explain, a line ends with the path of a PNG that shows where the network looks for the
     most probable class. No file is replaced: if a name is taken, the new one gets a number.

@@ -54,7 +54,7 @@ class SuspectsOptions(RunOptions):
     """
 
     run: CliPositionalArg[Path | None] = Field(
-        None, description="run directory whose pictures to judge; without it, --data.path"
+        None, description="run whose pictures are judged; without it, --data.path names them"
     )
     by: Literal["features", "training"] = Field(
         "features", description="what judges: a linear layer on features, or full trainings"
@@ -119,7 +119,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
         others = counted(len(names) - 1, "other class", "other classes")
         more = f" or {others}" * (len(names) > 1)
-        say(f"{alone:,} not judged: no other picture of {names[0]}{more} to judge by")
+        say(f"{alone:,} not judged: there is no other picture of {names[0]}{more} to compare with")
 
     out = (
         options.out

@@ -55,8 +55,8 @@ class Task:
         activation: Function from logits to probabilities; classes are the last axis.
         item_losses: Function from probabilities, as float64, and labels to each item's loss.
         threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
-        metrics: Metrics that are computed in every epoch, as names (see `metric_of`) or functions
-            of probabilities and labels. Those given by name take the threshold into account.
+        metrics: Names of metrics for every epoch (see `metric_of`), or functions of probabilities
+            and labels. Metrics given by name take the threshold into account.
         best: Rule by which epochs are compared.
 
     Raises:

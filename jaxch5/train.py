@@ -66,7 +66,7 @@ class TrainOptions(PicturesOptions):
 def train(options: TrainOptions) -> dict[str, Any]:
     """Trains as the options say; returns the record of the final weights and the run directory.
 
-    If several processes train, only the first prints and writes; the others return nothing.
+    If several processes train, only the first prints and writes; the others return an empty dict.
     """
     from jaxch5.training import hosts
     from jaxch5.training.process import prepare_process

@@ -38,7 +38,9 @@ class ProfileOptions(PicturesOptions):
         description="directory for the results; results that exist in it are not computed again; "
         "without it, runs/DATE-NAME",
     )
-    repeats: int = Field(1, ge=1, le=100, description="trainings of each kind, with other seeds")
+    repeats: int = Field(
+        1, ge=1, le=100, description="trainings of each kind, each with its own seed"
+    )
 
     _out = field_validator("out")(drawable)
 

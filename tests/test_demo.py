@@ -135,7 +135,7 @@ def test_it_says_what_the_classifier_knows(trained):
     assert "'none of these?' if all other classes together are more probable" in limits
     assert len(known(trained[0], predictor, scored=False)) == 2
     said = known(trained[0] / "file", of_task(predictor, one_vs_rest(0.8)))
-    assert said[1] == "Where no class has 80 %, it answers none of these."
+    assert said[1] == "Where no class has 80 %, it answers 'none of these'."
 
 
 def test_a_picture_that_no_class_has_half_of_may_be_none_of_these(trained, picture):

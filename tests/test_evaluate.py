@@ -127,7 +127,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     assert "--data.on-bad skip" in err
     status, out, err = evaluated(capsys, *argv, "--pictures", "all", "--data.on-bad", "skip")
     assert status == 0, err
-    assert "32 trained on by it, which makes the scores too good" in err
+    assert "32 seen in training, which makes the scores too good" in err
     assert "; 1 cannot be read and is left out" in err
     document = json.loads(out)
     assert document["scored"]["unreadable"] == 1

@@ -163,7 +163,7 @@ def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch)
     assert len(rates) > 20
     np.testing.assert_allclose(rates[:, 0], rates[:, 1] / 2, rtol=1e-6)
     with pytest.raises(
-        ConfigError, match=r"layer_decay = 0\.5: only works with a rate for all, not slice"
+        ConfigError, match=r"layer_decay = 0\.5: only works with a single rate, not slice"
     ):
         learn.fit_one_cycle(1, slice(1e-4, 1e-3))
     with pytest.raises(ConfigError, match=r"layer_decay = 1\.5: should be above 0 and at most 1"):

@@ -138,7 +138,8 @@ class DataConfig(Section):
         description="share of the pictures, 0 to 1, that a random split holds out for validation",
     )
     stratify: bool = Field(
-        _split("stratify"), description="a random split holds out the same share of each class"
+        _split("stratify"),
+        description="whether a random split holds out the same share of each class",
     )
     on_bad: Literal["stop", "skip"] = Field(
         "stop",
@@ -191,8 +192,8 @@ class DataConfig(Section):
     sampler: str = Field(
         default_of("data.block:DataBlock", "sampler"),
         description="what an epoch draws (also --data.sampling): shuffled (also uniform), each "
-        "picture once; balanced, each class equally often; sqrt, each by the square root of its "
-        f"number of pictures; or your own function, as {FORM}",
+        "picture once; balanced, each class equally often; sqrt, each class in proportion to the "
+        f"square root of its number of pictures; or your own function, as {FORM}",
     )
     cache: Literal["auto", "off", "memory", "device"] = Field(
         default_of("data.block:DataBlock.load", "cache"),
@@ -545,7 +546,7 @@ class FitConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Saving. The last two states and the best are kept; one is saved after every epoch."""
+    """Saving. A checkpoint is saved after every epoch; the last two and the best are kept."""
 
     section: ClassVar[str] = "checkpoint."
 
@@ -566,7 +567,7 @@ class Config(Section):
 
     data: DataConfig = Field(default_factory=DataConfig, description="the pictures")
     augment: AugmentConfig = Field(
-        default_factory=AugmentConfig, description="random changes to them"
+        default_factory=AugmentConfig, description="random changes of the pictures"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network")
     fit: FitConfig = Field(default_factory=FitConfig, description="training")

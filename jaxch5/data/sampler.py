@@ -205,14 +205,15 @@ def draw(
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"
     if order.ndim != 1 or not np.issubdtype(order.dtype, np.integer):
-        raise ConfigError(f"{given} is not a list of whole numbers, each a place in labels")
+        raise ConfigError(f"{given} is not a list of whole numbers, each an index into labels")
     if len(order) != (max(len(order), 1) if draws is None else draws):
         wanted = "at least 1" if draws is None else f"{draws:,}, as many as epoch 0"
         raise ConfigError(f"{given} has {counted(len(order), 'draw')}; should be {wanted}")
     low, high = (order.min(), order.max()) if len(order) else (0, -1)
     if low < 0 or high >= len(labels):
         raise ConfigError(
-            f"{given} has places from {low} to {high} in labels; should be 0 to {len(labels) - 1}"
+            f"{given} has indices from {low} to {high} into labels; should be from 0 to "
+            f"{len(labels) - 1}"
         )
     return order
 

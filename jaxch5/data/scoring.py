@@ -67,7 +67,7 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     if not scored.any():
         raise DataError(
             f"{where}: holds none of the {counted(counts['validated'], 'picture')} that the run "
-            "validated; name where they are now (--data.path), or score all that are there "
+            "validated; name the folder they are in now (--data.path), or score all that are there "
             "(--pictures all)"
         )
     left_out = _listed(
@@ -118,7 +118,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
     }
     notes = _listed(
         (counts["validated"], "validated by the run"),
-        (counts["trained"], "trained on by it, which makes the scores too good"),
+        (counts["trained"], "seen in training, which makes the scores too good"),
         (
             counts["changed"],
             "a different file with the name of one of the run's",

@@ -135,7 +135,11 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
         )
     if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
         others = f" and {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""
-        yield f"warning   no validation picture of {unknown[0]}{others}: no accuracy will count it"
+        about = "it" if len(unknown) == 1 else "them"
+        yield (
+            f"warning   no validation picture of {unknown[0]}{others}: the accuracy says nothing "
+            f"about {about}"
+        )
 
 
 def sizes_of(source: Source) -> Int[np.ndarray, "some 2"]:

@@ -271,6 +271,6 @@ def _stranger(spec: ModelSpec, names: Names, tensors: Mapping[str, Any]) -> str:
     first, *others = tensors
     count = f", and {counted(len(others), 'other')}" if others else ""
     return (
-        f"{kind} with {names.whose} names: it has {first}{count}; it is cut short, or of another "
+        f"{kind} with {names.whose} names: it has {first}{count}; it is incomplete, or of another "
         "architecture"
     )

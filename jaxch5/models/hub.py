@@ -152,7 +152,7 @@ def _problem(error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "there is no such path, and the hub has no such repository, or it is not public"
+        return "there is no such file or folder here, and no such public repository on the hub"
     no_answer = errors.OfflineModeIsEnabled | errors.HTTPError
     # Only an error that the hub answered with has a response.
     if isinstance(error, no_answer) and not hasattr(error, "response"):

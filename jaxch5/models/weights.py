@@ -213,6 +213,6 @@ def _fits(
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
         # A single name says enough; several mean an incomplete file, or another kind of network.
-        kind = f"the file is cut short, or of another kind of {spec.family or 'network'}"
+        kind = f"the file is incomplete, or holds another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

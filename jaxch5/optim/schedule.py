@@ -133,7 +133,7 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
         [0.00025, 0.0005, 0.001]
     """
     if layer_decay != 1 and (groups == 1 or isinstance(lr, slice)):
-        why = f"a rate for all, not {lr}" if groups > 1 else "several groups of layers, not one"
+        why = f"a single rate, not {lr}" if groups > 1 else "several groups of layers, not one"
         raise ConfigError(f"fit.layer_decay = {layer_decay:g}: only works with {why}")
     if not isinstance(lr, slice):
         rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]

@@ -94,8 +94,8 @@ def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
     Example:
         >>> check_sweep(5)
         Traceback (most recent call last):
-        jaxch5.errors.ConfigError: num_it = 5: should be at least 14, of which the first tenth and \
-the last 5 are not looked at
+        jaxch5.errors.ConfigError: num_it = 5: should be at least 14: the first tenth and the last \
+5 steps are left out
     """
     for name in names:
         if name not in RULES:
@@ -104,8 +104,8 @@ the last 5 are not looked at
     fewest += fewest // 10
     if num_it < fewest:
         raise ConfigError(
-            f"num_it = {num_it}: should be at least {fewest}, of which the first tenth and the "
-            f"last {STEPS_LEFT_OUT} are not looked at"
+            f"num_it = {num_it}: should be at least {fewest}: the first tenth and the last "
+            f"{STEPS_LEFT_OUT} steps are left out"
         )
 
 

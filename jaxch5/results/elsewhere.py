@@ -41,8 +41,8 @@ library_name: timm
 ---
 
 A {arch} of {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
-takes pictures as `pixels` below gives them, normalized by mean and deviation; timm's transforms, by
-`config.json`, are near. These lines run in this folder:
+takes pictures as `pixels` below gives them, normalized by mean and deviation; timm's own
+transforms, from `config.json`, come close. These lines run in this folder:
 
 ```python"""
 CALL_TIMM = """model = timm.create_model("local-dir:.", pretrained=True).eval()
@@ -65,7 +65,7 @@ def pixels(
 ) -> np.ndarray:
     """Reads a picture as the network takes it: uint8 [height, width, 3], both given by `size`."""
     picture: Image.Image = Image.open(path)
-    picture.draft("RGB", (presize, presize))  # a large JPEG is decoded at a fraction
+    picture.draft("RGB", (presize, presize))  # decodes a large JPEG at a reduced size
     picture = ImageOps.exif_transpose(picture)
     if profile := picture.info.get("icc_profile"):
         content, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")

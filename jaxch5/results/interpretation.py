@@ -248,7 +248,7 @@ class Interpretation(NamesFastai):
             0
         """
         if self.references is None:
-            raise ConfigError("references: are missing; suspects are written with their paths")
+            raise ConfigError("references is None: suspects are written with their paths")
         return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
 
     def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
@@ -316,7 +316,7 @@ class Interpretation(NamesFastai):
 
     def _shown(self, items: Int[np.ndarray, "k"]) -> tuple[list[Picture], list[str], list[str]]:
         if self.pictures is None:
-            raise ConfigError("pictures: are missing; there is nothing to show")
+            raise ConfigError("pictures is None: there is nothing to show")
         predicted = [self.answers[number] for number in self.predictions[items]]
         actual = [self.classes[number] for number in self.targets[items]]
         return [self.pictures(int(item)) for item in items], predicted, actual

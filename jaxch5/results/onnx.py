@@ -243,7 +243,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
     shape = eqn.outvars[0].aval.shape
     wide = [[side for side in of if side != 1] for of in (sides, shape)]
     if wide[0] != wide[1] or along != sorted(along):
-        raise Unwritten("indexing in another order of axes")
+        raise Unwritten("indexing that changes the order of axes")
     return graph.reshape(x, shape)
 
 
@@ -263,7 +263,7 @@ def _pad(graph: Graph, eqn: Any, x: Value, value: Value) -> Value:
 
 def _select(graph: Graph, eqn: Any, which: Value, *cases: Value) -> Value:
     if eqn.invars[0].aval.dtype != bool:
-        raise Unwritten("select_n by a number")
+        raise Unwritten("select_n with a number as its condition")
     return graph.add("Where", which, cases[1], cases[0])
 
 

@@ -42,7 +42,7 @@ from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
 from jaxch5.training.compiler import compiler_options
-from jaxch5.training.kept import OUTPUT, KeptJit
+from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
 from jaxch5.util.address import run_or_learner
 from jaxch5.util.fastai import NamesFastai
@@ -167,8 +167,7 @@ class Predictor(NamesFastai):
             pictures = center(batch, about.size, view=about.view)
             return compute(variables, normalize(pictures, normalization))
 
-        ours = "jaxch5.results.about", __name__
-        return KeptJit(of_batch, compiler_options(), OUTPUT.beside(*ours))
+        return KeptJit(of_batch, compiler_options(), "jaxch5.results.about", __name__)
 
     def predict(self, picture: Picture) -> Prediction:
         """Predicts the class of one picture.

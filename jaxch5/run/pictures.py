@@ -138,8 +138,8 @@ def check_pictures(run: RunDir, data: Data) -> None:
     )
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     raise ConfigError(
-        f"{run.path}: was trained on other pictures ({said}); split these with "
-        "recorded_split(RUN), or begin another run from its weights"
+        f"{run.path}: was trained on other pictures ({said}); to split these "
+        "as the run did, use recorded_split(RUN), or begin another run from its weights"
     )
 
 

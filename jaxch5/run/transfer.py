@@ -179,7 +179,7 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     """Describes whether `transfer` keeps the weights' head, and if not, why."""
     old = pretrained.variables["params"].get("head")
     if old is None:
-        return "a new head: the weights have none that is known here"
+        return "a new head: the weights have none of a known kind"
     kind = "concat_pool" if "fc2" in old else "linear"
     if pretrained.classes is None:
         return "a new head: the classes of the weights' head are unknown"

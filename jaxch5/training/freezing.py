@@ -130,8 +130,8 @@ class Frozen:
                 self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
             elif any(groups.of(name) < self.frozen_to for name in variables.get("batch_stats", ())):
                 raise ConfigError(
-                    f"model.train_bn = false: the ModelSpec of {spec.name} does not say how frozen "
-                    "stages keep their running statistics (frozen)"
+                    f"model.train_bn = false: the ModelSpec of {spec.name} has no `frozen`, which "
+                    "makes frozen stages keep their running statistics"
                 )
 
     def steps(

@@ -1,4 +1,4 @@
-"""Stores compiled steps for the next start, which then neither traces nor compiles them.
+"""Stores compiled programs, and shapes of weights, for the next start, which then traces nothing.
 
 JAX stores compiled programs too, but has to trace a step to find its program, and tracing takes
 longer than anything else in a second start. Here a step is found by a fingerprint of its functions
@@ -137,14 +137,12 @@ class KeptJit:
     Args:
         function: Function of trees of arrays; its programs for several devices are not stored.
         options: Options of the compiler.
-        parts: Modules and libraries that `function` and all that it calls come from.
+        beside: Names of jaxch5's modules that the function uses besides those of `OUTPUT`.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], options: dict[str, str], parts: Parts = OUTPUT
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], options: dict[str, str], *beside: str) -> None:
         self.function = function
-        self.parts = parts
+        self.parts = OUTPUT.beside(*beside)
         self.options = options
         self.jitted = jax.jit(function, compiler_options=options)
         self.programs: dict[Any, Callable[..., Any]] = {}

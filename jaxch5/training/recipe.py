@@ -116,7 +116,7 @@ class Recipe:
         if not self._counts_classes_alike and not takes_weights(loss):
             raise ConfigError(
                 f"fit.class_weights = {self.class_weights}: the loss does not take any; give it an "
-                "argument weight, an array [classes], or leave them out"
+                "argument `weight`, an array [classes], or leave class_weights out"
             )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")
@@ -271,7 +271,6 @@ def weights_of_classes(
         isinstance(weight, Real) and 0 < weight < np.inf for weight in given
     ):
         raise ConfigError(
-            f"{where}: are {list(given)}; should be {len(classes)} numbers above 0, one for each "
-            "class"
+            f"{where}: {list(given)} should be {len(classes)} numbers above 0, one for each class"
         )
     return tuple(map(float, given))

@@ -66,7 +66,7 @@ INSTEAD: dict[str, dict[str, str]] = {
         "GradientAccumulation": f"{_LEARNER}, accumulate=4)",
         "GradientClip": f"{_LEARNER}, clip=1.0)",
         "SaveModelCallback": "learn.saving = learn.saving._replace(keep_best=True)",
-        "EarlyStoppingCallback": "nothing, for a reason: docs/training.md",
+        "EarlyStoppingCallback": "nothing; docs/training.md says why",
         **dict.fromkeys(
             ("Callback", "WandbCallback", "TensorBoardCallback"), f"{_LEARNER}, hooks=(print,))"
         ),

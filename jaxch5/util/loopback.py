@@ -107,7 +107,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
             except Jaxch5Error as error:
                 reply = Reply(str(error).encode("utf-8", "backslashreplace"), status=422)
             except Exception:
-                self._send(Reply(b"a defect of jaxch5; its terminal shows where", status=500))
+                self._send(Reply(b"a defect of jaxch5; the terminal shows where", status=500))
                 raise
             self._send(reply)
 

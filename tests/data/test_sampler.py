@@ -182,8 +182,8 @@ def test_the_line_about_the_data_says_how_many_draws_there_are():
         (lambda labels, epoch, seed: [0.5], "is not a list of whole numbers"),
         (lambda labels, epoch, seed: [[0]], "is not a list of whole numbers"),
         (lambda labels, epoch, seed: np.zeros(0, int), "has 0 draws; should be at least 1"),
-        (lambda labels, epoch, seed: [0, 9], "has places from 0 to 9 in labels"),
-        (lambda labels, epoch, seed: [-1, 0], "has places from -1 to 0 in labels"),
+        (lambda labels, epoch, seed: [0, 9], "has indices from 0 to 9 into labels"),
+        (lambda labels, epoch, seed: [-1, 0], "has indices from -1 to 0 into labels"),
     ],
 )
 def test_what_is_no_order_is_refused_before_training(order, reason):

@@ -173,7 +173,7 @@ def test_of_two_architectures_the_one_that_is_asked_for_is_taken(random_variable
         (["resnet.embedder.embedder.convolution.weight"], "names of transformers"),
         (["features.0.weight", "features.3.weight"], "VGG"),
         (["stages.0.0.conv_dw.weight"], "ConvNeXt"),
-        (["what.ever", "else"], "it has what.ever, and 1 other; it is cut short"),
+        (["what.ever", "else"], "it has what.ever, and 1 other; it is incomplete"),
     ],
 )
 def test_what_is_no_resnet_is_said_to_be_none(names, cause):
@@ -193,7 +193,7 @@ def test_what_is_no_resnet_is_said_to_be_none(names, cause):
 )
 def test_many_that_do_not_fit_are_another_kind_of_network(change, state_dicts):
     """The cause is named, and not only the first entry that is missed."""
-    with pytest.raises(WeightsError, match="cut short, or of another kind of ResNet"):
+    with pytest.raises(WeightsError, match="incomplete, or holds another kind of ResNet"):
         import_state_dict(change(state_dicts["linear"][0]), ARCH)
 
 

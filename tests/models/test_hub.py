@@ -164,7 +164,10 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
     ("weights", "said"),
     [
         ("a1_in2k", "resnet18 has no such tag: it has tv_in1k, a1_in1k, .*did you mean a1_in1k"),
-        ("me/no", "me/no: there is no such path, and the hub has no such repository"),
+        (
+            "me/no",
+            "me/no: there is no such file or folder here, and no such public repository",
+        ),
         ("me/empty", f"me/empty: holds neither {SAFE} nor {BIN}"),
         (
             "timm/resnet50.a1_in1k",

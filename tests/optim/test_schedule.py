@@ -85,7 +85,7 @@ def test_layer_decay_gives_each_group_a_share_of_the_next_ones_rate():
     peaks = rates[:5].max(axis=0), rates[5:].max(axis=0)
     for lr, peak in zip((peaks[0][-1], 5e-3), peaks, strict=True):
         np.testing.assert_allclose(peak, [lr * 0.75**k for k in (3, 2, 1, 0)], rtol=1e-12)
-    line = r"layer_decay = 0\.75: only works with a rate for all, not sl"
+    line = r"layer_decay = 0\.75: only works with a single rate, not sl"
     with pytest.raises(ConfigError, match=line):
         group_rates(slice(1e-3), 3, 0.75)
     with pytest.raises(ConfigError, match=r"layer_decay = 0\.75: only works with several groups"):

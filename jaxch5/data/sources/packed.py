@@ -58,7 +58,7 @@ class Shard(Stored):
 
 
 class Index(BaseModel):
-    """The index of a packed set; while the set is being made, what does not exist yet is None."""
+    """The index of a packed set; values that are not known while the set is being made are None."""
 
     model_config = ConfigDict(frozen=True)
 

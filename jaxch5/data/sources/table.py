@@ -221,7 +221,7 @@ def _references(
         candidates = ", ".join(reference for reference, _ in found)
         raise DataError(f"{where}: {name} may be {candidates}; name the one that is meant")
     if not is_text(name):
-        raise DataError(f"{where}: cannot be read as CSV: is not in UTF-8")
+        raise DataError(f"{where}: cannot be read as CSV: it is not in UTF-8")
     others = f" (and {counted(len(missing) - 1, 'other')})" if len(missing) > 1 else ""
     raise DataError(
         f"{where}: there is no picture {folder / name}{others}; relative "

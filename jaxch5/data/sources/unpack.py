@@ -96,7 +96,7 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
 def _stays_inside(name: str, place: str) -> None:
     path = PurePosixPath(place)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{name}: holds {place}, which is outside of it")
+        raise DataError(f"{name}: holds {place}, which would be written outside its folder")
 
 
 def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfile.TarInfo]:

@@ -37,7 +37,7 @@ HEIGHT = 360
 NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
 # A probability below this is less than that of all other classes together.
 UNSURE = 0.5
-EXAMPLES_ARE = "Pictures that it was not trained on"
+EXAMPLES_ARE = "Pictures that the classifier was not trained on"
 # Maximum number of classes that are named, and of example pictures.
 CLASSES, EXAMPLES = 40, 8
 JPEG = b"\xff\xd8\xff"
@@ -57,7 +57,7 @@ class DemoOptions(Options):
     """Serve a page, for this machine only, that classifies pictures dropped on it."""
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
-    port: int = Field(7860, ge=0, le=65535, description="port of the page; 0 takes a free one")
+    port: int = Field(7860, ge=0, le=65535, description="port of the page; 0 picks a free one")
 
 
 def demo(options: DemoOptions) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         predictor.predict(black)
         look(predictor, black)
         folder = stack.enter_context(TemporaryDirectory())
-        # Gradio copies whatever is dropped or clicked to this folder, which is deleted at the end.
+        # Gradio copies to this folder whatever is dropped or clicked; it is deleted at the end.
         stack.callback(_set, "GRADIO_TEMP_DIR", variable("GRADIO_TEMP_DIR"))
         _set("GRADIO_TEMP_DIR", folder)
         app = page(
@@ -106,7 +106,8 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         )
         page_server = uvicorn.Server(config)
         page_server.run(sockets=[server])
-        # Once started, the server ends only on a signal, which it has failed to pass on under load.
+        # Once started, the server ends only on a signal. It should raise that signal again, but
+        # under load it has been seen not to.
         if page_server.started:
             raise KeyboardInterrupt
     return {}
@@ -128,12 +129,12 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
         return {}, str(error).partition(";")[0]
     likely = dict(most_likely(prediction, predictor.classes, SHOWN))
     (label, share), *_ = likely.items()
-    has = f"{label}, the most probable class, has {percent(share, 0)}"
+    has, value = f"{label}, the most probable class, has", percent(share, 0)
     if prediction.index == len(predictor.classes):
-        return {}, f"{prediction.label}: {has} only"
+        return {}, f"{prediction.label}: {has} only {value}"
     # Unless "none of these" is an answer, probabilities add up to 1.
     unsure = share < UNSURE and not predictor.task.threshold
-    return likely, f"{has}: less than the others together" if unsure else ""
+    return likely, f"{has} {value}: less than the others together" if unsure else ""
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
@@ -151,7 +152,8 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 
     names = ", ".join(map(printable, predictor.classes[:CLASSES]))
     more = f" and {len(predictor.classes) - CLASSES:,} more" * (len(predictor.classes) > CLASSES)
-    lines = [f"It knows {counted(len(predictor.classes), 'class', 'classes')}: {names}{more}."]
+    knows = counted(len(predictor.classes), "class", "classes")
+    lines = [f"The classifier knows {knows}: {names}{more}."]
     if scored and run.is_dir():
         past, pictures = read_run(run), read_pictures(RunDir(run).pictures_file)
         # The record of the epoch whose weights are loaded.
@@ -160,12 +162,12 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
         if total and is_number(share):
             low, high = wilson_interval(round(share * total), total)
             lines.append(
-                f"It was right on {percent(share)} of {counted(total, 'picture')} for validation; "
-                f"{percent(low)} to {percent(high)} is Wilson's 95 % interval."
+                f"It was right on {percent(share)} of {counted(total, 'validation picture')}; "
+                f"Wilson's 95 % interval is {percent(low)} to {percent(high)}."
             )
     threshold = predictor.task.threshold
     lines.append(
-        f"Where no class has {percent(threshold, 0)}, it answers 'none of these'."
+        f"If no class is at least {percent(threshold, 0)} probable, it answers 'none of these'."
         if threshold
         else "It always names one of these; the page asks 'none of these?' if all other classes "
         "together are more probable."
@@ -213,7 +215,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Draws where the network looks for the most probable class; None if the network has no map."""
+    """Draws the regions that speak for the most probable class; None if the network has no map."""
     from jaxch5.results.attribution import attribution
 
     try:
@@ -258,7 +260,7 @@ def page(
     with gr.Blocks(
         title=title, analytics_enabled=False, delete_cache=(DELETE_EVERY, DELETE_AFTER)
     ) as blocks:
-        gr.Markdown("# What is on a picture?")
+        gr.Markdown("# What is in this picture?")
         if known:
             # As plain text, since names of classes may contain anything.
             said = "\n".join(known)

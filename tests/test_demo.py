@@ -128,14 +128,14 @@ def test_it_says_what_the_classifier_knows(trained):
     """Its accuracy is the run's own; a file does not say it, and another threshold has another."""
     predictor = trained[1].predictor()
     names, accuracy, limits = known(trained[0], predictor)
-    assert names == "It knows 2 classes: blue, red."
+    assert names == "The classifier knows 2 classes: blue, red."
     assert accuracy.startswith(
-        "It was right on 100.0 % of 8 pictures for validation; 67.6 % to 100"
+        "It was right on 100.0 % of 8 validation pictures; Wilson's 95 % interval is 67.6 % to 100"
     )
     assert "'none of these?' if all other classes together are more probable" in limits
     assert len(known(trained[0], predictor, scored=False)) == 2
     said = known(trained[0] / "file", of_task(predictor, one_vs_rest(0.8)))
-    assert said[1] == "Where no class has 80 %, it answers 'none of these'."
+    assert said[1] == "If no class is at least 80 % probable, it answers 'none of these'."
 
 
 def test_a_picture_that_no_class_has_half_of_may_be_none_of_these(trained, picture):

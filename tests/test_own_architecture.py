@@ -310,7 +310,7 @@ def test_frozen_batch_norms_keep_their_statistics_as_asked(data):
     silent = jx.ModelSpec("silent", Normed)
     learn = jx.vision_learner(data, silent, "none", train_bn=False)
     with pytest.raises(
-        ConfigError, match=r"train_bn = false: the ModelSpec of silent does not say"
+        ConfigError, match=r"train_bn = false: the ModelSpec of silent has no `frozen`"
     ):
         learn.freeze()
 

@@ -1,4 +1,4 @@
-"""Decodes one picture as a person would see it: upright, in sRGB, from black to white."""
+"""Decodes one picture as a person would see it: upright, in sRGB, black as 0 and white as 255."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ AS_FILES_SAY = Reading()
 
 
 class Decoded(NamedTuple):
-    """Holds a picture upright and in bytes, but still in the colours of its own profile.
+    """Holds a picture upright and in 8 bits, but still in the colours of its own profile.
 
     Converting the colours takes longer than shrinking the picture, so it is shrunk first.
 
@@ -69,16 +69,16 @@ def decode(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a picture as a person would see it: upright, in sRGB.
 
-    The EXIF orientation and the colour profile are applied; grey, palette, CMYK and deeper
-    pictures become RGB, transparent pixels are blended with white, and only the first frame of an
+    The EXIF orientation and the colour profile are applied; grey, palette, CMYK and more than 8
+    bits become RGB, transparent pixels are blended with white, and only the first frame of an
     animation is read. Damaged metadata is ignored.
 
     Args:
         data: The file's content, in one of the formats of docs/training.md.
-        reference: Name of the picture in errors.
+        reference: What error messages call the picture.
         min_side: Smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
             decodes all of its pixels, up to `reading.max_pixels`.
-        reading: What is black and white, and how large a picture may be.
+        reading: Which values are black and white, and how large a picture may be.
 
     Raises:
         DataError: The picture cannot be read; the message says why.
@@ -121,7 +121,7 @@ def decode_opened(
 
     Args:
         image: The picture; its EXIF orientation is applied if it still has one.
-        reference: Name of the picture in errors.
+        reference: What error messages call the picture.
         reading: See `decode`.
 
     Raises:
@@ -223,7 +223,7 @@ def _jpeg(data: bytes, header: Image.Image, min_side: int | None, reading: Readi
     if pixels is not None:
         decoded = Decoded(pixels, profile_in(header.info))
     else:
-        # Like viewers, Pillow accepts harmless oddities, but not truncated files.
+        # Pillow accepts harmless oddities, as viewers do, but refuses truncated files.
         header.draft(None, (header.width // part, header.height // part))
         decoded = _pixels(header, reading)
     return _upright(decoded._replace(pixels=_cut(decoded.pixels, size, part)), header)

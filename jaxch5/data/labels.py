@@ -23,7 +23,7 @@ def check_labels(
     Args:
         labels: The class of each item as an index into `classes`: integers [items].
         classes: Class names, each listed once.
-        references: Name of each item in errors.
+        references: What error messages call each item.
 
     Raises:
         DataError: The labels are not indices into `classes`, or `check_classes` finds a fault.
@@ -65,7 +65,7 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for name in classes:
-        # Invisible characters (a joiner, a mark of direction) do not tell classes apart.
+        # Invisible characters (a joiner, a directional mark) do not tell classes apart.
         seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
         look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
         if look in first:

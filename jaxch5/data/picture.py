@@ -52,7 +52,7 @@ def read_picture(
             [height, width] or [height, width, channels] with 1 channel (grey), 2 (grey and
             alpha), 3 (RGB) or 4 (RGBA), as an array of any library or as lists. Transparent
             pixels are blended with white.
-        reference: Name of the picture in errors, if it has no path.
+        reference: What error messages call the picture if it has no path.
         min_side, reading: See `decode`.
 
     Raises:
@@ -78,7 +78,7 @@ def presized(
     Args:
         picture: See `read_picture`.
         size: Short side of the canvas, pixels.
-        reference: Name of the picture in errors, if it has no path.
+        reference: What error messages call the picture if it has no path.
         reading: See `decode`.
         method, out: See `presize`.
 

@@ -58,7 +58,7 @@ class Source:
         notes: Phrases for the line that describes the data: what was guessed about the pictures, or
             is worth knowing.
         reading: How the files are decoded, if there is more than one right way.
-        name: Name of the source in errors.
+        name: What error messages call the source.
         hint: Advice that is added to an error about the classes.
 
     Raises:
@@ -108,7 +108,7 @@ def remarks(source: Source) -> list[str]:
 
 
 def item_name(source: Source, item: int) -> str:
-    """Returns an item's name in errors: its reference, and also its file if it was fetched.
+    """Returns what errors call an item: its reference, and also its file if it was fetched.
 
     Example:
         >>> item_name(digits(), 7)

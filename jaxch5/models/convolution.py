@@ -1,9 +1,9 @@
 """Convolution and the end of a residual block, each in the form that is fastest on the device.
 
-On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, which are matrix
-products in disguise. Many 3x3 convolutions can be computed with a quarter of the multiplications.
-Elsewhere the native form is used. `lax.platform_dependent` makes the choice, so that a traced
-program is not tied to a machine. `docs/benchmarks.md` has the figures.
+On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, where it amounts to a
+matrix product, and many 3x3 convolutions can be computed with a quarter of the multiplications. All
+other cases, and all other devices, use the native form. `lax.platform_dependent` makes the choice,
+so that a traced program is not tied to a machine. `docs/benchmarks.md` has the figures.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxtyping import Array, Float
 
 from jaxch5.models.winograd import TILE, times_transposed, winograd
 
-# On maps whose shorter side is up to this, gathering patches for one matrix product beats the
-# native convolution, which takes a hundred times as long there.
+# On output maps whose shorter side is at most this, gathering patches for one matrix product beats
+# the native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
-# Smallest numbers for which fewer multiplications are worth the transforms and the longer
-# compilation: tiles of all pictures together, which are each product's rows, and channels.
+# Fewest tiles (of all pictures together: the rows of each product) and fewest channels for which
+# saving multiplications is worth the transforms and the longer compilation.
 MANY_TILES, MANY_CHANNELS = 32, 64
 # Names of the axes of the mesh of devices that share a batch.
 AXES = ("process", "device")
@@ -110,10 +110,10 @@ def native(x: Array, kernel: Array, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def native_apart(stride: int, x: Array, kernel: Array) -> Array:
-    """Applies XLA's convolution, and computes the kernel's gradient from pictures that are stored.
+    """Applies XLA's convolution, and makes a CPU store the input for the kernel's gradient.
 
-    For that gradient, XLA's CPU compiler transposes the pictures; if they were not stored, it would
-    recompute them in the transposed order: batch norm, sum and ReLU for each value.
+    For that gradient, XLA's CPU compiler transposes the input. If the input were not stored, the
+    compiler would recompute it in the transposed order: batch norm, sum and ReLU for each value.
     """
     return native(x, kernel, stride)
 
@@ -276,7 +276,8 @@ def _multiply(x: Array, matrix: Array) -> Array:
 def _multiply_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, matrix = saved
     if x.shape[0] >= x.shape[1] > cotangent.shape[1]:
-        # A narrow product of long sums is faster with swapped factors and a transposed result.
+        # If the result is narrow and its entries are long sums, it is faster to swap the factors
+        # and transpose the result.
         of_matrix = lax.optimization_barrier(jnp.dot(cotangent.T, x)).T
     else:
         of_matrix = jnp.dot(x.T, cotangent)

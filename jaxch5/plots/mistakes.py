@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LETTER_WIDTH = 0.62
 LINE_HEIGHT = 1.25
 POINTS = 72
-# Longest side of a matrix, inches: it fits a page, and a screen at 100 dots per inch.
+# Longest side of a matrix without its labels, inches; larger ones would hardly fit a screen.
 LARGEST_MATRIX = 12.0
 SMALLEST_FONT = 6.0
 
@@ -144,7 +144,7 @@ def plot_answers(
 ) -> Figure:
     """Draws pictures, each titled with its prediction and, if that is wrong, the actual class.
 
-    A sign and the colours of the confusion matrix tell right predictions from wrong ones.
+    A mark (✓ or ✗) and the colours of the confusion matrix tell right predictions from wrong ones.
 
     Args:
         pictures: Pictures with values from 0 to 1.

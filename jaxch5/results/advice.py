@@ -128,7 +128,7 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
     expected = float((1 - np.minimum(interp.confidences, 1))[sure].sum())
     count = int(against.sum())
     if count and poisson.sf(count - 1, expected) < LEVEL:
-        pictures = counted(count, "picture for validation is", "pictures for validation are")
+        pictures = counted(count, "validation picture is", "validation pictures are")
         yield Advice(
             f"{pictures} confidently predicted as another class, where "
             f"{expected:.1f} would be expected: labels may be wrong",
@@ -146,7 +146,7 @@ def _never_validated(
     first, *others = np.flatnonzero(there == 0).tolist()
     more = f" and {counted(len(others), 'other class', 'other classes')}" if others else ""
     yield Advice(
-        f"{interp.classes[first]}{more} has no pictures for validation, and so no score: a split "
+        f"{interp.classes[first]}{more} has no validation pictures, and so no score: a split "
         "by class holds some out",
         _like(run, "train", "--data.split", "random", "--data.stratify"),
     )

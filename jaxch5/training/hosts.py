@@ -31,7 +31,7 @@ from jaxch5.training.mesh import to_host
 # A process that is silent for this long counts as ended, which ends the run.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Number of calls of an agreed check per exchange, the result of which is read at the next one.
+# Calls of an agreed check per exchange; each exchange's result is read at the next exchange.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not join within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
@@ -46,7 +46,7 @@ _leaving = threading.Lock()
 def join(distributed: str) -> None:
     """Joins the other processes; this has to happen before JAX does anything else.
 
-    If another process ends later, this one ends too, with status 1 and a message of one line.
+    If another process ends later, this one ends too, with status 1 and a one-line message.
 
     Args:
         distributed: "auto", if Slurm, Kubernetes, MPI or a TPU pod tells which processes there are;
@@ -88,8 +88,8 @@ def join(distributed: str) -> None:
         )
     except ValueError as error:
         raise ConfigError(
-            f"--distributed auto: cannot tell who the other processes are ({error}); name them as "
-            "HOST:PORT,COUNT,ID"
+            f"--distributed auto: cannot tell who the other processes are ({error}); pass "
+            "--distributed HOST:PORT,COUNT,ID"
         ) from None
     except RuntimeError as error:
         raise TrainingError(f"{NOBODY}: {str(error).splitlines()[0]}") from None
@@ -98,7 +98,7 @@ def join(distributed: str) -> None:
 
 
 def _keep_output() -> None:
-    """Keeps standard output free of what the CPU's message library prints about itself."""
+    """Keeps standard output free of what Gloo, the CPU's message library, prints about itself."""
     if jax.default_backend() == "cpu":
         sys.stdout.flush()
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -114,7 +114,7 @@ def _on_abort(line: str) -> None:
     """Makes the process end with one line when JAX aborts it because its peers are lost.
 
     JAX would print pages and exit with its own status. The handler is installed through C, because
-    Python's own run only when the main thread next executes Python code, which it may never do.
+    one in Python runs only when the main thread next executes Python code, which may never be.
     """
 
     @_Handler

@@ -48,7 +48,7 @@ class TrainState(flax.struct.PyTreeNode):
     def at_rate(
         self, lr: Float[ArrayLike, "groups"], momentum: Float[ArrayLike, ""] | None = None
     ) -> TrainState:
-        """Returns the state with other rates, and optionally another momentum, for the next step.
+        """Returns the state with new rates, and optionally a new momentum, for the next step.
 
         Args:
             lr: Learning rate of each group of layers.
@@ -107,9 +107,9 @@ def init_state(
 
 
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
-    """Returns the state with copies of other variables, also as its average if it keeps one.
+    """Returns the state with its variables, and its average if it keeps one, replaced by copies.
 
-    The variables are copied because a step consumes its state.
+    The given variables are copied because a step consumes its state.
     """
     return state.replace(
         **jax.tree.map(jnp.copy, variables),

@@ -304,6 +304,6 @@ def _same_classes(root: Path, source: Source, train: str) -> None:
     in_valid = np.array(source.columns[IS_VALID], bool)
     for number in np.setdiff1d(source.labels[in_valid], source.labels[~in_valid]):
         raise DataError(
-            f"{root}: class {source.classes[number]} has pictures for validation "
+            f"{root}: class {source.classes[number]} has validation pictures "
             f"but none in {train}/; put some there, or remove the class"
         )

@@ -35,19 +35,19 @@ def from_csv(
 
     The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, each only
     once, into the user's cache folder. A file that does not exist under its name is looked for with
-    slashes in place of backslashes, in another case, and with the ending of a picture; if exactly
-    one file fits, it is used, and the source's `notes` say so.
+    slashes for backslashes, then regardless of upper and lower case, then also with a picture
+    file's extension added; if exactly one file fits, it is used, and the source's `notes` say so.
 
     Args:
-        path: File of the table, in UTF-8 or UTF-16; in UTF-8, paths may also hold other bytes.
+        path: File of the table, in UTF-8 or UTF-16; paths may hold bytes that are not UTF-8.
         image: Name of the column of paths or links.
         label: Name of the column of class names.
-        root: Folder in which relative paths begin; None is the table's own.
+        root: Folder that paths are relative to; None is the table's own.
 
     Raises:
-        DataError: The file cannot be read, has no such columns or two of one name, has a row with
-            more or fewer cells than columns, leaves a cell empty, or lists a picture that does not
-            exist or a link that cannot be fetched.
+        DataError: The file cannot be read, lacks one of the two columns, or has two columns with
+            the same name; a row has more or fewer cells than the header, or no picture or class;
+            or a listed picture does not exist, or a link cannot be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -115,7 +115,7 @@ def _read(file: Path) -> tuple[str, list[str]]:
             raise DataError(f"{file}: cannot be read as CSV: {error}; save it as UTF-8") from None
     if b"\0" in content:
         raise DataError(
-            f"{file}: cannot be read as CSV: it is not text in UTF-8 (it holds zero bytes); "
+            f"{file}: cannot be read as CSV: it is not text in UTF-8 (it contains null bytes); "
             "save it as CSV in UTF-8"
         )
     return content.decode("utf-8-sig", errors="surrogateescape"), []
@@ -180,7 +180,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """Finds a column by its name: the exact one, or the only one if case and spaces are ignored."""
+    """Finds a column by its name, or the only one that matches but for case and outer spaces."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
@@ -224,8 +224,8 @@ def _references(
         raise DataError(f"{where}: cannot be read as CSV: it is not in UTF-8")
     others = f" (and {counted(len(missing) - 1, 'other')})" if len(missing) > 1 else ""
     raise DataError(
-        f"{where}: there is no picture {folder / name}{others}; relative "
-        "paths begin at the table's folder, or at --data.root"
+        f"{where}: there is no picture {folder / name}{others}; "
+        "paths are relative to the table's folder, or to --data.root"
     )
 
 

@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     Args:
         archive: The file.
         folder: Folder to unpack into, which is made.
-        name: Name of the archive in errors; None is its file's name.
+        name: What error messages call the archive; None is its file's name.
 
     Raises:
         DataError: The file is neither a zip nor a tar file, it is damaged, a member would be

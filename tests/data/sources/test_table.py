@@ -215,7 +215,7 @@ def test_the_line_that_tells_excel_the_separator_is_no_header(table):
 def test_a_table_that_is_no_text_is_named(tmp_path):
     file = tmp_path / "t.csv"
     file.write_bytes("image,label\na.png,red\n".encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"zero bytes.*save it as CSV in UTF-8"):
+    with pytest.raises(DataError, match=r"null bytes.*save it as CSV in UTF-8"):
         from_csv(file)
 
 

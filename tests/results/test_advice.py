@@ -118,7 +118,9 @@ def test_a_class_without_pictures_for_validation_is_named(trained, said):
     assert [one.command[-35:] for one in found] == [
         " --data.split random --data.stratify"[-35:]
     ] * said
-    assert all(f"{answers(matrix).classes[1]} has no validation pictures" in one.sentence for one in found)
+    assert all(
+        f"{answers(matrix).classes[1]} has no validation pictures" in one.sentence for one in found
+    )
 
 
 def test_a_loss_that_rises_while_the_other_falls_is_overfitting():

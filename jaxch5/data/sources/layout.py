@@ -163,9 +163,7 @@ def where_classes_are(
     ways = [f"--data.pattern{as_in}, where file names tell the class", "a folder for each class"]
     if tables:
         more = f" (or {', '.join(tables[1:3])})" if tables[1:] else ""
-        ways.insert(
-            0, f"--data.path {tables[0]}{more}, with --data.root for its paths' folder"
-        )
+        ways.insert(0, f"--data.path {tables[0]}{more}, with --data.root for its paths' folder")
     if len(parts) > 1:
         ways.append(f"--data.train . if {' and '.join(parts)} are classes")
     return "use " + "; or ".join(ways)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
     from jaxch5.results.predictor import Prediction, Predictor
 
-# Minimum side of a picture that is written for viewing, pixels.
+# Minimum side of a PNG that `--explain` writes, pixels.
 SHOWN_SIDE = 256
-# The name of a picture, and its path, its content, or the reason why there is neither.
+# A picture's name, together with its path, its content, or the error if it has neither.
 Found = tuple[str, str | bytes | DataError]
 
 
@@ -55,7 +55,7 @@ class PredictOptions(Options):
 
 
 def predict(options: PredictOptions) -> dict[str, Any]:
-    """Prints a line per picture, and returns what it printed."""
+    """Predicts each picture, prints a line for it (not with `--json`), and returns the results."""
     from jaxch5.data.sources.listing import described
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process
@@ -106,7 +106,7 @@ def predict(options: PredictOptions) -> dict[str, Any]:
 
 
 def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
-    """Draws where the network looks for the most probable class; returns the path of the PNG.
+    """Draws which parts of a picture speak for its most probable class; returns the PNG's path.
 
     Raises:
         CheckpointError: The folder or the PNG cannot be written.
@@ -124,7 +124,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # A file of that name may be the user's, or belong to a picture from another folder.
+    # A file with this name may be the user's, or show a like-named picture of another folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
-    """Guesses the range of pictures above 8 bits if training saw none; see `guess_range`."""
+    """Guesses the range of pictures of more than 8 bits; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
     files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
@@ -157,9 +157,9 @@ def most_likely(
 
 
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
-    """Finds the pictures that names stand for, and each folder's files that are passed over.
+    """Finds the pictures that names stand for, and the files that are passed over in each folder.
 
-    The latter are grouped by reason. A name without pictures has the reason in place of a path.
+    These files are grouped by reason. A name that stands for no picture is paired with an error.
     """
     from jaxch5.data.sources.listing import list_folder
 
@@ -199,7 +199,7 @@ def _of_standard_input(content: bytes) -> Iterator[Found]:
         read_header(content)
         is_picture = True
     except Exception:
-        # A list of paths is text; anything else goes to the decoder, which reports errors.
+        # A list of paths has no null byte; other content goes to the decoder, which reports errors.
         is_picture = b"\0" in content
     if is_picture:
         yield "-", content

@@ -28,12 +28,12 @@ EXPORT = "export one with jaxch5 export RUN --format learner"
 
 
 class About(NamedTuple):
-    """Holds what has to be known about a classifier besides its weights.
+    """Holds the description of a classifier: how it was built, and how it sees pictures.
 
     Attributes:
         arch, head, precision: What the network is built from; see `create_model`.
-        presize, size: Side to which the CPU resizes pictures, and side of the network's input, or
-            its height and width, pixels.
+        presize, size: In pixels, the side to which the CPU resizes pictures; and the side of the
+            network's input, or its height and width.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How pictures get the shape of the network's input; see `Framing`.
         crop_pct, interpolation: What evaluation and prediction see of pictures; see `View`.
@@ -80,7 +80,7 @@ def about_of_file(
 
     Raises:
         ConfigError: The architecture that the caller names does not exist.
-        WeightsError: There is no such file, it is not a learner's, or it has another architecture.
+        WeightsError: There is no such learner's file, or its metadata or architecture is wrong.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -119,17 +119,17 @@ def about_of_file(
 def spec_of_file(
     path: Path, arch: str, model: str | ModelSpec | nn.Module | None, import_path: str = ""
 ) -> ModelSpec:
-    """Returns the architecture of a run or a learner's file, without importing the path it names.
+    """Returns the architecture of a run or a learner's file; never imports a path found in it.
 
     Args:
         path: Run or file.
         arch: Name of the architecture in the run or file.
         model: Architecture that the caller expects.
-        import_path: Import path in the run or file, for the message.
+        import_path: Import path in the run or file, for the error message.
 
     Raises:
         ConfigError: The architecture that the caller names does not exist.
-        WeightsError: The architecture is another one, or one that only the caller can name.
+        WeightsError: The architecture differs from `model`, or is unknown and `model` is None.
     """
     if model is None:
         if arch not in architectures():
@@ -151,7 +151,7 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 
     Args:
         path: Run or file.
-        said: Its metadata: `task`, softmax if missing, and `threshold`; see `task_of`.
+        said: Its settings or metadata: `task` (softmax if missing) and `threshold` (0 if missing).
 
     Raises:
         WeightsError: The task is not a built-in one, or the threshold is not a probability.
@@ -171,12 +171,12 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 
 
 def head_of(model: nn.Module, spec: ModelSpec) -> str:
-    """Returns the name of a network's head, for a learner's file; "" if there is no choice."""
+    """Returns the name of a network's head, for a learner's file; "" if the head has none."""
     return getattr(model, "head", "") if spec.heads or spec.names is None else ""
 
 
 def about_of(config: Config) -> About:
-    """Returns the description of the classifier that a run's configuration trains."""
+    """Returns the description of the classifier that a run with this configuration trains."""
     model, data = config.model, config.data
     sizes = data.presize, data.size, data.range, data.max_pixels, data.method, data.pad_mode
     view = view_of(data.model_dump())

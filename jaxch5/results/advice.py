@@ -1,7 +1,7 @@
 """Advises what to do next, in at most five sentences that a run's figures support.
 
-A claim that chance could explain is made only if a test of it is significant. Each sentence comes
-with a command.
+A claim that chance could explain is made only if a statistical test is significant. Each sentence
+comes with a command.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from jaxch5.util.imports import is_import_path
 from jaxch5.util.text import counted, percent
 
 MOST = 5
-# Significance level of a claim; divided by the number of claims where many are tested.
+# Significance level of a claim; where several claims are tested, it is divided by their number.
 LEVEL = 0.01
-# Level for trends over a few epochs: four values cannot give a probability below 0.04.
+# Level for trends over a few epochs: four values cannot give a p-value below 0.04.
 TREND = 0.05
-# Probability from which an answer counts as sure.
+# Minimum probability of an answer that counts as sure.
 SURE = 0.9
 # ImageNet has 1,281 pictures per class; a set with fewer benefits from ImageNet's weights.
 FEW = 1281
@@ -64,10 +64,10 @@ def advise(
         run: Path of the run.
         config: Configuration of the run, which the commands read from `run`.
         interp: Answers of the run's classifier for the validation pictures.
-        records: Record of each epoch; without records the curves are not judged.
+        records: Record of each epoch; without records the length of training is not judged.
         counts: Number of training pictures of each class; None leaves out the advice that depends
             on it.
-        judged: Whether `jaxch5 suspects` has run already.
+        judged: Whether `jaxch5 suspects` has already been run.
 
     Example:
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
@@ -104,7 +104,7 @@ def _like(run: str, command: str, *words: str) -> str:
 
 
 def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Warns if the network is no better than one constant answer, and far from good."""
+    """Warns if the network is hardly better than always giving one answer, and far from perfect."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     total, right, usual = len(interp), _right(interp), int(there.max(initial=0))
     if usual == total:
@@ -139,7 +139,7 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
 def _never_validated(
     run: str, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Names the classes that no score covers, if a split by class would change that."""
+    """Reports classes without validation pictures, if a split by class would give each some."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     if counts is None or there.all() or (there + counts).min() < 2:
         return
@@ -155,7 +155,7 @@ def _never_validated(
 def _from_scratch(
     run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Recommends ImageNet's weights if training began without them on few photographs."""
+    """Recommends ImageNet's weights if training began from random weights on few pictures."""
     theirs = any(getattr(config.data, name) is not None for name in SOURCES)
     if counts is None or config.model.weights != "none" or not theirs:
         return
@@ -176,7 +176,7 @@ def _from_scratch(
 def _length(
     run: str, config: Config, interp: Interpretation, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[Advice]:
-    """Judges whether the last phase was too long or too short."""
+    """Judges whether the last phase of training was too long or too short."""
     # Only the last phase counts: an earlier one trained other layers.
     phase = [record for record in records if record.get("phase") == records[-1].get("phase")]
     valid, train = ([record[name] for record in phase] for name in ("valid_loss", "train_loss"))
@@ -207,7 +207,7 @@ def _length(
 def _rare_classes(
     run: str, config: Config, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Compares the recall of classes that are rarer than the mean with that of the others."""
+    """Compares the recall of classes that are rarer than average with that of the others."""
     weighted = config.fit.class_weights != "none" or config.data.sampler != "shuffled"
     if counts is None or weighted or is_import_path(config.fit.loss):
         return
@@ -226,7 +226,7 @@ def _rare_classes(
 
 
 def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Finds the two classes whose confusion with each other is least likely to be chance."""
+    """Finds the two classes whose confusion with each other is least likely to be due to chance."""
     count = len(interp.classes)
     if count < 3:
         return
@@ -257,7 +257,7 @@ def _interval(hits: int, total: int) -> tuple[float, float]:
 
 
 def _trend(values: Sequence[float]) -> bool:
-    """Tests whether values rise, by Kendall's test."""
+    """Tests whether values rise, with Kendall's rank correlation."""
     test = (
         kendalltau(range(len(values)), values, alternative="greater") if len(values) > 3 else None
     )

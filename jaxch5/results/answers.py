@@ -16,7 +16,7 @@ from jaxch5.util.files import to_json
 KEEP, CLASS, DROP, UNSURE, UNDO = "keep", "class", "drop", "unsure", "undo"
 KINDS = (KEEP, CLASS, DROP, UNSURE, UNDO)
 
-# A picture's path and its label when it was answered: an answer applies to no other label.
+# A picture's path, and its label at the time of an answer, which applies only to that label.
 Key = tuple[str, str]
 
 
@@ -68,9 +68,9 @@ class AnswerLog:
 
     Attributes:
         path: The file.
-        torn: Whether the file ended in a partial line, never confirmed as saved, which was cut off.
+        torn: Whether a partial line, never confirmed as saved, was cut off the end of the file.
         lines: Number of lines, including answers that were undone, and the lines that undo them.
-        answers: Answers that hold, in their order.
+        answers: Answers that were not undone, in their order.
 
     Raises:
         CheckpointError: The file cannot be read or written, or a line of it is damaged.
@@ -103,7 +103,7 @@ class AnswerLog:
         self.lines, self.answers = len(given), holding(given)
 
     def add(self, answer: Answer) -> None:
-        """Appends an answer; once this returns, it is on the disk.
+        """Appends an answer, which is on the disk once this method returns.
 
         Raises:
             CheckpointError: The answer cannot be written; the file is unchanged.

@@ -1,7 +1,7 @@
-"""Exports a trained classifier: for PyTorch, jax alone, ONNX runtimes, and jaxch5 itself.
+"""Exports a trained classifier for PyTorch, for jax alone, for ONNX runtimes, and for jaxch5.
 
-Each format contains what a reader needs besides the weights. A classifier always gives the same
-bytes, whichever process writes them, and wherever it runs.
+Each format contains what a reader needs besides the weights. The same classifier always gives the
+same bytes, whichever process exports it, and wherever that process runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxch5.results.elsewhere import onnx_program, recipe, timm_config
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# What `crop_pct` is a share of in validation: the largest centre crop that fits, or everything.
+# What `crop_pct` is a share of, for each method: the largest centre crop, or the whole picture.
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
@@ -38,10 +38,10 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
     """Returns what a reader needs besides the weights, under the names that exported files use.
 
     Returns:
-        The fields of `About`, such as `presize` and `size` (pixels); `crop`, what `crop_pct` is a
-        share of; `mean` and `std` (of values 0 to 1); `classes`, in the order of the outputs;
-        `task`, which is the activation; and the `threshold` below which the answer is "none of
-        these". If your own architecture was named by its import path, also `import_path`.
+        The fields of `About`, such as `presize` and `size` (pixels); `crop`, which says what
+        `crop_pct` is a share of; `mean` and `std`, for values from 0 to 1; `classes`, in the
+        order of the outputs; `task`, which names the activation; `threshold`, below which the
+        answer is "none of these"; and `import_path`, if one named your own architecture.
     """
     spec = predictor.spec
     return {
@@ -89,9 +89,9 @@ def as_fastai(predictor: Predictor) -> bytes:
 
 
 def as_learner(predictor: Predictor) -> bytes:
-    """Serializes a classifier for `load_learner`, which accepts no other format.
+    """Serializes a classifier for `load_learner`, which reads no other exported format.
 
-    The weights of your own module have flax's names.
+    The weights of your own module are stored under flax's names.
     """
     spec, variables, head = predictor.spec, predictor.variables, predictor.about.head
     named = spec.names is not None
@@ -139,13 +139,13 @@ def _safetensors(weights: dict[str, np.ndarray], metadata: dict[str, str]) -> by
 def as_stablehlo(predictor: Predictor) -> bytes:
     """Serializes a classifier as a program that `jax.export.deserialize` reads.
 
-    Its `call` takes upright RGB pictures: uint8 [any batch, presize, presize, 3]. With the method
-    "crop" they are centre squares, resized to that shape; with "squish", entire pictures, resized
-    to it without keeping their proportions; with "pad", entire pictures whose long side is
-    `presize`, in the upper left corner. With "pad", `call` also takes their heights and widths,
-    int32 [batch, 2]. If `size` is not square, a centre crop has its proportions, with `presize` as
-    the short side. From there on the program computes what validation computes, and returns
-    probabilities. Its `fun_name` is the description as JSON.
+    The program's `call` takes upright RGB pictures, uint8 [any batch, presize, presize, 3]. With
+    method "crop" they are centre squares, resized to that shape; if `size` is not square, they are
+    centre crops with its proportions, and their short side is `presize`. With "squish" they are
+    entire pictures, resized without keeping their proportions. With "pad" they are entire pictures
+    in the upper left corner, whose long side is `presize`; `call` then also takes their heights and
+    widths, int32 [batch, 2]. From there on, the program computes what validation computes, and
+    returns probabilities. Its `fun_name` is the description as JSON.
     """
     from jax import export
 
@@ -179,7 +179,7 @@ def as_stablehlo(predictor: Predictor) -> bytes:
 def as_onnx(predictor: Predictor) -> bytes:
     """Serializes a classifier as an ONNX program that takes pictures of the network's size.
 
-    Its metadata holds the description, and its documentation shows how to call the program.
+    The program's metadata holds the description, and its `doc_string` shows how to call it.
 
     Raises:
         ConfigError: The extra `onnx` is not installed, or an operation cannot be written as ONNX.
@@ -228,7 +228,7 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-# Functions that return the content of a file, or the content of each file in a folder by its name.
+# Each function returns the content of a file or, by file name, the contents of a folder's files.
 FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,
@@ -240,7 +240,7 @@ FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
 
 
 def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
-    """Writes a classifier as one file, or as a folder for timm, and returns its size in bytes.
+    """Writes a classifier as one file, or as a folder for timm; returns the total size in bytes.
 
     Args:
         predictor: Classifier to write.
@@ -248,9 +248,9 @@ def write_artifact(predictor: Predictor, path: Path, format: str) -> int:
         format: Key of `FORMATS`.
 
     Raises:
-        ConfigError: There is no such format, it cannot hold the classifier, or the file's name
-            does not end as readers of the format expect.
-        CheckpointError: The file cannot be written.
+        ConfigError: There is no such format, it cannot hold the classifier, or the name of a
+            learner's file does not end in `.safetensors`.
+        CheckpointError: The file or the folder cannot be written.
     """
     if format not in FORMATS:
         raise ConfigError(f"format = {format}: should be one of {', '.join(FORMATS)}")

@@ -34,7 +34,7 @@ class Attribution(NamedTuple):
     """Holds where a classifier looks, as `attribution` computes it.
 
     Attributes:
-        map: How much each pixel of the network's input speaks for the class, 0 to 1.
+        map: How much each pixel of the network's input speaks for the class, from 0 to 1.
         picture: The network's input, with values from 0 to 1.
         label: Name of the class.
         probability: Probability that the classifier gives the class.
@@ -46,7 +46,7 @@ class Attribution(NamedTuple):
     probability: float
 
     def overlay(self) -> Image:
-        """Returns the map in colours over the grey picture, at the picture's size."""
+        """Returns the map in colours over the picture in grey, at the size of `picture`."""
         return as_image(overlay(self.picture, self.map))
 
     def plot(self) -> Figure:
@@ -56,7 +56,7 @@ class Attribution(NamedTuple):
 
 
 class HasPredictor(Protocol):
-    """Anything that a predictor can be made from, such as a learner."""
+    """An object from which a predictor can be made, such as a learner."""
 
     def predictor(self) -> Predictor:
         """Returns the classifier with its current weights."""
@@ -67,14 +67,14 @@ def attribution(
 ) -> Attribution:
     """Computes which parts of a picture speak for a class: Grad-CAM (Selvaraju et al., 1610.02391).
 
-    It sums the channels of the network's last map, each times the mean gradient of the class's
-    logit with respect to that channel, and drops what speaks against the class. For a vision
-    transformer it takes the last block's tokens, each times its own gradient (HiResCAM,
-    2011.08891). It computes in float32.
+    Grad-CAM adds up the channels of the network's last map, each multiplied by the mean gradient of
+    the class's logit with respect to that channel, and sets negative sums to zero. For a vision
+    transformer, the map is made of the last block's tokens, and each value is multiplied by its
+    own gradient (HiResCAM, 2011.08891). All of this is computed in float32.
 
     Args:
         classifier: Predictor or learner.
-        picture: Picture as `Predictor.predict` takes it.
+        picture: Picture, in any form that `Predictor.predict` takes.
         label: Name of the class; None takes the most probable one.
 
     Raises:

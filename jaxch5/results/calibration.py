@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.errors import ConfigError
 
-# Share of the pictures of known classes that a suggested threshold answers.
+# Share of the pictures of known classes that get an answer at a suggested threshold.
 ANSWERED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Holds confidence and accuracy of predictions, in equal bins of confidence from 0 to 1.
+    """Holds confidence and accuracy of predictions, in equally wide bins of confidence from 0 to 1.
 
     Attributes:
         confidence: Mean probability of the predictions in each bin; NaN where there are none.
         accuracy: Share of these predictions that are right; NaN where there are none.
-        count: Number of items in each bin.
+        count: Number of predictions in each bin.
     """
 
     confidence: Float[np.ndarray, "bins"]
@@ -31,9 +31,9 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Returns the mean gap between confidence and accuracy, weighted by items (1706.04599).
+        """Returns the mean gap between confidence and accuracy, weighted by `count` (1706.04599).
 
-        It is NaN if there are no items.
+        It is NaN if there are no predictions.
         """
         if not self.count.any():
             return math.nan
@@ -72,10 +72,10 @@ def calibrate(
 
 
 class Selection(NamedTuple):
-    """Holds the shares of items answered and of answers that are wrong, by threshold (1705.08500).
+    """Holds, by threshold, what share of items is answered, and how often wrongly (1705.08500).
 
     Attributes:
-        threshold: Thresholds at which answers change, the highest first.
+        threshold: Thresholds at which further items are answered, the highest first.
         answered: Share of the items that are answered at each threshold.
         error: Share of these answers that are wrong.
     """
@@ -93,10 +93,10 @@ class Selection(NamedTuple):
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
-        """Returns the highest threshold at which a share of items is answered, cut to six decimals.
+        """Returns the highest threshold at which enough items are answered, rounded down to 1e-6.
 
         Args:
-            share: Least share of items to answer, 0 to 1.
+            share: Minimum share of items to answer, from 0 to 1.
 
         Example:
             >>> select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True])).suggested(0.6)
@@ -107,7 +107,7 @@ class Selection(NamedTuple):
 
 
 def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
-    """Computes the share of items answered, and the share of answers that is wrong, by threshold.
+    """Computes, by threshold, the share of items answered, and of these answers that are wrong.
 
     Args:
         confidences: Probability of each item's most probable class.

@@ -16,7 +16,7 @@ from jaxch5.util.text import NO_NUMBER, printable
 class Scores:
     """Holds a line of a report: scores from 0 to 1, and `support`, the number of items.
 
-    The scores are None where a class has no items and is never predicted.
+    The scores are None if a class has no items and is never predicted.
     """
 
     name: str

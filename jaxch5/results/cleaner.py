@@ -27,9 +27,9 @@ from jaxch5.util.text import composed, folded, is_text, printable
 
 # Longest sides of the pictures, pixels.
 SIDES = {"large": 1024, "small": 256}
-# Number of encoded pictures that are cached: some 60 MB.
+# Number of encoded pictures that are cached, which takes about 60 MB.
 KEPT = 600
-# Seconds for which a browser may cache a picture; another list of suspects has other addresses.
+# Seconds for which a browser may cache a picture; a new list of suspects has new addresses.
 SECONDS = 3600
 LONGEST_CLASS = 200
 PAGES = {
@@ -38,11 +38,11 @@ PAGES = {
     "/clean.css": ("clean.css", "text/css; charset=utf-8"),
     "/palette.css": ("palette.css", "text/css; charset=utf-8"),
 }
-# What is known about a suspect besides its classes and pictures.
+# Fields of a suspect that the page gets unchanged.
 KNOWN = ("probability", "label_probability", "doubt", "part")
-# What is known about near-duplicates.
+# Fields of a group of near-duplicates: lists with one value for each picture.
 TWINS = ("images", "labels", "parts")
-# A function of an item's number and a class that draws where the network looks for the class.
+# A function from an item's index and a class to a drawing of what speaks for the class.
 Looks = Callable[[int, str], Image.Image]
 
 
@@ -69,7 +69,7 @@ def read_judged(path: Path) -> dict[str, Any]:
 
 
 class Cleaner:
-    """Answers the requests of the page.
+    """Responds to the requests of the page of `jaxch5 clean`.
 
     Attributes:
         keys: Path and label of each suspect that is still in the set, largest doubt first.
@@ -80,9 +80,9 @@ class Cleaner:
         title: Title of the page.
         judged: Result of `read_judged`.
         source: Pictures to show.
-        items: Item number of each picture of the set, by path and label.
+        items: Index of each picture in `source`, by path and label.
         log: Log of answers, to which new ones are added.
-        finish: Function that writes labels, and returns lines about them and the next command.
+        finish: Function that writes the corrected labels, and returns what the page then shows.
         looks: Function that draws where the network looks, or the reason why that is impossible.
     """
 
@@ -106,7 +106,7 @@ class Cleaner:
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
         self.stale = len(judged["suspects"]) - len(suspects)
-        # Item numbers by path alone, for the other pictures that are shown beside a suspect.
+        # Indices by path alone, for the other pictures that are shown beside a suspect.
         self._item = {image: item for (image, _), item in items.items()}
         self._images: dict[str, int] = {}
         groups = defaultdict(list)
@@ -127,10 +127,10 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Responds to a request: to send a file, suspects or a picture, save an answer, or finish.
+        """Responds to a request for a file, suspects or a picture, or to save an answer or finish.
 
         Raises:
-            DataError: A picture cannot be read, or an answer makes no sense.
+            DataError: A picture cannot be read or drawn, or an answer is invalid.
             CheckpointError: An answer cannot be saved.
         """
         path = path.partition("?")[0]
@@ -227,7 +227,7 @@ class Cleaner:
         return f"image/{form}", written.getvalue()
 
     def _shown(self, suspect: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> Any:
-        """Returns a suspect for the page, with the numbers of its pictures and classes."""
+        """Returns a suspect for the page, with indices in place of its pictures and classes."""
         nearest = suspect.get("nearest") or {}
         twins = [
             {"image": self._place(image), "label": printable(label), "part": part}

@@ -1,4 +1,4 @@
-"""Estimates which labels are wrong by confident learning (Northcutt et al., 1911.00068)."""
+"""Estimates by confident learning which labels are wrong (Northcutt et al., 1911.00068)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class LabelIssues(NamedTuple):
     """Holds what out-of-sample probabilities say about labels.
 
     Attributes:
-        doubt: How much speaks against the label, from 0 to 1; above 0.5, its rival is more
-            probable. It is the rival's share of the sum of both probabilities;
-            docs/benchmarks.md compares it with other scores.
+        doubt: How much speaks against the label, from 0 to 1: the rival's share of the sum of
+            the label's and the rival's probabilities. Above 0.5, the rival is more probable.
+            docs/benchmarks.md compares this score with others.
         rival: Most probable class other than the label.
         wrong: Whether the label is likely wrong.
         joint: Estimated number of items, by label (row) and by true class (column).
@@ -38,8 +38,8 @@ def find_label_issues(
 ) -> LabelIssues:
     """Finds labels that look wrong, and estimates how many are wrong.
 
-    `estimate_joint` estimates, for each label and each different class, how many items with the
-    label belong to the class. At most that many are marked as likely wrong: those for which the
+    `estimate_joint` estimates, for each label and each other class, how many items with the
+    label belong to that class. At most that many are marked as likely wrong: those for which the
     class's probability exceeds the label's by the most.
 
     Args:
@@ -47,7 +47,7 @@ def find_label_issues(
         probabilities: Class probabilities of each item, by a classifier not trained on that item.
 
     Raises:
-        ConfigError: Labels and probabilities do not fit each other.
+        ConfigError: Labels and probabilities do not fit each other, or are invalid.
 
     Example:
         >>> labels = np.array([0, 0, 0, 1, 1, 1])
@@ -98,8 +98,8 @@ def confident_joint(
     classes = probabilities.shape[1]
     right = labels[:, None] == np.arange(classes)
     thresholds = (probabilities * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)
-    # The tolerance is for the mean of equal probabilities, which may be rounded upward. No item
-    # confidently belongs to a class without items, or to one that its own items all rule out.
+    # The tolerance is needed because the mean of equal probabilities may be rounded upward. No item
+    # confidently belongs to a class whose own items, if any, all have probability 0 for it.
     confident = (probabilities >= thresholds * (1 - 1e-9)) & (thresholds > 0)
     found = np.where(confident, probabilities, -1).argmax(axis=1)
     joint = np.zeros((classes, classes), int)

@@ -1,4 +1,4 @@
-"""Applies a person's answers to labels, and writes them as a table to train on."""
+"""Applies a person's answers to labels, and writes the new labels as a table to train on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxch5.results.answers import CLASS, DROP, UNSURE, Answer, Key
 from jaxch5.util.files import sha256_of, to_json, write_file
 from jaxch5.util.text import composed, counted, is_text
 
-# The file beside a table of corrected labels that records what was corrected.
+# Suffix of the file beside a table of corrected labels that records what was corrected.
 ABOUT = ".json"
 
 
@@ -111,7 +111,7 @@ def check_listable(rows: Sequence[Row]) -> None:
 
 
 def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
-    """Returns remarks about corrected labels, such as on classes that are new or gone.
+    """Returns remarks about corrected labels, for example about classes that are new or gone.
 
     Example:
         >>> rows = [Row("1.jpg", "cat", False), Row("2.jpg", "dog", False)]
@@ -164,7 +164,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
     """Writes a table of corrected labels, and beside it a record of what changed, each atomically.
 
     Args:
-        path: CSV file; the record has the same name, but ends in `.json`.
+        path: CSV file to write; the record's name is the same, but with the suffix `.json`.
         now: Corrected labels.
         run: Run whose labels were corrected, if there is one.
 
@@ -201,7 +201,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 def about_labels(path: Path) -> dict[str, Any] | None:
     """Returns the record that `write_labels` wrote beside a table; None if there is none.
 
-    Its "edited" tells whether the table has changed since then; if so, counts may be wrong.
+    The entry "edited" tells whether the table has changed since; if so, counts may be wrong.
     """
     try:
         about = json.loads(path.with_suffix(ABOUT).read_bytes())

@@ -21,7 +21,7 @@ from jaxch5.results.predictor import Predictor
 
 # timm's names for the methods of `Framing`.
 CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
-# The end of the text about a program or a folder: code that runs without jaxch5.
+# The end of the text for an ONNX program or a timm folder: code that runs without jaxch5.
 RECIPE = """
 {imports}from PIL import Image, ImageCms, ImageOps
 
@@ -100,7 +100,7 @@ def pixels(
 def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[int, int, int]]:
     """Returns the function that is written as ONNX, and the shape of the pictures that it takes.
 
-    It computes in float32, whatever the precision of training, as most runtimes on a CPU require.
+    A network with a `dtype` computes in float32 here: most runtimes on a CPU require float32.
     """
     model, size = predictor.model, height_and_width(predictor.about.size)
     wide = model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
@@ -114,7 +114,7 @@ def onnx_program(predictor: Predictor) -> tuple[Callable[[Array], Array], tuple[
 
 
 def recipe(predictor: Predictor, form: str) -> str:
-    """Returns the text about a program or a folder, with code that runs without jaxch5.
+    """Returns the text for an ONNX program or a timm folder, with code that runs without jaxch5.
 
     Args:
         predictor: The classifier.

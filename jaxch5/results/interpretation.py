@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Picture = Float[np.ndarray, "height width 3"]
 
-# Side of the pictures that are shown, pixels.
+# Longer side of the pictures that are shown, pixels.
 SIDE = 192
 
 
@@ -52,7 +52,7 @@ class Interpretation(NamesFastai):
         task: Task that turns probabilities into an answer.
 
     Raises:
-        ConfigError: Targets, probabilities, classes and references do not fit each other.
+        ConfigError: The arguments are invalid, or do not fit each other.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -100,7 +100,7 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def losses(self) -> Float[np.ndarray, "items"]:
-        """Returns the cross-entropy of each item's probabilities with its target."""
+        """Returns the loss of each item, as the task defines it, such as the cross-entropy."""
         return self.task.item_losses(self.probabilities, self.targets)
 
     def confusion_matrix(self, normalize: bool = False) -> np.ndarray:
@@ -120,12 +120,12 @@ class Interpretation(NamesFastai):
         return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) if normalize else matrix
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
-        """Lists each kind of mistake, as its actual class, its predicted class and its count.
+        """Lists each kind of mistake as a tuple of actual class, predicted class and count.
 
         The most frequent comes first; equally frequent ones are in the order of the classes.
 
         Args:
-            min_val: Minimum count of the mistakes that are listed.
+            min_val: Minimum count of a kind of mistake that is listed.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
@@ -177,7 +177,7 @@ class Interpretation(NamesFastai):
     def calibration(self, bins: int = 10) -> Calibration:
         """Measures how often the most probable class is right, by its probability.
 
-        A probability on the edge of two bins falls into the lower one.
+        A probability on the edge between two bins falls into the lower bin.
 
         Args:
             bins: Number of bins of equal width, from 0 to 1.
@@ -193,7 +193,7 @@ class Interpretation(NamesFastai):
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Returns the mean gap between confidence and accuracy, weighted by items (1706.04599).
+        """Returns the mean gap between confidence and accuracy; see `Calibration` (1706.04599).
 
         Args:
             bins: Number of bins; see `calibration`, which raises the same errors.
@@ -229,7 +229,7 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes the `suspects` that are files to a CSV table for correction; returns how many.
+        """Writes the `suspects` that are files to a CSV table for correction; returns their number.
 
         The columns are image, label, prediction, probability and loss; `from_csv` reads the table.
 
@@ -304,7 +304,7 @@ class Interpretation(NamesFastai):
         """Draws some items, each titled with its prediction, and with its class if that differs.
 
         Args:
-            nrows, ncols: Size of the grid.
+            nrows, ncols: Number of rows and number of columns of the grid.
             seed: Seed for choosing the items at random.
 
         Raises:
@@ -335,8 +335,8 @@ def interpretation_of(
 
     Args:
         source, items: Source of the items, and their indices in it.
-        probabilities: Probability that the model gave to each class.
-        labels: Classes of the items.
+        probabilities: Probability that the model gives each class, for each item.
+        labels: Index of each item's actual class.
         task: Task that turns probabilities into an answer.
         framing, size: Framing and input size of the model, to show pictures as the model sees them.
     """

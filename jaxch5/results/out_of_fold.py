@@ -14,8 +14,8 @@ from jaxch5.task import SMALLEST
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-# Values of scikit-learn's C for features of norm 1, the strongest regularization first. Which one
-# is right depends on the features and labels, and decides how many wrong labels are found.
+# Values of scikit-learn's C for features of norm 1, the strongest regularization first. The best
+# value depends on the features and labels; the choice decides how many wrong labels are found.
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-3, 9))
 USUAL = 1.0
 ROWS = 1024
@@ -30,7 +30,7 @@ def stratified_folds(
 ) -> Int[np.ndarray, "items"]:
     """Assigns items to folds, spreading each class evenly.
 
-    If all items of a class would be in a single fold, they are in none (-1), since a classifier
+    If all items of a class would be in a single fold, they get no fold (-1), since a classifier
     trained on the other folds could not learn the class.
 
     Args:
@@ -54,7 +54,7 @@ def stratified_folds(
     dealt = np.zeros((labels.max(initial=0) + 1, count), int)
     folds = np.full(len(labels), -1)
     for items in members.values():
-        # The fold with the fewest items of the first item's class; of equal ones, the smallest.
+        # The fold with the fewest items of the first item's class; among equals, the smallest fold.
         fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
@@ -70,13 +70,13 @@ def judge_by_heads(
     """Computes class probabilities of items with linear heads that were not trained on them.
 
     A fold's head is a softmax regression on the features of all items outside the fold. The
-    strength of its regularization is chosen on the same items: heads trained on those that are not
-    in the next fold are compared by how well they predict that fold. Items in no fold get zeros.
+    strength of its regularization is chosen on these items: heads trained on them without the
+    next fold are compared by how well they predict the next fold. Items in no fold get zeros.
 
     Args:
         features: Features of the items.
         labels: Index of each item's class.
-        folds: Fold of each item, as `stratified_folds` returns them.
+        folds: Fold of each item, or -1; see `stratified_folds`.
         classes: Number of classes.
 
     Example:
@@ -114,8 +114,8 @@ def _strength(
         losses.append(-np.log(np.maximum(chosen, SMALLEST)))
         if losses[-1].mean() > min(map(np.mean, losses)):
             break
-    # The strongest regularization whose loss is within a standard error of the least loss: if some
-    # labels are wrong, the head with the least loss has learned some of the wrong ones.
+    # Take the strongest regularization whose loss is within a standard error of the least loss: if
+    # some labels are wrong, the head with the least loss has learned some of the wrong ones.
     least = min(losses, key=np.mean)
     limit = least.mean() + least.std() / np.sqrt(len(least))
     return next(s for s, loss in zip(STRENGTHS, losses, strict=False) if loss.mean() <= limit)
@@ -144,13 +144,13 @@ def nearest_items(
     asked: Sequence[tuple[int, int]],
     count: int = NEAREST,
 ) -> list[list[int]]:
-    """Finds the items of a class whose features have the highest cosine similarity to an item's.
+    """Finds, for pairs of an item and a class, the items of the class most similar to the item.
 
     Args:
-        features: Features of the items.
+        features: Features of the items, compared by cosine similarity once their mean is removed.
         labels: Class of each item.
         asked: Pairs of an item and a class.
-        count: Maximum number of items for each pair.
+        count: Maximum number of items for each pair, the pair's own item excluded.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])

@@ -1,4 +1,4 @@
-"""Renders self-contained pages: their frame, their security policy, and the format of numbers.
+"""Renders self-contained pages, and defines their frame, security policy and number formats.
 
 A page embeds its pictures, its style and its script, sends no requests, and treats the names of
 classes and files as untrusted text.
@@ -21,15 +21,15 @@ from jaxch5.plots.training import shortened
 from jaxch5.util import text
 from jaxch5.util.text import NO_NUMBER, printable
 
-# Control characters, among them those that change the direction of writing, and bytes of names
-# that are not valid text.
+# Control characters, including those that change the writing direction, and surrogates, which
+# stand for bytes of file names that are not valid text.
 HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def render_page(template: str, title: str, **values: Any) -> str:
-    """Renders a template of this folder with the style and the script that all pages share.
+    """Renders a template in this folder with the style and the script that all pages share.
 
     Args:
         template: File name of the template, which extends `page.html.jinja`.

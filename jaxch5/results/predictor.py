@@ -1,4 +1,4 @@
-"""Classifies pictures with a trained network, which needs no training data and fits in a file."""
+"""Classifies pictures with the network of a run or a learner's file, without the training data."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Predictor(NamesFastai):
         return other
 
     def program(self, make: Callable[[Predictor], Any]) -> Any:
-        """Returns the program that `make` compiles for the classifier, once for all weights.
+        """Returns the result of `make` for the classifier; `make` is called once for all weights.
 
         Args:
             make: Function from the classifier to a program that does not depend on its weights.
@@ -142,7 +142,7 @@ class Predictor(NamesFastai):
     def probabilities(
         self, pictures: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch c"]:
-        """Computes class probabilities of pictures, as a pure function that can be compiled.
+        """Computes class probabilities of pictures; a pure function, which `jax.jit` can compile.
 
         Args:
             pictures: Pictures as `center` returns them: of the network's size, with values 0 to 1.
@@ -184,7 +184,7 @@ class Predictor(NamesFastai):
     def predict_many(
         self, pictures: Iterable[Picture] | Picture
     ) -> Iterator[Prediction | DataError]:
-        """Predicts the classes of many pictures, in their order; an unreadable one gives its error.
+        """Predicts the classes of many pictures, in order; an unreadable picture gives an error.
 
         Threads read pictures while the previous batch is computed, and one program computes all
         batches; a single picture is computed alone, as by `predict`.
@@ -213,7 +213,7 @@ class Predictor(NamesFastai):
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # A single picture is left here only if it was the only one: of many, more are left.
+            # If one picture is left here, it was the only one: of several, at least two are left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
@@ -243,7 +243,7 @@ class Predictor(NamesFastai):
         """Computes features of a source's items, in the order of `items`; see `pooled_features`.
 
         Args:
-            source, items, batch_size: As in `probabilities_of`, which raises the same errors.
+            source, items, batch_size: As in `probabilities_of`, whose errors this also raises.
         """
         program = self._compile(partial(pooled_features, self.model))
         return self._of_items(program, source, items, batch_size)
@@ -252,7 +252,7 @@ class Predictor(NamesFastai):
         self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
-            # A source that was not used in training has no range yet: it takes the one of training.
+            # A source that was not used in training has no range yet, and takes that of training.
             source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
@@ -303,14 +303,14 @@ def load_learner(
     """Loads a trained classifier from a run directory, or from a file that `export` wrote.
 
     Args:
-        path: Run directory, or `.safetensors` file of format `learner`, with or without its ending.
+        path: Run directory, or `.safetensors` file of format `learner`; the suffix may be omitted.
         model: Architecture that was trained, if it is your own: a `ModelSpec`, an import
             path to one, or the module. An import path in the file itself is never imported.
         task: Task of the classifier, if the task is your own; None takes the stored one.
 
     Raises:
         ConfigError: The folder is not a run, or there is no such architecture.
-        WeightsError: There is no checkpoint, the file is not a learner's, or your task is missing.
+        WeightsError: There is no usable run or learner's file, or it needs `model` or `task`.
 
     Example:
         >>> import jax, tempfile
@@ -331,7 +331,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # A learner may not have the architecture in its run's configuration; checkpoints name it.
+        # A learner's architecture may not be the configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)

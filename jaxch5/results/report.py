@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     # Importing it loads SciPy's statistical tests, which would delay the start of training.
     from jaxch5.results.advice import Advice
 
-# Shades in the confusion matrix; the style sheet has one rule for each.
+# Number of shades in the confusion matrix; the style sheet has one rule for each.
 SHADES = 8
 # Seconds after which the page reloads while the run is still training.
 REFRESH = 10
@@ -34,7 +34,7 @@ class Example(NamedTuple):
     """A picture in a cell of the confusion matrix.
 
     Attributes:
-        tile: Index of the picture on the report's sheet; None if the sheet does not have it.
+        tile: Index of the picture on the report's sheet of small pictures; None if it is not there.
         reference: Name of the picture.
     """
 
@@ -77,12 +77,12 @@ class Report:
         changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps where steps may be skipped.
-        right: Number of correctly classified validation pictures, and of all validation pictures.
+        right: Number of validation pictures classified correctly, and number of all of them.
         rates: Learning rate of each group at each step.
-        momentum: Momentum of each step.
+        momentum: Momentum at each step.
         group_names: Names of the groups of layers; without names, the groups are numbered.
         sample: Training pictures, each with its label.
-        counts: Name of each class, with its numbers of pictures for training and for validation.
+        counts: Name of each class, with its numbers of training and of validation pictures.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
         classes: Names of the classes, followed by "none of these" where that is an answer.
         examples: Some pictures of each cell of the confusion matrix, by actual and predicted class.
@@ -90,10 +90,10 @@ class Report:
         class_table: A row for each class: class, precision, recall, f1 and support.
         top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
             probability (of the actual class), confidence (of the prediction), suspect (whether the
-            label looks wrong), reference and, where it is known, look (a picture of where the
-            network looks for its most probable class).
+            label looks wrong), reference and, where it is known, look (a drawing of what
+            in the picture speaks for the most probable class).
         calibration: Calibration, which tells how far to trust the probabilities.
-        cleaning: Labels corrected since an earlier run, and what the correction improved (see
+        cleaning: Labels corrected since an earlier run, and what changed as a result (see
             `run.cleaned.changes`).
         advice: Findings, and what to do about them.
         versions: Version of each package, by name.
@@ -172,7 +172,7 @@ def render(report: Report) -> str:
         curves=_curves(report),
         schedules=_schedules(report.rates, report.momentum, report.group_names),
         rows=_rows(cells, len(report.classes)),
-        # The most frequent mistakes first; right answers are kept for the cells that show them.
+        # The most frequent mistakes come first; right answers, `hits`, are listed after them.
         mistakes=sorted(
             (cell for cell in cells if cell.actual != cell.predicted), key=lambda cell: -cell.number
         ),
@@ -216,8 +216,8 @@ def _schedules(
 ) -> list[Chart]:
     """Draws rates and momentum over steps.
 
-    The rates of different groups often differ by a factor of 100. The axis is then logarithmic: on
-    a linear one, all rates but the largest would look like zero.
+    The axis of the rates is logarithmic if the groups' rates differ, often by a factor of 100: on a
+    linear axis, all rates but the largest would look like zero.
     """
     charts = []
     if len(rates):

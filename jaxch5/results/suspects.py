@@ -20,13 +20,13 @@ from jaxch5.task import SOFTMAX
 
 # The loss of a label that has a probability of a tenth.
 SUSPECT_LOSS = 2.302585
-# A class with a higher probability has more than all other classes together.
+# A class above this probability is more probable than all other classes together.
 SUSPECT_PROBABILITY = 0.5
 COLUMNS = ("image", "label", "prediction", "probability", "loss")
 
 
 class Suspect(NamedTuple):
-    """Describes an item whose label looks wrong; `probability` is the prediction's."""
+    """Describes an item whose label looks wrong; `probability` is that of the prediction."""
 
     item: int
     label: str
@@ -140,11 +140,11 @@ def described(
         valid: Whether each item is for validation.
         judged: Indices of the items that have predictions.
         probabilities: Class probabilities of all items; only those of judged items are used.
-        features: Features of all items, by which the nearest items are found; None finds none.
+        features: Features of all items, by which the nearest items are found; None leaves them out.
 
     Returns:
         The estimated number of `wrong` labels, the share of labels that the classifier `agreed`
-        with, `pairs` of a label and another class with an estimated count, and the `suspects`.
+        with, `pairs` of a label and another class with the estimated count, and the `suspects`.
     """
     labels, classes = source.labels[judged], source.classes
     issues = find_label_issues(labels, probabilities[judged])

@@ -1,4 +1,4 @@
-"""Stores the arrays of a checkpoint: one safetensors file per item, with its checksum."""
+"""Stores arrays of a checkpoint in a folder: a safetensors file, and a file with its checksum."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.numpy import save as dump
 from jaxch5.training.mesh import to_host
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# A limit on what is read into memory, since other people's weights are read before it is known
-# whether they fit; the weights of a ResNet-152 take 0.24 GB.
+# Limit on the size of a file that is read: other people's weights are read into memory before it is
+# known whether they fit the network. The weights of a ResNet-152 take 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Tries to write things, and reports failures; `check` raises the first that remains.
+    """Calls functions that write, and reports failures; `check` raises the first that remains.
 
     Args:
         say: Function that takes a line about each failure.
@@ -42,7 +42,7 @@ class Attempts:
         return True
 
     def check(self) -> None:
-        """Raises the error of the first thing whose last attempt failed, if there is one.
+        """Raises the error of the first write whose latest attempt failed, if there is one.
 
         Raises:
             CheckpointError: Something could not be written.

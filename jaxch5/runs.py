@@ -42,7 +42,7 @@ class RunsOptions(Options):
 
 
 def runs(options: RunsOptions) -> dict[str, Any]:
-    """Prints runs and their differences, writes a page if requested, and returns the rows."""
+    """Prints runs and their differences, writes a page if requested, and returns the results."""
     from jaxch5.run.history import differences, find_runs, margins, total_epochs
 
     paths = [expanded(Path(path)) for path in options.paths]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jaxch5.config.settings import Config
     from jaxch5.data.source import Source
 
-# Printed if the network that gives the features has been trained on the labels.
+# Printed if the network that computes the features was trained on labels that are judged.
 KNOWS = (
     "{} was trained on labels that it now judges, and may have memorized wrong ones; --by "
     "training, or --model.weights from other pictures, avoids that"
@@ -39,7 +39,7 @@ PAIRS = 10
 ALIKE = ("duplicates", "conflicts", "leaks")
 # Name of the folder that holds the results of folds until all folds are done.
 FOLDS = "folds"
-# Settings that have no effect when judging by features.
+# Settings that have no effect when labels are judged by features.
 OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic")
 
 
@@ -157,7 +157,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     }
     write_file(out / "suspects.json", (to_json(document) + "\n").encode())
     if not options.run:
-        # What a run would have: its settings, and the record of its pictures and their parts.
+        # Write what a run would have: its settings, and the record of its pictures and parts.
         write_config(RunDir(out), config)
         write_pictures(
             RunDir(out).pictures_file,
@@ -169,7 +169,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
 
 
 def check_settings(options: SuspectsOptions) -> None:
-    """Refuses settings that have no effect, or that the run has decided.
+    """Refuses settings that have no effect, or that are fixed by the run.
 
     Raises:
         ConfigError: There is such a setting.
@@ -196,7 +196,7 @@ def check_settings(options: SuspectsOptions) -> None:
 def chosen(
     options: SuspectsOptions, config: Config, say: Callable[[str], None]
 ) -> tuple[Source, np.ndarray]:
-    """Returns the pictures to judge, and which of them are for validation.
+    """Returns the pictures to judge, and a mask of those for validation.
 
     Raises:
         DataError: There are no pictures, or only those of one class.
@@ -280,7 +280,7 @@ def features_of(
 
 
 def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:
-    """Prints the findings, writes the table, and prints the next command."""
+    """Prints the findings; for picture files, writes a table and prints the next command."""
     from jaxch5.results.suspects import COLUMNS, write_table
 
     say, listed = partial(print_line, console), document["suspects"]

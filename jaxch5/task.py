@@ -23,7 +23,7 @@ from jaxch5.metrics import (
 )
 from jaxch5.util.imports import load_object
 
-# The smallest probability in float32, below which softmax underflows to zero; its loss is 87.
+# The smallest normal float32, with a loss of 87; smaller probabilities underflow to zero.
 SMALLEST = float(np.finfo(np.float32).tiny)
 # The answer if no class is probable enough.
 NONE = "none of these"
@@ -50,18 +50,18 @@ class Task:
     """Defines what a label means, for items with one label each.
 
     Attributes:
-        name: Name in settings, runs and files.
+        name: Name of the task in settings, runs and files.
         loss: Default loss, a function of logits and labels; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
         item_losses: Function from probabilities, as float64, and labels to each item's loss.
         threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
         metrics: Names of metrics for every epoch (see `metric_of`), or functions of probabilities
-            and labels. Metrics given by name take the threshold into account.
+            and labels. Metrics in `jaxch5.metrics.METRICS` apply the threshold.
         best: Rule by which epochs are compared.
 
     Raises:
-        ConfigError: There is no such metric, the metric of `best` is not recorded, or the threshold
-            is not a probability.
+        ConfigError: A metric does not exist or is given twice, the metric of `best` is not
+            recorded, or the threshold is not a probability.
 
     Example:
         >>> single_label().decode(np.array([[0.5, 0.3, 0.2], [0.4, 0.2, 0.4]]))
@@ -86,7 +86,7 @@ class Task:
             )
 
     def probabilities(self, logits: Float[np.ndarray, "items classes"]) -> Probabilities:
-        """Applies the activation to logits on the host."""
+        """Applies the activation to logits; takes and returns arrays on the host."""
         return np.asarray(jax.device_get(self.activation(jax.device_put(logits))))
 
     def decode(self, probabilities: Probabilities) -> Int[np.ndarray, "items"]:
@@ -126,10 +126,10 @@ class Task:
         return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
-        """Returns the metrics by which items are scored, by name: the task's, and any others.
+        """Returns metrics as functions, by name: those of the task, then any others.
 
         Args:
-            more: Other metrics, as in `metrics`; a name that the task already has is skipped.
+            more: Other metrics, as in `metrics`; a metric that the task already has is skipped.
 
         Raises:
             ConfigError: There is no such metric, or two have the same name.
@@ -150,7 +150,7 @@ class Task:
 
 
 def single_label() -> Task:
-    """Returns the task of finding the class of an item: the most probable one, by softmax.
+    """Returns the task of finding the most probable class of an item, by softmax.
 
     Example:
         >>> single_label().name, single_label().metrics
@@ -193,7 +193,7 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
         threshold: Threshold of the sigmoid task; see `one_vs_rest`. Your own task defines its own.
 
     Raises:
-        ConfigError: There is no such task.
+        ConfigError: There is no such task, or the threshold is not a probability.
 
     Example:
         >>> task_of("sigmoid").threshold

@@ -64,7 +64,7 @@ class TrainOptions(PicturesOptions):
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Trains as the options say; returns the record of the final weights and the run directory.
+    """Trains as the options say; returns the final weights' record, with the run directory added.
 
     If several processes train, only the first prints and writes; the others return an empty dict.
     """
@@ -109,7 +109,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
         print_line(console, f"{epochs} epochs, for {of} (--fit.epochs)")
     learn = _learner(data, config, console)
     if learn.pretrained:
-        # The view is stored, so that it stays the same whatever is known about the weights later.
+        # The view is stored, so that it stays the same even if the weights' metadata changes later.
         config = config.model_copy(update={"data": vars(learn.view)})
     if not first:
         return _fit(learn, config, RunDir(Path(hosts.gather("")[0])))
@@ -138,7 +138,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
         )
     instead = f"begin another with --model.weights {run.path}"
     data, _ = data_of(config, run, partial(print_line, console), instead)
-    # The weights that the run began with may be gone by now, and a checkpoint replaces them.
+    # The weights that the run began with may be gone by now; a checkpoint replaces them anyway.
     learn = _learner(data, from_scratch(config), console)
     if learn.restore(run):
         done, epochs = len(learn.records), total_epochs(config.fit)

@@ -1,4 +1,4 @@
-"""Defines the trainer, which holds data, a model and its state; `jaxch5.training` trains it."""
+"""Defines the trainer, which holds data, a model and its state for `jaxch5.training`."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Trainer(NamesFastai):
         model, spec: Linen module, and the description of its architecture.
         recipe: Loss, optimizer, precision and other fixed choices.
         groups: Groups of the model's layers.
-        state: Weights, statistics and optimizer, after the last step.
+        state: Weights, running statistics and optimizer state after the last step.
         recorder: Losses, rates and records of training.
         sweep: Rates, losses and smoothed losses of the last `lr_find`.
         console: Console on which tables and bars are drawn.
         mesh: Devices that share a batch; None for a single device.
         run: Run into which records and checkpoints are written; None writes nothing.
-        saving: When checkpoints are written, and whether training ends with the best one.
-        log, profile: Whether TensorBoard's figures, and a trace of some steps, are written.
+        saving: When checkpoints are written, and whether training ends with the best weights.
+        log, profile: Whether figures for TensorBoard, and traces of some steps, are written.
         hooks: Functions that receive the events of training; see `jaxch5.training.events`.
     """
 
@@ -148,7 +148,7 @@ class Trainer(NamesFastai):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the model's body is still random, or was so when the restored cycle began."""
+        """Whether the model's body is random, or was when the restored one-cycle run began."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))
@@ -187,20 +187,20 @@ class Trainer(NamesFastai):
         """Freezes the groups of layers before group `n` and clears the optimizer's moments.
 
         Frozen groups get no updates, and no gradient is computed for them, except that their batch
-        norms still train with `train_bn`.
+        norms still train if `train_bn` is set.
 
         Args:
             n: Number of the first group that trains; a negative number counts from the end.
 
         Raises:
-            ConfigError: There is no such group.
+            ConfigError: There is no such group, or freezing to it is impossible; see `Frozen`.
         """
         self._frozen = self._frozen_to(n)
         self.state = with_fresh_optimizer(self.state, self._frozen.optimizer, self._frozen.paths)
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans, whose steps count from 0, or by what is left of them after a restore."""
+        """Trains by plans whose steps count from 0; after a restore, only by the rest of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
@@ -220,7 +220,7 @@ class Trainer(NamesFastai):
         attempt.check()
 
     def _hooks(self, restored: bool, attempt: Attempts) -> tuple[list[Hook], Keeper]:
-        """Returns the hooks in the order of their calls, and the one that keeps the best epoch."""
+        """Returns the hooks in calling order, and the one of them that keeps the best epoch."""
         task, metrics = self.recipe.task, self.recipe.columns
         columns = [*metrics, *["skipped_steps"] * bool(self.state.scale)]
         hooks: list[Hook] = [Table(self.console, columns, task), record_into(self.recorder)]
@@ -281,7 +281,7 @@ class Trainer(NamesFastai):
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        """Returns the description that a reader of a checkpoint needs to use the state."""
+        """Returns the description that is stored in a checkpoint and needed to use its state."""
         return {
             "arch": self.spec.name,
             "classes": list(self.data.classes),
@@ -297,14 +297,14 @@ class Trainer(NamesFastai):
     def restore(self, run: RunDir) -> bool:
         """Restores the state and records of a run's last checkpoint; returns False if it has none.
 
-        A damaged checkpoint is skipped with a warning. The next call to train continues the run.
+        A damaged checkpoint is skipped with a warning. The next training call continues the run.
 
         Args:
             run: Run from `jaxch5.run.directory.open_run`.
 
         Raises:
-            CheckpointError: No checkpoint is intact.
-            ConfigError: The run has another architecture, other classes or other pictures.
+            CheckpointError: No checkpoint is intact, or the record of the pictures is damaged.
+            ConfigError: The architecture, task, classes, class weights or pictures differ.
         """
         saves = StoredCheckpoints(run.checkpoints)
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))

@@ -1,4 +1,4 @@
-"""Saves checkpoints of a run's last and best states, in the background with orbax."""
+"""Reads and writes a run's checkpoints; orbax writes them in the background."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from jaxch5.util.files import json_value
 if TYPE_CHECKING:
     from jaxch5.training.state import TrainState
 
-# Items of a checkpoint: what evaluation needs, the rest of the state, and everything else as JSON.
+# Items of a checkpoint: what evaluation needs, the rest of the state, and a description as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# Keys of a checkpoint's description: the checksum of its other values, and how epochs are compared.
+# Keys in a checkpoint's description: a checksum of the rest, and the rule for comparing epochs.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
@@ -44,8 +44,8 @@ class Saved(NamedTuple):
 class StoredCheckpoints:
     """Reads the checkpoints that a run has written.
 
-    A checkpoint stores checksums of its content, which are verified when it is read, since a bit
-    may have changed, or a file may have been lost, on the disk or in copying.
+    A checkpoint contains checksums, which are verified when it is read, because files may be
+    corrupted or lost on the disk or when they are copied.
 
     Args:
         directory: Folder of the checkpoints.
@@ -66,10 +66,10 @@ class StoredCheckpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint that ends an epoch; None if there is none."""
+        """Returns the step of the best checkpoint saved after an epoch; None if there is none."""
         ranked = []
         for step in self.steps():
-            # A save within an epoch has no metrics, and a damaged one cannot be compared.
+            # A checkpoint saved within an epoch has no metrics, and damaged metrics are skipped.
             with suppress(OSError, ValueError):
                 file = self.directory / str(step) / "metrics" / "metrics"
                 ranked.append((_rank(json.loads(file.read_text(encoding="utf-8"))), step))
@@ -79,7 +79,7 @@ class StoredCheckpoints:
         """Reads the newest intact checkpoint; returns None if none was written.
 
         Args:
-            read: Function that reads a step's checkpoint; raises CheckpointError if it is damaged.
+            read: Function that takes a step and reads its checkpoint, or raises CheckpointError.
             say: Function that takes a line about each damaged checkpoint if an older one is intact.
 
         Raises:
@@ -102,16 +102,16 @@ class StoredCheckpoints:
         return None
 
     def remove_after(self, step: int) -> None:
-        """Removes the checkpoints after a step: they would count as newer than those saved next."""
+        """Removes the checkpoints after a step, so that those saved next count as the newest."""
         for other in self._written():
             if other > step:
                 shutil.rmtree(self.directory / str(other), ignore_errors=True)
 
     def about(self, step: int) -> dict[str, Any]:
-        """Returns the description that a checkpoint was saved with, including its `records`.
+        """Returns the description that a checkpoint was saved with, including the `records`.
 
         Raises:
-            CheckpointError: The checkpoint is damaged; the next two methods raise the same error.
+            CheckpointError: The part to read is damaged; `variables` and `restore` raise this too.
         """
         with self._damage_of(step):
             file = self.directory / str(step) / ABOUT / "metadata"
@@ -129,7 +129,7 @@ class StoredCheckpoints:
         """Reads the checkpoint of a step.
 
         Args:
-            like: State with the same shapes, or its `jax.eval_shape`.
+            like: State with the same structure, shapes and types.
             step: One of `steps()`.
         """
         records = self.about(step)["records"]
@@ -155,17 +155,17 @@ class StoredCheckpoints:
 
 
 class Checkpoints(StoredCheckpoints):
-    """Writes the checkpoints of one run; a context manager that waits for the last save.
+    """Writes the checkpoints of one run; as a context manager, waits for the last save on exit.
 
     A save returns as soon as the state has been copied, and continues in the background. The
     checkpoint becomes visible atomically, by a rename: a run killed during a save keeps the
-    previous one. The last two checkpoints are kept, and the best one by `jaxch5.task.Best`.
+    previous checkpoint. The last two checkpoints are kept, and the best according to `Best`.
 
     Args:
         directory: Existing folder for the checkpoints.
 
     Raises:
-        CheckpointError: A checkpoint could not be written; raised by `save`, or on exit.
+        CheckpointError: A save failed; raised by `save`, `wait` or `close`, or on exit.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -183,7 +183,7 @@ class Checkpoints(StoredCheckpoints):
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=True,
                 create=False,
-                # Each process has its own manager, and none waits for another's.
+                # Each process has its own manager, which does not wait for other processes.
                 multiprocessing_options=_alone(),
                 # The thread that writes needs the directory to exist.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -225,8 +225,8 @@ class Checkpoints(StoredCheckpoints):
             state: State to save; the next step may consume it as soon as `save` returns.
             records: Records of the epochs finished so far.
             epoch_done: Whether the last record describes exactly this state.
-            about: Anything else for a reader, as JSON values; the method `about` returns it. Under
-                `BEST` it has the `Best` by which epochs are compared, if that is not the default.
+            about: Further JSON values to store, which the method `about` returns. The key `BEST`
+                may hold the `Best` by which epochs are compared; without it, the default applies.
         """
         import orbax.checkpoint as ocp
 
@@ -259,7 +259,7 @@ class Checkpoints(StoredCheckpoints):
             self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, or are being saved, in ascending order."""
+        """Returns the steps that are saved or being saved, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def last_step(self) -> int | None:
@@ -267,7 +267,7 @@ class Checkpoints(StoredCheckpoints):
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the best step that ends an epoch, saved or being saved; None if there is none."""
+        """Returns the step of the best epoch, saved or being saved; None if there is none."""
         return self._manager.best_step()
 
     @contextmanager
@@ -283,7 +283,7 @@ class Checkpoints(StoredCheckpoints):
 
 
 def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Ranks a record by the rule stored in it, so that a reader need not know the run's task."""
+    """Ranks a record by the rule stored in it, so that reading a run does not require its task."""
     return Best(*record.get(BEST) or ()).rank(record)
 
 
@@ -310,7 +310,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Extracts the reason from an error of the storage library, which may name internal files."""
+    """Extracts the reason from a storage error, whose message may name internal files."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     for known in (os.strerror(code) for code in (errno.ENOSPC, errno.EROFS, errno.EFBIG)):
         if known in line:

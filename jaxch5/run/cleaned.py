@@ -1,4 +1,4 @@
-"""Records what cleaning changed before a run, and compares its network with an earlier one."""
+"""Records the label corrections made before a run, and compares its network with an older one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Compared(NamedTuple):
         before, now: Number of pictures that the first and the second network get right.
         won: Number of pictures that only the second network gets right.
         lost: Number of pictures that only the first network gets right.
-        gains: Classes for which `before` and `now` differ, the largest differences first.
+        gains: At most `SHOWN` classes whose `before` and `now` differ, largest difference first.
     """
 
     pictures: int
@@ -68,9 +68,9 @@ def record_cleaning(run: RunDir) -> None:
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
     """Returns what a report shows about corrected labels; None if no labels were corrected.
 
-    The report shows counts, and compares the run's network with the earlier run's. The earlier
-    network is evaluated again, since its score was based on the old labels. If the comparison is
-    impossible, or would be unfair, "why_not" has the reason.
+    The report shows counts, and compares the run's network with that of the run whose labels were
+    corrected, if there is one. The older network is evaluated again, since its score was based on
+    the old labels. If a comparison is impossible or would be unfair, "why_not" says why.
 
     Args:
         run: Finished run.

@@ -1,16 +1,16 @@
 """Manages the run directory: the files that a run writes.
 
-config.toml        the complete configuration, enough to run it again
+config.toml        the complete configuration, with which the run can be repeated
 metrics.jsonl      one line per epoch
-pictures.jsonl.gz  the pictures that it was trained on and validated on
+pictures.jsonl.gz  the pictures for training and for validation
 skipped.jsonl      pictures left out because they cannot be read, if there are any
-cleaned.json       what was corrected in its labels, if `clean` wrote the labels
+cleaned.json       the label corrections, if `jaxch5 clean` wrote the labels
 environment.jsonl  versions, machine and device: one line for each start and resume
 report.html        the report: which network was trained on which pictures, and the results
 checkpoints/       the last two states and the best
 tensorboard/       event files, if they were requested
 profile/           traces of some steps, if they were requested
-lock               held by the process that writes here
+lock               locked by the process that is writing to the directory
 """
 
 from __future__ import annotations
@@ -184,12 +184,12 @@ def add_environment(run: RunDir, environment: Mapping[str, Any]) -> None:
 
 
 def discard_run(run: RunDir) -> None:
-    """Removes a run that learned nothing."""
+    """Removes the directory of a run that learned nothing."""
     shutil.rmtree(run.path, ignore_errors=True)
 
 
 def write_metrics(run: RunDir, records: Sequence[Record]) -> None:
-    """Writes `metrics.jsonl`, a line per epoch, atomically: a reader sees the old or the new file.
+    """Writes a line per epoch to `metrics.jsonl`, atomically: readers see the old or the new file.
 
     Raises:
         CheckpointError: The file cannot be written.

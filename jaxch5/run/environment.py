@@ -1,4 +1,4 @@
-"""Describes where a run is computed: the versions, the machine and its device."""
+"""Describes the environment of a run: software versions, machine and device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Describes what may make two runs of one configuration differ, as JSON values.
+    """Returns, as JSON values, what may make two runs with the same configuration differ.
 
     Example:
         >>> sorted(environment())

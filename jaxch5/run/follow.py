@@ -1,4 +1,4 @@
-"""Passes the events of training to hooks, and tells them how training ended, whatever ended it."""
+"""Passes the events of training to hooks, and tells them how it ended, even if by an error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def follow(
     check: Callable[[], None],
     state: Callable[[], TrainState],
 ) -> None:
-    """Passes events to hooks, and adds an `End` if the events break off.
+    """Passes events to hooks, and adds an `End` if anything except a second Ctrl-C cuts them short.
 
     Args:
-        events: Events of a call to train, from its `Begin` to its `End`.
-        hooks: Hooks, each of which receives each event, even if one before it has failed.
-        check: Function called after each step and each epoch; its errors end the call.
-        state: Function that returns the state that training has reached.
+        events: Events of a training call, from its `Begin` to its `End`.
+        hooks: Hooks in calling order; each receives every event, even if an earlier one fails.
+        check: Function called after each step and each epoch; an error in it ends training.
+        state: Function that returns the current state of training.
 
     Raises:
-        Exception: A hook, the check or the events raised it.
+        BaseException: A hook, the check or the events raised it.
     """
     event: Event | None = None
     resting = False
@@ -63,7 +63,7 @@ def _hand(event: Event, hooks: Sequence[Hook]) -> None:
 
 
 def guest(hook: Hook) -> Hook:
-    """Wraps a user's hook: it cannot change an event for other hooks, and its errors name it."""
+    """Wraps a user's hook, so that it cannot change other hooks' events and its errors name it."""
 
     def call(event: Event) -> None:
         if not isinstance(event, (Begin, Ready)) and event.state is not None:

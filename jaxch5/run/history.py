@@ -1,4 +1,4 @@
-"""Reads existing runs without jax: their data, how they ended, and how they differ."""
+"""Reads existing runs without importing jax: their settings, records, states and differences."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PastRun(NamedTuple):
     """Holds what is known about a run without loading its network.
 
     Attributes:
-        path: Directory, as it was given.
+        path: Run directory, as it was given.
         config: Configuration of the run.
         records: Record of each epoch.
-        began: Time at which it began.
-        state: "ended", "training", or "cut off" before its last epoch.
+        began: Time at which the run began.
+        state: "ended", "training", or "cut off" before the last epoch.
     """
 
     path: Path
@@ -44,20 +44,20 @@ class PastRun(NamedTuple):
 
     @property
     def pictures(self) -> str:
-        """The name of the set that it was trained on."""
+        """The name of the set from which the run takes its pictures."""
         found = (getattr(self.config.data, name) for name in SOURCES)
         return next((Path(str(one)).name for one in found if one), "digits")
 
     @property
     def best(self) -> Best:
-        """The rule by which its epochs are compared, as far as known without importing a task."""
+        """The rule for comparing the run's epochs, as far as known without importing its task."""
         known = [name for name in (self.config.fit.best, "accuracy") if name]
         there = (name for name in known if any(name in record for record in self.records))
         return best_by(next(there, "valid_loss"))
 
     @property
     def best_record(self) -> Record:
-        """The record of its best epoch; empty if there is none."""
+        """The record of the run's best epoch; empty if there is none."""
         place = self.best.of(self.records)
         return {} if place is None else self.records[place]
 
@@ -66,7 +66,7 @@ class Found(NamedTuple):
     """Holds the runs found in some folders.
 
     Attributes:
-        runs: Runs in the order in which their paths were given; in a folder, the oldest run first.
+        runs: Runs in the order of the given paths, and within a folder from oldest to newest.
         others: Paths that are not runs.
         damaged: Reason why each damaged run cannot be read, by the path of the run.
     """
@@ -110,11 +110,11 @@ def find_runs(paths: Iterable[Path]) -> Found:
 
 
 def read_run(path: Path) -> PastRun:
-    """Reads the files of a run.
+    """Reads a run's configuration, records, start time and state.
 
     Raises:
         ConfigError: There is no run, or its configuration is invalid.
-        CheckpointError: The run's records are damaged.
+        CheckpointError: The run's `metrics.jsonl` or `environment.jsonl` is damaged.
     """
     run, config = open_run(path)
     records = _lines(run.metrics_file)
@@ -127,7 +127,7 @@ def read_run(path: Path) -> PastRun:
 
 
 def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
-    """Returns each run's values of the settings in which the runs differ, by dotted name."""
+    """Returns the settings in which runs differ, by dotted name, with each run's value."""
     values = [flat(run.config) for run in runs]
     return {
         key: [one[key] for one in values]
@@ -140,7 +140,7 @@ def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], 
     """Returns Wilson's interval for each run's accuracy, and whether all share a validation set.
 
     Raises:
-        CheckpointError: A record of pictures is damaged.
+        CheckpointError: A run's record of its pictures is damaged.
     """
     intervals: list[tuple[float, float] | None] = []
     validated = set()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ArraysHandler(ocp.AsyncCheckpointHandler):
-    """Writes arrays for an orbax manager; writing continues in its own thread."""
+    """Writes arrays for an orbax manager; an asynchronous save uses a thread of its own."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)

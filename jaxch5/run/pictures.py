@@ -1,4 +1,4 @@
-"""Records the pictures of a run when it begins, and finds the same ones when it is resumed."""
+"""Records the pictures of a run when it begins, and finds them again when the run is resumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def record_pictures(run: RunDir, data: Data, restored: bool = False) -> None:
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        restored: Whether the run is resumed; if its record is missing, no new one is written.
+        restored: Whether the run is resumed; if it is, a missing record is not replaced.
 
     Raises:
         CheckpointError: The record cannot be written, or an existing one is damaged.
@@ -60,7 +60,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
     """Returns a warning if weights were trained on some of the validation pictures, else None.
 
     Args:
-        pretrained: Weights that training begins from; only a run's have a record of their pictures.
+        pretrained: Weights to begin from; only those of a run come with a record of pictures.
         data: Data with the validation pictures.
 
     Raises:
@@ -83,9 +83,9 @@ def going_on(
 
     Args:
         run: Run to resume.
-        source: Pictures that the run's configuration finds now, which may include others.
-        say: Function that takes a line about each change.
-        instead: Another way to go on if a picture is gone, for the message.
+        source: Pictures found by the run's configuration now, which may include new ones.
+        say: Function that takes a line about a missing record or each kind of change.
+        instead: What the user may do if pictures are gone or relabelled, for the message.
 
     Raises:
         DataError: A picture is gone, or has another class now.
@@ -152,7 +152,7 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
         here: Description of the network that the checkpoint is to be read into.
 
     Raises:
-        ConfigError: One of these differs.
+        ConfigError: The architecture, classes, class weights or task differ.
     """
     # Older checkpoints lack these two, which could not be chosen then.
     about = {"task": SOFTMAX.name, "class_weights": "none", **about}

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class Recorder(NamesFastai):
     """Records losses, rates and metrics while a learner trains.
 
-    A resumed run has the records of all its epochs, but only the steps since it was resumed.
+    After a run is resumed, `records` covers all its epochs; the rest covers only the new steps.
 
     Attributes:
         records: Record of each epoch: losses, metrics as fractions of 1, seconds, and pictures per
             second in training.
         losses: Loss of each step.
-        lrs: Rates of each step, one for each group of layers, the head last.
+        lrs: Learning rates of each step, one for each group of layers, the head last.
         moms: Momentum of each step.
-        ends: Number of `losses` at the end of each epoch that they cover.
+        ends: Length of `losses` at the end of each epoch, except for epochs before a resume.
 
     Example:
         >>> recorder = Recorder(losses=[2.0, 1.0], lrs=[[0.1], [0.2]], moms=[0.9, 0.8])
@@ -47,7 +47,7 @@ class Recorder(NamesFastai):
         """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: Number of first steps left out, since their losses would dwarf the others.
+            skip_start: Number of steps to leave out first, as their losses would dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 
@@ -63,7 +63,7 @@ class Recorder(NamesFastai):
         return figure
 
     def plot_sched(self) -> Figure:
-        """Plots the rate and the momentum of each step."""
+        """Plots the learning rates and the momentum of each step."""
         from jaxch5.plots.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")

@@ -64,7 +64,7 @@ def find_weights(
 
     Args:
         weights, arch: As in `load_weights`.
-        normalization: Mean and deviation of their training; None takes those stored with them.
+        normalization: Mean and deviation used in their training; None takes the stored ones.
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)
@@ -78,10 +78,10 @@ def find_weights(
 
 
 def available(arch: str | ModelSpec) -> tuple[str, str]:
-    """Resolves `weights="auto"` to "imagenet" if these weights can be fetched, else to "none".
+    """Resolves `weights="auto"`: "imagenet" if such weights can be fetched, else "none".
 
     Returns:
-        The name, and a line that says why if it is "none".
+        The resolved name, and a line with the reason if it is "none", else "".
     """
     try:
         from_hub(arch)
@@ -109,7 +109,7 @@ def pretrained_of(
         view: `crop_pct` and `interpolation` to use; a missing one is taken from the weights.
 
     Raises:
-        ConfigError: Weights are named for your own module, or the folder is not a run.
+        ConfigError: Weights are given by name for your own module, or the folder is not a run.
         WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
@@ -143,7 +143,7 @@ def pretrained_of(
 
 
 def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str:
-    """Describes weights in a line: their origin, their normalization, and the fate of the head.
+    """Describes weights in one line: origin, normalization, whether the head is kept, and more.
 
     Args:
         pretrained: Weights to describe.
@@ -193,11 +193,11 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
-    """Returns the weights that a run ended with: its last, or its best if it kept those.
+    """Returns the last weights of a run, or the best if its settings keep the best.
 
     Raises:
         ConfigError: There is no run.
-        WeightsError: The run has no checkpoint, or has another architecture.
+        WeightsError: The checkpoint is missing or damaged, or is of another architecture.
     """
     run, config = open_run(path)
     name = spec_of(arch).name
@@ -234,12 +234,12 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
 def transfer(
     variables: dict[str, PyTree], pretrained: Pretrained, classes: tuple[str, ...]
 ) -> dict[str, PyTree]:
-    """Returns variables with the pretrained body, and the pretrained head if the classes agree.
+    """Returns variables with the pretrained body, and the pretrained head if that fits too.
 
     Args:
         variables: Freshly initialized variables of the new network.
         pretrained: Weights of a network with the same body.
-        classes: Names of the new network's classes.
+        classes: Names of the new network's classes; a head fits only if its classes are the same.
 
     Raises:
         WeightsError: A part of the body is missing or has another shape.

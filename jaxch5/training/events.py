@@ -1,7 +1,7 @@
 """Defines the events of training, which hooks receive.
 
 A hook is a function that takes an event. Its result is ignored, and training does not use the event
-afterwards, so a hook can observe training but cannot change it.
+afterwards, so a hook can only observe training, or end it by raising an exception.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Begin(NamedTuple):
     """Signals that a training call begins; nothing has been compiled yet.
 
     Attributes:
-        number: Number of completed steps, above 0 if a run is resumed.
+        number: Number of completed steps; above 0 if the model was trained before.
         steps_per_epoch: Number of training batches.
         plans: Phases of the call, each with its epochs, rates and momentum.
         groups: Names of the groups of layers.
@@ -81,7 +81,7 @@ class Ready(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Signals a completed step, or many steps of one call if the set is stored on the device.
+    """Signals a completed step, or many at once if the data set is stored on the device.
 
     Attributes:
         number: Number of completed steps.
@@ -136,12 +136,12 @@ class End(NamedTuple):
 
     Attributes:
         number: Number of completed steps.
-        state: State from which training can continue, valid until the hook returns; None if a step
-            failed and left no such state.
+        state: State from which training can continue, valid until the hook returns; None if an
+            error left no such state.
         how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
-        error: Error that ended the call early; None if it finished.
-        interpretation: The trained model's answers for the validation set, if a finished run was
-            written and the network's outputs are finite.
+        error: Exception that ended the call early; None if the call finished.
+        interpretation: The trained model's answers for the validation set; None unless training
+            finished, there is a run, and all outputs of the model are finite.
 
     Example:
         >>> End(23, None, "failed", ValueError("no")).how

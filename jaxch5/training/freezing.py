@@ -29,8 +29,8 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
     """Returns the groups into which a network's layers are divided.
 
     Args:
-        name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). A network of
-            your own has two groups, body and head, if a module in it is called `head`, else one.
+        name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). A network
+            without a `ModelSpec` has two groups, body and head, if it has a `head`, else just one.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 

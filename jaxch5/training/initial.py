@@ -1,9 +1,9 @@
 """Runs a function once, such as an initialization, without compiling a program for each shape.
 
-XLA compiles the rounds of a random draw again for each of a network's shapes, which takes many
-times as long as the draws. Here one small program makes all draws of a kind, piece by piece, and
-NumPy computes the few steps around them. The values are those that `jax.jit` computes, except for
-the rounding of the last bit.
+XLA compiles random number generation again for each shape of a network's parameters, which takes
+many times as long as the draws. Here one small program makes all draws of a kind, piece by piece,
+and NumPy computes the few steps around them. The values are those that `jax.jit` computes, except
+for the rounding of the last bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 # Number of values that one call of a program draws: enough to make the cost of calls negligible.
 PIECE = 2**18
-# How to compute a draw from its key and the operands after it, by the name that the draw has in a
-# jaxpr. With a release of jax that uses other names, `run_once` is slower, but not wrong.
+# Functions that compute a piece of a draw from its key and any other operands, by the draw's name
+# in a jaxpr. With a release of jax that uses other names, `run_once` is slower, but not wrong.
 DRAWS: dict[str, Callable[..., Array]] = {
     "_normal": lambda key: jax.random.normal(key, (PIECE,)),
     "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),
@@ -122,7 +122,7 @@ def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float
 
 @lru_cache
 def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
-    # Optimizing pays off over millions of draws, whatever flags set for other programs.
+    # Optimizing pays off over millions of draws, even if flags disable it for other programs.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
         return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)

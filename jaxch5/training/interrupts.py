@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Raised on SIGTERM; if not caught, it ends the process with the status that shells give it."""
+    """Raised on SIGTERM; uncaught, it exits with the status that shells report for SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -25,7 +25,7 @@ class StopAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Installs a handler for signals in the main thread, and restores the old ones afterwards."""
+    """Installs a handler for signals until the context ends; only works in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,7 +34,7 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
         yield
     finally:
         for number, previous in before.items():
-            # None stands for a handler that was not installed by Python, which cannot restore it.
+            # None stands for a handler not installed from Python, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
@@ -43,8 +43,8 @@ def caller_decides() -> Iterator[None]:
     """Leaves the exit status to the code that catches the exceptions raised for signals.
 
     SIGTERM raises `Terminated`. A KeyboardInterrupt that was caught has no further effect. Without
-    this, CPython under `python -m` would still end the process by SIGINT, whatever its status, if
-    the exception had passed through an `exec` of text, as it may while a dataclass is defined.
+    this context, CPython under `python -m` would still end the process by SIGINT if the exception
+    had passed through `exec` of a string, as it may while a dataclass is being defined.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -94,7 +94,7 @@ class Interrupts:
 
     @property
     def asked(self) -> int | None:
-        """The number of the signal that was received; None if none was."""
+        """The number of the signal that was received; None if there was no signal."""
         return self._asked
 
     def obey(self, number: int) -> None:
@@ -105,7 +105,7 @@ class Interrupts:
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Marks work that cannot be interrupted; a signal meanwhile prints a line at once."""
+        """Marks work that delays a stop; a signal received meanwhile prints a line that says so."""
         self._doing = what
         try:
             yield
@@ -117,5 +117,5 @@ class Interrupts:
             raise StopAtOnce
         self._asked = number
         if self._doing:
-            # Not with `print`, because the signal may have interrupted a call of it.
+            # Not with `print`, because the signal may have interrupted a call of `print`.
             os.write(2, f"\n{self._doing}: stopping when that is done\n".encode())

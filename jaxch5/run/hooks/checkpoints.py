@@ -1,4 +1,4 @@
-"""Hooks that save states: as checkpoints of a run, or the best one in memory."""
+"""Hooks that save states as checkpoints of a run, or keep the best weights in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxch5.task import SOFTMAX, Best
 from jaxch5.training.events import Begin, End, Epoch, Event, Step
 from jaxch5.training.state import TrainState, is_finite
 
-# The record of an epoch, and its weights and statistics.
+# An epoch's record, and the weights and statistics at the end of the epoch.
 Kept = tuple[Record, dict[str, PyTree]]
 
 
@@ -28,10 +28,10 @@ class Saving(NamedTuple):
     """Defines when checkpoints are written, in addition to the one after every epoch.
 
     Attributes:
-        every_steps: Steps between two checkpoints; 0 never saves by steps.
-        every_minutes: Minutes between two checkpoints; 0 never saves by the clock.
+        every_steps: Steps between two checkpoints; 0 disables this rule.
+        every_minutes: Minutes between two checkpoints; 0 disables this rule.
         keep_best: Whether training ends with the weights of the best epoch (by the task's rule)
-            instead of those of the last.
+            instead of those of the last epoch.
     """
 
     every_steps: int = 0
@@ -46,8 +46,8 @@ class SaveCheckpoints:
         run: Run to save into.
         saving: When to save.
         about: Function that returns the description of each checkpoint.
-        records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls the functions that save, and notes their failures.
+        records: Records of the epochs, which another hook extends before this hook is called.
+        attempt: Wrapper that calls the functions that save, and records their failures.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # Save nothing if a bad picture ends the first epoch: the run starts over once it is fixed.
+        # Save nothing if a bad picture ends the first epoch: once it is fixed, the run starts over.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:
@@ -121,7 +121,7 @@ class SaveCheckpoints:
             return
         self._saved_at = time.monotonic()
         save = self._saves.save, state, self._records, epoch_done, self._about()
-        # The first error may be that of the previous save, so the new one is tried a second time.
+        # The first attempt may raise the previous save's error, so this save is then tried again.
         _ = self._attempt("checkpoint", *save) or self._attempt("checkpoint", *save)
 
 

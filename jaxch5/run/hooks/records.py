@@ -40,8 +40,8 @@ def write_records(
         run: Run to write into.
         data: Pictures of the run.
         restored: Whether the run is resumed.
-        records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls the functions that write, and notes their failures.
+        records: Records of the epochs, which another hook extends before this hook is called.
+        attempt: Wrapper that calls the functions that write, and records their failures.
     """
     pictures = partial(attempt, "pictures", record_pictures, run, data, restored)
 

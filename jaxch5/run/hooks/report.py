@@ -47,7 +47,7 @@ SAMPLE = 8
 TOP_LOSSES = 8
 # Maximum number of pictures for a cell of the confusion matrix, and for all cells together.
 OF_A_CELL, OF_ALL_CELLS = 5, 360
-# The scores that a class without pictures does not have.
+# Scores of a class that has no validation pictures.
 NO_SCORES = {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
@@ -65,11 +65,11 @@ def write_reports(
     Args:
         run: Run to write into.
         data: Pictures of the run.
-        records: Records of the epochs, which another hook extends before this one is called.
-        attempt: Function that calls the writing functions, notes failures, and prints the advice.
+        records: Records of the epochs, which another hook extends before this hook is called.
+        attempt: Wrapper that calls the functions that write, and records their failures.
         task: Task, which defines the scores and the answers.
         metrics: Names of the metrics in the records besides the task's.
-        classifier: Classifier that shows where the network looks, given the last state's weights.
+        classifier: Classifier that gets the final weights, to show what its predictions rely on.
     """
     path = shlex.quote(str(run.path))
     valid = np.bincount(data.valid.labels, minlength=len(data.classes))
@@ -105,11 +105,11 @@ def write_reports(
                 report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
                 if event.interpretation:
-                    # Importing this loads SciPy's statistics, which would delay every start.
+                    # Imported late: this loads SciPy's statistics, which would delay every start.
                     from jaxch5.results.advice import advise, in_lines
 
                     facts = open_run(run.path)[1], event.interpretation, records, train
-                    # The page may be read from another folder, so it has the absolute path.
+                    # The page may be read from another folder, so it names the absolute path.
                     report = replace(report, advice=advise(str(run.path), *facts))
                     for line in in_lines(advise(str(from_here(run.path)), *facts)):
                         attempt.say(line)
@@ -125,7 +125,7 @@ def write_reports(
 
 
 def _of_run(report: Report, run: RunDir, begin: Begin) -> Report:
-    """Adds what is known about a run before its first epoch."""
+    """Adds to a report what is known about a run before its first epoch."""
     length = begin.steps_per_epoch
     steps = [(plan, step) for plan in begin.plans for step in range(plan.epochs * length)]
     return replace(
@@ -146,7 +146,7 @@ def _finished(
     interp: Interpretation | None,
     classifier: Predictor | None,
 ) -> Report:
-    """Adds the trained model's results on the validation set, unless `interp` is None."""
+    """Adds sample pictures and, unless `interp` is None, the results on the validation set."""
     report = replace(report, records=records, sample=_sample_of(data), finished=True)
     if interp is None:
         return report
@@ -190,8 +190,8 @@ def _examples(
 ) -> tuple[dict[tuple[int, int], list[Example]], Sheet | None]:
     """Chooses pictures for the cells of the confusion matrix: those with the largest losses.
 
-    Mistakes come first, the most frequent kinds before the others, until the sheet is full; the
-    remaining pictures are only named.
+    The contact sheet shows mistakes first, the most frequent kinds before the others. Once it is
+    full, the remaining pictures are only named.
     """
     cells = defaultdict(list)
     for item in interp.top_losses()[1].tolist():
@@ -212,7 +212,7 @@ def _examples(
 def _looks(
     classifier: Predictor, data: Data, items: Int[np.ndarray, "items"]
 ) -> list[Float[np.ndarray, "height width 3"] | None]:
-    """Draws where the network looks for its predictions; all are None if the network has no map."""
+    """Draws attribution maps over pictures; returns only None values if the network has no maps."""
     canvases = data.valid.canvases(data.valid.items[items])
     try:
         found = attributions(classifier, *canvases, [MOST_PROBABLE] * len(items))

@@ -24,7 +24,7 @@ def header(extra: Sequence[str] = (), task: Task = SOFTMAX) -> str:
     """Returns the first line of the table.
 
     Args:
-        extra: Names of further recorded values, shown after the columns that the task always has.
+        extra: Names of further values in the records, which are shown in the last columns.
         task: Task whose metrics have one column each.
 
     Example:
@@ -45,12 +45,12 @@ HEADER = header()
 def format_row(
     record: Record, extra: Sequence[str] = (), task: Task = SOFTMAX, epochs: int = 0
 ) -> str:
-    """Returns a line of the table, with a dash for NaN.
+    """Returns a line of the table, with a dash for each value that is not a finite number.
 
     Args:
-        record: Record of an epoch; its number is shown counting from 1.
+        record: Record of an epoch; epochs are shown numbered from 1.
         extra, task: As in `header`.
-        epochs: Total number of epochs; 0 leaves it out.
+        epochs: Total number of epochs; with 0, the total is not shown.
 
     Example:
         >>> record = {"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "accuracy": 0.9,
@@ -75,7 +75,7 @@ def format_row(
 
 
 def numbered(epoch: int, epochs: int = 0) -> str:
-    """Returns an epoch's number, counted from 1.
+    """Returns an epoch's number as text, counted from 1, with the total number if it is given.
 
     Example:
         >>> numbered(0, 5), numbered(9)
@@ -104,7 +104,7 @@ def without_numbers(record: Record) -> Iterator[str]:
 
 
 def recalls(interp: Interpretation) -> str:
-    """Returns a line with the recall of each class and its number of pictures, rarest first.
+    """Returns a line with the recalls of the rarest classes, each with its number of pictures.
 
     Example:
         >>> import numpy as np
@@ -121,7 +121,7 @@ def recalls(interp: Interpretation) -> str:
 class Table:
     """Shows the events of training as they arrive; see `jaxch5.training.events`.
 
-    If the console is not a terminal, it prints only the table's lines, without a bar or escape
+    If the console is not a terminal, only lines of text are printed, without a bar or escape
     codes. A narrow terminal shows the columns that fit.
 
     Args:
@@ -171,7 +171,7 @@ class Table:
                     print_line(self._console, recalls(event.interpretation))
 
     def _wait(self, on: str) -> None:
-        """Shows a spinner until the next bar or the end."""
+        """Shows a spinner until the next bar appears or training ends."""
         self._waiting.enter_context(working(self._console, on))
 
     def _start(self, event: Ready) -> None:

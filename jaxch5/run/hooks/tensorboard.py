@@ -10,11 +10,11 @@ from jaxch5.training.events import Begin, End, Epoch, Event, Step
 
 
 class TensorBoard:
-    """Writes event files: losses and rates at each step, records at each epoch.
+    """Writes event files: loss, rates and momentum of each step, and the record of each epoch.
 
     Args:
         folder: Folder to write into.
-        start: Next step; TensorBoard drops what an earlier process wrote from that step on.
+        start: Number of the next step; TensorBoard discards older values of this and later steps.
 
     Raises:
         Jaxch5Error: The library that writes event files is not installed.
@@ -34,7 +34,7 @@ class TensorBoard:
         if isinstance(event, Begin):
             self._groups = event.groups
         elif isinstance(event, End):
-            # Writes the rest, and ends the thread that writes.
+            # Writes the remaining values, and ends the thread that writes.
             self._writer.close()
         for step in event.read if isinstance(event, (Step, Epoch)) else ():
             self._add("loss/step", step.loss, step.number)

@@ -15,7 +15,7 @@ STEPS = 10
 
 
 class Trace:
-    """Traces some steps of one epoch in each phase of training, after the phase's first few.
+    """Traces some steps of one epoch in each phase of training, after the phase's first steps.
 
     It has to be the last hook, so that a trace begins after the other hooks are done.
 

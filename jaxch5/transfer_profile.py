@@ -48,8 +48,8 @@ class ProfileOptions(PicturesOptions):
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
     """Trains, draws the scores against the number of frozen stages, and returns the scores.
 
-    This follows Yosinski et al., 1411.1792: if freezing one more stage costs accuracy, its features
-    are specific to the original task; if it costs none, they are general.
+    This follows Yosinski et al., 1411.1792: if accuracy falls when a further stage is frozen, the
+    features of that stage are specific to the original task; if not, they are general.
     """
     from jaxch5.config.building import with_epochs
     from jaxch5.configured import data_of
@@ -117,7 +117,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Returns the scores of each kind of training, after adding to the file those that it lacks."""
+    """Trains for scores that the file lacks, adds them to it, and returns all scores by kind."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -150,7 +150,7 @@ def settings_of_profile(options: Options) -> Config:
     """Returns the configuration of a profile: groups are stages, and frozen stages do not change.
 
     Raises:
-        ConfigError: No pretrained weights are named.
+        ConfigError: The settings name no pretrained weights.
     """
     config = options.settings_with(
         model={"groups": "stages", "train_bn": False}, fit={"schedule": "one_cycle"}

@@ -40,7 +40,7 @@ class VerifyOptions(PicturesOptions):
 
 
 def verify(options: VerifyOptions) -> dict[str, Any]:
-    """Prints what is wrong with the pictures, and returns it with the pictures' references."""
+    """Prints the problems of the pictures, and returns them with the pictures' references."""
     from jaxch5.config.building import checked_source, split_of
     from jaxch5.data.split import divide
     from jaxch5.data.verify import find_problems

@@ -1,4 +1,4 @@
-"""Defines what evaluation sees of a picture: which share, and through which filter."""
+"""Defines what evaluation sees of a picture: which share of it, and through which filter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class View:
     """Defines what evaluation and prediction see of a picture; it is stored with the weights.
 
     Args:
-        crop_pct: Share of the sides of the largest part with the input's shape; 1 is all of it.
-        interpolation: "bilinear", the single interpolation that training uses too, or "bicubic",
-            Pillow's filter, which is applied to the presized picture.
+        crop_pct: Share that is seen of the height and width of the largest part of the picture with
+            the input's shape; 1 shows all of that part.
+        interpolation: "bilinear", as in training, or "bicubic", Pillow's filter.
 
     Raises:
         ConfigError: One of the values is not valid.

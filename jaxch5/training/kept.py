@@ -1,10 +1,10 @@
-"""Stores compiled programs, and shapes of weights, for the next start, which then traces nothing.
+"""Stores compiled programs and the shapes of weights, so that the next start need not trace again.
 
 JAX stores compiled programs too, but has to trace a step to find its program, and tracing takes
-longer than anything else in a second start. Here a step is found by a fingerprint of its functions
-in memory, with all that they contain, and of everything else that decides the program: versions,
-options, shapes, the processor or accelerator. A step that contains functions from other modules,
-such as your own loss, is traced as usual.
+longer than anything else in a second start. Here a program is found by a fingerprint of the step's
+functions in memory, with all that they contain, and of everything else that decides the program:
+versions, options, shapes, the processor or accelerator. A step that contains functions from modules
+that `Parts` does not name, such as your own loss, is traced as usual.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 from jaxch5.util.libraries import variable
 
-# Words in the names of those settings of jax that do not change programs.
+# A setting of JAX does not change programs if its name contains one of these words.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
-# Maximum number of stored programs; each takes several megabytes.
+# Maximum number of stored files; one with a program takes several megabytes.
 COUNT = 64
 # The event by which JAX reports that it read a program from its own cache and did not compile it.
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
 
     Attributes:
         modules: Names of jaxch5's modules.
-        libraries: Names of libraries whose version determines their functions, if they were
+        libraries: Names of libraries; the version of a library determines its functions if it was
             installed as released.
     """
 
@@ -57,7 +57,7 @@ class Parts(NamedTuple):
     libraries: tuple[str, ...]
 
     def beside(self, *modules: str, libraries: tuple[str, ...] = ()) -> Parts:
-        """Returns these parts with further modules and libraries."""
+        """Returns these parts together with further modules and libraries."""
         return Parts(self.modules | set(modules), self.libraries + libraries)
 
 
@@ -92,9 +92,9 @@ def kept(
     """Returns a compiled function: one stored by an earlier process, or else the result of `make`.
 
     Args:
-        make: Function that traces and compiles the code, and returns the result.
-        environment: Result of `environment_of`; None stores nothing.
-        of: Everything that defines the result: functions, options, and the shapes of its arguments.
+        make: Function that traces and compiles the code, and returns the compiled function.
+        environment: Result of `environment_of`; with None, nothing is read or stored.
+        of: Everything that defines the compiled function: functions, options, shapes of arguments.
         parts: Modules and libraries that the functions come from.
     """
     file = _file_of(environment, of, parts)
@@ -136,8 +136,8 @@ class KeptJit:
 
     Args:
         function: Function of trees of arrays; its programs for several devices are not stored.
-        options: Options of the compiler.
-        beside: Names of jaxch5's modules that the function uses besides those of `OUTPUT`.
+        options: Options for the compiler.
+        beside: Names of modules of jaxch5 that the function uses besides those in `OUTPUT`.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, str], *beside: str) -> None:
@@ -177,7 +177,7 @@ def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
 
 
 def folder_of_steps() -> Path | None:
-    """Returns the folder for steps, inside that of JAX's own cache; None if the cache is off."""
+    """Returns the folder for stored files, inside that of JAX's cache; None if the cache is off."""
     values = jax.config.values
     folder = values["jax_compilation_cache_dir"]
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
@@ -202,8 +202,8 @@ def _is_installed(module: str, libraries: Collection[str]) -> bool:
 def environment_of(parts: Parts = STEP) -> str | None:
     """Returns a fingerprint of all that decides a program besides its functions and shapes.
 
-    It is None if steps are not stored: with several processes, or if a library is imported from a
-    source folder.
+    The result is None if programs are not to be stored: with several processes, or if a library is
+    imported from a source folder.
 
     Args:
         parts: Modules and libraries that the program's functions come from.
@@ -233,7 +233,7 @@ def environment_of(parts: Parts = STEP) -> str | None:
 
 
 def shapes_of(args: Any) -> Any:
-    """Returns what a program depends on in its arguments: structure, shapes, types, placement."""
+    """Returns what a program depends on in its arguments: structure, shapes, types, shardings."""
     leaves, structure = jax.tree.flatten(args)
     of_leaves = [
         (tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False)))
@@ -253,7 +253,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    # Machines may share a cache folder, and one may lack features that another compiled for.
+    # Machines may share a cache folder, and a program may need features that some of them lack.
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         told = ("model name", "flags", "Features", "CPU part")
@@ -262,7 +262,7 @@ def _processor() -> str:
 
 
 def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
-    """Returns the file for what `of` and an environment define; None if it cannot be stored."""
+    """Returns the file of what `of` and an environment define; None if it cannot have a file."""
     folder = folder_of_steps()
     if environment is None or folder is None:
         return None
@@ -274,7 +274,7 @@ def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
 def _read(file: Path | None) -> Any:
     if file is None:
         return None
-    # Whatever is wrong with the file, its content can still be computed.
+    # Whatever is wrong with the file, its content can be computed again.
     with suppress(Exception):
         content = file.read_bytes()
         stored = content[32:]

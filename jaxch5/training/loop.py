@@ -1,4 +1,4 @@
-"""Defines the training loop, `fit`, and evaluation."""
+"""Defines the training loop `fit`, and the evaluation of a network."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step, so the latest losses are left for a later reading.
+# Reading a loss back waits for its step, so the latest losses are left to be read later.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
-# One bad batch may give a single loss that is not finite; after this many in a row the run is lost.
+# One bad batch may give a single loss that is not finite; with this many in a row, training ends.
 NOT_FINITE_IN_A_ROW = 3
 
 
@@ -56,7 +56,7 @@ def fit(
         key: Root key for all random draws.
         metrics: Metrics to record in addition to the task's; see `Task.scores`.
         validate_first: Whether the state is at the end of an epoch that has not been validated yet.
-        check: Function called between the batches of a validation; its errors end the validation.
+        check: Function called before each batch of a validation; an error raised by it ends `fit`.
         task: What labels mean, for validation.
 
     Yields:
@@ -65,7 +65,7 @@ def fit(
 
     Raises:
         TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or every
-            step was skipped because its gradients were too large for float16.
+            step of an epoch was skipped because its gradients were too large for float16.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -120,7 +120,7 @@ def fit(
         momentum = np.array([plan.momentum(place) for place in places], np.float32)
         if count == 1:
             state = state.at_rate(put(rates[0]), put(momentum[0]))
-            # Everything that the step needs is on the device now; another transfer would be a bug.
+            # Everything that the step needs is on the device now; any transfer would be a bug.
             with jax.transfer_guard("disallow"):
                 state, output = steps.train(state, batch, of_epoch)
             losses.add(output["loss"])
@@ -187,7 +187,7 @@ class _Losses:
         return read
 
     def way_out(self, step: int) -> str:
-        """Returns the end of a message about a loss that is not finite: what to do."""
+        """Returns the end of a message about a loss that is not finite, which says what to do."""
         if not self._finite:
             return (
                 " and was never finite, which no learning rate can fix: check the weights "
@@ -244,7 +244,7 @@ def evaluate(
     """Computes the loss, the task's metrics and `metrics` over a loader; each picture counts once.
 
     If the network's outputs are not finite for some pictures, all scores are NaN and `unanswered`
-    counts these pictures, because scores of the other pictures would describe another set.
+    counts these pictures, because scores of the rest would not describe the whole set.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)

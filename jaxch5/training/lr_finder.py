@@ -1,4 +1,4 @@
-"""Finds learning rates: trains steps at increasing rates, and records the loss of each.
+"""Finds learning rates: trains at a rate that rises from step to step, and records the losses.
 
 Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
 """
@@ -29,12 +29,12 @@ END_LR = 10.0
 NUM_IT = 100
 MOMENTUM = 0.95
 SMOOTHING = 0.98
-# The sweep ends when the smoothed loss is this many times the best.
+# The sweep ends when the smoothed loss is above this many times its lowest value so far.
 EXPLOSION = 4.0
 
 
 class Sweep(NamedTuple):
-    """Holds a sweep: the rate of each step, its loss, and the smoothed loss after it."""
+    """Holds the results of a sweep: the rate, the loss and the smoothed loss of each step."""
 
     lrs: list[float]
     losses: list[float]
@@ -42,10 +42,10 @@ class Sweep(NamedTuple):
 
 
 def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
-    """Returns the rates of a sweep, in geometric progression; `end_lr` would be the next one.
+    """Returns the rates of a sweep, in geometric progression; `end_lr` would follow the last rate.
 
     Raises:
-        ConfigError: The first rate is not above 0, the rates do not rise, or the steps are too few.
+        ConfigError: The first rate is not above 0, the rates do not rise, or `num_it` is below 2.
 
     Example:
         >>> [round(rate, 4) for rate in sweep_rates(1e-3, 10.0, 4)]
@@ -61,7 +61,7 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
 def smooth_losses(losses: list[float]) -> list[float]:
     """Returns bias-corrected exponential averages of the losses.
 
-    They end when the loss explodes: with the first average above four times the lowest so far.
+    The list ends early, with the first average that is NaN or above four times the lowest so far.
 
     Example:
         >>> [round(loss, 2) for loss in smooth_losses([1.0, 1.0, 99.0, 1.0])]
@@ -88,7 +88,7 @@ def find_lr(
     layer_decay: float = LAYER_DECAY,
     console: Console | None = None,
 ) -> Sweep:
-    """Trains a copy of the state for one step at each rate, or until the loss explodes.
+    """Trains a copy of the state for one step at each rate, and stops early if the loss explodes.
 
     Args:
         state: State to start from; it is not consumed.
@@ -97,7 +97,7 @@ def find_lr(
         key: Root key for the draws.
         start_lr, end_lr, num_it: See `sweep_rates`.
         layer_decay: See `group_rates`.
-        console: Console to draw a bar on; None takes standard error.
+        console: Console to draw a progress bar on; None takes standard error.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.device_put(state, may_alias=False)
@@ -113,7 +113,7 @@ def find_lr(
             state = state.at_rate(put(rates), put(np.float32(MOMENTUM)))
             state, metrics = train_step(state, batch, put(epoch_key(key, step // len(data.train))))
             unread.append(metrics["loss"])
-            # A few superfluous steps cost less than waiting for each step.
+            # A few superfluous steps at the end cost less than waiting for the loss of each step.
             if len(unread) == STEPS_BETWEEN_READS or step == num_it - 1:
                 losses += [float(loss) for loss in jax.device_get(unread)]
                 unread = []

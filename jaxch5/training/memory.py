@@ -36,7 +36,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
     Args:
         step: Compiled step, from `jax.jit(...).lower(...).compile()`; its state is donated.
-        state: Arrays of the step other than the rows of its batch.
+        state: Arrays that the step takes besides the rows of its batch.
         batch_size: Size of the batch that the step was compiled for.
     """
     analysis = step.memory_analysis()
@@ -48,7 +48,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Returns the size in bytes of the default device's memory; on a CPU, of the machine's."""
+    """Returns the size, in bytes, of an accelerator's memory if known, else of the machine's."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
@@ -56,7 +56,7 @@ def memory_limit() -> int:
 
 
 def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
-    """Refuses a step that cannot fit, because a process that exhausts a machine's memory is killed.
+    """Refuses a step that does not fit in memory, as a process that exhausts memory may be killed.
 
     Args:
         need: Memory that the step needs; None skips the check.
@@ -79,7 +79,7 @@ pictures of 224 x 224 pixels, which need about 13.8 GB: try --data.batch-size 70
 
 @contextmanager
 def out_of_memory(need: Need | None, batch_size: int, size: Size) -> Iterator[None]:
-    """If the device runs out of memory, raises an error that names what did not fit and what might.
+    """Turns the error of a device without enough memory into one that says what might fit.
 
     Raises:
         TrainingError: The device ran out of memory.
@@ -99,7 +99,7 @@ def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> Tr
     fits = batch_size // 2
     if need:
         line += f", which need about {need.of(batch_size) / 1e9:.1f} GB"
-        # Memory has other users: if a batch should have fitted but did not, half of it is proposed.
+        # Others use memory too: if a batch that should fit does not, half its size is proposed.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
     if fits < 1:

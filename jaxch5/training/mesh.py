@@ -1,10 +1,10 @@
-"""Distributes training: which devices share a batch, and where a step's arrays are stored.
+"""Distributes training: decides which devices share a batch, and where arrays are stored.
 
 Each device takes the same number of rows of every batch, and holds all weights. Steps are
-computed where their state is stored; `placement_of` reads that from the state, so nothing else has
-to be passed on. A mesh has two axes, the processes and the devices of each. The optimizer's moments
-can be sharded among the devices of a process, which then still has all of them and can save them by
-itself.
+computed where their state is stored; `placement_of` finds out from the state where that is, so
+nothing else has to be passed on. A mesh has two axes: the processes, and the devices of each
+process. The optimizer's moments can be sharded among the devices of a process; the process still
+has all of the moments, and can save them by itself.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = AXES
-# Sharding an array costs a message, which does not pay off below this number of values.
+# Arrays with fewer values than this are not sharded, as sharding costs a message between devices.
 SHARED_FROM = 1024
 
 
 def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
-    """Returns the mesh of devices that share a batch; None if there is a single device.
+    """Returns the mesh of devices that share a batch; None if a single device takes all of it.
 
     Args:
-        batch_size: Rows of a batch, over all devices together.
-        devices: Number of devices of each process; 0 takes all.
+        batch_size: Number of rows of a batch, on all devices together.
+        devices: Number of devices to use in each process; 0 takes all.
 
     Raises:
-        ConfigError: A process has fewer devices, or the rows cannot be shared equally.
+        ConfigError: A process has fewer than `devices`, or the rows cannot be shared equally.
     """
     by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
@@ -68,7 +68,7 @@ def _not_equal(batch_size: int, processes: int, devices: int) -> str:
 
 
 class Placement(NamedTuple):
-    """Holds where a step's arrays are stored: replicated ones, and those split by rows.
+    """Holds where a step's arrays are stored: those that are replicated, and those split by rows.
 
     `everywhere` and `rows` are None for a single device, which is then the default device.
     """
@@ -81,11 +81,11 @@ class Placement(NamedTuple):
         return jax.tree.map(lambda leaf: _put(leaf, self.everywhere), tree)
 
     def put_batch(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """Puts a batch on the devices; each gets rows of its own process."""
+        """Puts a batch on the devices; each device gets some of the rows of its process."""
         return jax.tree.map(_put, batch, self._of(batch)) if self.rows else jax.device_put(batch)
 
     def shapes(self, batch: Batch | CachedBatch) -> Batch | CachedBatch:
-        """Returns the shapes of a batch's arrays, with their shardings on several devices."""
+        """Returns the shapes of a batch's arrays and, on several devices, their shardings."""
         if not self.rows:
             return batch
         return jax.tree.map(
@@ -111,7 +111,7 @@ def placement_of(state: TrainState) -> Placement:
 
 
 def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
-    """Returns a tree like a batch: `rows` for arrays with a row per picture, else `everywhere`.
+    """Returns a tree like a batch: `rows` for arrays with a row per item, else `everywhere`.
 
     Example:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
@@ -150,7 +150,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """Returns data of which each process reads its own rows; a cache is put on every device."""
+    """Returns data of which this process reads only its rows; a cache is put on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())
@@ -183,7 +183,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
-    """Returns replicated arrays as arrays of one device, copied if `copies` is True."""
+    """Returns replicated arrays as arrays on one device, copied if `copies` is True."""
     take = jnp.copy if copies else jnp.asarray
     return jax.tree.map(lambda leaf: take(leaf.addressable_data(0)), tree)
 
@@ -191,17 +191,17 @@ def on_one_device(tree: PyTree, copies: bool = False) -> PyTree:
 def over_rows(
     function: Callable[..., PyTree], mesh: Mesh | None, mean: bool = False
 ) -> Callable[..., PyTree]:
-    """Returns a function that each device computes for its own rows of a batch.
+    """Returns `function`, changed so that each device computes it for its own rows of a batch.
 
     Results for single rows are the same on any number of devices. For most functions, XLA's
     partitioner infers that rows are independent, but not for those that gather a batch's pixels.
 
     Args:
-        function: Function from a batch, and from other values, which are replicated, to results
-            with the same rows.
+        function: Function that takes a batch and any number of replicated values, and returns
+            results with the batch's rows.
         mesh: Result of `make_mesh`; None returns `function` itself.
-        mean: Whether the results are float32 means over the rows; those of all devices are then
-            averaged as one vector, in one message.
+        mean: Whether `function` returns float32 means over its rows instead; the means of all
+            devices are then averaged as one vector, in one message.
     """
     if mesh is None:
         return function
@@ -213,7 +213,7 @@ def over_rows(
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
-        # `check_vma=True` would sum each gradient over the devices separately.
+        # `check_vma=True` would sum each parameter's gradient over the devices in its own message.
         return jax.shard_map(
             of_rows,
             mesh=mesh,
@@ -234,8 +234,8 @@ def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[
     """Returns `function` with its float32 gradients averaged over the devices, in one message.
 
     Args:
-        function: Function whose layers do not average its gradients: see `by_rows` of
-            `jaxch5.models.convolution`.
+        function: Function that returns `((value, others), gradients)`, and whose layers do not sum
+            kernels' gradients over devices: see `by_rows` in `jaxch5.models.convolution`.
         mesh: Result of `make_mesh`; None returns `function` itself.
     """
     if mesh is None:
@@ -257,7 +257,7 @@ def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[
 
 
 def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
-    """Returns a function that averages over devices, without gradient, for use within `over_rows`.
+    """Returns a function that averages over devices and stops gradients, for use in `over_rows`.
 
     Args:
         mesh: Mesh that was passed to `over_rows`; None leaves values unchanged.

@@ -51,7 +51,7 @@ def check_momentum(*values: float) -> None:
     """Refuses a momentum that is negative, or that is not below 1.
 
     Raises:
-        ConfigError: One of the values is out of this range.
+        ConfigError: One of the values is below 0, or not below 1.
     """
     for value in values:
         if not 0 <= value < 1:
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
         rates: Function from a step, counted from the phase's first, to the rate of each group.
         momentum: Function from a step, counted in the same way, to the momentum.
         start: Number of steps before the phase.
-        frozen_to: Index of the first group that is not frozen in the phase; None changes nothing.
+        frozen_to: Index of the first group that is not frozen in the phase; None freezes as before.
         size: Side of the training pictures of the phase, or their height and width, in pixels; None
             takes the validation size.
     """

@@ -26,7 +26,7 @@ def dtype_of(precision: str) -> Any:
         precision: "fp32", "bf16" or "fp16".
 
     Raises:
-        ConfigError: There is no such precision, or the processor cannot compute in the type.
+        ConfigError: There is no such precision, or the processor cannot compute in float16.
 
     Example:
         >>> dtype_of("bf16").__name__
@@ -56,8 +56,8 @@ def loss_scale(precision: str) -> DynamicScale | None:
     """Returns the factor by which the loss is scaled for the gradient; None if none is needed.
 
     float16 has five exponent bits, so small gradients would become zero. The factor is halved when
-    a gradient overflows, in which case the step is skipped, and doubled after 2,000 steps without
-    an overflow. bfloat16 has the exponent bits of float32 and needs no factor.
+    a gradient overflows (the step is then skipped), and doubled after 2,000 steps without an
+    overflow. bfloat16 has the exponent bits of float32 and needs no factor.
 
     Example:
         >>> loss_scale("bf16"), float(loss_scale("fp16").scale)
@@ -75,6 +75,6 @@ def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # Flax has this rule, but applies it only to gradients that it computes itself, like this one.
+    # Flax has this rule, but only for gradients that it computes itself, so it computes one here.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

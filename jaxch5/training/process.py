@@ -1,4 +1,4 @@
-"""Makes process-wide settings for commands and notebooks."""
+"""Prepares the process of a command or a notebook."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     Commands and notebooks call this before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`. On a GPU, a kernel of jaxlib then draws the same random numbers as XLA.
+    `keep_freed_memory`. On a GPU, a kernel of jaxlib then draws random numbers, the same as XLA's.
 
     Args:
         alone: Whether no other processes train with this one; only then are devices checked.
@@ -43,10 +43,10 @@ def prepare_process(alone: bool = True) -> None:
 
 
 def check_devices() -> None:
-    """Checks that jax finds a device of the kind that the environment requires.
+    """Checks that jax finds a device of the kind that `JAX_PLATFORMS` names, if it is set.
 
     Raises:
-        Jaxch5Error: There is none.
+        Jaxch5Error: There is no such device.
 
     Example:
         >>> check_devices()
@@ -65,14 +65,14 @@ def check_devices() -> None:
 def keep_freed_memory() -> None:
     """Keeps up to 2 GB of a step's memory for the next step, on CPUs under Linux with glibc.
 
-    XLA allocates the memory of a step in one piece, and frees it after the step. glibc maps each
-    piece of that size from the system and returns it when freed, so the system zeroes new pages in
+    XLA allocates the memory of a step in one piece, and frees it after the step. glibc maps such a
+    large piece from the system and returns it when it is freed, so the system zeroes new pages in
     each step, which takes a good part of a large network's step (docs/benchmarks.md). PyTorch
-    allocates a piece for each array, which is small enough for glibc to keep.
+    allocates a piece for each array, and these pieces are small enough for glibc to keep.
 
     glibc keeps large pieces only for the main thread, so this function makes the main thread
     compute; that thread then waits for each step, as it soon would in any case. Once jax has
-    computed something, this cannot be arranged any more, and the call has no effect.
+    computed something, the thread cannot be chosen any more, and the call is of no use.
 
     Example:
         >>> keep_freed_memory()  # doctest: +SKIP

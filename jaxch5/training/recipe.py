@@ -1,4 +1,4 @@
-"""Defines the recipe: the choices about a network and its training that stay fixed."""
+"""Defines the recipe: the choices about a network that stay fixed while it is trained."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Recipe:
             one of them with another alpha.
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
         clip: Maximum norm of all gradients together; 0 does not clip.
-        accumulate: Number of batches whose mean gradient makes one update; any left at the end of
-            an epoch make one too. Each batch counts the same, whatever the weights of its items.
+        accumulate: Number of batches whose mean gradient makes one update; batches left over at the
+            end of an epoch make one too. All batches count alike, whatever their items' weights.
         average: Decay of an exponential average of the weights, which is then evaluated instead of
             them; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
@@ -79,7 +79,7 @@ class Recipe:
 
     Raises:
         ConfigError: There is no such metric or `bn`, `layer_decay` is out of range, two metrics
-            have the same name, or the loss takes no class weights.
+            have the same name, or there are class weights and the loss takes none.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -126,7 +126,7 @@ class Recipe:
 
     @property
     def grouping(self) -> str:
-        """Name of the groups of layers: "fastai" or "stages"."""
+        """The value of `groups`, with "auto" replaced by "fastai" or "stages"."""
         by_default = "fastai" if self.layer_decay == 1 else "stages"
         return by_default if self.groups == "auto" else self.groups
 
@@ -144,7 +144,7 @@ class Recipe:
         """The function to minimize: the chosen loss, or the task's, with the class weights.
 
         Raises:
-            ConfigError: The class weights depend on pictures that are not known.
+            ConfigError: The class weights are not numbers yet; see `of_pictures`.
         """
         loss, weights = self.loss or self.task.loss, self.class_weights
         if self._counts_classes_alike:
@@ -159,15 +159,15 @@ class Recipe:
     def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
         """Returns the recipe with the values that depend on the training pictures.
 
-        These are the numerical weights of the classes and, if the classes differ in size, balanced
-        accuracy as a further metric.
+        These are the numerical weights of the classes. If the largest class has at least three
+        times as many pictures as the smallest, balanced accuracy is added to the metrics.
 
         Args:
             labels: Classes of the training pictures.
             classes: Names of the classes.
 
         Raises:
-            ConfigError: There is not one weight for each class.
+            ConfigError: As for `weights_of_classes`.
         """
         weights = self.class_weights
         if not self._counts_classes_alike:
@@ -182,11 +182,11 @@ class Recipe:
 
         Args:
             values: Values of the first fields, in the order of the fields.
-            also: Further names that the message may propose for an unknown name.
+            also: Further names that the error message may propose in place of an unknown name.
             overrides: Values of fields by name.
 
         Raises:
-            ConfigError: There is no such field, or more values than fields.
+            ConfigError: There is no such field, or the recipe does not accept a value.
 
         Example:
             >>> Recipe().replaced(wdd=0.1)
@@ -207,7 +207,7 @@ class Recipe:
         """Creates the optimizer, whose rates are set before each step; see `TrainState.at_rate`.
 
         Args:
-            lr: Learning rate, or one for each group of layers.
+            lr: Learning rate, or a rate for each group of layers.
             others: Other arguments of `jaxch5.optim.optimizer.make_optimizer`.
         """
         made = make_optimizer(self.optimizer, lr, wd=self.wd, clip=self.clip, **others)
@@ -216,7 +216,7 @@ class Recipe:
 
 @lru_cache(maxsize=8)
 def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
-    # Cached, as JAX finds the programs of a loss by its object, which has to be the same each time.
+    # Cached, because JAX finds compiled programs by the loss object, so it must not be a new one.
     return partial(loss, weight=weights)
 
 
@@ -239,13 +239,13 @@ def weights_of_classes(
 
     Args:
         given: "balanced", which gives all classes the same sum of weights, as in scikit-learn;
-            "sqrt", the square roots of those weights; a weight for each class by its name, or a
-            TOML file with these; or the weights in the order of the classes.
+            "sqrt", the square roots of those weights; a mapping from the names of classes to
+            weights, or a TOML file with such a table; or the weights in the order of the classes.
         labels: Classes of the training pictures.
         classes: Names of the classes.
 
     Raises:
-        ConfigError: There is not one weight for each class, or a weight is not a number above 0.
+        ConfigError: There is not exactly one number above 0 per class, or the file cannot be read.
 
     Example:
         >>> weights_of_classes("balanced", np.array([0, 0, 0, 1]), ["cat", "dog"])

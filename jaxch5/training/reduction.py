@@ -1,4 +1,4 @@
-"""Computes the loss of a batch; nothing else averages the losses of its items."""
+"""Computes the mean loss of a batch, whose items may be mixed or weighted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxch5.util.text import name_of
 
 # The losses of jaxch5, which can return the loss of each item.
 OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)
-# Number of batches to try: on a single one, a weighted mean may equal the plain one by accident.
+# Number of batches to try: on one alone, a weighted mean may equal the plain mean by accident.
 CHANCES = 3
 
 
@@ -39,16 +39,16 @@ def loss_of_batch(
     """Returns the mean loss of a batch.
 
     With class weights, the mean is the sum of weighted losses divided by the sum of the weights.
-    A mixed item has two labels, each with its share of the loss and of the weight. If all shares of
-    a batch are equal, the mean is PyTorch's `share * loss(logits, labels) + (1 - share) *
-    loss(logits, labels[partner])`; if they are 1, it is the loss without mixing. (fastai's
+    A mixed item has two labels, each with its share of the loss and of the weight. If all shares in
+    a batch are equal, the mean is the usual `share * loss(logits, labels) + (1 - share) *
+    loss(logits, labels[partner])`; if all are 1, it is the loss without mixing. (fastai's
     `MixHandler`, and PyTorch's `cross_entropy` of probabilities, divide by the number of items
     instead, which gives the same gradient multiplied by the mean weight of the batch.)
 
     Args:
         loss: Function from logits and labels to their mean loss, or to `ItemLosses`. If items are
             mixed, a loss that returns a mean is called for each item; see `check_is_mean`.
-        logits: Activations.
+        logits: Outputs of the network.
         labels: Class numbers.
         pairs: Index of each item's partner in the batch, and the item's own share, 0 to 1; None if
             nothing is mixed.
@@ -85,7 +85,7 @@ def check_is_mean(loss: Loss, classes: int) -> None:
     """Refuses a loss that is not the mean of the losses of single items.
 
     The loss is called for each mixed item, and for the rows of each device separately if batch
-    norms are local. Any weights within its mean would then cancel.
+    norms are local. Weights that it applies within its mean would then cancel or be wrong.
 
     Args:
         loss: Function from logits and labels to their mean loss, or to `ItemLosses`.
@@ -131,7 +131,7 @@ def _losses_of_each(
 
 
 def _of_items(loss: Loss) -> Loss:
-    """Returns the loss, made to return `ItemLosses` if it is one of jaxch5's."""
+    """Returns the loss, made to return `ItemLosses` if it is one of jaxch5's and takes a mean."""
     function: Any = loss
     settings: dict[str, Any] = {}
     while isinstance(function, partial):

@@ -1,7 +1,7 @@
-"""Runs many steps in one call if the set is stored on the device, without waiting for the host.
+"""Runs many steps in one call, without waiting for the host, if pictures are cached on the device.
 
-An epoch is then a few calls of one compiled program: a `lax.scan` over steps, each of which gathers
-its pictures, augments them and trains. On a CPU, such a scan is slower than single steps.
+Such a call runs one compiled program: a `lax.scan` over steps, each of which gathers its pictures,
+augments them and trains. On a CPU, the scan is slower than single steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Minimum number of calls per epoch, to update the bar and notice signals; maximum steps per call.
+# Minimum calls per epoch, so that the bar moves and signals are noticed; maximum steps per call.
 CALLS = 8
 MOST_STEPS = 32
 
@@ -42,7 +42,7 @@ def steps_a_call(steps_per_epoch: int) -> int:
 
 
 def make_many_steps(train_step: TrainStep) -> ManySteps:
-    """Returns a function `(state, batches, rates, momentum, key) -> (state, losses)` of many steps.
+    """Returns a many-step function `(state, batches, rates, momentum, key) -> (state, losses)`.
 
     Args:
         train_step: Function of one step; see `make_train_step`.
@@ -66,7 +66,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
             state, output = train_step(state.at_rate(lr, momentum), batch, key)
             return state, output["loss"]
 
-        # The set is the same in every step, so it is not scanned over.
+        # The cached pictures are the same in every step, so the scan is not over them.
         return lax.scan(step, state, (_rows(batches), rates, momentum))
 
     return many_steps
@@ -77,7 +77,7 @@ def calls(
 ) -> Iterator[Batch | CachedBatch]:
     """Yields the batches of steps from `start` on, stacked for calls of many steps.
 
-    Calls begin at the same steps of every epoch, no matter at which step training resumes.
+    Stacks begin at the same steps of every epoch, no matter at which step training resumes.
     """
     step = start
     while True:

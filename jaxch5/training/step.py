@@ -1,4 +1,4 @@
-"""Creates the training step and the evaluation step: pure functions, to be compiled."""
+"""Creates steps of training and of evaluation: pure functions, to be compiled."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ def make_train_step(
     """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
     `key` is the epoch's; each draw folds the item's index or the step's number into it, so any step
-    can be repeated. `metrics` holds the batch's mean `loss`. If the state has a loss scale, for
+    can be reproduced. `metrics` holds the batch's mean `loss`. If the state has a loss scale, for
     float16, a step whose gradient is not finite changes only that scale and the counts of steps.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=True)` on normalized
             pictures.
-        recipe: Choice of the loss, the optimizer, mixing, averaging, and batch norms' statistics:
-            with bn="local", each device makes its own draws of what to mix and what to drop.
-        policy: Result of `aug_transforms`; None takes the centre crop.
+        recipe: Recipe that sets the loss, the optimizer, mixing, averaging, and batch norms'
+            statistics; with bn="local", each device draws for itself what to mix and what to drop.
+        policy: Result of `aug_transforms`; None changes nothing at random, as in evaluation.
         size: Side of the network's input, or its height and width, in pixels.
         normalization: Mean and deviation by which the augmented pictures are normalized.
         optimizer: Optimizer whose state is the state's `opt_state`; None takes the recipe's.
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
-        steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches that
-            remain at the end of an epoch make an update too; None if none remain.
+        steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches left
+            over at the end of an epoch make an update too; None if no batches are left over.
 
     Example:
         >>> from jaxch5.data.block import DataBlock
@@ -106,7 +106,7 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # With local batch norms, each device computes its gradient; else it only augments its pictures.
+    # With local batch norms, each device computes a gradient; else it only augments its pictures.
     local = mesh if recipe.bn == "local" else None
     # Without `mean_of_all`, devices would sum gradients in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
@@ -206,7 +206,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` for a `view` of all rows, padding included."""
+    """Returns a function `(state, batch) -> logits` for a `view` of each row, even of padding."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

@@ -1,4 +1,4 @@
-"""Compiles the steps of a run: one training step, many at once, and evaluation."""
+"""Compiles the steps of a run: one training step, many steps in one call, and evaluation."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def compile_steps(
         data: Pictures to train on.
         key: Key of the same kind as later ones.
         deterministic: See `compiler_options`.
-        resident: Whether a call makes many steps; None does so if the set is stored on an
-            accelerator.
+        resident: Whether a call runs many steps; None means that it does if the pictures are cached
+            on an accelerator.
         evaluate: Compiled evaluation of the same network and pictures; None compiles one.
 
     Raises:
@@ -72,7 +72,7 @@ def compile_steps(
     if resident is None:
         resident = isinstance(batch, CachedBatch) and jax.default_backend() != "cpu"
     a_call = steps_a_call(len(data.train)) if resident else 1
-    # The state after a step is stored where the one before it was: the next step expects it there.
+    # A step's new state is stored where its old state was, because the next step expects it there.
     after = jax.tree.map(lambda leaf: leaf.sharding, state) if everywhere else None
     jit = partial(jax.jit, compiler_options=options)
     train = jit(train_step, donate_argnums=0, out_shardings=(after, everywhere))
@@ -98,7 +98,7 @@ def compile_steps(
     pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
-            # Compiled in other threads: this one would not notice a signal until compilation ends.
+            # Compiled in other threads, as this one would notice no signal until compilation ends.
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
@@ -113,12 +113,12 @@ def compile_steps(
 
 
 def without_moments(state: TrainState) -> TrainState:
-    """Returns the part of a state that evaluation needs, which is the same whatever is frozen."""
+    """Returns the part of a state that evaluation needs; its shapes do not depend on freezing."""
     return state.replace(opt_state=())
 
 
 class Later:
-    """Holds an evaluation that compiles in the background; its first call waits for it."""
+    """Holds an evaluation step that compiles in the background; a call waits for that to finish."""
 
     def __init__(self, future: Future[Compiled]) -> None:
         self.future = future

@@ -1,4 +1,4 @@
-"""Computes a model's answers for augmented pictures, for test-time augmentation."""
+"""Computes a model's probabilities for augmented pictures, for test-time augmentation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from jaxch5.training.step import DrawnEvalStep
 
 
 def compile_looks(drawn_step: DrawnEvalStep, state: TrainState) -> DrawnEvalStep:
-    """Returns the step for `drawn_looks`, which is compiled once for each shape.
+    """Returns the step for `drawn_looks`; it is compiled at its first call with each shape.
 
     Args:
         drawn_step: Result of `make_drawn_eval_step`.
-        state: State on the same devices as later ones.
+        state: State on the same devices as later states.
     """
     everywhere = placement_of(state).everywhere
     return jax.jit(drawn_step, out_shardings=everywhere, compiler_options=compiler_options())

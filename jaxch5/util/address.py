@@ -1,4 +1,4 @@
-"""Handles locations other than paths: addresses, whose slashes `pathlib` spoils, and the hub."""
+"""Handles locations: paths, the Hugging Face Hub, and URLs, whose `//` a `Path` would shorten."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic_core import CoreSchema, core_schema
 
 from jaxch5.errors import ConfigError, WeightsError
 
-# Endings of files with weights: PyTorch's pickles (`.bin` is used on the hub, `.ckpt` by Lightning,
-# and `.tar` in `model.pth.tar`), and safetensors, whose files execute nothing when they are read.
+# Extensions of files with weights: PyTorch's pickles (`.bin` on the hub, `.ckpt` by Lightning, and
+# `.tar` as in `model.pth.tar`), and safetensors, whose files execute nothing when they are read.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
 # The end of the message about a run that does not exist.
 LISTED = "jaxch5 runs lists those in runs/"
 # Words for no weights ("none"), and for weights that are not chosen yet ("auto").
 NO_WEIGHTS = ("none", "auto")
-# Matches a tag, timm's NAME.TAG, or a repository of the hub; each may have a revision.
+# Matches a tag, timm's NAME.TAG, or a repository of the hub; each may end in a revision.
 ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
@@ -35,7 +35,7 @@ class Address(str):
 
     @property
     def name(self) -> str:
-        """Returns the last part of the address, as for a path."""
+        """Returns the last part of the address, as `Path.name` does."""
         return PurePosixPath(self).name
 
     @classmethod
@@ -54,11 +54,11 @@ def is_address(place: object) -> bool:
 
 
 def expanded(path: Path) -> Path:
-    """Replaces `~` with the home folder.
+    """Replaces `~` at the start of a path with the home folder.
 
     Raises:
-        ConfigError: The path begins like `~photos`, where `~/photos` is meant. Python's own error
-            would not name the path.
+        ConfigError: The path begins with `~` and the name of a nonexistent user, as in `~photos`.
+            The error of `Path.expanduser` would not name the path.
 
     Example:
         >>> expanded(Path("~/photos")) == Path.home() / "photos"
@@ -72,7 +72,7 @@ def expanded(path: Path) -> Path:
 
 
 def learners_file(path: str | Path) -> Path:
-    """Returns the path of a learner: a name without an ending gets `.safetensors`.
+    """Returns the path of a learner's file: a name without an extension gets `.safetensors`.
 
     The name of an existing folder is not changed.
 
@@ -88,7 +88,7 @@ def run_or_learner(path: str | Path) -> Path:
     """Returns the path of a run or a learner's file.
 
     Raises:
-        WeightsError: The name has no ending, and there is no such run and no such file.
+        WeightsError: The name has no extension, and there is no such run and no such file.
 
     Example:
         >>> run_or_learner(".")

@@ -9,7 +9,7 @@ _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
 _ONE_CLASS = "nothing: a data block has pictures with one class each"
 _WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
 
-# By class or package. Entries that begin with "nothing" say why there is none; others are code.
+# By class or package. Entries with "nothing" say why there is no counterpart; others are code.
 INSTEAD: dict[str, dict[str, str]] = {
     "jaxch5": {
         "untar_data": "jx.from_archive(path)",

@@ -21,13 +21,13 @@ DRAWN_BY = "jaxch5"
 
 @contextmanager
 def making(path: Path, alone: bool = False) -> Iterator[Path]:
-    """Yields a temporary path for a new file or folder, and moves it into place if all went well.
+    """Yields a temporary path, and moves the file or folder made there into place if all goes well.
 
-    A reader sees either the old version or the complete new one. A failure leaves nothing behind.
+    A reader sees either the old version or the complete new one. An error leaves nothing behind.
 
     Args:
-        path: Final path of the file or folder; the temporary path is beside it.
-        alone: Whether nobody else makes it; what a killed process left is then overwritten.
+        path: Final path of the file or folder; the temporary path is in the same folder.
+        alone: Whether nobody else writes to `path`; what a killed process left is then overwritten.
 
     Raises:
         OSError: The file or folder cannot be moved into place.
@@ -43,7 +43,7 @@ def making(path: Path, alone: bool = False) -> Iterator[Path]:
 
 
 def from_here(path: Path) -> Path:
-    """Returns a path relative to the working directory if it is below that, else unchanged.
+    """Returns a path, made relative to the working directory if it is inside that directory.
 
     Example:
         >>> from_here(Path.cwd() / "runs"), from_here(Path("/elsewhere"))
@@ -83,7 +83,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def unused(path: Path, suffix: str = "") -> Path:
-    """Returns a path, with a suffix, at which nothing exists; it is numbered from 2 if necessary.
+    """Returns a path with a suffix and, if something exists there, with a number from 2 on.
 
     Example:
         >>> unused(Path("no such folder/suspects"), ".csv").name

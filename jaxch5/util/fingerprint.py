@@ -29,13 +29,13 @@ class UnknownError(Exception):
 def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
     """Returns a fingerprint of a value, in hexadecimal.
 
-    Functions and instances are told apart by what they hold: code, defaults and closures, fields
-    and arrays. A function's globals are not examined; see `code_of`.
+    Functions are told apart by their names, code, defaults and closures, and instances by their
+    types and what they hold. A function's globals are not examined; see `code_of`.
 
     Args:
         value: Value, function, or a container of them.
-        known: Function from a module's name to whether the names of the module's functions and
-            types are enough to identify them.
+        known: Function from a module's name to whether values from the module may be identified:
+            types by their names, and others as described above.
 
     Raises:
         UnknownError: The value holds something that is neither known nor made of known parts.
@@ -59,8 +59,8 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
     Args:
         modules: Names of modules that were imported.
         known: Function from a module's name to whether functions that the module creates may be
-            identified by their code and what they hold. If a function of any other module is
-            found, the fingerprint equals no other.
+            identified by their code and what they hold. If a lambda or an inner function of any
+            other module is found, the fingerprint equals no other.
     """
     walk = _Walk(known, frozenset(modules))
     defined = []
@@ -78,7 +78,7 @@ class _Walk:
         self.inside = inside
         self.lenient = bool(inside)
         self.seen: dict[int, int] = {}
-        # Keeps objects alive, because the id of a freed object may be given to another.
+        # Keeps objects alive, because the id of a freed object may be given to a new object.
         self.alive: list[Any] = []
 
     def digest(self, value: Any) -> str:
@@ -87,7 +87,7 @@ class _Walk:
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def collect(self, value: Any, add: Callable[[str], object]) -> None:
-        """Adds words that only equal values share; a number stands for a value met before."""
+        """Adds words that only equal values share; a number stands for an object met before."""
         kind = type(value)
         if kind in PLAIN:
             add(f"{kind.__name__} {value!r}")
@@ -171,7 +171,7 @@ class _Walk:
             found = getattr(found, part, None)
         if found is not value:
             return None
-        # Attributes are held too, such as a function's own gradient.
+        # Its attributes are parts too, such as the custom gradient of a function.
         held = getattr(value, "__dict__", {}).items() if self.lenient else ()
         return f"name {module} {name}", *held
 

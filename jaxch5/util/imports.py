@@ -49,7 +49,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
 def load_object(path: str, setting: str) -> Any:
     """Imports the object that an import path names.
 
-    Modules are found as Python finds them: `python -m` looks in the current folder first.
+    Modules are found as by `import`; under `python -m`, Python searches the current folder first.
 
     Args:
         path: `package.module:name`.

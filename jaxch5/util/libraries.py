@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Prefixes of libraries' variables; not CUDA_VISIBLE_DEVICES, whose empty value hides all GPUs.
+# Prefixes of libraries' variables; none fits CUDA_VISIBLE_DEVICES, which hides all GPUs if empty.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
-# Libraries for checkpoints and for addresses, which log at length the errors that they also raise.
+# Libraries for checkpoints and cloud storage, which log at length the errors that they also raise.
 LOUD = ("absl", "asyncio", "gcsfs")
 
 
@@ -26,9 +26,9 @@ def variable(name: str) -> str | None:
 
 @contextmanager
 def empty_is_unset() -> Iterator[None]:
-    """Makes libraries that are imported within it treat an empty variable as unset.
+    """Makes libraries that are imported in this context treat an empty variable as unset.
 
-    Some would treat it as a value: huggingface-hub would keep its files in the current folder.
+    Some take an empty value literally: huggingface-hub would keep files in the current folder.
 
     Example:
         >>> with empty_is_unset():
@@ -45,10 +45,10 @@ def empty_is_unset() -> Iterator[None]:
 
 @contextmanager
 def logging_from(level: int, *names: str) -> Iterator[None]:
-    """Silences loggers below a level, and restores them afterwards.
+    """Makes loggers drop messages below a level, and restores the loggers afterwards.
 
     Args:
-        level: Lowest level that is not silenced.
+        level: Lowest level of messages that are not dropped.
         names: Names of the loggers.
 
     Example:
@@ -71,8 +71,8 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
 def silent() -> Iterator[None]:
     """Silences libraries, except for the errors that they raise, and restores them afterwards.
 
-    A failed save is reported once. After that, threads of the storage library go on to print many
-    complaints, which no exception handler can catch.
+    If saving a checkpoint fails, that is reported once. After that, threads of the library that
+    writes checkpoints go on to print many complaints, which no exception handler can catch.
     """
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None

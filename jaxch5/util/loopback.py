@@ -14,7 +14,7 @@ from jaxch5.errors import ConfigError, Jaxch5Error
 
 # Only this machine can reach this address.
 HOST = "127.0.0.1"
-# Host names that a request may use; one with another name may come from a page of another site.
+# Host names that a request may use; with any other name, it may come from a page of another site.
 NAMES = [HOST, "localhost"]
 # Maximum number of bytes that a page may send.
 LONGEST = 1_000_000
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
     seconds: int = 0
 
 
-# A function of the requested path and of what was posted, which is None for a GET request.
+# A function from the requested path and the posted value, which is None for GET, to a reply.
 Respond = Callable[[str, Any], Reply]
 
 
@@ -62,11 +62,11 @@ def listening(port: int) -> socket.socket:
 
 
 def serve(server: socket.socket, respond: Respond) -> None:
-    """Answers requests, each in a thread, until the caller is interrupted.
+    """Answers requests, with a thread for each connection, until the caller is interrupted.
 
     Requests for another host's name are refused, so that no page of another site can read anything
-    by making the site's name resolve to this machine. What other pages post is refused too. Such a
-    page cannot post JSON without asking first (CORS), and is not given permission.
+    by making the site's name resolve to this machine. What pages of other sites post is refused
+    too: they cannot post JSON without asking first (CORS), and are not given permission.
 
     Args:
         server: Socket from `listening`.

@@ -1,4 +1,4 @@
-"""Makes and prints readable text, in which names that anyone may have chosen can do no harm."""
+"""Makes and prints readable text, in which untrusted names of files or classes can do no harm."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def shown_as_call(make: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_text(name: str) -> bool:
-    """Checks whether a name is text: bytes of a path that are not UTF-8 become surrogates."""
+    """Checks whether a name is free of surrogates, which stand for bytes that are not UTF-8."""
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
@@ -169,7 +169,7 @@ def progress_bar(console: Console | None = None) -> Progress:
     """Makes a progress bar that is erased at the end, and not drawn where `has_bars` is False.
 
     Args:
-        console: Console to draw it on; None is standard error.
+        console: Console to draw the bar on; None takes standard error.
     """
     from rich.progress import Progress
 
@@ -188,12 +188,12 @@ def print_line(console: Console, line: str) -> None:
 
 
 def print_list(console: Console, one: str, many: str, entries: Sequence[str]) -> None:
-    """Prints how many entries there are and the first of them; prints nothing if there are none.
+    """Prints how many entries there are, and the first `SHOWN` of them; nothing if there are none.
 
     Args:
         console: Console to print on.
-        one: Noun for one entry and what is said of it, such as "picture cannot be read".
-        many: The same words for several entries.
+        one: Words that follow the count of a single entry, such as "picture cannot be read".
+        many: Words that follow any other count, such as "pictures cannot be read".
         entries: Lines to print, one for each entry.
     """
     if not entries:

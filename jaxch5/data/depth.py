@@ -1,7 +1,7 @@
-"""Finds black and white in deep pictures (of more than 8 bits), and converts the pictures to bytes.
+"""Finds which values are black and white in deep pictures, and converts the pictures to 8 bits.
 
-A file may state both (by packing 12 bits, or by a largest value that is a power of two minus one).
-If not, they are guessed for a whole set at once (`guess_range`), so that pictures stay comparable.
+Deep pictures have more than 8 bits per channel. A file may state both values; if it does not, they
+are guessed for a whole set at once (`guess_range`), so that its pictures stay comparable.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# Endings of files that may be deep. JPEG 2000 and PGM are not here: Pillow heeds their bit depth.
+# File extensions of pictures that may be deep, except JPEG 2000 and PGM, whose depth Pillow heeds.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
-# Bit depths of integers, and values of white in floats, that cameras and scanners produce.
+# Bit depths of integers, and white levels of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
-# How many headers are looked at for a guess, and how many pictures and pixels are read.
+# Limits of a guess: how many headers and pictures are read at most, and how many values suffice.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
-# How many values are converted to bytes at a time.
+# How many pixels are converted to 8 bits at a time.
 STRIP = 1_000_000
 # One byte expands to at most 1,032 bytes in Deflate, and to 2,730 in LZW.
 MOST_OF_A_BYTE = 2_800
@@ -41,7 +41,7 @@ class Deep(NamedTuple):
     """Holds a picture's values as they are stored.
 
     Attributes:
-        values: Grey or colours, each with or without alpha.
+        values: Grey or RGB values, with or without alpha.
         said: The values that are black and white, if the file states them.
         inverted: Whether the lowest value is white.
         premultiplied: Whether the colours have been multiplied by alpha.
@@ -54,14 +54,15 @@ class Deep(NamedTuple):
 
 
 def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
-    """Returns a picture's values as they are stored; None if 8 bits or Pillow suffice.
+    """Returns a deep picture's stored values; None for a picture that is left to Pillow.
 
     Args:
         data: The file's content.
-        max_pixels: Largest number of pixels to decode; less if a pixel takes more than 8 bytes.
+        max_pixels: Largest number of pixels to decode; fewer if each takes more than 8 bytes.
 
     Raises:
-        PIL.Image.DecompressionBombError: There are more pixels, or more than `data` can hold.
+        PIL.Image.DecompressionBombError: There are more pixels than `max_pixels` or `data` allows.
+        Exception: Any kind, if the file is broken or of an unsupported kind.
 
     Example:
         >>> file = io.BytesIO()
@@ -89,7 +90,7 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
 
 def _check_bytes(needed: int, data: bytes) -> None:
-    """Refuses more pixels than compression can fit into a file: OpenCV allocates memory first.
+    """Refuses a file that is too short for its pixels, before OpenCV allocates memory for them.
 
     Raises:
         PIL.Image.DecompressionBombError: The file is too short for this many bytes of pixels.
@@ -101,7 +102,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the picture in bytes, scaled from black to white; values beyond these are clipped.
+    """Returns the picture in 8 bits, black as 0 and white as 255; values beyond these are clipped.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range
@@ -113,7 +114,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
     height, width, channels = deep.values.shape
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP // width)
-    # Files that pack colours of 12 bits pack alpha in the same way.
+    # Files that pack colours in 12 bits pack alpha in 12 bits too.
     opaque = high if deep.values[..., -1].max() <= high else full_scale(deep.values.dtype)[1]
     for top in range(0, height, rows):
         strip = deep.values[top : top + rows].astype(np.float64)
@@ -128,7 +129,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Returns default black and white: 0, and the largest value of 8 or 16 bits (1 for floats)."""
+    """Returns default black and white: 0, and the type's maximum up to 65,535 (1 for floats)."""
     if dtype.kind == "f":
         return 0.0, 1.0
     # Integers count as 16 bits deep even where they are stored in 32.
@@ -138,17 +139,16 @@ def full_scale(dtype: np.dtype) -> Limits:
 def guess_range(
     count: int, read: Read, peek: Read | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[str, str]:
-    """Guesses the range of a set's deep pictures from some of them.
+    """Guesses which values are black and white in a set's deep pictures, from some of the pictures.
 
     Args:
         count: Number of pictures in the set.
-        read: Function from a picture's index to its content; if it fails, the picture is not deep.
-        peek: The same for the first 64 bytes alone; None if reading only these is no faster.
-        max_pixels: Largest number of pixels to decode; larger pictures are not looked at.
+        read: Function from a picture's index to its content; if it fails, the picture is ignored.
+        peek: Function from an index to the content's first 64 or more bytes; None uses `read`.
+        max_pixels: Largest number of pixels to decode; pictures with more are ignored.
 
     Returns:
-        The range, for `parse_range`, and a few words on how it was found; "auto" and no words
-        if no picture needs a guess.
+        The range, for `parse_range`, and how it was found; "auto" and "" if nothing was guessed.
 
     Example:
         >>> file = io.BytesIO()
@@ -202,7 +202,7 @@ def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
     if kind == "floats" and -1 <= low < 0 and high <= 1:
         return -1.0, 1.0
     whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
-    # A filter's slight overshoot does not mean another scale of floats.
+    # Values slightly above white, such as a filter's overshoot, do not mean a larger scale.
     slack = 1.01 if kind == "floats" else 1.0
     white = next((white for white in whites if high <= white * slack), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
@@ -231,7 +231,7 @@ def _may_be_deep(begin: bytes) -> bool:
 
 
 def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Returns a TIFF's first directory, even of a kind that Pillow cannot read; None if broken."""
+    """Returns a TIFF's first directory, even if Pillow cannot read its pixels; None if broken."""
     try:
         header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -248,7 +248,7 @@ def _is_deep(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     photometric = tags.get(TAG_PHOTOMETRIC, 0)
     bits, formats = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_FORMAT, 1)
     if photometric == YCBCR:
-        # Pillow mistakes the bytes of an uncompressed YCbCr picture for colours.
+        # Pillow mistakes the values of an uncompressed YCbCr picture for RGB.
         return max(bits) == 8 and tags.get(TAG_COMPRESSION, 1) == 1
     return photometric in (0, 1, RGB) and (max(bits) > 8 or any(kind != 1 for kind in formats))
 
@@ -268,13 +268,13 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         values = values[..., :3]
     said = None
     if values.dtype == np.uint16 and max(bits) < 16:
-        # OpenCV shifts the bits of packed numbers up.
+        # OpenCV shifts packed numbers left, so that they fill 16 bits.
         said = 0.0, float((2 ** max(bits) - 1) << (16 - max(bits)))
     elif values.dtype == np.int8:
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard the tags describe this picture; only known whites tell the numbers' range.
+        # By the standard, the tags hold the picture's maximum; only a usual white tells the scale.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
@@ -285,10 +285,10 @@ def _whites(dtype: np.dtype) -> tuple[float, ...]:
 
 
 def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndarray | None:
-    """Reads colours stored as separate planes, which neither Pillow nor OpenCV combines.
+    """Reads a TIFF whose colours are separate planes, which neither Pillow nor OpenCV combines.
 
     Raises:
-        ValueError: The planes are compressed or in tiles.
+        ValueError: The planes are compressed, tiled, damaged or of an unsupported type.
     """
     bits, offsets = _numbers(tags, TAG_BITS, 1), _numbers(tags, TAG_OFFSETS, 0)
     kind = {1: "u", 2: "i", 3: "f"}.get(_numbers(tags, TAG_FORMAT, 1)[0])
@@ -312,7 +312,7 @@ def _png(data: bytes) -> Deep | None:
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
-    """Returns what OpenCV reads, in the order red, green, blue, alpha; a TIFF comes out upright."""
+    """Decodes with OpenCV to grey, RGB or RGBA; None if it fails. A TIFF comes out upright."""
     with _quiet():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
@@ -325,7 +325,7 @@ def _opencv(data: bytes) -> np.ndarray | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps OpenCV from complaining on standard error; an empty result says enough."""
+    """Silences OpenCV's messages on standard error; a failure shows in the missing result."""
     logging = cv2.utils.logging
     level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:

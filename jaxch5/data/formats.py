@@ -1,4 +1,4 @@
-"""Defines the picture formats that are read: their file endings, first bytes and metadata."""
+"""Defines the picture formats that are read: their file extensions, first bytes and metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Reads TIFF files that declare a single sample planar, whose raw mode Pillow truncates."""
+    """Reads TIFF files marked planar that have only one sample; Pillow truncates their raw mode."""
 
     def _setup(self) -> None:
         if self.tag_v2.get(SAMPLES, 1) == 1:
@@ -38,10 +38,10 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# No other formats are tried, whatever a file is named. Left out are formats that start another
-# program (PostScript and its relatives), that have no signature (TGA), or whose header does not say
-# how many pixels are inside (icons). Pillow's classes are called directly, since Image.open uses a
-# global table, to which other code may add formats, and has its own limit on large pictures.
+# No other formats are tried, whatever a file is named. Left out are formats whose reader starts
+# another program (PostScript and its relatives), that have no signature (TGA), or whose header does
+# not say how many pixels are inside (icons). Pillow's classes are called directly: Image.open uses
+# a global table, to which other code may add formats, and has its own limit on large pictures.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     # An MPO file, which is a JPEG followed by others, is read as a JPEG too.
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -63,7 +63,7 @@ BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
     "PPM": tuple(b"P" + kind for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f")),
 }
-# How these formats end, apart from what cameras append.
+# What the files of these formats hold near the end, before anything that cameras append.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 FIRST_BYTES, LAST_BYTES = 256, 64
 SUFFIXES_OF: dict[str, tuple[str, ...]] = {
@@ -85,7 +85,7 @@ HEIC = "HEIC, which needs the extra heic: python -m pip install -e '.[heic]'"
 
 
 def read_header(data: bytes) -> Image.Image:
-    """Returns a picture's header (`size`, `mode`, `format`), before anything is decoded.
+    """Returns a picture's header (`size`, `mode`, `format`) without decoding its pixels.
 
     Args:
         data: The file's content, whose first bytes tell its format.
@@ -122,7 +122,7 @@ def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     except (OSError, DataError):
         return False
     except Exception:
-        # Only the rest of the file could tell more.
+        # The call only shows whether HEIF's reader is installed: the first bytes may not be enough.
         return True
     return form is not None and ENDS.get(form, b"") in tail
 
@@ -153,7 +153,7 @@ def format_of(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] != b"ftyp":
         return None
-    # This box lists brands: the main one, then a version, then others that the file complies with.
+    # The ftyp box lists brands: the main one, then a version, then others that the file follows.
     box = data[8 : min(int.from_bytes(data[:4]), 256)]
     brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}
     if brands & {b"avif", b"avis"}:
@@ -170,7 +170,7 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # Image's own method: that of PNG's class decodes the picture to find what comes after it.
+    # The base class's method: that of PNG's class decodes the pixels to find EXIF after them.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1
@@ -184,15 +184,15 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield png_pixels(data, keep=True)
         yield png_pixels(data)
     elif form == "JPEG":
-        # Only the colour profile is hidden: Pillow reads past whatever else the segments hold.
+        # Only the colour profile is hidden, since Pillow tolerates whatever else the segments hold.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # No decoder knows the kind "none", so it skips such items. The orientation is elsewhere.
+        # Decoders skip items of an unknown kind. The orientation is not stored in these items.
         yield ITEM.sub(rb"\1none", data)
 
 
 def png_pixels(data: bytes, keep: bool = False) -> bytes:
-    """Returns a PNG with only the chunks that its pixels need, up to one that exceeds the file.
+    """Returns a PNG with only the chunks that its pixels need, up to the first truncated chunk.
 
     Args:
         data: The file's content.

@@ -1,4 +1,4 @@
-"""Decodes a picture (`decode`), and presizes it onto a canvas."""
+"""Decodes a picture (`decode`), and resizes it onto a canvas of a fixed shape (`presize`)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxch5.data.profiles import to_srgb
 ASPECT = 3 / 2
 # Largest reduction for which each filter is used, measured on zone plates; see docs/benchmarks.md.
 LINEAR, SMOOTHED = 3 / 2, 2.0
-# Largest ratio of the two sides' reductions for smoothing, which blurs along both sides equally.
+# Smoothing blurs along both sides equally, so their reductions may differ by at most this factor.
 EVEN = 1.2
 # libjpeg writes no side above 65,500 pixels; the format itself allows 65,535.
 JPEG_SIDE = 65_500
 
 
 def canvas_shape(presize: int, method: str = "crop") -> tuple[int, int, int]:
-    """Returns the height, width and channels of the canvas that holds any picture of a set.
+    """Returns the height, width and channels of the canvas that each picture of a set is put on.
 
     Example:
         >>> canvas_shape(460), canvas_shape(460, "pad")
@@ -41,18 +41,18 @@ def presize(
 
     With "crop" the picture keeps its aspect ratio, and `size` is its short side: a tall picture is
     turned on its side, and what exceeds the canvas is cut evenly at both ends. The other methods
-    keep the whole picture, on a square canvas: "pad" keeps the aspect ratio, and `size` is the
-    long side; "squish" does not keep it, and fills the canvas. Where the picture does not cover the
-    canvas, its edge is repeated.
+    keep the whole picture, on a square canvas: with "pad" it keeps its aspect ratio, and `size` is
+    its long side; with "squish" it is stretched to fill the canvas. Where the picture does not
+    cover the canvas, the picture's edge is repeated.
 
     Args:
         picture: Pixels, upright.
         size: Short side of the canvas, pixels.
-        profile: ICC profile of the pixels' colours, which are converted once the picture is small;
-            None for sRGB.
+        profile: ICC profile of the pixels' colours, which are converted to sRGB once resized; None
+            for sRGB.
         method: How the network will frame the picture; see `Framing`.
         out: Array to use as the canvas; None makes a new one.
-        overwrite: Whether the picture's own memory may be overwritten, which takes less time.
+        overwrite: Whether the memory of `picture` may be overwritten, which saves time.
 
     Returns:
         The canvas, and the frame: a matrix that takes a point of the unit square (the upright
@@ -120,7 +120,7 @@ def _lay(
 def shrink(
     picture: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Shrinks a picture, uncropped, to a short side of `size`; a smaller one is left as it is."""
+    """Shrinks a picture, uncropped, to a short side of at most `size`; never enlarges it."""
     sides = picture.shape[:2]
     scale = min(1.0, size / min(sides), JPEG_SIDE / max(sides))
     height, width = (max(1, round(side * scale)) for side in sides)
@@ -138,8 +138,8 @@ def _resize(
     if shrinking <= LINEAR:
         return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
-        # Smoothing by [1 2 1] / 4 removes what would alias, and the bicubic filter then sharpens
-        # the rest. This is nearer to Lanczos than Pillow's bilinear filter, in a third of its time.
+        # Smoothing by [1 2 1] / 4 removes what would alias; the bicubic filter sharpens the rest.
+        # This is nearer to Lanczos than Pillow's bilinear filter is, and takes a third of its time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
     # Pillow's bilinear filter widens with the reduction, so that nothing aliases.

@@ -11,13 +11,13 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-# A JPEG file spends at least a bit on each 8 by 8 block of each component, and subsampling leaves
-# 10 blocks for 512 pixels: 410 pixels a byte. A file above the limit is truncated or malicious.
+# A JPEG file spends at least one bit on each 8 by 8 block of each component, and subsampling leaves
+# 10 or more blocks per 512 pixels: 410 pixels a byte. A file over the limit is broken or malicious.
 MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over the whole picture; encoders make about ten.
 MAX_SCANS = 64
 # For several scans, decoders keep the coefficients of all components in memory, two bytes each,
-# whatever fraction of the pixels is decoded. They may take this many bytes per allowed pixel.
+# whatever fraction is decoded. The coefficients may take this many bytes per allowed pixel.
 COEFFICIENTS = 9
 # libjpeg's other fractions, such as 5/8, take longer to decode than the full size.
 FRACTIONS = (8, 4, 2)
@@ -27,8 +27,8 @@ MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 # Markers without a segment after them: TEM and the restarts.
 ALONE = {0x01, *range(0xD0, 0xD8)}
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-# What precedes the scan in most files: tables, the restart interval, comments, and applications'
-# segments, one of which may be a profile. EXIF is not passed over, as it may hold an orientation.
+# Segments that precede the scan in most files: tables, the restart interval, comments and those of
+# applications, which may hold a profile. EXIF is not passed over, as it may hold an orientation.
 BASELINE, PROFILE = 0xFFC0, 0xFFE2
 PASSED_OVER = {0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)} - {0xFFE1}
 PROFILE_BEGINS, PROFILE_ALONE = b"ICC_PROFILE\0", b"\1\1"
@@ -47,9 +47,9 @@ class Plain(NamedTuple):
 
 
 def read_plain(data: bytes) -> Plain | None:
-    """Reads the header of an ordinary JPEG; returns None for any other file, which Pillow reads.
+    """Reads the header of an ordinary JPEG (see `Plain`); returns None for any other file.
 
-    Reading it with Pillow takes three times as long: a twentieth of the time for a small picture.
+    Pillow takes three times as long, a twentieth of the whole time that a small picture takes.
 
     Example:
         >>> import io
@@ -80,7 +80,7 @@ def read_plain(data: bytes) -> Plain | None:
                 return None
             place += 2 + length
     except (struct.error, IndexError):
-        # It is cut short.
+        # The file is cut short.
         return None
 
 
@@ -90,11 +90,11 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     Args:
         header: The header as Pillow or `read_plain` reads it.
         data: The file's content.
-        min_side: Pixels below which no side may fall; None asks for the full size, if allowed.
+        min_side: Smallest side to decode to, pixels, if `max_pixels` allows; None is the full size.
         max_pixels: Largest number of pixels to decode.
 
     Raises:
-        PIL.Image.DecompressionBombError: Decoding would take too much memory or time.
+        PIL.Image.DecompressionBombError: The file is cut short, or takes too much memory or time.
     """
     width, height = header.size
     pixels = width * height
@@ -124,7 +124,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
 def decode_at(
     data: bytes, header: Image.Image | Plain, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Decodes a grey or coloured JPEG without turning it; None if this decoder refuses it."""
+    """Decodes a grey or coloured JPEG without turning it upright; None if simplejpeg refuses it."""
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs. It
     # chooses the smallest fraction that reaches the given sizes; 0 stands for the full size.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
@@ -135,9 +135,9 @@ def decode_at(
 
 
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
-    """Checks whether a JPEG has only one scan, as most do; decoders then look for no other.
+    """Checks whether a JPEG has only one scan, as most do; decoders then look for no more scans.
 
-    Counting the scans would mean reading the whole file: a twentieth of the time for a picture.
+    Counting scans means reading the whole file, a twentieth of the time that a picture takes.
     """
     layers = getattr(header, "layers", 0)
     begin = START_OF_SCAN + bytes([0, 2 * layers + 6, layers])

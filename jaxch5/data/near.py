@@ -1,7 +1,7 @@
 """Finds near-duplicates: pictures that differ by encoding, size, a border or a small crop.
 
 Descriptors find the few pairs in which one picture may be a crop of the other; these pairs are
-registered and compared in detail. Mirrored and rotated pictures count as different.
+aligned and compared in detail. Mirrored and rotated pictures count as different.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from jaxch5.util.text import progress_bar
 
 # Side of a thumbnail, and the smallest side of a picture that gets one, pixels.
 SIDE = 32
-# Side to which a picture is reduced to look for borders, and least side left within them, pixels.
+# Side to which a picture is resized to look for borders, and least side left within them, pixels.
 SEARCHED, LEAST_CONTENT = 96, 12
-# Largest spread of levels in a border's row or column, allowing for what JPEG adds.
+# Largest spread of levels in a border's row or column, allowing for JPEG artifacts.
 BORDER_RANGE = 24
 # Smallest standard deviation of a thumbnail's details, levels.
 CONTRAST = 3.0
@@ -30,9 +30,9 @@ CONTRAST = 3.0
 WHOLE = (0.0, 1.0)
 KEPT = ((0.0, 0.9), (0.05, 0.95), (0.1, 1.0))
 VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
-# Frequencies of a descriptor, in brightness and in each of the two colours.
+# Frequencies of a descriptor along a side, in brightness and in each of two opponent colours.
 BRIGHTNESS, COLOUR = 8, 4
-# Matrix from red, green and blue to brightness and two colours.
+# Matrix from red, green and blue to brightness and the two opponent colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
 # Smallest correlation of descriptors for a comparison in detail, and the number of comparisons
 # without a match after which a picture is given up: all X-rays, say, have similar descriptors.
@@ -41,7 +41,7 @@ CANDIDATE, FAILURES = 0.87, 8
 BLOCK = 256
 
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
-# Smallest share of the thumbnail that both pictures cover.
+# Smallest share of a thumbnail that both pictures must cover.
 OVERLAP = 0.7
 # Smallest correlation of the details, as a value and in standard deviations of chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
@@ -51,7 +51,7 @@ Window = tuple[float, float]
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
-    """Returns a square thumbnail without borders: the 3 kB by which a picture is compared.
+    """Returns a square thumbnail without borders, the 3 kB that stand for a picture in comparisons.
 
     Returns:
         The thumbnail; None where the picture is too small or too plain to be told from others.
@@ -102,7 +102,7 @@ def find_near(
             for whole, candidates in _candidates(compared, start, full):
                 failures = 0
                 for part, view in candidates:
-                    # A picture that both are near to is enough to group them.
+                    # If both match a third picture, that is enough to group them.
                     if part in partners[whole] or partners[whole] & partners[part]:
                         continue
                     if _is_near(compared[whole], compared[part], VIEWS[view]):
@@ -116,7 +116,7 @@ def find_near(
 def _without_borders(
     picture: UInt8[np.ndarray, "side side 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Cuts off the uniform rows and columns at each side, until none are left."""
+    """Cuts off the uniform rows and columns at each edge, until none are left."""
     axis, unchanged = 0, 0
     while unchanged < 2 and picture.size:
         spread = np.ptp(picture, axis=1 - axis).max(axis=-1)
@@ -133,19 +133,19 @@ def _without_borders(
 def _details(
     thumbnail: UInt8[np.ndarray, "32 32 3"],
 ) -> Float32[np.ndarray, "32 32 3"]:
-    """Removes the coarse structure, in which many pictures are alike."""
+    """Returns a thumbnail without its coarse structure, in which many pictures are alike."""
     smooth = cv2.GaussianBlur(thumbnail.astype(np.float32), (3, 3), 0)
     return smooth - cv2.GaussianBlur(smooth, (0, 0), 2)
 
 
 def _number_of_details(thumbnail: Thumbnail) -> float:
-    """Returns over how many frequencies the details are spread: few in a line drawing."""
+    """Returns the number of frequencies that the details are spread over: few in a line drawing."""
     power = np.abs(np.fft.fft2(_details(thumbnail).mean(axis=-1))) ** 2
     return float(power.sum() ** 2 / (power**2).sum())
 
 
 def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
-    """Returns the matrix from the pixels of a side to the cosine transform of a window of it."""
+    """Returns the matrix from a side's pixels to the cosine transform of a window of that side."""
     begin, end = window
     edges = np.clip(np.arange(SIDE + 1) / SIDE, begin, end)
     centres = ((edges[1:] + edges[:-1]) / 2 - begin) / (end - begin)
@@ -176,7 +176,7 @@ def _candidates(
     start: int,
     full: Float32[np.ndarray, "items frequencies"],
 ) -> Iterator[tuple[int, Iterator[tuple[int, int]]]]:
-    """Yields pictures of a block, each with those that may be views of it, likeliest first."""
+    """Yields pictures of a block, each with others that may be views of it, likeliest first."""
     block = thumbnails[start : start + BLOCK]
     views = np.stack([_descriptors(block, view) for view in VIEWS])
     likeness = views[0] @ full.T
@@ -192,7 +192,7 @@ def _candidates(
 
 
 def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> bool:
-    """Registers two thumbnails, starting from the view, and checks whether their details match."""
+    """Aligns two thumbnails, starting from a given view, and checks whether their details match."""
     template, grey = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (part, whole))
     (top, bottom), (left, right) = view
     spans, begins = np.array([right - left, bottom - top]), np.array([left, top])
@@ -203,7 +203,7 @@ def _is_near(whole: Thumbnail, part: Thumbnail, view: tuple[Window, Window]) -> 
             template, grey, start, cv2.MOTION_AFFINE, REGISTERED, np.ones_like(grey), 3
         )
     except cv2.error:
-        # No position was found where they match.
+        # No alignment was found.
         return False
     size, pulled = [SIDE, SIDE], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     covered = cv2.warpAffine(np.ones(size, np.float32), found, size, flags=pulled) > 0.99
@@ -223,7 +223,7 @@ def _correlation(one: Float[np.ndarray, "pixels 3"], other: Float[np.ndarray, "p
 
 
 def _groups(partners: Mapping[int, Collection[int]]) -> list[list[int]]:
-    """Groups pairs around the pictures that have the most partners; each pair is in a group."""
+    """Groups matching pairs around pictures with the most partners; each pair is in a group."""
     left = {frozenset((one, other)) for one, others in partners.items() for other in others}
     groups = []
     for centre in sorted(partners, key=lambda one: (-len(partners[one]), one)):

@@ -1,4 +1,4 @@
-"""Packs a set: presizes it once and writes it into a few large files (see `packed`)."""
+"""Packs a set: presizes its pictures once and writes them into a few large files (see `packed`)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ def pack(
 ) -> Index:
     """Presizes all pictures and writes them into shards, from which `from_packed` reads them.
 
-    If the function is stopped at any moment and called again, it resumes with the shards that are
-    missing, including any that were removed.
+    If the function is stopped at any moment, calling it again resumes with the missing shards.
 
     Args:
         source: Labelled pictures.
@@ -79,11 +78,12 @@ def pack(
         console: Where the progress bar is drawn; None is standard error.
 
     Returns:
-        What was written.
+        The index of what was written.
 
     Raises:
         DataError: A picture cannot be read, a class is left without pictures, or `out` cannot be
             written to or holds another set.
+        ConfigError: The source is itself packed, but not as `size` and `method` need it.
     """
     source = with_range(source)
     check_presize(source, size, method)
@@ -91,7 +91,7 @@ def pack(
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
     cut = method == "crop"
-    # Settings that change nothing are left out, so that sets begun by earlier versions are resumed.
+    # Newer settings at their defaults are left out, so that earlier versions' sets can be resumed.
     settings += [source.reading.range] if source.reading.range != "auto" else []
     settings += [] if cut else ["whole"]
     planned = np.split(order, range(shard_size, len(order), shard_size))
@@ -172,7 +172,7 @@ def _write_shard(
 
     skipped: dict[int, str] = {}
     with store.making(name) as file:
-        # One record a group, so that each can be read alone; JPEG files do not compress further.
+        # One record per group, so that each can be read alone; JPEG files do not compress further.
         try:
             writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
             for place, content in enumerate(in_order(record, map(int, items))):
@@ -214,7 +214,7 @@ def _write_items(
 
 
 def _save(file: Path, rows: np.ndarray) -> None:
-    # np.save may append an ending to a file's name, but not to an open file.
+    # np.save may append .npy to a path, but not to the name of an open file.
     with file.open("wb") as opened:
         np.save(opened, rows)
 

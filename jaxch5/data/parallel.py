@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def threads_for_batches() -> int:
-    """Returns how many threads make batches or their contents: one per core, up to a limit."""
+    """Returns how many threads make batches or presize pictures: one per core, up to a limit."""
     return min(cores(), MAX_THREADS)
 
 

@@ -32,7 +32,7 @@ Picture = (
     | ArrayLike
     | Decoded
 )
-# Numbers of channels: grey, grey with alpha, RGB and RGBA.
+# Possible numbers of channels: grey, grey with alpha, RGB and RGBA.
 CHANNELS = (1, 2, 3, 4)
 FORMS = "a path, a file's content, a PIL picture, or pixels"
 # The most characters of a path, or of another library's error, that a message repeats.
@@ -94,7 +94,7 @@ def presized(
         (4, 6, 3)
     """
     pixels, profile = read_stored(picture, reference, size, reading)
-    # Pixels that were just decoded from bytes are used by nothing else.
+    # Pixels that were just decoded from bytes may be overwritten: nothing else uses them.
     return presize(pixels, size, profile, method, out, overwrite=isinstance(picture, bytes))
 
 
@@ -104,7 +104,7 @@ def read_stored(
     min_side: int | None = None,
     reading: Reading = AS_FILES_SAY,
 ) -> Decoded:
-    """Reads like `read_picture`, but leaves the colours unconverted."""
+    """Reads a picture like `read_picture`, but leaves the colours unconverted."""
     if isinstance(picture, bytes):
         # Bytes, the usual case, come first: the checks below take as long as reading a header.
         return decode_stored(picture, reference, min_side, reading)
@@ -146,10 +146,10 @@ def is_one(pictures: Any) -> bool:
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """Returns the picture, or a copy if the original may be gone once the next is asked for.
+    """Returns the picture, or a copy if the original may be gone once the next one is asked for.
 
     A camera may refill its buffer, for example, and a file may be closed. An error is returned in
-    place of the copy, so that it is raised where the picture is read.
+    place of the copy, so that it can be raised where the picture is read.
     """
     if isinstance(picture, str | os.PathLike | bytes):
         return picture
@@ -178,14 +178,14 @@ def many(pictures: Any) -> Iterable[Any]:
 
 
 def as_images(images: Any) -> Sequence[Picture]:
-    """Returns pictures that can be read more than once, checked as far as is possible now.
+    """Checks pictures as far as is possible now, and returns them in a form that can be read again.
 
     Args:
         images: A list of pictures, each as `read_picture` takes it; or an array of all of them,
             which may be on disk (`np.memmap`, h5py) and is not read into memory.
 
     Raises:
-        DataError: The images are not such pictures.
+        DataError: The images are one picture, are not pictures, or can be read only once.
     """
     if isinstance(images, Image.Image) or is_encoded(images):
         raise DataError("from_arrays: images are one picture; give a list of them")
@@ -198,7 +198,7 @@ def as_images(images: Any) -> Sequence[Picture]:
         check_shape(images.shape[1:], "images")
         if isinstance(images, np.ndarray):
             return cast(Sequence[Picture], _as_bytes(images, "images"))
-        # The array may be on disk, so the type is checked on its first picture only.
+        # The array may be on disk, so only the first picture's type and values are checked.
         _as_bytes(np.asarray(images[:1]), "images")
         return cast(Sequence[Picture], images)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -212,7 +212,7 @@ def as_images(images: Any) -> Sequence[Picture]:
 
 
 def _held(picture: Picture, reference: str) -> Picture:
-    """Returns a picture that can be read again, with its pixels checked."""
+    """Returns a picture in a form that can be read again; an array's pixels are checked."""
     if isinstance(picture, Image.Image):
         try:
             picture.load()
@@ -231,7 +231,7 @@ def check_pixels(
     """Returns a picture's pixels as uint8, with their channels unchanged.
 
     Raises:
-        DataError: The values are not pixels from 0 to 255.
+        DataError: The values are not one picture's pixels from 0 to 255.
     """
     try:
         # An array of another library may raise anything, for example on an accelerator.
@@ -248,7 +248,7 @@ def check_pixels(
 
 
 def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
-    """Returns pixels of any number of pictures as uint8, if they clearly mean 0 to 255."""
+    """Returns pixels as uint8, if they clearly mean 0 to 255; booleans become 0 and 255."""
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint8:
@@ -296,13 +296,13 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
                 raise DataError(f"{reference}: is an address; fetch it, and give the file's path")
             return Path(reference).expanduser().read_bytes()
         if hasattr(picture, "seekable") and picture.seekable():
-            # Rewound, as Pillow does, so that the same file may be read twice.
+            # Files are rewound, as Pillow rewinds them, so that the same file may be read twice.
             picture.seek(0)
         content = picture.read() if hasattr(picture, "read") else bytes(picture)
     except DataError:
         raise
     except Exception as error:
-        # Examples are a zero byte in a path, an unknown user's home and a closed file.
+        # Examples are a null character in a path, an unknown user's home and a closed file.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{reference[:SHOWN]}: {printable(reason)[:SHOWN]}") from None
     if not isinstance(content, bytes):

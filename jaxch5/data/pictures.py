@@ -1,8 +1,8 @@
 """Records which pictures a run was trained and validated on, and finds these pictures later.
 
-A set of pictures changes after a run: pictures are added and removed, labels are corrected, or the
-set moves. Drawing its split again would then give a different one, so a run stores the split that
-it began with, as compressed JSON with a line for each picture.
+A set may change after a run: pictures are added or removed, labels are corrected, or the set moves.
+Drawing the split again would then give a different one, so a run stores the split that it began
+with, as compressed JSON with a line for each picture.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from jaxch5.util.files import to_json, write_file
 from jaxch5.util.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
-# The size of an item that is not a file.
+# Stands for a size that is not known, as of an item that is not a file.
 UNKNOWN = -1
-# Sizes that a thread asks for at a time.
+# Number of files whose sizes a thread asks for at a time.
 CHUNK = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Holds the names of a source's pictures, in its order, and the part that each is in.
+    """Holds the names of a source's pictures, in order, and the part that each picture is in.
 
     Attributes:
         classes: Class names, in the order of the labels.
@@ -57,13 +57,13 @@ class Pictures:
 
     @cached_property
     def digest(self) -> str:
-        """Returns a digest of the names, classes and parts, whatever the files hold."""
+        """Returns a digest of the names, classes and parts, but not of what the files hold."""
         names = [list(map(composed, texts)) for texts in (self.classes, self.references)]
         said = json.dumps([*names, self.labels.tolist(), self.held_out.tolist()])
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Splits the source that `restricted` returns, as the splits in `jaxch5.data.split` do."""
+        """Returns each part's items in the source that `restricted` returns, as a `Split` does."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
@@ -71,10 +71,10 @@ class Found(NamedTuple):
     """Tells which pictures of a run are among other pictures.
 
     Attributes:
-        places: Index of each picture of the run among the others; -1 where it is not there.
-        changed: Whether each picture's file has another size there, and is thus another picture.
+        places: Index of each picture of the run among the others; -1 where it is missing.
+        changed: Whether each picture's file has another size there and so is a different picture.
         relabelled: Whether each picture's class is different there.
-        known: Index of each of the others among the run's pictures; -1 where it is none of them.
+        known: For each of the others, its index among the run's pictures; -1 if it is none of them.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells whether each picture of the run is there, rather than another of the same name."""
+        """Tells whether each of the run's pictures is there, not a different one of that name."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -93,7 +93,7 @@ def pictures_of(
     train: Int[np.ndarray, "train"] | None = None,
     valid: Int[np.ndarray, "valid"] | None = None,
 ) -> Pictures:
-    """Returns the names and parts of a source's pictures; without a split all are for training.
+    """Returns the names and parts of a source's pictures; without a split, all are for training.
 
     An item in both parts counts as trained on.
 
@@ -118,7 +118,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
     """Looks for a run's pictures among others, by their names.
 
     Names are compared in composed form, since file systems differ in how they store an umlaut.
-    Pictures of the same name are matched in their order.
+    Several pictures of the same name are matched in the order in which they are listed.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -157,7 +157,7 @@ def trained_on(pictures: Pictures, earlier: Pictures) -> int:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """Joins the pictures of two training calls; what either trained on counts as trained on.
+    """Joins the pictures of two training calls; those that either call trained on are for training.
 
     Args:
         before, now: Pictures of the earlier and of the later call, with the same classes.
@@ -184,7 +184,7 @@ def merged(before: Pictures, now: Pictures) -> Pictures:
 
 
 def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
-    """Returns the source with the run's pictures alone, in their order, and with the run's classes.
+    """Returns a source of the run's pictures alone, in the run's order and with the run's classes.
 
     Args:
         source: Source that holds the run's pictures, and possibly others.
@@ -202,7 +202,7 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 
     Args:
         source: Labelled pictures.
-        classes: Class names; a class of the source without pictures need not be among them.
+        classes: Class names; a class of the source that has no pictures need not be listed.
 
     Raises:
         ConfigError: A picture's class is not among the names.
@@ -218,10 +218,10 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 
 
 def write_pictures(path: Path, pictures: Pictures) -> None:
-    """Writes the pictures of a run atomically; the same pictures give the same bytes.
+    """Writes the record of a run's pictures atomically; the same pictures give the same bytes.
 
-    The first line says what the file is, with the classes in their order; each other line describes
-    a picture: its name, its class, its part ("train" or "valid") and its size.
+    The first line says what the file is, and names the classes in order; each other line describes
+    a picture: its name, its class, its part ("train" or "valid") and, if known, its size.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -258,7 +258,7 @@ def read_pictures(path: Path) -> Pictures | None:
     """Returns what `write_pictures` wrote; None where there is no such file.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The file is damaged, or cannot be read.
 
     Example:
         >>> import tempfile

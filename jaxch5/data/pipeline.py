@@ -20,7 +20,7 @@ from jaxch5.util.text import counted
 
 # Batches that are copied to the device before they are asked for.
 AHEAD = 2
-# Name by which a profile lists the time spent waiting for the next batch.
+# Name under which JAX's profiler lists the time spent waiting for the next batch.
 WAITING = "waiting for pictures"
 
 
@@ -37,16 +37,16 @@ class Loader:
         items: Indices of the part's items in the source.
         batch_size: Rows of every batch.
         seed: Seed for the shuffling; None for validation.
-        part: Index of this process, and the number of processes; each reads its own rows of every
-            batch, the same number for all processes.
-        sampler: What a training epoch draws; see `jaxch5.data.sampler`.
+        part: Index of this process, and the number of processes; each process reads its own, equal
+            share of the rows of every batch.
+        sampler: Sampler that decides what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
         items, batch_size, sampler, canvases: As given; `sampler` is `sequential` without a seed.
         draws: How many items an epoch draws.
 
     Raises:
-        DataError: A training batch is larger than the training set.
+        DataError: `batch_size` exceeds the number of items that a training epoch draws.
         ConfigError: `batch_size` is below 1, or the sampler does not return valid indices of items.
     """
 
@@ -83,11 +83,11 @@ class Loader:
         batches, rest = divmod(self.draws, batch_size)
         self._length = batches + (seed is None and rest > 0)
 
-        # Where the items are stored in a few large files, each process keeps to a range of them, so
-        # that it needs only its own files; otherwise all draw from one order of the set.
+        # If the items are stored in a few large files, each process keeps to a range of items and
+        # needs only some of the files; otherwise all processes draw from one order of the set.
         ranges = part[1] if each_once and canvases.source.sharded else 1
-        # Each thread that makes a batch calls `order`. It holds no reference to the loader, which
-        # would otherwise keep itself alive, and the canvases with it.
+        # Each thread that makes a batch calls `order`, which holds no reference to the loader;
+        # otherwise the loader would keep itself alive, and the canvases with it.
         shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(
             partial(_order, self.sampler, labels, items, seed or 0, self.draws, ranges, shape)
@@ -108,12 +108,12 @@ class Loader:
     def steps(self, start: int, stop: int | None = None) -> Iterator[Batch | CachedBatch]:
         """Yields the batches from step `start` on, across epochs, up to `stop` or without end.
 
-        They are NumPy arrays, except for pictures that are on the device already.
+        They consist of NumPy arrays, except for pictures that are on the device already.
 
         Raises:
-            DataError: While iterating, if a picture cannot be read.
+            DataError: A picture cannot be read; this is raised during the iteration.
         """
-        # Imported here, because predicting does not need it and it takes a tenth of a second.
+        # Imported here: predicting does not need grain, and importing it takes a tenth of a second.
         import grain
 
         threads = threads_for_batches()
@@ -137,7 +137,7 @@ class Loader:
         return Loader(self.canvases, items, *how)
 
     def shared(self, put: Callable[[jax.Array], jax.Array], part: tuple[int, int]) -> Loader:
-        """Returns the part of the loader that one of several processes reads; see `Data.shared`."""
+        """Returns a loader of the rows that one of several processes reads; see `Data.shared`."""
         canvases = self.canvases.shared(put)
         return Loader(canvases, self.items, self.batch_size, self._seed, part, self.sampler)
 
@@ -237,7 +237,7 @@ def _order(
     shape: tuple[int, int],
     epoch: int,
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Returns an epoch's batches, one per row, as indices into `items`; -1 where there is none.
+    """Returns an epoch's batches, one per row, as indices into `items`; -1 where there is no item.
 
     The columns are divided among `ranges` processes, each of which has a range of the items.
     """
@@ -275,7 +275,7 @@ def to_device(
 
 
 def _waited_for(batches: Iterator[Batch | CachedBatch]) -> Iterator[Batch | CachedBatch]:
-    """Yields the given batches; a profile shows how long each was waited for."""
+    """Yields the given batches; JAX's profiler shows how long each was waited for."""
     while True:
         with jax.profiler.TraceAnnotation(WAITING):
             batch = next(batches, None)

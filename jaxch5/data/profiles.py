@@ -1,4 +1,4 @@
-"""Converts pictures to sRGB, which networks were trained on, by their colour profiles."""
+"""Converts pictures by their colour profiles to sRGB, in which networks see all pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
 # EXIF entries that cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte
-# order: one says that the colours are not sRGB's, the other gives the name of the rule, R03.
+# order: one entry says that the colours are not sRGB's, the other gives the rule's name, R03.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
     (b"\xa0\x01\0\x03\0\0\0\x01\xff\xff", b"\0\x01\0\x02\0\0\0\x04R03\0"),
@@ -32,7 +32,7 @@ R03 = (
 class Arithmetic(NamedTuple):
     """Holds a curve for each colour, or one for all, and a matrix to sRGB's linear colours.
 
-    The linear colours have 16 bits. OpenCV needs an eighth of lcms's time for this conversion.
+    The linear colours have 16 bits. OpenCV converts in an eighth of the time of Pillow's lcms.
     """
 
     curves: UInt16[np.ndarray, "1 256 curves"]
@@ -63,7 +63,7 @@ class Profile(NamedTuple):
 
 
 def profile_in(info: Mapping[Any, Any]) -> bytes | None:
-    """Returns the colour profile that is stored with a picture, or that its EXIF implies.
+    """Returns the colour profile that a picture's file holds, or that its EXIF implies, if any.
 
     Args:
         info: The attribute `info` of a `PIL.Image.Image`.
@@ -78,13 +78,13 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Reads a profile's conversion to sRGB; None if it is sRGB already, damaged, or unsupported."""
+    """Reads a profile's conversion to sRGB; None if the profile is sRGB, damaged or unsupported."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # Compared on a grid of 16 levels per colour, as sRGB's profile exists in many versions.
+            # Results are compared, at 16 levels per colour: sRGB's profile exists in many versions.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)
@@ -140,7 +140,7 @@ def to_srgb(
 
 
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
-    """Reads a profile's curves and matrix; None where it has none that can be read."""
+    """Reads a profile's curves and matrix; None if it lacks them, or they are not to be used."""
     tags = {kind: content[begin : begin + size] for kind, begin, size in _tags(content)}
     # A profile's conversion tables, if it has any, take precedence over its curves and matrix.
     if not opened.profile.is_matrix_shaper or tags.keys() & {b"A2B0", b"A2B1"}:
@@ -204,7 +204,7 @@ def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarr
     try:
         return cv2.LUT(places, table)
     except cv2.error:
-        # Before OpenCV 5, its tables could have only 256 entries.
+        # Before OpenCV 5, a table for LUT could have only 256 entries.
         return table.take(places)
 
 
@@ -238,7 +238,7 @@ def profile_name(content: bytes) -> str:
 
 @lru_cache(1)
 def adobe_rgb() -> bytes:
-    """Returns a profile of Adobe RGB (1998), for cameras that only name it.
+    """Returns a profile of Adobe RGB (1998), for pictures whose EXIF only refers to it.
 
     Source: Adobe RGB (1998) Color Image Encoding, 2005-05: primaries adapted to D50, gamma 563/256.
     """
@@ -258,7 +258,7 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
         primaries: X, Y and Z of red, green and blue, adapted to D50.
         gamma: Exponent of the tone curves.
     """
-    # lcms's sRGB with other numbers: its colours share one curve, and its name has 13 characters.
+    # lcms's sRGB profile, altered: its colours share one curve, and its name has 13 characters.
     content = bytearray(_srgb().tobytes())
     places = {kind: begin for kind, begin, _ in _tags(content)}
     for kind, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True):

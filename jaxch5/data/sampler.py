@@ -1,9 +1,9 @@
-"""Defines samplers, which choose the items that an epoch draws, in which order, and how often.
+"""Defines samplers, which decide which items an epoch draws, how often, and in which order.
 
 A sampler is a pure function `(labels, epoch, seed) -> places`, where the places are indices into
 the labels. It keeps nothing from one epoch to the next, so training can be resumed anywhere, and
 every process arrives at the same order by itself. All epochs have the same number of draws; an item
-that is drawn twice is augmented twice.
+that is drawn twice is augmented in two different ways.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
 Sampler = Callable[[Labels, int, int], Order]
 
-# Classes count as unequal if the largest has at least this many times the items of the rarest.
+# Classes count as unequal if the largest has at least this many times the items of the smallest.
 IMBALANCE = 3.0
 
 
@@ -44,7 +44,7 @@ def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
     """Draws each item once, in a new order each epoch.
 
     Args:
-        labels: Classes of the items; only their number matters.
+        labels: Classes of the items; only the number of items matters.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
 
@@ -154,7 +154,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def imbalance(labels: Labels, classes: int) -> float:
-    """Returns the ratio of the largest class's number of items to the smallest's.
+    """Returns the ratio of the largest class's size to the smallest's; an empty class counts as 1.
 
     Example:
         >>> imbalance(np.array([0, 0, 0, 1]), classes=2)
@@ -175,7 +175,7 @@ def is_unequal(labels: Labels, classes: int) -> bool:
 
 
 def describe_sampler(sampler: Any) -> str:
-    """Returns the name of a sampler in messages, with its arguments.
+    """Returns a sampler's name with its arguments, as messages show them.
 
     Example:
         >>> describe_sampler(partial(repeated, times=4))
@@ -197,10 +197,10 @@ def draw(
     Args:
         sampler: The sampler.
         labels, epoch, seed: Arguments of the sampler.
-        draws: Number of draws that is expected; None allows any number above 0.
+        draws: Expected number of draws; None allows any number above 0.
 
     Raises:
-        ConfigError: The sampler returns anything but indices into the labels, or a wrong number.
+        ConfigError: The sampler returns anything but the wanted number of indices into the labels.
     """
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"

@@ -20,7 +20,7 @@ class Scored(NamedTuple):
     """Holds the pictures that are scored.
 
     Attributes:
-        part: "validated", "all", or "drawn again" where a run has no record of its pictures.
+        part: Which pictures: "validated", "all", or "drawn again" if a run has no record of them.
         items: Indices of the pictures in the source.
         counts: Number of pictures of each kind.
         line: Description of the pictures, for messages.
@@ -33,9 +33,9 @@ class Scored(NamedTuple):
 
 
 def holds_own(pictures: Pictures, found: Found) -> bool:
-    """Checks whether another set holds at least half of the pictures a run was validated on.
+    """Checks whether another set holds at least half of the pictures that a run was validated on.
 
-    A set that has moved does; one that holds different files of the same names does not.
+    The run's own set does even if it has moved; other files of the same names do not count.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -53,7 +53,7 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         where: Name of the source, for messages.
 
     Raises:
-        DataError: None of these pictures is in the source.
+        DataError: None of the validation pictures is in the source unchanged.
     """
     held_out, there = pictures.held_out, found.places >= 0
     scored = held_out & found.same

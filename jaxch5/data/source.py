@@ -1,4 +1,4 @@
-"""Represents labelled pictures, wherever they are stored, as one small type."""
+"""Defines `Source`, a small type for labelled pictures, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted
 
-# Columns that hold the folder that each item is in, and whether it is for validation.
+# Names of the columns that hold each item's folder, and whether it is for validation.
 FOLDER = "folder"
 IS_VALID = "is_valid"
 
@@ -53,8 +53,8 @@ class Source:
         cut: Whether long pictures were also cut beforehand, to the part that a crop can reach.
         sharded: Whether the items are stored in a few large files, in the order of their numbers,
             so that each of several processes should keep to a range of numbers.
-        passed_over: Files below the folder that are not items, by reason; a folder that was not
-            looked into is a single entry, which ends with a slash.
+        passed_over: Files below the source's folder that are not items, by reason; a folder that
+            was not looked into is a single entry, which ends with a slash.
         notes: Phrases for the line that describes the data: what was guessed about the pictures, or
             is worth knowing.
         reading: How the files are decoded, if there is more than one right way.
@@ -62,7 +62,7 @@ class Source:
         hint: Advice that is added to an error about the classes.
 
     Raises:
-        DataError: A label is not one of the classes, or the classes' names are not distinct.
+        DataError: There is not one class index for each item, or class names are not distinct.
     """
 
     classes: tuple[str, ...]
@@ -146,19 +146,19 @@ def canvas_of(
 
 
 def without_bad(error: DataError) -> DataError:
-    """Returns an error about an item with advice on how to leave such items out."""
+    """Returns an error about an item, with advice added on how to leave such items out."""
     return DataError(f"{error}; --data.on-bad skip leaves such pictures out of the set")
 
 
 def with_range(source: Source, read_all: bool = False) -> Source:
-    """Returns the source with the value range of its pictures of more than 8 bits, if it has any.
+    """Returns the source with a value range for its pictures of more than 8 bits, if there are any.
 
     The range is guessed from some of these pictures, unless it is set already. If the names of all
     files rule out such pictures, no file is read.
 
     Args:
         source: Labelled pictures.
-        read_all: Whether to look also at pictures that are not files.
+        read_all: Whether to look at the pictures even if they are not files.
     """
     if source.reading.range != "auto" or source.presized is not None:
         return source
@@ -174,7 +174,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Checks whether pictures may have more than 8 bits, by file names or by the first item."""
+    """Checks whether pictures may have more than 8 bits, by file names or else the first item."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
@@ -222,7 +222,7 @@ def check_several(source: Source) -> None:
     """Checks that a source has several classes, which training needs and scoring does not.
 
     Raises:
-        DataError: The source has only one.
+        DataError: The source has only one class.
     """
     if len(source.classes) < 2:
         hint = f"; {source.hint}" if source.hint else ""
@@ -233,7 +233,7 @@ def check_several(source: Source) -> None:
 
 
 def leave_out(source: Source, references: Container[str]) -> Source:
-    """Returns the source without the items with the given references; see `select`."""
+    """Returns the source without the items that have the given references; see `select`."""
     names = enumerate(source.references)
     return select(source, [item for item, name in names if name not in references])
 
@@ -254,7 +254,7 @@ def from_arrays(
         classes: Names of the classes.
 
     Raises:
-        DataError: The arguments do not fit together.
+        DataError: Pictures, labels or classes are not valid, or do not fit together.
 
     Example:
         >>> source = from_arrays(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), ["a", "b"])
@@ -280,7 +280,7 @@ def from_arrays(
 
 
 def digits() -> Source:
-    """Returns scikit-learn's 1,797 handwritten digits, 8x8 scans with 16 shades.
+    """Returns scikit-learn's 1,797 handwritten digits, 8x8 scans with 17 levels of grey.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository.
 
@@ -314,8 +314,8 @@ def labelled_files(
         references: Path of each item, relative to `root`, or its address.
         class_names: Class of each item; composed and decomposed umlauts count as the same.
         columns: What else is known about each item.
-        elsewhere: File of each reference that is not a path.
-        notes: What had to be guessed.
+        elsewhere: File for each reference that is an address.
+        notes: Phrases for the line that describes the data.
     """
     class_names = [*map(composed, class_names)]
     classes = tuple(sorted(set(class_names)))

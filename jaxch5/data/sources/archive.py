@@ -81,7 +81,7 @@ def is_archive(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """Returns the folder with an archive's files, named by its checksum; makes it if needed."""
+    """Returns the folder with an archive's files, named by the checksum; unpacks them if needed."""
     file = file.expanduser()
     try:
         digest = sha256_of(file)
@@ -98,7 +98,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
     """Returns the folder, or a deeper one that the folders around it merely wrap.
 
-    Where folders are classes, a single folder with all pictures directly in it is no wrapper.
+    Where folders are classes, a single folder with all pictures directly in it is not a wrapper.
     """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):

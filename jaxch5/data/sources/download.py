@@ -1,8 +1,8 @@
 """Fetches linked pictures and archives, each only once.
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
-after a check: a file that exists there is complete, and is what was asked for. An address that does
-not answer is soon given up.
+after a check: a file that exists there is complete, and of the kind that was asked for. An address
+that does not answer is soon given up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Enough to see what is wrong with a list; if its server is gone, trying all of it takes hours.
+# Enough to see what is wrong with a list; if its server is gone, trying every link takes hours.
 FAILURES_SHOWN = 5
 
 
@@ -79,7 +79,7 @@ def fetch(address: str, file: Path) -> None:
     options = {}
     if address.lower().startswith("http"):
         limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-        # Proxies are those of the environment.
+        # Proxies are taken from environment variables.
         options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -94,10 +94,10 @@ def fetch(address: str, file: Path) -> None:
             if error.status < 500:
                 raise DataError(reason) from None
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
-            # It has had time to answer; a server that is not there is not worth another attempt.
+            # The server had time to answer; one that is not there is not worth another attempt.
             raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
         except (ValueError, ImportError) as error:
-            # fsspec knows no such addresses, or lacks a library for them.
+            # fsspec does not know this kind of address, or lacks a library for it.
             raise DataError(str(error)) from None
         except Exception as error:
             # Each file system has errors of its own.
@@ -114,7 +114,7 @@ def fetch_links(
     Each file is checked before it is kept, since a server may answer with a web page.
 
     Args:
-        links: Addresses that fsspec understands, `http(s)://` among them.
+        links: Addresses that fsspec understands, such as `https://...`.
         folder: Folder for the files; None is the user's cache folder.
         console: Where the progress bar is drawn; None is standard error.
 
@@ -174,7 +174,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         folder: Folder for unpacked archives; None is the user's cache folder.
 
     Raises:
-        DataError: The file cannot be fetched or unpacked, is no archive, or has another checksum.
+        DataError: The file cannot be fetched or unpacked, or has a different checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
     # An archive unpacked without a check must not pass for the one that a checksum now asks for.
@@ -209,7 +209,7 @@ def reachable(url: str) -> bool:
 
 
 def file_name_for(address: str) -> str:
-    """Returns a file name that no two addresses share, with the address's own ending."""
+    """Returns a file name that no two addresses share, with the file extension of the address."""
     end = PurePosixPath(urlsplit(address).path).name
     suffixes = re.findall(r"\.[A-Za-z0-9]{1,8}", end)[-1:]
     return hashlib.sha256(address.encode()).hexdigest()[:32] + "".join(suffixes)

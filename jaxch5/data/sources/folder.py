@@ -46,20 +46,21 @@ def from_folder(
 ) -> Source:
     """Reads pictures in class folders, or in train and valid folders that hold class folders.
 
-    A picture's class is the first folder of its path in the set, or in its part. Other files are in
-    `passed_over`, with the reason. If there is a valid folder, the column "folder" says which part
-    an item is in, for `folder_split`, and "is_valid" whether it is held out. The usual names of
-    parts, such as train, valid, validation, val and dev, are recognized in any letter case.
+    A picture's class is the first folder of its path in the set, or in the train or valid folder.
+    Other files are in the source's `passed_over`, with the reason. If there is a valid folder, the
+    column "folder" says where an item is, for `folder_split`, and "is_valid" whether it is held
+    out. The usual names of these folders, such as train and val, are recognized in any letter case.
 
     Args:
         path: The set's folder.
         train: Folder of the training pictures, below `path`; "." takes all pictures that are not
-            in another part, whatever their folders are called. None looks for one.
-        valid: Folder of the validation pictures, or names that it may have; None looks for one.
+            in `valid`, whatever their folders are called. None looks for such a folder.
+        valid: Folder of the validation pictures, or several names, of which all that exist are
+            used; None looks for such a folder.
 
     Raises:
-        DataError: There is no such folder, it holds no pictures in class folders, or its folders
-            are named like parts of a set and hold no class folders.
+        DataError: A folder or its pictures are missing, a picture is in no class folder, a class
+            has no training pictures, or it is unclear which folders are the parts of the set.
 
     Example:
         >>> import tempfile
@@ -110,8 +111,7 @@ def from_regex(
             None for both takes all pictures, whatever folder they are in.
 
     Raises:
-        DataError: There is no such folder or no picture in it, the pattern is not valid, or it
-            finds no class in a name.
+        DataError: A folder or pictures are missing, or the pattern is not valid or finds no class.
 
     Example:
         >>> import tempfile
@@ -151,7 +151,7 @@ class _Found(NamedTuple):
         references: Paths of the pictures, relative to the set's folder.
         names: Paths of the pictures, relative to the folders of their parts.
         parts: The part that each picture is in.
-        passed_over: Everything else.
+        passed_over: All other files, by reason.
         empty: Folders that would be classes, but hold no pictures.
         notes: Phrases for the line about the data.
     """
@@ -242,7 +242,7 @@ def _check_all(
 
 def _without_pictures(listing: Listing) -> list[str]:
     """Returns folders that hold no pictures, but seem to be meant as classes."""
-    # An empty folder "runs" is no class: it stays behind when the runs in it are removed.
+    # An empty folder "runs" is not a class: it stays behind when the runs in it are removed.
     taken = {"runs"}
     for reason, paths in listing.passed_over.items():
         for path in paths:
@@ -270,19 +270,19 @@ def _other_classes(root: Path, found: _Found) -> str:
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # The deepest folder that all of them are in.
+    # The deepest folder that contains all folders with pictures.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 
 
 def _above(root: Path) -> str:
-    """Returns advice if a class folder was probably named instead of the folder that it is in."""
+    """Returns advice if the root is probably a class folder, given instead of the set's folder."""
     above, beside = _beside(root)
     return f"; or --data.path {above} if {root.absolute().name} is a class" if beside[1:] else ""
 
 
 def _left_beside(root: Path) -> tuple[str, ...]:
-    """Returns a note if a training folder is named and a validation folder is beside it."""
+    """Returns a note if the root is a training folder and a validation folder is beside it."""
     above, beside = _beside(root)
     own = root.absolute().name
     return tuple(
@@ -293,7 +293,7 @@ def _left_beside(root: Path) -> tuple[str, ...]:
 
 
 def _beside(root: Path) -> tuple[Path, list[str]]:
-    """Returns the folder above a folder, and the names of its folders if it can be listed."""
+    """Returns a folder's parent, and the names of the parent's folders if it can be listed."""
     above = root.absolute().parent
     with suppress(OSError):
         return above, folders_in(above)

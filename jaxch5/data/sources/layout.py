@@ -18,10 +18,10 @@ TABLES, ARCHIVES = (".csv", ".tsv"), (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz
 
 
 class Parts(NamedTuple):
-    """Holds the folders of a set's parts, as paths from the set's root.
+    """Holds the folders of a set's parts, as paths relative to the set's folder.
 
     Attributes:
-        train: The folder of the training pictures; empty if they are all that is in no other part.
+        train: The folder of the training pictures; empty if all pictures outside `valid` are.
         valid: The folders of the validation pictures.
     """
 
@@ -37,16 +37,16 @@ class Parts(NamedTuple):
 
 
 def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -> Parts:
-    """Returns the parts of a set: those that are given, else folders named like parts.
+    """Returns the parts of a set: the folders that are given, or else folders named like parts.
 
     Args:
         root: The set's folder.
         train: Folder of training pictures, relative to `root`; None looks for one.
-        valid: Folder of validation pictures, relative to `root`, or names that it may have; None
-            looks for one.
+        valid: Folder of validation pictures, relative to `root`, or several names, of which all
+            that exist are used; None looks for one.
 
     Raises:
-        DataError: A given folder is missing or given twice, or several are named like one part.
+        DataError: A given folder is missing or given for both parts, or several are named like one.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -65,7 +65,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # A folder merely named like validation, beside classes, is no part; see `check_classes`.
+    # A folder beside classes is not a part merely by its name; see `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
@@ -93,9 +93,9 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder named like training is a part although none is for validation.
+    """Checks whether a folder named like training is a part although no folder is for validation.
 
-    A folder without folders in it is a class, such as train beside bus.
+    A folder without folders in it is a class, such as train (the vehicle) beside bus.
     """
     if not folders_in(root / train):
         return False
@@ -115,7 +115,7 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
         Notes on these folders for the line that describes the data.
 
     Raises:
-        DataError: The folders are not meant as classes.
+        DataError: The folders are probably not meant as classes.
     """
     parts = sorted(top for top in tops if part_of(top) is not None)
     if not parts:
@@ -175,7 +175,7 @@ def _tells(pattern: str, names: Sequence[str]) -> bool:
 
 
 def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
-    """Returns the files in a folder whose names have one of the endings."""
+    """Returns the files in a folder whose names end with one of `endings`, in any letter case."""
     return [
         os.path.join(folder, name)
         for name in sorted(os.listdir(folder))
@@ -184,7 +184,7 @@ def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
-    """Groups pictures that are in no part by the folder that they are in.
+    """Groups pictures that are in no part by the topmost folder that they are in.
 
     Example:
         >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])

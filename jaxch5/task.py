@@ -53,7 +53,7 @@ class Task:
         name: Name of the task in settings, runs and files.
         loss: Default loss, a function of logits and labels; see `jaxch5.losses`.
         activation: Function from logits to probabilities; classes are the last axis.
-        item_losses: Function from probabilities, as float64, and labels to each item's loss.
+        item_losses: Function from probabilities (float64) and labels to the loss of each item.
         threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
         metrics: Names of metrics for every epoch (see `metric_of`), or functions of probabilities
             and labels. Metrics in `jaxch5.metrics.METRICS` apply the threshold.

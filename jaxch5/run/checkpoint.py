@@ -111,7 +111,7 @@ class StoredCheckpoints:
         """Returns the description that a checkpoint was saved with, including the `records`.
 
         Raises:
-            CheckpointError: The part to read is damaged; `variables` and `restore` raise this too.
+            CheckpointError: The description is damaged, or the arrays in `variables` and `restore`.
         """
         with self._damage_of(step):
             file = self.directory / str(step) / ABOUT / "metadata"

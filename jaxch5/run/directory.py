@@ -131,7 +131,7 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Keeps other processes from writing into a run; a process that dies releases the lock.
+    """Locks a run against writing by other processes; the lock ends if this process dies.
 
     Raises:
         CheckpointError: Another process holds the lock.

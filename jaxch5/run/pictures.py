@@ -64,7 +64,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
         data: Data with the validation pictures.
 
     Raises:
-        CheckpointError: The record of the earlier run is damaged.
+        CheckpointError: The record of the run that the weights are from is damaged.
     """
     earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
     count = trained_on(data.pictures, earlier) if earlier else 0

@@ -31,8 +31,8 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
     Args:
         weights: "imagenet" (from the hub or its cache); one of the architecture's tags, such as
             "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", either with or
-            without `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, where `#PART` names one of
-            several state dicts; a folder with such a file and `config.json`; or a run directory.
+            without `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, with `#PART` to select one
+            state dict of several; a folder with such a file and `config.json`; or a run directory.
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:

@@ -21,7 +21,7 @@ class StepRecord(NamedTuple):
 
     Attributes:
         number: Number of steps before this one.
-        loss: Mean loss of its batch, computed with the weights before the step.
+        loss: Mean loss of the step's batch, computed with the weights before the step.
         rates: Learning rate of each group of layers, the head last.
         momentum: Momentum, or Adam's first beta.
 
@@ -37,7 +37,7 @@ class StepRecord(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Signals that a training call begins; nothing has been compiled yet.
+    """Signals that a training call begins, before any program is compiled for it.
 
     Attributes:
         number: Number of completed steps; above 0 if the model was trained before.
@@ -64,7 +64,7 @@ class Begin(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Signals that the program of a phase is compiled; its first step comes next.
+    """Signals that the program of a phase is compiled; the phase's next step follows.
 
     Attributes:
         number: Number of completed steps.

@@ -30,7 +30,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
 
     Args:
         name: "fastai" (three groups for a ResNet) or "stages" (one for each stage). A network
-            without a `ModelSpec` has two groups, body and head, if it has a `head`, else just one.
+            without a `ModelSpec` has one group for its module `head`, if any, and one for the rest.
         spec: Architecture of the network.
         modules: Names of the network's top-level modules.
 
@@ -88,7 +88,7 @@ class Frozen:
         model: Linen module.
         variables: Variables of the model, or their shapes.
         spec: Architecture of the model.
-        groups: Groups of its layers.
+        groups: Groups of the model's layers.
         frozen_to: Index of the first group that is not frozen; a negative one counts from the end.
         recipe: Recipe by which the model is trained.
 

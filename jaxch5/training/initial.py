@@ -46,7 +46,7 @@ BY_NUMPY: dict[str, Callable[..., Any]] = {
 def run_once(function: Callable[..., PyTree], *args: Any) -> PyTree:
     """Computes `function(*args)` for a function of arrays that runs only once.
 
-    Anything that its outputs do not need is skipped, such as the forward pass of `module.init`.
+    What the outputs do not need is skipped, such as the forward pass of `module.init`.
 
     Args:
         function: Function that `jax.jit` could compile.
@@ -122,7 +122,7 @@ def _drawn(name: str, shape: tuple[int, ...], key: Any, *operands: Any) -> Float
 
 @lru_cache
 def _program(name: str) -> Callable[..., Float[Array, "piece"]]:
-    # Optimizing pays off over millions of draws, even if flags disable it for other programs.
+    # Optimization pays off over millions of draws, even if flags disable it for other programs.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def draw(words: UInt32[Array, "3"], *operands: Any) -> Float[Array, "piece"]:
         return DRAWS[name](jax.random.wrap_key_data(words, impl=PIECES), *operands)

@@ -45,7 +45,7 @@ class SaveCheckpoints:
     Args:
         run: Run to save into.
         saving: When to save.
-        about: Function that returns the description of each checkpoint.
+        about: Function that returns the description to store in a checkpoint.
         records: Records of the epochs, which another hook extends before this hook is called.
         attempt: Wrapper that calls the functions that save, and records their failures.
     """

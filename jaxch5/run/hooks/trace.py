@@ -9,7 +9,7 @@ import jax
 
 from jaxch5.training.events import Begin, End, Event, Ready, Step
 
-# The first steps run with cold caches and low clock rates.
+# Steps before a trace: the first steps run with cold caches and low clock rates.
 WARM_UP = 5
 STEPS = 10
 
@@ -59,7 +59,7 @@ class Trace:
     def _start(self, event: Step) -> None:
         self._first, self._tracing = event.number, True
         options = jax.profiler.ProfileOptions()
-        # Without this, each call of a Python function would be an event.
+        # Without this, each call of a Python function would be an event in the trace.
         options.python_tracer_level = 0
         jax.block_until_ready(event.state)
         jax.profiler.start_trace(

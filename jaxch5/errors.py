@@ -1,7 +1,7 @@
 """Errors that a user can fix.
 
-Each message is one line that names what is wrong, its value and a way out; the commands print it
-unchanged. Anything else that is raised is a defect of this package and keeps its traceback.
+Each message is one line that names what is wrong, the value and a way out; commands print it
+unchanged. Other exceptions are defects, of this package or a user's hook, and keep their traceback.
 """
 
 # Begins the note on an error that a user's hook raised, which is not a defect of this package.
@@ -9,7 +9,7 @@ IN_HOOK = "raised in the hook"
 
 
 class Jaxch5Error(Exception):
-    """The base class of these errors; a command prints the error and exits with `exit_code`."""
+    """The base class of this package's errors; a command prints one and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -21,15 +21,15 @@ class ConfigError(Jaxch5Error):
 
 
 class DataError(Jaxch5Error):
-    """A picture, a label or a folder of them cannot be used."""
+    """A picture, a label or a set of pictures cannot be used."""
 
 
 class WeightsError(Jaxch5Error):
-    """Weights are not available, or do not fit the model that they are loaded into."""
+    """Weights are not available, cannot be read, or do not fit the model they are loaded into."""
 
 
 class CheckpointError(Jaxch5Error):
-    """A run cannot be saved or resumed."""
+    """A run, or another file that a command writes, cannot be saved or read again."""
 
 
 class TrainingError(Jaxch5Error):

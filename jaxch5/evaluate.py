@@ -49,7 +49,7 @@ class EvaluateOptions(RunOptions):
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Prints tables, writes figures and a list of suspect labels; returns the numbers."""
+    """Scores a run: prints tables, writes figures and suspect labels, and returns the numbers."""
     from jaxch5.data.pictures import with_classes
     from jaxch5.data.source import remarks, take
     from jaxch5.data.verify import unreadable
@@ -140,7 +140,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     advice = []
     if scored.part == "validated":
         judged = (directory.path / "suspects.json").exists()
-        # Advice to run this command would show nothing new.
+        # Running this command again would show nothing new.
         found = advise(str(from_here(directory.path)), recorded, interp, judged=judged)
         advice = [one for one in found if one.command.split()[1] != "evaluate"]
     for line in in_lines(advice):

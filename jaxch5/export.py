@@ -57,7 +57,7 @@ NOTES = {
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
-    """Writes the file; returns its name, size and format."""
+    """Writes a classifier to a file or folder; returns its path, format and size in bytes."""
     from jaxch5.results.artifacts import write_artifact
     from jaxch5.results.predictor import load_learner
 

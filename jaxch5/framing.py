@@ -11,9 +11,9 @@ from jaxch5.errors import ConfigError
 METHODS = ("crop", "squish", "pad")
 PAD_MODES = ("reflection", "border", "zeros")
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
-# Pixels: the side of a square, or height and width.
+# A size in pixels: the side of a square, or height and width.
 Size = int | tuple[int, int]
-# The longest side that pictures are resized to, pixels.
+# The longest side that pictures are resized to, in pixels.
 MAX_SIDE = 4096
 
 
@@ -21,7 +21,7 @@ def check_pad_mode(text: str) -> str:
     """Checks that a text is a valid `pad_mode` of `Framing`, and returns it.
 
     Raises:
-        ValueError: It is not valid.
+        ValueError: The text is not valid.
 
     Example:
         >>> check_pad_mode("#ffffff")
@@ -36,16 +36,16 @@ def check_pad_mode(text: str) -> str:
 
 @dataclass(frozen=True)
 class Framing:
-    """Says how pictures get the shape of the network's input, as fastai's `Resize` does.
+    """Says how pictures get the shape of the network's input, by the methods of fastai's `Resize`.
 
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
             picture, distorted; "pad" keeps the whole picture, and fills the rest.
-        pad_mode: What is seen beyond a picture's border, in padding and where augmentation reaches
-            past it: "reflection"; "border", its edge; "zeros", black; or a colour, as in "#ffffff".
+        pad_mode: What is shown beyond a picture's border, in padding or by augmentation:
+            "reflection"; "border", the edge repeated; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:
-        ConfigError: An argument has another value.
+        ConfigError: An argument has none of these values.
 
     Example:
         >>> Framing("pad")
@@ -107,13 +107,13 @@ def parse_size(said: Any) -> Size:
     """Parses a value of `--data.size`: a side, or height and width, in pixels.
 
     Raises:
-        ValueError: It is not a size, or is too small or too large.
+        ValueError: The value is not a size, or is too small or too large.
 
     Example:
         >>> parse_size("224"), parse_size("224x160"), parse_size([96, 96])
         (224, (224, 160), 96)
     """
-    # A command line gives a list of words, and a file's metadata the list as text.
+    # A command line gives a list of words; a file's metadata holds such a list as text.
     text = "x".join(map(str, said)) if isinstance(said, list | tuple) else str(said)
     words = re.split("[x, ]+", text.strip("[]()"))
     if len(words) > 2 or not all(word.isdecimal() for word in words):

@@ -94,7 +94,7 @@ class Learner(Trainer):
         Args:
             epochs: Passes over the training set.
             lr: One rate throughout, a slice of such rates (see `group_rates`), or a function from
-                the step to the rate, as `flat_cosine`, `triangular` and `sgdr` return it.
+                the step to the rate, such as `flat_cosine`, `triangular` and `sgdr` return.
             momentum: Momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
@@ -133,11 +133,11 @@ class Learner(Trainer):
     ) -> None:
         """Trains in two phases, exactly as fastai's `fine_tune` does in fastbook's chapter 5.
 
-        First, only the new head (and the batch norms, with `train_bn`) trains, for `freeze_epochs`
-        in one cycle, for most of which the rate rises to `base_lr`. Then the optimizer's moments
-        are cleared, and all layers train for `epochs` in another cycle. Its highest rate is half of
-        `base_lr` for the head, the head's rate / `lr_mult` for the earliest group, and spaced
-        geometrically between. See `fine_tune_schedule` for every step's rates and the defaults.
+        First, only the new head (and the batch norms, with `train_bn`) trains for `freeze_epochs`,
+        in a cycle that takes most of its steps to reach `base_lr`. Then the optimizer's moments are
+        cleared, and all layers train for `epochs` in a second cycle. Its highest rates are half of
+        `base_lr` for the head, that half / `lr_mult` for the earliest group, and values spaced
+        geometrically in between. See `fine_tune_schedule` for every step's rates and the defaults.
 
         If the body has not been trained, freezing it would be of no use: all layers then train in
         one cycle, as with `fit_one_cycle`, unless `freeze_epochs` or `lr_mult` is given.
@@ -148,7 +148,7 @@ class Learner(Trainer):
             freeze_epochs: Passes in the first phase; 0 leaves it out.
             lr_mult: Ratio of the head's rate to the earliest group's, in the second phase.
             pct_start, div: Arguments of the second phase's `one_cycle`.
-            div_final, moms: The same for both phases; see `one_cycle` and `one_cycle_momentum`.
+            div_final, moms: Arguments of both cycles; see `one_cycle` and `one_cycle_momentum`.
         """
         phases: dict[str, Any] = {"freeze_epochs": freeze_epochs, "lr_mult": lr_mult}
         shape: dict[str, Any] = {"pct_start": pct_start, "div": div, "div_final": div_final}
@@ -168,7 +168,7 @@ class Learner(Trainer):
         suggest_funcs: Sequence[str] = (RECOMMENDED,),
         show_plot: bool = True,
     ) -> Any:
-        """Suggests rates by training a little at ever higher ones; the learner is left unchanged.
+        """Suggests rates by training a little at ever higher rates; the state is left unchanged.
 
         It returns a named tuple of rates, as in `learn.lr_find().valley`, and keeps the sweep in
         `self.sweep`. In a notebook the sweep is drawn, with the recommended rate in the title.
@@ -181,8 +181,8 @@ class Learner(Trainer):
             show_plot: Whether a notebook draws the sweep.
 
         Raises:
-            ConfigError: There is no such rule, the rates do not rise, or the steps are too few.
-            TrainingError: The loss exploded after too few steps to judge by, or was never a number.
+            ConfigError: A rule is unknown, rates are not above 0 and rising, or steps are too few.
+            TrainingError: The loss exploded too soon to judge by, or was not finite from the start.
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
@@ -256,10 +256,10 @@ class Learner(Trainer):
         """Writes one file that `load_learner` reads, as `export` does in the format "learner".
 
         Args:
-            path: File to write; a name without an ending gets `.safetensors`, as in `load_learner`.
+            path: File to write; a name without extension gets `.safetensors`, as in `load_learner`.
 
         Raises:
-            ConfigError: The path has another ending, or is a folder.
+            ConfigError: The path has another extension, or is a folder.
             CheckpointError: The file cannot be written.
         """
         self.export(learners_file(path), "learner")
@@ -269,8 +269,8 @@ class Learner(Trainer):
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
         """Returns probabilities and labels as `get_preds` does, but from several views.
 
-        It averages the probabilities of the centre crop and of `n` augmented draws of each
-        picture (test-time augmentation, Krizhevsky et al., 2012), and takes `n + 1` times as long.
+        The probabilities are averages over those from `get_preds` and from `n` augmented draws
+        (test-time augmentation, Krizhevsky et al., 2012). This takes `n + 1` times as long.
 
         Args:
             n: Number of draws of each picture; 0 gives the same as `get_preds`.
@@ -302,12 +302,12 @@ def vision_learner(
     hooks: Sequence[Hook] = (),
     **overrides: Any,
 ) -> Learner:
-    """Makes a learner for pictures; with pretrained weights, all of it but the head begins frozen.
+    """Makes a learner for pictures; with pretrained weights, all layers but the head begin frozen.
 
     Args:
         data: What `DataBlock.load` returns.
         arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or your own
-            linen or nnx module, as `create_model` takes it, for which no weights have a name.
+            linen or nnx module, as `create_model` takes it, which has no named weights.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
             what `load_weights` takes; or variables, as `module.init` returns them. A line says what
             is known about the weights, and whether their head is kept.

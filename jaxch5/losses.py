@@ -44,8 +44,8 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 class ItemLosses(NamedTuple):
     """Holds the losses of a batch's items, whose mean is still to be taken.
 
-    A loss of your own that has weights returns these and not a mean: if a batch is mixed, or shared
-    by several devices, its mean cannot be computed from the means of its parts.
+    A loss function of your own that weights items returns this and not a mean: if a batch is mixed,
+    or shared by several devices, its mean cannot be computed from the means of its parts.
 
     Attributes:
         value: Loss of each item, multiplied by its weight.
@@ -67,7 +67,7 @@ class ItemLosses(NamedTuple):
         """Divides the sum of the values by that of the weights, as PyTorch does; 0 / 0 gives 0.
 
         Args:
-            over_devices: Mean over the devices that share a batch, each of which has some items.
+            over_devices: Function that averages over the devices that share the batch.
         """
         if self.weight is None:
             return jnp.mean(self.value)
@@ -123,7 +123,7 @@ def cross_entropy(
         labels: Class numbers.
         weight: Importance of each class, as in `nll_loss`.
         label_smoothing: Share of each target, 0 to 1, that is spread evenly over all classes
-            (Szegedy et al., 1512.00567; with `weight`, as in PyTorch).
+            (Szegedy et al., 1512.00567; combined with `weight` as in PyTorch).
         reduction: As in `nll_loss`.
 
     Raises:
@@ -156,10 +156,10 @@ def focal_loss(
     Args:
         logits: The model's activations.
         labels: Class numbers.
-        gamma: How fast an item's share falls as its label gets more probable; 0 is `cross_entropy`.
+        gamma: How fast an item's weight falls as its label gets likelier; 0 is `cross_entropy`.
         weight: Importance of each class, the paper's alpha; the mean is then taken as in
-            `nll_loss`. (fastai's `FocalLoss` raises the weight to a power as well, and divides by
-            the number of items.)
+            `nll_loss`. (fastai's `FocalLoss` also raises the label's probability to the power of
+            its weight, and divides by the number of items.)
         reduction: As in `nll_loss`.
 
     Raises:
@@ -182,7 +182,7 @@ def binary_cross_entropy(
     """Computes two-class cross-entropy from one logit per item, whose sigmoid is P(class 1).
 
     It equals `cross_entropy` of the logits 0 and `logits`: a softmax of two classes depends only on
-    their difference.
+    the difference of their logits.
 
     Args:
         logits: One activation per item, any real number.
@@ -208,7 +208,7 @@ def sigmoid_cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Computes the binary cross-entropy of each class against all others, summed over the classes.
 
-    Each class has a sigmoid of its own, so that an item may be like none of them. The sum is as
+    Each class has a sigmoid of its own, so that an item may belong to no class. The sum is as
     in big_vision's `sigmoid_xent` (Beyer et al., 2006.07159); a mean over the classes would make
     gradients smaller the more classes there are.
 

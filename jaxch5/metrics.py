@@ -1,6 +1,6 @@
-"""Defines metrics: pure functions of all items' probabilities and labels that return a share of 1.
+"""Defines metrics: pure functions of all items' probabilities and labels, with values from 0 to 1.
 
-The result is NaN if there are no items, or if a probability is not finite.
+The value is NaN if there are no items, or if a probability is not finite.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 class Best(NamedTuple):
-    """Decides which epoch is best: for comparisons, the kept weights and the report.
+    """Decides which epoch is best, for comparing and reporting runs and for keeping weights.
 
     The best record has the best value of a metric; ties are broken by the lowest validation loss,
-    then in favour of the last epoch, which had the lowest rate. A value that is not a number is
+    then in favour of the later epoch, whose rate is usually lower. A value that is not a number is
     worse than any number.
 
     Attributes:
@@ -95,7 +95,7 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Whether the values are shares of 1, as those of metrics are, or else losses."""
+        """Whether the values are shares, from 0 to 1, as metrics are; otherwise they are losses."""
         return self.metric not in LOSSES
 
 
@@ -136,7 +136,7 @@ def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.
     Args:
         probabilities: Probability of each class.
         labels: Class numbers.
-        threshold: Minimum probability of an answer, here and in the metrics below.
+        threshold: Minimum probability of an answer, as in `decide`; other metrics take it too.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -161,8 +161,8 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     """Returns the confidence interval of a share that is estimated from a sample (Wilson, 1927).
 
     Args:
-        hits, total: Number of items that make up the share, and of all items, at least 1.
-        z: Standard deviations of a normal distribution to each side; the default gives 95 %.
+        hits, total: Number of items that count towards the share; number of all items, at least 1.
+        z: Half-width, in standard deviations of a normal distribution; the default gives 95 %.
 
     Example:
         >>> [round(end, 3) for end in wilson_interval(356, 359)]
@@ -204,7 +204,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages recall, the share of a class's items found, over classes as `precision` does.
+    """Averages recall, the share of a class's items that are found, over classes; see `precision`.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -226,7 +226,7 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
-    # With NumPy alone, since runs with unequal classes record it by default; see `_macro`.
+    # With NumPy alone, since runs with unequal classes record this by default; see `_macro`.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 
@@ -260,7 +260,7 @@ def _are_numbers(probabilities: Probabilities) -> bool:
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
-# Metrics of answers, which take the answer's threshold as a third argument.
+# Metrics that score answers; each takes the threshold of `decide` as its third argument.
 METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "error_rate": error_rate,
@@ -276,7 +276,7 @@ def metric_of(metric: str | Metric, threshold: float = 0.0) -> tuple[str, Metric
 
     Args:
         metric: A name in `METRICS`; "top_3" for `top_k` with `k` = 3, and so on; or a function of
-            probabilities and labels, which keeps its own name, or its import path.
+            probabilities and labels, or its import path. A function keeps its own name.
         threshold: Minimum probability of an answer, for metrics in `METRICS`.
 
     Raises:
@@ -309,10 +309,10 @@ def check_probabilities(
     classes: int,
     references: Sequence[str] | None = None,
 ) -> None:
-    """Checks that targets and probabilities agree in number and classes, and are valid.
+    """Checks that targets, probabilities and references fit together and are valid.
 
     Raises:
-        ConfigError: They do not agree, or are not valid.
+        ConfigError: They do not fit together, or are not valid.
     """
     if targets.ndim != 1 or len(targets) == 0:
         raise ConfigError(f"targets: have shape {targets.shape}; should be one class for each item")

@@ -1,7 +1,7 @@
 """Defines splits, which decide which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
-No item and no reference is in both. Items in neither, such as a set's test pictures, are not used.
+No item or reference may be in both. Items in neither, such as a set's test pictures, are not used.
 """
 
 from __future__ import annotations
@@ -118,17 +118,17 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 
 @shown_as_call
 def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
-    """Splits by the folders that `from_folder` found.
+    """Splits by the folder of each item, which `from_folder` and some other sources record.
 
-    If both are None, the parts are as `from_folder` recorded them. If only one is, folders with a
-    usual name of that part are taken.
+    None stands for the usual names of a part's folder. If both arguments are None, a source that
+    `from_folder` made is split as that function recorded.
 
     Args:
         train: Name of the folder of training pictures.
         valid: Name of the folder of validation pictures, or several names that it may have.
 
     Raises:
-        DataError: Raised by the split if such a folder is missing, or if there is any other.
+        DataError: Raised by the split if a part has no folder, or a folder belongs to neither part.
 
     Example:
         >>> from dataclasses import replace
@@ -178,8 +178,8 @@ def column_split(column: str = IS_VALID) -> Split:
         column: Name of the column.
 
     Raises:
-        DataError: Raised by the split if the source has no such column, or if a value is neither
-            true nor false (False, false, 0, no, or empty), nor the name of a part.
+        DataError: Raised by the split if there is no such column, a part has no items, or a value
+            is not true, false (false, 0, no; empty if no value names a part) or the name of a part.
 
     Example:
         >>> from dataclasses import replace
@@ -227,7 +227,7 @@ def find_column(source: Source, column: str) -> str | None:
 
 
 def own_column(source: Source) -> str | None:
-    """Finds the column that splits a source: `is_valid`, or one that names parts, or else None.
+    """Finds the column that splits a source: `is_valid`, else the one that names parts, else None.
 
     Raises:
         DataError: Several columns name parts.
@@ -249,7 +249,7 @@ def own_column(source: Source) -> str | None:
 
 
 def names_parts(values: Sequence[str | bool]) -> bool:
-    """Checks whether every value names a part, with train and at least one other among them."""
+    """Checks whether every value names a part, and both train and another part are named."""
     parts = {part_of(str(word)) for word in set(values)}
     return TRAIN in parts and len(parts) > 1 and None not in parts
 
@@ -259,7 +259,7 @@ def given_split() -> Split:
     """Splits as the source itself says: by folders, an `is_valid` column, or a column of parts.
 
     Raises:
-        DataError: Raised by the split if the source has none of these.
+        DataError: Raised by the split if the source has none of these, or they make no valid split.
 
     Example:
         >>> from dataclasses import replace

@@ -27,7 +27,7 @@ from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, percent, printable
 
-# A sample of the sizes tells enough, and takes no longer to read in a set of a million pictures.
+# Number of pictures whose sizes are read; even in a set of a million, such a sample is enough.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
@@ -42,7 +42,7 @@ def summarize(
         training, validation: Loader of each part's batches.
         policy: What `aug_transforms` returns; None for no augmentation.
         size: Side of the network's input, or its height and width, pixels.
-        cache: Where presized pictures are kept.
+        cache: Description of where presized pictures are kept.
 
     Raises:
         DataError: A stage fails; the message names the stage and the file.
@@ -109,7 +109,7 @@ def first_pictures(loader: Loader, count: int) -> Batch:
 def draw(
     policy: Policy | None, batch: Batch, size: Size, seed: int = 0
 ) -> Float[np.ndarray, "batch height width 3"]:
-    """Augments pictures as for the network, but without normalization."""
+    """Returns a batch's pictures as the network would get them, but not normalized."""
     drawn = jax.jit(augment, static_argnums=(0, 3))(policy, batch, jax.random.key(seed), size)
     return np.asarray(jnp.clip(drawn, 0, 1))
 
@@ -190,7 +190,7 @@ def unseen(
 
 
 def unseen_text(training: float, validation: float) -> str:
-    """Says how many pixels training and validation never see; an empty string if they see all."""
+    """Says what shares of the pixels are never seen; returns an empty string if all are seen."""
     if round(validation, 4) == 0:
         return ""
     unseen = percent(training), percent(validation)
@@ -230,7 +230,7 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
 
 
 def _profiles(found: list[bytes | None]) -> str:
-    """Says how many pictures have each colour profile, and how many are converted."""
+    """Says how many pictures have each colour profile, and how many are converted to sRGB."""
     names = Counter("none" if content is None else profile_name(content) for content in found)
     words = ", ".join(f"{count:,} {name}" for name, count in names.most_common(PROFILES_SHOWN))
     if len(names) > PROFILES_SHOWN:

@@ -22,7 +22,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
-# A picture with all levels below this is black; 12-bit values that are read as 16-bit reach 16.
+# If all levels are below this, a picture is black; 12-bit values misread as 16-bit reach 16.
 DARK = 17
 # How many unreadable pictures a message names.
 BAD_NAMED = 5
@@ -31,7 +31,7 @@ SAME_COLOUR = 2
 
 
 class Repeated(NamedTuple):
-    """Holds groups of items that show the same picture.
+    """Holds groups of items that show the same picture, or nearly the same.
 
     Attributes:
         duplicates: Groups within one class and one part.
@@ -54,7 +54,7 @@ class Findings:
         duplicates, conflicts, leaks: Items that show the same picture, as in `Repeated`.
         blank: Each item that is blank when decoded, with "black", "white" or "one colour"; this
             may be intended, so a set with such items still counts as clean.
-        near: Items that show nearly the same picture; they too leave a set clean.
+        near: Items that show nearly the same picture; a set with such items counts as clean too.
         not_compared: Number of items too small or too plain to be compared for `near`.
     """
 
@@ -154,7 +154,7 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
 
 
 def readable(source: Source, console: Console | None = None) -> Source:
-    """Returns the pictures of a source that can be read, in their order.
+    """Returns the source without the pictures that cannot be read.
 
     Args:
         source: Labelled pictures; every one of them is read.
@@ -172,9 +172,9 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Checks for broken pictures, so that training stops at once and not when it meets the first.
+    """Checks for broken pictures, so that training stops at once, not when it meets the first.
 
-    Only files whose first or last bytes look wrong are decoded; decoding all would take minutes.
+    Only local files that begin or end unlike a picture are decoded; decoding all takes minutes.
 
     Raises:
         DataError: Some pictures cannot be read; the message names the first of them.
@@ -211,7 +211,7 @@ class _Seen(NamedTuple):
     Attributes:
         digest: Digest of its size and pixels.
         blank: What the function `blank` returns for it.
-        thumbnail: Thumbnail by which it is compared; None if it cannot or should not be.
+        thumbnail: Thumbnail by which it is compared; None if it cannot or should not be compared.
     """
 
     digest: bytes
@@ -242,7 +242,7 @@ def blank(pixels: UInt8[np.ndarray, "height width 3"]) -> str | None:
 
 
 def _seen(source: Source, near: bool) -> Iterator[_Seen | DataError]:
-    """Yields what is kept of each item's picture, in order, or why it cannot be read."""
+    """Yields what is kept of each item's picture, in order, or the error if it cannot be read."""
 
     def seen(item: int) -> _Seen | DataError:
         try:

@@ -1,9 +1,9 @@
 """Finds a network in other libraries' files: within wrappers, behind prefixes, under other names.
 
-A file may hold its state dict within other dictionaries (`state_dict`, `model`, `student`) or hold
-several (an average besides the weights), and a wrapper may have prefixed the names (`module.`,
-`_orig_mod.`, `module.encoder_q.`). Wherever it is, a network is recognized by the names of its
-body; see `jaxch5.models.spec.Names`.
+A file may hold a state dict within other dictionaries (`state_dict`, `model`, `student`) or hold
+several state dicts (averaged weights besides the usual ones), and a wrapper may have prefixed the
+names (`module.`, `_orig_mod.`, `module.encoder_q.`). Wherever a network is in a file, it is
+recognized by the names of its body; see `jaxch5.models.spec.Names`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from jaxch5.models.registry import architectures, create_model, spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Names, VariablePath
 from jaxch5.util.text import counted
 
-# Where several parts of a file hold the network, the first of these is taken.
+# If several parts of a file hold the network, the part that is named first here is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that is the length of no other axis, so it marks the axis of the classes.
+# A number of classes that no other axis has as its length, so that it marks the classes' axis.
 MARK = 7919
 
 # Patterns of names that reveal other kinds of networks, for error messages.
@@ -43,7 +43,7 @@ STRANGERS = {
 
 
 class Entry(NamedTuple):
-    """Holds a variable's path, and its name and shape in a state dict, with `MARK` for classes."""
+    """Holds a variable's path, and its name and shape in a state dict of `MARK` classes."""
 
     path: VariablePath
     name: str
@@ -51,11 +51,11 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Holds the state dict of a network within a file.
+    """Holds the state dict of a network that was found in a file.
 
     Attributes:
-        entries: Its tensors by the architecture's names.
-        part: Where it is in the file, as a dotted name; "" is the file itself.
+        entries: Tensors of the state dict, by the architecture's names.
+        part: Where the state dict is in the file, as a dotted name; "" is the file itself.
         others: Other parts of the file that hold a network.
         renamed: Beginnings of the architecture's names, each with what the file has instead.
     """
@@ -94,7 +94,7 @@ def find_network(
 ) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
-    If there are several, one of `arch` is preferred, then the earliest in `FIRST`, then the first.
+    Among several, those that fit `arch` come first, then those in parts that are early in `FIRST`.
 
     Args:
         tree: State dict, or dictionaries that hold state dicts among other things.
@@ -146,7 +146,7 @@ def recognizes(spec: ModelSpec, body: Collection[Entry], entries: Mapping[str, A
 
 
 def architecture_of(entries: Mapping[str, Any]) -> str | None:
-    """Returns the architecture whose names a state dict has; None if there is none.
+    """Returns the name of the architecture that a state dict belongs to; None if unknown.
 
     Example:
         >>> architecture_of({"fc.bias": 0})
@@ -225,14 +225,14 @@ def classes_of_head(variables: Mapping[str, Any], spec: ModelSpec, likely: str =
 
 
 def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
-    """Returns the names that would change what a body computes, or that belong to no module."""
+    """Returns the names that belong to one of the body's modules, or to no module at all."""
     own = {entry.name.partition(".")[0] for entry in body}
     return [name for name in names if name.partition(".")[0] in own or "." not in name]
 
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
-    """Returns the prefix of each network, and how the names of its layers begin there."""
-    # Not names like `conv1.weight`, which ends `layer1.0.conv1.weight`: they fit many prefixes.
+    """Maps each network's prefix to what replaces the beginnings of its layers' names."""
+    # Names like `conv1.weight` are left out, since the end of `layer1.0.conv1.weight` matches too.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [

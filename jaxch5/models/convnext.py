@@ -1,4 +1,4 @@
-"""ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and numbers.
+"""ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and outputs.
 
 Pictures are [B, H, W, 3]. Weights, layer norms and logits are float32 whatever the type of the
 computation. There are no batch norms.
@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 # Side of the smallest picture that leaves a pixel after the stem and three halvings.
 SMALLEST = 32
-# Blocks of each of the four stages, and channels of the first; they double from stage to stage.
+# Blocks of each stage, and channels of the first stage; the channels double from stage to stage.
 ARCHITECTURES = {
     "convnext_nano": ((2, 2, 8, 2), 80),
     "convnext_tiny": ((3, 3, 9, 3), 96),
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; if the width changes, the sides are halved before them."""
+    """Blocks of one width; if the input has another width, its sides are halved first."""
 
     width: int
     drop_paths: tuple[float, ...]
@@ -107,7 +107,7 @@ class ConvNeXt(nn.Module):
         num_classes: Number of logits.
         head: A key of `HEADS`.
         dtype: Type of the computation; weights, norms and logits are float32.
-        remat: Whether a block's activations are recomputed for the gradient, not kept.
+        remat: Whether a block's activations are recomputed for the gradient, instead of kept.
         drop_path: Share of the items for which training leaves the last block out; the share
             rises linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
     """
@@ -137,7 +137,7 @@ class ConvNeXt(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# The nano's linear layers are 1x1 convolutions in timm, with the same numbers.
+# In timm, the nano's linear layers are 1x1 convolutions with the same weights.
 def _written(path: VariablePath, value: np.ndarray) -> np.ndarray:
     written = torch_layout(path, value)
     return written[..., None, None] if "mlp" in path and written.ndim == 2 else written
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with what it states: the licence, and the side, crop and filter for testing.
+# Tags of timm 1.0.31 and what timm states for each: licence; side, crop and filter for testing.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

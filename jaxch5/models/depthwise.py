@@ -1,9 +1,9 @@
 """Depthwise convolution, with gradients that a CPU computes fast.
 
-XLA's grouped convolution takes twenty to forty times as long on a CPU as a sum of shifted pictures,
+On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs,
 one for each tap of the kernel, with channels side by side in memory. The input's gradient is the
 same sum with the kernel rotated. The kernel's gradient sums windows of the input, each times an
-output pixel's gradient, a few lines at a time; CPU devices that share a batch gather it for this.
+output pixel's gradient, a few lines at a time; CPU devices that share a batch first gather it all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def convolve_depthwise(
 
 
 def native_depthwise(x: Array, kernel: Array) -> Array:
-    """Applies XLA's grouped convolution, the reference for the other form."""
+    """Applies XLA's grouped convolution, the reference for `as_shifts`."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -42,7 +42,7 @@ def native_depthwise(x: Array, kernel: Array) -> Array:
 
 
 def as_shifts(x: Array, kernel: Array) -> Array:
-    """Sums up shifted pictures in float32, without the taps that only ever meet the padding."""
+    """Convolves by summing shifted inputs in float32, without taps that only ever meet padding."""
     middle = kernel.shape[0] // 2
     reaches = (min(middle, side - 1) for side in x.shape[1:3])
     rows, columns = (slice(middle - reach, middle + reach + 1) for reach in reaches)
@@ -69,7 +69,7 @@ def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Arra
 _convolve.defvjp(_forward, _backward)
 
 
-# Compiled separately, so that blocks of one shape are traced once.
+# Compiled separately, so that blocks of the same shape are traced only once.
 @jax.jit
 def _sum_of_shifts(x: Array, kernel: Array) -> Array:
     (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
@@ -82,7 +82,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
         )
         return sum(shifts, jnp.zeros((), x.dtype))
 
-    # XLA's CPU compiler would repeat the sum wherever it is read, but not one in a conditional.
+    # XLA's CPU compiler would recompute the sum at each use, but does not recompute a conditional.
     return lax.cond(
         jnp.any(kernel != 0), add_up, lambda padded: jnp.zeros_like(x), _padded(x, kernel)
     )

@@ -14,7 +14,7 @@ from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
 from jaxch5.util.address import PICKLES
 
-# Files of weights in a repository, or in a folder like it; the first that exists is read.
+# Files of weights in a repository, or in a folder like one; the first that exists is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
 # Time to wait for an answer from each IP address of the hub; the download itself may take longer.
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     Attributes:
         repository: Name of the repository.
         revision: Git commit, branch or tag; None is the newest.
-        known: What the architecture states about them; None if it does not name them.
+        known: What the architecture states about the weights; None if it does not name them.
     """
 
     repository: str
@@ -39,7 +39,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet"; or a tag of the architecture or a repository, perhaps with `@REVISION`.
+        weights: "imagenet"; or the architecture's tag or a repository, perhaps with `@REVISION`.
         spec: Architecture.
 
     Raises:
@@ -79,7 +79,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
 
 
 def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) -> Path:
-    """Returns the file of weights in the hub's cache, with its description, if any, beside it.
+    """Fetches weights, and their description if any, into the hub's cache; returns their file.
 
     Args:
         place: Where the weights are on the hub.
@@ -98,7 +98,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
     if is_new or not place.known:
         try:
-            # From the same commit as the weights, so that both match.
+            # From the same commit as the weights, so that the two match.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
         except WeightsError:
             if is_new:
@@ -109,7 +109,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
 def _file(
     place: Place, name: str, revision: str | None, cache: Path | None, endpoint: str | None
 ) -> tuple[Path | None, bool]:
-    """Returns a file in the cache, None if the hub has none, and whether it was fetched now."""
+    """Returns a file's path in the cache (None if the hub lacks it), and whether it is new."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -119,9 +119,9 @@ def _file(
         return Path(file), False
     url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
     try:
-        # Asked once beforehand, since a download retries for most of a minute if the hub fails.
+        # The hub is asked once beforehand, as a failing download retries for most of a minute.
         said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-        # huggingface-hub makes paths of these two, and would follow them wherever they lead.
+        # huggingface-hub makes paths from these two, and would follow them wherever they lead.
         for each in (said.etag, said.commit_hash):
             if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names a file {each!r}")

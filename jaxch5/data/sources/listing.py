@@ -16,12 +16,12 @@ from jaxch5.util.text import composed
 
 
 class Reason(NamedTuple):
-    """Says why files below a folder are not items.
+    """Says why some files or folders below a folder are passed over.
 
     Attributes:
-        one: Noun for one such file.
-        many: Noun for several; empty if it is the same.
-        suspect: Whether such files look like pictures that somebody will miss.
+        one: Words for one of them.
+        many: Words for several of them; empty if they are the same.
+        suspect: Whether the user may have expected them to be, or to hold, pictures.
     """
 
     one: str
@@ -29,7 +29,7 @@ class Reason(NamedTuple):
     suspect: bool = False
 
     def text(self, count: int = 2) -> str:
-        """Returns the words that follow the number of files."""
+        """Returns the words that follow the number of files or folders."""
         return self.one if count == 1 else self.many or self.one
 
 
@@ -52,23 +52,23 @@ SPECIAL = Reason(
 CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
 
 PassedOver = Mapping[Reason, Sequence[str]]
-# A folder that is being listed: its entries, its prefix, folders seen, and why it is passed over.
+# A folder being listed: its entries, their prefix, folders seen, and why it is passed over, if so.
 Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
 
 ENDINGS = frozenset(SUFFIXES)
-# Files that systems and their tools put beside pictures, in lower case.
+# Files and folders that operating systems and their tools put beside pictures, in lower case.
 OF_THE_SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
     *("$recycle.bin", "system volume information", "lost+found"),
 }
-# Endings of pictures that are not read, most of them raw files of cameras.
+# Extensions of picture files that cannot be read; most of them are cameras' raw formats.
 UNREAD_SUFFIXES = (
     *(".svg", ".svgz", ".psd", ".xcf", ".jxl", ".ico", ".cur", ".tga", ".dds", ".exr", ".hdr"),
     *(".eps", ".pcx", ".sgi", ".pam", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef"),
     *(".nrw", ".arw", ".srf", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".x3f", ".3fr"),
     *(".iiq", ".erf", ".kdc", ".mrw", ".gpr", ".heics", ".flif", ".bpg", ".jls", ".jxr", ".wdp"),
 )
-# Files with these endings are not opened; others are identified by their first bytes.
+# Extensions of other files, which are not even opened to see whether they hold a picture.
 OTHER_SUFFIXES = (
     *(".txt", ".md", ".rst", ".pdf", ".html", ".htm", ".css", ".js", ".log", ".doc", ".docx"),
     *(".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx"),
@@ -77,16 +77,16 @@ OTHER_SUFFIXES = (
     *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".md5", ".sha256", ".mp4"),
     *(".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".pth", ".pt", ".safetensors", ".onnx"),
 )
-# The folder of a run holds the first two and at least one of the others.
+# A run's folder holds all entries of the first set and at least one of the second.
 RUN, RUN_WRITES = {"config.toml", "checkpoints"}, {"lock", "environment.jsonl", "metrics.jsonl"}
-# Marks in a PNG, and in the first lines of an SVG, which say that this package drew it.
+# Marks among the first bytes of the PNG and SVG files that this package draws.
 MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode()
 # Names that commands give to figures.
 FIGURE_NAMES = (
     *("batch.png", "lr_find.png", "transfer_profile.png"),
     *("confusion_matrix.png", "top_losses.png", "calibration.png"),
 )
-# Up to this many PNG files are all opened; if there are more, only those named like a figure.
+# If there are more PNG files than this, only those named like a figure are opened.
 PNG_OPENED = 2000
 NAMES_SHOWN = 3
 
@@ -96,8 +96,8 @@ class Listing(NamedTuple):
 
     Attributes:
         pictures: Paths of the pictures, in the order of their names.
-        passed_over: Every other file, once, by reason.
-        barren: Names of the folders directly in it that were looked into and hold no pictures.
+        passed_over: Paths of what was passed over, by reason.
+        barren: Names of the direct subfolders that were searched and hold no picture files.
     """
 
     pictures: list[str]
@@ -108,13 +108,13 @@ class Listing(NamedTuple):
 def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     """Lists a folder and all folders below it.
 
-    Links are followed, but never back to the folder itself, and within each folder in it (a class)
-    to no folder twice, so that circles of links end and list no picture again. Hidden files (whose
-    names begin with a dot), runs, and figures that a command saved are passed over.
+    Links are followed, but never back to the folder itself; and within each of its direct
+    subfolders, no folder is listed twice, so circular links end. Hidden files, files that operating
+    systems add, runs, and figures that a command saved are passed over.
 
     Args:
         root: The folder.
-        leave_out: Paths of folders that are not looked into, each beginning with `root`.
+        leave_out: Paths of subfolders that are not listed, each beginning with `root`.
 
     Raises:
         OSError: The folder itself cannot be listed.
@@ -127,7 +127,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
     ) -> Opened:
-        """Returns a folder's entries in order; none if it was seen before or cannot be listed."""
+        """Opens a folder; it has no entries if it was seen before or cannot be listed."""
         nothing: Opened = (iter(()), prefix, seen, within)
         try:
             status = os.stat(folder)
@@ -165,7 +165,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
                 within = NAMED
             if _is_hidden(name):
                 within = HIDDEN
-            # Links to folders are not followed inside what is passed over anyway.
+            # A link to a folder is not followed if everything in it would be passed over anyway.
             if _leads_to(entry.is_dir) and not (within and entry.is_symlink()):
                 if entry.path not in leave_out:
                     if within is None and not prefix:
@@ -190,7 +190,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Returns the names of folders in a folder that may hold pictures; links count as folders."""
+    """Returns the names of the subfolders that may hold pictures, links to folders included."""
     with os.scandir(folder) as listing:
         names = [
             entry.name
@@ -203,7 +203,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
-    """Merges what was passed over in several folders, with each one's prefix before its paths."""
+    """Merges what several listings passed over, with each listing's prefix before its paths."""
     together: dict[Reason, list[str]] = defaultdict(list)
     for prefix, passed_over in parts:
         for reason, paths in passed_over.items():
@@ -213,7 +213,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts the passed-over files by reason, and names the first of those that are suspect.
+    """Counts what was passed over for each reason, and names the first few if it is suspect.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
@@ -239,12 +239,12 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
     except OSError:
-        # Such as a link to itself.
+        # A link to itself raises this, for example.
         return False
 
 
 def _why_not(entry: os.DirEntry[str]) -> Reason:
-    """Tells why something that is not named like a picture is passed over."""
+    """Returns why an entry that is not named like a picture is passed over."""
     lower = entry.name.lower()
     if not _leads_to(entry.is_file):
         return DEAD if entry.is_symlink() else OTHER
@@ -260,7 +260,7 @@ def _why_not(entry: os.DirEntry[str]) -> Reason:
 def _begins_like_a_picture(head: bytes) -> bool:
     form = format_of(head)
     if form == "BMP":
-        # A text may begin with BM too; in a BMP file, the field after the size is always 0.
+        # Text may begin with BM too; in a BMP file, the four bytes after the size are 0.
         return head[6:10] == b"\0\0\0\0"
     if form == "PPM":
         return re.match(rb"P.\s+(#|\d+\s+\d)", head) is not None
@@ -270,7 +270,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     """Yields the PNG files that are figures saved by a command.
 
-    In a large folder, not every file is opened: that would take as long as all the rest.
+    If there are many PNG files, not all are opened: that would double the time of the listing.
     """
     if len(drawings) > PNG_OPENED:
         drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]

@@ -14,14 +14,14 @@ Found = list[tuple[str, tuple[int, int]]]
 
 
 class Lookup:
-    """Finds files below a folder, and counts those that it had to guess.
+    """Finds files by the names that a table gives them, and counts the inexact matches.
 
     A name is used unchanged if there is such a file. Otherwise backslashes become slashes, and a
-    file matches if its name differs only in case, in composition (an umlaut may be stored as one
-    character or as two) or in a picture's ending that the table leaves out.
+    file matches if its path differs only in case, in composition (an umlaut may be stored as one
+    character or as two) or in a picture's extension that the table leaves out.
 
     Args:
-        folder: Folder in which relative names begin.
+        folder: Folder that relative names start from.
 
     Example:
         >>> import tempfile
@@ -39,7 +39,7 @@ class Lookup:
         self._guessed: Counter[str] = Counter()
 
     def find(self, name: str) -> Found:
-        """Returns the path from the folder, and the identity, of each file that a name may mean."""
+        """Returns each file that a name may mean: its path, and its device and inode numbers."""
         if found := self._file(name):
             return [found]
         slashed = name.replace("\\", "/")
@@ -54,7 +54,7 @@ class Lookup:
         return []
 
     def notes(self) -> list[str]:
-        """Returns what was guessed, as phrases."""
+        """Returns phrases that count the inexact matches of each kind."""
         return [
             f"{counted(count, 'file')} {what}" for what, count in self._guessed.items() if count
         ]
@@ -66,11 +66,11 @@ class Lookup:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        # "./a.jpg" and "a.jpg" are one name; only the file system knows what ".." means.
+        # "./a.jpg" becomes "a.jpg"; ".." stays, since only the file system knows where it leads.
         return PurePosixPath(name).as_posix(), (status.st_dev, status.st_ino)
 
     def _close(self, name: str, ending: bool) -> list[str]:
-        """Returns the existing paths that match in each part; the last part may lack its ending."""
+        """Returns paths that match a name; with `ending`, the name lacks a picture's extension."""
         path = PurePosixPath(name)
         parts = path.parts[1:] if path.is_absolute() else path.parts
         places = ["/" if path.is_absolute() else ""]
@@ -86,7 +86,7 @@ class Lookup:
         return places
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Returns a folder's entries by folded name; pictures also by the name without ending."""
+        """Maps the folded names of a folder's entries, and `STEM.` for pictures, to the entries."""
         if folder not in self._listings:
             listing = self._listings[folder] = defaultdict(list)
             try:

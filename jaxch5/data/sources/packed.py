@@ -2,18 +2,18 @@
 
 A packed set is a folder, local or at an address, with
 
-- `packed.json`: what it is (`Index`): classes, presize, and the size and checksum of each file;
+- `packed.json`: the set's `Index`: its classes, presize, and the size and checksum of each file;
 - `labels.npy`: the class of each item, as an index into the classes, int32;
-- `references.jsonl`: a JSON string for each item, the name that it had in its source;
-- `valid.npy`: whether each item is for validation, where its source had a split of its own;
-- `pictures-00000-of-00008.array_record` and so on, the shards: a record for each item, in an order
-  shuffled once, so that every shard holds all classes. A record is the label, four bytes,
-  little-endian, and a JPEG file of the presized picture.
+- `references.jsonl`: the name that each item had in its source, as a JSON string;
+- `valid.npy`: whether each item is for validation, if the source had a split of its own;
+- `pictures-00000-of-00008.array_record` and so on, the shards, which hold a record for each item.
+  The items are shuffled once, so that each shard is a random sample of the set. A record is the
+  label, as four little-endian bytes, followed by a JPEG file of the presized picture.
 
-The JPEG files have quality 95 and full-resolution colours (4:4:4). Measured on 93 photographs at a
-short side of 192 pixels (`benchmarks/pack.py`), a picture takes 36 KB, with a PSNR against the
-presized picture of 39.8 dB (median; 36.5 at the lowest). PNG and lossless WebP took 89 and 83 KB,
-and four and three times as long to decode.
+The JPEG files have full-resolution colours (4:4:4) and, by default, quality 95. For 93 photographs
+with a short side of 192 pixels (`benchmarks/pack.py`), such a file took 36 KB, and its PSNR against
+the presized picture was 39.8 dB (median; the lowest was 36.5). PNG took 89 KB and four times as
+long to decode, lossless WebP 83 KB and three times as long.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Index(BaseModel):
 
     format: Literal["jaxch5 packed pictures"] = "jaxch5 packed pictures"
     version: Literal[1] = 1
-    # Digest of the pictures' names and labels and of the settings; packing resumes where it agrees.
+    # Digest of names, labels and settings; packing resumes a set only if its digest is the same.
     plan: str
     presize: int
     quality: int
     classes: tuple[str, ...]
-    # The range of pictures that had more than 8 bits; pictures to predict are read with it.
+    # Value range of the pictures of more than 8 bits; pictures to classify are read with it too.
     range: str = "auto"
-    # Whether long pictures were cut, as a crop cuts them; packing for other methods cuts none.
+    # Whether long pictures were cut, as packing for the method "crop" does; other methods cut none.
     cut: bool = True
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
@@ -84,7 +84,7 @@ class Index(BaseModel):
 
 
 class Lazy(Sequence[Any]):
-    """A sequence whose entries are made when they are asked for."""
+    """A sequence whose entries are made only when they are accessed."""
 
     def __init__(self, length: int, entry: Callable[[int], Any]) -> None:
         self._length = length
@@ -99,10 +99,10 @@ class Lazy(Sequence[Any]):
 
 
 def read_index(store: Store) -> Index | None:
-    """Returns a set's index; None if there is none.
+    """Returns the index of a packed set; None if the set has no index.
 
     Raises:
-        DataError: The set cannot be read, or its index is not valid.
+        DataError: The index cannot be read, or is not valid.
     """
     content = store.read(INDEX)
     if content is None:
@@ -126,10 +126,10 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
 
     Args:
         path: Folder of the set, or its address, such as `s3://bucket/flowers`.
-        shards: Which shards to read; `slice(k, None, n)` is the share of the k-th of n processes.
+        shards: Which shards to read; `slice(k, None, n)` is for process k of n, counted from 0.
 
     Raises:
-        DataError: There is no such set, it is not finished, or it cannot be fetched.
+        DataError: The set is missing, unfinished, damaged or unreachable, or no shard is chosen.
 
     Example:
         >>> import io, tempfile
@@ -210,7 +210,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
 
 
 class _Reader:
-    """Reads the records of one shard, which is fetched and opened when the first is asked for."""
+    """Reads the records of one shard, which is fetched and opened when a record is first read."""
 
     def __init__(self, store: Store, shard: Shard) -> None:
         self._store = store

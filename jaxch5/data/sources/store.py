@@ -1,7 +1,7 @@
-"""Reads and writes files atomically in a folder that is local or at an address.
+"""Reads files in a folder that is local or at an address, and writes them atomically.
 
-Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`; the libraries for
-them choose the account and the endpoint (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
+Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`. The library for each
+kind takes account and endpoint from its own settings (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Store:
     """Reads and writes the files of one folder, by name.
 
     Args:
-        place: Path of the folder, or its address. The folder need not exist to be written to; a
-            bucket must.
+        place: Path of the folder, or its address. The folder need not exist before it is written
+            to, but a bucket must.
     """
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
@@ -46,7 +46,7 @@ class Store:
         """Returns a small file's content; None if there is no such file.
 
         Raises:
-            DataError: The address does not answer, or the file may not be read.
+            DataError: The address does not answer, or the file cannot be read.
         """
         if self._folder is not None:
             with _said(self.where(name)), suppress(FileNotFoundError, NotADirectoryError):
@@ -58,7 +58,7 @@ class Store:
             try:
                 return filesystem.cat_file(path)
             except FileNotFoundError as error:
-                # S3 says this of a missing bucket; of a missing file, it gives only the path.
+                # S3 says this for a missing bucket; for a missing file, the error is only the path.
                 if "bucket does not exist" in str(error):
                     raise
                 return None
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """Yields a local file to write to, and moves it into place at the end if all went well.
+        """Yields the path of a local file to write, and moves or uploads it if all went well.
 
         Raises:
             DataError: The file cannot be written.
@@ -105,14 +105,14 @@ class Store:
             yield file
 
     def fetch(self, name: str, sha256: str) -> Path:
-        """Returns the local path of a file, or of a copy in the cache, which is made only once.
+        """Returns the local path of a file; a remote file is copied into the cache, once.
 
         Raises:
-            DataError: The file cannot be fetched, or is not what the checksum says.
+            DataError: The file cannot be fetched, or does not match the checksum.
         """
         if self._folder is not None:
             return self._folder / name
-        # As a copy is named by its content, it can be neither stale nor another set's.
+        # A copy is named by its checksum, so it can be neither stale nor another set's.
         copy = cache_folder("packed") / f"{sha256}{Path(name).suffix}"
         if copy.exists():
             return copy
@@ -135,7 +135,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """Returns the file system and the path in it; with `at_once`, S3 gets one brief try."""
+        """Returns a file's file system and path there; with `at_once`, S3 gets one brief try."""
         import fsspec
 
         options: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class Store:
         try:
             return fsspec.url_to_fs(self.where(name), **options)
         except ImportError as error:
-            # The extra `remote` installs two such libraries; an error of fsspec names any other.
+            # The extra `remote` installs libraries for S3 and Google; fsspec's error names others.
             known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
             needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
             raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
@@ -157,7 +157,7 @@ class Store:
 
 @contextmanager
 def _said(where: str) -> Iterator[None]:
-    """Turns any error of a file system into a DataError of one line."""
+    """Turns any error raised within it into a DataError with a one-line message."""
     try:
         yield
     except DataError:
@@ -165,13 +165,13 @@ def _said(where: str) -> Iterator[None]:
     except TimeoutError:
         raise DataError(f"{where}: no answer within {ANSWER_SECONDS:g} seconds") from None
     except Exception as error:
-        # Each library has errors of its own.
+        # Each library has its own exception types.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{where}: {reason.splitlines()[0]}") from None
 
 
 def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
-    """Returns the answer or raises TimeoutError; the libraries' own limits add up to minutes."""
+    """Returns what `ask` returns, or raises TimeoutError; the libraries' limits take minutes."""
     outcome: list[Any] = []
 
     def run() -> None:

@@ -22,7 +22,7 @@ from jaxch5.util.files import making
 from jaxch5.util.libraries import empty_is_unset, logging_from
 
 RECORDS_AT_A_TIME = 512
-# The label that tensorflow-datasets gives to items without a class, such as a contest's test set.
+# tensorflow-datasets gives this label to items without a class, as in a contest's test set.
 NO_LABEL = -1
 
 
@@ -32,18 +32,18 @@ NO_LABEL = -1
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Reads pictures of a tensorflow-datasets set, by index, from its array_record files.
 
-    A set that is not there yet is fetched and prepared, for which some sets need TensorFlow (extra
-    `tfds`). Its splits "train" and "validation" (or "test" if that is missing) become the folders
-    train and valid for `folder_split`; if it has all three, "test" is not used. Items without a
-    label are left out; the line about the data counts them, and names splits that are not used.
+    A set that is not prepared is fetched and prepared; for some sets, this needs TensorFlow (extra
+    `tfds`). The splits "train" and "validation" (or "test" if there is no "validation") become the
+    folders train and valid for `folder_split`; other splits are not used. Items without a label are
+    left out. The line that describes the data counts these items and names the unused splits.
 
     Args:
-        name: Name of the set, as in `oxford_iiit_pet` or `imagenette/160px-v2`.
+        name: Name of the set, such as `oxford_iiit_pet` or `imagenette/160px-v2`.
         data_dir: Folder with prepared sets; None is tensorflow-datasets' own.
 
     Raises:
-        DataError: There is no such set, it is not prepared and cannot be, or it holds no pictures
-            with a class.
+        DataError: There is no such set, it cannot be prepared or read by index, it has none of the
+            three splits, or it holds no pictures with a class.
 
     Example:
         >>> source = from_tfds("oxford_iiit_pet")  # doctest: +SKIP
@@ -142,7 +142,7 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _addresses(builder: Any) -> list[str]:
-    """Returns the addresses that a set comes from, which are strings in its builder's module."""
+    """Returns the addresses among the strings in a builder's module; if none, the homepage."""
     module = vars(sys.modules[type(builder).__module__])
     found = [
         value
@@ -170,7 +170,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
 def _labels(
     builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
 ) -> Int32[np.ndarray, "records"]:
-    """Returns the labels of a split, cached, since reading them means reading all of it."""
+    """Returns a split's labels, cached, since reading them means reading every record."""
     name = f"{label} of {_files(builder, split)}"
     file = cache_folder("labels") / f"{file_name_for(name)}.npy"
     try:
@@ -191,9 +191,9 @@ def _labels(
 
 
 def _files(builder: Any, split: str) -> list[tuple[str, int, int, int]]:
-    """Returns a split's files with sizes and times, which differ once a set is prepared again.
+    """Returns a split's files, with sizes and times that change if the set is prepared again.
 
-    The time of change (ctime) is included, since copying may keep mtime and an archive sets it.
+    The ctime is included, since a copy may keep the mtime and unpacking an archive restores it.
     """
     files = sorted(map(os.fspath, builder.info.splits[split].filepaths))
     stats = [(file, os.stat(file)) for file in files]

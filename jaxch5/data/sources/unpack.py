@@ -1,4 +1,4 @@
-"""Unpacks archives that may come from anyone."""
+"""Unpacks archives, including those from sources that cannot be trusted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jaxch5.errors import DataError
 from jaxch5.util.files import making
 from jaxch5.util.text import percent
 
-# Pictures hardly shrink when packed, except blank ones, which shrink many times over. Unpacked, an
-# archive may take this many times its own size, plus a gigabyte for the sake of small archives, but
-# no more than this share of the disk's free space.
+# Pictures hardly shrink when archived, except blank ones, which shrink many times over. Unpacked,
+# an archive may take GROWTH times its own size plus FREE_GROWTH bytes (for the sake of small
+# archives), but no more than SHARE_OF_DISK of the disk's free space.
 GROWTH, FREE_GROWTH, SHARE_OF_DISK = 20, 10**9, 0.9
 # Bytes that the smallest file takes on a disk.
 BLOCK = 4096
@@ -32,7 +32,7 @@ class _Member(tarfile.TarInfo):
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError:
-            # A block of zeros is the end.
+            # A block of zeros does mark the end.
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise
             raise tarfile.ReadError("it is cut short, or damaged") from None
@@ -45,12 +45,12 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
 
     Args:
         archive: The file.
-        folder: Folder to unpack into, which is made.
+        folder: Folder to create and unpack into.
         name: What error messages call the archive; None is its file's name.
 
     Raises:
-        DataError: The file is neither a zip nor a tar file, it is damaged, a member would be
-            written elsewhere, or the members would take too much room.
+        DataError: The file is neither a zip nor a tar file, or is damaged or encrypted; a member is
+            refused or would be written outside the folder; or the members take too much room.
     """
     name = archive.name if name is None else name
     try:
@@ -76,19 +76,19 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
     room = _room_for(archive, folder)
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
-            # A member that is longer than it says fails its checksum.
+            # A member that is longer than its stated size fails its checksum.
             for entry in packed.infolist():
                 _stays_inside(name, entry.filename.replace("\\", "/"))
                 room = _taken(name, room, entry.file_size)
             packed.extractall(folder)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive, tarinfo=_Member) as members:
-            # Python 3.11 has filters from its fourth release on.
+            # Python 3.11 has extraction filters only from 3.11.4 on.
             more = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             members.extractall(folder, _harmless(members, room, name), **more)  # type: ignore[arg-type]
     else:
         kind = kind_of(head_of(archive))
-        # A zip file is recognized by its end, which is missing if it is cut short.
+        # A zip file is recognized by its end, which is missing if the file is cut short.
         what = "cut short" if kind == "a zip file" else f"{kind}, neither a zip nor a tar file"
         raise DataError(f"{name}: is {what}")
 
@@ -113,13 +113,13 @@ def _harmless(members: tarfile.TarFile, room: int, name: str) -> Iterator[tarfil
 
 
 def _room_for(archive: Path, folder: Path) -> int:
-    """Returns the bytes that an archive's members may take together once unpacked."""
+    """Returns how many bytes an archive's members may take together once unpacked."""
     free = int(SHARE_OF_DISK * shutil.disk_usage(folder).free)
     return min(GROWTH * archive.stat().st_size + FREE_GROWTH, free)
 
 
 def _taken(name: str, room: int, size: int) -> int:
-    """Returns what is left of the room after one more member.
+    """Returns how many bytes of the room are left after one more member.
 
     Raises:
         DataError: The member does not fit.

@@ -111,7 +111,7 @@ class StoredCheckpoints:
         """Returns the description that a checkpoint was saved with, including the `records`.
 
         Raises:
-            CheckpointError: The description is damaged, or the arrays in `variables` and `restore`.
+            CheckpointError: The data to read is damaged; `variables` and `restore` also raise this.
         """
         with self._damage_of(step):
             file = self.directory / str(step) / ABOUT / "metadata"

@@ -1,4 +1,4 @@
-"""The command `jaxch5`: starts another command by its name, or lists all of them."""
+"""The command `jaxch5`: starts the command that its first argument names, or lists all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def commands() -> dict[str, str]:
     """
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        # The file is read, because importing all modules would take seconds.
+        # Each file is read, not imported: importing all modules would take seconds.
         with file.open(encoding="utf-8") as text:
             if said := re.match(rf'"""`{PROG} {file.stem}\b.*?`: (.*?)\.?"""$', text.readline()):
                 found[file.stem] = said[1]

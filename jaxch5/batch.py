@@ -18,17 +18,17 @@ class Batch:
     """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
     `frame` maps a point of the unit square (x to the right, y down), which stands for the part of
-    the upright picture that is kept, to a pixel of its canvas, in homogeneous coordinates. Its last
-    entry is the picture's aspect ratio divided by that on the canvas: 1, unless it is squished
-    there. Pixel centres are at half integers. `index` is the item's index in its split, from which
-    every random number for it is derived; if an epoch repeats the item, the size of the split is
-    added once per earlier repetition. A row with `mask` False fills up a batch and never counts.
+    the upright picture that is kept, to a pixel of the canvas, in homogeneous coordinates. The
+    matrix's last entry is the picture's aspect ratio divided by the one it has on the canvas: 1,
+    unless it is squished there. Pixel centres are at half integers. Augmentation derives an item's
+    random numbers from its `index`; if an epoch repeats the item, the size of the split is added to
+    that once per earlier draw. A row with `mask` False fills up a batch and never counts.
 
     Attributes:
         image: Canvases, 0 to 255.
         frame: Matrix from the unit square to pixels of the canvas.
         label: Index of the class.
-        index: Index of the item in its split, and which draw of it this is.
+        index: Index of the item in its split, plus the split's size per earlier draw in the epoch.
         mask: False for rows that fill up the last batch.
         framing: How the pictures were presized, and how they get the shape of the network's input.
 
@@ -64,7 +64,7 @@ def without_labels(
 
 
 def repeated(batch: Batch, count: int) -> Batch:
-    """Repeats the first picture of a batch; each copy has its own draws."""
+    """Repeats the first picture of a batch; each copy is augmented differently."""
     rows = jax.tree.map(lambda leaf: np.repeat(leaf[:1], count, axis=0), batch)
     return replace(rows, index=np.arange(count, dtype=np.int32))
 
@@ -72,7 +72,7 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """Holds a batch of a set that is cached on the device: item numbers, not pictures; a pytree.
+    """Holds a batch of a set that is cached on the device, as indices of its items; a pytree.
 
     `images` and `frames` are those of the whole set, in the order of its source, and are not
     copied. If `open` is called inside a compiled step, the pictures are gathered within the step.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
 # The file with the settings for training on the labels.
 SETTINGS = "labels.toml"
-# Settings for finding, labelling and splitting pictures, which labels.csv replaces.
+# Settings that find, label and split pictures; labels.csv takes the place of all of them.
 OF_THE_SET = (
     *("path", "archive", "sha256", "tfds", "tfds_dir", "root", "pattern", "train", "valid"),
     *("image_column", "label_column", "split", "split_column"),
@@ -64,13 +64,13 @@ class CleanOptions(RunOptions):
 
     @classmethod
     def settings_of_run(cls, path: Path) -> Path | None:
-        """Returns the settings file of the run that is given, or that the suspects name, if any."""
+        """Returns the run's settings file; None if neither `path` nor suspects.json names a run."""
         directory = _run_of(path)
         return directory.config_file if directory.config_file.is_file() else None
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until it is interrupted, writes the labels, and returns a summary."""
+    """Serves the page until interrupted (not with `--write`), and then writes the labels."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -127,7 +127,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the run of the suspects: the folder itself, or the run that their file names."""
+    """Returns the suspects' run: the folder if it is a run, or else the one suspects.json names."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(expanded(path).absolute())
@@ -138,14 +138,13 @@ def _run_of(path: Path) -> RunDir:
 
 
 def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:
-    """Returns the set that contains the suspects, with the row of each item.
-
-    Returns:
-        Source, rows by item, and remarks about pictures that are left out.
+    """Returns the suspects' set, each item's row in labels.csv, and remarks on pictures left out.
 
     Raises:
-        ConfigError: The pictures are not named or not files, or settings of the run are changed.
+        ConfigError: No pictures are named, they are not separate files, or a setting other than
+            their location differs from the run's.
         DataError: The pictures cannot be found, told apart or split.
+        CheckpointError: The record of the run's pictures is damaged.
     """
     from jaxch5.config.building import load_source, split_of
     from jaxch5.data.pictures import find, pictures_of, read_pictures
@@ -200,7 +199,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
 def written(
     options: CleanOptions, log: AnswerLog, rows: list[Row], directory: RunDir
 ) -> dict[str, Any]:
-    """Writes the corrected labels, and returns counts, remarks and the next command.
+    """Writes labels.csv and labels.toml, and returns counts, remarks and the next command.
 
     Raises:
         CheckpointError: A file cannot be written.
@@ -228,7 +227,7 @@ def written(
 
 
 def settings_of(config: Config, labels: Path) -> Config:
-    """Returns the settings for training on corrected labels, with all others unchanged.
+    """Returns a configuration for training on corrected labels, in all else unchanged.
 
     Example:
         >>> config = Config.model_validate({"data": {"path": "photos", "pattern": "(.+)_"}})
@@ -241,7 +240,7 @@ def settings_of(config: Config, labels: Path) -> Config:
 
 
 def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks | str:
-    """Returns a function that draws where the run's network looks, or why there is none."""
+    """Returns a function that draws where the run's network looks, or a text that says why not."""
     if not directory.checkpoints.is_dir():
         return "these suspects do not belong to a run with a network"
     lock = Lock()
@@ -258,7 +257,7 @@ def looks_of(options: CleanOptions, directory: RunDir, source: Source) -> Looks 
     def looks(item: int, label: str) -> Image.Image:
         from jaxch5.results.attribution import attribution
 
-        # One call at a time, so that the network is loaded, and its program compiled, only once.
+        # Calls run one at a time, so that the network is loaded and compiled only once.
         with lock:
             return attribution(loaded(), source.read(item), label).overlay()
 

@@ -53,7 +53,7 @@ class Options(Config):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the TOML file whose values the command line overrides."""
+        """Returns the TOML file whose values the command line overrides; None without one."""
         return Path(given["config"]) if "config" in given else None
 
     def console(self, quiet: bool = False) -> Console:
@@ -61,14 +61,14 @@ class Options(Config):
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
-        """Returns the configuration without the options of the command itself."""
+        """Returns the configuration without the command's own options."""
         values = {name: getattr(self, name) for name in Config.model_fields}
         config = Config.model_validate(values)
         config._named = self._named
         return config
 
     def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
-        """Returns the configuration with changes, on which other settings' defaults may depend.
+        """Returns the configuration with some settings changed, and defaults that depend on them.
 
         Args:
             say: Function that takes a line for each setting of the command line that has no effect
@@ -76,8 +76,8 @@ class Options(Config):
             changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: `say` is None, and the command line has such a setting, or one of those
-                that are changed.
+            ConfigError: `say` is None, and a setting on the command line is one that is changed, or
+                has no effect after the changes.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
             raise ConfigError(f"{min(fixed)}: this command sets it itself; leave it out")
@@ -92,7 +92,7 @@ class Options(Config):
         return config
 
     def reading(self) -> dict[str, Any]:
-        """Returns the settings for decoding that were given, to override those of a classifier."""
+        """Returns the given settings for decoding, which override those of a classifier."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def architecture(self) -> str | None:
@@ -112,7 +112,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Resolves "auto" weights, so that the returned configuration means the same later."""
+        """Returns settings with "auto" weights resolved, so that they mean the same later."""
         config = self.settings()
         if config.model.weights != "auto":
             return config
@@ -160,11 +160,11 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
-    """Reads options from the file that `--config` names, overridden by the command line.
+    """Reads options from the file of `--config` or of a run, overridden by the command line.
 
     Raises:
-        ConfigError: A key is unknown, or its value is not allowed; the message names the first.
-        SystemExit: After `--help`.
+        ConfigError: An option, a value or the file is wrong; the message names one of them.
+        SystemExit: After help was printed.
     """
     given = command_line(options, argv, prog)
     if (path := given.pop(options.path_argument, None)) is not None:
@@ -192,7 +192,7 @@ def _not_overruled(
 ) -> dict[str, Any]:
     """Returns a file's values without those that the command line makes pointless.
 
-    A source given there replaces the file's; settings of one schedule do nothing under another.
+    A source on the command line replaces the file's; one schedule's settings do not fit another.
 
     Args:
         on_file: Values of the file.
@@ -242,7 +242,7 @@ def drawable(out: Path) -> Path:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure atomically, with a mark that says that it is not data.
+    """Writes a figure atomically, marked so that jaxch5 does not take it for a picture of a set.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -299,7 +299,7 @@ def _run(
             # Of several processes that train together, only the first has a result.
             if parsed.json_output and result:
                 print(to_json(result))
-        # A failure to write should occur here, where it still becomes one line and a status.
+        # A failed write should show up here, where it still becomes an error line and a status.
         sys.stdout.flush()
         return int(failed)
     except Jaxch5Error as error:
@@ -326,7 +326,7 @@ def lost_output(error: OSError, prog: str, debug: bool = False) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        # Otherwise the interpreter would try again at exit, and complain.
+        # Otherwise the interpreter would try to write again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 1

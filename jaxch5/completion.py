@@ -16,8 +16,8 @@ from jaxch5.cli import Options, run
 from jaxch5.config.command_line import options_read
 from jaxch5.models.registry import architectures
 
-# The script contains the words to complete, so that the Tab key does not start Python. Where there
-# are none, the shell completes file names.
+# The script contains the possible words, so that the Tab key does not start Python. Where no word
+# is known, the shell completes file names.
 SCRIPT = """\
 _jaxch5() {
   local word="$${COMP_WORDS[COMP_CWORD]}" words=

@@ -45,11 +45,11 @@ def data_of(
         config: Configuration that names the pictures.
         run: Run that is resumed; None begins a new one.
         say: Function that takes each line about the pictures and about what has changed.
-        instead: What else can be done if a picture of the run is gone, for the message.
+        instead: Alternative that the error message suggests if a picture of the run is gone.
 
     Raises:
-        DataError: The pictures cannot be found, told apart or split, or one of the run's is gone.
-        ConfigError: A setting that was given has no effect on these pictures.
+        DataError: Pictures are missing, cannot be told apart or split, or have changed class.
+        ConfigError: A setting has no effect on the pictures, or processes found different ones.
         CheckpointError: The record of the run's pictures is damaged.
     """
     source = first_then_others(lambda: load_source(config.data))
@@ -64,7 +64,7 @@ def data_of(
         what = counted(len(skipped), f"picture {cannot} is", f"pictures {cannot} are")
         say(f"{what} left out (skipped.jsonl)")
     data = load_data(config, source, split)
-    # Each process chooses where to keep pictures, but what is compiled depends on the choice.
+    # Each process chooses where to keep pictures, but compiled programs depend on that choice.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
     agree({"pictures and their parts": data.pictures.digest})
     for line in data.outline():
@@ -76,11 +76,11 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
     """Makes the learner that a configuration describes.
 
     Args:
-        data: Pictures to train on.
-        config: Configuration of the learner.
+        data, config: Pictures to train on, and configuration of the learner.
         say: Function that takes lines about the weights and the rates; None prints them.
 
     Raises:
+        ConfigError: A setting has no effect, or a function of your own cannot be imported.
         WeightsError: The weights are not available, or do not fit.
     """
     learn = vision_learner(
@@ -125,7 +125,7 @@ def recipe_of(config: Config) -> Recipe:
     """Returns the recipe that a configuration describes; its fields have the names of settings.
 
     Raises:
-        ConfigError: Your own loss, metric or task cannot be imported.
+        ConfigError: Your own loss, metric or task cannot be imported, or `best` is not recorded.
 
     Example:
         >>> recipe_of(Config.model_validate({"fit": {"wd": 0.1}})).wd
@@ -199,7 +199,7 @@ def train_as_configured(learn: Learner, settings: FitConfig) -> None:
 
 
 def schedule_of(settings: FitConfig, steps_per_epoch: int) -> Schedule:
-    """Returns the rate of each step under flat_cosine, triangular or sgdr.
+    """Returns the learning rate as a function of the step, for flat_cosine, triangular or sgdr.
 
     Example:
         >>> rate = schedule_of(FitConfig(schedule="triangular", lr=1.0, div=4.0), 10)
@@ -223,13 +223,13 @@ def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]
 def judge_by_training(
     config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
 ) -> Float[np.ndarray, "items classes"]:
-    """Trains once for each fold, on all other pictures, and returns the predictions for the folds.
+    """Trains once for each fold, on all pictures outside it, and returns predictions for the folds.
 
     Args:
         config: Configuration for training. Its logs and hooks are ignored, and so is
             `fit.keep_best`, because held-out labels would choose the epoch.
         source: Labelled pictures.
-        folds: Fold of each picture, from `stratified_folds`; a picture in none gets zeros.
+        folds: Fold of each picture, from `stratified_folds`; a picture in no fold (-1) gets zeros.
         kept: Folder for the results of each fold, so that no fold is trained again.
         console: Console on which progress is shown.
 
@@ -260,7 +260,7 @@ def judge_by_training(
                 )
             with making(file) as scratch, scratch.open("wb") as opened:
                 np.save(opened, probabilities)
-        # Sigmoids need not add up to 1.
+        # The outputs of sigmoids need not add up to 1.
         probabilities = np.maximum(np.load(file), SMALLEST)
         found[held] = probabilities / probabilities.sum(axis=1, keepdims=True)
     return found

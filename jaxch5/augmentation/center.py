@@ -1,4 +1,4 @@
-"""The way from a batch to the network's input without random changes, for all but training."""
+"""Makes the network's input from a batch without random changes, for validation and prediction."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jaxch5.view import WHOLE, View
 def center(
     batch: Batch, size: Size, dtype: Any = jnp.float32, view: View = WHOLE
 ) -> Float[Array, "batch rows columns 3"]:
-    """Returns the middle of each picture, as much as its framing shows, with values from 0 to 1.
+    """Frames each picture about its middle, and returns it at `size` with values from 0 to 1.
 
     Args:
         batch: Presized pictures.
         size: Side of the output, or its height and width, pixels.
         dtype: Type of the output.
-        view: Share of the short side that is seen, and the filter.
+        view: Share of the framed part that is kept (`crop_pct`), and the filter (`interpolation`).
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]

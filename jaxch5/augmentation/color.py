@@ -1,12 +1,12 @@
-"""Changes brightness, contrast, saturation, hue and grey of pictures with values in 0 to 1.
+"""Changes lighting, saturation and hue of pictures with values from 0 to 1, or turns them grey.
 
 The magnitudes are fastai's; dm-pix does the arithmetic, except for contrast. Brightness and
 contrast act on logits, as in fastai, so that black stays black, white stays white and no value
-leaves 0 to 1. On plain values, dm-pix would move a near-white three times as far as fastai does,
-and clip it. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's mean,
-as in dm-pix. Saturation is changed in HSV, as in dm-pix, where fastai mixes with grey.
+leaves 0 to 1. Without logits, dm-pix would move a near-white value three times as far as fastai
+does, and clip it. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's
+mean, as in dm-pix. Saturation is changed in HSV, as in dm-pix; fastai mixes with grey instead.
 
-The random forms turn draws, which are numbers from 0 to 1, into parameters.
+The `random_` functions turn draws, which are numbers from 0 to 1, into parameters of the others.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Values = Float[Array, "batch"]
 
 
 def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictures:
-    """Changes brightness, then contrast, in one trip to the logits and back.
+    """Changes brightness, then contrast, with one conversion to logits and back.
 
     Args:
         pictures: Values from 0 to 1.
-        brightness: Value that mid-grey gets, 0 to 1; 0.5 changes nothing.
-        contrast: Factor by which the slope at mid-grey is multiplied; 1 changes nothing.
+        brightness: Value that mid-grey gets before contrast changes, 0 to 1; 0.5 changes nothing.
+        contrast: Factor for the logits, and so for differences near mid-grey; 1 changes nothing.
 
     Example:
         >>> grey = jnp.full((1, 1, 1, 3), 0.5)
@@ -40,7 +40,7 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
 
 
 def saturation(pictures: Pictures, factor: Values) -> Pictures:
-    """Multiplies the saturation (of HSV) by `factor`, up to full colour.
+    """Multiplies the saturation (of HSV) by `factor`, and clips the product at full saturation.
 
     Example:
         >>> pink = jnp.array([[[[1.0, 0.5, 0.5]]]])
@@ -62,7 +62,7 @@ def hue(pictures: Pictures, turn: Values) -> Pictures:
 
 
 def gray(pictures: Pictures, chosen: Bool[Array, "batch"]) -> Pictures:
-    """Sets all three channels to the luma (ITU-R 601) where `chosen`.
+    """Sets all three channels of the `chosen` pictures to their luma (ITU-R 601).
 
     Example:
         >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
@@ -79,7 +79,7 @@ def random_lighting(
     """Changes brightness and contrast, each with probability `p`.
 
     Mid-grey moves by up to half of `max_lighting`. The factor of the contrast is between
-    `1 - max_lighting` and its inverse, uniform in its logarithm.
+    `1 - max_lighting` and the inverse of that; its logarithm is uniformly distributed.
     """
     brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
     return lighting(
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p`, scales the saturation by `1 - max_saturation` to its inverse."""
+    """With probability `p`, scales saturation by `1 - max_saturation` up to the inverse of that."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -100,7 +100,7 @@ def random_saturation(
 def random_hue(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
 ) -> Pictures:
-    """With probability `p`, turns the hue by `-max_hue` to about `max_hue`.
+    """With probability `p`, turns the hue by `-max_hue` to `max_hue / (1 - max_hue)`.
 
     fastai adds a factor between `1 - max_hue` and its inverse to the hue. The hue is a circle of
     length 1, so this is the same as adding the factor less one.

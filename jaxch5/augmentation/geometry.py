@@ -8,9 +8,9 @@ shear the picture. A point goes from the output to the canvas in these steps:
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
 
-The product is thus read from right to left. Each operation has a deterministic form and a random
-form. The latter turns draws (numbers from 0 to 1, a few per sample; see `uniforms`) into parameters
-and calls the former. Parameters and their distributions are those of fastai's `aug_transforms`.
+The product is thus read from right to left. Each random operation has a deterministic form too. The
+random form turns draws (numbers from 0 to 1, a few per sample; see `uniforms`) into parameters for
+the deterministic one. Parameters and distributions are those of fastai's `aug_transforms`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
 
     def multiply(left: Array, right: Array) -> Array:
         # The product is written out because the matrix units of some devices round its factors,
-        # and because the result of a library may depend on the batch's size.
+        # and because a library's product may depend on the size of the batch.
         first, second, third = (left[..., :, k, None] * right[..., None, k, :] for k in range(3))
         return first + second + third
 
@@ -59,7 +59,7 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
 
 
 def square(size: Size) -> Float[Array, "3 3"]:
-    """Maps a pixel of an output of this size to the square; pixel centres are half integers.
+    """Maps a pixel of an output of this size to the square; pixel centres are at half integers.
 
     Example:
         >>> (square(4) @ jnp.array([4.0, 2.0, 1.0])).tolist()
@@ -70,7 +70,7 @@ def square(size: Size) -> Float[Array, "3 3"]:
 
 
 def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
-    """Swaps left and right where `mirrored`.
+    """Swaps left and right where `mirrored` is true.
 
     Example:
         >>> (flip(jnp.array([True]))[0] @ jnp.array([0.5, 0.2, 1.0])).tolist()[:1]
@@ -82,8 +82,8 @@ def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
 def dihedral(symmetry: Int[Array, "batch"]) -> Matrices:
     """Returns one of the eight symmetries of the square for each sample; 0 changes nothing.
 
-    Bit 0 swaps left and right, bit 1 up and down, then bit 2 rows and columns. A quarter turn
-    counter-clockwise is 5, clockwise 6, a half turn 3.
+    Bit 0 swaps left and right, bit 1 top and bottom, then bit 2 rows and columns. Thus 5 is a
+    quarter turn counter-clockwise, 6 a quarter turn clockwise, and 3 a half turn.
 
     Example:
         >>> dihedral(jnp.array([5]))[0].astype(int).tolist()
@@ -109,7 +109,7 @@ def rotate(degrees: Values) -> Matrices:
 
 
 def zoom(factor: Values, x: Values, y: Values) -> Matrices:
-    """Enlarges about (x, y), which stays put; both run from 0 (left, top) to 1 (right, bottom).
+    """Enlarges the picture about the fixed point (x, y), from 0 (left, top) to 1 (right, bottom).
 
     Example:
         >>> zoom(jnp.array([2.0]), jnp.array([0.5]), jnp.array([1.0]))[0].tolist()
@@ -135,7 +135,7 @@ def warp(x: Values, y: Values) -> Matrices:
     """Tilts the picture about its vertical (x) and its horizontal (y) axis, in perspective.
 
     A corner (u, v) of the picture moves to (u - y u v, v - x u v), as in fastai's `Warp`.
-    The homography that takes the four moved points back to the corners has a closed form.
+    The homography that takes the four moved corners back has a closed form.
 
     Args:
         x, y: Tilts, with |x| + |y| below 1; at 1 three corners would be on a line.
@@ -180,10 +180,10 @@ def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
 def position(
     frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
 ) -> Matrices:
-    """Places the square in the picture's unit square, as large as will fit.
+    """Places the square in the picture's unit square, as large as fits, or with "pad" around it.
 
     Args:
-        frame: Frames of the pictures, from which their shapes are known.
+        frame: Frames of the pictures, which determine their shapes.
         place: Position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
             the middle.
         aspect: Ratio of width to height that the square stands for; see `aspect_seen`.
@@ -241,7 +241,7 @@ def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) 
 def random_zoom(
     draws: Float[Array, "batch 4"], min_zoom: float, max_zoom: float, p: float
 ) -> Matrices:
-    """Zooms by `min_zoom` to `max_zoom`, about any point of the picture, with probability `p`."""
+    """With probability `p`, zooms by `min_zoom` to `max_zoom` about a random point."""
     factor = min_zoom + (max_zoom - min_zoom) * draws[:, 1]
     return zoom(jnp.where(draws[:, 0] < p, factor, 1.0), draws[:, 2], draws[:, 3])
 
@@ -253,7 +253,7 @@ def random_warp(draws: Float[Array, "batch 4"], magnitude: float, p: float) -> M
 
 
 def random_crop(draws: Float[Array, "batch 3"], min_scale: float) -> Matrices:
-    """Keeps a part anywhere in the picture, with between `min_scale` and all of its area."""
+    """Keeps a random part of the picture, from `min_scale` of its area up to all of it."""
     return crop(min_scale + (1 - min_scale) * draws[:, 0], draws[:, 1], draws[:, 2])
 
 
@@ -263,5 +263,5 @@ def random_position(
     aspect: Values | float = 1.0,
     method: str = "crop",
 ) -> Matrices:
-    """Places the square anywhere along the side that has room."""
+    """Places the square at random along the side that has room."""
     return position(frame, draws[:, 0], aspect, method)

@@ -1,8 +1,8 @@
 """Makes new examples by mixing pairs of a batch's pictures.
 
-Both methods work on augmented pictures. Each picture draws its own share, and a partner from the
-batch, which may be the picture itself. The losses for the two labels are then mixed in the same
-proportion; see `jaxch5.training.reduction.loss_of_batch`.
+Both methods work on augmented pictures. Each picture keeps a random share of itself, and gets the
+rest from a random partner in the batch, which may be the same picture. The losses for the two
+labels are then mixed in the same proportion; see `jaxch5.training.reduction.loss_of_batch`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Mixed(NamedTuple):
 
 
 def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
-    """Mixes each picture with another by a weighted mean (Zhang et al., arXiv:1710.09412).
+    """Mixes each picture with its partner by a weighted mean (Zhang et al., arXiv:1710.09412).
 
     Args:
         pictures: Values from 0 to 1.
         key: Key for the draws, a new one each step.
-        alpha: Parameter of the Beta distribution from which the weight is drawn; the larger part is
-            the picture's own, as in fastai's `MixUp`.
+        alpha: Parameter of the Beta distribution from which the weight is drawn; the larger
+            weight is the picture's own, as in fastai's `MixUp`.
 
     Example:
         >>> mixed = mixup(jnp.ones((4, 2, 2, 3)), jax.random.key(0))
@@ -48,14 +48,14 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 
 
 def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed:
-    """Fills a box of each picture from another one (Yun et al., arXiv:1905.04899).
+    """Fills a box of each picture from its partner (Yun et al., arXiv:1905.04899).
 
     The share is the fraction of the pixels that remain the picture's own.
 
     Args:
         pictures: Values from 0 to 1.
         key: Key for the draws, a new one each step.
-        alpha: Parameter of the Beta distribution from which the share that stays is drawn.
+        alpha: Parameter of the Beta distribution of the share, before the border clips the box.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))

@@ -1,4 +1,4 @@
-"""Defines the policy of random changes, and the way from a batch to the network's input."""
+"""Defines policies of random changes, and applies them to batches to make the network's input."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size, height_and_width
 
-# How many draws each operation takes. Every operation has draws of its own, even if others are not
-# in use, so that leaving one out does not change the others.
+# How many draws each operation takes. Each has draws of its own, even if some operations are not in
+# use, so that leaving an operation out does not change what the others do.
 DRAWS = {
     "position": 1,
     "warp": 4,
@@ -39,11 +39,11 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Holds the ranges and probabilities of random changes, which `aug_transforms` describes.
 
-    That function leaves the last three at 0; `dataclasses.replace(policy, max_hue=0.1)` sets one.
+    The last three are 0 by default; `dataclasses.replace(policy, max_hue=0.1)` changes one.
 
     Args:
-        max_saturation: Largest change of saturation, 0 to 1; its probability is `p_lighting`.
-        max_hue: Largest turn of the hue, a fraction of a circle; its probability is `p_lighting`.
+        max_saturation: Largest change of saturation, 0 to 0.99; its probability is `p_lighting`.
+        max_hue: Extent of hue's turn, 0 to 0.5 (see `random_hue`); its probability is `p_lighting`.
         p_gray: Probability that a picture turns grey.
 
     Raises:
@@ -100,18 +100,18 @@ def aug_transforms(
     """Returns a policy of random changes, with fastai's names, defaults and meanings.
 
     Args:
-        do_flip: Whether half of the pictures are mirrored.
-        flip_vert: Whether `do_flip` gives half of the pictures any of the eight symmetries instead.
+        do_flip: Whether half of the pictures, at random, are mirrored.
+        flip_vert: Whether `do_flip` applies a random one of the square's eight symmetries instead.
         max_rotate: Largest rotation either way, degrees.
         min_zoom, max_zoom: Factors between which a zoom is drawn.
-        max_lighting: Largest change of brightness and contrast, 0 to 1.
+        max_lighting: Largest change of brightness and contrast, 0 to 0.99.
         max_warp: Largest change of perspective, 0 to 0.5.
-        p_affine: Probability of each of rotation, zoom and the two tilts.
-        p_lighting: Probability of each of brightness and contrast.
-        min_scale: Smallest share of the area that a crop keeps, 0 to 1.
+        p_affine: Probability of a rotation, of a zoom, and of each of the warp's two tilts.
+        p_lighting: Probability of a change of brightness, and of a change of contrast.
+        min_scale: Smallest share of the area that a crop keeps, 0.01 to 1.
 
     Raises:
-        ConfigError: A value is out of its range.
+        ConfigError: A value is out of its range, or `flip_vert` is set without `do_flip`.
 
     Example:
         >>> aug_transforms(min_scale=0.75).max_zoom
@@ -130,9 +130,9 @@ def augment(
     size: Size,
     dtype: Any = jnp.float32,
 ) -> Float[Array, "batch rows columns 3"]:
-    """Changes each picture of a batch by its own random draw; returns values from 0 to 1.
+    """Changes each picture of a batch by its own draws, and returns values from 0 to 1.
 
-    An item's draw depends only on the key and the item's `index`, not on the batch or its size.
+    An item's draws depend only on the key and the item's `index`, not on the batch or its size.
 
     Args:
         policy: Random changes, as `aug_transforms` returns them; None does what `center` does.
@@ -152,7 +152,7 @@ def augment(
     if policy is None:
         return center(batch, size, dtype)
     if len(batch.index) == 1:
-        # For one sample the CPU's compiler orders its sums differently, so the sample is doubled.
+        # For a single sample, the CPU's compiler orders sums differently, so the sample is doubled.
         twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
@@ -184,15 +184,15 @@ def random_matrix(
     size: Size,
     framing: Framing = CROP,
 ) -> Float[Array, "batch 3 3"]:
-    """Returns random matrices from output pixels to canvas pixels."""
+    """Returns random matrices that map output pixels to canvas pixels."""
 
     def of_one(arguments: tuple[Draws, Array]) -> Array:
         draws, frame = jax.tree.map(lambda leaf: leaf[None], arguments)
         operations = _operations(policy, draws, frame, size, framing.method)
         return geometry.compose(*operations, geometry.square(size))[0]
 
-    # A CPU takes one sample at a time. Its compiler would otherwise order the sums of a matrix by
-    # the batch's size, and the last bit of an item's matrix would depend on that size.
+    # On a CPU, samples are processed one at a time. Otherwise the compiler would order the sums of
+    # a matrix by the batch's size, on which the last bit of the matrix would then depend.
     return jax.lax.platform_dependent(
         (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
     )
@@ -204,8 +204,8 @@ def _operations(
     p = policy.p_affine
     mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
     mirrored = [mirror(draws["flip"])] if policy.do_flip else []
-    # The part that is seen has the aspect `placed` in the picture, and `seen` after a quarter turn;
-    # the picture is turned before it is framed.
+    # The part that is seen has the aspect `placed` in the picture as it is, and `seen` in the
+    # turned picture; they differ only after a quarter turn.
     placed = seen = geometry.aspect_seen(frame, size, method)
     square = isinstance(seen, float) and seen == 1
     if policy.flip_vert and not square:
@@ -232,7 +232,7 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Changes lighting, then saturation, hue and grey; values stay in 0 to 1, but for rounding."""
+    """Applies the changes of colour in turn; values leave 0 to 1 only by rounding."""
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

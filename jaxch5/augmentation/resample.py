@@ -1,4 +1,4 @@
-"""Pillow's bicubic filter, for pictures that are only cropped and scaled, as in evaluation."""
+"""Samples by Pillow's bicubic filter where pictures are only cropped and scaled, not augmented."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def resample(
     dtype: Any = jnp.float32,
     pad_mode: str = "reflection",
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures by Keys' cubic kernel, widened by the factor by which a picture shrinks.
+    """Samples pictures with Keys' cubic kernel, widened by the factor by which each one shrinks.
 
     Pillow has the same filter (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions
     beyond a picture's border are handled as `pad_mode` says. The result has values from 0 to 1.
 
     Args:
         image: Canvases.
-        matrix: Map from an output pixel to a canvas pixel, without shear; it may be turned by a
-            right angle.
+        matrix: Map from an output pixel to a canvas pixel, without shear; a rotation by a
+            right angle is allowed.
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, pixels.
         dtype: Type of the output.
@@ -51,7 +51,7 @@ def resample(
     beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
-        """Resamples along an axis of the canvas, which is the first of the two in `pictures`."""
+        """Resamples axis 1 of `pictures`, which is x (`axis` 0) or y (`axis` 1) of the canvas."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
         # One of the two entries is zero; which one depends on whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
@@ -71,7 +71,7 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # Beyond the border everything counts as zero, so pictures are differences from its colour.
+    # Pixels beyond the border count as zero, so pictures become differences from the colour there.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

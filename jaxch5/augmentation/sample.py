@@ -1,4 +1,4 @@
-"""Makes the network's input from canvases of uint8 by a single interpolation."""
+"""Makes the network's input from uint8 canvases by a single interpolation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from jaxch5.framing import Size, colour_beyond, height_and_width
 
 # Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. The mean of
 # n x n sub-samples, at most COARSEST canvas pixels apart, then stands for an output pixel's area.
-# Below it, sub-samples would lose more by their blur than they gain.
+# At or below this number, the blur of sub-samples would cost more than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
-# How far a bilinear sample spreads along an axis, as a variance in canvas pixels: a sixth where the
-# picture changes slowly, less where it changes fast. Of the values tried (a twelfth to a sixth),
-# this one lost least on photographs, over most scales and shears.
+# How far a bilinear sample spreads along an axis, as a variance in squared canvas pixels: a sixth
+# where the picture changes slowly, less where it changes fast. Of the values tried (a twelfth to a
+# sixth), this one had the smallest error on photographs, at most scales and shears.
 SPREAD = 1 / 8
 
-# Positions are rounded to this fraction of a pixel, finer than a network sees (83 dB). The rounding
+# Positions are rounded to this many steps per pixel, finer than a network sees (83 dB). Rounding
 # removes numerical errors, so that an identity, flip or quarter turn hits pixel centres exactly,
-# and makes interpolation between bytes exact in float32, whatever the order of its sums.
+# and makes interpolation between uint8 values exact in float32, whatever the order of its sums.
 SUBPIXELS = 256
 
 
@@ -41,22 +41,22 @@ def sample(
     """Samples pictures at the given size, with values in 0 to 1, by one bilinear interpolation.
 
     Positions beyond a picture's border are handled as `pad_mode` says; the canvas beyond the
-    picture is never seen. Where a matrix shrinks its picture, each output pixel is the mean of
-    several sub-samples.
+    picture is never seen. Where a matrix shrinks its picture markedly, each output pixel is the
+    mean of several sub-samples.
 
     Args:
         image: Canvases.
         matrix: Map from an output pixel to a canvas pixel, both with centres at half integers. It
-            may be a perspective.
+            may include a perspective.
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, pixels.
         dtype: Type of the output.
         subsamples: Number of sub-samples along a side of an output pixel; None asks
-            `subsamples_for`. It is fixed when compiling, because a shape cannot depend on a draw; a
-            picture that is not shrunk takes them all at the pixel's centre, where they agree.
+            `subsamples_for`. This number is fixed when compiling: a shape cannot depend on a draw.
+            For a picture that does not shrink, all are at the pixel's centre, and so are equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
         gathered: Whether sub-samples are as far apart as `gathering` says, instead of spread evenly
-            over the output pixel; they lose less, above all under a shear (docs/benchmarks.md).
+            over the output pixel; this is more exact, above all under a shear (docs/benchmarks.md).
 
     Example:
         >>> canvas = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
@@ -69,7 +69,7 @@ def sample(
     rows, columns = height_and_width(size)
     n = subsamples or subsamples_for(min(height, width) / min(rows, columns))
     low, high = borders(frame)
-    # Whole pixels are gathered by one flat index; by three indices this took four times as long.
+    # Whole pixels are read by one flat index; reading by three indices took four times as long.
     pixels = image.reshape(-1, 3)
     start = jnp.arange(batch)[:, None, None] * (height * width)
     middle = rows / 2, columns / 2
@@ -116,14 +116,14 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns the matrix that moves an output pixel's sub-samples together, in the pixel's axes.
+    """Returns matrices that move an output pixel's sub-samples together, in the pixel's axes.
 
     Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
     spreads as well, by about a canvas pixel. Along a direction in which the output pixel covers few
-    canvas pixels, the two together are too much, so the sub-samples move closer, never apart.
+    canvas pixels, the two spreads add up to too much, so the sub-samples move closer there.
 
     Args:
-        slopes: What `derivative` returns.
+        slopes: Derivative of canvas positions, as `derivative` returns it.
         subsamples: Number of sub-samples along a side of an output pixel, 2 or more.
 
     Example:
@@ -164,7 +164,7 @@ def derivative(
 def local_scale(
     matrix: Float[Array, "batch 3 3"], row: float, column: float | None = None
 ) -> Float[Array, "batch"]:
-    """Returns canvas pixels per output pixel, along a side, at a point; `column` defaults to `row`.
+    """Returns how many canvas pixels an output pixel's side spans; `column` defaults to `row`.
 
     Example:
         >>> round(float(local_scale(jnp.diag(jnp.array([2.0, 2.0, 1.0]))[None], 8.0)[0]), 6)
@@ -195,7 +195,7 @@ def _sources(
     rows: int,
     columns: int,
 ) -> tuple[Float[Array, "batch {rows} {columns}"], Float[Array, "batch {rows} {columns}"]]:
-    """Returns the canvas position, x and y, that each output pixel, moved by an offset, shows."""
+    """Returns the canvas positions, x and y, of output pixels that are moved by an offset."""
     x = (jnp.arange(columns) + 0.5 + offset_x[:, None])[:, None, :]
     y = (jnp.arange(rows) + 0.5 + offset_y[:, None])[:, :, None]
 
@@ -232,7 +232,7 @@ def _neighbours(
 def brought_inside(
     place: Float[Array, "batch rows columns"], low: Array, high: Array, pad_mode: str
 ) -> Float[Array, "batch rows columns"]:
-    """Returns positions within `low` to `high`: any outside are reflected, or moved to the edge."""
+    """Reflects positions outside `low` to `high`, or moves them to the edge, as `pad_mode` says."""
     if pad_mode != "reflection":
         return jnp.clip(place, low, high)
     period = 2 * (high - low)

@@ -1,7 +1,7 @@
 """Defines in one table when each setting has an effect, so that none is silently ignored.
 
-A setting that is not in the table always has an effect. What is known grows: at first the settings
-alone, then the pictures, then the devices. A rule holds while what it depends on is unknown.
+A setting that is not in the table always has an effect. At first only the settings are known, then
+the pictures, then the network and devices. A rule holds while what it depends on is unknown.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# File name endings of tables.
+# File name extensions of tables.
 TABLES = (".csv", ".tsv", ".tab", ".txt")
-# What pictures are read from, as messages call it.
+# What messages call each kind of thing that pictures are read from.
 KINDS = {
     "digits": "the digits",
     "folder": "a folder",
@@ -46,9 +46,9 @@ class Situation:
     """Holds what decides whether a setting has an effect.
 
     Attributes:
-        values: Settings by their dotted names: all of them, or those of one section.
+        values: Values of settings by dotted names, either of all settings or of one section's.
         pictures: What is known about the pictures; None until they are found.
-        devices: Numbers of processes, and of devices in each, that share a batch; None until known.
+        devices: Number of processes that share a batch, and of devices in each; None until known.
         lacks: Settings that have no effect on the network, each with the reason; empty until the
             network is known.
     """
@@ -69,7 +69,7 @@ class Situation:
         if path is None:
             return {"digits"}
         table = isinstance(path, Path) and path.suffix.lower() in TABLES
-        # Only a look at the path shows whether it is packed, or a folder named like a table.
+        # Only the file system shows whether this is a packed set, or a folder named like a table.
         return {"folder", "packed"} | ({"table"} if table else set())
 
 
@@ -79,7 +79,7 @@ class Rule:
 
     Attributes:
         holds: Function that tells whether the setting has an effect.
-        goes_with: Function that returns what the setting needs and, if useful, what it has instead.
+        goes_with: Function that returns what the setting needs and, if useful, what is set instead.
         told: Whether the rule is for the command line alone; values in files and in Python are
             often meant for other runs as well.
     """
@@ -281,7 +281,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-# Values that ask for nothing, and so are accepted wherever they are given.
+# Values that ask for no effect, and so are accepted wherever they are given.
 NEUTRAL = {
     "data.stratify": False,
     "augment.flip_vert": False,
@@ -309,7 +309,7 @@ def idle(
 ) -> dict[str, str]:
     """Returns the given settings that have no effect, each with a line that says why.
 
-    A setting counts as given if it is on the command line, or differs from all its defaults.
+    A setting is given if on the command line or, unless a rule is `told`, unlike all its defaults.
 
     Args:
         situation: What is known.

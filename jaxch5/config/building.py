@@ -68,7 +68,7 @@ def as_decided(config: Config, source: Source) -> Config:
 
 
 def with_epochs(config: Config, pictures: int) -> Config:
-    """Returns the configuration with its epochs, chosen by the number of pictures if not set."""
+    """Returns the configuration with its epochs set, by default from the number of pictures."""
     if config.fit.epochs is not None:
         return config
     epochs = epochs_for(pictures, from_scratch=config.model.weights == "none")
@@ -78,8 +78,8 @@ def with_epochs(config: Config, pictures: int) -> Config:
 def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns the default number of epochs for photographs.
 
-    Ten times the pictures get half the epochs, and thus five times the steps. The numbers are a
-    judgement; `benchmarks/defaults.py` measures what a set needs.
+    Within limits, ten times the pictures get half the epochs, and thus five times the steps. The
+    numbers are estimates; `benchmarks/defaults.py` measures what a set needs.
 
     Args:
         pictures: Number of pictures to train on.
@@ -161,7 +161,7 @@ def checked_source(config: Config) -> Source:
 
     Raises:
         DataError: The pictures or their classes cannot be found, or there is only one class.
-        ConfigError: A setting that was given does nothing for these pictures.
+        ConfigError: Settings do not fit the pictures, or one that was given has no effect.
     """
     source = load_source(config.data)
     check_applies(config, pictures=facts_of(config.data, source))
@@ -182,7 +182,7 @@ def own_split_of(settings: DataConfig, source: Source) -> Split | None:
 
 
 def column_of(settings: DataConfig, source: Source) -> str | None:
-    """Returns the column that splits a source: the named one, or its own; None if it has none."""
+    """Returns the column that splits a source: the named one or its own; None if there is none."""
     if FOLDER in source.columns:
         return None
     return find_column(source, settings.split_column) or (
@@ -197,7 +197,7 @@ def split_of(settings: DataConfig, source: Source) -> Split:
 
 
 def sampler_of(name: str) -> Sampler:
-    """Returns the sampler that has this name, or that an import path names.
+    """Returns jaxch5's sampler of this name, or the function at this import path.
 
     Raises:
         ConfigError: There is no such sampler.
@@ -236,8 +236,8 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         split: Split to use instead of the one that the configuration asks for.
 
     Raises:
-        DataError: The pictures or their classes cannot be found, or cannot be split.
-        ConfigError: A setting that was given does nothing for these pictures.
+        DataError: The pictures or their classes cannot be found, read or split.
+        ConfigError: Settings do not fit the pictures, or one that was given has no effect.
     """
     settings = config.data
     if source is None:
@@ -250,7 +250,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     split, own = split or split_of(settings, source), split is None
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
-        # The default batch size need not exceed the training set.
+        # The default batch size is reduced to the size of a smaller training set.
         batch_size = min(batch_size, len(divide(source, split)[0]))
     if batch_size < settings.batch_size:
         said = f"batches of {batch_size}, which is all there is for training"

@@ -1,4 +1,4 @@
-"""Cases in which settings have other defaults: photographs, pretrained weights, some schedules."""
+"""Lists the cases in which settings have other defaults, such as fine-tuning or CutMix."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from jaxch5.config.toml import flat, known_keys
 from jaxch5.config.uses import USES, Use
 from jaxch5.errors import ConfigError
 
-# Other names of options.
+# Alternative names of options.
 ALIASES = {"--data.sampling": "--data.sampler", "--metrics": "--fit.metrics"}
 
 # Maximum length of a description in `--help`, about two lines.
@@ -49,14 +49,14 @@ class Help(HelpFormatter):
             for part in text.split("\n\n")
         )
 
-    # Whether a description is cut short.
+    # Whether descriptions are cut short.
     brief = False
 
     def _get_help_string(self, action: Action) -> str:
         text = (action.help or "").removesuffix(" (default: None)")
         if not self.brief:
             return text
-        # The first clause says what the setting is; the last, in which case it has which default.
+        # The first clause says what the setting is; the last says when it has another default.
         first, *others = text.split("; ")
         text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
         said, default, value = text.partition(" (default:")
@@ -64,7 +64,7 @@ class Help(HelpFormatter):
 
 
 def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
-    """Makes the reader of a command line, whose `root_parser` knows every option."""
+    """Makes a reader of command lines; its `root_parser` knows every option."""
 
     class CommandLine(BaseSettings, options):  # type: ignore[misc, valid-type]
         __doc__ = inspect.getdoc(options)
@@ -89,7 +89,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
             field = options.model_fields.get(field_name)
             if field is not None and field.annotation == list[str]:
                 return json.dumps(parsed_list)
-            # If a setting of one word is given twice, the last word counts, as for any other.
+            # If a setting of one word is given twice, the last word counts, as for other settings.
             if field_name in ONE_WORD:
                 return json.dumps(parsed_list[-1])
             return super()._merge_parsed_list(parsed_list, field_name)

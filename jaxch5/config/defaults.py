@@ -1,7 +1,7 @@
 """Reads the defaults of functions from their source.
 
 A default is stated once, in the signature of the function that it belongs to. The configuration and
-the command line read it there without importing the function, which would import jax.
+the command line read it there without importing the function, because that would import jax.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Types of settings: shares, sizes, and which values of a picture are black and white."""
+"""Defines types of settings: shares, sizes, and the values that are black and white."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 PAIR = rf"({NUMBER})(?:,({NUMBER}))?"
 RANGE = re.compile(rf"{PAIR}|(auto)?(?: ?integers {PAIR})?(?: ?floats {PAIR})?")
 
-# The values that are black and white.
+# The value that is black, and the value that is white.
 Limits = tuple[float, float]
 
 
@@ -63,7 +63,7 @@ def parse_range(text: str) -> Ranges:
             prefers what a file itself states to these values.
 
     Raises:
-        ValueError: The text is none of these.
+        ValueError: The text is none of these, or black and white are equal or not finite.
 
     Example:
         >>> parse_range("4095").integers, parse_range("auto floats -1,1").floats

@@ -41,7 +41,7 @@ def own_default(key: str) -> Any:
 
 
 def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
-    """Makes a field whose description names the cases in which it has a different default."""
+    """Makes a field whose description names the cases in which the setting has another default."""
     for case in CASES:
         if key in case.defaults:
             value = case.defaults[key]
@@ -58,9 +58,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    # Prefix of the dotted names of its settings.
+    # Prefix of the dotted names of the section's settings.
     section: ClassVar[str] = ""
-    # Dotted names of settings on the command line: given on purpose, even if they equal a default.
+    # Dotted names of settings on the command line, which count even if they equal a default.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("*")
@@ -108,7 +108,7 @@ class Section(BaseModel):
         return self.model_dump(exclude_unset=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Returns the settings with some of them replaced, nested or as sections.
+        """Returns the settings with some replaced; `update` has nested dictionaries or sections.
 
         Settings that were not given get the defaults for the new values; those that were given
         stay, even if they no longer have an effect.

@@ -1,4 +1,4 @@
-"""Reads, writes and flattens settings of any pydantic model, and explains errors in them."""
+"""Reads, formats and flattens settings of any pydantic model, and explains errors in them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> d
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Reads the tables of a TOML file.
+    """Reads a TOML file as nested dictionaries.
 
     Raises:
         ConfigError: The file does not exist, cannot be read or is not TOML.
@@ -101,7 +101,7 @@ def to_toml(settings: BaseModel) -> str:
 
 
 def known_keys(settings: type[BaseModel], prefix: str = "") -> list[str]:
-    """Lists the dotted names of all settings.
+    """Lists the dotted names of all settings of a model.
 
     Example:
         >>> from jaxch5.config.settings import Config

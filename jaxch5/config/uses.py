@@ -10,7 +10,7 @@ class Use(NamedTuple):
 
     Attributes:
         reads: Dotted names of settings, or of sections, which end in a dot; "" stands for all
-            settings. A name after a dash is excluded. If several match, the last one decides.
+            settings. A name after a dash is excluded. The last name that matches a setting decides.
         often: Settings that `--help` shows beside the command's own options.
     """
 

@@ -156,15 +156,15 @@ class Data(NamesFastai):
             console: Console to print to; None is standard output.
 
         Raises:
-            DataError: A stage fails; the message names the stage and the file, after the stages
-                that worked have been printed.
+            DataError: A stage fails, after the lines of earlier stages are printed; the message
+                names the stage and the file.
         """
         console = console or plain_console()
         for line in self.stages():
             print_line(console, line)
 
     def stages(self) -> Iterator[str]:
-        """Yields the lines that `summary` prints, and raises what it raises."""
+        """Yields the lines that `summary` prints, and raises the same error."""
         cache = f"{self.cache} ({self.cache_reason})"
         return summarize(self.train, self.valid, self.augment, self.size, cache)
 
@@ -195,13 +195,12 @@ class DataBlock(NamesFastai):
 
     Args:
         source: Labelled pictures, as `from_folder` and the like return them.
-        split: Function that chooses the pictures to hold out, as `random_split` and the like return
-            it.
+        split: Function that holds out pictures, as `random_split` and the like return it.
         presize: Side to which the CPU resizes every picture, pixels: the short one with method
             "crop", the long one with "pad", both with "squish".
         size: Side of the network's input, made on the device, or its height and width, pixels.
         augment: Augmentation, as `aug_transforms` returns it; None for none.
-        sampler: What a training epoch draws: `shuffled`, each picture once; `balanced`, each class
+        sampler: Which pictures an epoch draws: `shuffled`, each one once; `balanced`, each class
             equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
             or your own function `(labels, epoch, seed) -> places`, which gets the labels of all
             training pictures and returns indices into them.
@@ -210,7 +209,7 @@ class DataBlock(NamesFastai):
             "border", "zeros" or a colour); see `Framing`.
 
     Raises:
-        ConfigError: `presize` is below `size`, or there is no such method or mode.
+        ConfigError: `size` is not from 1 to `presize`, or there is no such method or mode.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -247,18 +246,19 @@ class DataBlock(NamesFastai):
 
         Args:
             batch_size: Pictures per step.
-            cache: Where presized pictures are kept: "off", "memory", "device" (all are presized
-                now, and each step gathers its part there), or "auto": the device if it is an
-                accelerator and they fit in a quarter of its free memory, else memory if they fit in
-                a quarter of what is free there, else off.
+            cache: Where presized pictures are kept: nowhere ("off"), in "memory", on the "device"
+                (all are presized now, and each step gathers its own there), or "auto": on the
+                device if it is an accelerator and they fit in a quarter of its free memory, else in
+                memory if they fit in a quarter of what is free there, else nowhere.
             seed: Seed of the shuffling.
 
         Raises:
-            DataError: The split leaves a part empty or a class without training pictures, or puts a
-                reference in both parts; or a batch is larger than the training set.
-            ConfigError: The pictures were packed at a shorter side than `presize` or for another
-                method, there is no such cache, or the sampler does not return indices into the
-                labels.
+            DataError: There is only one class; the split leaves a part empty or a class without
+                training pictures, or puts a picture into both parts; a picture cannot be read; or a
+                batch is larger than the training set.
+            ConfigError: The pictures were packed at a shorter side than `presize`, or cut although
+                `method` needs them uncut; there is no such cache; or the sampler does not return
+                indices into the labels.
         """
         source = with_range(self.source)
         framing = Framing(self.method, self.pad_mode)

@@ -31,7 +31,7 @@ class Canvases:
         source: Labelled pictures.
         size: Short side of the canvas, pixels.
         keep: Whether presized pictures stay in memory.
-        framing: How the network will frame them.
+        framing: How the network will frame the pictures.
     """
 
     def __init__(self, source: Source, size: int, keep: bool, framing: Framing = CROP) -> None:
@@ -116,7 +116,7 @@ def picture_seen(
     Args:
         source, item: A source, and the index of the picture in it.
         side: Longer side of the result, pixels.
-        framing, size: The network's framing and input size; only the shape of the size matters.
+        framing, size: The network's framing and input size; only the size's aspect ratio matters.
 
     Raises:
         DataError: The picture cannot be read.
@@ -133,7 +133,7 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
 
     Args:
         source, item: A source, and the index of the picture in it.
-        side: Largest side of the result, pixels.
+        side: Maximum length of the result's longer side, pixels.
 
     Raises:
         DataError: The picture cannot be read.
@@ -178,8 +178,8 @@ def choose_cache(
         count: Number of pictures.
         size: Short side of the canvas, pixels.
         free_memory: Function that returns the free memory of the host, bytes.
-        free_on_device: Function that returns the free memory of the accelerator, bytes; None where
-            it is not known, as on a CPU.
+        free_on_device: Function that returns the free memory of the accelerator, bytes, or None
+            where it is not known, as on a CPU.
         method: How the network will frame the pictures, which decides the canvas's shape.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command `jaxch5`: starts the command that its first argument names, or lists all."""
+"""The command `jaxch5`: starts the command that its first argument names, or lists all commands."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ class Batch:
     matrix's last entry is the picture's aspect ratio divided by the one it has on the canvas: 1,
     unless it is squished there. Pixel centres are at half integers. Augmentation derives an item's
     random numbers from its `index`; if an epoch repeats the item, the size of the split is added to
-    that once per earlier draw. A row with `mask` False fills up a batch and never counts.
+    it once per earlier draw. A row with `mask` False fills up a batch and never counts.
 
     Attributes:
         image: Canvases, 0 to 255.
         frame: Matrix from the unit square to pixels of the canvas.
         label: Index of the class.
-        index: Index of the item in its split, plus the split's size per earlier draw in the epoch.
+        index: Index of the item in its split, plus the split's size for each earlier draw of it.
         mask: False for rows that fill up the last batch.
         framing: How the pictures were presized, and how they get the shape of the network's input.
 

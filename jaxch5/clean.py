@@ -227,7 +227,7 @@ def written(
 
 
 def settings_of(config: Config, labels: Path) -> Config:
-    """Returns a configuration for training on corrected labels, in all else unchanged.
+    """Returns the configuration, changed only so that training uses the corrected labels.
 
     Example:
         >>> config = Config.model_validate({"data": {"path": "photos", "pattern": "(.+)_"}})

@@ -163,7 +163,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     """Reads options from the file of `--config` or of a run, overridden by the command line.
 
     Raises:
-        ConfigError: An option, a value or the file is wrong; the message names one of them.
+        ConfigError: An option, a value or the settings file is not valid; the message says which.
         SystemExit: After help was printed.
     """
     given = command_line(options, argv, prog)

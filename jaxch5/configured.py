@@ -49,7 +49,7 @@ def data_of(
 
     Raises:
         DataError: Pictures are missing, cannot be told apart or split, or have changed class.
-        ConfigError: A setting has no effect on the pictures, or processes found different ones.
+        ConfigError: Settings do not fit the pictures or have no effect, or processes disagree.
         CheckpointError: The record of the run's pictures is damaged.
     """
     source = first_then_others(lambda: load_source(config.data))

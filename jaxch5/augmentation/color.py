@@ -27,7 +27,7 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
 
     Args:
         pictures: Values from 0 to 1.
-        brightness: Value that mid-grey gets before contrast changes, 0 to 1; 0.5 changes nothing.
+        brightness: Value to which mid-grey is moved first, 0 to 1; 0.5 changes nothing.
         contrast: Factor for the logits, and so for differences near mid-grey; 1 changes nothing.
 
     Example:
@@ -79,7 +79,7 @@ def random_lighting(
     """Changes brightness and contrast, each with probability `p`.
 
     Mid-grey moves by up to half of `max_lighting`. The factor of the contrast is between
-    `1 - max_lighting` and the inverse of that; its logarithm is uniformly distributed.
+    `1 - max_lighting` and `1 / (1 - max_lighting)`; its logarithm is uniformly distributed.
     """
     brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
     return lighting(
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p`, scales saturation by `1 - max_saturation` up to the inverse of that."""
+    """Scales saturation by `1 - max_saturation` to the inverse of that, with probability `p`."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -102,8 +102,8 @@ def random_hue(
 ) -> Pictures:
     """With probability `p`, turns the hue by `-max_hue` to `max_hue / (1 - max_hue)`.
 
-    fastai adds a factor between `1 - max_hue` and its inverse to the hue. The hue is a circle of
-    length 1, so this is the same as adding the factor less one.
+    fastai adds to the hue a factor from `1 - max_hue` to `1 / (1 - max_hue)`. The hue is a circle
+    with length 1, so this is the same as adding the factor less one.
     """
     turn = _factor(draws[:, 1], max_hue) - 1
     return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))

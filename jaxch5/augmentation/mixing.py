@@ -1,7 +1,7 @@
 """Makes new examples by mixing pairs of a batch's pictures.
 
 Both methods work on augmented pictures. Each picture keeps a random share of itself, and gets the
-rest from a random partner in the batch, which may be the same picture. The losses for the two
+rest from a random partner in the batch, which may be the picture itself. The losses for the two
 labels are then mixed in the same proportion; see `jaxch5.training.reduction.loss_of_batch`.
 """
 

@@ -232,7 +232,7 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Applies the changes of colour in turn; values leave 0 to 1 only by rounding."""
+    """Applies the policy's changes of colour in turn; values leave 0 to 1 only by rounding."""
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

@@ -1,4 +1,4 @@
-"""Samples by Pillow's bicubic filter where pictures are only cropped and scaled, not augmented."""
+"""Samples pictures with Pillow's bicubic filter, where they are only cropped and scaled."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from jaxch5.framing import Size, colour_beyond, height_and_width
 
 # Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. The mean of
 # n x n sub-samples, at most COARSEST canvas pixels apart, then stands for an output pixel's area.
-# At or below this number, the blur of sub-samples would cost more than they gain.
+# At or below this number, sub-samples would lose more by their blur than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
@@ -53,7 +53,7 @@ def sample(
         dtype: Type of the output.
         subsamples: Number of sub-samples along a side of an output pixel; None asks
             `subsamples_for`. This number is fixed when compiling: a shape cannot depend on a draw.
-            For a picture that does not shrink, all are at the pixel's centre, and so are equal.
+            For a picture that does not shrink, they are all at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
         gathered: Whether sub-samples are as far apart as `gathering` says, instead of spread evenly
             over the output pixel; this is more exact, above all under a shear (docs/benchmarks.md).
@@ -106,7 +106,7 @@ def sample(
 
 
 def subsamples_for(scale: float) -> int:
-    """Returns the number of sub-samples along an output pixel's side of `scale` canvas pixels.
+    """Returns how many sub-samples an output pixel's side of `scale` canvas pixels gets.
 
     Example:
         >>> [subsamples_for(scale) for scale in (1.0, 1.4, 1.5, 2.05, 4.0)]
@@ -137,7 +137,7 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """Returns a direction's factor, from the square of its canvas pixels per output pixel."""
+        """Returns the factor for a direction, from its canvas pixels per output pixel, squared."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
     # A function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times identity.

@@ -236,7 +236,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
         split: Split to use instead of the one that the configuration asks for.
 
     Raises:
-        DataError: The pictures or their classes cannot be found, read or split.
+        DataError: The pictures or classes cannot be found, read or split, or a batch is too large.
         ConfigError: Settings do not fit the pictures, or one that was given has no effect.
     """
     settings = config.data

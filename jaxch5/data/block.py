@@ -164,7 +164,7 @@ class Data(NamesFastai):
             print_line(console, line)
 
     def stages(self) -> Iterator[str]:
-        """Yields the lines that `summary` prints, and raises the same error."""
+        """Yields the lines that `summary` prints, and raises the same errors."""
         cache = f"{self.cache} ({self.cache_reason})"
         return summarize(self.train, self.valid, self.augment, self.size, cache)
 
@@ -254,8 +254,8 @@ class DataBlock(NamesFastai):
 
         Raises:
             DataError: There is only one class; the split leaves a part empty or a class without
-                training pictures, or puts a picture into both parts; a picture cannot be read; or a
-                batch is larger than the training set.
+                training pictures, or puts a picture into both parts; a batch is larger than the
+                training set; or a picture that is presized now cannot be read.
             ConfigError: The pictures were packed at a shorter side than `presize`, or cut although
                 `method` needs them uncut; there is no such cache; or the sampler does not return
                 indices into the labels.

@@ -1,4 +1,4 @@
-"""`jaxch5 pack SOURCE OUT`: presizes a set once, into a few large files."""
+"""`jaxch5 pack SOURCE OUT`: presizes a set of pictures once, and writes a few large files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PackOptions(Options):
 
     @classmethod
     def meant(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Sets the network's input size, if not given, to presize, as no network runs here."""
+        """Sets `data.size`, if not given, to `data.presize`, since no network runs here."""
         values = super().meant(values)
         data = values.get("data", {})
         if "presize" in data and "size" not in data:
@@ -47,7 +47,7 @@ class PackOptions(Options):
 
 
 def pack(options: PackOptions) -> dict[str, Any]:
-    """Prints and returns what was written and what was left out."""
+    """Packs the pictures; prints and returns what was written and what was left out."""
     from jaxch5.config.building import checked_source, own_split_of
     from jaxch5.data import packing
     from jaxch5.data.source import select

@@ -1,4 +1,4 @@
-"""What networks share: normalization of pictures, positions, attention, batch norms and heads."""
+"""Parts that networks share: normalization, positions, attention, batch norm, MLP and heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxch5.models.spec import Normalization
 def normalize(
     pictures: Float[Array, "batch height width 3"], normalization: Normalization
 ) -> Float[Array, "batch height width 3"]:
-    """Shifts and scales pictures so that channels have about mean 0 and standard deviation 1.
+    """Normalizes each channel of pictures by the mean and deviation that the weights expect.
 
     Example:
         >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -37,19 +37,19 @@ def normalize(
 def resample_positions(
     prefix: int, patch: int, positions: Float[np.ndarray, "1 old width"], sides: tuple[int, int]
 ) -> Float[np.ndarray, "1 new width"]:
-    """Interpolates the positions of a square of patches for pictures of another size.
+    """Interpolates the position embeddings of a square of patches for pictures of another size.
 
-    The first tokens' positions stay; those of the patches are resampled (bicubic, antialiased), as
-    timm's `resample_abs_pos_embed` does.
+    The first `prefix` embeddings are unchanged; those of the patches are resampled (bicubic, with
+    antialiasing), as timm's `resample_abs_pos_embed` does.
 
     Args:
-        prefix: Number of tokens that have a position but are not patches.
+        prefix: Number of tokens that have a position embedding but are not patches.
         patch: Side of a patch, pixels.
-        positions: Positions of these tokens, then of the patches.
-        sides: Height and width of the other pictures, pixels.
+        positions: Embeddings of these tokens, followed by those of the patches.
+        sides: Height and width of the pictures to adapt to, pixels.
 
     Raises:
-        WeightsError: The patches do not form a square.
+        WeightsError: The number of patches has to change, and the old patches form no square.
 
     Example:
         >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
@@ -83,8 +83,8 @@ def attention(
     """
 
     def heads_first(*parts: Array) -> Array:
-        # Takes half the time of JAX's own on a CPU: it multiplies contiguous float32 matrices whose
-        # sides fill the processor's vectors (which saves a tenth or more for 197 tokens).
+        # On a CPU this takes half the time of JAX's own attention: it multiplies contiguous float32
+        # matrices. Padding to whole vectors of the processor saves 10 % or more for 197 tokens.
         tokens = parts[0].shape[1]
         more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
         wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
@@ -108,7 +108,7 @@ def _attend_forward(
     there = jnp.arange(key.shape[-2]) < tokens
     logits = jnp.where(there, jnp.matmul(query, key.mT), -jnp.inf)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    # The sum divides a row's result instead of its weights, of which there are three times as many.
+    # Dividing a row's result by the sum, instead of its weights, takes a third of the divisions.
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     seen = share * jnp.matmul(weights, value)
     return seen, (query, key, value, weights, share, seen)
@@ -138,10 +138,10 @@ def _variance(
     mean: Float[Array, "channels"],
     near: Float[Array, "channels"],
 ) -> Float[Array, "channels"]:
-    """Returns the biased variances of channels with means `mean`.
+    """Returns the biased variance of each channel, whose mean is in `mean`.
 
     A GPU reads `x` once for means and variances: it sums squared distances from `near`, which does
-    not depend on `x`. To avoid cancellation, `near` must be within a few deviations of the means.
+    not depend on `x`. To avoid cancellation, `near` must be within a few deviations of `mean`.
     """
     axes = tuple(range(x.ndim - 1))
 
@@ -168,14 +168,14 @@ _variance.defvjp(lambda x, mean, near: (_variance(x, mean, near), (x, mean)), _v
 class BatchNorm(nn.Module):
     """Batch normalization as PyTorch computes it.
 
-    The batch is normalized by its biased variance, the running variance collects the unbiased one,
-    and a batch weighs 0.1 in running statistics. Statistics are computed and kept in float32.
+    In training, a batch is normalized by its biased variance, but its unbiased variance enters the
+    running variance. Statistics are computed and kept in float32.
 
     Attributes:
         dtype: Type of the result.
-        momentum: The share of a new batch in the running statistics.
+        momentum: Weight of a new batch in the running statistics.
         epsilon: Number that is added to the variance.
-        bias_init: Initializer of the bias; the scale begins at one.
+        bias_init: Initializer of the bias; the scale is initialized to one.
 
     Example:
         >>> norm = BatchNorm()
@@ -221,9 +221,9 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiplies numbers by the share of a normal distribution below them (Hendrycks, 1606.08415).
+    """Multiplies each number by a normal distribution's share below it (Hendrycks, 1606.08415).
 
-    Its gradient keeps only `x`, where JAX's own keeps two arrays of that size.
+    Its gradient keeps only `x` in memory; that of JAX's own GELU keeps two arrays of this size.
 
     Example:
         >>> round(float(gelu(jnp.float32(1.0))), 4)
@@ -237,7 +237,7 @@ def _normal_share(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
-    # Without the barrier, XLA would keep the share from the forward pass in memory until now.
+    # Without the barrier, XLA would keep the share in memory from the forward pass on.
     wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1 / math.sqrt(2 * math.pi))
     return ((cotangent * (_normal_share(wide) + wide * density)).astype(x.dtype),)
@@ -247,7 +247,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers on each pixel's channels, with four times as many channels between them."""
+    """Two linear layers on each pixel's channels; between them, GELU on four times as many."""
 
     dtype: Any
 
@@ -261,13 +261,13 @@ class Mlp(nn.Module):
 
 
 def uniform_of_fan_in(key: Key[Array, ""], shape: tuple[int, ...], fan_in: int) -> Array:
-    """Draws PyTorch's initial weights of linear layers: uniform within 1 / sqrt(fan-in) of 0."""
+    """Draws initial weights as PyTorch's linear layers do: uniform within 1 / sqrt(fan-in) of 0."""
     bound = 1.0 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
 class LinearHead(nn.Module):
-    """torchvision's head: average pooling, where there is something to pool, and a linear layer."""
+    """torchvision's head: average pooling, unless the input is pooled, and a linear layer."""
 
     num_classes: int
 
@@ -284,10 +284,10 @@ class LinearHead(nn.Module):
 
 
 def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
-    """Returns the mean of a map that nothing else reads.
+    """Returns each channel's mean over a map that nothing else reads.
 
-    On a CPU it is a matrix product, for which XLA stores the map. For a sum, XLA would compute the
-    map's convolution in the order of the sum; a ResNet-18 took twice as long for one picture.
+    On a CPU the mean is a matrix product, for which XLA stores the map. With a sum, XLA computed
+    the map's convolution in the sum's order: a ResNet-18 took twice as long for one picture.
     """
 
     def by_product(x: Array) -> Array:
@@ -302,8 +302,8 @@ def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array
 class ConcatPoolHead(nn.Module):
     """fastai's head (`create_head`): maximum and average pooling, and two linear layers.
 
-    Neither linear layer has a bias; each follows a batch norm, whose bias begins at 0.001, and a
-    dropout. Input that is already pooled is used unchanged. Training needs `rngs={"dropout": key}`.
+    The linear layers have no bias. Before each are a batch norm, whose bias begins at 0.001, and
+    dropout. Pooled input is not pooled again. Training needs `rngs={"dropout": key}`.
     """
 
     num_classes: int

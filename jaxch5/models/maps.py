@@ -1,4 +1,4 @@
-"""Maps that show where a network looks, by gradient-weighted class activation (Grad-CAM)."""
+"""Maps of where a network looks, by gradient-weighted class activation mapping (Grad-CAM)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LEAST_SIDE = 4
 
 
 class Place(NamedTuple):
-    """Says where in a network a map is: which call of a module returns it, and its shape."""
+    """Says where in a network a map is: the index of the module call it is from, and its shape."""
 
     call: int
     shape: tuple[int, ...]
 
 
 def in_full(model: nn.Module) -> nn.Module:
-    """Returns a module that computes the same in float32, without recomputing any activations."""
+    """Returns a copy of a module, set to float32 and without `remat` if it has these settings."""
     full = {"dtype": jnp.float32, "remat": False}
     return model.clone(**{name: value for name, value in full.items() if hasattr(model, name)})
 
@@ -37,12 +37,12 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
 
     Args:
         model: Module of the network.
-        spec: Its architecture, which may say which module returns the map.
+        spec: The network's architecture, which may say which module returns the map.
         variables: The module's variables, or their shapes.
-        sides: Height and width of the network's pictures, pixels.
+        sides: Height and width of the network's input, pixels.
 
     Raises:
-        ConfigError: The network has no map.
+        ConfigError: No module of the network returns a map.
 
     Example:
         >>> from jaxch5.models.registry import create_model, spec_of
@@ -83,15 +83,15 @@ def class_maps(
     pictures: Float[Array, "batch height width 3"],
     labels: Int[Array, "batch"],
 ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch classes"], Int[Array, "batch"]]:
-    """Computes how much each pixel speaks for a class, 0 to 1, by Grad-CAM; a pure function.
+    """Computes with Grad-CAM how much each pixel speaks for a class, from 0 to 1; a pure function.
 
-    A map's channels are added up, each times the mean gradient of the class's logit with respect to
-    it, and what speaks against the class is left out (Selvaraju et al., 1610.02391). Tokens use the
-    gradient at each token instead of the mean (HiResCAM, Draelos and Carin, 2011.08891).
+    The channels of a map are summed, each times the mean gradient of the class's logit with respect
+    to it; sums below 0 speak against the class and become 0 (Selvaraju et al., 1610.02391). Tokens
+    use the gradient at each token, not the mean (HiResCAM, Draelos and Carin, 2011.08891).
 
     Args:
         model: Module that computes in float32.
-        spec: Its architecture.
+        spec: The module's architecture.
         place: Where the map is, as `find_map` returns it.
         variables: The module's variables.
         pictures: Pictures as the network takes them.
@@ -132,10 +132,10 @@ def class_maps(
 def enlarged(
     maps: Float[Array, "batch rows columns"], sides: tuple[int, int], corner: bool
 ) -> Float[Array, "batch height width"]:
-    """Enlarges maps to the size of pictures by linear interpolation, and scales them to 0 to 1.
+    """Enlarges maps to the size of pictures by linear interpolation, and scales values to 0 to 1.
 
     Args:
-        maps: Maps, whose values below 0 become 0.
+        maps: Maps to enlarge; values below 0 become 0.
         sides: Height and width of the pictures, pixels.
         corner: See `LastMap`.
 
@@ -147,7 +147,7 @@ def enlarged(
     maps = nn.relu(maps)
     for axis, side in zip((1, 2), sides, strict=True):
         count = maps.shape[axis]
-        # With `corner`, strides are powers of two, and the last pixels may be beyond the picture.
+        # With `corner`, the stride is a power of two, and a map may reach beyond the picture.
         stride = 2 ** round(math.log2(side / count)) if corner else side / count
         places = jnp.arange(side) / stride if corner else (jnp.arange(side) + 0.5) / stride - 0.5
         far = jnp.clip(places, 0, count - 1)[:, None] - jnp.arange(count)
@@ -159,7 +159,7 @@ def enlarged(
 def _watched(
     model: nn.Module, variables: PyTree, pictures: Any, see: Callable[[int, str, Any], Any]
 ) -> Any:
-    """Returns logits, with `see` applied to what each module returns, in the order of calls."""
+    """Returns logits; `see` replaces what each module inside returns, in the order of calls."""
     numbers = itertools.count()
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

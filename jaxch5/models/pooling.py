@@ -1,4 +1,4 @@
-"""Pooling, in the form that is fastest on the device: one for CPUs, and one for GPUs."""
+"""Maximum and average pooling as in ResNets, in forms that are fast on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxch5.models.convolution import end_of_block, pixels_at
 def relu_and_max_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes max(x, 0), and then the 3x3 maximum with stride 2, as after a ResNet's stem.
+    """Applies ReLU, then 3x3 maximum pooling with stride 2, as at the end of a ResNet's stem.
 
     Example:
         >>> relu_and_max_pool(jnp.full((1, 8, 8, 3), -1.0)).shape
@@ -26,16 +26,16 @@ def relu_and_max_pool(
         return max_of_windows(jax.nn.relu(x))
 
     def elsewhere(x: Array) -> Array:
-        # The order does not matter, and in this one ReLU is applied to a quarter of the pixels.
+        # The order of the two does not matter; this one applies ReLU to a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
-    # A module would have a name in a profile; this function is given one.
+    # Modules have names in profiles; this gives the function a name there.
     with jax.named_scope("max_pool"):
         return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
 
 
 def native_max_pool(x: Array) -> Array:
-    """Applies XLA's windowed maximum, the reference for the other form."""
+    """Applies XLA's windowed maximum, the reference for `max_of_windows`."""
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
     )
@@ -43,12 +43,12 @@ def native_max_pool(x: Array) -> Array:
 
 @jax.custom_vjp
 def max_of_windows(x: Array) -> Array:
-    """Takes the maximum of nine shifted pictures; its gradient needs no scatter."""
+    """Takes 3x3 maxima with stride 2 from nine shifted arrays; its gradient needs no scatter."""
     return _first_of_largest(x)[0]
 
 
 def _first_of_largest(x: Array) -> tuple[Array, Array]:
-    """Returns each window's maximum and its index: the first of equals, as in the native form."""
+    """Returns each window's maximum and its index, the lowest if several values are equal."""
     largest, *others = [
         pixels_at(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
@@ -74,7 +74,7 @@ def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     )
 
     def where_largest(row: int, column: int) -> Array:
-        """Returns the gradient of the pixels at this row and column of their windows."""
+        """Returns gradients for one row and column of all windows: 0 if a maximum is elsewhere."""
         down, right = row == 0, column == 0
         shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
         return jnp.where(at == 3 * row + column, shifted, 0)
@@ -86,10 +86,10 @@ max_of_windows.defvjp(_max_forward, _max_backward)
 
 
 def _interleave(part: Callable[[int, int], Array]) -> Array:
-    """Assembles a picture from its even and odd rows and columns.
+    """Assembles an array from its even and odd rows and columns.
 
     With a stride of 2, even rows and columns are in the middle of a window, and odd ones are at the
-    end of a window and at the beginning of the next.
+    end of one window and at the beginning of the next.
     """
     middle, ends = (1,), (2, 0)
     rows = [
@@ -104,7 +104,7 @@ def _interleave(part: Callable[[int, int], Array]) -> Array:
 def average_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes 2x2 means with stride 2; at the end of an odd side, means of fewer pixels.
+    """Takes 2x2 means with stride 2; at the end of an odd side, takes means of fewer pixels.
 
     Example:
         >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()
@@ -113,7 +113,7 @@ def average_pool(
     with jax.named_scope("average_pool"):
         for axis in (1, 2):
             if x.shape[axis] % 2:
-                # A pixel's mean with itself is that pixel.
+                # The mean of a pixel and itself is that pixel.
                 last = lax.slice_in_dim(x, -1, None, axis=axis)
                 x = jnp.concatenate([x, last], axis)
         batch, height, width, channels = x.shape

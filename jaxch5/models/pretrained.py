@@ -1,4 +1,4 @@
-"""Pretrained weights: ImageNet's from the Hugging Face hub, and files of weights."""
+"""Loads pretrained weights from the Hugging Face hub and from files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from jaxch5.view import WHOLE, View
 
 
 class Pretrained(NamedTuple):
-    """Holds weights, with what belongs to them.
+    """Holds weights and what is known about them.
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: Normalization that they were trained with.
-        classes: Names of their head's classes; None where they are not known.
+        normalization: Mean and deviation in their training; the architecture's if not known.
+        classes: Names of their head's classes; None if these are not known.
         origin: Where they come from, for messages.
         normalized_by: Where the normalization is stated, for messages.
-        left_out: Entries of the file that belong to neither the body nor a head known here.
+        left_out: Names of the file's entries that belong to neither the body nor a known head.
         others: Other parts of the file that hold a network.
-        view: The part of each picture that they were tested on; all of it if that is not known.
-        licence: Their licence; None where it is not known.
-        remarks: What else should be said about them.
+        view: View with which they were tested; `WHOLE` if it is not known.
+        licence: Their licence; None if it is not known.
+        remarks: Other facts about them that a message should state.
     """
 
     variables: dict[str, PyTree]
@@ -60,17 +60,17 @@ def from_hub(
     weights: str = "imagenet",
     normalization: Normalization | None = None,
 ) -> Pretrained:
-    """Returns weights of an architecture, fetched once into the hub's cache.
+    """Returns an architecture's weights from the hub's cache, into which they are fetched once.
 
     Args:
         arch: The architecture.
         cache: Folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
         endpoint: Address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: Mean and deviation in the weights' training; None takes what is stated.
+        normalization: Mean and deviation in the weights' training; None takes those that are known.
 
     Raises:
-        WeightsError: There are none, or they are not cached and the hub does not serve them.
+        WeightsError: The weights do not exist, cannot be fetched or read, or do not fit.
     """
     spec = spec_of(arch)
     place = place_of(weights, spec)
@@ -81,7 +81,7 @@ def from_hub(
 
 
 def holds_weights(folder: Path) -> bool:
-    """Checks whether a folder holds a file of weights, as a repository of the hub does."""
+    """Checks whether a folder holds a file of weights named as in a repository of the hub."""
     return any((folder / name).is_file() for name in FILES)
 
 
@@ -94,22 +94,22 @@ def from_file(
     one: bool = False,
     hub: HubWeights | None = None,
 ) -> Pretrained:
-    """Reads weights: `.safetensors`, or PyTorch's (`.pth`, `.pt`) with the extra `torch`.
+    """Reads a file of weights: `.safetensors`, or `.pth` and `.pt` with the extra `torch`.
 
-    A safetensors file may state in its metadata, as JSON, its `mean`, `std` and `classes`; a file
-    that `export` writes does. timm's `config.json` is read if it is beside the file.
+    The metadata of a safetensors file may state `mean`, `std` and `classes` as JSON, as in files
+    that `export` writes. A `config.json` of timm's beside the file is read as well.
 
     Args:
-        path: The file, with the architecture's names (flax's, if it has none), or a folder like a
-            repository of the hub; `FILE#PART` names one of several state dicts that a file holds.
-        arch: The architecture that the weights should be of.
-        normalization: Mean and deviation in the weights' training; None takes what is stated.
-        beside: Whether files beside it are read; a learner's file states everything itself.
-        head: The most likely kind of head, which is looked for first.
+        path: A file with the architecture's names (flax's if the architecture has none), or a
+            folder like a repository of the hub; `FILE#PART` names one of a file's state dicts.
+        arch: The architecture that the weights should belong to.
+        normalization: Mean and deviation in the weights' training; None takes those that are known.
+        beside: Whether files beside the file are read; a learner's file states everything itself.
+        head: The most likely kind of head, which is tried first.
         one, hub: See `known_of`.
 
     Raises:
-        WeightsError: The file cannot be read, or does not fit.
+        WeightsError: A file cannot be read, files contradict each other, or the weights do not fit.
     """
     path, part = _part(path)
     if path.is_dir() and (inside := [path / name for name in FILES if (path / name).is_file()]):
@@ -148,7 +148,7 @@ def from_file(
 
 
 def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) -> Pretrained:
-    """Returns weights with positions for pictures of another size; see `ModelSpec.resample`.
+    """Returns weights adapted to pictures of another size; see `ModelSpec.resample`.
 
     Args:
         pretrained: Weights to adapt.
@@ -156,7 +156,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
         sides: Height and width of the pictures, pixels.
 
     Raises:
-        WeightsError: The positions cannot be interpolated.
+        WeightsError: Position embeddings cannot be interpolated.
     """
     flat = flatten_dict(pretrained.variables)
     try:
@@ -171,7 +171,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
 
 
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Returns arrays by their paths, joined by slashes, as names for modules without any others.
+    """Returns arrays named by their paths, joined by slashes, for modules that have no other names.
 
     Example:
         >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))

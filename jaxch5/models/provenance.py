@@ -1,6 +1,6 @@
-"""Finds what is known about weights besides their numbers: colours, classes, view and licence.
+"""Finds what is known about weights: normalization, classes, view and licence.
 
-A safetensors file may state this in its metadata, as `export` writes it. Beside a file there may be
+A safetensors file may state these in its metadata, as `export` does. Beside a file there may be
 timm's `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
 """
 
@@ -20,7 +20,7 @@ from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# A description is a page of text; anything longer is not a description.
+# Bytes. A description is about a page of text; a longer file is something else.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
@@ -65,12 +65,12 @@ class Known(NamedTuple):
     Attributes:
         normalization: Mean and deviation that they were trained with; the architecture's if those
             are not known.
-        classes: Names of their head's classes; None where they are not known.
+        classes: Names of their head's classes; None if these are not known.
         source: Where the normalization is stated, for messages.
-        view: The part of each picture that they were tested on; all of it if that is not known.
-        licence: Their licence; None where it is not known.
-        remarks: What else should be said about them.
-        outputs: Numbers of outputs that the head is said to have, each with its source.
+        view: View with which they were tested; `WHOLE` if it is not known.
+        licence: Their licence; None if it is not known.
+        remarks: Other facts about them that a message should state.
+        outputs: Numbers of outputs that the head is said to have, each preceded by its source.
     """
 
     normalization: Normalization
@@ -94,17 +94,17 @@ def known_of(
     """Reads what a file of weights and the files beside it say about the weights.
 
     Args:
-        path: The file.
-        metadata: Metadata of a safetensors file.
-        spec: The weights' architecture; a description of another architecture is ignored.
+        path: The file of weights.
+        metadata: The file's metadata, if it is a safetensors file.
+        spec: The weights' architecture; descriptions of other architectures are ignored.
         given: Mean and deviation from the settings, which take precedence.
-        beside: Whether files beside it are read.
-        one: Whether the file and its description were named together, which makes a
-            description of another architecture an error.
-        hub: What the architecture states about the weights, used unless timm describes them.
+        beside: Whether files beside the file are read.
+        one: Whether the file and its description come from the same repository or folder; a
+            description of another architecture is then an error, not ignored.
+        hub: What the `ModelSpec` states about the weights, used unless timm describes them.
 
     Raises:
-        WeightsError: The files contradict each other, or state something invalid.
+        WeightsError: A file cannot be read, states something invalid, or contradicts another.
     """
     try:
         said = Metadata.model_validate(metadata)
@@ -194,7 +194,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Returns the known keys of a description; none if the file is not a description."""
+    """Returns a description's known keys with their values; {} if the file is not a description."""
     try:
         if not file.is_file():
             return {}
@@ -208,7 +208,7 @@ def _read(file: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         return {}
-    # timm's keys, which older files have at the top level; then the names of transformers.
+    # timm's keys, which older files have at the top level; below, those of transformers.
     within = values.get("pretrained_cfg")
     network = {key: values[key] for key in OF_NETWORK if key in values}
     values = values | (within if isinstance(within, dict) else {}) | network

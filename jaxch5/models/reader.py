@@ -1,4 +1,4 @@
-"""Reads files of weights as arrays by name, whichever library wrote them; nothing is executed."""
+"""Reads named arrays from safetensors and PyTorch files, without executing anything in them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NEEDS_TORCH = (
     "reading it needs PyTorch (pip install -e '.[torch]' in jaxch5's folder, or pip install "
     "torch), or take .safetensors"
 )
-# What timm, fastai, Lightning and scripts store beside the weights: options, scores and paths. They
-# are read as placeholders, so that no such object is created.
+# Types that timm, fastai, Lightning and scripts store with the weights: options, scores and paths.
+# They are read as placeholders, so that no such object is created.
 IGNORED = (
     "argparse.Namespace",
     "fastcore.foundation.L",
@@ -37,7 +37,7 @@ IGNORED = (
 
 # Depth to which nested dictionaries are entered.
 DEEPEST = 10
-# These are read as dictionaries, because a pickle fills them after it has created them.
+# Types that are read as dictionaries, because a pickle creates such an object before filling it.
 DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -46,7 +46,7 @@ DICTIONARIES = (
 
 
 class Ignored:
-    """Stands for an object that is not a weight, and ignores all that it is given."""
+    """Stands for an object that is not a weight, and ignores its arguments and its state."""
 
     def __init__(self, *values: Any) -> None:
         pass
@@ -56,11 +56,11 @@ class Ignored:
 
 
 def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns what a file of weights holds, and its metadata.
+    """Returns the arrays in a file of weights, and the file's metadata.
 
     Returns:
-        Arrays in PyTorch's layouts by dotted names, including those of nested dictionaries, and
-        the metadata of a safetensors file.
+        Arrays by dotted names, including those in nested dictionaries, and the metadata of
+        a safetensors file, or {} if there is none.
 
     Raises:
         WeightsError: There is no such file, or it cannot be read.
@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     from safetensors import SafetensorError, safe_open
 
     try:
-        # Not as NumPy, the other framework that is always installed: it does not know bfloat16.
+        # Not NumPy, the other framework that is always installed: it has no bfloat16.
         with safe_open(path, framework="flax") as file:
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
@@ -138,7 +138,7 @@ def _as_array(tensor: Any, name: str) -> np.ndarray:
 
 
 def reason_of(error: Exception) -> str:
-    """Returns an error's kind, which may be all it tells, and the first line of its message."""
+    """Returns the name of an error's type, and the first line of its message if it has one."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
@@ -154,7 +154,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
     seen: set[int] = set()
 
     def enter(tree: Mapping[Any, Any], prefix: str, depth: int) -> None:
-        # Whoever wrote the file chose how deep it is, and whether it contains itself.
+        # A file can be nested to any depth, and its dictionaries can contain themselves.
         if id(tree) in seen or depth > DEEPEST:
             return
         seen.add(id(tree))
@@ -210,13 +210,13 @@ def as_floats(value: Any, name: str) -> np.ndarray:
     """Returns a tensor as float32.
 
     Raises:
-        WeightsError: The tensor holds no floats.
+        WeightsError: The tensor's numbers are not floats.
     """
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise WeightsError(
             f"{name} holds {array.dtype}, not floats: take weights before they are quantized"
         )
-    # What exceeds float32 becomes infinite, and is refused as such.
+    # Numbers beyond float32's range become infinite, which `refuse_not_finite` refuses later.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)

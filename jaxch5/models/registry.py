@@ -1,6 +1,6 @@
-"""Finds architectures by name: ours, those that were registered, and those at import paths.
+"""Finds architectures by name: the package's own, registered ones, and those at import paths.
 
-Ours are imported on demand, so that listing their names costs nothing.
+The package's own are imported on demand, so that listing their names costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Import paths of our own specifications. An architecture consists of its file and its name here.
+# Import paths of the package's own specifications; adding one takes a file and a name here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
 _CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
@@ -32,18 +32,18 @@ _registered: dict[str, ModelSpec] = {}
 
 
 def architectures() -> tuple[str, ...]:
-    """Returns the names of all architectures: ours, and those that were registered."""
+    """Returns the names of all architectures: the package's own, then the registered ones."""
     return (*OURS, *_registered)
 
 
 def register(spec: ModelSpec) -> None:
-    """Makes an architecture known by its name, in this process.
+    """Makes an architecture known by its name within this process.
 
-    A `ModelSpec` itself can be passed wherever an architecture's name can, and an import path to it
-    (`package.module:SPEC`) in a configuration; neither has to be registered.
+    Without registration, a `ModelSpec` can be passed wherever an architecture's name can, and a
+    configuration can name its import path (`package.module:SPEC`).
 
     Args:
-        spec: Architecture.
+        spec: Architecture to register.
 
     Raises:
         ConfigError: Another architecture has this name.
@@ -76,8 +76,8 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
 
     Args:
         arch: Name, import path, specification, or your own module.
-        modules: Names of the top-level modules of your own module, if they are known; if
-            they are a ResNet's names, the module has a ResNet's stages.
+        modules: Names of your module's top-level modules, if they are known; with a
+            ResNet's names, your module is treated as having a ResNet's stages.
 
     Raises:
         ConfigError: There is no such architecture, or another one has its name.
@@ -111,7 +111,7 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
     if name in OURS:
         return _known(name)
     resnet = _known("resnet18")
-    # A network with a ResNet's names has its groups; any other body is frozen as a whole.
+    # A network with a ResNet's names has a ResNet's groups; any other body is frozen as a whole.
     like = "layer4_0" in modules
     stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
 
@@ -133,23 +133,23 @@ def create_model(
 ) -> nn.Module:
     """Builds a classifier of normalized pictures [B, H, W, 3].
 
-    It is a linen module, called as `model.apply(variables, x, train=bool)`.
+    The classifier is a linen module, called as `model.apply(variables, x, train=bool)`.
 
     Args:
-        arch: Architecture: one of `architectures()`, an import path or
-            a `ModelSpec`; or your own linen module, returned unchanged, or an nnx module,
-            which flax's bridge turns into a linen one.
+        arch: An architecture, namely one of `architectures()`, an import path or
+            a `ModelSpec`; or your own module: a linen module is returned unchanged, and
+            flax's bridge turns an nnx module into a linen module.
         num_classes: Number of logits.
         head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
             both.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
         remat: Whether a block's activations are recomputed for the gradient, which takes less
-            memory and more time (Chen et al., 1604.06174); not for your own module.
-        drop_path: Share of the items for which training leaves out the last block of a ConvNeXt or
-            a ViT, linearly fewer for earlier blocks (stochastic depth, Huang et al., 1603.09382).
+            memory and more time (Chen et al., 1604.06174); ignored for your own module.
+        drop_path: Rate of stochastic depth (Huang et al., 1603.09382) in the last block of a
+            ConvNeXt or a ViT; it rises linearly from 0 in the first block.
 
     Raises:
-        ConfigError: There is no such architecture or head, or it does not take these settings.
+        ConfigError: The architecture or head does not exist, or `arch` does not take a setting.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -193,7 +193,7 @@ def _as_linen(module: Any) -> nn.Module:
 
     if isinstance(module, linen.Module):
         return module
-    # Checked without importing nnx, which some releases of flax cannot do with a newer jax.
+    # Checked without importing nnx: some releases of flax cannot import it with a newer jax.
     if not any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
         raise ConfigError(
             f"arch = {module!r}: should be a name, a ModelSpec or a module, and is of type "

@@ -1,9 +1,9 @@
 """ResNets (He et al., 1512.03385) in Flax, with torchvision's layout, initialization and numerics.
 
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights,
-batch statistics and logits are float32, whatever the type of the computation. Modules carry
-torchvision's names, and those of a ResNet-D (He et al., 1812.01187) carry timm's. A ResNet-D has a
-stem of three 3x3 convolutions, and shortcuts that average-pool where the map shrinks.
+batch statistics and logits are float32, whatever the type of the computation. Modules have
+torchvision's names. A ResNet-D (He et al., 1812.01187), whose modules have timm's names, has a stem
+of three 3x3 convolutions, and shortcuts that average-pool where the map shrinks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class Conv(nn.Module):
-    """A convolution without bias, initialized as torchvision's are."""
+    """A convolution without bias, initialized as in torchvision."""
 
     features: int
     size: int
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 convolution that narrows, a 3x3 one, a 1x1 one that widens, and a shortcut."""
+    """A 1x1 convolution to fewer channels, a 3x3 one, a 1x1 one to more, and a shortcut."""
 
     width: int
     stride: int
@@ -126,11 +126,11 @@ class ResNet(nn.Module):
         num_classes: Number of logits.
         head: A key of `HEADS`.
         dtype: Type of the computation; weights, statistics and logits are float32.
-        frozen_stages: Number of stages, counted from the stem on, that use their running statistics
-            in training as well, and do not update them.
+        frozen_stages: Number of stages, counted from the stem, that use their running statistics in
+            training too, and do not update them.
         remat: Whether a block's activations are recomputed for the gradient, rather than kept in
             memory.
-        leaves_sums: Whether the caller can sum gradients over devices; see `by_rows`.
+        leaves_sums: Whether kernels' gradients can be left for the caller to sum; see `by_rows`.
     """
 
     leaves_sums: ClassVar[bool] = True
@@ -165,8 +165,8 @@ class ResNet(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# PyTorch's names of the heads' layers: that of torchvision's only layer, and the numbers of
-# fastai's; the numbers left out are layers without weights (pooling, flattening, dropout, ReLU).
+# PyTorch's names for the layers of heads: numbers in fastai, `fc` in torchvision. Numbers that are
+# missing here are layers without weights (pooling, flattening, dropout, ReLU).
 OF_HEADS = {
     "head.bn1": "head.2",
     "head.fc1": "head.4",
@@ -179,7 +179,7 @@ CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6
 
 
 def torchvision_name(path: VariablePath) -> str:
-    """Returns torchvision's name of a variable, which is also timm's.
+    """Returns the name of a variable in torchvision, which is the same in timm.
 
     Example:
         >>> torchvision_name(("batch_stats", "layer2_0", "downsample_1", "mean"))
@@ -196,7 +196,7 @@ NAMES = Names(
     torchvision_name,
     whose="torchvision's, timm's or fastai's",
     others={
-        # In fastai a network is a sequence of two modules: its body, 0, and its head, 1.
+        # In fastai a network is a sequence of two modules: its body is 0, and its head is 1.
         "fastai": {name: f"0.{number}" for name, number in CHILDREN.items()} | {"head": "1"},
         "children": CHILDREN,
     },
@@ -205,7 +205,7 @@ NAMES_D = Names(torchvision_name, whose="timm's")
 
 
 def blocks_of(names: Collection[str]) -> tuple[int, ...]:
-    """Returns how many blocks each of the four stages has.
+    """Returns how many blocks each of the four stages has, judging by the names of weights.
 
     Example:
         >>> blocks_of({"layer1.0.conv1.weight", "layer1.1.conv1.weight", "layer2.0.conv1.weight"})
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31: the licence that timm states, and the side, crop and filter to test with.
+# Tags of timm 1.0.31, with the licence that timm states, and the size, crop and filter for tests.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

@@ -1,7 +1,7 @@
 """Describes an architecture: all that the rest of the package needs to know, in one place.
 
-Groups of layers, freezing, weight decay, weights of other libraries, learners' files and the
-transfer profile follow from a `ModelSpec`; `jaxch5.models.registry` finds one by its name.
+Groups of layers, freezing, weight decay, conversion of other libraries' weights, learners' files
+and the transfer profile all rely on a `ModelSpec`, which `jaxch5.models.registry` finds by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # A variable's path through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
 VariablePath = tuple[str, ...]
-# The stages of a network that names none: whatever is not its head is its body.
+# The stages of a network whose `ModelSpec` names none: all modules but the head are the body.
 BODY_AND_HEAD = ("body", "head")
 HEAD = "head"
 # Names of layers' variables in PyTorch.
@@ -51,11 +51,11 @@ class LastMap(NamedTuple):
     """Says which output inside a network is the map that shows where the network looks.
 
     Attributes:
-        module: Name of the module that returns the map, its parents' first: "blocks_11/norm1".
-            "" takes the last module that returns a map [batch, height, width, channels].
-        tokens: Number of tokens before the patches', if the map is [batch, tokens, channels].
+        module: Path of the module that returns the map, such as "blocks_11/norm1". "" takes
+            an outermost module that returns [batch, height, width, channels]; see `find_map`.
+        tokens: Number of tokens before the patches, if the map is [batch, tokens, channels].
         corner: Whether the map's first pixel stands for the picture's first pixel, as it does where
-            strided convolutions pad all sides alike, rather than for the middle of several.
+            strided convolutions pad all sides alike, rather than for the middle of several pixels.
 
     Example:
         >>> LastMap("blocks_11/norm1", tokens=1).corner
@@ -80,8 +80,8 @@ class HubWeights(NamedTuple):
             state it; None if it is not known.
         licence: Licence of the weights; None if none is stated.
         size: Side of the pictures that the weights are tested on, pixels.
-        crop: Side of these pictures as a share of the short side that they are cut from.
-        interpolation: Filter that resizes these pictures.
+        crop: Side of such a picture as a share of the short side of the one that it is cut from.
+        interpolation: Filter with which pictures are resized for the test.
         normalization: Mean and deviation used in training; None means the architecture's.
 
     Example:
@@ -100,7 +100,7 @@ class HubWeights(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """The name's part after the dot, which tells how and on what the weights were trained."""
+        """The part of `repository` after the dot, which tells how the weights were trained."""
         return self.repository.partition(".")[2]
 
 
@@ -116,14 +116,14 @@ def torch_name(path: VariablePath) -> str:
 
 
 def torch_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in PyTorch's axis order, outputs and inputs first; other values as given."""
+    """Returns a kernel in PyTorch's axis order, outputs and inputs first; other arrays as given."""
     last = value.ndim - 1
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(last, last - 1, *range(last - 1)) if is_kernel else value
 
 
 def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in flax's axis order, inputs and outputs last; other values as given."""
+    """Returns a kernel in flax's axis order, inputs and outputs last; other arrays as given."""
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(*range(2, value.ndim), 1, 0) if is_kernel else value
 
@@ -157,7 +157,7 @@ class ModelSpec:
     """Describes an architecture: how a network is built, and what can be done with it.
 
     The network is a linen module, called as `module.apply(variables, x, train=bool)` on normalized
-    pictures [B, H, W, 3]; its last layers, which belong to the classes, are in its module `head`.
+    pictures [B, H, W, 3]; its last layers, which compute the logits, are in its module `head`.
 
     Attributes:
         name: Name in configurations, checkpoints and learners' files.
@@ -167,23 +167,23 @@ class ModelSpec:
             among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage. None takes the stage
-            with this name, or with the part of it before an underscore, else the first stage.
-        fastai: Number of stages, earliest first, in each group of `groups="fastai"`; () makes two
-            groups, the head and everything before it.
+            whose name the module has, alone or before an underscore; else the first stage.
+        fastai: Number of stages in each group of `groups="fastai"`, earliest group first; () makes
+            two groups, the body and the head.
         heads: Heads that the network can be built with, first the one of its ImageNet weights; ()
-            stands for its own head alone.
+            if there is no choice.
         frozen: Function from a module and a number of stages to a module in which that many first
             stages use their running statistics in training too; `train_bn=False` needs it for a
             module with such statistics.
-        no_decay: Parameters, by the last part of their path, that weight decay leaves alone besides
-            biases and vectors.
+        no_decay: Parameters, by the last part of their path, that have no weight decay; biases and
+            vectors never have any.
         names: Names of its variables in other libraries; by default PyTorch's for the same modules.
         weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
         size: Side of a picture with which the network can be initialized, pixels.
         family: Name of its kind, for messages, such as "ResNet".
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
-            belongs to exactly this architecture; None decides by how many names are missing.
+            belongs to exactly this architecture; None compares the entries' names.
         import_path: Import path that named the architecture, if any; a learner's file records it.
         resample: Parameters, by the last part of their path, whose inner axes depend on the size of
             pictures, each with a function from its value and the height and width of other pictures
@@ -270,7 +270,7 @@ class ModelSpec:
 
 
 def with_frozen_stages(module: nn.Module, stages: int) -> nn.Module:
-    """Returns a module with another value of its attribute `frozen_stages`; see `ModelSpec.frozen`.
+    """Returns a copy of a module with `frozen_stages` set to `stages`; see `ModelSpec.frozen`.
 
     Raises:
         ConfigError: The module has no such attribute.

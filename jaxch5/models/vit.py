@@ -35,7 +35,7 @@ near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
 
 
 class Block(nn.Module):
-    """Attention among the tokens, then two layers for each token; both parts add to their input."""
+    """Attention among the tokens, then an MLP for each token; each of the two adds to its input."""
 
     heads: int
     layer_scale: float
@@ -62,19 +62,19 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A class token followed by the patches as tokens, then blocks, and a head.
+    """A vision transformer: a class token and a token for each patch, then blocks and a head.
 
     Attributes:
         arch, num_classes: Name of the architecture, for messages; number of logits.
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
-        registers: Further tokens (Darcet et al., 2309.16588); if any, only patches have positions.
+        registers: Register tokens (Darcet et al., 2309.16588); if any, only patches have positions.
         layer_scale: Initial factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
-        head: "linear", on the class token, as pretrained; or "concat_pool", fastai's layers on the
-            class token beside the mean of the patches.
+        head: "linear", on the class token, as in pretraining; or "concat_pool", fastai's layers on
+            the class token concatenated with the mean of the patches.
         dtype: Type of the computation.
         remat: Whether a block's activations are recomputed for the gradient, rather than kept.
-        drop_path: Share of items that skip the last block in training, linearly fewer before it.
+        drop_path: Rate of stochastic depth in the last block, rising linearly from 0 at the first.
     """
 
     arch: str

@@ -30,7 +30,7 @@ from jaxch5.models.registry import spec_of
 from jaxch5.models.spec import ModelSpec, VariablePath
 from jaxch5.util.text import counted
 
-# PyTorch counts batches in this entry; with its default momentum it never reads the count.
+# PyTorch's batch norm counts batches in this entry, and reads the count only if momentum is None.
 COUNTER = "num_batches_tracked"
 
 
@@ -41,16 +41,16 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
     `head.` whose layers are numbered as in fastai's `create_head` becomes a `concat_pool` head.
 
     Args:
-        state_dict: PyTorch's names and array-likes in PyTorch's layouts: convolutions
+        state_dict: Array-likes by PyTorch's names, in PyTorch's layouts: convolutions
             [out, in, height, width], linear layers [out, in].
         arch: Name of an architecture, or a `ModelSpec`.
 
     Returns:
-        `{"params": ..., "batch_stats": ...}`, bit for bit the same numbers; without `head` if
-        the state dict has none.
+        `{"params": ..., "batch_stats": ...}` in float32, which changes no bit of float32 numbers;
+        without `head` if the state dict has none.
 
     Raises:
-        WeightsError: An entry is missing, misshapen, not finite, or foreign to the architecture.
+        WeightsError: An entry is missing, misshapen, not of finite floats, or foreign to `arch`.
 
     Example:
         >>> from functools import partial
@@ -81,8 +81,8 @@ def import_network(
         head: The most likely kind of head; see `heads_of`.
 
     Returns:
-        The variables, and the names of entries that belong neither to the body nor to a head known
-        here, such as those of a projection head.
+        The variables, and the names of entries that belong to neither the body nor a known head,
+        such as those of a projection head.
 
     Raises:
         WeightsError: As in `import_state_dict`.
@@ -120,15 +120,15 @@ def export_state_dict(
 ) -> dict[str, np.ndarray]:
     """Returns a state dict with PyTorch's names and layouts; see `import_state_dict`.
 
-    With a linear head, torchvision's and timm's ResNets load it with `strict=True`. With a
-    `concat_pool` head, load the entries that do not begin with `head.` into their bodies, and the
-    others, without that prefix, into fastai's `create_head`.
+    With a linear head, torchvision's and timm's ResNets load the result with `strict=True`. With a
+    `concat_pool` head, load the entries whose names begin with `head.`, without this prefix, into
+    fastai's `create_head`, and the other entries into the body of such a ResNet.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
         library: Which of `Names.others` to use, such as "fastai" (`vision_learner`); "" uses none.
-        head: The most likely kind of head, which is looked for first.
+        head: The most likely kind of head, which is tried first.
 
     Raises:
         WeightsError: The variables are not those of `arch`.
@@ -147,7 +147,7 @@ def export_state_dict(
     flat = flatten_dict(jax.device_get(dict(variables)))
     renamed = names.others[library] if library else {}
     given = {path: names.written(path, np.asarray(value)) for path, value in flat.items()}
-    # Finds which of several heads the variables have.
+    # Finds out which of the possible heads the variables have.
     for kind in heads_of(spec, head):
         expected = entries_of(spec, kind)
         if {entry.path for entry in expected} == flat.keys():
@@ -170,10 +170,10 @@ def export_state_dict(
 
 
 def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
-    """Checks whether a state dict has a head: at least half of the head's tensors.
+    """Checks whether a state dict has a head, even if some of the head's tensors are missing.
 
-    At least half of those it has need the usual widths. A layer norm alone, as timm writes it for a
-    network without classes, is not a head.
+    At least half of the head's tensors must be there, and at least half of those must have the
+    usual widths. A layer norm alone, as timm writes for a network without classes, is not a head.
     """
     here = [entry for entry in heads if entry.name in entries]
 
@@ -189,7 +189,7 @@ def _has_head(heads: list[Entry], entries: Mapping[str, Any]) -> bool:
 
 
 def _counted(entries: Iterable[Entry], tensors: Mapping[str, Any]) -> list[Entry]:
-    """Returns entries with the number of classes that the tensors have, or 1 if none shows it."""
+    """Returns entries with `MARK` replaced by the tensors' number of classes, or 1 if unknown."""
     of_classes = (e for e in entries if MARK in e.shape and tensors.get(e.name) is not None)
     count = 1
     if (first := next(of_classes, None)) is not None:
@@ -212,7 +212,7 @@ def _fits(
 
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
-        # A single name says enough; several mean an incomplete file, or another kind of network.
+        # One name says enough; several mean an incomplete file, or another kind of network.
         kind = f"the file is incomplete, or holds another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

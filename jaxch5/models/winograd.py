@@ -1,10 +1,10 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
-Four outputs of three taps are four coefficients of a product of polynomials. Polynomials can be
-multiplied by taking their values at some points, multiplying these, and recovering coefficients
-from them. This takes six products, the sixth for the leading coefficients; plain sums take twelve
-(Toom and Cook; Winograd, 1980). In both directions it takes 36 for 16 outputs, not 144. Each of the
-36 is a matrix product over all tiles of 4x4 outputs and all channels (Lavin and Gray, 1509.09308).
+In one dimension, four outputs of three taps are coefficients of a product of polynomials, which can
+be computed from the polynomials' values at some points. This takes six multiplications (five points
+and the leading coefficients) where plain sums take twelve (Toom and Cook; Winograd, 1980). In two
+dimensions, a tile of 4x4 outputs takes 36, not 144. Each of the 36 is done for all tiles and
+channels together, as one matrix product (Lavin and Gray, 1509.09308).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TAPS, TILE = 3, 4
-# Small, so that their powers lose no digits; in pairs of opposites, for more zeros in matrices.
+# Small, so that powers lose no digits; in pairs of opposite sign, for more zeros in the matrices.
 POINTS = (0, 1, -1, 2, -2)
 SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a tile's matrices: for its inputs, for the taps, and from products to its outputs."""
+    """Returns the matrices for a tile's inputs, for the taps, and from products to outputs."""
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    # Coefficients, constant first, of polynomials that are zero at all points but one, or at all.
+    # Coefficients, constant first, of polynomials that are zero at all points but one, or at all 5.
     inputs = [[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(points)[::-1]]
     powers, last = np.vander(points, TILE, increasing=True), np.eye(TILE)[-1:]
     taps = np.concatenate([powers[:, :TAPS] / np.array(scales)[:, None], last[:, -TAPS:]])
@@ -38,7 +38,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 INPUT, _KERNEL, OUTPUT = _matrices()
-# Both directions at once. In the index over the 36, the columns' part is outer, as in `_places`.
+# For both dimensions. The 36 are ordered by column, then by row, as `_places` orders them.
 KERNEL = np.einsum("pa,qb->qpab", _KERNEL, _KERNEL).reshape(SIZE**2, TAPS**2)
 OUTPUTS = np.einsum("ip,jq->ijqp", OUTPUT, OUTPUT).reshape(TILE**2, SIZE**2)
 
@@ -50,7 +50,7 @@ def winograd(
 ) -> Float[Array, "batch height width out_channels"]:
     """Convolves with one zero of padding on each side and stride 1, in float32.
 
-    Its errors are some 3e-6 of the outputs' standard deviation; those of plain sums are 1e-7.
+    Its errors are about 3e-6 of the outputs' standard deviation; those of plain sums are 1e-7.
 
     Example:
         >>> y = winograd(jnp.ones((1, 4, 6, 3)), jnp.ones((3, 3, 3, 5)))
@@ -75,7 +75,7 @@ winograd.defvjp(_forward, _backward)
 
 @partial(jax.jit, static_argnames="turned")
 def _convolve(x: Array, kernel: Array, turned: bool = False) -> Array:
-    """Convolves; if `turned`, from outputs to inputs with a rotated kernel, for the gradient."""
+    """Convolves; if `turned`, turns the outputs' gradients into those of the inputs."""
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
     taps, product = (KERNEL[:, ::-1], times_transposed) if turned else (KERNEL, jnp.matmul)
     kernels = (taps @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
@@ -91,7 +91,7 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     below, right = TILE * rows - height, TILE * columns - width
     outputs = jnp.pad(cotangent, ((0, 0), (0, below), (0, right), (0, 0)))
     places = _places(OUTPUT.T, outputs, rows, columns)
-    # Transposed first: a product that reads its inputs transposed takes three times as long.
+    # Transposed in memory first: a product that transposes while reading takes three times as long.
     inputs = lax.optimization_barrier(_inputs(x).mT)
     products = jnp.matmul(inputs, places)
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
@@ -112,14 +112,14 @@ def _inputs(x: Array) -> Array:
 
 
 def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
-    """Multiplies a matrix by every tile in both directions, which gives [36, tiles, channels].
+    """Multiplies a matrix by every tile in both dimensions, which gives [36, tiles, channels].
 
     A tile begins at every fourth pixel, and its side has as many pixels as the matrix has columns.
     """
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
     x = _combine(matrix, [x[None, :, place : place + below : TILE] for place in range(size)])
-    # Keeps two short sums apart: if they were fused, each of the 36 would be a sum of 16.
+    # Keeps the sums for rows and columns apart: fused, each of the 36 would add up to 16 terms.
     x = lax.optimization_barrier(x)
     parts = [x[:, :, :, place : place + right : TILE] for place in range(size)]
     return _combine(matrix, [part.reshape(SIZE, -1, channels) for part in parts])
@@ -130,7 +130,7 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    The library that multiplies copies the second matrix, row by row. If the second is the larger
+    The library that multiplies copies the second matrix, row by row. If that matrix is the larger
     one, it is faster to exchange the two and transpose the result.
 
     Example:

@@ -1,4 +1,4 @@
-"""Groups of layers, earliest first: which are frozen, and at which rate each is trained.
+"""Groups of layers, earliest first, which can be frozen or have learning rates of their own.
 
 Source: discriminative learning rates and gradual unfreezing, Howard and Ruder, 1801.06146; the
 groups `fastai` are those of fastai's `vision_learner`.
@@ -22,7 +22,7 @@ class Groups(NamedTuple):
 
     Attributes:
         names: Names of the groups.
-        of: Function from a top-level module to the number of its group.
+        of: Function from the name of a top-level module to the index of its group.
         sizes: Number of stages in each group.
     """
 
@@ -34,11 +34,11 @@ class Groups(NamedTuple):
 def groups_of(
     stages: Sequence[str], stage_of: Callable[[str], str], sizes: Sequence[int]
 ) -> Groups:
-    """Returns groups of stages.
+    """Divides the stages of a network into groups.
 
     Args:
         stages: Names of the stages, earliest first.
-        stage_of: Function from a top-level module to its stage.
+        stage_of: Function from the name of a top-level module to its stage.
         sizes: Number of stages in each group.
 
     Example:
@@ -57,7 +57,7 @@ def groups_of(
 
 
 def labels(params: PyTree, groups: Groups) -> PyTree:
-    """Returns the number of each parameter's group, as `optax.multi_transform` takes it.
+    """Returns the index of each parameter's group, as labels for `optax.multi_transform`.
 
     Example:
         >>> groups = Groups(("body", "head"), lambda module: int(module == "head"))
@@ -74,9 +74,9 @@ def frozen_paths(
 
     Args:
         variables: The network's `params`, and the running statistics in `batch_stats`, which mark
-            batch norms. Other norms have no statistics, and freeze with the layers around them.
-        groups: Groups of its layers.
-        frozen_to: Number of the first group that is not frozen; 0 freezes none.
+            batch norms. Other norms have no statistics, and are frozen with the layers around them.
+        groups: Groups of the network's layers.
+        frozen_to: Index of the first group that is not frozen; 0 freezes none.
         train_bn: Whether batch norms in frozen groups are trained nevertheless, as in fastai.
 
     Example:
@@ -97,7 +97,7 @@ def frozen_paths(
 
 
 def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyTree]:
-    """Splits parameters into the trained and the frozen ones, a tree each; `merge` joins them.
+    """Splits parameters into a tree of trained and a tree of frozen ones; `merge` joins the two.
 
     Example:
         >>> partition({"a": {"w": 1}, "b": {"w": 2}}, frozenset({("a", "w")}))
@@ -109,7 +109,7 @@ def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyT
 
 
 def merge(trained: PyTree, frozen: PyTree) -> PyTree:
-    """Joins the two trees that `partition` returns.
+    """Joins a tree of trained and a tree of frozen parameters, as `partition` returns them.
 
     Example:
         >>> merge({"a": {"w": 1}}, {"b": {"w": 2}})

@@ -39,7 +39,7 @@ WD = 0.01
 CLIP = 0.0
 ACCUMULATE = 1
 
-# Functions that make the direction of a step, before it is multiplied by a rate.
+# Functions that return a transformation from gradients to steps; a rate scales the steps later.
 OPTIMIZERS: dict[
     str, Callable[[ArrayLike, optax.GradientTransformation], optax.GradientTransformation]
 ] = {
@@ -73,7 +73,7 @@ def make_optimizer(
         lr: Learning rate, or a sequence of rates, one for each group.
         momentum: Decay of the first moment.
         wd: Weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
-        labels: Function that returns the number of each parameter's group; None makes one group.
+        labels: Function that returns the index of each parameter's group; None makes one group.
         clip: Largest norm of all gradients together; 0 does not clip.
         accumulate: Number of steps whose mean gradient makes one update.
         no_decay: Further parameters, by the last part of their path, that do not decay.
@@ -109,10 +109,10 @@ def make_optimizer(
 
 
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns an optimizer that collects gradients, and updates by their mean when that is due.
+    """Returns an optimizer that collects gradients, and applies their mean when an update is due.
 
-    It is an `optax.MultiSteps` whose number of steps until an update is set before each step: see
-    `with_update_due`.
+    It is an `optax.MultiSteps`; before each step, `with_update_due` has to set in its state whether
+    an update is due.
     """
     return optax.MultiSteps(optimizer, lambda steps: steps).gradient_transformation()
 
@@ -120,7 +120,7 @@ def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 def with_update_due(
     opt_state: optax.OptState, step: int | jax.Array, accumulate: int, steps_per_epoch: int
 ) -> optax.OptState:
-    """Tells the state of an `accumulated` optimizer whether the next gradient makes an update.
+    """Sets whether the next gradient makes an update, in the state of an `accumulated` optimizer.
 
     Every `accumulate` steps make an update, and so do the steps left at the end of an epoch.
 
@@ -144,13 +144,13 @@ def with_update_due(
     """
     place = step % steps_per_epoch
     due = ((place + 1) % accumulate == 0) | (place + 1 == steps_per_epoch)
-    # Counted in the state, not by `step`: a step that float16 had to skip has added no gradient.
+    # Gradients are counted by the state, not by `step`: a step skipped in float16 has added none.
     summed = optax.tree_utils.tree_get(opt_state, "mini_step")
     return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 
 
 def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
-    """Marks the parameters that decay: all but vectors, and biases of any shape.
+    """Marks the parameters that decay: all but scalars, vectors, and biases of any shape.
 
     Args:
         params: Parameters of a network.
@@ -183,7 +183,7 @@ def with_hyperparams(opt_state: optax.OptState, **values: jax.typing.ArrayLike) 
 
 
 def number_of_rates(opt_state: optax.OptState) -> int:
-    """Returns how many groups have a rate of their own.
+    """Returns how many learning rates an optimizer has, one for each group.
 
     Example:
         >>> import jax.numpy as jnp

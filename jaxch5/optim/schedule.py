@@ -1,4 +1,4 @@
-"""Schedules of rates: functions from a step to a value, computed on the host in float64."""
+"""Schedules of rates and of momentum, computed step by step on the host in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxch5.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
-# Defaults that functions of one cycle and of `fine_tune` share.
+# Defaults that the functions for one cycle and for `fine_tune` share.
 PCT_START = 0.25
 DIV = 25.0
 DIV_FINAL = 1e5
@@ -68,7 +68,7 @@ def one_cycle_momentum(
     pct_start: float = PCT_START,
     moms: tuple[float, float, float] = MOMS,
 ) -> Schedule:
-    """Returns momentum that falls while the one-cycle rate rises, and vice versa.
+    """Returns a momentum that falls while the one-cycle rate rises, and rises while the rate falls.
 
     Args:
         steps: Number of training steps of the whole cycle.
@@ -99,7 +99,7 @@ def even_mults(start: float, stop: float, n: int) -> list[float]:
     """Returns `n` rates from `start` to `stop` in a geometric series; the name is fastai's.
 
     Args:
-        start, stop: The first and the last rate, both above 0.
+        start, stop: First and last rate, both above 0.
         n: Number of rates, at least 1; a single rate is `stop`.
 
     Example:
@@ -116,15 +116,15 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
 
     Args:
-        lr: A float, the same for all groups; `slice(hi)`, `hi` for the last group and a tenth of it
-            for the others; `slice(lo, hi)`, spread geometrically (`even_mults`).
+        lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and a tenth
+            as much for the others; `slice(lo, hi)` is spread geometrically (`even_mults`).
         groups: Number of groups.
         layer_decay: Factor from the rate of each group to that of the group before it: group `g`,
             counted from 0, has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et al.,
-            2003.10555; Bao et al., 2106.08254). It is 1 with a slice, which sets the rates itself.
+            2003.10555; Bao et al., 2106.08254). With a slice or a single group, it must be 1.
 
     Raises:
-        ConfigError: A rate is missing or not above 0, or `layer_decay` would have no effect.
+        ConfigError: A rate is missing or not above 0, or `layer_decay` should be 1 but is not.
 
     Example:
         >>> group_rates(slice(1e-3), 3)
@@ -162,12 +162,12 @@ def fine_tune_schedule(
     div_final: float = DIV_FINAL,
     layer_decay: float = LAYER_DECAY,
 ) -> Float[np.ndarray, "steps groups"]:
-    """Returns the rates of both phases of the chapter's `fine_tune`, step by step.
+    """Returns the rates of all groups for both phases of fastai's `fine_tune`, step by step.
 
-    The first phase trains the new head alone, with one cycle to `base_lr` whose rate rises almost
-    to the end (`pct_start` 0.99, `div` 25). Frozen groups have a rate too, as fastai records it,
-    but are not trained with it. The second phase trains all groups, with one cycle each: the head's
-    to `base_lr / 2`, the earliest's to that rate / `lr_mult`, the others' spaced geometrically.
+    The first phase trains the new head in one cycle whose rate rises to `base_lr` until almost the
+    end (`pct_start` 0.99, `div` 25). Frozen groups have rates too, as in fastai's records, but are
+    not trained. The second phase trains all groups in one cycle each, with highest rates from
+    `base_lr / 2 / lr_mult` for the earliest to `base_lr / 2` for the head, spaced geometrically.
 
     Args:
         epochs: Epochs of the second phase.
@@ -182,7 +182,7 @@ def fine_tune_schedule(
             applies to both phases.
 
     Raises:
-        ConfigError: Both `lr_mult` and `layer_decay` are given.
+        ConfigError: Both `lr_mult` and `layer_decay` are given, or `group_rates` refuses a value.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -236,7 +236,7 @@ def fine_tune_momentum(
 
 
 class _Phase(NamedTuple):
-    """The arguments of `one_cycle` after the highest rate."""
+    """Holds the arguments of `one_cycle` between `lr_max` and `div_final`."""
 
     steps: int
     pct_start: float
@@ -275,7 +275,7 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
     """Returns a rate that rises and falls linearly, again and again (Smith, 1506.01186).
 
     Args:
-        lr_min, lr_max: The lowest and the highest rate.
+        lr_min, lr_max: Lowest and highest rate.
         steps_per_cycle: Steps from one lowest rate to the next.
 
     Example:
@@ -292,7 +292,7 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
 
 
 def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) -> Schedule:
-    """Returns a rate that falls by half a cosine wave, then restarts with a longer one.
+    """Returns a rate that falls by half a cosine wave and restarts, with waves that become longer.
 
     Source: Loshchilov and Hutter, 1608.03983.
 

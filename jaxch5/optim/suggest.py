@@ -1,4 +1,4 @@
-"""Learning rates that a sweep suggests: each rule derives one from (rate, loss) pairs.
+"""Suggests learning rates by several rules, from the losses of a sweep over rates.
 
 A sweep raises the rate from step to step, evenly on a logarithmic scale. The rules look at the
 smoothed losses of the steps between the noisy start and the explosion at the end.
@@ -16,7 +16,7 @@ from jaxch5.errors import ConfigError, TrainingError
 Rates = Float[np.ndarray, "steps"]
 Losses = Float[np.ndarray, "steps"]
 
-# How many of a sweep's last steps, in which the loss explodes, the rules do not look at.
+# Number of steps at the end of a sweep, where the loss explodes, that the rules ignore.
 STEPS_LEFT_OUT = 5
 FEWEST_STEPS = 8
 
@@ -24,7 +24,7 @@ FEWEST_STEPS = 8
 def valley(lrs: Rates, losses: Losses) -> float:
     """Returns a rate in the middle of the longest valley: the longest run of ever lower losses.
 
-    The run may leave out steps that are not lower. Source: fastai's `valley`.
+    The run may skip steps whose losses are not lower. Source: fastai's `valley`.
     """
     length = np.ones(len(losses), int)
     for step in range(1, len(losses)):
@@ -38,7 +38,7 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Returns the rate at the left end of the last window, moving left, whose ends differ in slope.
+    """Moves a window left while the slopes at its ends differ; returns the rate at its left end.
 
     Source: fastai's `slide`.
     """
@@ -53,17 +53,17 @@ def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005)
 
 
 def minimum(lrs: Rates, losses: Losses) -> float:
-    """Returns a tenth of the rate with the lowest loss (the chapter's first rule of thumb)."""
+    """Returns a tenth of the rate with the lowest loss (fastbook's first rule of thumb)."""
     return float(lrs[np.argmin(losses)]) / 10
 
 
 def steep(lrs: Rates, losses: Losses) -> float:
-    """Returns the rate at which the loss falls fastest, on the logarithmic scale."""
+    """Returns the rate at which the loss falls fastest, on a logarithmic scale of rates."""
     return float(lrs[np.argmin(np.diff(losses) / np.diff(np.log(lrs)))])
 
 
 def last_decrease(lrs: Rates, losses: Losses) -> float:
-    """Returns the last rate at which the loss clearly falls (the chapter's second rule of thumb).
+    """Returns the last rate at which the loss clearly falls (fastbook's second rule of thumb).
 
     "Clearly" means with at least a tenth of the steepest slope, and before the lowest loss.
     """
@@ -80,8 +80,8 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
     "last_decrease": last_decrease,
 }
 
-# The recommended rule, which is fastai's, is careful; the other, the chapter's, is bold.
-# Rates between the two are worth trying.
+# The recommended rule, fastai's default, is cautious; `minimum`, from fastbook, is bold.
+# Rates between those of the two rules are worth trying.
 RECOMMENDED, BOLD = "valley", "minimum"
 
 
@@ -130,8 +130,8 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     Args:
         lrs: Rate of each step, rising.
         losses: Smoothed loss after each step.
-        num_it: Steps that were planned for the sweep; its first tenth and the last five steps taken
-            are ignored.
+        num_it: Number of steps planned for the sweep; a tenth of this number is ignored at the
+            start, and the last five steps taken are ignored at the end.
 
     Raises:
         TrainingError: Too few steps were taken to judge by.

@@ -13,7 +13,7 @@ from jaxch5.plots.training import plot_pictures
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-# Perceptually uniform, and readable for the colour-blind.
+# Name of matplotlib's colour map: perceptually uniform, and readable for the colour-blind.
 COLORS = "viridis"
 
 
@@ -26,7 +26,7 @@ def overlay(
 
     Args:
         picture: Picture with values from 0 to 1.
-        attribution: Map that covers the picture, with values from 0 to 1, of any size.
+        attribution: Map of any size that covers the picture, with values from 0 to 1.
         alpha: Share of the map's colour in each pixel.
 
     Example:
@@ -38,7 +38,7 @@ def overlay(
     height, width = picture.shape[:2]
     sized = Image.fromarray(np.asarray(attribution, np.float32)).resize((width, height))
     colored = colormaps[COLORS](np.asarray(sized).clip(0, 1))[..., :3]
-    # Weights of brightness from ITU-R BT.601.
+    # Weights of red, green and blue in the brightness, from ITU-R BT.601.
     grey = np.asarray(picture) @ np.array([0.299, 0.587, 0.114])
     return alpha * colored + (1 - alpha) * grey[..., None]
 
@@ -48,12 +48,12 @@ def plot_attribution(
     attribution: Float[np.ndarray, "rows columns"],
     title: str,
 ) -> Figure:
-    """Draws a picture, and beside it the picture with the map over it.
+    """Draws a picture, and beside it the same picture with a map over it.
 
     Args:
         picture: Picture with values from 0 to 1.
         attribution: Map that covers the picture, with values from 0 to 1.
-        title: Title over the picture.
+        title: Title over the picture without the map.
 
     Example:
         >>> figure = plot_attribution(np.zeros((8, 8, 3)), np.ones((8, 8)), "cat 90 %")

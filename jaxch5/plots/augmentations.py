@@ -36,17 +36,18 @@ OPERATIONS = {
     "hue": ("max_hue",),
     "gray": ("p_gray",),
 }
-# A picture is first reduced to this many times the output's side, as presizing does.
+# A picture's short side is first reduced to this many times the output's, as in presizing.
 PRESIZE = 2
 
 
 def plot_augmentations(
     picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
 ) -> Figure:
-    """Draws a row for each single operation, then one for all of them together.
+    """Draws a centre crop, a row for each operation alone, and a row for all of them together.
 
-    A single operation is always applied; the last row uses the policy's probabilities. Each column
-    keeps its place along the picture's long side, which the row "position" shows.
+    In its own row, an operation is always applied, except flips and grey; the last row uses the
+    policy's probabilities. Within a column, all rows crop at the same position along the picture's
+    long side, which the row "position" shows.
 
     Args:
         picture: Path, file, PIL picture or pixels; see `read_picture`.
@@ -81,7 +82,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """Returns the policy's operations, each alone with probability 1, then all together.
+    """Returns the policy's operations, each alone (always applied, save flips and grey), then all.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
@@ -102,12 +103,11 @@ def plot_presizing(
     """Draws the same rotation, zoom and crop in two ways, side by side.
 
     On the left the picture is presized and interpolated once. On the right it is resized to the
-    network's size first, and every operation interpolates the result of the previous one: each
-    loses detail, and the rotation fills the corners with reflections, although the picture
-    continues there.
+    network's size, then interpolated by one operation after another. Each interpolation loses
+    detail, and the rotation fills the corners with reflections where the original continues.
 
     Args:
-        picture: See `plot_augmentations`; one that is not square shows the most.
+        picture: See `plot_augmentations`; a picture that is not square shows the most.
         size: Side of the network's input, pixels.
         degrees, zoom, area: The rotation, the zoom about the centre, and the share of the
             picture's area that a crop keeps.
@@ -152,14 +152,14 @@ def _one_by_one(
     frame = jnp.diag(jnp.array([size, size, 1.0]))[None]
     pictures = center(batch, size)
     for step in steps:
-        # Between operations a picture is stored as bytes, as in libraries that work on pixels.
+        # Between operations a picture is rounded to 8 bits, as in libraries that work on pixels.
         stored = jnp.round(pictures * 255).astype(jnp.uint8)
         pictures = _at_once(replace(batch, image=stored, frame=frame), [step], size)
     return pictures
 
 
 def _repeated(picture: Picture, count: int, size: int) -> Batch:
-    """Returns a batch that has one picture `count` times, with the picture itself as canvas."""
+    """Returns a batch that has one picture `count` times, on a canvas of the picture's own size."""
     from PIL import Image
 
     pixels = read_picture(picture)

@@ -1,8 +1,8 @@
 """Lays out line charts on a small canvas: the arithmetic of a chart, without its markup.
 
-The report draws them as SVG after every epoch, so they must be cheap: matplotlib chooses the ticks,
-but would take some 40 times as long to draw. The markup is in the report's template, which escapes
-all text and has colours for light and dark screens.
+The report draws its charts as SVG after every epoch, so they must be cheap: matplotlib chooses the
+ticks, but would take some 40 times as long to draw a chart. The markup is in the report's template,
+which escapes all text and has colours for light and dark screens.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Above `MOST_POINTS`, points are finer than the canvas; above `MOST_DOTS`, their dots merge.
+# With more than `MOST_POINTS`, points are finer than the canvas; above `MOST_DOTS`, dots merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
 # Values above this many times the third quartile are a spike, unless they are in the second half.
 SPIKE = 4
-# On a logarithmic scale: how many powers of ten below its peak the lowest curve is shown.
+# A logarithmic axis begins this many powers of ten below the lowest of the curves' peaks.
 DECADES_BELOW_PEAK = 2
 # Round numbers are these multiplied by powers of ten.
 STEPS = (1, 2, 5, 10)
@@ -101,7 +101,7 @@ def line_chart(
         x: X value of each point, ascending.
         series: Values of each curve by its name; a value that is not finite leaves a gap.
         x_label, y_label: Labels of the axes.
-        from_zero: Whether a linear y axis begins at 0; an early spike is then cut off at the top.
+        from_zero: Whether a linear y axis includes 0; an early spike is then cut off at the top.
         log: Whether the y axis is logarithmic; values that are not above 0 then leave gaps.
         dividers: X values at which something changes.
 
@@ -136,7 +136,7 @@ def line_chart(
     )
     lines = []
     for name, curve in curves.items():
-        # Below the axis a curve has a gap; a line along the bottom would look like a value.
+        # Below the axis a curve has a gap, since a line along the bottom would look like a value.
         curve = np.where(curve < low, np.nan, curve)
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])
@@ -163,7 +163,7 @@ def line_chart(
 
 
 def _without_spike(curves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Leaves out values far above the rest, unless they are in the second half of the curves.
+    """Yields each curve's finite values, leaving out those in its first half far above the rest.
 
     A loss that jumps in an early epoch would flatten everything else; a late jump is what the
     reader has to see.
@@ -182,14 +182,14 @@ def _linear_marks(finite: Iterable[np.ndarray], from_zero: bool) -> Float[np.nda
     everything = np.concatenate(list(finite))
     everything = everything if len(everything) else np.array([0.0, 1.0])
     low = min(0.0, everything.min()) if from_zero else everything.min()
-    # Errors that are all 0 are drawn on the axis, not halfway up.
+    # If all values are 0, as errors may be, they are drawn on the axis, not halfway up.
     high = everything.max() or (1.0 if from_zero else 0.0)
     locator = MaxNLocator(nbins=5, steps=STEPS)
     return np.asarray(locator.tick_values(*locator.nonsingular(low, high)))
 
 
 def _log_marks(finite: Mapping[str, np.ndarray]) -> Float[np.ndarray, "marks"]:
-    """Returns ticks from one power of ten to another, however deep a curve drops at its end."""
+    """Returns powers of ten as ticks; how deep a curve drops at its end does not change them."""
     peaks = [values.max() for values in finite.values() if len(values) and values.max() > 0] or [1]
     first = math.floor(math.log10(min(peaks)) + 1e-9) - DECADES_BELOW_PEAK
     last = math.ceil(math.log10(max(peaks)) - 1e-9)

@@ -14,18 +14,18 @@ from PIL import Image as PillowImage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Longest side of a picture among the top losses: twice its displayed size, for sharp screens.
+# Longest side of a single picture: twice its displayed size, for high-resolution screens.
 PICTURE_SIDE = 384
-# The browser enlarges pictures up to this side: their pixels must stay exact and sharp.
+# The browser enlarges pictures up to this side, so they are PNG: each pixel stays exact and sharp.
 TINY_SIDE = 64
-# Side of a picture on a sheet of many, which a page shows at this size.
+# Longest side of a picture on a contact sheet; a page shows the picture at this size.
 TILE_SIDE = 64
 SHEET_COLUMNS = 16
 FIGURE_DPI = 130
 
 
 class Image(NamedTuple):
-    """A picture inside the report.
+    """A picture embedded in a page.
 
     Attributes:
         uri: The encoded picture, as a `data:` address.
@@ -40,7 +40,7 @@ class Image(NamedTuple):
 
 
 def figure_image(figure: Figure, alt: str) -> Image:
-    """Returns a figure as a picture for a page, as PNG or JPEG, whichever is smaller.
+    """Returns a figure as a picture for a page, in PNG or JPEG, whichever is smaller.
 
     Drawing takes far longer than writing a report: draw a figure once, not for every report.
 
@@ -61,7 +61,7 @@ def figure_image(figure: Figure, alt: str) -> Image:
 def picture_image(
     picture: Float[np.ndarray, "height width 3"] | PillowImage.Image, alt: str
 ) -> Image:
-    """Returns a picture for a page, scaled down if it is larger than the page shows it.
+    """Returns a picture for a page, scaled down if a side is longer than `PICTURE_SIDE`.
 
     Example:
         >>> picture_image(np.zeros((600, 800, 3)), "Night.")[1:]
@@ -73,7 +73,7 @@ def picture_image(
 
 
 class Sheet(NamedTuple):
-    """Many small pictures in one file, which takes a third of the space of separate ones.
+    """Many small pictures in one file, which takes a third of the space of separate files.
 
     Attributes:
         uri: The encoded sheet, as a `data:` address.
@@ -85,7 +85,7 @@ class Sheet(NamedTuple):
 
 
 def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
-    """Returns one or more pictures side by side on a sheet, each with its own proportions.
+    """Returns a sheet of one or more pictures in rows, each with its own proportions.
 
     Example:
         >>> sides = (8, 8), (90, 45)

@@ -1,4 +1,4 @@
-"""Defines the figure that all plots draw on: matplotlib's, which a notebook shows by itself."""
+"""Defines the figure that all plots draw on: a matplotlib figure that notebooks show."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from matplotlib import figure
 
 
 class Figure(figure.Figure):
-    """A matplotlib figure that a notebook shows if it is the last line of a cell.
+    """A matplotlib figure that a notebook shows if it is the result of a cell.
 
     A plain figure would be shown as text such as `<Figure size 600x400 with 1 Axes>`, unless
-    somebody imported `matplotlib.pyplot`, which keeps every figure and chooses a display; a library
-    should not do that.
+    `matplotlib.pyplot` was imported. But pyplot keeps every figure in memory and chooses a display,
+    which a library should not do.
 
     Example:
         >>> Figure()._repr_png_()[1:4]

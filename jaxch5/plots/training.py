@@ -1,4 +1,4 @@
-"""Figures of data and of training; each function returns a matplotlib figure, without a display."""
+"""Figures of data and of training, drawn with matplotlib; drawing needs no display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxch5.util.text import printable
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-# A title longer than its picture would run into the next one.
+# In characters. A title wider than its picture would run into the next title.
 TITLE_LENGTH = 24
 
 
@@ -31,7 +31,7 @@ def plot_pictures(
         pictures: Pictures with values from 0 to 1.
         titles: Title of each picture.
         nrows, ncols: Rows and columns of the grid.
-        inches: Side of a cell.
+        inches: Width of a cell, inches.
 
     Example:
         >>> figure = plot_pictures(np.zeros((3, 8, 8, 3)), ["a", "b", "c"], nrows=2, ncols=2)
@@ -49,7 +49,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws like `plot_pictures`, but with titles as they are, and room for several lines."""
+    """Draws a grid like `plot_pictures`, but with titles in full, and room for several lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines
@@ -57,7 +57,7 @@ def grid(
     cells = figure.subplots(nrows, ncols, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
-        # The titles of a row are aligned, whatever the shapes of the pictures.
+        # Aligns the titles of a row, whatever the shapes of the pictures.
         axes.set_anchor("N")
     for axes, picture, title in zip(cells, pictures, titles, strict=False):
         axes.imshow(np.asarray(picture, np.float32), vmin=0, vmax=1)
@@ -69,7 +69,7 @@ def grid(
 def shortened(title: str, length: int = TITLE_LENGTH) -> str:
     """Shortens a title in the middle if it is too long, and escapes unprintable characters.
 
-    matplotlib refuses bytes that are not text.
+    matplotlib refuses text with undecodable bytes, which names of folders may contain.
 
     Example:
         >>> shortened("a_very_long_name_of_a_class_2", 12)
@@ -82,7 +82,7 @@ def shortened(title: str, length: int = TITLE_LENGTH) -> str:
 
 
 def show_in_notebook(draw: Callable[[], Figure]) -> None:
-    """Shows a figure below the running cell; outside a notebook, draws none."""
+    """Draws a figure and shows it below the running cell; does nothing outside a notebook."""
     if Console().is_jupyter:
         from IPython.display import display
 
@@ -98,9 +98,9 @@ def plot_lr_find(
 
     Args:
         sweeps: Rates and smoothed losses of each sweep.
-        suggested: Suggested rate by the name of each rule; marked on the first sweep.
-        recommended: The recommended rate, and the other end of the band of rates worth trying,
-            which is shaded.
+        suggested: Suggested rates by the names of the rules; marked on the first sweep's curve.
+        recommended: The recommended rate, which is one end of the shaded band of rates worth
+            trying, and the other end.
 
     Example:
         >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})
@@ -127,7 +127,7 @@ def plot_lr_find(
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.3 * (high - low) + 1e-6)
     axes.set(xscale="log", xlabel="learning rate", ylabel="smooth loss")
     if suggested or recommended:
-        # A sweep may leave no corner free, and text across the curve cannot be read.
+        # A curve may leave no corner free; the legend needs a background to be readable over it.
         axes.legend(framealpha=0.9, edgecolor="none")
     return figure
 
@@ -142,8 +142,8 @@ def plot_transfer_profile(
     """Draws a metric, such as accuracy, against the number of transferred and frozen stages.
 
     Args:
-        frozen: Scores of the repeats, for each number of frozen stages from 0 on.
-        scratch: Scores of training from scratch.
+        frozen: For each number of frozen stages from 0 upwards, the scores of all repeats.
+        scratch: Scores of all repeats of training from scratch.
         stages: Names of the stages, and of the head, which is never frozen.
         metric: Name of the metric.
         is_share: Whether the scores are shares of 1, which are shown as percentages.

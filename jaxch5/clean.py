@@ -56,10 +56,10 @@ class CleanOptions(RunOptions):
     run: CliPositionalArg[Path] = Field(
         description="run directory, or the folder that suspects wrote to"
     )
-    port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 takes a free one")
+    port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 picks a free one")
     write: bool = Field(False, description="write labels.csv with the answers so far, and exit")
     unsure: Literal["keep", "drop"] = Field(
-        "keep", description="pictures answered as not sure: keep them unchanged, or drop them"
+        "keep", description="pictures answered with 'not sure': keep them unchanged, or drop them"
     )
 
     @classmethod

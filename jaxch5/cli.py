@@ -42,7 +42,7 @@ class Options(Config):
     config: Path | None = Field(
         None, description="TOML file with settings, or the name of one that comes with jaxch5"
     )
-    print_config: bool = Field(False, description="print the complete configuration and end")
+    print_config: bool = Field(False, description="print the complete configuration and exit")
     json_output: bool = Field(
         False, alias="json", description="print one JSON document on standard output, nothing else"
     )
@@ -80,7 +80,7 @@ class Options(Config):
                 has no effect after the changes.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
-            raise ConfigError(f"{min(fixed)}: this command sets it itself; leave it out")
+            raise ConfigError(f"{min(fixed)}: this command chooses its value; leave it out")
         config = self.settings().model_copy(update=changes)
         left_out = idle_settings(config)
         for key in sorted(left_out.keys() & self._named):

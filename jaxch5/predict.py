@@ -35,8 +35,8 @@ class PredictOptions(Options):
     If the classifier answers "none of these", the line has this answer before the classes, and JSON
     has null as `answer`. --model.task and --model.threshold replace those of the classifier.
 
-    With --explain, a line ends with the path of a PNG that shows where the network looks for the
-    most probable class. No file is replaced: if a name is taken, the new one gets a number.
+    With --explain, a line ends with the path of a PNG that shows which parts of the picture speak
+    for the most probable class. No file is replaced: if a name is taken, a number is added to it.
 
     Exit status 1 if a picture could not be read; the others are still predicted. Other files in a
     folder are counted on standard error.
@@ -50,7 +50,7 @@ class PredictOptions(Options):
     top: int = Field(2, ge=1, description="number of classes for each picture, most likely first")
     explain: Path | None = Field(
         None,
-        description="folder for a PNG of each picture that shows where the network looks",
+        description="folder for a PNG of each picture that shows what speaks for its class",
     )
 
 

@@ -119,7 +119,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
         others = counted(len(names) - 1, "other class", "other classes")
         more = f" or {others}" * (len(names) > 1)
-        say(f"{alone:,} not judged: there is no other picture of {names[0]}{more} to compare with")
+        say(f"{alone:,} not judged: {names[0]}{more} has no other picture to compare with")
 
     out = (
         options.out

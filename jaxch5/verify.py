@@ -14,7 +14,7 @@ from jaxch5.util.text import counted, print_line, print_list
 
 UNREADABLE = ("picture cannot be read", "pictures cannot be read")
 REPEATED = {
-    "duplicates": ("picture is there more than once", "pictures are there more than once"),
+    "duplicates": ("picture occurs more than once", "pictures are there more than once"),
     "conflicts": ("picture is in more than one class", "pictures are in more than one class"),
     "leaks": ("picture is in training and validation", "pictures are in training and validation"),
 }

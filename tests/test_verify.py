@@ -113,7 +113,7 @@ def test_what_is_passed_over_is_listed_and_what_looks_like_pictures_is_a_problem
     (folder / "red" / "9.jpg").rename(folder / "red" / "9.jpg.orig")
     assert started(str(folder)) == 1
     text = capsys.readouterr().out
-    assert "1 picture without a picture's ending, passed over:\n  red/9.jpg.orig\n" in text
+    assert "1 picture without a picture's file extension, passed over:\n  red/9.jpg.orig\n" in text
     assert "39 pictures checked: see above" in text
 
 

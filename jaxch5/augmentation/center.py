@@ -27,6 +27,7 @@ def center(
         view: Share of the framed part that is kept (`crop_pct`), and the filter (`interpolation`).
 
     Example:
+        >>> import jax
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
         >>> index = jnp.zeros(1, jnp.int32)
         >>> batch = Batch(jnp.ones((1, 8, 12, 3), jnp.uint8), frame, index, index, index == 0)

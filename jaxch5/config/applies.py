@@ -232,7 +232,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _network("model.bn"),
         Rule(
             lambda situation: not situation.devices or situation.devices != (1, 1),
-            lambda situation: "only works with several devices, but there is one",
+            lambda situation: "only works with several devices, but there is only one",
             told=True,
         ),
     ),

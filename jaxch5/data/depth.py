@@ -97,7 +97,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
     """
     if needed > MOST_OF_A_BYTE * len(data):
         raise Image.DecompressionBombError(
-            f"{needed:,} bytes of pixels cannot be in {len(data):,} bytes; it is cut short"
+            f"{needed:,} bytes of pixels do not fit into {len(data):,} bytes; it is cut short"
         )
 
 

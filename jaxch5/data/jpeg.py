@@ -101,7 +101,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     size = f"{width} x {height} pixels"
     if pixels > MAX_PIXELS_A_BYTE * len(data):
         raise Image.DecompressionBombError(
-            f"{size} cannot be in {len(data):,} bytes; it is cut short"
+            f"{size} do not fit into {len(data):,} bytes; it is cut short"
         )
     if not isinstance(header, Plain) and not _in_one_scan(header, data):
         scans, layers = count_scans(data), getattr(header, "layers", 4)

@@ -139,7 +139,7 @@ def _file(
     except errors.RemoteEntryNotFoundError:
         return None, False
     except errors.RevisionNotFoundError:
-        raise WeightsError(f"{repository}@{revision}: the hub has no such revision of it") from None
+        raise WeightsError(f"{repository}@{revision}: the hub has no such revision") from None
     except (errors.HTTPError, OSError) as error:
         raise WeightsError(
             f"{repository}: {_problem(error)} ({reason_of(error)}); download {url} elsewhere and "

@@ -2,8 +2,8 @@
 
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights,
 batch statistics and logits are float32, whatever the type of the computation. Modules have
-torchvision's names. A ResNet-D (He et al., 1812.01187), whose modules have timm's names, has a stem
-of three 3x3 convolutions, and shortcuts that average-pool where the map shrinks.
+torchvision's names. A ResNet-D (He et al., 1812.01187), whose modules have timm's names, has three
+3x3 convolutions as its stem, and shortcuts that average-pool where the map shrinks.
 """
 
 from __future__ import annotations

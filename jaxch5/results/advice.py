@@ -242,7 +242,7 @@ def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
         both, expected = int(between[least]), mistakes[least] / (count - 1)
         yield Advice(
             f"{names[0]} and {names[1]} are confused with each other in {both:,} of "
-            f"{mistakes[least]:,} mistakes on both, where chance would give {expected:.1f}",
+            f"{mistakes[least]:,} mistakes on either, where chance would give {expected:.1f}",
             _command("evaluate", run, "--min-val", str(max(1, both // 2))),
         )
 

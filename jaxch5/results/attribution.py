@@ -19,7 +19,6 @@ from jaxch5.models.maps import Place, class_maps, find_map, in_full
 from jaxch5.plots.attribution import overlay, plot_attribution
 from jaxch5.plots.embed import as_image
 from jaxch5.results.predictor import Predictor
-from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
 from jaxch5.util.text import percent
 
@@ -154,4 +153,4 @@ def _compile(predictor: Predictor) -> Any:
         maps, logits, places = class_maps(model, spec, place, variables, normalized, labels)
         return maps, pictures, places, task.activation(logits)
 
-    return KeptJit(of_batch, compiler_options(), "jaxch5.results.about", __name__)
+    return KeptJit(of_batch, "jaxch5.results.about", __name__)

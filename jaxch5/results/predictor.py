@@ -41,7 +41,6 @@ from jaxch5.results.about import (
 from jaxch5.run.directory import open_run
 from jaxch5.run.transfer import from_run
 from jaxch5.task import SOFTMAX, Task
-from jaxch5.training.compiler import compiler_options
 from jaxch5.training.kept import KeptJit
 from jaxch5.training.precision import dtype_of
 from jaxch5.util.address import run_or_learner
@@ -167,7 +166,7 @@ class Predictor(NamesFastai):
             pictures = center(batch, about.size, view=about.view)
             return compute(variables, normalize(pictures, normalization))
 
-        return KeptJit(of_batch, compiler_options(), "jaxch5.results.about", __name__)
+        return KeptJit(of_batch, "jaxch5.results.about", __name__)
 
     def predict(self, picture: Picture) -> Prediction:
         """Predicts the class of one picture.

@@ -72,7 +72,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
         return None
     return (
         f"{pretrained.origin} was trained on {count:,} of the "
-        f"{counted(len(data.valid.items), 'picture')} for validation: the accuracy will be too high"
+        f"{counted(len(data.valid.items), 'validation picture')}: the accuracy will be too high"
     )
 
 

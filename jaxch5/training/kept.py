@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from jaxtyping import PyTree
 
 from jaxch5.data.parallel import cores
 from jaxch5.framing import Size, height_and_width
+from jaxch5.training.compiler import OPTIONS, compiler_options
 from jaxch5.util.files import making
 from jaxch5.util.fingerprint import UnknownError, code_of, fingerprint
 from jaxch5.util.libraries import variable
@@ -136,16 +137,18 @@ class KeptJit:
 
     Args:
         function: Function of trees of arrays; its programs for several devices are not stored.
-        options: Options for the compiler.
         beside: Names of modules of jaxch5 that the function uses besides those in `OUTPUT`.
     """
 
-    def __init__(self, function: Callable[..., Any], options: dict[str, str], *beside: str) -> None:
+    def __init__(self, function: Callable[..., Any], *beside: str) -> None:
         self.function = function
         self.parts = OUTPUT.beside(*beside)
-        self.options = options
-        self.jitted = jax.jit(function, compiler_options=options)
         self.programs: dict[Any, Callable[..., Any]] = {}
+
+    @cached_property
+    def jitted(self) -> Any:
+        """The function by `jax.jit`; a stored program is read without it."""
+        return jax.jit(self.function, compiler_options=compiler_options())
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
@@ -158,7 +161,8 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        of = environment_of(self.parts), self.function, shapes_of(args), self.options
+        # Which of the options this jaxlib accepts, the environment decides.
+        of = environment_of(self.parts), self.function, shapes_of(args), OPTIONS
         return kept(lambda: self.jitted.lower(*args).compile(), *of, parts=self.parts)
 
 

@@ -52,7 +52,7 @@ def sweep_rates(start_lr: float, end_lr: float, num_it: int) -> list[float]:
         [0.001, 0.01, 0.1, 1.0]
     """
     if not 0 < start_lr < end_lr:
-        raise ConfigError(f"start_lr = {start_lr}, end_lr = {end_lr}: should be above 0 and rise")
+        raise ConfigError(f"start_lr = {start_lr}: should be above 0 and below end_lr = {end_lr}")
     if num_it < 2:
         raise ConfigError(f"num_it = {num_it}: should be at least 2")
     return [start_lr * (end_lr / start_lr) ** (step / num_it) for step in range(num_it)]

@@ -115,8 +115,8 @@ class Recipe:
         loss = self.loss or self.task.loss
         if not self._counts_classes_alike and not takes_weights(loss):
             raise ConfigError(
-                f"fit.class_weights = {self.class_weights}: the loss does not take any; give it an "
-                "argument `weight`, an array [classes], or leave class_weights out"
+                f"fit.class_weights = {self.class_weights}: the loss takes no class weights; give "
+                "it an argument `weight`, an array [classes], or leave class_weights out"
             )
         if self.bn not in NORMS:
             raise ConfigError(f"model.bn = {self.bn}: should be one of {', '.join(NORMS)}")

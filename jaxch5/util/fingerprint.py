@@ -115,7 +115,10 @@ class _Walk:
             names = value.co_names, value.co_varnames, value.co_flags, value.co_firstlineno
             handlers = getattr(value, "co_exceptiontable", b"")
             # These are numbers, names and bytes, which need not be examined one by one.
-            return (f"code {(value.co_code, counts, names, handlers)}", *value.co_consts)
+            consts = value.co_consts
+            plain = [const if type(const) in PLAIN else type(const) for const in consts]
+            rest = [const for const in consts if type(const) not in PLAIN]
+            return (f"code {(value.co_code, counts, names, handlers, plain)}", *rest)
         if isinstance(value, FunctionType):
             return self.function(value)
         if isinstance(value, MethodType):

@@ -130,7 +130,7 @@ def test_a_revision_is_another_file_and_is_named(serve, swsl, variables, tmp_pat
     newest = from_hub("resnet18", tmp_path, hub.endpoint, "me/mine")
     assert_equal(newest.variables, variables[1000])
     line = refusal(from_hub, "resnet18", tmp_path, hub.endpoint, "me/mine@v2")
-    assert line == "me/mine@v2: the hub has no such revision of it"
+    assert line == "me/mine@v2: the hub has no such revision"
 
 
 def test_pytorchs_file_is_read_where_there_is_no_other(serve, of_torch, variables, tmp_path):

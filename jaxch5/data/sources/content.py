@@ -58,9 +58,9 @@ def kind_of(content: bytes) -> str:
         # With `final=False`, since the last character may be cut in two.
         text = codecs.getincrementaldecoder("utf-8")().decode(begin, final=False)
     except UnicodeDecodeError:
-        return "in no known format"
+        return "of an unknown format"
     if "\0" in text:
-        return "in no known format"
+        return "of an unknown format"
     if re.match(rb'[{\[]\s*["{\[\]}\d]', begin):
         return "JSON"
     return f"text that begins with '{printable(text[:SHOWN])}'"

@@ -125,8 +125,8 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     nested = [top for top in parts if top in inner]
     if len(parts) == len(tops) and nested:
         raise DataError(
-            f"{root}: {shown} {are} named like parts of a set, and none is for training; name it "
-            "with --data.train"
+            f"{root}: {shown} {are} named like parts of a set, and none is for training; name "
+            "the one for training with --data.train"
         )
     if len(parts) == len(tops):
         raise DataError(

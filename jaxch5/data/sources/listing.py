@@ -39,7 +39,9 @@ OTHER = Reason("file of another kind", "files of other kinds")
 AGAIN = Reason("folder already listed, through a link", "folders already listed, through links")
 EMPTY = Reason("class folder without pictures", "class folders without pictures", suspect=True)
 UNENDED = Reason(
-    "picture without a picture's ending", "pictures without a picture's ending", suspect=True
+    "picture without a picture's file extension",
+    "pictures without a picture's file extension",
+    suspect=True,
 )
 UNREAD = Reason("picture in an unsupported format", "pictures in unsupported formats", suspect=True)
 DEAD = Reason("link that leads nowhere", "links that lead nowhere", suspect=True)

@@ -65,7 +65,7 @@ ANSWERS = {
     "an empty file": b"",
     "text that begins with 'version": b"version https://git-lfs.github.com/spec/v1\noid",
     "a zip file": b"PK\x03\x04" + bytes(40),
-    "in no known format": bytes(range(256)),
+    "of an unknown format": bytes(range(256)),
 }
 
 

@@ -32,8 +32,8 @@ OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
-    It scores the pictures that the run validated, as it recorded them; --data.path names the folder
-    they are in now. If that folder has other pictures, all of them are scored.
+    It scores the pictures that the run recorded as its validation set; --data.path names the folder
+    they are in now. If that folder holds less than half of them, all pictures in it are scored.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -42,8 +42,8 @@ class EvaluateOptions(RunOptions):
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
-        description="validated: those that the run validated and that are still there; all: those "
-        "that it was trained on too; by default validated, if the set is the run's own",
+        description="validated: those that the run validated on and that are still there; all: "
+        "every picture, even of training; by default validated, if the set is the run's own",
     )
     min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 
@@ -164,7 +164,7 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     """Returns the pictures that the options name, and which of them are scored.
 
     Raises:
-        ConfigError: The run has no record of the pictures that it validated, but the
+        ConfigError: The run has no record of the pictures that it was validated on, but the
             options ask for them.
         DataError: There are no pictures to score.
     """
@@ -181,8 +181,8 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     if pictures is None:
         if options.pictures == "validated":
             raise ConfigError(
-                f"{options.run}: has no {run.pictures_file.name}, which records what it validated; "
-                "use --pictures all, or train again"
+                f"{options.run}: has no {run.pictures_file.name}, which records what it validated "
+                "on; use --pictures all, or train again"
             )
         if elsewhere or options.pictures == "all":
             return source, score_all(len(source), None, None, where)

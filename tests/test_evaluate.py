@@ -110,8 +110,8 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
     assert err.splitlines()[0] == (
-        "6 of the 8 pictures that the run validated; 1 is not there; 1 is a different file now and "
-        "left out; 1 is new to the run and left out (--pictures all scores all)"
+        "6 of the 8 pictures that the run validated on; 1 is not there; 1 is a different file now "
+        "and left out; 1 is new to the run and left out (--pictures all scores all)"
     )
     document = json.loads(out)
     counts = {"validated": 8, "missing": 1, "changed": 1, "relabelled": 0, "new": 1}
@@ -191,7 +191,7 @@ def test_what_names_no_pictures_changes_none_that_are_scored(given, trained, tmp
     argv = (path, f"--data.{name}", value, "--json", "--out", tmp_path / "out")
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
-    assert err.splitlines()[0] == "8 pictures that the run validated"
+    assert err.splitlines()[0] == "8 pictures that the run validated on"
     matrix = learn.interpret().confusion_matrix()
     assert json.loads(out)["confusion_matrix"] == matrix.tolist()
 
@@ -242,7 +242,7 @@ def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, t
     assert document["confusion_matrix"] == learn.interpret().confusion_matrix().tolist()
     status, _, err = evaluated(capsys, old, "--pictures", "validated")
     assert status == 2
-    assert "has no pictures.jsonl.gz, which records what it validated; use --pictures all" in err
+    assert "has no pictures.jsonl.gz, which records what it validated on; use --pictures all" in err
     status, _, err = evaluated(capsys, old, "--pictures", "all")
     assert status == 0
     assert not err

@@ -44,7 +44,7 @@ from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
 from jaxch5.util.text import is_text, printable
 
-# Settings that may differ when a run is resumed: they do not change what is computed.
+# Settings that may differ when a run is resumed: training goes on from the same state with any.
 MAY_CHANGE = (
     "data.cache",
     "model.remat",
@@ -66,7 +66,7 @@ OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# A larger number must be a typing error, and would be too large for a device's integers.
+# A larger number is surely a mistake, and could overflow a device's 32-bit count of steps.
 MANY = 1_000_000
 
 
@@ -99,7 +99,7 @@ class DataConfig(Section):
     )
     train: str | None = Field(
         None,
-        description="folder of the training pictures, below path; . takes all that are not in "
+        description="folder of the training pictures, below path; '.' takes all that are not in "
         "valid, whatever their folders are called; by default the one named train or similar",
     )
     valid: str | None = Field(
@@ -161,7 +161,7 @@ class DataConfig(Section):
     presize: int = setting(
         "data.presize",
         40,
-        "side on the CPU, pixels: the short one with crop, the long one with pad, both with squish",
+        "presized side, pixels: the short one with crop, the long one with pad, both with squish",
         ge=8,
         le=MAX_SIDE,
     )
@@ -228,7 +228,7 @@ class DataConfig(Section):
         """Makes paths absolute, so that a run can be resumed from another directory."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
-            raise ValueError(f"{shown}: not valid UTF-8, as config.toml needs; name a link to it")
+            raise ValueError(f"{shown}: not valid UTF-8, so not allowed in config.toml; use a link")
         return path.expanduser().absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")
@@ -243,7 +243,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes to training pictures; names and meanings are fastai's `aug_transforms`."""
+    """Random changes to training pictures; the first ten are those of fastai's `aug_transforms`."""
 
     section: ClassVar[str] = "augment."
 
@@ -317,9 +317,9 @@ class ModelConfig(Section):
         "model.weights",
         "none",
         "weights to begin from: none; imagenet; auto (imagenet if it can be fetched, else none); a "
-        "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), @REVISION after it; a "
-        ".safetensors or .pth file (FILE#PART for one of its state dicts), or a folder with one "
-        "and its config.json; a run directory",
+        "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), with or without "
+        "@REVISION; a .safetensors or .pth file (FILE#PART for one of its state dicts), or a "
+        "folder with one and its config.json; a run directory",
         min_length=1,
     )
     mean: tuple[Share, Share, Share] | None = Field(
@@ -341,7 +341,7 @@ class ModelConfig(Section):
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
-        description="with sigmoid: smallest probability of an answer other than none of these",
+        description="with sigmoid: smallest probability with which a class is the answer",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         _recipe("precision"),
@@ -396,7 +396,7 @@ class FitConfig(Section):
         5,
         ge=1,
         le=MANY,
-        description="epochs (of the second phase, in fine_tune); more for few photographs",
+        description="epochs (of the second phase, in fine_tune); 3 to 40 for your own pictures",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
@@ -448,7 +448,7 @@ class FitConfig(Section):
     loss: str = Field(
         "cross_entropy",
         description="loss to minimize: cross_entropy, the task's own; binary_cross_entropy, of a "
-        f"sigmoid for each class; focal; {FORM}",
+        f"sigmoid for each class; focal; or {FORM}",
     )
     class_weights: str = Field(
         _recipe("class_weights"),
@@ -513,7 +513,7 @@ class FitConfig(Section):
         None,
         description="what makes an epoch the best, for --fit.keep-best, checkpoints and report: a "
         "recorded metric (the highest; for error_rate the lowest), valid_loss or "
-        "train_loss; without it accuracy, then the lowest validation loss",
+        "train_loss; by default the task's own (accuracy); ties go to the lowest valid_loss",
     )
 
     @field_validator("loss")
@@ -611,7 +611,7 @@ class Config(Section):
             raise ValueError(
                 f"data.presize = {self.data.presize} is below data.size = "
                 f"{size_text(self.data.size)}: "
-                "presize is the larger of the two, so that a crop has room"
+                "presize must be at least as large, so that a crop has room"
             )
         if self.augment.min_zoom > self.augment.max_zoom:
             raise ValueError(

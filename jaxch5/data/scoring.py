@@ -67,8 +67,8 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     if not scored.any():
         raise DataError(
             f"{where}: holds none of the {counted(counts['validated'], 'picture')} that the run "
-            "validated; name the folder they are in now (--data.path), or score all that are there "
-            "(--pictures all)"
+            "validated on; name the folder they are in now (--data.path), or score all pictures "
+            "there (--pictures all)"
         )
     left_out = _listed(
         (counts["missing"], "is not there", "are not there"),
@@ -84,7 +84,7 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     by_its_class = "now in another class and scored by it"
     new = "new to the run and left out (--pictures all scores all)"
     notes = [
-        f"{of}{counted(count, 'picture')} that the run validated",
+        f"{of}{counted(count, 'picture')} that the run validated on",
         *left_out,
         *_listed(
             (counts["relabelled"], f"is {by_its_class}", f"are {by_its_class}"),

@@ -177,7 +177,7 @@ def check_heads(source: Source) -> None:
     Only local files that begin or end unlike a picture are decoded; decoding all takes minutes.
 
     Raises:
-        DataError: Some pictures cannot be read; the message names the first of them.
+        DataError: Some pictures cannot be read; the message names the first five at most.
     """
     if source.file is None:
         return

@@ -1,10 +1,10 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
-In one dimension, four outputs of three taps are coefficients of a product of polynomials, which can
-be computed from the polynomials' values at some points. This takes six multiplications (five points
-and the leading coefficients) where plain sums take twelve (Toom and Cook; Winograd, 1980). In two
-dimensions, a tile of 4x4 outputs takes 36, not 144. Each of the 36 is done for all tiles and
-channels together, as one matrix product (Lavin and Gray, 1509.09308).
+In one dimension, four outputs of three taps are the transpose of a product of two polynomials. From
+the polynomials' values at five points and their leading coefficients, it takes six multiplications
+where plain sums take twelve (Toom and Cook; Winograd, 1980). In two dimensions, a tile of 4x4
+outputs takes 36, not 144. Each of the 36 is done for all tiles and channels together, as one matrix
+product (Lavin and Gray, 1509.09308).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
     x = _combine(matrix, [x[None, :, place : place + below : TILE] for place in range(size)])
-    # Keeps the sums for rows and columns apart: fused, each of the 36 would add up to 16 terms.
+    # Keeps the sums for rows and columns apart: fused, each of the 36 would have up to 16 terms.
     x = lax.optimization_barrier(x)
     parts = [x[:, :, :, place : place + right : TILE] for place in range(size)]
     return _combine(matrix, [part.reshape(SIZE, -1, channels) for part in parts])
@@ -130,8 +130,8 @@ def times_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
-    The library that multiplies copies the second matrix, row by row. If that matrix is the larger
-    one, it is faster to exchange the two and transpose the result.
+    The CPU's matrix library copies its second operand, row by row. If `x` has fewer rows than
+    columns, it is faster to exchange the two and transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape

@@ -102,7 +102,7 @@ def test_only_what_was_validated_is_scored_and_all_of_it_that_is_there(some, see
             assert len(scored.items) == len(there) == left
             assert f"{len(there)} " in scored.line
         else:
-            with pytest.raises(DataError, match="none of the 4 pictures that the run validated"):
+            with pytest.raises(DataError, match="none of the 4 pictures that the run validated on"):
                 score_validated(pictures, found, folder)
 
         everything = score_all(len(now), pictures, found, folder)

@@ -2,7 +2,7 @@
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
 after a check: a file that exists there is complete, and of the kind that was asked for. An address
-that does not answer is soon given up.
+that does not answer is soon given up on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def fetch(address: str, file: Path) -> None:
         file: Path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: The content cannot be fetched, after three attempts where a retry may help.
+        DataError: The content cannot be fetched; where a retry may help, three attempts failed.
     """
     import aiohttp
     import fsspec
@@ -101,7 +101,7 @@ def fetch(address: str, file: Path) -> None:
             raise DataError(str(error)) from None
         except Exception as error:
             # Each file system has errors of its own.
-            reason = f"arrived incomplete ({str(error) or type(error).__name__})"
+            reason = f"cannot be fetched ({str(error) or type(error).__name__})"
         time.sleep(0.5 * attempt)
     raise DataError(reason)
 

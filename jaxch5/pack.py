@@ -1,4 +1,4 @@
-"""`jaxch5 pack SOURCE OUT`: presizes a set of pictures once, and writes a few large files."""
+"""`jaxch5 pack SOURCE OUT`: presizes a set of pictures once, into a few large files."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import pickle
 import platform
@@ -24,7 +25,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import monitoring
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 from jax.stages import Compiled
@@ -102,12 +105,12 @@ def kept(
     with suppress(Exception):
         # A processor may refuse a program although the file is intact.
         if (stored := _read(file)) is not None:
-            return deserialize_and_load(*stored)
+            return deserialize_and_load(*pickle.loads(stored))
     made, is_new = _made(make)
     # A program that was read from JAX's cache cannot be written in a form that can be read again.
     if is_new:
         with suppress(Exception):
-            _write(file, serialize(made))
+            _write(file, pickle.dumps(serialize(made)))
     return made
 
 
@@ -120,16 +123,28 @@ def kept_shapes(model: nn.Module, size: Size) -> PyTree:
     """
     sides = height_and_width(size)
     file = _file_of(environment_of(OUTPUT), ("shapes", model, sides), OUTPUT)
-    if (stored := _read(file)) is not None:
-        return stored
-    init, picture = (
-        partial(model.init, train=False),
-        jax.ShapeDtypeStruct((1, *sides, 3), np.float32),
-    )
+    with suppress(Exception):
+        if (stored := _read(file)) is not None:
+            return _shapes_in(stored)
+    init = partial(model.init, train=False)
+    picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
     shapes = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
     with suppress(Exception):
-        _write(file, shapes)
+        # Text rather than a pickle: shapes are read before a file of weights is trusted.
+        rows = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flatten_dict(shapes).items()]
+        if _shapes_in(text := json.dumps(rows).encode()) == shapes:
+            _write(file, text)
     return shapes
+
+
+def _shapes_in(text: bytes) -> PyTree:
+    rows = json.loads(text)
+    return unflatten_dict(
+        {
+            tuple(path): jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(kind))
+            for path, shape, kind in rows
+        }
+    )
 
 
 class KeptJit:
@@ -275,7 +290,7 @@ def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
     return None
 
 
-def _read(file: Path | None) -> Any:
+def _read(file: Path | None) -> bytes | None:
     if file is None:
         return None
     # Whatever is wrong with the file, its content can be computed again.
@@ -286,14 +301,13 @@ def _read(file: Path | None) -> Any:
             with suppress(OSError):
                 # This user may not be allowed to write to the folder.
                 os.utime(file)
-            return pickle.loads(stored)
+            return stored
     return None
 
 
-def _write(file: Path | None, value: Any) -> None:
+def _write(file: Path | None, content: bytes) -> None:
     if file is None:
         return
-    content = pickle.dumps(value)
     file.parent.mkdir(parents=True, exist_ok=True)
     with making(file) as scratch:
         scratch.write_bytes(hashlib.sha256(content).digest() + content)

@@ -228,7 +228,8 @@ class DataConfig(Section):
         """Makes paths absolute, so that a run can be resumed from another directory."""
         if path is not None and not is_text(str(path)):
             shown = printable(str(path))
-            raise ValueError(f"{shown}: not valid UTF-8, so not allowed in config.toml; use a link")
+            why = "not valid UTF-8, so not allowed in config.toml"
+            raise ValueError(f"{shown}: {why}; name a link to it")
         return path.expanduser().absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")

@@ -122,7 +122,8 @@ def kept_shapes(model: nn.Module, size: Size) -> PyTree:
         size: Side of the pictures, or their height and width, in pixels.
     """
     sides = height_and_width(size)
-    file = _file_of(environment_of(OUTPUT), ("shapes", model, sides), OUTPUT)
+    environment = environment_of(OUTPUT) if folder_of_steps() else None
+    file = _file_of(environment, ("shapes", model, sides), OUTPUT)
     with suppress(Exception):
         if (stored := _read(file)) is not None:
             return _shapes_in(stored)

@@ -17,10 +17,10 @@ from jaxch5.util.text import counted, print_line, print_list
 
 
 class PackOptions(Options):
-    """Presize every picture once and write them into a few large files.
+    """Presize all pictures once and write them into a few large files.
 
-    The result is a --data.path for every command, at this data.presize or a lower one. Started
-    again after an interruption, it resumes.
+    The folder serves as --data.path for every command, with this data.presize or a lower one. After
+    an interruption, run the same command again: it resumes.
     """
 
     source: CliPositionalArg[str | None] = Field(

@@ -30,16 +30,16 @@ Found = tuple[str, str | bytes | DataError]
 
 
 class PredictOptions(Options):
-    """Classify pictures: print path, class, probability and runner-up, a line for each.
+    """Classify pictures: print a line for each, with path, class, probability and runner-up.
 
     If the classifier answers "none of these", the line has this answer before the classes, and JSON
-    has null as `answer`. --model.task and --model.threshold replace those of the classifier.
+    has null as `answer`. --model.task and --model.threshold replace the classifier's own.
 
     With --explain, a line ends with the path of a PNG that shows which parts of the picture speak
     for the most probable class. No file is replaced: if a name is taken, a number is added to it.
 
-    Exit status 1 if a picture could not be read; the others are still predicted. Other files in a
-    folder are counted on standard error.
+    The exit status is 1 if a picture could not be read; the other pictures are still predicted.
+    Files that are passed over in a folder are counted on standard error.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
@@ -124,7 +124,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # A file with this name may be the user's, or show a like-named picture of another folder.
+    # A file with this name may be the user's, or show a same-named picture of another folder.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def most_likely(
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
     """Finds the pictures that names stand for, and the files that are passed over in each folder.
 
-    These files are grouped by reason. A name that stands for no picture is paired with an error.
+    Files passed over are grouped by reason. A name that stands for no picture gets an error.
     """
     from jaxch5.data.sources.listing import list_folder
 

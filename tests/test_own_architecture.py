@@ -362,8 +362,8 @@ def test_weights_auto_are_none_where_it_names_none(data):
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"stages": ("patch", "mixer")}, "should be two or more names, and the last one head"),
-        ({"stages": ("patch", "head", "head")}, "should be two or more names"),
+        ({"stages": ("patch", "mixer")}, "should be two or more distinct names, the last one head"),
+        ({"stages": ("patch", "head", "head")}, "should be two or more distinct names"),
         ({"stages": ("a", "b", "head"), "fastai": (3, 1)}, r"fastai = \(3, 1\): should add up to"),
     ],
 )

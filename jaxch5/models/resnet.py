@@ -3,7 +3,7 @@
 The bottleneck has its stride in the 3x3 convolution ("v1.5"). Pictures are [B, H, W, 3]. Weights,
 batch statistics and logits are float32, whatever the type of the computation. Modules have
 torchvision's names. A ResNet-D (He et al., 1812.01187), whose modules have timm's names, has three
-3x3 convolutions as its stem, and shortcuts that average-pool where the map shrinks.
+3x3 convolutions as its stem, and shortcuts that average-pool where the feature map shrinks.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Conv(nn.Module):
 
 
 def _shortcut(x: Array, like: Array, block: BasicBlock | Bottleneck, train: bool) -> Array:
-    """Returns what is added to a block's result: its input, converted to the same shape."""
+    """Returns what is added to a block's result: the input, converted to the result's shape."""
     if x.shape == like.shape:
         return x
     if block.averages and block.stride > 1:
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 convolution to fewer channels, a 3x3 one, a 1x1 one to more, and a shortcut."""
+    """Convolutions of 1x1, 3x3 and 1x1, the last to four times as many channels, and a shortcut."""
 
     width: int
     stride: int
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with the licence that timm states, and the size, crop and filter for tests.
+# Tags of timm 1.0.31, with the licence that timm states, and its tests' size, crop and filter.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import flax.linen as nn
     import numpy as np
 
-# A variable's path through the tree, as `flatten_dict` has it: ("params", "conv1", "kernel").
+# A variable's path in the tree, a key in `flatten_dict`'s result: ("params", "conv1", "kernel").
 VariablePath = tuple[str, ...]
 # The stages of a network whose `ModelSpec` names none: all modules but the head are the body.
 BODY_AND_HEAD = ("body", "head")
 HEAD = "head"
-# Names of layers' variables in PyTorch.
+# PyTorch's names for flax's variables.
 LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -32,11 +32,11 @@ LEAVES = {
 
 
 class Normalization(NamedTuple):
-    """Holds the mean and deviation that weights expect of each colour, for values from 0 to 1.
+    """Holds the mean and deviation by which each colour is normalized, for values from 0 to 1.
 
     Attributes:
         mean: Mean of red, green and blue.
-        std: Standard deviation of each.
+        std: Standard deviation of red, green and blue.
 
     Example:
         >>> Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).std
@@ -80,7 +80,7 @@ class HubWeights(NamedTuple):
             state it; None if it is not known.
         licence: Licence of the weights; None if none is stated.
         size: Side of the pictures that the weights are tested on, pixels.
-        crop: Side of such a picture as a share of the short side of the one that it is cut from.
+        crop: Side of such a picture, as a share of the short side of the picture it is cut from.
         interpolation: Filter with which pictures are resized for the test.
         normalization: Mean and deviation used in training; None means the architecture's.
 
@@ -105,7 +105,7 @@ class HubWeights(NamedTuple):
 
 
 def torch_name(path: VariablePath) -> str:
-    """Returns PyTorch's name of a variable.
+    """Returns PyTorch's name for a variable.
 
     Example:
         >>> torch_name(("params", "stem", "norm", "scale"))
@@ -137,8 +137,8 @@ class Names:
         written: Function from a variable's path and its array in flax to its array in a state dict.
         read: Inverse of `written`.
         whose: Libraries that use these names, for messages.
-        others: Other sets of names that files may have and `export` may write: for each set, what
-            replaces the beginnings of the names that `of` returns.
+        others: Other sets of names, which files may have and `export_state_dict` may write: for
+            each set, what replaces the beginnings of the names that `of` returns.
 
     Example:
         >>> Names(lambda path: "/".join(path[1:])).of(("params", "stem", "kernel"))
@@ -167,17 +167,17 @@ class ModelSpec:
             among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage. None takes the stage
-            whose name the module has, alone or before an underscore; else the first stage.
+            with the module's name, or the part of it before an underscore; else the first stage.
         fastai: Number of stages in each group of `groups="fastai"`, earliest group first; () makes
             two groups, the body and the head.
-        heads: Heads that the network can be built with, first the one of its ImageNet weights; ()
-            if there is no choice.
-        frozen: Function from a module and a number of stages to a module in which that many first
-            stages use their running statistics in training too; `train_bn=False` needs it for a
-            module with such statistics.
+        heads: Heads that the network can be built with, the head of its ImageNet weights first;
+            () if there is no choice.
+        frozen: Function from a module and a number n to a module whose first n stages use their
+            running statistics in training too; `train_bn=False` needs this function for a module
+            with such statistics.
         no_decay: Parameters, by the last part of their path, that have no weight decay; biases and
             vectors never have any.
-        names: Names of its variables in other libraries; by default PyTorch's for the same modules.
+        names: Names of its variables in other libraries; by default, those PyTorch would give them.
         weights: Its weights on the hub; `weights="imagenet"` takes the first.
         normalization: Mean and deviation of the colours that its weights were trained with.
         size: Side of a picture with which the network can be initialized, pixels.
@@ -186,8 +186,8 @@ class ModelSpec:
             belongs to exactly this architecture; None compares the entries' names.
         import_path: Import path that named the architecture, if any; a learner's file records it.
         resample: Parameters, by the last part of their path, whose inner axes depend on the size of
-            pictures, each with a function from its value and the height and width of other pictures
-            to its value for those pictures.
+            pictures. Each has a function from its value, and the height and width of other
+            pictures, to its value for those pictures.
         last_map: Which map shows where the network looks; see `jaxch5.attribution`.
 
     Example:
@@ -233,8 +233,8 @@ class ModelSpec:
         object.__setattr__(self, "weights", tuple(given))
         if self.stages[-1:] != (HEAD,) or len(set(self.stages)) < max(len(self.stages), 2):
             raise ConfigError(
-                f"{self.name}: stages = {', '.join(self.stages)}: should be two or more names, and "
-                f"the last one {HEAD}"
+                f"{self.name}: stages = {', '.join(self.stages)}: should be two or more distinct "
+                f"names, the last one {HEAD}"
             )
         if self.fastai and (sum(self.fastai) != len(self.stages) or min(self.fastai) < 1):
             raise ConfigError(

@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
             the class token concatenated with the mean of the patches.
         dtype: Type of the computation.
         remat: Whether a block's activations are recomputed for the gradient, rather than kept.
-        drop_path: Rate of stochastic depth in the last block, rising linearly from 0 at the first.
+        drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
     """
 
     arch: str
@@ -128,7 +128,7 @@ class VisionTransformer(nn.Module):
 
 
 def timm_name(path: VariablePath) -> str:
-    """Returns timm's name of a variable.
+    """Returns timm's name for a variable.
 
     Example:
         >>> timm_name(("params", "blocks_1", "attn_qkv", "kernel"))

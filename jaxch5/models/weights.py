@@ -46,8 +46,8 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
         arch: Name of an architecture, or a `ModelSpec`.
 
     Returns:
-        `{"params": ..., "batch_stats": ...}` in float32, which changes no bit of float32 numbers;
-        without `head` if the state dict has none.
+        `{"params": ..., "batch_stats": ...}` in float32, without `head` if the state dict has none.
+        Numbers that are float32 in the state dict are unchanged.
 
     Raises:
         WeightsError: An entry is missing, misshapen, not of finite floats, or foreign to `arch`.

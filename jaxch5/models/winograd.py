@@ -1,10 +1,10 @@
 """3x3 convolution with a quarter of the multiplications, and its gradients.
 
-In one dimension, four outputs of three taps are the transpose of a product of two polynomials. From
-the polynomials' values at five points and their leading coefficients, it takes six multiplications
-where plain sums take twelve (Toom and Cook; Winograd, 1980). In two dimensions, a tile of 4x4
-outputs takes 36, not 144. Each of the 36 is done for all tiles and channels together, as one matrix
-product (Lavin and Gray, 1509.09308).
+In one dimension, computing four outputs with three taps is the transpose of multiplying two
+polynomials. Done from their values at five points and their leading coefficients, this takes six
+multiplications where plain sums take twelve (Toom and Cook; Winograd, 1980). In two dimensions, a
+tile of 4x4 outputs takes 36 multiplications, not 144. Each of the 36 is done for all tiles and
+channels together, as one matrix product (Lavin and Gray, 1509.09308).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 INPUT, _KERNEL, OUTPUT = _matrices()
-# For both dimensions. The 36 are ordered by column, then by row, as `_places` orders them.
+# For both dimensions. The 36 products are ordered by column, then by row, as in `_places`.
 KERNEL = np.einsum("pa,qb->qpab", _KERNEL, _KERNEL).reshape(SIZE**2, TAPS**2)
 OUTPUTS = np.einsum("ip,jq->ijqp", OUTPUT, OUTPUT).reshape(TILE**2, SIZE**2)
 
@@ -99,12 +99,12 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
 
 
 def _tiles(x: Array) -> tuple[int, int]:
-    """Returns the numbers of rows and of columns of tiles that cover a picture."""
+    """Returns the numbers of rows and of columns of tiles that cover an activation."""
     return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
 
 
 def _inputs(x: Array) -> Array:
-    """Transforms a picture into the inputs of the products."""
+    """Transforms activations into the inputs of the products."""
     (_, height, width, _), (rows, columns) = x.shape, _tiles(x)
     below, right = TILE * rows - height + 1, TILE * columns - width + 1
     padded = jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
@@ -119,7 +119,7 @@ def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
     x = _combine(matrix, [x[None, :, place : place + below : TILE] for place in range(size)])
-    # Keeps the sums for rows and columns apart: fused, each of the 36 would have up to 16 terms.
+    # Keeps the sums for rows and columns apart: fused, each of 36 sums would have up to 16 terms.
     x = lax.optimization_barrier(x)
     parts = [x[:, :, :, place : place + right : TILE] for place in range(size)]
     return _combine(matrix, [part.reshape(SIZE, -1, channels) for part in parts])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-# A parameter's path through the tree, as `flatten_dict` has it.
+# A parameter's path in the tree, a key in `flatten_dict`'s result.
 ParamPath = tuple[str, ...]
 
 

@@ -86,7 +86,7 @@ RECOMMENDED, BOLD = "valley", "minimum"
 
 
 def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
-    """Refuses unknown rules, and a sweep that is too short to leave enough steps for any rule.
+    """Refuses unknown rules, and a sweep that leaves too few steps for the rules.
 
     Raises:
         ConfigError: There is no such rule, or there are too few steps.

@@ -82,7 +82,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """Returns the policy's operations, each alone (always applied, save flips and grey), then all.
+    """Returns each operation alone (always applied, except flips and grey), then all together.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
@@ -107,7 +107,7 @@ def plot_presizing(
     detail, and the rotation fills the corners with reflections where the original continues.
 
     Args:
-        picture: See `plot_augmentations`; a picture that is not square shows the most.
+        picture: See `plot_augmentations`; pictures that are not square show the difference best.
         size: Side of the network's input, pixels.
         degrees, zoom, area: The rotation, the zoom about the centre, and the share of the
             picture's area that a crop keeps.

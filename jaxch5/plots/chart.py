@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# With more than `MOST_POINTS`, points are finer than the canvas; above `MOST_DOTS`, dots merge.
+# More than `MOST_POINTS` points would look no finer; more than `MOST_DOTS` dots would merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
 # Values above this many times the third quartile are a spike, unless they are in the second half.
 SPIKE = 4
 # A logarithmic axis begins this many powers of ten below the lowest of the curves' peaks.
 DECADES_BELOW_PEAK = 2
-# Round numbers are these multiplied by powers of ten.
+# A round number is one of these times a power of ten.
 STEPS = (1, 2, 5, 10)
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -29,9 +29,9 @@ def plot_confusion(
 ) -> Figure:
     """Draws a confusion matrix, actual classes down and predicted ones across.
 
-    Right answers and mistakes have separate colour scales: with a common one, the diagonal of a
+    Right answers and mistakes have separate colour scales: with a common scale, the diagonal of a
     good model would make its mistakes invisible. Cells show their number if it fits; otherwise
-    there are colour bars. If names would overlap, only one in every few is shown.
+    there are colour bars. If names would overlap, only every n-th name is shown.
 
     Args:
         matrix: Matrix as `Interpretation.confusion_matrix` returns it, counts or shares.

@@ -32,8 +32,8 @@ class About(NamedTuple):
 
     Attributes:
         arch, head, precision: What the network is built from; see `create_model`.
-        presize, size: In pixels, the side to which the CPU resizes pictures; and the side of the
-            network's input, or its height and width.
+        presize, size: Side to which the CPU resizes pictures; side of the network's input, or its
+            height and width; all in pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How pictures get the shape of the network's input; see `Framing`.
         crop_pct, interpolation: What evaluation and prediction see of pictures; see `View`.

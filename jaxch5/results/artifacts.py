@@ -1,6 +1,6 @@
 """Exports a trained classifier for PyTorch, for jax alone, for ONNX runtimes, and for jaxch5.
 
-Each format contains what a reader needs besides the weights. The same classifier always gives the
+Each format contains what a program needs besides the weights. The same classifier always gives the
 same bytes, whichever process exports it, and wherever that process runs.
 """
 
@@ -35,7 +35,7 @@ SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
 def description_of(predictor: Predictor) -> dict[str, Any]:
-    """Returns what a reader needs besides the weights, under the names that exported files use.
+    """Returns what a program needs besides the weights, under the names that exported files use.
 
     Returns:
         The fields of `About`, such as `presize` and `size` (pixels); `crop`, which says what
@@ -143,7 +143,7 @@ def as_stablehlo(predictor: Predictor) -> bytes:
     method "crop" they are centre squares, resized to that shape; if `size` is not square, they are
     centre crops with its proportions, and their short side is `presize`. With "squish" they are
     entire pictures, resized without keeping their proportions. With "pad" they are entire pictures
-    in the upper left corner, whose long side is `presize`; `call` then also takes their heights and
+    whose long side is `presize`, in the upper left corner; `call` then also takes their heights and
     widths, int32 [batch, 2]. From there on, the program computes what validation computes, and
     returns probabilities. Its `fun_name` is the description as JSON.
     """

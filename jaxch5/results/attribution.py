@@ -66,10 +66,10 @@ def attribution(
 ) -> Attribution:
     """Computes which parts of a picture speak for a class: Grad-CAM (Selvaraju et al., 1610.02391).
 
-    Grad-CAM adds up the channels of the network's last map, each multiplied by the mean gradient of
-    the class's logit with respect to that channel, and sets negative sums to zero. For a vision
-    transformer, the map is made of the last block's tokens, and each value is multiplied by its
-    own gradient (HiResCAM, 2011.08891). All of this is computed in float32.
+    Grad-CAM adds up the channels of the network's last map (see `find_map`), each multiplied by the
+    mean gradient of the class's logit with respect to that channel, and sets negative sums to zero.
+    For a vision transformer, the map is made of the last block's tokens, and each value is
+    multiplied by its own gradient (HiResCAM, 2011.08891). All of this is computed in float32.
 
     Args:
         classifier: Predictor or learner.

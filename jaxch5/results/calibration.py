@@ -85,7 +85,7 @@ class Selection(NamedTuple):
     error: Float[np.ndarray, "thresholds"]
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """Returns the share answered at a threshold, and the share of these answers that is wrong.
+        """Returns the share of items answered at a threshold, and the error rate of the answers.
 
         Where nothing is answered, both are 0.
         """
@@ -93,7 +93,7 @@ class Selection(NamedTuple):
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))
 
     def suggested(self, share: float = ANSWERED) -> float:
-        """Returns the highest threshold at which enough items are answered, rounded down to 1e-6.
+        """Returns the highest threshold that answers enough items, rounded down to six decimals.
 
         Args:
             share: Minimum share of items to answer, from 0 to 1.
@@ -107,7 +107,7 @@ class Selection(NamedTuple):
 
 
 def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
-    """Computes, by threshold, the share of items answered, and of these answers that are wrong.
+    """Computes, by threshold, the share of items answered, and the error rate of the answers.
 
     Args:
         confidences: Probability of each item's most probable class.

@@ -127,7 +127,7 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Responds to a request for a file, suspects or a picture, or to save an answer or finish.
+        """Responds to a request for a file, suspects or a picture, to save an answer, or to finish.
 
         Raises:
             DataError: A picture cannot be read or drawn, or an answer is invalid.
@@ -168,7 +168,7 @@ class Cleaner:
         kind, places = posted.get("kind"), posted.get("suspects", [])
         known = range(len(self.keys))
         if kind not in KINDS or not all(type(place) is int and place in known for place in places):
-            raise DataError("this is not an answer about suspects of the list")
+            raise DataError("this is not an answer about suspects on the list")
         if kind == UNDO:
             if not self._log.answers:
                 raise DataError("there is no answer to undo")

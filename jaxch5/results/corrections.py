@@ -107,7 +107,7 @@ def check_listable(rows: Sequence[Row]) -> None:
             )
     for row in rows:
         if row.image != row.image.strip():
-            raise DataError(f"{row.image!r}: ends in a space, which a table drops; rename the file")
+            raise DataError(f"{row.image!r}: a table drops the spaces around it; rename the file")
 
 
 def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
@@ -127,18 +127,18 @@ def remarks(before: Sequence[Row], now: Corrections) -> list[str]:
     lines += [f"{name} is a new class" for name in sorted(has - had)]
     lines += [
         f"{name} has no pictures for training, so train will refuse these labels: correct or "
-        f"drop those for validation"
+        f"drop its pictures for validation"
         for name in sorted(has - trained)
     ]
     if len(trained) < 2:
         lines.append("fewer than two classes are left: train will refuse these labels")
     for part, valid in ((TRAIN, False), (VALID, True)):
         if not any(row.valid == valid for row in now.rows):
-            lines.append(f"no picture of the part {part} is left: train will refuse these labels")
+            lines.append(f"no picture is left in the part {part}: train will refuse these labels")
     if now.elsewhere:
         lines.append(
             counted(now.elsewhere, "answer is", "answers are")
-            + " about pictures that are no longer in the set, or not with that label, and "
+            + " about pictures that are no longer in the set, or have another label now, and "
             "changed nothing"
         )
     return lines

@@ -30,8 +30,8 @@ RECIPE = """
 
 pictures = np.stack([pixels("1.jpg", {seen})])
 {call}"""
-ONNX = """It takes `pictures`, uint8 [any number, {height}, {width}, 3], as `pixels` below gives
-them, and normalizes them itself; its `probabilities` are in the order of the metadata's `classes`.
+ONNX = """The program takes `pictures`, uint8 [any number, {height}, {width}, 3], as `pixels` below
+returns them, and normalizes them; its `probabilities` are in the order of the metadata's `classes`.
 """
 CALL_ONNX = """session = onnxruntime.InferenceSession("model.onnx")
 (probabilities,) = session.run(None, {"pictures": pictures})
@@ -40,8 +40,8 @@ TIMM = """---
 library_name: timm
 ---
 
-A {arch} of {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
-takes pictures as `pixels` below gives them, normalized by mean and deviation; timm's own
+A {arch} for {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
+takes pictures as `pixels` below returns them, normalized by mean and deviation; timm's own
 transforms, from `config.json`, come close. These lines run in this folder:
 
 ```python"""

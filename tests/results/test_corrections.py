@@ -59,7 +59,7 @@ def test_an_answer_about_another_label_of_the_file_changes_nothing():
     assert now.rows == ROWS
     assert now.elsewhere == 1
     assert remarks(ROWS, now) == [
-        "1 answer is about pictures that are no longer in the set, or not with that label, and "
+        "1 answer is about pictures that are no longer in the set, or have another label now, and "
         "changed nothing"
     ]
 
@@ -70,12 +70,12 @@ def test_classes_that_go_come_or_cannot_be_trained_are_said():
         "no picture of cat is left: a network trained on these labels will not know it",
         "fox is a new class",
         "dog has no pictures for training, so train will refuse these labels: correct or drop "
-        "those for validation",
+        "its pictures for validation",
         "fewer than two classes are left: train will refuse these labels",
     ]
     now = corrected(ROWS, answers((1, "drop"), (3, "drop")))
     assert remarks(ROWS, now) == [
-        "no picture of the part valid is left: train will refuse these labels"
+        "no picture is left in the part valid: train will refuse these labels"
     ]
     assert remarks(ROWS, corrected(ROWS, {})) == []
 
@@ -113,7 +113,7 @@ def test_names_that_a_table_cannot_hold_are_refused():
     for row, line in (
         (Row("/a", os.fsdecode(b"\xff"), False), "is not valid text"),
         (Row("/a", " cat", False), "differs from another only by spaces"),
-        (Row("/a ", "dog", False), "ends in a space"),
+        (Row("/a ", "dog", False), "a table drops the spaces around it"),
     ):
         with pytest.raises(DataError, match=line):
             check_listable([*ROWS, row])

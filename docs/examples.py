@@ -1,4 +1,4 @@
-"""The generator's reading of a docstring: it knows a section of examples by the plural alone."""
+"""Shows the examples of docstrings on the site, whose generator knows only `Examples:`."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Has what stands under `Example:` shown as code."""
+    """Makes the generator show what is under `Example:` as code."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:

@@ -15,7 +15,7 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def house() -> np.ndarray:
-    """A picture longer than high, with detail, and with something at each end."""
+    """Draws a picture wider than high, with detail, and with something at each end."""
     picture = Image.new("RGB", (960, 540), (150, 200, 240))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 380, 960, 540), (90, 160, 80))
@@ -94,7 +94,7 @@ def lr_find() -> Figure:
 
 
 def confusion() -> Figure:
-    """The mistakes of a network that trained for a short time on few digits."""
+    """Plots the mistakes of a network that trained for a short time on few digits."""
     block = jx.DataBlock(jx.digits(), jx.random_split(0.5), presize=40, size=32)
     learn = jx.vision_learner(block.load(batch_size=64), "resnet18", weights="none")
     learn.fit_one_cycle(3, 2e-3)
@@ -112,6 +112,6 @@ if __name__ == "__main__":
     }
     for name, figure in figures.items():
         figure.savefig(IMAGES / f"{name}.png", dpi=130)
-        # Few colours are enough, and make a quarter of the file.
+        # A few colours are enough, and the file is a quarter as large.
         image = Image.open(IMAGES / f"{name}.png").convert("RGB")
         image.quantize(128).save(IMAGES / f"{name}.png", optimize=True)

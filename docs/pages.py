@@ -1,4 +1,4 @@
-"""Builds pages from other files: one from each notebook, the home from README's beginning."""
+"""Builds pages from other files: one from each notebook, the home page from README's beginning."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def page_of(notebook: dict, name: str) -> tuple[str, dict[str, bytes]]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             text = to_site(text).replace("](../docs/", "](../")
-            # Jupyter's anchors keep capitals.
+            # Jupyter's anchors keep capitals; the site's are lower case.
             text = re.sub(r"\]\(#[^)]*", lambda link: link[0].lower(), text)
             parts.append(text.replace("<details>", '<details markdown="1">'))
             continue
@@ -53,6 +53,6 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def to_site(markdown: str) -> str:
-    """Notebooks are pages of the site, in a folder beside the guides."""
+    """Makes links to notebooks lead to their pages, which are in a folder beside the guides."""
     text = re.sub(r"\]\(([\w/.]+)\.ipynb", r"](\1.md", markdown)
     return text.replace("](../notebooks/", "](notebooks/")

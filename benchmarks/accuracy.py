@@ -39,12 +39,12 @@ class Beginning(NamedTuple):
     """Defines how a cell is trained.
 
     Attributes:
-        train: `one_cycle` trains all layers at one rate, `frozen` only the head; `fine_tune` has
-            both phases, the first of one epoch, and a rate for each group of layers.
-        lr: highest learning rate; `fine_tune`'s `base_lr`.
-        body: whether training begins from the weights of another set.
-        method: how pictures get their shape.
-        precision: type of the computation.
+        train: Kind of training: `one_cycle` trains all layers at one rate, `frozen` only the head;
+            `fine_tune` trains the head for one epoch, then each group of layers at its own rate.
+        lr: Highest learning rate; `fine_tune`'s `base_lr`.
+        body: Whether training begins from the weights of another set.
+        method: Way in which pictures get their shape.
+        precision: Type of the computation.
     """
 
     train: str
@@ -88,7 +88,7 @@ def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
     learn = learner_of(settings_of(cell))
     began = time.perf_counter()
     if cell["train"] == "fine_tune":
-        # With the head's epoch as many as the others.
+        # Together with the head's epoch, as many epochs as the other beginnings have.
         learn.fine_tune(cell["epochs"] - 1, cell["lr"])
     else:
         learn.freeze_to(-1 if cell["train"] == "frozen" else 0)
@@ -98,7 +98,7 @@ def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
-    """Returns what fastai needs to train the same (see fastai_learner.py)."""
+    """Returns what fastai needs to train the same cell (see fastai_learner.py)."""
     sizes = argparse.Namespace(**cell, batch=cell["batch_size"])
     # This learner only provides the pictures and their labels.
     learn = learner_of(settings_of({**cell, "weights": None}))
@@ -124,7 +124,7 @@ def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
 
 
 def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields all cells and their files, seed by seed: an interrupted table has complete rows."""
+    """Yields all cells and their files, seed by seed, so an interrupted table has whole rows."""
     for seed in range(arguments.seeds):
         for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
             # The digits are tiny, and become other signs when they are mirrored.
@@ -184,9 +184,9 @@ def table(out: Path) -> dict[str, Any]:
 
 
 def row(seeds: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
-    """Returns percent of both sides, and the mean difference with Student's 95 % interval.
+    """Returns both sides' percentages, and the mean difference with Student's 95 % interval.
 
-    Pictures a second are those trained on; the time is of all epochs, their validation included.
+    Pictures a second are those trained on; the time is that of all epochs with their validation.
 
     Example:
         >>> work = dict.fromkeys(WORK, 1)
@@ -225,13 +225,13 @@ def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--out", type=Path, help="folder of the cells")
     parser.add_argument("--body", type=Path, help="run whose weights training starts from")
-    parser.add_argument("--sets", nargs="+", default=["digits:5"], help="digits or FOLDER, :EPOCHS")
+    parser.add_argument("--sets", nargs="+", default=["digits:5"], help="e.g. digits:5 FOLDER:10")
     parser.add_argument(
         "--not-from-body", nargs="+", default=[], help="sets that the body was trained on"
     )
     parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=list(BEGINNINGS))
-    parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument("--arch", default="resnet18", help="network (default: resnet18)")
     parser.add_argument("--batch", type=int, default=32, help="pictures per step (default: 32)")
     parser.add_argument("--presize", type=int, default=96, help="for photographs (default: 96)")
     parser.add_argument("--size", type=int, default=64, help="for photographs (default: 64)")

@@ -11,9 +11,9 @@ all cores, fastai's on one thread and on two. Both sides have `aug_transforms(mi
 GPU, both sides' batches are stored there. Before anything is timed, both sides apply one matrix to
 a photograph, and the results have to agree. The peer runs this same file in the interpreter that
 JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together;
-it gets squares, as from its presizing, and ours the entire canvas. With --method, squished or
-padded pictures are measured instead, without the peer and in turn with cropped ones; they are
-turned in the picture's own shape.
+it gets squares, as fastai's presizing makes them, and our side gets entire canvases. With --method,
+squished or padded pictures are measured instead, without the peer and in turn with cropped ones;
+they are turned in their own shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
     python benchmarks/augment.py --path ~/photos --method squish pad
@@ -50,10 +50,10 @@ DEGREES, ZOOM = 30.0, 1.1
 SPEED_CANVAS = 192
 BATCH = 32
 BATCHES_A_TURN = 10
-# Its threads wait for each other in a loop, so a single one is faster if the cores are shared; the
-# ratios are to the faster of the two.
+# The peer's threads wait for each other in a loop, so one thread is faster if the cores are shared;
+# the ratios are to the faster of the two.
 PEER_THREADS = (1, 2)
-# Decibels between both sides' outputs of one matrix: their borders and roundings differ.
+# Fewest decibels between both sides' outputs of one matrix: their borders and roundings differ.
 SAME = 40.0
 
 
@@ -66,7 +66,7 @@ def serve(device: str) -> None:
     from fastai.vision.all import Pipeline, TensorImage, aug_transforms
 
     def floats(pixels: np.ndarray) -> Any:
-        # Planes are contiguous, as from its loader; its sampler is slow otherwise.
+        # Planes are contiguous, as from fastai's loader; fastai's sampler is slow otherwise.
         planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return TensorImage(planes.to(device).float().div_(255))
 
@@ -107,9 +107,9 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 
 
 def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
-    """Returns the matrices of crop, zoom and turn in canvas pixels; their product ends at `scale`.
+    """Returns the matrices of crop, zoom and turn in canvas pixels; their product has `scale`.
 
-    The picture is `wider` than on the canvas, according to the last number of a frame.
+    The picture is `wider` times as wide as on the canvas; this is the last number of a frame.
     """
     x, y = width / 2, height / 2
     middle = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
@@ -173,7 +173,7 @@ def check_same(ours: np.ndarray, peer: np.ndarray) -> None:
 
 
 def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Converts to its coordinates, -1 to 1 between the centres of the first and last pixel."""
+    """Has fastai apply a matrix; its coordinates are -1 and 1 at the outer pixels' centres."""
     height, width, _ = pixels.shape
     output = np.array([[(SIZE - 1) / 2, 0, SIZE / 2], [0, (SIZE - 1) / 2, SIZE / 2], [0, 0, 1]])
     canvas = np.array(
@@ -184,7 +184,7 @@ def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
-    """Turns and zooms at the canvas's size and crops, bilinearly, then resizes antialiased."""
+    """Turns, zooms and crops bilinearly at the canvas's size, then shrinks with antialiasing."""
     import jax
     from scipy import ndimage
 
@@ -269,10 +269,10 @@ def measure_speed(
     compile_seconds = {}
 
     def by_dm_pix(batch: Any, key: Any) -> Any:
-        """Passes the same draws through its interpolation, which keeps the size of pictures."""
+        """Passes the same draws through dm-pix, whose interpolation keeps the size of pictures."""
         draws = ours.draw(key, batch.index)
         matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
-        # It counts rows before columns, and channels as a third axis.
+        # dm-pix counts rows before columns, and channels as a third axis.
         order = jnp.array([1, 0, 2])
         at = jnp.zeros((len(matrix), 4, 4)).at[:, 2, 2].set(1)
         places = jnp.array([0, 1, 3])
@@ -287,7 +287,7 @@ def measure_speed(
     }
     batches = dict.fromkeys(ways, batch)
     if others:
-        # The interpolation that `augment` chooses for all of them.
+        # The interpolation that `augment` chooses for each of these methods.
         ways = {"crop": ways["2x2"]} | dict.fromkeys(others, ways["2x2"])
         batches = {"crop": batch} | others
     for name, way in ways.items():
@@ -323,7 +323,7 @@ def measure_speed(
 
 
 def photographs(path: Path, count: int) -> list[np.ndarray]:
-    """Returns the first ones that are large enough not to be enlarged."""
+    """Returns the first photographs that are large enough not to be enlarged."""
     from jaxch5.data.image import decode
 
     pictures: list[np.ndarray] = []
@@ -351,7 +351,7 @@ def main() -> None:
         serve(sys.argv[2])
         return
     parser = arguments_of(__doc__, turns=7, path=True)
-    parser.add_argument("--count", type=int, default=100, help="photographs for the quality")
+    parser.add_argument("--count", type=int, default=100, help="photographs for measuring quality")
     parser.add_argument("--method", nargs="+", choices=("squish", "pad"), default=[])
     arguments = parser.parse_args()
     use_device(arguments.device)

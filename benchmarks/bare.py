@@ -1,4 +1,4 @@
-"""Our bare training step: on pictures that are ready on the device, and nothing else."""
+"""Makes our bare training step: it only trains, on pictures that are ready on the device."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class BareStep:
     """Computes forward, cross-entropy, backward and update of a network; the state is donated.
 
     Args:
-        model: module, called as `model.apply(variables, x, train=True)`.
-        optimizer: optax transformation.
-        pictures: normalized pictures, [B, H, W, 3].
-        labels: labels, [B].
-        options: compiler options in addition to those that jaxch5 chooses.
+        model: Module, called as `model.apply(variables, x, train=True)`.
+        optimizer: Optax transformation.
+        pictures: Normalized pictures, [B, H, W, 3].
+        labels: Labels, [B].
+        options: Compiler options in addition to those that jaxch5 chooses.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Cleanlab's side of label_noise.py: reads labels and probabilities, writes doubts and a count."""
+"""Runs cleanlab's side of label_noise.py: doubts and a count from labels and probabilities."""
 
 import sys
 

@@ -3,7 +3,7 @@
     python benchmarks/collect.py FOLDER
 
 FOLDER contains a file per benchmark, NAME.json. results.json and results.md are written to it; a
-file without a document, because its benchmark failed, is listed as such.
+file without a document, because its benchmark failed, is listed as failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESULTS = "results"
 
 
 def collect(folder: Path) -> None:
-    """Writes both files."""
+    """Writes results.json and results.md."""
     documents: dict[str, dict] = {}
     for file in sorted(folder.glob("*.json")):
         if file.stem != RESULTS:

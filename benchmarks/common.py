@@ -29,10 +29,10 @@ def arguments_of(
     """Returns a parser with the arguments that benchmarks have in common.
 
     Args:
-        doc: docstring of the benchmark's module; its first line is shown.
-        turns: default number of turns; None if there are none.
-        device: whether it can run on an accelerator.
-        path: whether it needs photographs.
+        doc: Docstring of the benchmark's module; its first line is shown.
+        turns: Default number of turns; None for a benchmark without turns.
+        device: Whether the benchmark can run on an accelerator.
+        path: Whether the benchmark needs photographs.
     """
     parser = argparse.ArgumentParser(description=doc.split("\n", 1)[0])
     if path:
@@ -55,10 +55,10 @@ def arguments_of(
 
 
 def use_device(device: str, keep_memory: bool = True) -> None:
-    """Makes JAX compute on a device; has to be called before it computes anything.
+    """Makes JAX compute on a device; call it before JAX computes anything.
 
-    By default JAX takes three quarters of a GPU's memory at once; here two sides share it. A step's
-    memory is kept for the next one, as in commands.
+    By default JAX takes three quarters of a GPU's memory at once; here two sides share that
+    memory. A step's memory is kept for the next step, as in commands.
     """
     share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     os.environ[share] = os.environ.get(share) or ".45"
@@ -94,10 +94,10 @@ def in_turn(
     """Measures figures of each side in turn, A B A B, so a slow minute affects all of them.
 
     Args:
-        sides: functions that return one figure per call, by name.
-        turns: number of figures to keep for each side.
-        uncounted: number of turns before, in which compilers, caches and clocks settle.
-        rest: seconds before each turn.
+        sides: Functions that return one figure per call, by name.
+        turns: Number of figures to keep for each side.
+        uncounted: Number of turns before these, in which compilers, caches and clocks settle.
+        rest: Seconds before each turn.
 
     Example:
         >>> numbers = iter(range(6))

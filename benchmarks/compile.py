@@ -1,8 +1,8 @@
 """Measures what `lr_find` and `fine_tune` compile with an empty cache: programs and CPU seconds.
 
 The seconds are this process's on all cores, for tracing, lowering and compiling, and for the few
-steps on a few small pictures, which take little: 64 pixels compile as long as 224. `--tree`
-measures the package of another checkout.
+steps on a few small pictures. These steps take little time, and 64 pixels take as long to compile
+as 224. `--tree` measures the package of another checkout.
 
     python benchmarks/compile.py
     python benchmarks/compile.py --tree ~/before

@@ -1,7 +1,7 @@
 """Compares 3x3 convolutions with fewer products to XLA's own, on a CPU: milliseconds, in turn.
 
 For each map and number of channels it times the forward pass and the gradients of the input and of
-the kernel. The memory's caches are emptied before each, as by the other layers of a network.
+the kernel. The processor's caches are emptied before each run, as by the other layers of a network.
 
     python benchmarks/convolution.py
 """
@@ -27,7 +27,7 @@ OTHER_LAYERS = np.ones(40_000_000, np.float32)
 
 
 def parts_of(form: Callable[..., jax.Array]) -> dict[str, Callable[..., jax.Array]]:
-    """Computes what a training step computes for a convolution."""
+    """Returns what a training step computes for a convolution, by part."""
     return {
         "forward": lambda x, kernel, cotangent: form(x, kernel),
         "input": lambda x, kernel, cotangent: jax.vjp(lambda x: form(x, kernel), x)[1](cotangent),
@@ -63,7 +63,7 @@ def measure(side: int, channels: int, batch: int, turns: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=15, device=False)
-    parser.add_argument("--batch", type=int, default=32, help="pictures")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per batch")
     arguments = parser.parse_args()
     use_device("cpu")
     document: dict[str, Any] = {"unit": "milliseconds"}

@@ -2,10 +2,10 @@
 
 Both sides decode the same files, resize their short side to one size and yield shuffled batches of
 bytes; fastai's `Resize` crops to a square, ours keeps the entire picture on its canvas. An entire
-epoch is timed, including its start; for ours the processor time is given too, which depends less on
-other work on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
-names (made from requirements.txt), because the two are not installed together. On a GPU both copy
-each batch there. Only for ours, epochs from memory and the building of a source are also measured.
+epoch is timed, including its start; our processor time is given too, which depends less on other
+work on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
+names (made from requirements.txt), because the two are not installed together. On a GPU both sides
+copy each batch to it. Our epochs from memory, and building a source, are measured without a peer.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 
@@ -45,7 +45,7 @@ LATER_EPOCHS = 3
 
 
 class Ours:
-    """Each turn has its own empty cache, which the first epoch fills."""
+    """Runs our side; each turn has its own empty cache, which the first epoch fills."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         import numpy as np
@@ -58,7 +58,7 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float, float]:
-        """Measures pictures/s in first and later epochs, and processor ms per picture at first."""
+        """Measures pictures/s, first and later, and the first epoch's processor ms per picture."""
         from jaxch5.data.canvases import Canvases
         from jaxch5.data.pipeline import Loader, to_device
 
@@ -100,7 +100,7 @@ def serve() -> None:
 
 
 def serve_ours(folder: str) -> None:
-    """The side of another working copy of jaxch5, in its own process."""
+    """Runs the side of another working copy of jaxch5, in its own process."""
     sys.path.insert(0, str(Path(folder).resolve()))
     use_device("cpu")
     sides: list[Ours] = []
@@ -128,7 +128,7 @@ def fastai_loader(request: dict[str, Any]) -> Any:
         num_workers=request["workers"],
         device=request["device"],
     )
-    # Without it each batch would become floats here, which on our side happens on the device.
+    # Otherwise each batch would become floats here, which on our side happens on the device.
     loaders.train.after_batch = Pipeline([])
     return loaders.train
 

@@ -1,7 +1,7 @@
-"""Compares the processor time of decoding and presizing a photograph with another working copy.
+"""Compares the processor time of decoding and of presizing with that of another working copy.
 
-Each half is timed alone and in turn, in its own process for each copy, on one core: this resolves a
-tenth of the difference between turns of entire epochs in `data.py`.
+Decoding and presizing are timed separately and in turn, each in its own process for each copy, on
+one core. This shows differences ten times as small as turns of entire epochs in `data.py` do.
 
     git worktree add ../before REVISION
     python benchmarks/decode.py --path ~/photos --before ../before

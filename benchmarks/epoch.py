@@ -5,9 +5,9 @@ steps, which is checked; fastai decodes in worker processes, and uses channels l
 entire epoch is timed, with its start and its validation.
 
 `--cache off` decodes every file in every epoch, as fastai does. `memory` and `device` keep the
-presized pictures, and the epochs after that are timed; only ours can do this. `--bare` adds the
-bare training step, on augmented pictures on the device: its rate is the upper limit for an epoch,
-and `of_bare` is the share of it that training reaches, without validation.
+presized pictures, and the epochs after the first are timed; only our side can do this. `--bare`
+adds the bare training step, on pictures that are ready on the device: its rate is about the most
+that an epoch can reach, and `of_bare` is the share of it that training reaches, without validation.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/epoch.py --path ~/photos
     python benchmarks/epoch.py --path ~/photos --cache device --bare --device gpu --precision bf16

@@ -1,10 +1,10 @@
-"""The peer of epoch.py and start.py: fastai's `vision_learner` on photographs, from scratch.
+"""Runs the peer of epoch.py and start.py: fastai's `vision_learner` on photographs, from scratch.
 
 The request of both is {"files", "labels", "train", "arch", "presize", "size", "batch", "workers",
 "device", "precision"}: the first `train` files are for training and the others for validation. With
 `--first-step REQUEST` it prints one line after the first step, and exits; with `--fine-tune REQUEST
-EPOCHS` after fine-tuning. With `--cell FILE` it trains a cell of accuracy.py, whose request is in a
-file and has more keys.
+EPOCHS` it does so after fine-tuning. With `--cell FILE` it trains a cell of accuracy.py, whose
+request is in that file and has more keys.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def accuracy_of(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class BFloat16(fastai.Callback):
-    """Computes in bfloat16 on a CPU, as `to_bf16` does on a GPU: without CUDA that does nothing."""
+    """Computes in bfloat16 on a CPU, where `to_bf16` does nothing, because it needs CUDA."""
 
     def before_batch(self) -> None:
         self.autocast = torch.autocast("cpu", torch.bfloat16)

@@ -1,12 +1,12 @@
 """Compares forms of parts of a ResNet's step on an accelerator, in turn: pictures per second.
 
-jaxch5's choice among them was made by counting bytes (gpu_program.py). Here each is timed in the
-entire step of step.py, with all other parts unchanged.
+jaxch5's choice among these forms was made by counting bytes (gpu_program.py). Here each form is
+timed in the entire step of step.py, with all other parts unchanged.
 
     python benchmarks/forms.py --device gpu
     python benchmarks/forms.py --compile-only
 
-The second command compiles them for an H100, without having one, and counts the bytes they move.
+The second command compiles them for an H100, without needing one, and counts the bytes they move.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def in_two_passes(x: jax.Array, mean: jax.Array, near: jax.Array) -> jax.Array:
 
 
 def compared_again(x: jax.Array) -> jax.Array:
-    """Returns the maximum of nine windows, which are compared again for its gradient."""
+    """Returns the largest of each window's nine pixels, which the gradient compares again."""
     places = [divmod(place, 3) for place in range(9)]
     largest, *others = [convolution.pixels_at(x, 3, 2, *at, -jnp.inf) for at in places]
     for other in others:
@@ -85,7 +85,7 @@ FORMS: dict[str, tuple[ModuleType, str, Any] | None] = {
 
 @contextlib.contextmanager
 def using(form: tuple[ModuleType, str, Any] | None) -> Iterator[None]:
-    """Makes code that is traced within use a form."""
+    """Makes code that is traced within this context use a form."""
     if form is None:
         yield
         return

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Every benchmark that an accelerator answers, and the tests that need one, on a machine with jax,
-# flax, optax, orbax-checkpoint, torch and torchvision.
+# Runs the benchmarks that depend on an accelerator, and the tests that need one, on a machine with
+# jax, flax, optax, orbax-checkpoint, torch and torchvision.
 #
 #     benchmarks/gpu.sh [PART...]
 #
-# Parts: step forms cache options epoch finetune start tests data augment precision profile;
-# without any, all in this order, the first being those that decide how a step is computed. Results
-# are written to $OUT (default: out) after each part: results.json, results.md, log.txt. A part that
+# Parts: step forms cache options epoch finetune start tests data augment precision profile; without
+# any, all of them, in this order, as the first ones tell how a step is best computed. Results are
+# written to $OUT (default: out) after each part: results.json, results.md, log.txt. A part that
 # fails is noted there, and the others go on. After $MINUTES (default: 30) nothing more begins.
 #
 #     benchmarks/gpu.sh compile
 #
-# compiles what the first ones run, for an H100, on a machine without one (extra gpu-program).
+# compiles what the first parts run, for an H100, on a machine without one (extra gpu-program).
 #
 # DEVICE=cpu takes small sizes, to try this script. PYTHON is the interpreter of both sides (default:
 # python3). JAXCH5_FLOWERS names a folder of photographs; without it, some are made. What else has to
@@ -34,7 +34,7 @@ LOG=$OUT/log.txt
 
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 if [ -d wheels ]; then
-    # Beside what is installed, whose versions stay.
+    # The wheels go beside what is installed, whose versions stay.
     "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" \
         wheels/*.whl >>"$LOG" 2>&1 || exit 1
     export PYTHONPATH=$PYTHONPATH:$WORK/site
@@ -64,8 +64,8 @@ else
     FORMS=()
     RUN=(--model.arch resnet50 --model.precision bf16 --data.presize 256 --data.size 224)
     RUN+=(--data.batch-size 128)
-    # Candidates for jaxch5/training/compiler.py, and what --deterministic sets; those of another
-    # release are refused by name. jaxlib wants True and False as Python writes them.
+    # Candidates for jaxch5/training/compiler.py, and what --deterministic sets; jaxlib
+    # refuses those of another release by name. It wants True and False as Python writes them.
     OPTIONS=(
         xla_gpu_deterministic_ops=True
         xla_gpu_enable_latency_hiding_scheduler=True
@@ -84,12 +84,12 @@ photographs() {
     fi
 }
 
-# bench NAME SCRIPT ARGUMENT...: its document becomes NAME.json, what it complains of the log's.
+# bench NAME SCRIPT ARGUMENT...: prints to NAME.json, and its errors go to the log.
 bench() {
     local name=$1 script=$2
     shift 2
     echo "== $name: $script $*" | tee -a "$LOG"
-    # What is left of the time, at least none.
+    # The time that is left, at least a second.
     timeout $((END > SECONDS ? END - SECONDS : 1)) \
         "$PYTHON" "benchmarks/$script" "$@" --json >"$OUT/$name.json" 2>>"$LOG" ||
         echo "$name failed with status $?" | tee -a "$LOG"
@@ -154,9 +154,9 @@ for name in "$@"; do
         continue
     fi
     part "$name"
-    # Now, so that a run that is cut short leaves what it has.
+    # After each part, so that a run that is cut short leaves its results so far.
     "$PYTHON" benchmarks/collect.py "$OUT"
 done
-# One file for each would be more than some machines hand back.
+# With a file for each benchmark, there would be more files than some machines hand back.
 "$PYTHON" benchmarks/collect.py "$OUT" && find "$OUT" -name '*.json' ! -name results.json -delete
 cat "$OUT/results.md"

@@ -83,14 +83,14 @@ def gpus_of(name: str, count: int = 1) -> list[Any]:
 
 
 def stored(tree: Any, where: Sharding) -> Any:
-    """Returns the shapes of arrays that are stored there."""
+    """Returns the shapes of arrays, and where these are stored."""
     on = partial(jax.ShapeDtypeStruct, sharding=where)
     return jax.tree.map(lambda leaf: on(leaf.shape, leaf.dtype), tree)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A training step: its network, its pictures and its settings."""
+    """Describes a training step: its network, its pictures and its settings."""
 
     arch: str = "resnet50"
     size: int = 224
@@ -159,7 +159,7 @@ class Program:
 
 
 class Array(NamedTuple):
-    """An array in a program: its type and its dimensions."""
+    """Describes an array in a program by its type and its dimensions."""
 
     kind: str
     dims: tuple[int, ...]
@@ -170,7 +170,7 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """A line of a program; outside a fusion it is a kernel or a call of a library."""
+    """Describes a line of a program; outside a fusion it is a kernel or a call of a library."""
 
     name: str
     results: tuple[Array, ...]
@@ -239,7 +239,7 @@ def counted(text: str, rows: int) -> dict[str, Any]:
         written = sum(array.bytes for array in kernel.results)
         read = [sum(array.bytes for array in results[name]) for name in {*kernel.operands}]
         if {one.opcode for one in fused} & {"gather", "slice", "dynamic-slice"}:
-            # These do not read everything.
+            # These operations do not read all of an operand.
             read = [min(size, 4 * written) for size in read]
         total["kernels"] += 1
         total["bytes"] += sum(read) + written
@@ -278,7 +278,7 @@ def counted(text: str, rows: int) -> dict[str, Any]:
 
 
 def attribute(instruction: Instruction, name: str) -> str:
-    """Returns an instruction's attribute, without the mark of a computation."""
+    """Returns an instruction's attribute, without the % before the name of a computation."""
     found = re.search(rf"\b{name}=%?([^\s,]+)", instruction.attributes)
     return found[1] if found else ""
 
@@ -311,7 +311,7 @@ def facts(program: Program, text: Path | None = None) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
-    parser.add_argument("programs", nargs="+", help="such as resnet50/bf16/scan")
+    parser.add_argument("programs", nargs="+", help="programs, such as resnet50/bf16/scan")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures, pixels")
     parser.add_argument("--presize", type=int, default=256, help="short side of the canvases")
     parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all GPUs")

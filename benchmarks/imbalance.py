@@ -2,15 +2,15 @@
 
 For five classes of photographs (`train/` and `valid/`), 100, 50, 20, 10 and 10 pictures are used
 for training: the seed decides which class has how many, and which pictures. All validation pictures
-are scored; each class has equally many, so the accuracy is the balanced one. A ResNet-18 is
-fine-tuned from the weights of a run, which may come from other pictures:
+are scored; each class has equally many, so accuracy and balanced accuracy are the same. A ResNet-18
+is fine-tuned from the weights of a run, which may come from other pictures:
 
     jaxch5 train --data.path caltech --model.weights none --data.presize 72 \
         --data.size 64 --data.batch-size 64 --fit.epochs 10 --fit.lr 3e-3 --workdir caltech_run
     python benchmarks/imbalance.py --path flowers --weights caltech_run --out cells
 
-Each cell (a seed and a measure) is a file in the folder of `--out`; existing ones are not trained
-again, so the benchmark can be stopped and resumed at any time.
+Each cell (a seed and a measure against the imbalance) is a file in the folder of `--out`; existing
+cells are not trained again, so the benchmark can be stopped and resumed at any time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEASURES = {
 
 
 def unequal(seed: int) -> Callable[[Source], tuple[np.ndarray, np.ndarray]]:
-    """Returns a split with other numbers of training pictures per class for each seed."""
+    """Returns a split; its seed decides how many pictures each class has for training."""
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         train, valid = folder_split()(source)
@@ -91,7 +91,7 @@ def cell(arguments: Any, measure: str, seed: int) -> dict[str, Any]:
 
 
 def summary(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Returns percent of each measure, and points over none by seed: mean, lowest, highest."""
+    """Returns each measure's percentages, and its points over none: mean, lowest, highest."""
     document: dict[str, Any] = {}
     for score in ("rare", "common", "balanced_accuracy"):
         figures = {

@@ -1,15 +1,15 @@
 """Measures how many wrong labels `jaxch5 suspects` finds compared with cleanlab, and the gain.
 
-Labels of photographs (--path digits: of the digits) are changed, at random or to the most similar
-class (the one for which a linear layer most often takes it), and found again: by the features of a
-network that was trained on other pictures (--weights), or by full trainings (--by training). Both
-sides rank the same probabilities; the figure is the average precision over all pictures. cleanlab
-2.x, in its own environment whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two label scores
-and by `find_label_issues`, with the labels that it found before all others.
+Labels of photographs (with --path digits, of the digits) are changed, at random or to the most
+similar class (the one that a linear layer most often confuses with theirs), and found again: by the
+features of a network that was trained on other pictures (--weights), or by full trainings (--by
+training). Both sides rank labels by the same probabilities; the figure is the average precision
+over all pictures. cleanlab 2.x, in its own environment whose Python JAXCH5_CLEANLAB_PYTHON names,
+ranks by its two label scores, and by `find_label_issues` with the labels that it finds put first.
 
-With --accuracy, a linear layer on the features, or a network by training, is trained on the noisy
-labels, on these with every listed suspect corrected, and on the true ones, and scored on the true
-labels of the validation pictures. --heads only times the linear layers, on 10,000 random features.
+With --accuracy, a linear layer on the features (with --by training, a network) is trained on the
+noisy labels, on these with every listed suspect corrected, and on the true ones, and scored on the
+true labels of the validation pictures. --heads only times the linear layers, on 10,000 pictures.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Judge:
         return self.features
 
     def most_similar(self) -> np.ndarray:
-        """Returns the class for which each class is most often mistaken."""
+        """Returns the class that each is most often mistaken for; without weights, the next one."""
         if self.config.model.weights == "none":
             return np.roll(np.arange(len(self.source.classes)), 1)
         truth = self.source.labels
@@ -206,7 +206,7 @@ def noisy(
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Returns cleanlab's results for the same; nothing if its Python is not named."""
+    """Returns cleanlab's results for the same labels; nothing if its Python is not named."""
     from jaxch5.util.libraries import variable
 
     python = variable("JAXCH5_CLEANLAB_PYTHON")

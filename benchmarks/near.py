@@ -5,11 +5,11 @@ changed in several ways, and every set of copies is looked up among all original
 
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
-`--sheet` draws the groups that are found among only the originals: whether they are false, or were
-in the sets, only a person can tell. With imagehash in the environment of the peer
+`--sheet` draws the groups that are found among only the originals: only a person can tell whether
+these are false, or true duplicates within the sets. With imagehash in the environment of the peer
 (JAXCH5_PEER_PYTHON; requirements.txt does not include it), its 64-bit `phash` is compared, at two
-distances: the largest at which it finds no more pairs of originals than ours, and 10 bits, which is
-often recommended.
+distances: the largest at which it finds no more pairs of originals than jaxch5, and 10 bits, which
+is often recommended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures how many nines a network leaves unanswered that has never seen one.
+"""Measures how many nines a network that has never seen one leaves unanswered.
 
 A ResNet-18 learns scikit-learn's digits without the nines, with a softmax and with a sigmoid for
 each class. Each answers the digits whose probability reaches the threshold that `evaluate`

@@ -1,7 +1,7 @@
-"""Our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
+"""Runs our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
 
 With `--first-step DEVICE SETTINGS` it prints one line after the first training step, and exits;
-with `--fine-tune DEVICE SETTINGS EPOCHS` after fine-tuning and writing its report.
+with `--fine-tune DEVICE SETTINGS EPOCHS` it does so after fine-tuning and writing the report.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def learner_of(settings: dict[str, Any]) -> Learner:
 
 def add_sizes(parser: ArgumentParser) -> None:
     """Adds the arguments of both benchmarks."""
-    parser.add_argument("--arch", default="resnet18", help="(default: resnet18)")
+    parser.add_argument("--arch", default="resnet18", help="network (default: resnet18)")
     parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
     parser.add_argument("--size", type=int, default=128, help="size of the network's input, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures per step")

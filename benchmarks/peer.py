@@ -1,4 +1,4 @@
-"""Runs the other side of a benchmark: a script in the interpreter of the peer, with requests.
+"""Runs the other side of a benchmark: a script in the peer's interpreter that answers requests.
 
 The peers (requirements.txt) have their own environment, whose Python JAXCH5_PEER_PYTHON names. A
 benchmark starts a script there, sends one JSON request per line and reads one line for each; the
@@ -27,7 +27,7 @@ def peer_python(required: bool = False) -> str | None:
 
 
 class Peer:
-    """A script in the peer's interpreter that answers requests (see `answer_requests`).
+    """Runs a script in the peer's interpreter that answers requests (see `answer_requests`).
 
     It is a context manager, which ends the script.
     """
@@ -74,8 +74,8 @@ def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
 def declare_torchvision_operators() -> None:
     """Makes torchvision importable if its compiled part does not fit the installed PyTorch.
 
-    On import it registers fakes of these operators; nothing here calls them. If it can be imported
-    anyway, nothing is done, because they can be defined only once.
+    On import, torchvision registers fakes of the operators below; nothing here calls them. If the
+    import works anyway, nothing is done, because an operator can be defined only once.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Writes JPEG files that take as long to decode as photographs, if there are none.
+"""Writes JPEG files that stand in for photographs and take as long to decode.
 
 They are smooth random fields with some noise, 500 by 333 pixels, about 60 KB each, in class folders
 that differ in colour.

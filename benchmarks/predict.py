@@ -5,7 +5,7 @@ start       `jaxch5 predict RUN PICTURE`, from the process's start to its end: w
 throughput  Pictures per second of `Predictor.predict_many` from files to probabilities, and of the
             training pipeline's validation of the same pictures, cache off, in turn.
 attribution Milliseconds of `predict` for a photograph at 224, and of `jx.attribution` for the same,
-            warm, in turn, for networks whose weights do not matter.
+            warm, in turn, for networks with random weights.
 report      report.html of a run of `--classes` classes with eight top losses of photographs: its
             size, seconds to create it and to refresh it after an epoch, and, where Playwright and
             Chromium are installed, until a browser has opened it.
@@ -50,7 +50,7 @@ from jaxch5.training.events import Begin, End, Epoch
 from jaxch5.training.plan import Plan
 
 PARTS = ("start", "throughput", "attribution", "report")
-# The chapter's pets.
+# The pets of fastai's chapter: classes, pictures, batch size, and epochs of both phases.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
 # Milliseconds from the navigation until the first text is painted, until all of the page can be
 # used, and until it is loaded.
@@ -86,7 +86,7 @@ def train(source: Source, config: Config, folder: Path) -> Learner:
 
 
 def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
-    """Measures the seconds of the process."""
+    """Measures the seconds that the process takes, the first time and afterwards."""
     command = [sys.executable, "-m", "jaxch5.predict", str(run), str(picture)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled")}
 
@@ -118,7 +118,7 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
 
 
 def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
-    """Measures milliseconds of both, and attribution's extra time, for each network."""
+    """Measures milliseconds of prediction and attribution, and the difference, for each network."""
     import jaxch5 as jx
 
     found: dict[str, Any] = {}
@@ -145,7 +145,7 @@ def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
 
 
 def opening(page: Path, repeats: int) -> dict[str, Any]:
-    """Measures how long a browser takes to open a page, in milliseconds; empty without one."""
+    """Measures how long a browser takes to open a page, in milliseconds; empty if there is none."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None or find_spec("playwright") is None:
         return {}

@@ -1,8 +1,8 @@
 """Measures the cost of colour profiles: presizing without one, with sRGB's, and with others.
 
-The photographs are the same, with another profile in front of the same coefficients. "lcms" is the
-profile of "Adobe RGB" converted only by Pillow's ImageCms, as for profiles that are more than
-curves and a matrix.
+The photographs are the same each time; only the profile in front of their coefficients differs.
+"lcms" stands for "Adobe RGB" when it is converted by Pillow's ImageCms, as are profiles that are
+more than curves and a matrix.
 
     python benchmarks/profiles.py --path FOLDER
 """

@@ -6,7 +6,7 @@
     python benchmarks/reliability.py arrays
 
 `saving` times saves of a ResNet-18 in training: until training continues, and until all is written.
-The latter is the upper limit for the share of a minute that a save each minute can take, as if
+The latter gives the upper limit for the share of a minute that a save each minute can take, as if
 nothing of it were done in the background.
 `resume` starts the command for a new and for an interrupted run, in turn, up to its first step.
 `long` trains a tiny network for 2,000 epochs, saved after each, and monitors memory, file handles
@@ -128,7 +128,7 @@ def long(epochs: int) -> dict[str, Any]:
     process, seen = psutil.Process(), []
 
     class Watch(io.StringIO):
-        """Returns the table's file: a line per epoch."""
+        """Records memory, files and threads at each line of the table: one per epoch."""
 
         def write(self, text: str) -> int:
             if text.strip():

@@ -54,7 +54,7 @@ def formula(arch):
     stem = 2 * first.size * (SIZE // 2) ** 2
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    # Backward takes as much for the weights and for the inputs; the pictures have no gradient.
+    # Backward takes as much again for the weights, and for the inputs, except for the pictures.
     return forward, 3 * forward - stem, values, weights, statistics
 
 

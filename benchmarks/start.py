@@ -7,8 +7,8 @@ build the network, and train one step on a batch of augmented photographs; or, w
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/start.py --path ~/photos
 
-With `--parts` it shows instead where our time goes, cold and warm: for an entire run on the digits,
-as without arguments; with `--path`, one epoch of photographs; with `--predict RUN`, one picture.
+With `--parts` it shows instead where our time goes, cold and warm: in an entire run on the digits;
+with `--path`, in one epoch of photographs; with `--predict RUN`, in predicting one picture.
 """
 
 from __future__ import annotations

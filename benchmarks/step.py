@@ -3,12 +3,12 @@
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
 pictures; both sides' first losses are compared before anything is timed. The peer is the same
 network from torchvision, or from timm if only timm has it, in PyTorch with a fused Adam, eager and
-with `torch.compile`, each in both memory layouts; the ratio is to the fastest of these.
-`--precision` bf16 or fp16 applies to both sides (autocast there); in fp16 neither scales its loss.
-The peer runs in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because
-the two are not installed together. Run it on an idle machine: threads that wait for each other,
-like PyTorch's, lose far more to other work than ours, and the ratio then flatters us. `load_before`
-is the load average at the start.
+with `torch.compile`, each in both memory layouts; the ratio is to the fastest of these. Both sides
+compute in `--precision`, PyTorch by autocast; in fp16 neither scales its loss. The peer runs in the
+interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two sides are
+not installed together. Run this on an idle machine: threads that wait for each other, like
+PyTorch's, lose far more to other work than ours, and the ratio then flatters us. `load_before` is
+the load average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """

@@ -1,4 +1,4 @@
-"""The peer of step.py: torchvision's or timm's network in PyTorch, in its own interpreter.
+"""Runs the peer of step.py: torchvision's or timm's network in PyTorch, in its own interpreter.
 
 The first request is {"arch", "library", "num_classes", "weights", "inputs", "device", "precision",
 "modes", "layouts", "lr", "eps"}. Its answer is {"losses": {way: losses of the first two steps},
@@ -67,7 +67,7 @@ class Step:
 
 def main() -> None:
     steps: dict[str, Step] = {}
-    # JAX uses them for float32 on a GPU too.
+    # JAX uses TF32 for float32 on a GPU too.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True

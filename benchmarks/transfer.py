@@ -158,7 +158,7 @@ def main() -> None:
     elif arguments.part == "precision":
         document = precision(arguments.seeds)
     else:
-        # A learner prints whose weights it begins with, but this output is for the document.
+        # A learner prints whose weights it begins with; standard output is only for the document.
         with redirect_stdout(sys.stderr):
             document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
     tell(document, arguments.json)

@@ -23,7 +23,7 @@ MOST_CURVES = 6
 
 
 class RunsOptions(Options):
-    """List the runs of a folder, newest last; given several runs, show in what they differ.
+    """List the runs of a folder, newest last; given several runs, show how they differ.
 
     Other paths in the folder, and damaged runs, are counted and named.
     """
@@ -82,7 +82,7 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     if any(intervals):
         notes.append("in brackets: Wilson's 95 % interval of the accuracy")
     if not same:
-        notes.append("their validation pictures or labels differ: compare the results with care")
+        notes.append("the validation pictures or labels differ: compare the results with care")
     for note in notes:
         print_line(console, note)
     others = [str(path) for path in found.others]

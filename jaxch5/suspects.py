@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Printed if the network that computes the features was trained on labels that are judged.
 KNOWS = (
     "{} was trained on labels that it now judges, and may have memorized wrong ones; --by "
-    "training, or --model.weights from other pictures, avoids that"
+    "training, or --model.weights trained on other pictures, avoids that"
 )
 # Maximum number of class pairs that are printed.
 PAIRS = 10
@@ -47,7 +47,7 @@ class SuspectsOptions(RunOptions):
     """Judge every label of a set by a model not trained on it, and list those that look wrong.
 
     The pictures are divided into folds, and each fold is judged by a model trained on the others.
-    With --by features, that model is a linear layer on a network's features, which takes minutes.
+    With --by features, that model is a linear layer on a network's features; this takes minutes.
     The network's weights are --model.weights, or those that the run began from; for a run from
     scratch they are its own, which may have memorized wrong labels. With --by training, the entire
     network is trained for each fold, with the run's settings.
@@ -57,7 +57,7 @@ class SuspectsOptions(RunOptions):
         None, description="run whose pictures are judged; without it, --data.path names them"
     )
     by: Literal["features", "training"] = Field(
-        "features", description="what judges: a linear layer on features, or full trainings"
+        "features", description="what judges: a linear layer on features, or an entire network"
     )
     folds: int = Field(5, ge=2, le=100, description="number of folds to judge in turn")
     out: Path | None = Field(
@@ -114,12 +114,12 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         source.labels, options.folds, config.seed, [items for _, items in alike]
     )
     if not (judged := int((folds >= 0).sum())):
-        raise DataError(f"{source.name}: no class has pictures in two folds, which is needed")
+        raise DataError(f"{source.name}: no class has pictures in two folds, so none can be judged")
     if alone := len(source) - judged:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
         others = counted(len(names) - 1, "other class", "other classes")
         more = f" or {others}" * (len(names) > 1)
-        say(f"{alone:,} not judged: {names[0]}{more} has no other picture to compare with")
+        say(f"{alone:,} not judged: no other fold has pictures of {names[0]}{more} to compare with")
 
     out = (
         options.out
@@ -187,9 +187,9 @@ def check_settings(options: SuspectsOptions) -> None:
         free = name not in OF_THE_RUN if section == "data" else key in ("model.weights", "seed")
         if not free and not (key == "model.arch" and "model.weights" in options._named):
             raise ConfigError(
-                f"{key}: a run is judged with the settings of {directory.config_file}; only its "
-                "location (--data.path and the like), --data.on-bad, --data.batch-size, "
-                "--model.weights and --seed may be changed; or leave out the run"
+                f"{key}: a run is judged with the settings of {directory.config_file}; only where "
+                "its pictures are (--data.path and the like), --data.on-bad, --data.batch-size, "
+                "--model.weights with --model.arch, and --seed may be changed; or leave out the run"
             )
 
 

@@ -23,7 +23,7 @@ from jaxch5.metrics import (
 )
 from jaxch5.util.imports import load_object
 
-# The smallest normal float32, with a loss of 87; smaller probabilities underflow to zero.
+# The smallest normal float32, whose loss is 87; smaller probabilities underflow to zero.
 SMALLEST = float(np.finfo(np.float32).tiny)
 # The answer if no class is probable enough.
 NONE = "none of these"

@@ -44,9 +44,9 @@ class TrainOptions(PicturesOptions):
     )
     distributed: str | None = Field(
         None,
-        description="train together with other processes, on this host or on others: auto, under "
-        "Slurm, Kubernetes, MPI or on a TPU pod; or HOST:PORT,COUNT,ID: address of the first "
-        "process, number of processes, and number of this one, from 0",
+        description="train together with other processes, on this host or on others: auto under "
+        "Slurm, Kubernetes or MPI, or on a TPU pod; otherwise HOST:PORT,COUNT,ID, which are the "
+        "address of the first process, the number of processes, and this one's number, from 0",
     )
     resume: Path | None = Field(
         None, description="run directory to resume from its last checkpoint"
@@ -136,7 +136,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
             f"{changed[0]}: is fixed in a resumed run, by {run.config_file}; start a new run to "
             "change it"
         )
-    instead = f"begin another with --model.weights {run.path}"
+    instead = f"begin another run with --model.weights {run.path}"
     data, _ = data_of(config, run, partial(print_line, console), instead)
     # The weights that the run began with may be gone by now; a checkpoint replaces them anyway.
     learn = _learner(data, from_scratch(config), console)

@@ -148,7 +148,7 @@ class Trainer(NamesFastai):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the model's body is random, or was when the restored one-cycle run began."""
+        """Whether the model's body is random, or was at the start of the restored one-cycle run."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))
@@ -200,7 +200,7 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans whose steps count from 0; after a restore, only by the rest of them."""
+        """Follows plans whose steps count from 0; after a restore, only what is left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)

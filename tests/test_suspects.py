@@ -130,7 +130,7 @@ def test_a_class_of_one_picture_is_not_judged_and_this_is_said(pictures, trained
     status, out, err = judged(capsys, *argv, "--json")
     assert status == 0, err
     assert "not split, so all count as training pictures: class green has 1 picture" in err
-    assert "1 not judged: green has no other picture to compare with" in err
+    assert "1 not judged: no other fold has pictures of green to compare with" in err
     assert json.loads(out)["judged"] == 40
 
 

@@ -486,7 +486,7 @@ def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monke
     assert status == 1
     assert "blue/3.jpg" in err
     assert line in err
-    assert f"begin another with --model.weights {run}" in err
+    assert f"begin another run with --model.weights {run}" in err
     assert err.count("\n") == 1
     assert "epoch" not in out
     assert (run / "metrics.jsonl").read_text() == before

@@ -90,7 +90,7 @@ class Interpretation(NamesFastai):
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Returns the answers by name: the classes, then "none of these" if the task has it."""
+        """Returns the answers' names: the classes, then "none of these" if the task has it."""
         return self.task.answers(self.classes)
 
     @cached_property
@@ -177,10 +177,8 @@ class Interpretation(NamesFastai):
     def calibration(self, bins: int = 10) -> Calibration:
         """Measures how often the most probable class is right, by its probability.
 
-        A probability on the edge between two bins falls into the lower bin.
-
         Args:
-            bins: Number of bins of equal width, from 0 to 1.
+            bins: Number of bins of equal width, from 0 to 1; an edge belongs to the bin below it.
 
         Raises:
             ConfigError: `bins` is less than 1.
@@ -193,7 +191,7 @@ class Interpretation(NamesFastai):
         return calibrate(self.confidences, decide(self.probabilities) == self.targets, bins)
 
     def expected_calibration_error(self, bins: int = 10) -> float:
-        """Returns the mean gap between confidence and accuracy; see `Calibration` (1706.04599).
+        """Returns the mean gap between confidence and accuracy, over bins (Guo et al., 1706.04599).
 
         Args:
             bins: Number of bins; see `calibration`, which raises the same errors.
@@ -248,7 +246,7 @@ class Interpretation(NamesFastai):
             0
         """
         if self.references is None:
-            raise ConfigError("references is None: suspects are written with their paths")
+            raise ConfigError("references is None: writing suspects needs the path of each item")
         return write_suspects(path, self.suspects(min_loss, min_probability), self.references)
 
     def plot_confusion_matrix(self, normalize: bool = False) -> Figure:
@@ -274,6 +272,7 @@ class Interpretation(NamesFastai):
 
         Raises:
             ConfigError: `k` is less than 1, or there are no pictures.
+            DataError: A picture cannot be read.
 
         Example:
             >>> black = lambda item: np.zeros((8, 8, 3))

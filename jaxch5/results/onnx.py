@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 OPSET, IR_VERSION = 18, 8
 # A constant, or else the name of the program's input or of a node's result.
 Value = Any
-# Stands for the index of the branch for platforms that the code does not name.
+# Stands for a branch index that depends on the platform; the last branch is the default one.
 OTHERS = object()
 INLINED = ("jit", "custom_jvp_call", "custom_vjp_call", "checkpoint", "closed_call")
 EQUIVALENT = {
@@ -191,7 +191,7 @@ def _pool(graph: Graph, eqn: Any, x: Value) -> Value:
     # In ONNX, the first two axes are not pooled.
     axes = sorted(range(len(windows)), key=lambda axis: windows[axis] != one)
     if any(windows[axis] != one for axis in axes[:2]):
-        raise Unwritten("pooling of all axes")
+        raise Unwritten("pooling that leaves fewer than two axes unchanged")
     sides, strides, padding = zip(*(windows[axis] for axis in axes[2:]), strict=True)
     low, high = zip(*padding, strict=True)
     of: dict[str, Any] = {"kernel_shape": sides, "strides": strides, "pads": low + high}

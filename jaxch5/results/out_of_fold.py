@@ -69,9 +69,9 @@ def judge_by_heads(
 ) -> Float[np.ndarray, "items classes"]:
     """Computes class probabilities of items with linear heads that were not trained on them.
 
-    A fold's head is a softmax regression on the features of all items outside the fold. The
-    strength of its regularization is chosen on these items: heads trained on them without the
-    next fold are compared by how well they predict the next fold. Items in no fold get zeros.
+    A fold's head is a softmax regression on the features of all items outside the fold. These
+    items also decide how strongly it is regularized: heads trained on all of them except the next
+    fold are compared by how well they predict the next fold. Items in no fold get zeros.
 
     Args:
         features: Features of the items.
@@ -144,7 +144,7 @@ def nearest_items(
     asked: Sequence[tuple[int, int]],
     count: int = NEAREST,
 ) -> list[list[int]]:
-    """Finds, for pairs of an item and a class, the items of the class most similar to the item.
+    """Finds, for pairs of an item and a class, the class's items that are most like the item.
 
     Args:
         features: Features of the items, compared by cosine similarity once their mean is removed.

@@ -109,7 +109,7 @@ class Predictor(NamesFastai):
         return f"<{self.about.arch} of {counted(len(self.classes), 'class', 'classes')}>"
 
     def with_variables(self, variables: Mapping[str, PyTree]) -> Predictor:
-        """Returns a copy with other weights, such as a later step's, and the same programs.
+        """Returns a copy that has other weights, such as a later step's, but the same programs.
 
         Args:
             variables: Weights and statistics of the same shapes.

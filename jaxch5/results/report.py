@@ -21,7 +21,7 @@ from jaxch5.task import SOFTMAX, Task
 from jaxch5.util.files import write_file
 
 if TYPE_CHECKING:
-    # Importing it loads SciPy's statistical tests, which would delay the start of training.
+    # Importing `advice` loads SciPy's statistical tests, which would delay the start of training.
     from jaxch5.results.advice import Advice
 
 # Number of shades in the confusion matrix; the style sheet has one rule for each.
@@ -77,7 +77,7 @@ class Report:
         changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps where steps may be skipped.
-        right: Number of validation pictures classified correctly, and number of all of them.
+        right: Number of validation pictures classified correctly, and number in all.
         rates: Learning rate of each group at each step.
         momentum: Momentum at each step.
         group_names: Names of the groups of layers; without names, the groups are numbered.
@@ -90,8 +90,8 @@ class Report:
         class_table: A row for each class: class, precision, recall, f1 and support.
         top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
             probability (of the actual class), confidence (of the prediction), suspect (whether the
-            label looks wrong), reference and, where it is known, look (a drawing of what
-            in the picture speaks for the most probable class).
+            label looks wrong), reference and, where it is known, look (the picture with a map of
+            the parts that speak for the most probable class).
         calibration: Calibration, which tells how far to trust the probabilities.
         cleaning: Labels corrected since an earlier run, and what changed as a result (see
             `run.cleaned.changes`).

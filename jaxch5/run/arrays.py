@@ -43,7 +43,7 @@ def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     expected = {_name(path): leaf for path, leaf in leaves}
     for name in expected.keys() ^ arrays.keys():
-        raise ValueError(f"{name} is {'missing' if name in expected else 'no part of this model'}")
+        raise ValueError(f"{name} is {'missing' if name in expected else 'not part of this model'}")
     for name, leaf in expected.items():
         found = arrays[name]
         if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):

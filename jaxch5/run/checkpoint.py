@@ -93,11 +93,11 @@ class StoredCheckpoints:
                 damaged.append(str(error))
                 continue
             for line in damaged:
-                say(f"{line}; using the one before it, of step {step}")
+                say(f"{line}; using an earlier one, of step {step}")
             return found
         if damaged:
             raise CheckpointError(
-                f"{damaged[0]}; this run has no other intact checkpoint: begin a new run"
+                f"{damaged[0]}; this run has no intact checkpoint: begin a new run"
             )
         return None
 

@@ -68,9 +68,9 @@ def record_cleaning(run: RunDir) -> None:
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
     """Returns what a report shows about corrected labels; None if no labels were corrected.
 
-    The report shows counts, and compares the run's network with that of the run whose labels were
-    corrected, if there is one. The older network is evaluated again, since its score was based on
-    the old labels. If a comparison is impossible or would be unfair, "why_not" says why.
+    The report shows counts. If the corrected labels are those of an earlier run, it also compares
+    the networks of both runs; the older one is evaluated again, since its score was based on the
+    old labels. If a comparison is impossible or would be unfair, "why_not" says why.
 
     Args:
         run: Finished run.
@@ -122,7 +122,7 @@ def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> C
         interp: Answers for the validation pictures, with their labels.
 
     Raises:
-        ConfigError: The earlier run is gone.
+        ConfigError: The earlier run is gone, or its configuration is invalid.
         WeightsError: The earlier run has no network that can be loaded.
         DataError: A picture cannot be read.
     """

@@ -100,7 +100,7 @@ def create_run(config: Config, path: Path | None = None) -> RunDir:
     run = RunDir(expanded(path).absolute())
     if run.config_file.exists():
         raise ConfigError(
-            f"{path}: holds a run already; resume it with jaxch5 train --resume {path}, "
+            f"{path}: already holds a run; resume it with jaxch5 train --resume {path}, "
             "or name another directory"
         )
     try:
@@ -131,7 +131,7 @@ def open_run(path: Path) -> tuple[RunDir, Config]:
 
 @contextmanager
 def locked(run: RunDir) -> Iterator[None]:
-    """Locks a run against writing by other processes; the lock ends if this process dies.
+    """Locks a run against other writers; the lock is released if this process dies.
 
     Raises:
         CheckpointError: Another process holds the lock.

@@ -79,13 +79,13 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
 def going_on(
     run: RunDir, source: Source, say: Callable[[str], None], instead: str
 ) -> tuple[Source, Split] | None:
-    """Returns the pictures that a run began with, and their split; None if it has no record.
+    """Returns the pictures that a run began with, and their split; None if it did not record them.
 
     Args:
         run: Run to resume.
-        source: Pictures found by the run's configuration now, which may include new ones.
+        source: Pictures that the run's configuration finds now, which may include new ones.
         say: Function that takes a line about a missing record or each kind of change.
-        instead: What the user may do if pictures are gone or relabelled, for the message.
+        instead: What else the user may do if pictures are gone or relabelled, for the message.
 
     Raises:
         DataError: A picture is gone, or has another class now.
@@ -100,13 +100,13 @@ def going_on(
         return None
     found = find(pictures, pictures_of(source))
     way = (
-        "the run needs the pictures that it began with: put it back, name where they are now with "
+        "the run needs the pictures that it began with: restore them, name where they are now with "
         f"--data.path, or {instead}"
     )
     if name := _first(pictures, found.places < 0):
         raise DataError(f"{name}: is gone; {way}")
     if name := _first(pictures, found.relabelled):
-        raise DataError(f"{name}: has another class than when the run began; {way}")
+        raise DataError(f"{name}: is in a different class than when the run began; {way}")
     if name := _first(pictures, found.changed):
         say(f"{name}: has changed since the run began, so the result will differ")
     skipped = read_skipped(run)
@@ -118,7 +118,7 @@ def going_on(
 
 
 def check_pictures(run: RunDir, data: Data) -> None:
-    """Checks that data has the pictures of a run, each in the same part as before.
+    """Checks that data has a run's pictures, each in the same part: training or validation.
 
     Raises:
         ConfigError: The pictures, their parts or their classes differ.
@@ -138,8 +138,8 @@ def check_pictures(run: RunDir, data: Data) -> None:
     )
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     raise ConfigError(
-        f"{run.path}: was trained on other pictures ({said}); to split these "
-        "as the run did, use recorded_split(RUN), or begin another run from its weights"
+        f"{run.path}: was trained on other pictures ({said}); split the pictures as "
+        "the run did, with recorded_split(RUN), or begin another run from its weights"
     )
 
 
@@ -186,12 +186,12 @@ def recorded_split(path: str | Path) -> Split:
     run = RunDir(Path(path).expanduser().absolute())
     pictures = read_pictures(run.pictures_file)
     if pictures is None:
-        raise ConfigError(f"{path}: has no {run.pictures_file.name}, which says how it was split")
+        raise ConfigError(f"{path}: has no {run.pictures_file.name}, which records a run's split")
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         places = find(pictures, pictures_of(source)).places
         if name := _first(pictures, places < 0):
-            raise DataError(f"{name}: is a picture of {path}, but is gone")
+            raise DataError(f"{name}: is in the record of {path}, but not in {source.name}")
         return places[~pictures.held_out], places[pictures.held_out]
 
     return split

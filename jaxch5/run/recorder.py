@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Recorder(NamesFastai):
     """Records losses, rates and metrics while a learner trains.
 
-    After a run is resumed, `records` covers all its epochs; the rest covers only the new steps.
+    After a run is resumed, `records` covers all its epochs; the other lists cover only new steps.
 
     Attributes:
         records: Record of each epoch: losses, metrics as fractions of 1, seconds, and pictures per
@@ -47,7 +47,7 @@ class Recorder(NamesFastai):
         """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: Number of steps to leave out first, as their losses would dwarf the others.
+            skip_start: Number of first steps to leave out, as their losses would dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 

@@ -128,7 +128,7 @@ def pretrained_of(
             return None
         raise ConfigError(
             f"weights = {weights}: a module of your own has no weights by name; give "
-            "weights='none', its variables, or a ModelSpec of it"
+            "weights='none', its variables, or a ModelSpec that builds it"
         )
     if weights == "auto":
         weights, reason = available(arch)
@@ -179,7 +179,7 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
     """Describes whether `transfer` keeps the weights' head, and if not, why."""
     old = pretrained.variables["params"].get("head")
     if old is None:
-        return "a new head: the weights have none of a known kind"
+        return "a new head: the weights have no head of a known kind"
     kind = "concat_pool" if "fc2" in old else "linear"
     if pretrained.classes is None:
         return "a new head: the classes of the weights' head are unknown"

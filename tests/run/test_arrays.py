@@ -30,7 +30,7 @@ def test_arrays_are_copies():
     ("change", "said"),
     [
         ({"count": None}, "count is missing"),
-        ({"other": np.zeros(2)}, "other is no part of this model"),
+        ({"other": np.zeros(2)}, "other is not part of this model"),
         ({"conv/kernel": np.zeros((3, 2))}, r"conv/kernel is float64\[3, 2\], not float64\[2, 3\]"),
         ({"count": np.float32(3)}, r"count is float32\[\], not int32\[\]"),
     ],

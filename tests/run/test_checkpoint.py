@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp
         assert len(said) == (step == 1)
         if step == 1:
             assert f"{copy}/2: is damaged: " in said[0]
-            assert said[0].endswith("using the one before it, of step 1")
+            assert said[0].endswith("using an earlier one, of step 1")
             passed_over.add(file.parts[1])
     assert passed_over == {"variables", "rest", "about"}
 
@@ -191,7 +191,7 @@ def test_none_whole_is_an_error_and_none_written_is_none(tmp_path):
     shutil.rmtree(tmp_path / "1" / "about")
     with (
         Checkpoints(tmp_path) as saves,
-        pytest.raises(CheckpointError, match="this run has no other intact checkpoint"),
+        pytest.raises(CheckpointError, match="this run has no intact checkpoint"),
     ):
         saves.newest(saves.about, print)
 

@@ -88,7 +88,7 @@ class SaveCheckpoints:
         return self._saves.about(step)["records"][-1], self._saves.variables(step)
 
     def _end(self, event: End) -> None:
-        # Save nothing if a bad picture ends the first epoch: once it is fixed, the run starts over.
+        # Save nothing if a bad picture ends training in the first epoch: the run then starts over.
         begun = self._records or not isinstance(event.error, DataError)
         failed = None
         try:

@@ -43,7 +43,7 @@ class Trace:
             case End() if self._tracing:
                 self._stop()
             case End(how="finished") if self._first is None:
-                self._say(f"--profile: nothing traced; training ended before {WARM_UP + 1} steps")
+                self._say(f"--profile: last phase not traced; it needs more than {WARM_UP} steps")
 
     def _watch(self, event: Step, ends_epoch: bool) -> None:
         if self._first is None:

@@ -33,4 +33,4 @@ def test_a_run_of_too_few_steps_says_that_none_was_traced(pictures, tmp_path, ca
     ]
     monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
     assert main() == 0
-    assert "--profile: nothing traced; training ended before 6 steps" in capsys.readouterr().out
+    assert "--profile: last phase not traced; it needs more than 5 steps" in capsys.readouterr().out

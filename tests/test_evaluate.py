@@ -69,7 +69,8 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     )
     assert status == 0, err
     assert err.startswith(
-        f"all 40 pictures of {other}: 40 different files with the names of some of the run's\n"
+        f"all 40 pictures of {other}: 40 different files with the names of some of the run's "
+        "pictures\n"
     )
     document = json.loads(out)
     assert document["pictures"] == 40
@@ -110,7 +111,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     status, out, err = evaluated(capsys, *argv)
     assert status == 0, err
     assert err.splitlines()[0] == (
-        "6 of the 8 pictures that the run validated on; 1 is not there; 1 is a different file now "
+        "6 of the 8 pictures that the run validated on; 1 is missing; 1 is a different file now "
         "and left out; 1 is new to the run and left out (--pictures all scores all)"
     )
     document = json.loads(out)

@@ -30,7 +30,7 @@ ITEM = re.compile(rb"(infe.{8})(?:Exif|mime)", re.DOTALL)
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Reads TIFF files marked planar that have only one sample; Pillow truncates their raw mode."""
+    """Reads planar TIFF files with one sample per pixel, whose raw mode Pillow would truncate."""
 
     def _setup(self) -> None:
         if self.tag_v2.get(SAMPLES, 1) == 1:
@@ -122,7 +122,7 @@ def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     except (OSError, DataError):
         return False
     except Exception:
-        # The call only shows whether HEIF's reader is installed: the first bytes may not be enough.
+        # `_heif` shows only whether its reader is installed; the first bytes may not be enough.
         return True
     return form is not None and ENDS.get(form, b"") in tail
 
@@ -153,7 +153,7 @@ def format_of(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] != b"ftyp":
         return None
-    # The ftyp box lists brands: the main one, then a version, then others that the file follows.
+    # The ftyp box holds the main brand, a version and the other brands that the file follows.
     box = data[8 : min(int.from_bytes(data[:4]), 256)]
     brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}
     if brands & {b"avif", b"avis"}:
@@ -170,7 +170,7 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # The base class's method: that of PNG's class decodes the pixels to find EXIF after them.
+    # The base class's method is called, as PNG's own decodes the pixels to find EXIF after them.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1

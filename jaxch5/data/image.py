@@ -48,8 +48,8 @@ def presize(
     Args:
         picture: Pixels, upright.
         size: Short side of the canvas, pixels.
-        profile: ICC profile of the pixels' colours, which are converted to sRGB once resized; None
-            for sRGB.
+        profile: ICC profile of the pixels' colours, which are converted to sRGB after
+            resizing; None for sRGB.
         method: How the network will frame the picture; see `Framing`.
         out: Array to use as the canvas; None makes a new one.
         overwrite: Whether the memory of `picture` may be overwritten, which saves time.

@@ -11,13 +11,13 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-# A JPEG file spends at least one bit on each 8 by 8 block of each component, and subsampling leaves
-# 10 or more blocks per 512 pixels: 410 pixels a byte. A file over the limit is broken or malicious.
+# A JPEG file spends at least one bit on each 8 by 8 block of each component, so a byte holds up to
+# 512 pixels of a grey picture, fewer of a coloured one. A file with more is broken or malicious.
 MAX_PIXELS_A_BYTE = 512
 # Each scan of a progressive JPEG goes over the whole picture; encoders make about ten.
 MAX_SCANS = 64
-# For several scans, decoders keep the coefficients of all components in memory, two bytes each,
-# whatever fraction is decoded. The coefficients may take this many bytes per allowed pixel.
+# With several scans, decoders keep all coefficients in memory, two bytes each, even to decode at a
+# fraction of the size. The coefficients may take this many bytes per allowed pixel.
 COEFFICIENTS = 9
 # libjpeg's other fractions, such as 5/8, take longer to decode than the full size.
 FRACTIONS = (8, 4, 2)
@@ -27,8 +27,8 @@ MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 # Markers without a segment after them: TEM and the restarts.
 ALONE = {0x01, *range(0xD0, 0xD8)}
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-# Segments that precede the scan in most files: tables, the restart interval, comments and those of
-# applications, which may hold a profile. EXIF is not passed over, as it may hold an orientation.
+# Segments that precede the scan in most files: tables, the restart interval, comments, and
+# application segments, which may hold a profile. EXIF, which may hold an orientation, is excluded.
 BASELINE, PROFILE = 0xFFC0, 0xFFE2
 PASSED_OVER = {0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)} - {0xFFE1}
 PROFILE_BEGINS, PROFILE_ALONE = b"ICC_PROFILE\0", b"\1\1"
@@ -39,7 +39,7 @@ class Plain(NamedTuple):
 
     Attributes:
         size: Width and height, pixels.
-        profile: Colour profile of the picture; None where it has none.
+        profile: Colour profile of the picture; None if it has none.
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Plain(NamedTuple):
 def read_plain(data: bytes) -> Plain | None:
     """Reads the header of an ordinary JPEG (see `Plain`); returns None for any other file.
 
-    Pillow takes three times as long, a twentieth of the whole time that a small picture takes.
+    Pillow needs three times as long for this: a twentieth of the whole time for a small picture.
 
     Example:
         >>> import io
@@ -114,7 +114,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     needed = next((part for part in (1, 2, 4, 8) if pixels <= max_pixels * part**2), None)
     if needed is None:
         raise Image.DecompressionBombError(
-            f"{size} are more than {max_pixels:,} (--data.max-pixels), even at an eighth of a side"
+            f"{size} are more than {max_pixels:,} (--data.max-pixels), even at 1/8 of its size"
         )
     short = min(header.size)
     fitting = next((part for part in FRACTIONS if min_side and short >= part * min_side), 1)
@@ -125,8 +125,8 @@ def decode_at(
     data: bytes, header: Image.Image | Plain, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
     """Decodes a grey or coloured JPEG without turning it upright; None if simplejpeg refuses it."""
-    # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs. It
-    # chooses the smallest fraction that reaches the given sizes; 0 stands for the full size.
+    # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs.
+    # simplejpeg decodes at the smallest fraction that reaches the sizes below; 0 is the full size.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1])
@@ -137,7 +137,7 @@ def decode_at(
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
     """Checks whether a JPEG has only one scan, as most do; decoders then look for no more scans.
 
-    Counting scans means reading the whole file, a twentieth of the time that a picture takes.
+    Counting scans means reading the whole file, which takes a twentieth of the time per picture.
     """
     layers = getattr(header, "layers", 0)
     begin = START_OF_SCAN + bytes([0, 2 * layers + 6, layers])

@@ -47,7 +47,7 @@ def check_labels(
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         first = int(wrong[0])
         others = f" (and {counted(len(wrong) - 1, 'other')})" if len(wrong) > 1 else ""
-        unlabelled = "; -1 often stands for none: leave such items out" * int(labels[first] == -1)
+        unlabelled = "; -1 often means no label: leave such items out" * int(labels[first] == -1)
         raise DataError(
             f"{printable(references[first])}{others}: label {labels[first]} is not one of the "
             f"{len(classes)} classes, 0 to {len(classes) - 1}{unlabelled}"

@@ -54,7 +54,7 @@ def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
     """Returns a square thumbnail without borders, the 3 kB that stand for a picture in comparisons.
 
     Returns:
-        The thumbnail; None where the picture is too small or too plain to be told from others.
+        The thumbnail; None if the picture is too small or too plain to be told apart from others.
 
     Example:
         >>> noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)

@@ -259,7 +259,7 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     # A list or another library may have widened 8-bit numbers; 16-bit numbers mean deeper pixels.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
-    way_out = "; np.uint8(255 * pixels + 0.5) converts 0 to 1" if pixels.dtype.kind == "f" else ""
+    way_out = "; if 1 is white: np.uint8(255 * pixels + 0.5)" if pixels.dtype.kind == "f" else ""
     raise DataError(
         f"{reference}: is {pixels.dtype} {list(pixels.shape)}; should be uint8 from 0 to 255, and "
         f"this runs from {low:g} to {high:g}{way_out}"

@@ -28,7 +28,7 @@ from jaxch5.util.files import to_json, write_file
 from jaxch5.util.text import composed
 
 FORMAT = "jaxch5 pictures of a run, 1"
-# Stands for a size that is not known, as of an item that is not a file.
+# Stands for a size that is not known, such as that of an item that is not a file.
 UNKNOWN = -1
 # Number of files whose sizes a thread asks for at a time.
 CHUNK = 1000
@@ -42,7 +42,7 @@ class Pictures:
         classes: Class names, in the order of the labels.
         references: Names of the pictures in the source, the same on every machine.
         labels: The class of each picture, as an index into `classes`.
-        sizes: Size of each picture's file in bytes; -1 where it is not known.
+        sizes: Size of each picture's file in bytes; -1 if it is not known.
         held_out: Whether each picture is for validation; the others are for training.
     """
 
@@ -71,10 +71,10 @@ class Found(NamedTuple):
     """Tells which pictures of a run are among other pictures.
 
     Attributes:
-        places: Index of each picture of the run among the others; -1 where it is missing.
-        changed: Whether each picture's file has another size there and so is a different picture.
-        relabelled: Whether each picture's class is different there.
-        known: For each of the others, its index among the run's pictures; -1 if it is none of them.
+        places: Index of each picture of the run among the others; -1 if it is missing.
+        changed: Whether each picture's namesake among the others has a different file size.
+        relabelled: Whether each picture's namesake among the others has a different class.
+        known: For each of the others, its index among the run's pictures; -1 if the run lacks it.
     """
 
     places: Int[np.ndarray, "pictures"]
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells whether each of the run's pictures is there, not a different one of that name."""
+        """Tells whether each of the run's pictures is among the others, and not `changed`."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -189,7 +189,7 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
     Args:
         source: Source that holds the run's pictures, and possibly others.
         pictures: Pictures of the run, all of which are in the source.
-        found: Where the run's pictures are in the source, by `find` and `pictures_of(source)`.
+        found: Where the run's pictures are in the source: `find(pictures, pictures_of(source))`.
     """
     same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
     if same and source.classes == pictures.classes:
@@ -255,7 +255,7 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
 
 
 def read_pictures(path: Path) -> Pictures | None:
-    """Returns what `write_pictures` wrote; None where there is no such file.
+    """Returns what `write_pictures` wrote; None if there is no such file.
 
     Raises:
         CheckpointError: The file is damaged, or cannot be read.

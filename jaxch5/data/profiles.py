@@ -17,12 +17,12 @@ from jaxch5.util.text import printable
 
 # Number of profiles kept in parsed form; each camera and each screen has its own.
 KEPT = 256
-# Levels, of 255, by which a profile may differ from sRGB and still count as sRGB.
+# Levels, out of 255, by which a profile may differ from sRGB and still count as sRGB.
 SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
 # EXIF entries that cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte
-# order: one entry says that the colours are not sRGB's, the other gives the rule's name, R03.
+# order: one entry says that the colours are not sRGB's, the other is the interoperability index.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
     (b"\xa0\x01\0\x03\0\0\0\x01\xff\xff", b"\0\x01\0\x02\0\0\0\x04R03\0"),
@@ -111,7 +111,7 @@ def load_profile(content: bytes) -> Profile | None:
 def to_srgb(
     pixels: UInt8[np.ndarray, "height width 3"], content: bytes | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Converts a picture to sRGB, unless its profile is sRGB or does not fit the picture.
+    """Converts a picture to sRGB, if its profile is usable, fits the picture and is not sRGB.
 
     Args:
         pixels: A picture, which is converted in place.

@@ -72,9 +72,9 @@ def balanced(
 ) -> Order:
     """Draws each class equally often, or by its weight, with as many draws as there are items.
 
-    The items of a class are drawn equally often too: all of them before any is drawn again. A
-    class's share of the draws may not be a whole number; it is then rounded up or down at random,
-    so that it is right on average (systematic sampling; Madow, 1949).
+    The items of a class are drawn equally often too: all of them before any is drawn again. If a
+    class's share of the draws is not a whole number, it is rounded up or down at random, so that it
+    is right on average (systematic sampling; Madow, 1949).
 
     Args:
         labels: Classes of the items.

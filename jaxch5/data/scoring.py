@@ -35,7 +35,7 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether another set holds at least half of the pictures that a run was validated on.
 
-    The run's own set does even if it has moved; other files of the same names do not count.
+    The run's own set passes even if it has moved; other files of the same names do not count.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -68,10 +68,10 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         raise DataError(
             f"{where}: holds none of the {counted(counts['validated'], 'picture')} that the run "
             "validated on; name the folder they are in now (--data.path), or score all pictures "
-            "there (--pictures all)"
+            "of this set (--pictures all)"
         )
     left_out = _listed(
-        (counts["missing"], "is not there", "are not there"),
+        (counts["missing"], "is missing", "are missing"),
         (
             counts["changed"],
             "is a different file now and left out",
@@ -99,7 +99,7 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 
     Args:
         count: Number of the source's pictures.
-        pictures: Pictures of the run; None where the run has no record of them.
+        pictures: Pictures of the run; None if the run has no record of them.
         found: Where these pictures are in the source.
         where: Name of the source, for messages.
     """
@@ -121,10 +121,10 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
         (counts["trained"], "seen in training, which makes the scores too good"),
         (
             counts["changed"],
-            "a different file with the name of one of the run's",
-            "different files with the names of some of the run's",
+            "different file with the name of one of the run's pictures",
+            "different files with the names of some of the run's pictures",
         ),
-        (counts["new"], "new to it"),
+        (counts["new"], "new to the run"),
     )
     return Scored(ALL, np.arange(count), counts, f"{line}: {', '.join(notes)}")
 
@@ -132,9 +132,9 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
 def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
     """Returns the pictures on which a run without a record is assumed to have been validated."""
     line = (
-        f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: it "
-        "has no record of its pictures, and if any came or went since, it was trained on some of "
-        "these"
+        f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: "
+        "the run has no record of its pictures; if any were added or removed since, it was trained "
+        "on some of these"
     )
     return Scored(DRAWN_AGAIN, items, {}, line)
 

@@ -133,7 +133,7 @@ def cut():
 
 
 REFUSED = {
-    "floats": (np.full((4, 4), 0.5), r"is float64 \[4, 4\].*from 0.5 to 0.5; np.uint8"),
+    "floats": (np.full((4, 4), 0.5), r"float64 \[4, 4\].*from 0.5 to 0.5; if 1 is white: np.uint8"),
     "no number": (np.full((4, 4, 3), np.nan), "float64.*nan"),
     "a JAX array of floats": (jnp.ones((4, 4, 3)), "float32"),
     "16 bits": (np.full((4, 4), 200, np.uint16), "is uint16"),

@@ -142,7 +142,7 @@ def test_a_copy_of_the_set_is_its_own_and_another_set_of_its_names_is_not(tmp_pa
     found = find(pictures, pictures_of(other))
     assert not holds_own(pictures, found)
     assert (
-        "12 different files with the names of some of the run's"
+        "12 different files with the names of some of the run's pictures"
         in score_all(12, pictures, found, "other").line
     )
 

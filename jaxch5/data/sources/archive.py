@@ -41,7 +41,7 @@ def from_archive(
 
     Raises:
         DataError: The file cannot be fetched or read, is not the one expected, or holds no
-            pictures whose classes can be told.
+            pictures whose classes can be determined.
 
     Example:
         >>> url = "https://example.org/pets.tar.gz"  # any address of yours
@@ -58,7 +58,7 @@ def from_archive(
         else:
             source = from_regex(inner, pattern, train, valid)
     except DataError as error:
-        again = f"; it is fetched again once {folder} is removed" if linked else ""
+        again = f"; the archive is fetched again once {folder} is removed" if linked else ""
         raise DataError(f"{place}: {error}{again}") from None
     source = replace(source, name=place)
     if inner == folder:
@@ -69,7 +69,7 @@ def from_archive(
 
 
 def is_archive(file: Path) -> bool:
-    """Checks whether a file is a zip or tar file, by its content, or by its name."""
+    """Checks whether a file is a zip or tar file, by its content or its name."""
     if not file.is_file():
         return False
     try:
@@ -88,7 +88,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     if sha256 is not None and digest != sha256:
-        raise DataError(f"{file}: its content does not have the SHA-256 given, but {digest}")
+        raise DataError(f"{file}: has the SHA-256 {digest}, not the one given")
     folder = cache_folder("archives") / digest
     if not folder.is_dir():
         unpack(file, folder, os.fspath(file))

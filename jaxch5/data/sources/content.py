@@ -22,7 +22,7 @@ ARCHIVES = {
 
 
 def head_of(file: str | os.PathLike[str]) -> bytes:
-    """Returns the first bytes of a file, enough to tell what it is; empty if it cannot be read."""
+    """Returns a file's first bytes, enough to tell what it is; no bytes if it cannot be read."""
     try:
         with open(file, "rb", buffering=0) as opened:
             return opened.read(FIRST_BYTES)

@@ -33,7 +33,7 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Enough to see what is wrong with a list; if its server is gone, trying every link takes hours.
+# Enough to see what is wrong with a list; if its server is gone, trying all links would take hours.
 FAILURES_SHOWN = 5
 
 
@@ -68,7 +68,7 @@ def fetch(address: str, file: Path) -> None:
         file: Path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: The content cannot be fetched; where a retry may help, three attempts failed.
+        DataError: The content cannot be fetched, even in three attempts if a retry may help.
     """
     import aiohttp
     import fsspec

@@ -54,9 +54,9 @@ def from_folder(
     Args:
         path: The set's folder.
         train: Folder of the training pictures, below `path`; "." takes all pictures that are not
-            in `valid`, whatever their folders are called. None looks for such a folder.
+            in `valid`, whatever their folders are called. None looks for a training folder.
         valid: Folder of the validation pictures, or several names, of which all that exist are
-            used; None looks for such a folder.
+            used; None looks for a validation folder.
 
     Raises:
         DataError: A folder or its pictures are missing, a picture is in no class folder, a class

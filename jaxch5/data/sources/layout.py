@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     """Holds the folders of a set's parts, as paths relative to the set's folder.
 
     Attributes:
-        train: The folder of the training pictures; empty if all pictures outside `valid` are.
+        train: The folder of the training pictures; empty for all pictures outside `valid`.
         valid: The folders of the validation pictures.
     """
 
@@ -46,7 +46,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
             that exist are used; None looks for one.
 
     Raises:
-        DataError: A given folder is missing or given for both parts, or several are named like one.
+        DataError: A given folder is missing or given for both parts, or two folders fit one part.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -93,7 +93,7 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder named like training is a part although no folder is for validation.
+    """Checks whether a folder named for training is a part although no folder is for validation.
 
     A folder without folders in it is a class, such as train (the vehicle) beside bus.
     """

@@ -20,7 +20,7 @@ class Reason(NamedTuple):
 
     Attributes:
         one: Words for one of them.
-        many: Words for several of them; empty if they are the same.
+        many: Words for several of them; empty if `one` suits several too.
         suspect: Whether the user may have expected them to be, or to hold, pictures.
     """
 
@@ -54,7 +54,7 @@ SPECIAL = Reason(
 CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
 
 PassedOver = Mapping[Reason, Sequence[str]]
-# A folder being listed: its entries, their prefix, folders seen, and why it is passed over, if so.
+# A folder being listed: its entries, their prefix, folders seen, and any reason to pass it over.
 Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
 
 ENDINGS = frozenset(SUFFIXES)
@@ -215,7 +215,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts what was passed over for each reason, and names the first few if it is suspect.
+    """Counts what was passed over, by reason, and names the first few if the reason is suspect.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})
@@ -272,7 +272,7 @@ def _begins_like_a_picture(head: bytes) -> bool:
 def _figures(root: Path, drawings: Sequence[str]) -> Iterator[str]:
     """Yields the PNG files that are figures saved by a command.
 
-    If there are many PNG files, not all are opened: that would double the time of the listing.
+    If there are many PNG files, not all are opened: opening all would double the listing's time.
     """
     if len(drawings) > PNG_OPENED:
         drawings = [name for name in drawings if name.lower().endswith(FIGURE_NAMES)]

@@ -58,7 +58,7 @@ class Shard(Stored):
 
 
 class Index(BaseModel):
-    """The index of a packed set; values that are not known while the set is being made are None."""
+    """Holds the index of a packed set; values unknown while the set is being made are None."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -71,7 +71,7 @@ class Index(BaseModel):
     classes: tuple[str, ...]
     # Value range of the pictures of more than 8 bits; pictures to classify are read with it too.
     range: str = "auto"
-    # Whether long pictures were cut, as packing for the method "crop" does; other methods cut none.
+    # Whether long pictures were cut, which packing does only for the method "crop".
     cut: bool = True
     shards: tuple[Shard | None, ...]
     labels: Stored | None = None
@@ -84,7 +84,7 @@ class Index(BaseModel):
 
 
 class Lazy(Sequence[Any]):
-    """A sequence whose entries are made only when they are accessed."""
+    """Acts as a sequence whose entries are made only when they are accessed."""
 
     def __init__(self, length: int, entry: Callable[[int], Any]) -> None:
         self._length = length

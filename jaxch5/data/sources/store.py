@@ -171,7 +171,7 @@ def _said(where: str) -> Iterator[None]:
 
 
 def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
-    """Returns what `ask` returns, or raises TimeoutError; the libraries' limits take minutes."""
+    """Returns what `ask` returns, or raises TimeoutError; the libraries' own limits are minutes."""
     outcome: list[Any] = []
 
     def run() -> None:

@@ -31,7 +31,7 @@ def from_csv(
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Reads pictures listed in a table with a header: CSV, or split by semicolons, tabs or bars.
+    """Reads pictures listed in a table with a header, split by commas, semicolons, tabs or bars.
 
     The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, each only
     once, into the user's cache folder. A file that does not exist under its name is looked for with
@@ -39,7 +39,7 @@ def from_csv(
     file's extension added; if exactly one file fits, it is used, and the source's `notes` say so.
 
     Args:
-        path: File of the table, in UTF-8 or UTF-16; paths may hold bytes that are not UTF-8.
+        path: File of the table, in UTF-8 or UTF-16; the paths in it may hold other bytes.
         image: Name of the column of paths or links.
         label: Name of the column of class names.
         root: Folder that paths are relative to; None is the table's own.

@@ -73,7 +73,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     except NotImplementedError as error:
         raise DataError(
             f"data.tfds = {name}: {builder.data_path} cannot be read by index ({error}); "
-            "with another --data.tfds-dir it is prepared there in a form that can"
+            "name another folder with --data.tfds-dir, to prepare the set there as array_record"
         ) from None
 
     of_splits = [

@@ -127,8 +127,8 @@ def _taken(name: str, room: int, size: int) -> int:
     left = room - max(size, BLOCK)
     if left < 0:
         raise DataError(
-            f"{name}: unpacked it would take more than allowed ("
-            f"{GROWTH} times its size and {FREE_GROWTH / 1e9:.0f} GB, or "
+            f"{name}: unpacked, it would take more than allowed ("
+            f"{GROWTH} times its size plus {FREE_GROWTH / 1e9:.0f} GB, or "
             f"{percent(SHARE_OF_DISK, 0)} of what is free on the disk); unpack it yourself and "
             "name the folder with --data.path"
         )

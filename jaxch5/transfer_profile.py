@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxch5.data.block import Data
     from jaxch5.metrics import Record
 
-SCRATCH = "scratch"
+SCRATCH = "scratch"  # a kind of training; the other kinds are the numbers of frozen stages
 RESULTS = "profile.jsonl"
 
 
@@ -35,11 +35,11 @@ class ProfileOptions(PicturesOptions):
     )
     workdir: Path | None = Field(
         None,
-        description="directory for the results; results that exist in it are not computed again; "
-        "without it, runs/DATE-NAME",
+        description="directory for results; existing results are not computed again; without this "
+        "option, runs/DATE-NAME",
     )
     repeats: int = Field(
-        1, ge=1, le=100, description="trainings of each kind, each with its own seed"
+        1, ge=1, le=100, description="training runs of each variant, each with its own seed"
     )
 
     _out = field_validator("out")(drawable)
@@ -117,7 +117,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Trains for scores that the file lacks, adds them to it, and returns all scores by kind."""
+    """Trains for the scores that a file lacks, adds them to the file, and returns all by kind."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

@@ -14,28 +14,28 @@ from jaxch5.util.text import counted, print_line, print_list
 
 UNREADABLE = ("picture cannot be read", "pictures cannot be read")
 REPEATED = {
-    "duplicates": ("picture occurs more than once", "pictures are there more than once"),
+    "duplicates": ("picture occurs more than once", "pictures occur more than once"),
     "conflicts": ("picture is in more than one class", "pictures are in more than one class"),
     "leaks": ("picture is in training and validation", "pictures are in training and validation"),
 }
 NEAR = " in nearly identical copies (a guess, which --no-near leaves out)"
-WHICH = "out black, white or in one colour (--data.range says which values are which)"
+WHICH = "out black, white or in one colour (--data.range says which values are black and white)"
 BLANK = (f"picture comes {WHICH}", f"pictures come {WHICH}")
 
 
 class VerifyOptions(PicturesOptions):
     """Read every picture: find unreadable and duplicate ones, and leaks into validation.
 
-    Other files below the folder are counted, by reason. Exit status 1 if any problem is found, if
-    training would refuse the split, or if ignored files look like pictures. Pictures that come out
-    black, white or in one colour are listed too, as their values may be misinterpreted
-    (--data.range); they may be intended, and do not change the status. Neither do pictures that are
-    nearly identical, which is a guess.
+    Other files below the folder are listed by the reason why they are ignored. The exit status is 1
+    if any problem is found, if training would refuse the split, or if ignored files look like
+    pictures. Pictures that come out black, white or in one colour are listed too, as their values
+    may be misinterpreted (--data.range); they may be intended, and do not change the status. Nor do
+    nearly identical pictures, because it is a guess that they are copies.
     """
 
     near: bool = Field(
         True,
-        description="look for pictures that differ by encoding, size, a border or a small crop",
+        description="find pictures that differ only in encoding, size, a border or a small crop",
     )
 
 

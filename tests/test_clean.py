@@ -415,7 +415,7 @@ def test_pictures_that_are_gone_or_new_are_counted(trained, pictures, tmp_path, 
 def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     status, _, err = called(capsys, tmp_path / "none")
     assert status == 1
-    assert "none: there is no such run; jaxch5 runs lists those in runs/" in err
+    assert "none: there is no such run; to list the runs in runs/, use jaxch5 runs" in err
     run = shutil.copytree(trained[0], tmp_path / "run")
     status, _, err = called(capsys, run)
     assert status == 1

@@ -89,7 +89,7 @@ def test_weights_of_a_file_are_by_name(data, tmp_path):
     file.write_text("few = 5\nmany = 1.5\n")
     assert learner(data, class_weights=file).recipe.class_weights == (1.5, 5.0)
     for text, line in (
-        ("few = 5", "there is none for many"),
+        ("few = 5", "there is no weight for many"),
         ("few = 5\nmany = 1\nmanny = 1", "there is no class manny"),
         ("few = -5\nmany = 1", r"\[1, -5\] should be 2 numbers above 0"),
         ("few = 'x'\nmany = 1", r"\[1, 'x'\] should be 2 numbers above 0"),

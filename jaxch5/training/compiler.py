@@ -8,7 +8,7 @@ import platformdirs
 from jaxch5.data.parallel import cores
 
 # Makes XLA exclude GPU kernels whose order of addition changes from run to run, and stops it from
-# choosing among the others by timing, as another compilation might then choose differently.
+# timing the others to choose among them: another compilation might choose differently.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
 # Options that measurably help on a platform: on a CPU, computing reductions with a library. None
 # are known for GPUs yet; benchmarks/gpu.sh tries some.
@@ -51,8 +51,8 @@ def keep_compiled_programs() -> None:
         >>> keep_compiled_programs()  # doctest: +SKIP
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        # A program compiled for one core leaves others idle, and JAX's cache does not distinguish
-        # programs by the number of cores.
+        # A program compiled for one core leaves other cores idle, and JAX's cache does not
+        # distinguish programs by the number of cores.
         folder = platformdirs.user_cache_path("jaxch5") / "compiled" / f"{cores()}-cores"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     # A start needs dozens of small programs that compile too quickly for JAX to keep by default.

@@ -64,7 +64,7 @@ class Begin(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Signals that the program of a phase is compiled; the phase's next step follows.
+    """Signals that the program of a phase is compiled, before the phase's next step.
 
     Attributes:
         number: Number of completed steps.
@@ -81,7 +81,7 @@ class Ready(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Signals a completed step, or many at once if the data set is stored on the device.
+    """Signals a completed step, or many at once if the data set is cached on an accelerator.
 
     Attributes:
         number: Number of completed steps.

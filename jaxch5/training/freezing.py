@@ -1,4 +1,4 @@
-"""Freezes groups of layers, and adapts the network, its optimizer and its steps to that."""
+"""Freezes groups of layers, and adapts the network, the optimizer and the steps accordingly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
         if spec.stages == BODY_AND_HEAD:
             return Groups(("all",), lambda module: 0, (2,))
         raise ConfigError(
-            f"{spec.name}: stage {missing[0]} has none of its modules: {', '.join(modules)}"
+            f"{spec.name}: none of its modules belongs to stage {missing[0]}: {', '.join(modules)}"
         )
     return groups_of(spec.stages, spec.stage, sizes)
 
@@ -130,8 +130,8 @@ class Frozen:
                 self.model = spec.frozen(model, sum(groups.sizes[: self.frozen_to]))
             elif any(groups.of(name) < self.frozen_to for name in variables.get("batch_stats", ())):
                 raise ConfigError(
-                    f"model.train_bn = false: the ModelSpec of {spec.name} has no `frozen`, which "
-                    "makes frozen stages keep their running statistics"
+                    f"model.train_bn = false: the ModelSpec of {spec.name} has no `frozen` to "
+                    "make frozen stages keep their running statistics"
                 )
 
     def steps(

@@ -1,9 +1,9 @@
 """Trains one network in several processes: they join, agree, and notice lost peers.
 
 Each process runs the same program on its own devices (those of its host, or some of them) and reads
-its own rows of every batch; only the first prints and writes. Processes that do different things
-would wait for one another forever, so whatever could make them differ is compared before they
-begin, and they agree on requests to stop.
+its own rows of every batch; only the first process prints and writes. Processes that do different
+things would wait for one another forever, so whatever could make them differ is compared before
+they begin, and they agree on requests to stop.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def join(distributed: str) -> None:
             the number of this one, from 0.
 
     Raises:
-        ConfigError: `distributed` is neither, or nothing tells which processes there are.
-        TrainingError: The others did not join in time.
+        ConfigError: `distributed` has another form, or nothing tells which processes there are.
+        TrainingError: The other processes did not join in time.
     """
     given: dict[str, Any] = {}
     if distributed != "auto":
@@ -76,7 +76,7 @@ def join(distributed: str) -> None:
             # By default the first process listens on all interfaces.
             given["coordinator_bind_address"] = address
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # This service's handler for SIGTERM would replace jaxch5's.
+    # The preemption service's handler for SIGTERM would replace jaxch5's.
     jax.config.update("jax_enable_preemption_service", False)
     _on_abort(NOBODY)
     try:
@@ -114,7 +114,7 @@ def _on_abort(line: str) -> None:
     """Makes the process end with one line when JAX aborts it because its peers are lost.
 
     JAX would print pages and exit with its own status. The handler is installed through C, because
-    one in Python runs only when the main thread next executes Python code, which may never be.
+    one in Python would wait until the main thread executes Python code, which may never happen.
     """
 
     @_Handler

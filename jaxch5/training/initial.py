@@ -1,4 +1,4 @@
-"""Runs a function once, such as an initialization, without compiling a program for each shape.
+"""Runs one-time functions such as initializations without compiling a program for each shape.
 
 XLA compiles random number generation again for each shape of a network's parameters, which takes
 many times as long as the draws. Here one small program makes all draws of a kind, piece by piece,

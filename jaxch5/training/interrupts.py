@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Raised on SIGTERM; if uncaught, the process exits with the status that shells use for it."""
+    """Raised on SIGTERM; if uncaught, the process exits with 143, SIGTERM's status in shells."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)

@@ -4,7 +4,7 @@ JAX stores compiled programs too, but has to trace a step to find its program, a
 longer than anything else in a second start. Here a program is found by a fingerprint of the step's
 functions in memory, with all that they contain, and of everything else that decides the program:
 versions, options, shapes, the processor or accelerator. A step that contains functions from modules
-that `Parts` does not name, such as your own loss, is traced as usual.
+that `STEP` does not name, such as your own loss, is traced as usual.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from jaxch5.util.libraries import variable
 
 # A setting of JAX does not change programs if its name contains one of these words.
 WITHOUT_EFFECT = ("cache", "log", "debug", "traceback", "profile", "async_dispatch", "coordination")
-# Maximum number of stored files; one with a program takes several megabytes.
+# Maximum number of stored files; a file with a program takes several megabytes.
 COUNT = 64
 # The event by which JAX reports that it read a program from its own cache and did not compile it.
 WAS_KEPT = "/jax/compilation_cache/cache_hits"
@@ -163,7 +163,7 @@ class KeptJit:
 
     @cached_property
     def jitted(self) -> Any:
-        """The function by `jax.jit`; a stored program is read without it."""
+        """The function wrapped by `jax.jit`, which is not needed to read a stored program."""
         return jax.jit(self.function, compiler_options=compiler_options())
 
     def __call__(self, *args: Any) -> Any:
@@ -177,7 +177,7 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        # Which of the options this jaxlib accepts, the environment decides.
+        # The environment determines which of the options jaxlib accepts.
         of = environment_of(self.parts), self.function, shapes_of(args), OPTIONS
         return kept(lambda: self.jitted.lower(*args).compile(), *of, parts=self.parts)
 
@@ -197,7 +197,7 @@ def _made(make: Callable[[], Compiled]) -> tuple[Compiled, bool]:
 
 
 def folder_of_steps() -> Path | None:
-    """Returns the folder for stored files, inside that of JAX's cache; None if the cache is off."""
+    """Returns the folder for stored files, inside JAX's cache folder; None if the cache is off."""
     values = jax.config.values
     folder = values["jax_compilation_cache_dir"]
     return Path(folder) / "steps" if folder and values["jax_enable_compilation_cache"] else None
@@ -282,7 +282,7 @@ def _processor() -> str:
 
 
 def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
-    """Returns the file of what `of` and an environment define; None if it cannot have a file."""
+    """Returns the file for what `of` and an environment define; None if it cannot be stored."""
     folder = folder_of_steps()
     if environment is None or folder is None:
         return None

@@ -64,8 +64,8 @@ def fit(
         is valid until the next event is requested.
 
     Raises:
-        TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or every
-            step of an epoch was skipped because its gradients were too large for float16.
+        TrainingError: Losses are not finite (three in a row, or an epoch's mean), or float16
+            overflows in all steps (of the call, or of an epoch whose loss scale ends below 1).
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -85,7 +85,7 @@ def fit(
         train_loss = float(jax.device_get(state.epoch_loss)) / made if made else math.nan
         if made and not np.isfinite(train_loss):
             raise TrainingError(
-                f"the training loss of epoch {epoch} is {train_loss}{losses.way_out(stop - 1)}"
+                f"the training loss of epoch {epoch + 1} is {train_loss}{losses.way_out(stop - 1)}"
             )
         # While the loss scale is still falling, it may reach a value that works.
         if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
@@ -144,7 +144,7 @@ def fit(
 
 def _nothing_learned(epoch: int) -> str:
     return (
-        f"up to epoch {epoch} every step was skipped, because its gradients are too large for "
+        f"in epoch {epoch + 1} every step was skipped, because its gradients are too large for "
         "float16: nothing was learned; try --model.precision bf16 or fp32"
     )
 

@@ -67,7 +67,7 @@ class Plan(NamedTuple):
         rates: Function from a step, counted from the phase's first, to the rate of each group.
         momentum: Function from a step, counted in the same way, to the momentum.
         start: Number of steps before the phase.
-        frozen_to: Index of the first group that is not frozen in the phase; None freezes as before.
+        frozen_to: Index of the phase's first group that is not frozen; None leaves it unchanged.
         size: Side of the training pictures of the phase, or their height and width, in pixels; None
             takes the validation size.
     """

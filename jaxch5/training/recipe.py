@@ -42,7 +42,7 @@ class Recipe:
         head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures with both.
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
             (one for each stage), or "auto", which is "fastai" if `layer_decay` is 1, else "stages".
-        train_bn: Whether batch norms of frozen groups are trained, as fastai does; if not, they use
+        train_bn: Whether batch norms of frozen groups are trained, as in fastai; if not, they use
             their running statistics, and a frozen body costs only a forward pass. Layers that
             normalize without running statistics are not batch norms.
         wd: Decoupled weight decay, which is multiplied by the learning rate.
@@ -58,7 +58,7 @@ class Recipe:
         accumulate: Number of batches whose mean gradient makes one update; batches left over at the
             end of an epoch make one too. All batches count alike, whatever their items' weights.
         average: Decay of an exponential average of the weights, which is then evaluated instead of
-            them; 0 keeps no average.
+            the weights; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
         devices: Number of devices of each process that share a batch; 0 takes all.
         bn: Whether batch norms take their statistics from the entire batch ("global"), on any
@@ -216,7 +216,7 @@ class Recipe:
 
 @lru_cache(maxsize=8)
 def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
-    # Cached, because JAX finds compiled programs by the loss object, so it must not be a new one.
+    # Cached, because JAX finds compiled programs by the loss object, and would not know a new one.
     return partial(loss, weight=weights)
 
 
@@ -252,7 +252,7 @@ def weights_of_classes(
         (0.6666666666666666, 2.0)
         >>> weights_of_classes({"cat": 1}, np.array([0, 1]), ["cat", "dog"])
         Traceback (most recent call last):
-        jaxch5.errors.ConfigError: fit.class_weights: there is none for dog
+        jaxch5.errors.ConfigError: fit.class_weights: there is no weight for dog
     """
     if isinstance(given, str) and given in ("balanced", "sqrt"):
         counts = np.maximum(np.bincount(labels, minlength=len(classes)), 1)
@@ -263,7 +263,7 @@ def weights_of_classes(
         where, given = f"{where} = {given}", read_toml(Path(given))
     if isinstance(given, Mapping):
         if missing := [name for name in classes if name not in given]:
-            raise ConfigError(f"{where}: there is none for {', '.join(missing)}")
+            raise ConfigError(f"{where}: there is no weight for {', '.join(missing)}")
         if unknown := [name for name in given if name not in classes]:
             raise ConfigError(f"{where}: there is no class {', '.join(unknown)}")
         given = [given[name] for name in classes]

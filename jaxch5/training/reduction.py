@@ -25,7 +25,7 @@ from jaxch5.util.text import name_of
 
 # The losses of jaxch5, which can return the loss of each item.
 OURS = (cross_entropy, nll_loss, focal_loss, binary_cross_entropy, sigmoid_cross_entropy)
-# Number of batches to try: on one alone, a weighted mean may equal the plain mean by accident.
+# Number of batches to try: on a single batch, a weighted mean may happen to equal the plain mean.
 CHANCES = 3
 
 
@@ -99,8 +99,8 @@ def check_is_mean(loss: Loss, classes: int) -> None:
         >>> check_is_mean(lambda logits, labels: cross_entropy(logits, labels, [1, 2, 3]), 3)
         Traceback (most recent call last):
         jaxch5.errors.ConfigError: loss: <lambda> is not the mean of the losses of single items, \
-which mixing and batch norms of each device need; return jaxch5.ItemLosses, which has weights, or \
-give partial(cross_entropy, weight=...)
+which mixing and --model.bn local need; return jaxch5.ItemLosses, which can hold weights, or pass \
+partial(cross_entropy, weight=...)
     """
     count = classes + 3
     labels = jnp.arange(count) % classes
@@ -112,8 +112,8 @@ give partial(cross_entropy, weight=...)
         if not jnp.allclose(taken, _losses_of_each(loss, logits, labels).mean(), rtol=1e-4):
             raise ConfigError(
                 f"loss: {name_of(loss)} is not the mean of the losses of single items, which "
-                "mixing and batch norms of each device need; return jaxch5.ItemLosses, which has "
-                "weights, or give partial(cross_entropy, weight=...)"
+                "mixing and --model.bn local need; return jaxch5.ItemLosses, which can hold "
+                "weights, or pass partial(cross_entropy, weight=...)"
             )
 
 
@@ -131,7 +131,7 @@ def _losses_of_each(
 
 
 def _of_items(loss: Loss) -> Loss:
-    """Returns the loss, made to return `ItemLosses` if it is one of jaxch5's and takes a mean."""
+    """Returns the loss, made to return `ItemLosses` if it is one of jaxch5's and returns a mean."""
     function: Any = loss
     settings: dict[str, Any] = {}
     while isinstance(function, partial):

@@ -206,7 +206,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` for a `view` of each row, even of padding."""
+    """Returns a function `(state, batch) -> logits` for a `view` of each row, padding included."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

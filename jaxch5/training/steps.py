@@ -118,7 +118,7 @@ def without_moments(state: TrainState) -> TrainState:
 
 
 class Later:
-    """Holds an evaluation step that compiles in the background; a call waits for that to finish."""
+    """Holds an evaluation step compiled in the background; a call waits for the compilation."""
 
     def __init__(self, future: Future[Compiled]) -> None:
         self.future = future

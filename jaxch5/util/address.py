@@ -16,7 +16,7 @@ from jaxch5.errors import ConfigError, WeightsError
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
 # The end of the message about a run that does not exist.
-LISTED = "jaxch5 runs lists those in runs/"
+LISTED = "to list the runs in runs/, use jaxch5 runs"
 # Words for no weights ("none"), and for weights that are not chosen yet ("auto").
 NO_WEIGHTS = ("none", "auto")
 # Matches a tag, timm's NAME.TAG, or a repository of the hub; each may end in a revision.
@@ -68,7 +68,7 @@ def expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         meant = f"~/{str(path)[1:]}"
-        raise ConfigError(f"{path}: there is no such home; did you mean {meant}") from None
+        raise ConfigError(f"{path}: there is no such home folder; did you mean {meant}?") from None
 
 
 def learners_file(path: str | Path) -> Path:

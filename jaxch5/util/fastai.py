@@ -1,4 +1,4 @@
-"""Lists fastai's names and their counterparts here, for the errors about missing attributes."""
+"""Lists fastai's names and jaxch5's counterparts, for the errors about missing attributes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 _LEARNER = 'jx.vision_learner(data, "resnet34"'
 _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
-_ONE_CLASS = "nothing: a data block has pictures with one class each"
-_WEIGHTS_KNOW = "nothing: mean and deviation come with the weights"
+_ONE_CLASS = "left out: a data block has pictures with one class each"
+_WEIGHTS_KNOW = "left out: mean and deviation come with the weights"
 
-# By class or package. Entries with "nothing" say why there is no counterpart; others are code.
+# By class or package. Entries with "left out" say why there is no counterpart; others are code.
 INSTEAD: dict[str, dict[str, str]] = {
     "jaxch5": {
         "untar_data": "jx.from_archive(path)",
@@ -37,13 +37,13 @@ INSTEAD: dict[str, dict[str, str]] = {
             ("setup_aug_tfms", "Pipeline", "Rotate", "Zoom", "Warp", "TensorImage"),
             "jx.plot_augmentations(picture)",
         ),
-        **dict.fromkeys(("PILImage", "tensor"), "nothing: paths, files and arrays are taken as is"),
-        **dict.fromkeys(("subplots", "plot_function"), "nothing: use matplotlib's"),
+        **dict.fromkeys(("PILImage", "tensor"), "left out: paths, files and arrays are accepted"),
+        **dict.fromkeys(("subplots", "plot_function"), "left out: use matplotlib's"),
         "Inf": "data.show_batch(1, 3, unique=True)",
         "show_image": "data.show_batch(1, 1)",
         "verify_images": "jx.readable(source)",
-        "L": "nothing: use lists, tuples and NumPy arrays",
-        "Path": "nothing: it is pathlib's",
+        "L": "left out: use lists, tuples and NumPy arrays",
+        "Path": "left out: it is pathlib's",
         "cnn_learner": f"{_LEARNER})",
         **{
             f"resnet{depth}": f'jx.vision_learner(data, "resnet{depth}")'
@@ -66,7 +66,7 @@ INSTEAD: dict[str, dict[str, str]] = {
         "GradientAccumulation": f"{_LEARNER}, accumulate=4)",
         "GradientClip": f"{_LEARNER}, clip=1.0)",
         "SaveModelCallback": "learn.saving = learn.saving._replace(keep_best=True)",
-        "EarlyStoppingCallback": "nothing; docs/training.md says why",
+        "EarlyStoppingCallback": "left out; docs/training.md says why",
         **dict.fromkeys(
             ("Callback", "WandbCallback", "TensorBoardCallback"), f"{_LEARNER}, hooks=(print,))"
         ),
@@ -98,8 +98,8 @@ INSTEAD: dict[str, dict[str, str]] = {
         "loaders": "(data.train, data.valid)",
         "after_batch": "data.augment",
         "test_dl": "learn.predictor().predict_many(pictures)",
-        "device": "nothing: JAX uses the accelerator if there is one",
-        "cuda": "nothing: JAX uses the accelerator if there is one",
+        "device": "left out: JAX uses the accelerator if there is one",
+        "cuda": "left out: JAX uses the accelerator if there is one",
     },
     "Trainer": {
         "dls": "learn.data",
@@ -159,7 +159,7 @@ def missing(name: str, *owners: str) -> str:
 
 
 class NamesFastai:
-    """Base of classes whose errors about fastai's attributes say what these are called here."""
+    """Base of classes whose errors about fastai's attributes say what jaxch5 calls them."""
 
     # With this method, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:

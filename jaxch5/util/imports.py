@@ -33,7 +33,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
         setting: Name of the setting, for messages.
 
     Raises:
-        ValueError: The value is neither; pydantic shows the message unchanged.
+        ValueError: The value is neither known nor an import path; pydantic shows the message as is.
 
     Example:
         >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")
@@ -49,14 +49,14 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
 def load_object(path: str, setting: str) -> Any:
     """Imports the object that an import path names.
 
-    Modules are found as by `import`; under `python -m`, Python searches the current folder first.
+    The module is found by `import`; under `python -m`, Python searches the current folder first.
 
     Args:
         path: `package.module:name`.
         setting: Name of the setting, such as "fit.loss", for messages.
 
     Raises:
-        ConfigError: `path` has another form, there is no such module or name, or importing fails.
+        ConfigError: `path` is not an import path, a module or name is missing, or importing fails.
 
     Example:
         >>> load_object("math:tau", "fit.lr") > 6
@@ -72,7 +72,7 @@ def load_object(path: str, setting: str) -> Any:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise ConfigError(
-                f"{given}: there is no module {missing}; install it, or start where it can be found"
+                f"{given}: there is no module {missing}; install it or add its folder to PYTHONPATH"
             ) from None
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{given}: importing {module_name} fails: {why}") from error

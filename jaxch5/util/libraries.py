@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Prefixes of libraries' variables; none fits CUDA_VISIBLE_DEVICES, which hides all GPUs if empty.
+# Prefixes of libraries' variables, without CUDA_VISIBLE_DEVICES, which hides all GPUs if empty.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
 # Libraries for checkpoints and cloud storage, which log at length the errors that they also raise.
 LOUD = ("absl", "asyncio", "gcsfs")

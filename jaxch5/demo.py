@@ -64,7 +64,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
     """Serves the page until it is interrupted.
 
     Raises:
-        Jaxch5Error: A package that the page needs is not installed.
+        Jaxch5Error: The port is taken, a package is not installed, or the run cannot be loaded.
     """
     with ExitStack() as stack:
         server = stack.enter_context(listening(options.port))
@@ -138,7 +138,7 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
 
 
 def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
-    """Returns lines about a classifier: its classes, how often it is right, what it cannot tell.
+    """Returns lines about a classifier: its classes, how often it is right, and when it names none.
 
     Args:
         run: Run directory, or a learner's file, which does not say how often answers are right.
@@ -176,10 +176,10 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 
 
 def examples(run: Path, folder: Path) -> list[str]:
-    """Writes some of a run's validation pictures into a folder, one of each class first.
+    """Writes some of a run's validation pictures into a folder, and returns the files' paths.
 
-    None are written if the run has no record of them, or if they can no longer be read. Nothing is
-    downloaded just because a run names it.
+    One of each class comes first. None are written if the run has no record of them, or if they can
+    no longer be read. Nothing is downloaded just because a run names it.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture
@@ -215,7 +215,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Draws the regions that speak for the most probable class; None if the network has no map."""
+    """Draws the regions that speak for the most probable class; None if that is not possible."""
     from jaxch5.results.attribution import attribution
 
     try:

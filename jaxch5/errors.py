@@ -1,4 +1,4 @@
-"""Errors that a user can fix.
+"""Defines the errors that a user can fix.
 
 Each message is one line that names what is wrong, the value and a way out; commands print it
 unchanged. Other exceptions are defects, of this package or a user's hook, and keep their traceback.

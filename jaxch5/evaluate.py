@@ -32,8 +32,8 @@ OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
-    It scores the pictures that the run recorded as its validation set; --data.path names the folder
-    they are in now. If that folder holds less than half of them, all pictures in it are scored.
+    The pictures that the run recorded as its validation set are scored; --data.path says where they
+    are now. If fewer than half of them are there, every picture there is scored.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -42,8 +42,8 @@ class EvaluateOptions(RunOptions):
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
-        description="validated: those that the run validated on and that are still there; all: "
-        "every picture, even of training; by default validated, if the set is the run's own",
+        description="validated: validation pictures that are still there; all: every picture, even "
+        "if trained on, the default for another set; by default validated for the run's own set",
     )
     min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 
@@ -181,8 +181,8 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     if pictures is None:
         if options.pictures == "validated":
             raise ConfigError(
-                f"{options.run}: has no {run.pictures_file.name}, which records what it validated "
-                "on; use --pictures all, or train again"
+                f"{options.run}: has no {run.pictures_file.name}, which records the pictures that "
+                "the run validated on; use --pictures all, or train again"
             )
         if elsewhere or options.pictures == "all":
             return source, score_all(len(source), None, None, where)

@@ -16,19 +16,19 @@ from jaxch5.util.text import printable
 class ExportOptions(Options):
     """Write a trained classifier as one file, or as a folder for timm.
 
-    safetensors: torchvision's names. With a linear head, torchvision's and timm's networks load
-    everything, strictly; with a concat_pool head (the default for your own pictures), their
-    bodies load what does not begin with `head.`. fastai: the names of fastai's `vision_learner`
-    with torchvision's ResNets, whose model loads everything, strictly; for a concat_pool head only.
-    PyTorch's networks want pictures normalized by the mean and deviation in the file. timm: a
-    folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, for a linear head;
-    its README.md has the lines that prepare pictures. onnx: a program with its weights, in float32,
-    from pictures of the network's `size`, in uint8, to probabilities, for any number of pictures,
-    with the extra `onnx`; its doc_string has the lines that prepare pictures. stablehlo:
-    a program with its weights, from the middle squares of pictures, in uint8 and of `presize`
-    pixels, to probabilities, for jax alone, on a CPU and on an NVIDIA GPU; docs/exporting.md
-    has the lines that call it. learner: what `load_learner` and `predict` take. Each names
-    classes, sizes, crop, mean, deviation and head, and the same run gives the same bytes each time.
+    safetensors: weights under torchvision's or timm's names. With a linear head, that library's
+    network loads all of them (strict=True); with a concat_pool head, the default for your own
+    pictures, its body loads those that do not begin with `head.`. fastai: weights under the names
+    that fastai's `vision_learner` uses with torchvision's ResNets. Its model loads all of them; the
+    head has to be concat_pool. For PyTorch, normalize pictures by the mean and deviation in the
+    file's metadata. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`;
+    the head has to be linear. Its README.md shows how to prepare pictures. onnx (with the extra
+    `onnx`): a float32 program with its weights. It takes any number of uint8 pictures of the
+    network's `size`, and returns probabilities; its doc_string shows how to prepare pictures.
+    stablehlo: a program with its weights, which jax alone runs on a CPU or an NVIDIA GPU;
+    docs/exporting.md shows how to prepare pictures and how to call it. learner: a file for
+    `load_learner` and `predict`. Every format holds classes, sizes, crop, mean, deviation and head,
+    and the same run gives the same bytes each time.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")

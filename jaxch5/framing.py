@@ -41,7 +41,7 @@ class Framing:
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
             picture, distorted; "pad" keeps the whole picture, and fills the rest.
-        pad_mode: What is shown beyond a picture's border, in padding or by augmentation:
+        pad_mode: What is shown beyond a picture's border, by padding or augmentation:
             "reflection"; "border", the edge repeated; "zeros", black; or a colour, as in "#ffffff".
 
     Raises:

@@ -93,8 +93,8 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr: One rate throughout, a slice of such rates (see `group_rates`), or a function from
-                the step to the rate, such as `flat_cosine`, `triangular` and `sgdr` return.
+            lr: One rate throughout, a slice of rates (see `group_rates`), or a function from the
+                step to the rate, as `flat_cosine`, `triangular` and `sgdr` return it.
             momentum: Momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
@@ -136,7 +136,7 @@ class Learner(Trainer):
         First, only the new head (and the batch norms, with `train_bn`) trains for `freeze_epochs`,
         in a cycle that takes most of its steps to reach `base_lr`. Then the optimizer's moments are
         cleared, and all layers train for `epochs` in a second cycle. Its highest rates are half of
-        `base_lr` for the head, that half / `lr_mult` for the earliest group, and values spaced
+        `base_lr` for the head, `base_lr / 2 / lr_mult` for the earliest group, and values spaced
         geometrically in between. See `fine_tune_schedule` for every step's rates and the defaults.
 
         If the body has not been trained, freezing it would be of no use: all layers then train in
@@ -182,7 +182,7 @@ class Learner(Trainer):
 
         Raises:
             ConfigError: A rule is unknown, rates are not above 0 and rising, or steps are too few.
-            TrainingError: The loss exploded too soon to judge by, or was not finite from the start.
+            TrainingError: The loss exploded too soon for a suggestion, or was not finite at first.
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
@@ -306,8 +306,8 @@ def vision_learner(
 
     Args:
         data: What `DataBlock.load` returns.
-        arch: Name of an architecture, your own `ModelSpec`, or an import path to it; or your own
-            linen or nnx module, as `create_model` takes it, which has no named weights.
+        arch: Name of an architecture; your own `ModelSpec`, or its import path; or your own linen
+            or nnx module (see `create_model`), for which no "imagenet" weights exist.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
             what `load_weights` takes; or variables, as `module.init` returns them. A line says what
             is known about the weights, and whether their head is kept.
@@ -319,7 +319,7 @@ def vision_learner(
             takes what the weights were tested with.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
-        overrides: Values of any fields of the recipe by name, as in `wd=0.1`: see `Recipe`.
+        overrides: Values of any fields of the recipe by name, as in `wd=0.1`; see `Recipe`.
 
     Raises:
         ConfigError: An architecture, head, precision, group, optimizer, metric or field is unknown.

@@ -16,7 +16,7 @@ from jaxch5.errors import ConfigError
 def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
     """Returns probabilities: exponentials of the logits, divided by their sum.
 
-    The exponential makes every value positive and the division makes them add to one.
+    The exponential makes every value positive and the division makes them add up to one.
 
     Args:
         logits: The model's activations, any real numbers; classes are the last axis.
@@ -44,8 +44,8 @@ def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch 
 class ItemLosses(NamedTuple):
     """Holds the losses of a batch's items, whose mean is still to be taken.
 
-    A loss function of your own that weights items returns this and not a mean: if a batch is mixed,
-    or shared by several devices, its mean cannot be computed from the means of its parts.
+    A loss function of your own that weights items should return this, not a mean: if a batch is
+    mixed (MixUp, CutMix) or shared by devices, its mean cannot be computed from its parts' means.
 
     Attributes:
         value: Loss of each item, multiplied by its weight.
@@ -54,7 +54,7 @@ class ItemLosses(NamedTuple):
     Example:
         >>> def doubted(logits, labels):
         ...     of_each = cross_entropy(logits, labels, reduction="none")
-        ...     weight = jnp.where(labels == 0, 0.5, 1.0)  # half of what is said of class 0
+        ...     weight = jnp.where(labels == 0, 0.5, 1.0)  # label 0 counts half
         ...     return ItemLosses(weight * of_each, weight)
         >>> round(float(doubted(jnp.zeros((4, 2)), jnp.array([0, 0, 0, 1])).mean()), 4)
         0.6931
@@ -249,8 +249,8 @@ def _class_weight(
     weight = jnp.asarray(weight, logits.dtype)
     if weight.shape != logits.shape[-1:]:
         raise ConfigError(
-            f"weight: has the shape {weight.shape}, where each of {logits.shape[-1]} classes "
-            "should have one"
+            f"weight: has the shape {weight.shape}, but should have one value for each of the "
+            f"{logits.shape[-1]} classes"
         )
     return weight
 

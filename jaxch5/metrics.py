@@ -95,7 +95,7 @@ class Best(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """Whether the values are shares, from 0 to 1, as metrics are; otherwise they are losses."""
+        """Checks whether the values are shares from 0 to 1, as metrics are, and not losses."""
         return self.metric not in LOSSES
 
 

@@ -243,7 +243,7 @@ def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, t
     assert document["confusion_matrix"] == learn.interpret().confusion_matrix().tolist()
     status, _, err = evaluated(capsys, old, "--pictures", "validated")
     assert status == 2
-    assert "has no pictures.jsonl.gz, which records what it validated on; use --pictures all" in err
+    assert "has no pictures.jsonl.gz, which records the pictures that the run validated on;" in err
     status, _, err = evaluated(capsys, old, "--pictures", "all")
     assert status == 0
     assert not err

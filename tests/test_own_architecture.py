@@ -390,7 +390,7 @@ def test_stages_that_a_network_does_not_have_are_named(wrong, line, data):
 
 def test_two_variables_of_one_name_are_named():
     spec = replace(SPEC, name="twice", names=jx.Names(lambda path: path[-1]))
-    with pytest.raises(ConfigError, match=r"twice: names .* both bias; give its names"):
+    with pytest.raises(ConfigError, match=r"twice: names .* both bias; give them different names"):
         jx.import_state_dict({"bias": np.zeros(3)}, spec)
 
 

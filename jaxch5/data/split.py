@@ -1,7 +1,7 @@
 """Defines splits, which decide which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
-No item or reference may be in both. Items in neither, such as a set's test pictures, are not used.
+No item, and no item's name, may be in both. Items in neither, such as test pictures, are not used.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
             number = int(np.argmin(counts))
             pictures = "1 picture" if counts[number] else "no picture"
             raise DataError(
-                f"class {source.classes[number]} has {pictures}: it cannot be both "
-                "trained on and validated; add one or remove the class"
+                f"class {source.classes[number]} has {pictures}: training and validation "
+                "need one each; add pictures, or remove the class"
             )
         # Sorted by name before the draw, so that the order of items in a source does not matter.
         by_name = np.array(sorted(distinct, key=lambda item: composed(source.references[item])))
@@ -118,10 +118,10 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 
 @shown_as_call
 def folder_split(train: str | None = None, valid: str | Sequence[str] | None = None) -> Split:
-    """Splits by the folder of each item, which `from_folder` and some other sources record.
+    """Splits by the folder of each item, which `from_folder` and some other functions record.
 
-    None stands for the usual names of a part's folder. If both arguments are None, a source that
-    `from_folder` made is split as that function recorded.
+    None stands for the usual names of a part's folder. If both arguments are None, a column
+    `is_valid`, such as `from_folder` records, takes precedence over the folders' names.
 
     Args:
         train: Name of the folder of training pictures.
@@ -179,7 +179,7 @@ def column_split(column: str = IS_VALID) -> Split:
 
     Raises:
         DataError: Raised by the split if there is no such column, a part has no items, or a value
-            is not true, false (false, 0, no; empty if no value names a part) or the name of a part.
+            is neither true nor false (0, no, or empty if no value names a part), nor names a part.
 
     Example:
         >>> from dataclasses import replace
@@ -283,8 +283,8 @@ def _column(source: Source, name: str) -> Sequence[str | bool]:
     if name not in source.columns:
         known = ", ".join(source.columns) or "none"
         raise DataError(
-            f"split: the source has no column {name} (it has {known}); a table's column or train "
-            "and valid folders make one, and --data.split random needs none"
+            f"split: the source has no column {name} (it has {known}); columns come from a table, "
+            "or from train and valid folders; --data.split random needs none"
         )
     return source.columns[name]
 
@@ -293,13 +293,13 @@ def divide(source: Source, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Splits a source into items for training and for validation, and checks that both can be used.
 
     Raises:
-        DataError: The split fails, a reference is in both parts, a class has no picture for
+        DataError: The split fails, an item's name is in both parts, a class has no picture for
             training, or there is only one class.
     """
     check_several(source)
     train, valid = split(source)
     names = source.references
-    # A folder is part of its pictures' references, so two parts cannot share a reference.
+    # A folder is part of its items' names (references), so two parts cannot share a name.
     apart = FOLDER in source.columns
     shared = set() if apart else {names[item] for item in train} & {names[item] for item in valid}
     if shared:

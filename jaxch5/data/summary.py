@@ -27,7 +27,7 @@ from jaxch5.framing import Size, height_and_width
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, percent, printable
 
-# Number of pictures whose sizes are read; even in a set of a million, such a sample is enough.
+# Number of pictures whose sizes are read; a sample of this size is enough for a set of a million.
 SIZES_READ = 200
 CLASSES_SHOWN = 40
 PROFILES_SHOWN = 3
@@ -130,8 +130,8 @@ def _classes(source: Source, train: np.ndarray, valid: np.ndarray) -> Iterator[s
         most, least = (source.classes[int(find(in_train))] for find in (np.argmax, np.argmin))
         yield (
             f"warning   {most} has {imbalance(labels, count):.1f} times the training pictures of "
-            f"{least}: the accuracy says little about the rare class, its recall does; "
-            "--data.sampling or --fit.class-weights, balanced or sqrt, makes it count more"
+            f"{least}: judge the rare class by its recall, not by the accuracy; "
+            "--data.sampling or --fit.class-weights (balanced or sqrt) makes it count more"
         )
     if unknown := [name for name, count in zip(source.classes, in_valid, strict=True) if not count]:
         others = f" and {counted(len(unknown) - 1, 'other')}" if len(unknown) > 1 else ""

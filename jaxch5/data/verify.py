@@ -209,9 +209,9 @@ class _Seen(NamedTuple):
     """Holds what is kept of a picture that was read.
 
     Attributes:
-        digest: Digest of its size and pixels.
-        blank: What the function `blank` returns for it.
-        thumbnail: Thumbnail by which it is compared; None if it cannot or should not be compared.
+        digest: Digest of the picture's size and pixels.
+        blank: What the function `blank` returns for the picture.
+        thumbnail: Thumbnail for finding near-duplicates; None if the picture is not compared.
     """
 
     digest: bytes

@@ -37,9 +37,9 @@ def _call(module: Any, x: Array, train: bool) -> Array:
 def as_linen(module: nnx.Module) -> nn.Module:
     """Returns an nnx module as a linen module, using flax's bridge.
 
-    The linen module starts with the nnx module's weights. It switches the nnx module to training or
-    inference by the latter's `train()` or `eval()`, then calls it with pictures alone. In training,
-    the nnx module's random streams, whatever their names, draw from the step's key.
+    The linen module starts with the nnx module's weights. On each call, it switches the nnx module
+    to training or inference by `module.train()` or `module.eval()`, then passes it the pictures. In
+    training, the nnx module's random streams, whatever their names, draw from the step's key.
 
     Args:
         module: The nnx module.

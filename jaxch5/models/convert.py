@@ -94,7 +94,7 @@ def find_network(
 ) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
-    Among several, those that fit `arch` come first, then those in parts that are early in `FIRST`.
+    If a file holds several, one that fits `arch` is preferred, then one in a part early in `FIRST`.
 
     Args:
         tree: State dict, or dictionaries that hold state dicts among other things.
@@ -202,8 +202,8 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     for path, name, _ in entries:
         if (other := by_name.setdefault(name, path)) != path:
             raise ConfigError(
-                f"{spec.name}: names {'.'.join(other)} and {'.'.join(path)} both {name}; give its "
-                "names in its ModelSpec"
+                f"{spec.name}: names {'.'.join(other)} and {'.'.join(path)} both {name}; give them "
+                "different names in the ModelSpec"
             )
     return entries
 

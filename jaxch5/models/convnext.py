@@ -1,4 +1,4 @@
-"""ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and outputs.
+"""Defines ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and outputs.
 
 Pictures are [B, H, W, 3]. Weights, layer norms and logits are float32 whatever the type of the
 computation. There are no batch norms.

@@ -1,4 +1,4 @@
-"""Convolution and the end of a residual block, each in the form that is fastest on the device.
+"""Computes convolutions and the end of a residual block in the form that the device runs fastest.
 
 On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, where it amounts to a
 matrix product, and many 3x3 convolutions can be computed with a quarter of the multiplications. All
@@ -24,7 +24,7 @@ from jaxch5.models.winograd import TILE, times_transposed, winograd
 # On output maps whose shorter side is at most this, gathering patches for one matrix product beats
 # the native convolution, which takes a hundred times as long there.
 SMALL_MAP = 2
-# Fewest tiles (of all pictures together: the rows of each product) and fewest channels for which
+# Fewest tiles in a batch (each is a row of every matrix product) and fewest channels for which
 # saving multiplications is worth the transforms and the longer compilation.
 MANY_TILES, MANY_CHANNELS = 32, 64
 # Names of the axes of the mesh of devices that share a batch.
@@ -62,10 +62,10 @@ def by_rows(
 ) -> Float[Array, "batch ..."]:
     """Computes a function of pictures and a kernel, on each device for its own pictures.
 
-    Where JAX's context has a mesh of `AXES`, the gradient of the kernel is not summed: each device
-    has what its own pictures give, times the number of devices. The caller takes the mean over the
-    devices, which can be done for all kernels in one message, and in float32 whatever type the
-    computation has: see `mean_of_all` in `jaxch5.training.mesh`.
+    If JAX's context has a mesh of `AXES`, the kernel's gradient is not summed over devices: each
+    device holds the gradient from its own pictures, times the number of devices. The caller takes
+    the mean over the devices. It can do so for all kernels in one message, and in float32 whatever
+    type the computation has; see `mean_of_all` in `jaxch5.training.mesh`.
 
     Args:
         function: Function from pictures [batch, ...] and a kernel to a result for each picture.

@@ -1,9 +1,9 @@
-"""Depthwise convolution, with gradients that a CPU computes fast.
+"""Computes depthwise convolutions, with gradients that a CPU computes fast.
 
 On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs,
 one for each tap of the kernel, with channels side by side in memory. The input's gradient is the
 same sum with the kernel rotated. The kernel's gradient sums windows of the input, each times an
-output pixel's gradient, a few lines at a time; CPU devices that share a batch first gather it all.
+output pixel's gradient, a few lines at a time. CPU devices sharing a batch each gather all of it.
 """
 
 from __future__ import annotations

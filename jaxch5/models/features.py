@@ -1,4 +1,4 @@
-"""Features: what the body of a network computes from pictures, before its head."""
+"""Computes features: what the body of a network makes of pictures, before its head."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pooled_features(
         model.apply(variables, pictures, train=False)
     if not given:
         raise ConfigError(
-            f"{type(model).__name__}: has no linen module {HEAD}, whose input its features would be"
+            f"{type(model).__name__}: has no linen module {HEAD}, whose input would be the features"
         )
     features = given[0].astype(jnp.float32)
     return features.mean(axis=tuple(range(1, features.ndim - 1)))

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 3.0
 
 
 class Place(NamedTuple):
-    """Where weights are on the hub.
+    """Says where weights are on the hub.
 
     Attributes:
         repository: Name of the repository.
@@ -39,7 +39,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet"; or the architecture's tag or a repository, perhaps with `@REVISION`.
+        weights: "imagenet"; or a tag of the architecture or a repository, perhaps with `@REVISION`.
         spec: Architecture.
 
     Raises:
@@ -121,7 +121,7 @@ def _file(
     try:
         # The hub is asked once beforehand, as a failing download retries for most of a minute.
         said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-        # huggingface-hub makes paths from these two, and would follow them wherever they lead.
+        # huggingface-hub makes paths from the ETag and the commit, and follows them anywhere.
         for each in (said.etag, said.commit_hash):
             if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names a file {each!r}")

@@ -1,4 +1,4 @@
-"""Parts that networks share: normalization, positions, attention, batch norm, MLP and heads."""
+"""Defines parts of networks: normalization, positions, attention, batch norm, MLP and heads."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiplies each number by a normal distribution's share below it (Hendrycks, 1606.08415).
+    """Multiplies each number by the normal distribution's share below it (Hendrycks, 1606.08415).
 
     Its gradient keeps only `x` in memory; that of JAX's own GELU keeps two arrays of this size.
 
@@ -247,7 +247,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers on each pixel's channels; between them, GELU on four times as many."""
+    """Two linear layers on each pixel: to four times its channels, then, after GELU, back."""
 
     dtype: Any
 

@@ -1,4 +1,4 @@
-"""Maps of where a network looks, by gradient-weighted class activation mapping (Grad-CAM)."""
+"""Makes maps of where a network looks, by gradient-weighted class activation mapping (Grad-CAM)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
         missing = f" by the name {module}" if module else ""
         raise ConfigError(
             f"{spec.name}: has no map to show where it looks: none of its linen modules{missing} "
-            "returns [batch, height, width, channels]; last_map of its ModelSpec may name one"
+            "returns [batch, height, width, channels]; last_map of its ModelSpec can name a module"
         )
     # Only outermost modules, since a module within a block may be just one of several branches.
     outermost = min(depth for depth, _ in found)
@@ -86,8 +86,8 @@ def class_maps(
     """Computes with Grad-CAM how much each pixel speaks for a class, from 0 to 1; a pure function.
 
     The channels of a map are summed, each times the mean gradient of the class's logit with respect
-    to it; sums below 0 speak against the class and become 0 (Selvaraju et al., 1610.02391). Tokens
-    use the gradient at each token, not the mean (HiResCAM, Draelos and Carin, 2011.08891).
+    to it; sums below 0 speak against the class and become 0 (Selvaraju et al., 1610.02391). For
+    tokens, each token's own gradient replaces the mean (HiResCAM, Draelos and Carin, 2011.08891).
 
     Args:
         model: Module that computes in float32.
@@ -132,7 +132,7 @@ def class_maps(
 def enlarged(
     maps: Float[Array, "batch rows columns"], sides: tuple[int, int], corner: bool
 ) -> Float[Array, "batch height width"]:
-    """Enlarges maps to the size of pictures by linear interpolation, and scales values to 0 to 1.
+    """Enlarges maps to the size of pictures by linear interpolation, with values from 0 to 1.
 
     Args:
         maps: Maps to enlarge; values below 0 become 0.

@@ -1,4 +1,4 @@
-"""Maximum and average pooling as in ResNets, in forms that are fast on CPUs and GPUs."""
+"""Defines maximum and average pooling as in ResNets, in forms that are fast on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def relu_and_max_pool(
         return max_of_windows(jax.nn.relu(x))
 
     def elsewhere(x: Array) -> Array:
-        # The order of the two does not matter; this one applies ReLU to a quarter of the pixels.
+        # Both orders give the same result; this one applies ReLU to only a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
     # Modules have names in profiles; this gives the function a name there.

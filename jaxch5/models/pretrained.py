@@ -97,7 +97,7 @@ def from_file(
     """Reads a file of weights: `.safetensors`, or `.pth` and `.pt` with the extra `torch`.
 
     The metadata of a safetensors file may state `mean`, `std` and `classes` as JSON, as in files
-    that `export` writes. A `config.json` of timm's beside the file is read as well.
+    that `export` writes. Descriptions beside the file, such as timm's `config.json`, are read too.
 
     Args:
         path: A file with the architecture's names (flax's if the architecture has none), or a
@@ -131,7 +131,7 @@ def from_file(
         raise WeightsError(f"{path}: {error}") from None
     for who, said in known.outputs:
         if count is not None and count != said:
-            raise WeightsError(f"{who} are {said}, and the head of {path} has {count} outputs")
+            raise WeightsError(f"{who} gives {said} outputs, but the head of {path} has {count}")
     origin = f"{path}#{found.part}" if found.others else str(path)
     return Pretrained(
         variables,

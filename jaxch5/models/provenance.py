@@ -1,7 +1,7 @@
 """Finds what is known about weights: normalization, classes, view and licence.
 
-A safetensors file may state these in its metadata, as `export` does. Beside a file there may be
-timm's `config.json` (`pretrained_cfg`) or the `preprocessor_config.json` of transformers.
+A safetensors file may state these in its metadata, as files that `export` writes do. Beside a file
+there may be timm's `config.json` (`pretrained_cfg`) or transformers' `preprocessor_config.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OF_NETWORK = ("architecture", "num_classes", "label_names")
 
 
 class Metadata(BaseModel):
-    """What a safetensors file may say about its weights, each as JSON."""
+    """Holds what a safetensors file may say about its weights; mean, std and classes are JSON."""
 
     mean: Json[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] | None = None
     std: Json[tuple[Deviation, Deviation, Deviation]] | None = None
@@ -40,7 +40,7 @@ class Metadata(BaseModel):
 
 
 class Description(BaseModel):
-    """What a file beside the weights may say about them; mean and deviation of values 0 to 1."""
+    """Holds what a file beside the weights may say about them; colour values are from 0 to 1."""
 
     mean: tuple[Share, Share, Share] | None = None
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
@@ -48,7 +48,7 @@ class Description(BaseModel):
 
 
 class TimmDescription(Description):
-    """What timm's `config.json` says besides these; values for tests take precedence."""
+    """Holds what only timm's `config.json` says; its values for tests take precedence."""
 
     num_classes: NonNegativeInt | None = None
     input_size: tuple[int, int, int] | None = None
@@ -203,12 +203,12 @@ def _read(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{file}: is beside the weights and cannot be read ({error}); move it away, or say "
-            f"what they were trained with by {SETTINGS}"
+            f"{file}: is beside the weights and cannot be read ({error}); move it away, and say "
+            f"what the weights were trained with by {SETTINGS}"
         ) from None
     if not isinstance(values, dict):
         return {}
-    # timm's keys, which older files have at the top level; below, those of transformers.
+    # timm's keys, which older files have at the top level; below, transformers' keys are renamed.
     within = values.get("pretrained_cfg")
     network = {key: values[key] for key in OF_NETWORK if key in values}
     values = values | (within if isinstance(within, dict) else {}) | network

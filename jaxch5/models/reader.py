@@ -19,7 +19,7 @@ from jaxch5.util.address import SAFETENSORS as SAFETENSORS
 
 NEEDS_TORCH = (
     "reading it needs PyTorch (pip install -e '.[torch]' in jaxch5's folder, or pip install "
-    "torch), or take .safetensors"
+    "torch); or take a .safetensors file"
 )
 # Types that timm, fastai, Lightning and scripts store with the weights: options, scores and paths.
 # They are read as placeholders, so that no such object is created.
@@ -215,7 +215,7 @@ def as_floats(value: Any, name: str) -> np.ndarray:
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise WeightsError(
-            f"{name} holds {array.dtype}, not floats: take weights before they are quantized"
+            f"{name} holds {array.dtype}, not floats: take the weights from before quantization"
         )
     # Numbers beyond float32's range become infinite, which `refuse_not_finite` refuses later.
     with np.errstate(over="ignore"):

@@ -39,8 +39,8 @@ def architectures() -> tuple[str, ...]:
 def register(spec: ModelSpec) -> None:
     """Makes an architecture known by its name within this process.
 
-    Without registration, a `ModelSpec` can be passed wherever an architecture's name can, and a
-    configuration can name its import path (`package.module:SPEC`).
+    Even without registration, a `ModelSpec` can be passed wherever an architecture's name can, and
+    a configuration can name its import path (`package.module:SPEC`).
 
     Args:
         spec: Architecture to register.
@@ -136,9 +136,9 @@ def create_model(
     The classifier is a linen module, called as `model.apply(variables, x, train=bool)`.
 
     Args:
-        arch: An architecture, namely one of `architectures()`, an import path or
-            a `ModelSpec`; or your own module: a linen module is returned unchanged, and
-            flax's bridge turns an nnx module into a linen module.
+        arch: An architecture (one of `architectures()`, an import path or a `ModelSpec`), or your
+            own module; a linen module is returned unchanged, and flax's bridge turns an nnx module
+            into a linen module.
         num_classes: Number of logits.
         head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
             both.

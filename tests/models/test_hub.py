@@ -212,8 +212,8 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_classes": 1000}, "num_classes are 1000, and the head of .* has 3 outputs"),
-        ({"label_names": ["cat", "dog"]}, "label_names are 2, and the head of .* has 3 outputs"),
+        ({"num_classes": 1000}, "num_classes gives 1000 outputs, but the head of .* has 3"),
+        ({"label_names": ["cat", "dog"]}, "label_names gives 2 outputs, but the head of .* has 3"),
         ({"architecture": "resnet18"}, r"architecture = resnet18: is not resnet18d"),
         ({"pretrained_cfg": {"mean": [0.5], "std": [0.5] * 3}}, "mean = .*--model.mean and"),
         ({"pretrained_cfg": {"crop_pct": 95}}, "crop_pct = 95: .* correct it, or move the file"),

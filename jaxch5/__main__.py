@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# Commands in the order of a typical workflow; any that are not listed come last.
+# Commands in the order of a typical workflow; any that are not listed here come last.
 WORKFLOW = (
     *("verify", "show", "lr_find", "train", "runs", "evaluate", "suspects", "clean", "predict"),
     *("demo", "export", "pack", "transfer_profile", "completion"),
@@ -47,7 +47,7 @@ def main() -> int:
         from jaxch5.util.text import printable
 
         close = get_close_matches(name, known, n=1)
-        meant = f"did you mean {PROG} {close[0]}?" if close else f"{PROG} lists all"
+        meant = f"did you mean {PROG} {close[0]}?" if close else f"{PROG} lists all commands"
         print(f"{PROG}: {printable(word)}: no such command; {meant}", file=sys.stderr)
         return 2
     width = max(map(len, known))

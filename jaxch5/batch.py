@@ -17,12 +17,12 @@ from jaxch5.framing import CROP, Framing
 class Batch:
     """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
 
-    `frame` maps a point of the unit square (x to the right, y down), which stands for the part of
-    the upright picture that is kept, to a pixel of the canvas, in homogeneous coordinates. The
-    matrix's last entry is the picture's aspect ratio divided by the one it has on the canvas: 1,
-    unless it is squished there. Pixel centres are at half integers. Augmentation derives an item's
-    random numbers from its `index`; if an epoch repeats the item, the size of the split is added to
-    it once per earlier draw. A row with `mask` False fills up a batch and never counts.
+    `frame` maps a point of the unit square to a pixel of the canvas, in homogeneous coordinates.
+    The unit square (x to the right, y down) stands for the part of the upright picture that is
+    kept. The last entry of `frame` is the picture's aspect ratio divided by its aspect ratio on the
+    canvas: 1, unless it is squished there. Pixel centres are at half integers. Augmentation derives
+    an item's random numbers from its `index`, to which the size of the split is added for each
+    earlier draw in the epoch. A row with `mask` False fills up a batch and never counts.
 
     Attributes:
         image: Canvases, 0 to 255.

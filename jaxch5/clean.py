@@ -45,12 +45,12 @@ OF_THE_SET = (
 
 
 class CleanOptions(RunOptions):
-    """Correct suspicious labels on a page, with one key per answer; only this machine can open it.
+    """Correct suspicious labels on a web page, with one key per answer.
 
-    The page shows what jaxch5 suspects found, largest doubt first. Each answer is saved
-    in RUN/answers.jsonl before the page confirms it, and no picture is changed. RUN/labels.csv
-    lists all pictures with the corrected labels, to train on, and RUN/labels.toml has the settings
-    for that; they are written on request and when the command ends.
+    The page, which only this machine can open, shows what jaxch5 suspects found, largest doubt
+    first. Each answer is saved in RUN/answers.jsonl before the page confirms it, and no picture is
+    changed. RUN/labels.csv lists the pictures with the corrected labels, and RUN/labels.toml has
+    the settings for training on them; both are written on request and when the command ends.
     """
 
     run: CliPositionalArg[Path] = Field(
@@ -70,7 +70,7 @@ class CleanOptions(RunOptions):
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until interrupted (not with `--write`), and then writes the labels."""
+    """Serves the page until interrupted (except with `--write`), and then writes the labels."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -96,7 +96,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
             looks = looks_of(options, directory, source)
             cleaner = Cleaner(folder.path.name, judged, source, items, log, finish, looks)
             if cleaner.stale:
-                one = "suspect is no longer in the set, or not with that label, and is left out"
+                one = "suspect is no longer in the set with the same label, and is left out"
                 many = one.replace("suspect is", "suspects are").replace("is left", "are left")
                 notes.append(
                     f"{counted(cleaner.stale, one, many)}; jaxch5 suspects "
@@ -141,8 +141,8 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
     """Returns the suspects' set, each item's row in labels.csv, and remarks on pictures left out.
 
     Raises:
-        ConfigError: No pictures are named, they are not separate files, or a setting other than
-            their location differs from the run's.
+        ConfigError: No pictures are named, the set's pictures are not separate files, or a setting
+            other than their location differs from the run's.
         DataError: The pictures cannot be found, told apart or split.
         CheckpointError: The record of the run's pictures is damaged.
     """
@@ -158,7 +158,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
             if key not in MAY_MOVE:
                 raise ConfigError(
                     f"{key}: a set is cleaned with the settings of {directory.config_file}; only "
-                    "its location may be changed (--data.path and the like)"
+                    "the pictures' location may be changed (--data.path and the like)"
                 )
     elif config.data.path is None and config.data.archive is None:
         raise ConfigError(

@@ -68,7 +68,7 @@ class Options(Config):
         return config
 
     def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
-        """Returns the configuration with some settings changed, and defaults that depend on them.
+        """Returns the configuration with some settings, and the defaults that they affect, changed.
 
         Args:
             say: Function that takes a line for each setting of the command line that has no effect
@@ -76,8 +76,8 @@ class Options(Config):
             changes: Changed settings, nested as in the configuration.
 
         Raises:
-            ConfigError: `say` is None, and a setting on the command line is one that is changed, or
-                has no effect after the changes.
+            ConfigError: `say` is None, and a setting on the command line is among the changes,
+                or has no effect after them.
         """
         if say is None and (fixed := self._named.intersection(flat(changes))):
             raise ConfigError(f"{min(fixed)}: this command chooses its value; leave it out")
@@ -133,7 +133,7 @@ class RunOptions(Options):
         if "run" not in given:
             return super().settings_file(given)
         if "config" in given:
-            raise ConfigError("--config: cannot be combined with a run, which brings its own")
+            raise ConfigError("--config: cannot be combined with a run, which has its own settings")
         return cls.settings_of_run(Path(given["run"]))
 
     @classmethod
@@ -169,7 +169,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     given = command_line(options, argv, prog)
     if (path := given.pop(options.path_argument, None)) is not None:
         if "path" in given.get("data", {}):
-            raise ConfigError(f"{path}: means --data.path, which is given too; name one")
+            raise ConfigError(f"{path}: names the pictures, as --data.path does; give only one")
         given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}

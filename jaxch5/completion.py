@@ -1,4 +1,4 @@
-"""`jaxch5 completion SHELL`: prints a script for the Tab key."""
+"""`jaxch5 completion SHELL`: prints a script for Tab completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxch5.cli import Options, run
 from jaxch5.config.command_line import options_read
 from jaxch5.models.registry import architectures
 
-# The script contains the possible words, so that the Tab key does not start Python. Where no word
+# The script contains the possible words, so that pressing Tab does not start Python. Where no word
 # is known, the shell completes file names.
 SCRIPT = """\
 _jaxch5() {
@@ -41,8 +41,8 @@ ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
 class CompletionOptions(Options):
     """Print a script that makes the Tab key complete commands, options and their values.
 
-    For this shell: source <(jaxch5 completion bash); for later ones, put that line in ~/.bashrc
-    or, with zsh, in ~/.zshrc.
+    In bash: source <(jaxch5 completion bash); add this line to ~/.bashrc for all later shells.
+    In zsh, write zsh instead of bash, and use ~/.zshrc.
     """
 
     shell: CliPositionalArg[Literal["bash", "zsh"]] = Field(description="shell: bash or zsh")

@@ -392,7 +392,7 @@ def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures
     server = serve(cleaned)
     assert len(server.content["suspects"]) == 21
     assert server.said[0].startswith(
-        "2 suspects are no longer in the set, or not with that label, and are left out; "
+        "2 suspects are no longer in the set with the same label, and are left out; "
         f"jaxch5 suspects {cleaned}"
     )
 

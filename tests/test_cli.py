@@ -88,7 +88,7 @@ def test_the_environment_is_not_a_source_of_settings(monkeypatch):
         (["--zzz"], "--zzz: no such option; see --help"),
         (["--nonsense"], "--nonsense: no such option; see --help"),
         (["--fit.moms", "0.9,0.8"], "fit.moms = 0.9,0.8: has 2 values, too few"),
-        (["photos"], "photos: arguments are options, such as --data.path photos"),
+        (["photos"], "photos: needs the name of an option, as in --data.path photos"),
         (["--fit.epochs"], "--fit.epochs: expected one argument"),
         (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),
         (["--fit.epochs", "0"], "fit.epochs = 0: should be greater than or equal to 1"),
@@ -119,7 +119,7 @@ def test_help_all_names_every_setting_with_its_default(capsys):
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--data.batch-size int pictures per step; 32 for your own pictures (default:" in text
-    assert "--augment.max-rotate float largest rotation, degrees (default: 10.0)" in text
+    assert "--augment.max-rotate float largest rotation, in degrees (default: 10.0)" in text
 
 
 class WithArguments(Options):
@@ -189,7 +189,7 @@ def test_a_place_may_stand_alone(tmp_path):
     config = parse(PicturesOptions, ["photos", "--config", str(file)], PROG).settings()
     assert (config.data.path, config.data.tfds) == (Path("photos").absolute(), None)
     assert config == parse(PicturesOptions, ["--data.path", "photos"], PROG).settings()
-    with pytest.raises(ConfigError, match=r"^photos: means --data\.path"):
+    with pytest.raises(ConfigError, match=r"^photos: names the pictures, as --data\.path"):
         parse(PicturesOptions, ["photos", "--data.path", "photos"], PROG)
 
 

@@ -42,7 +42,7 @@ def test_a_command_is_started_by_its_name(name, monkeypatch, capsys):
 def test_an_unknown_command_is_one_line_that_names_the_nearest(monkeypatch, capsys):
     for word, line in (
         ("trian", "jaxch5: trian: no such command; did you mean jaxch5 train?\n"),
-        ("--nonsense", "jaxch5: --nonsense: no such command; jaxch5 lists all\n"),
+        ("--nonsense", "jaxch5: --nonsense: no such command; jaxch5 lists all commands\n"),
     ):
         monkeypatch.setattr(sys, "argv", ["jaxch5", word])
         assert main() == 2

@@ -22,7 +22,7 @@ def center(
 
     Args:
         batch: Presized pictures.
-        size: Side of the output, or its height and width, pixels.
+        size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
         view: Share of the framed part that is kept (`crop_pct`), and the filter (`interpolation`).
 

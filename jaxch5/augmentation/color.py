@@ -6,7 +6,7 @@ leaves 0 to 1. Without logits, dm-pix would move a near-white value three times 
 does, and clip it. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's
 mean, as in dm-pix. Saturation is changed in HSV, as in dm-pix; fastai mixes with grey instead.
 
-The `random_` functions turn draws, which are numbers from 0 to 1, into parameters of the others.
+The `random_` functions turn draws (numbers from 0 to 1) into parameters of the other functions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
 
 
 def saturation(pictures: Pictures, factor: Values) -> Pictures:
-    """Multiplies the saturation (of HSV) by `factor`, and clips the product at full saturation.
+    """Multiplies the HSV saturation by `factor`, and clips the product at full saturation.
 
     Example:
         >>> pink = jnp.array([[[[1.0, 0.5, 0.5]]]])
@@ -51,7 +51,7 @@ def saturation(pictures: Pictures, factor: Values) -> Pictures:
 
 
 def hue(pictures: Pictures, turn: Values) -> Pictures:
-    """Moves the hue (of HSV) by `turn`, a fraction of the colour circle.
+    """Shifts the HSV hue by `turn`, a fraction of the colour circle.
 
     Example:
         >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
@@ -78,7 +78,7 @@ def random_lighting(
 ) -> Pictures:
     """Changes brightness and contrast, each with probability `p`.
 
-    Mid-grey moves by up to half of `max_lighting`. The factor of the contrast is between
+    Mid-grey moves by up to half of `max_lighting`. The contrast factor is between
     `1 - max_lighting` and `1 / (1 - max_lighting)`; its logarithm is uniformly distributed.
     """
     brightness = 0.5 + 0.5 * max_lighting * (2 * draws[:, 1] - 1)
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """Scales saturation by `1 - max_saturation` to the inverse of that, with probability `p`."""
+    """With probability `p`, scales saturation by `1 - max_saturation` up to the inverse of that."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -103,7 +103,7 @@ def random_hue(
     """With probability `p`, turns the hue by `-max_hue` to `max_hue / (1 - max_hue)`.
 
     fastai adds to the hue a factor from `1 - max_hue` to `1 / (1 - max_hue)`. The hue is a circle
-    with length 1, so this is the same as adding the factor less one.
+    with length 1, so adding the factor less one, as here, has the same effect.
     """
     turn = _factor(draws[:, 1], max_hue) - 1
     return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))

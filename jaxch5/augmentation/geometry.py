@@ -10,7 +10,7 @@ shear the picture. A point goes from the output to the canvas in these steps:
 
 The product is thus read from right to left. Each random operation has a deterministic form too. The
 random form turns draws (numbers from 0 to 1, a few per sample; see `uniforms`) into parameters for
-the deterministic one. Parameters and distributions are those of fastai's `aug_transforms`.
+the deterministic form. Parameters and distributions are those of fastai's `aug_transforms`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def from_rows(*rows: tuple[Values | float, Values | float, Values | float]) -> M
 
 
 def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
-    """Multiplies matrices, of which the last is the first to act.
+    """Multiplies matrices; the last one acts first.
 
     Example:
         >>> there, back = rotate(jnp.array([30.0])), rotate(jnp.array([-30.0]))
@@ -59,7 +59,7 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
 
 
 def square(size: Size) -> Float[Array, "3 3"]:
-    """Maps a pixel of an output of this size to the square; pixel centres are at half integers.
+    """Maps pixels of an output of `size` to the square; pixel centres are at half integers.
 
     Example:
         >>> (square(4) @ jnp.array([4.0, 2.0, 1.0])).tolist()
@@ -109,7 +109,7 @@ def rotate(degrees: Values) -> Matrices:
 
 
 def zoom(factor: Values, x: Values, y: Values) -> Matrices:
-    """Enlarges the picture about the fixed point (x, y), from 0 (left, top) to 1 (right, bottom).
+    """Enlarges the picture about (x, y); coordinates run from 0 (left, top) to 1 (right, bottom).
 
     Example:
         >>> zoom(jnp.array([2.0]), jnp.array([0.5]), jnp.array([1.0]))[0].tolist()
@@ -180,14 +180,14 @@ def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
 def position(
     frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
 ) -> Matrices:
-    """Places the square in the picture's unit square, as large as fits, or with "pad" around it.
+    """Places the square inside the picture's unit square, as large as fits; with "pad", around it.
 
     Args:
         frame: Frames of the pictures, which determine their shapes.
         place: Position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
             the middle.
-        aspect: Ratio of width to height that the square stands for; see `aspect_seen`.
-        method: "pad" fits the picture into the square; others fit the square into the picture.
+        aspect: Width-to-height ratio of the part that the square stands for; see `aspect_seen`.
+        method: "pad" fits the picture into the square; other methods do the reverse.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]

@@ -48,14 +48,14 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 
 
 def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed:
-    """Fills a box of each picture from its partner (Yun et al., arXiv:1905.04899).
+    """Fills a box in each picture with its partner's pixels (Yun et al., arXiv:1905.04899).
 
     The share is the fraction of the pixels that remain the picture's own.
 
     Args:
         pictures: Values from 0 to 1.
         key: Key for the draws, a new one each step.
-        alpha: Parameter of the Beta distribution of the share, before the border clips the box.
+        alpha: Parameter of the Beta distribution of the share, before the borders clip the box.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))

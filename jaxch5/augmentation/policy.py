@@ -39,11 +39,11 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Holds the ranges and probabilities of random changes, which `aug_transforms` describes.
 
-    The last three are 0 by default; `dataclasses.replace(policy, max_hue=0.1)` changes one.
+    The last three fields are 0 by default; `dataclasses.replace(policy, max_hue=0.1)` changes one.
 
     Args:
         max_saturation: Largest change of saturation, 0 to 0.99; its probability is `p_lighting`.
-        max_hue: Extent of hue's turn, 0 to 0.5 (see `random_hue`); its probability is `p_lighting`.
+        max_hue: Extent of the hue shift (see `random_hue`), 0 to 0.5; probability: `p_lighting`.
         p_gray: Probability that a picture turns grey.
 
     Raises:
@@ -101,8 +101,8 @@ def aug_transforms(
 
     Args:
         do_flip: Whether half of the pictures, at random, are mirrored.
-        flip_vert: Whether `do_flip` applies a random one of the square's eight symmetries instead.
-        max_rotate: Largest rotation either way, degrees.
+        flip_vert: Whether `do_flip` draws from the square's eight symmetries instead of mirroring.
+        max_rotate: Largest rotation either way, in degrees.
         min_zoom, max_zoom: Factors between which a zoom is drawn.
         max_lighting: Largest change of brightness and contrast, 0 to 0.99.
         max_warp: Largest change of perspective, 0 to 0.5.
@@ -138,7 +138,7 @@ def augment(
         policy: Random changes, as `aug_transforms` returns them; None does what `center` does.
         batch: Presized pictures.
         key: Key for the draws, a new one each epoch.
-        size: Side of the output, or its height and width, pixels.
+        size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
 
     Example:
@@ -191,8 +191,8 @@ def random_matrix(
         operations = _operations(policy, draws, frame, size, framing.method)
         return geometry.compose(*operations, geometry.square(size))[0]
 
-    # On a CPU, samples are processed one at a time. Otherwise the compiler would order the sums of
-    # a matrix by the batch's size, on which the last bit of the matrix would then depend.
+    # On a CPU, samples are processed one at a time. Otherwise the batch's size would decide the
+    # order in which the compiler sums, and thus the last bits of a matrix.
     return jax.lax.platform_dependent(
         (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
     )

@@ -19,7 +19,7 @@ def resample(
     dtype: Any = jnp.float32,
     pad_mode: str = "reflection",
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures with Keys' cubic kernel, widened by the factor by which each one shrinks.
+    """Samples pictures with Keys' cubic kernel, widened by the factor by which a picture shrinks.
 
     Pillow has the same filter (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions
     beyond a picture's border are handled as `pad_mode` says. The result has values from 0 to 1.
@@ -29,7 +29,7 @@ def resample(
         matrix: Map from an output pixel to a canvas pixel, without shear; a rotation by a
             right angle is allowed.
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
-        size: Side of the output, or its height and width, pixels.
+        size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
 

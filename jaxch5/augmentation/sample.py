@@ -13,13 +13,13 @@ from jaxch5.framing import Size, colour_beyond, height_and_width
 
 # Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. The mean of
 # n x n sub-samples, at most COARSEST canvas pixels apart, then stands for an output pixel's area.
-# At or below this number, sub-samples would lose more by their blur than they gain.
+# Up to SHRINKS_ABOVE, sub-samples would lose more by their blur than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
 # How far a bilinear sample spreads along an axis, as a variance in squared canvas pixels: a sixth
 # where the picture changes slowly, less where it changes fast. Of the values tried (a twelfth to a
-# sixth), this one had the smallest error on photographs, at most scales and shears.
+# sixth), 1/8 had the smallest error on photographs, at most scales and shears.
 SPREAD = 1 / 8
 
 # Positions are rounded to this many steps per pixel, finer than a network sees (83 dB). Rounding
@@ -49,14 +49,14 @@ def sample(
         matrix: Map from an output pixel to a canvas pixel, both with centres at half integers. It
             may include a perspective.
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
-        size: Side of the output, or its height and width, pixels.
+        size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
         subsamples: Number of sub-samples along a side of an output pixel; None asks
-            `subsamples_for`. This number is fixed when compiling: a shape cannot depend on a draw.
-            For a picture that does not shrink, they are all at the pixel's centre, and thus equal.
+            `subsamples_for`. It is fixed when compiling, so it cannot depend on a draw. For a
+            picture that does not shrink, all sub-samples are at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
-        gathered: Whether sub-samples are as far apart as `gathering` says, instead of spread evenly
-            over the output pixel; this is more exact, above all under a shear (docs/benchmarks.md).
+        gathered: Whether sub-samples are placed as `gathering` says, not evenly over the output
+            pixel; `gathering` is more exact, above all under a shear (docs/benchmarks.md).
 
     Example:
         >>> canvas = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
@@ -116,11 +116,11 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns matrices that move an output pixel's sub-samples together, in the pixel's axes.
+    """Returns matrices that move an output pixel's sub-samples together, in output coordinates.
 
     Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
     spreads as well, by about a canvas pixel. Along a direction in which the output pixel covers few
-    canvas pixels, the two spreads add up to too much, so the sub-samples move closer there.
+    canvas pixels, the two spreads add up to too much, so sub-samples move closer along it.
 
     Args:
         slopes: Derivative of canvas positions, as `derivative` returns it.
@@ -137,7 +137,7 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """Returns the factor for a direction, from its canvas pixels per output pixel, squared."""
+        """Returns a direction's factor, from the square of its canvas pixels per output pixel."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
     # A function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times identity.

@@ -1,7 +1,7 @@
 """Defines in one table when each setting has an effect, so that none is silently ignored.
 
 A setting that is not in the table always has an effect. At first only the settings are known, then
-the pictures, then the network and devices. A rule holds while what it depends on is unknown.
+the pictures, then the network and devices. A rule holds as long as what it depends on is unknown.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Situation:
     """Holds what decides whether a setting has an effect.
 
     Attributes:
-        values: Values of settings by dotted names, either of all settings or of one section's.
+        values: Values by dotted names, either of all settings or of one section.
         pictures: What is known about the pictures; None until they are found.
-        devices: Number of processes that share a batch, and of devices in each; None until known.
+        devices: Numbers of processes that share a batch and of devices in each; None until known.
         lacks: Settings that have no effect on the network, each with the reason; empty until the
             network is known.
     """
@@ -247,7 +247,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             ),
             lambda situation: (
                 "only works with fit.schedule = one_cycle or fine_tune; the momentum of "
-                f"{situation.values['fit.schedule']} is constant, so its three values are the same"
+                f"{situation.values['fit.schedule']} is constant, so all three must be equal"
             ),
         ),
     ),
@@ -309,7 +309,7 @@ def idle(
 ) -> dict[str, str]:
     """Returns the given settings that have no effect, each with a line that says why.
 
-    A setting is given if on the command line or, unless a rule is `told`, unlike all its defaults.
+    A setting is given if it is on the command line or, unless a rule is `told`, not at a default.
 
     Args:
         situation: What is known.

@@ -161,7 +161,7 @@ def checked_source(config: Config) -> Source:
 
     Raises:
         DataError: The pictures or their classes cannot be found, or there is only one class.
-        ConfigError: Settings do not fit the pictures, or one that was given has no effect.
+        ConfigError: Settings do not fit the pictures, or a given setting has no effect.
     """
     source = load_source(config.data)
     check_applies(config, pictures=facts_of(config.data, source))
@@ -170,7 +170,7 @@ def checked_source(config: Config) -> Source:
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
-    """Returns the source's own split; None if it has none, or settings ask for a random one."""
+    """Returns the source's own split; None if it has none, or a random one is asked for."""
     if settings.split == "random":
         return None
     if FOLDER in source.columns:
@@ -237,7 +237,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
 
     Raises:
         DataError: The pictures or classes cannot be found, read or split, or a batch is too large.
-        ConfigError: Settings do not fit the pictures, or one that was given has no effect.
+        ConfigError: Settings do not fit the pictures, or a given setting has no effect.
     """
     settings = config.data
     if source is None:

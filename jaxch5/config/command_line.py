@@ -186,10 +186,10 @@ def _usage(message: str, options: type[BaseModel]) -> str:
         return message
     word = message.removeprefix(prefix).split()[0]
     if not word.startswith("-"):
-        return f"{word}: arguments are options, such as --data.path {word}; --help-all lists them"
+        return f"{word}: needs the name of an option, as in --data.path {word}; see --help-all"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    # Dashes alone would make short names look alike.
+    # With their dashes, short names would look alike.
     bare = [key.lstrip("-") for key in known]
     close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
     return f"{name}: no such option; " + (

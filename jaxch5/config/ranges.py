@@ -72,8 +72,8 @@ def parse_range(text: str) -> Ranges:
     match = RANGE.fullmatch(text.strip())
     if not match or not text.strip():
         raise ValueError(
-            f"{text}: should be auto, the value that is white (4095), or those that are black and "
-            "white (0,4095)"
+            f"{text}: should be auto, the value that is white (4095), or the values of black "
+            "and white (0,4095)"
         )
 
     def limits(first: str | None, second: str | None) -> Limits | None:

@@ -53,14 +53,14 @@ def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
 class Section(BaseModel):
     """Holds settings, each as given or else with the default that `value_of` chooses.
 
-    `model_fields_set` has the names of those that were given.
+    `model_fields_set` has the names of the settings that were given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Prefix of the dotted names of the section's settings.
     section: ClassVar[str] = ""
-    # Dotted names of settings on the command line, which count even if they equal a default.
+    # Dotted names of settings on the command line, which count as given even if at a default.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("*")

@@ -59,7 +59,7 @@ MAY_CHANGE = (
 )
 # Decoding a picture with this many pixels takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
-# Settings that say where the pictures are. A run that has a record of them finds them by name.
+# Settings that say where the pictures are. A run that has recorded them finds them by name.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
 # Settings of the data that decide how a run's pictures were split and how its network sees them.
 OF_THE_RUN = (
@@ -88,9 +88,9 @@ class DataConfig(Section):
 
     path: Path | Address | None = Field(
         None,
-        description="folder of class folders, or of train/ and valid/ folders of them, or a zip or "
-        "tar file of these, or a CSV file, or a packed folder, which may be at an address "
-        "(s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
+        description="folder of class folders, which may be in train/ and valid/ folders, or a zip "
+        "or tar file of such a folder, or a CSV file, or a folder made by jaxch5 pack, which may "
+        "be at an address (s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
     )
     pattern: str | None = Field(
         None,
@@ -99,22 +99,23 @@ class DataConfig(Section):
     )
     train: str | None = Field(
         None,
-        description="folder of the training pictures, below path; '.' takes all that are not in "
-        "valid, whatever their folders are called; by default the one named train or similar",
+        description="folder of the training pictures, below path; '.' takes all pictures that are "
+        "not in valid, whatever their folders are called; by default the folder named train or the "
+        "like",
     )
     valid: str | None = Field(
         None,
-        description="folder of the validation pictures, below path; by default the one named "
-        "valid, validation, val, dev or similar",
+        description="folder of the validation pictures, below path; by default the folder named "
+        "valid, validation, val, dev or the like",
     )
     image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
     label_column: str = Field(_table("label"), description="column of class names in a CSV file")
     root: Path | None = Field(
-        None, description="folder where relative paths in a CSV file begin; by default its own"
+        None, description="base folder of relative paths in a CSV file; by default the file's own"
     )
     tfds: str | None = Field(None, description="name of a tensorflow-datasets set")
     tfds_dir: Path | None = Field(
-        None, description="folder with prepared sets; by default tensorflow-datasets' own"
+        None, description="folder with prepared sets; by default tensorflow-datasets' own folder"
     )
     archive: str | None = Field(
         None, description="address of a zip or tar file of pictures, fetched once"
@@ -125,7 +126,7 @@ class DataConfig(Section):
     split: Literal["auto", "random", "given"] = Field(
         "auto",
         description="given: the set's own train and valid folders, its split_column or its splits; "
-        "auto: given where there is one, else random",
+        "auto: given if the set has any of these, else random",
     )
     split_column: str = Field(
         default_of("data.source", "IS_VALID"),
@@ -147,26 +148,26 @@ class DataConfig(Section):
     )
     range: str = Field(
         default_of("data.decode:Reading", "range"),
-        description="for pictures of more than 8 bits, the value of white (4095), or those of "
-        "black and white (-1024,3071); auto: as the file says, otherwise guessed once for the "
+        description="for pictures of more than 8 bits, the value of white (4095), or the values "
+        "of black and white (-1024,3071); auto: as the file says, otherwise guessed once for the "
         "whole set",
     )
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1_000_000,
-        description="largest picture that is decoded, pixels; a larger JPEG is decoded at a half, "
+        description="largest number of pixels to decode; a larger JPEG is decoded at a half, "
         "a quarter or an eighth of its size",
     )
     split_seed: int = Field(_split("seed"), ge=0, description="seed of the split")
     presize: int = setting(
         "data.presize",
         40,
-        "presized side, pixels: the short one with crop, the long one with pad, both with squish",
+        "presized side in pixels: the short one with crop, the long one with pad, both with squish",
         ge=8,
         le=MAX_SIDE,
     )
     size: DataSize = setting(
-        "data.size", 32, "side of the network's input, pixels, or height x width, as in 224x160"
+        "data.size", 32, "side of the network's input in pixels, or height x width, as in 224x160"
     )
     method: Literal["crop", "squish", "pad"] = Field(
         default_of("framing:Framing", "method"),
@@ -175,18 +176,18 @@ class DataConfig(Section):
     )
     pad_mode: Annotated[str, parsed("data.pad_mode", check_pad_mode)] = Field(
         default_of("framing:Framing", "pad_mode"),
-        description="what fills the area beyond a picture: reflection; border, its edge; zeros, "
-        "black; or a colour, as in #ffffff",
+        description="what fills the area beyond a picture: reflection; border, its edge repeated; "
+        "zeros, black; or a colour, as in #ffffff",
     )
     crop_pct: PositiveShare | None = Field(
         None,
-        description="share of the short side that evaluation sees; by default all with squish "
-        "and pad, else the weights' own",
+        description="share of the short side that evaluation sees; by default all of it with "
+        "squish and pad, else the weights' own share",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(
         None,
         description="filter for evaluation: bilinear, as in training, or Pillow's bicubic; by "
-        "default the weights' own",
+        "default the weights' own filter",
     )
     batch_size: int = setting("data.batch_size", 64, "pictures per step", ge=1)
     sampler: str = Field(
@@ -244,51 +245,45 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes to training pictures; the first ten are those of fastai's `aug_transforms`."""
+    """Random changes to training pictures; the first ten settings have fastai's names."""
 
     section: ClassVar[str] = "augment."
 
     do_flip: bool = setting("augment.do_flip", False, "mirror half of the pictures")
     flip_vert: bool = Field(
-        _augment("flip_vert"), description="all eight symmetries of the square, instead of two"
+        _augment("flip_vert"), description="mirror or turn by one of the square's eight symmetries"
     )
     max_rotate: float = Field(
-        _augment("max_rotate"), ge=0, le=180, description="largest rotation, degrees"
+        _augment("max_rotate"), ge=0, le=180, description="largest rotation, in degrees"
     )
-    min_zoom: float = Field(
-        _augment("min_zoom"), gt=0, le=10, description="smallest zoom, a factor"
-    )
-    max_zoom: float = Field(_augment("max_zoom"), gt=0, le=10, description="largest zoom, a factor")
+    min_zoom: float = Field(_augment("min_zoom"), gt=0, le=10, description="smallest zoom factor")
+    max_zoom: float = Field(_augment("max_zoom"), gt=0, le=10, description="largest zoom factor")
     max_lighting: float = setting(
-        "augment.max_lighting",
-        0.1,
-        "largest change of brightness and contrast, 0 to 1",
-        ge=0,
-        lt=1,
+        "augment.max_lighting", 0.1, "largest change of brightness and contrast, 0 to 1", ge=0, lt=1
     )
     max_warp: float = setting(
         "augment.max_warp", 0.1, "largest change of perspective, 0 to 0.5", ge=0, le=0.5
     )
     p_affine: float = Field(
-        _augment("p_affine"), ge=0, le=1, description="probability of each rotation, zoom or warp"
+        _augment("p_affine"), ge=0, le=1, description="probability of each: rotation, zoom and warp"
     )
     p_lighting: float = Field(
-        _augment("p_lighting"), ge=0, le=1, description="probability of a change of lighting"
+        _augment("p_lighting"),
+        ge=0,
+        le=1,
+        description="probability of each change of brightness, contrast, saturation or hue",
     )
     min_scale: float = setting(
         "augment.min_scale", 1.0, "smallest share of the area that a crop keeps", ge=0.01, le=1
     )
     max_saturation: float = Field(
-        _policy("max_saturation"),
-        ge=0,
-        lt=1,
-        description="largest change of saturation, 0 to 1",
+        _policy("max_saturation"), ge=0, lt=1, description="largest change of saturation, 0 to 1"
     )
     max_hue: float = Field(
         _policy("max_hue"),
         ge=0,
         le=0.5,
-        description="largest shift of the hue, as a share of the colour circle, 0 to 0.5",
+        description="extent of hue shifts, as a share of the colour circle, 0 to 0.5",
     )
     p_gray: float = Field(
         _policy("p_gray"), ge=0, le=1, description="probability of a picture without colour"
@@ -317,28 +312,30 @@ class ModelConfig(Section):
     weights: str = setting(
         "model.weights",
         "none",
-        "weights to begin from: none; imagenet; auto (imagenet if it can be fetched, else none); a "
-        "tag of timm's (a1_in1k) or a repository of the hub (timm/NAME.TAG), with or without "
-        "@REVISION; a .safetensors or .pth file (FILE#PART for one of its state dicts), or a "
-        "folder with one and its config.json; a run directory",
+        "weights to begin from: none, imagenet, auto or others; auto is imagenet if it can be "
+        "fetched, else none; others are a timm tag (a1_in1k), a repository of the Hugging Face hub "
+        "(timm/NAME.TAG, perhaps with @REVISION), a .safetensors or .pth file (FILE#PART for one "
+        "of its state dicts), a folder with such a file and its config.json, or a run directory",
         min_length=1,
     )
     mean: tuple[Share, Share, Share] | None = Field(
         None,
         description="mean of each colour, for values 0 to 1, that the weights were trained with; "
-        "without it and std, what the weights state, else ImageNet's",
+        "by default what the weights state, else ImageNet's",
     )
     std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = Field(
         None, description="standard deviation of each colour, for values 0 to 1; needs mean"
     )
     head: Literal["linear", "concat_pool"] = setting(
-        "model.head", "linear", "torchvision's one layer, or fastai's two with dropout"
+        "model.head",
+        "linear",
+        "linear is torchvision's one layer; concat_pool is fastai's two layers with dropout",
     )
     task: str = setting(
         "model.task",
         "softmax",
-        "what labels mean: softmax, one of the classes; sigmoid, one of them or, if none is "
-        f"probable enough, none of these; or a jaxch5.Task, as {FORM}",
+        "what labels mean: softmax, one of the classes; sigmoid, one of them, or none of "
+        f"these if no class is probable enough; or a jaxch5.Task, as {FORM}",
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
@@ -349,25 +346,25 @@ class ModelConfig(Section):
         description="number type of the network's computation; weights are always float32",
     )
     groups: Literal["auto", "stages", "fastai"] = Field(
-        _recipe("groups"), description="layer groups; auto is stages with layer_decay, else fastai"
+        _recipe("groups"), description="layer groups; auto: stages if layer_decay < 1, else fastai"
     )
     train_bn: bool = Field(
         _recipe("train_bn"), description="train the batch norms of frozen layers"
     )
     bn: Literal["global", "local"] = Field(
         _recipe("bn"),
-        description="on several devices, batch norms take their statistics from the whole batch, "
-        "as one device would; or from each device's rows, with one message per step",
+        description="what batch norms on several devices take their statistics from: global, the "
+        "whole batch, as on one device; local, each device's rows, with one message per step",
     )
     remat: bool = Field(
         _recipe("remat"),
-        description="recompute the inside of a block for the gradient: less memory, more time",
+        description="recompute a block's activations for the gradient: less memory, more time",
     )
     drop_path: float = Field(
         _recipe("drop_path"),
         ge=0,
         lt=1,
-        description="share of items that skip the last block in training; fewer skip earlier ones",
+        description="share of items that skip the last block in training; fewer for earlier blocks",
     )
 
     @field_validator("arch")
@@ -402,17 +399,17 @@ class FitConfig(Section):
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
         "one_cycle",
-        "schedule of the rate; fine_tune is one cycle for the head, then one for all layers",
+        "learning-rate schedule; fine_tune is one cycle for the head, then one for all layers",
     )
     lr: float = Field(_fine_tune("base_lr"), gt=0, le=100, description="highest learning rate")
     wd: float = Field(
-        _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, a share of the rate"
+        _optimizer("wd"), ge=0, le=1, description="decoupled weight decay, multiplied by the rate"
     )
     sizes: tuple[TrainingSize, ...] = Field(
         _recipe("sizes"),
-        description="sizes of the network's input to train through, each in an equal part of the "
-        "epochs: sides, or height x width, as in 112x80,160x128; the last is that of validation, "
-        "data.size",
+        description="sizes of the network's input, one after the other, each for an equal part of "
+        "the epochs: sides, or height x width, as in 112x80,160x128; the last is the size for "
+        "validation, data.size",
     )
     pct_start: float = setting(
         "fit.pct_start",
@@ -427,7 +424,7 @@ class FitConfig(Section):
     )
     moms: tuple[float, float, float] = Field(
         default_of("optim.schedule", "MOMS"),
-        description="momentum at the start, the highest rate and the end",
+        description="momentum at the start, at the highest rate and at the end",
     )
     freeze_epochs: int = Field(
         _fine_tune("freeze_epochs"),
@@ -441,21 +438,24 @@ class FitConfig(Section):
         description="with fine_tune: the head's rate divided by the earliest layers'",
     )
     layer_decay: float = Field(
-        _fine_tune("layer_decay"), gt=0, le=1, description="ratio of a group's rate to the next's"
+        _fine_tune("layer_decay"),
+        gt=0,
+        le=1,
+        description="ratio of a layer group's rate to that of the next group",
     )
     cycle_epochs: int = Field(
-        2, ge=1, description="with triangular and sgdr: epochs in a cycle, or in the first one"
+        2, ge=1, description="epochs in a cycle of triangular, or in the first cycle of sgdr"
     )
     loss: str = Field(
         "cross_entropy",
-        description="loss to minimize: cross_entropy, the task's own; binary_cross_entropy, of a "
+        description="loss to minimize: cross_entropy, the task's own; binary_cross_entropy, with a "
         f"sigmoid for each class; focal; or {FORM}",
     )
     class_weights: str = Field(
         _recipe("class_weights"),
         description="weight of each class in the loss of training and of validation: none; "
         "balanced, the inverse of its number of training pictures; sqrt, the square root of that; "
-        "or a .toml file with a line `class = weight` for each",
+        "or a .toml file with a line `class = weight` for each class",
     )
     label_smoothing: float = Field(
         default_of("losses:cross_entropy", "label_smoothing"),
@@ -472,8 +472,8 @@ class FitConfig(Section):
     metrics: tuple[str, ...] = Field(
         _recipe("metrics"),
         description="metrics of each epoch besides the task's (also --metrics): top_5 and the "
-        f"like, precision, recall, f1, balanced_accuracy, or {FORM}; repeated, or "
-        "separated by commas",
+        f"like, precision, recall, f1, balanced_accuracy, or {FORM}; several are "
+        "separated by commas, or the option is repeated",
     )
     optimizer: Literal["adam", "adamw", "lamb", "sgd"] = Field(
         _optimizer("name"), description="adam has fastai's constants, adamw optax's"
@@ -487,8 +487,8 @@ class FitConfig(Section):
         _optimizer("accumulate"),
         ge=1,
         le=MANY,
-        description="batches whose mean gradient makes one update; those left at an epoch's end "
-        "make one too",
+        description="batches whose mean gradient makes one update; batches left at an epoch's "
+        "end make one too",
     )
     average: float = Field(
         _recipe("average"),
@@ -508,7 +508,7 @@ class FitConfig(Section):
     )
     keep_best: bool = Field(
         _saving("keep_best"),
-        description="end with the weights of the best epoch, not the last",
+        description="end with the weights of the best epoch, not of the last",
     )
     best: str | None = Field(
         None,

@@ -39,8 +39,8 @@ class Data(NamesFastai):
         classes: Names of the classes, in the order of the labels.
         train: Batches of training pictures, reshuffled each epoch, or drawn by the sampler.
         valid: Batches of validation pictures, in order, the last one padded.
-        presize: Short side of the canvases, pixels.
-        size: Side of the network's input, or its height and width, pixels.
+        presize: Short side of the canvases, in pixels.
+        size: Side of the network's input, or its height and width, in pixels.
         augment: Augmentation, as `aug_transforms` returns it; None for none.
         cache: Where presized pictures are kept: "off", "memory" or "device".
         cache_reason: Why they are kept there, in a few words.
@@ -196,9 +196,9 @@ class DataBlock(NamesFastai):
     Args:
         source: Labelled pictures, as `from_folder` and the like return them.
         split: Function that holds out pictures, as `random_split` and the like return it.
-        presize: Side to which the CPU resizes every picture, pixels: the short one with method
+        presize: Side in pixels to which the CPU resizes every picture: the short one with method
             "crop", the long one with "pad", both with "squish".
-        size: Side of the network's input, made on the device, or its height and width, pixels.
+        size: Side, or height and width, of the network's input, in pixels; made on the device.
         augment: Augmentation, as `aug_transforms` returns it; None for none.
         sampler: Which pictures an epoch draws: `shuffled`, each one once; `balanced`, each class
             equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;

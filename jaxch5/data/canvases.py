@@ -115,7 +115,7 @@ def picture_seen(
 
     Args:
         source, item: A source, and the index of the picture in it.
-        side: Longer side of the result, pixels.
+        side: Longer side of the result, in pixels.
         framing, size: The network's framing and input size; only the size's aspect ratio matters.
 
     Raises:
@@ -133,7 +133,7 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
 
     Args:
         source, item: A source, and the index of the picture in it.
-        side: Maximum length of the result's longer side, pixels.
+        side: Maximum length of the result's longer side, in pixels.
 
     Raises:
         DataError: The picture cannot be read.
@@ -148,7 +148,7 @@ def check_presize(source: Source, presize: int, method: str = "crop") -> None:
     """Checks that a source's pictures have the pixels that `presize` and `method` need.
 
     Raises:
-        ConfigError: They were packed at a shorter side, or cut although `method` needs them uncut.
+        ConfigError: The pictures were packed at a shorter side, or cut though `method` forbids it.
     """
     if method != "crop" and source.cut:
         raise ConfigError(
@@ -177,13 +177,13 @@ def choose_cache(
             what is free there, else memory if it fits in a quarter of what is free there, else off.
         count: Number of pictures.
         size: Short side of the canvas, pixels.
-        free_memory: Function that returns the free memory of the host, bytes.
-        free_on_device: Function that returns the free memory of the accelerator, bytes, or None
+        free_memory: Function that returns the free memory of the host, in bytes.
+        free_on_device: Function that returns the free memory of the accelerator, in bytes; None
             where it is not known, as on a CPU.
         method: How the network will frame the pictures, which decides the canvas's shape.
 
     Raises:
-        ConfigError: `cache` is not one of the four.
+        ConfigError: `cache` is none of the four values.
 
     Example:
         >>> choose_cache("auto", 1000, 40, lambda: 10**9, lambda: None)

@@ -69,12 +69,12 @@ def decode(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a picture as a person would see it: upright, in sRGB.
 
-    The EXIF orientation and the colour profile are applied; grey, palette, CMYK and more than 8
-    bits become RGB, transparent pixels are blended with white, and only the first frame of an
-    animation is read. Damaged metadata is ignored.
+    The EXIF orientation and the colour profile are applied. Grey, palette and CMYK pictures, and
+    pictures of more than 8 bits, become 8-bit RGB; transparent pixels are blended with white; only
+    the first frame of an animation is read. Damaged metadata is ignored.
 
     Args:
-        data: The file's content, in one of the formats of docs/training.md.
+        data: The file's content, in one of the formats that docs/training.md lists.
         reference: What error messages call the picture.
         min_side: Smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
             decodes all of its pixels, up to `reading.max_pixels`.
@@ -147,7 +147,7 @@ class Header(NamedTuple):
     Attributes:
         format: Name of the format.
         mode: Pillow's name for the kind of pixels, or NumPy's if Pillow cannot read them.
-        size: Width and height, pixels, of the upright picture.
+        size: Width and height of the upright picture, in pixels.
         profile: Colour profile; None if the picture has none.
     """
 
@@ -243,7 +243,7 @@ def _cut(
 
 
 def _pixels(image: Image.Image, reading: Reading) -> Decoded:
-    """Decodes a picture with Pillow, which has opened it."""
+    """Decodes a picture that Pillow has opened."""
     image.load()
     profile = profile_in(image.info)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -273,7 +273,7 @@ def _to_rgb(
     image: Image.Image, profile: bytes | None, reading: Reading
 ) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        # The format states its bit depth, and Pillow scales such values up to 16 bits.
+        # The format states the bit depth of integers, and Pillow scales them up to 16 bits.
         values = np.asarray(image)[..., None]
         said = None if image.mode == "F" else full_scale(np.dtype(np.uint16))
         return pixels_of(Deep(values, said), parse_range(reading.range))

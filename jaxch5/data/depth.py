@@ -21,7 +21,7 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# File extensions of pictures that may be deep, except JPEG 2000 and PGM, whose depth Pillow heeds.
+# File extensions of pictures that may be deep, except JPEG 2000 and PGM: Pillow handles those.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
 # Bit depths of integers, and white levels of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
@@ -58,7 +58,7 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
     Args:
         data: The file's content.
-        max_pixels: Largest number of pixels to decode; fewer if each takes more than 8 bytes.
+        max_pixels: Largest number of pixels to decode; fewer if a pixel takes more than 8 bytes.
 
     Raises:
         PIL.Image.DecompressionBombError: There are more pixels than `max_pixels` or `data` allows.
@@ -97,7 +97,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
     """
     if needed > MOST_OF_A_BYTE * len(data):
         raise Image.DecompressionBombError(
-            f"{needed:,} bytes of pixels do not fit into {len(data):,} bytes; it is cut short"
+            f"{needed:,} bytes of pixels do not fit into {len(data):,} bytes; the file is cut short"
         )
 
 
@@ -129,7 +129,7 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Returns default black and white: 0, and the type's maximum up to 65,535 (1 for floats)."""
+    """Returns the default limits: black 0, white the type's maximum up to 65,535 (1 for floats)."""
     if dtype.kind == "f":
         return 0.0, 1.0
     # Integers count as 16 bits deep even where they are stored in 32.
@@ -192,7 +192,7 @@ def guess_range(
         black, white = _guess(kind, low, high, largest[kind])
         ranges.append(f"{kind} {black:.15g},{white:.15g}")
         words.append(
-            f"{kind} from {black:,.15g} to {white:,.15g} read as black to white, since {low:,.6g} "
+            f"{kind} from {black:,.15g} to {white:,.15g} read as black to white: values {low:,.6g} "
             f"to {high:,.6g} were found in {len(seen[kind]):,} of the pictures of more than 8 bits"
         )
     return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)" * bool(words)
@@ -274,7 +274,7 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard, the tags hold the picture's maximum; only a usual white tells the scale.
+        # By the standard, the tags hold the maximum; it is the scale only if it is a usual white.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)

@@ -13,10 +13,10 @@ labels, probabilities = given["labels"], given["probabilities"]
 said = {}
 for method in ("self_confidence", "normalized_margin"):
     quality = get_label_quality_scores(labels, probabilities, method=method)
-    said[f"cleanlab {method}"] = -quality
+    said[method] = -quality
     issues = find_label_issues(labels, probabilities, return_indices_ranked_by=method)
     score = np.zeros(len(labels))
     score[issues] = np.arange(len(issues), 0, -1)
-    said[f"cleanlab issues by {method}"] = score
-said["cleanlab count"] = num_label_issues(labels, probabilities)
+    said[f"issues by {method}"] = score
+said["count"] = num_label_issues(labels, probabilities)
 np.savez(f"{folder}/out.npz", **said)

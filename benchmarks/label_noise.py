@@ -3,9 +3,10 @@
 Labels of photographs (with --path digits, of the digits) are changed, at random or to the most
 similar class (the one that a linear layer most often confuses with theirs), and found again: by the
 features of a network that was trained on other pictures (--weights), or by full trainings (--by
-training). Both sides rank labels by the same probabilities; the figure is the average precision
-over all pictures. cleanlab 2.x, in its own environment whose Python JAXCH5_CLEANLAB_PYTHON names,
-ranks by its two label scores, and by `find_label_issues` with the labels that it finds put first.
+training). The figure is the average precision over all pictures. cleanlab 2.x, in its own
+environment whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two label scores, and by
+`find_label_issues` with the labels that it finds put first. It gets the probabilities that ours
+judges by, and with features also those of the linear layers alone ("heads"), without neighbors.
 
 With --accuracy, a linear layer on the features (with --by training, a network) is trained on the
 noisy labels, on these with every listed suspect corrected, and on the true ones, and scored on the
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--weights", help="run, file or name that gives the features")
     parser.add_argument("--by", choices=("features", "training"), default="features")
     parser.add_argument("--classes", type=int, help="use only this many classes")
+    parser.add_argument("--first-class", type=int, default=0, help="from this one on (default: 0)")
     parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20], help="percent")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
@@ -52,8 +54,8 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Measures seconds, and processor seconds, of the linear layers of all folds."""
-    from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+    """Measures seconds of the linear layers of all folds, and of the neighbors' votes."""
+    from jaxch5.results.out_of_fold import judge_by_heads, judge_by_neighbors, stratified_folds
 
     rng = np.random.default_rng(0)
     labels = np.arange(count) % classes
@@ -63,7 +65,9 @@ def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) 
     begin = time.process_time()
     seconds = seconds_of(lambda: judge_by_heads(features, labels, folds, classes))
     busy = time.process_time() - begin
-    return {"pictures": count, "seconds": seconds, "processor_seconds": busy}
+    voting = seconds_of(lambda: judge_by_neighbors(features, labels, folds, classes))
+    facts = {"pictures": count, "seconds": seconds, "processor_seconds": busy}
+    return {**facts, "seconds of neighbors": voting}
 
 
 def found(arguments: Any) -> dict[str, Any]:
@@ -88,7 +92,8 @@ def found(arguments: Any) -> dict[str, Any]:
     )
     source = load_source(config.data)
     if arguments.classes:
-        items = np.flatnonzero(source.labels < arguments.classes)
+        numbers = source.labels - arguments.first_class
+        items = np.flatnonzero((numbers >= 0) & (numbers < arguments.classes))
         source = with_own_classes(take(source, items))
     judge = Judge(config, source)
     truth = source.labels
@@ -100,17 +105,17 @@ def found(arguments: Any) -> dict[str, Any]:
             for seed in range(arguments.seeds):
                 labels = noisy(truth, rate / 100, seed, similar if kind == "similar" else None)
                 wrong = labels != truth
-                probabilities = judge.by(arguments.by, labels, seed)
-                issues = find_label_issues(labels, probabilities)
-                scores = {"ours": issues.doubt, **cleanlab_scores(labels, probabilities)}
+                ways = judge.by(arguments.by, labels, seed)
+                issues = find_label_issues(labels, ways["ours"])
+                scores = {"ours": issues.doubt, **cleanlab_scores(labels, ways)}
                 figures = {"wrong": wrong.sum(), "estimate": issues.estimated}
-                if "cleanlab count" in scores:
-                    figures["estimate of cleanlab"] = scores.pop("cleanlab count")
+                for name in [name for name in scores if "count" in name]:
+                    figures[f"estimate of {name}"] = scores.pop(name)
                 figures |= {
                     name: average_precision_score(wrong, score) for name, score in scores.items()
                 }
                 if arguments.accuracy:
-                    put_right = np.where(issues.doubt > 0.5, truth, labels)
+                    put_right = np.where(issues.disputed, truth, labels)
                     figures["still wrong"] = (put_right != truth).sum()
                     parts = split_of(config.data, source)(source)
                     for name, used in (("noisy", labels), ("cleaned", put_right), ("true", truth)):
@@ -134,38 +139,46 @@ class Judge:
         self.config, self.source = config, source
         self.features: np.ndarray | None = None
 
-    def by(self, way: str, labels: np.ndarray, seed: int) -> np.ndarray:
+    def by(self, way: str, labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """Returns the probabilities that ours judges by, and others that cleanlab gets besides."""
         from rich.console import Console
 
         from jaxch5.configured import judge_by_training
-        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+        from jaxch5.results.out_of_fold import judge_by_features, stratified_folds
 
         folds = stratified_folds(labels, FOLDS, seed)
         if way == "features":
-            return judge_by_heads(self._features(), labels, folds, len(self.source.classes))
+            what = self._features(), labels, folds, len(self.source.classes)
+            return {"ours": judge_by_features(*what), "heads": self._by_heads(labels, folds)}
         config = self.config.model_copy(update={"seed": seed})
         quiet = Console(quiet=True)
         with tempfile.TemporaryDirectory() as kept:
-            return judge_by_training(
-                config, replace(self.source, labels=labels), folds, Path(kept), quiet
-            )
+            source = replace(self.source, labels=labels)
+            return {"ours": judge_by_training(config, source, folds, Path(kept), quiet)}
+
+    def _by_heads(self, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        from jaxch5.results.out_of_fold import judge_by_heads
+
+        return judge_by_heads(self._features(), labels, folds, len(self.source.classes))
 
     def _features(self) -> np.ndarray:
         from jaxch5.configured import data_without, learner_of
 
         if self.features is None:
             data = data_without(self.config, self.source, np.arange(len(self.source)) == 0)
-            predictor = learner_of(data, self.config).predictor()
+            predictor = learner_of(data, self.config, lambda line: None).predictor()
             self.features = predictor.features_of(self.source, np.arange(len(self.source)))
         return self.features
 
     def most_similar(self) -> np.ndarray:
         """Returns the class that each is most often mistaken for; without weights, the next one."""
+        from jaxch5.results.out_of_fold import stratified_folds
+
         if self.config.model.weights == "none":
             return np.roll(np.arange(len(self.source.classes)), 1)
         truth = self.source.labels
         matrix = np.zeros((len(self.source.classes),) * 2)
-        np.add.at(matrix, truth, self.by("features", truth, 0))
+        np.add.at(matrix, truth, self._by_heads(truth, stratified_folds(truth, FOLDS, 0)))
         np.fill_diagonal(matrix, 0)
         return matrix.argmax(axis=1)
 
@@ -175,13 +188,13 @@ class Judge:
 
         from jaxch5.config.building import load_data
         from jaxch5.configured import learner_of, train_as_configured
-        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
+        from jaxch5.results.out_of_fold import stratified_folds
 
         train, valid = parts
         if way == "features":
             folds = stratified_folds(labels, FOLDS, seed) + 1
             folds[valid] = 0
-            found = judge_by_heads(self._features(), labels, folds, len(self.source.classes))
+            found = self._by_heads(labels, folds)
             return float(np.mean(found[valid].argmax(axis=1) == self.source.labels[valid]))
         used = np.where(np.isin(np.arange(len(labels)), train), labels, self.source.labels)
         config = self.config.model_copy(update={"seed": seed})
@@ -205,19 +218,25 @@ def noisy(
     return labels
 
 
-def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Returns cleanlab's results for the same labels; nothing if its Python is not named."""
+def cleanlab_scores(labels: np.ndarray, ways: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns cleanlab's results for the same labels, by each of several probabilities.
+
+    Nothing is returned if cleanlab's Python is not named.
+    """
     from jaxch5.util.libraries import variable
 
     python = variable("JAXCH5_CLEANLAB_PYTHON")
     if not python:
         return {}
+    script = Path(__file__).with_name("cleanlab_labels.py")
+    scores = {}
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/in.npz", labels=labels, probabilities=probabilities)
-        script = Path(__file__).with_name("cleanlab_labels.py")
-        subprocess.run([python, script, folder], check=True)
-        with np.load(f"{folder}/out.npz") as said:
-            return {name: said[name] for name in said.files}
+        for way, probabilities in ways.items():
+            np.savez(f"{folder}/in.npz", labels=labels, probabilities=probabilities)
+            subprocess.run([python, script, folder], check=True)
+            with np.load(f"{folder}/out.npz") as said:
+                scores |= {f"cleanlab {name}, {way}": said[name] for name in said.files}
+    return scores
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
         (("RUN", "--by", "training", "--fit.epochs", 3), "fit.epochs: a run is judged"),
         (("RUN", "--config", "digits"), "--config: cannot be combined with a run"),
         (("RUN", "--data.path", "EMPTY"), "EMPTY"),
-        (("no run",), "no run: there is no such run; jaxch5 runs lists"),
+        (("no run",), "no run: there is no such run; to list the runs"),
     ],
 )
 def test_what_would_do_nothing_is_refused(argv, line, trained, pictures, tmp_path, capsys):

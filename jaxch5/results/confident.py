@@ -9,21 +9,27 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.metrics import check_probabilities
 
+# The weight of the ratio of probabilities in the doubt, beside their difference. The ratio finds
+# more labels that were changed at random, the difference more that were changed to a similar class.
+SHARE = 0.7
+TINY = np.finfo(float).tiny
+
 
 class LabelIssues(NamedTuple):
     """Holds what out-of-sample probabilities say about labels.
 
     Attributes:
-        doubt: How much speaks against the label, from 0 to 1: the rival's share of the sum of
-            the label's and the rival's probabilities. Above 0.5, the rival is more probable.
+        doubt: How much speaks against the label, from 0 to 1; see `find_label_issues`.
             docs/benchmarks.md compares this score with others.
         rival: Most probable class other than the label.
+        disputed: Whether the rival is more probable than the label.
         wrong: Whether the label is likely wrong.
         joint: Estimated number of items, by label (row) and by true class (column).
     """
 
     doubt: Float[np.ndarray, "items"]
     rival: Int[np.ndarray, "items"]
+    disputed: Bool[np.ndarray, "items"]
     wrong: Bool[np.ndarray, "items"]
     joint: Float[np.ndarray, "classes classes"]
 
@@ -42,6 +48,10 @@ def find_label_issues(
     label belong to that class. At most that many are marked as likely wrong: those for which the
     class's probability exceeds the label's by the most.
 
+    The doubt about a label compares its probability with the largest of the other classes'
+    probabilities, by their ratio and by their difference. Each of the others is first weighted by
+    how readily items of that class get this label: mistakes often go from one class to one other.
+
     Args:
         labels: Index of each item's class.
         probabilities: Class probabilities of each item, by a classifier not trained on that item.
@@ -53,8 +63,8 @@ def find_label_issues(
         >>> labels = np.array([0, 0, 0, 1, 1, 1])
         >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])  # of the first class
         >>> issues = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1))
-        >>> issues.estimated, issues.wrong.tolist(), round(float(issues.doubt[2]), 4)
-        (1, [False, False, True, False, False, False], 0.9)
+        >>> issues.estimated, issues.wrong.tolist(), round(float(issues.doubt[2]), 2)
+        (1, [False, False, True, False, False, False], 0.91)
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     check_probabilities(labels, probabilities, probabilities.shape[-1], None)
@@ -63,8 +73,9 @@ def find_label_issues(
     others = probabilities.copy()
     others[rows, labels] = -1
     rival = others.argmax(axis=1)
-    strongest = np.maximum(others[rows, rival], 0)
-    doubt = strongest / np.maximum(own + strongest, np.finfo(float).tiny)
+    disputed = others[rows, rival] > own
+    others[rows, labels] = 0
+    doubt = _doubt(own, others * _weights(labels, probabilities)[labels])
 
     joint = estimate_joint(labels, probabilities)
     wrong = np.zeros(len(labels), bool)
@@ -74,7 +85,31 @@ def find_label_issues(
             margins = probabilities[items, other] - own[items]
             order = np.argsort(-margins, kind="stable")[: round(joint[label, other])]
             wrong[items[order[margins[order] > 0]]] = True
-    return LabelIssues(doubt, rival, wrong, joint)
+    return LabelIssues(doubt, rival, disputed, wrong, joint)
+
+
+def _weights(
+    labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
+) -> Float[np.ndarray, "classes classes"]:
+    """Returns how readily items of each class (column) get each label (row): 1 on average."""
+    classes = probabilities.shape[1]
+    mass = np.zeros((classes, classes))
+    np.add.at(mass, labels, probabilities)
+    rate = mass / np.maximum(mass.sum(axis=0), TINY)
+    np.fill_diagonal(rate, 0)
+    mean = rate.sum() / max(classes * (classes - 1), 1)
+    # As rates are estimates from few items, each is averaged with the mean rate.
+    return (rate + mean) / (2 * mean) if mean else np.ones_like(rate)
+
+
+def _doubt(
+    own: Float[np.ndarray, "items"], others: Float[np.ndarray, "items classes"]
+) -> Float[np.ndarray, "items"]:
+    """Returns the doubt about labels, given their probabilities and the others' weighted ones."""
+    strongest = others.max(axis=1)
+    share = strongest / np.maximum(own + strongest, TINY)
+    margin = (strongest - own) / np.maximum(own + others.sum(axis=1), TINY)
+    return SHARE * share + (1 - SHARE) * (1 + margin) / 2
 
 
 def confident_joint(

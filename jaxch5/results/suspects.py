@@ -149,7 +149,7 @@ def described(
     labels, classes = source.labels[judged], source.classes
     issues = find_label_issues(labels, probabilities[judged])
     losses = SOFTMAX.item_losses(probabilities[judged], labels)
-    places = np.flatnonzero(issues.doubt > 0.5)
+    places = np.flatnonzero(issues.disputed)
     places = places[np.argsort(-issues.doubt[places], kind="stable")]
     listed = [
         {
@@ -179,5 +179,5 @@ def described(
         (classes[rows[kind]], classes[columns[kind]], int(counts[rows[kind], columns[kind]]))
         for kind in np.argsort(-counts[rows, columns], kind="stable")
     ]
-    agreed = float(np.mean(issues.doubt < 0.5))
+    agreed = float(np.mean(~issues.disputed))
     return {"wrong": issues.estimated, "agreed": agreed, "pairs": pairs, "suspects": listed}

@@ -41,7 +41,7 @@ def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
 
 def test_a_run_is_never_written_over(tmp_path):
     create_run(Config(), tmp_path)
-    with pytest.raises(ConfigError, match=r"already; resume it with jaxch5 train --resume"):
+    with pytest.raises(ConfigError, match=r"already holds a run; resume it with jaxch5 train --resume"):
         create_run(Config(), tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_a_path_that_cannot_be_made_is_named(tmp_path):
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a run directory: it has no config\.toml"):
         open_run(tmp_path)
-    with pytest.raises(ConfigError, match="none: there is no such run; jaxch5 runs lists"):
+    with pytest.raises(ConfigError, match="none: there is no such run; to list the runs"):
         open_run(tmp_path / "none")
 
 

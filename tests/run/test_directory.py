@@ -41,7 +41,9 @@ def test_runs_begun_in_the_same_second_do_not_meet(tmp_path, monkeypatch):
 
 def test_a_run_is_never_written_over(tmp_path):
     create_run(Config(), tmp_path)
-    with pytest.raises(ConfigError, match=r"already holds a run; resume it with jaxch5 train --resume"):
+    with pytest.raises(
+        ConfigError, match=r"already holds a run; resume it with jaxch5 train --resume"
+    ):
         create_run(Config(), tmp_path)
 
 

@@ -39,6 +39,8 @@ def main() -> int:
     if name in known:
         # The command then reads its arguments as if its module had been started directly.
         del sys.argv[1]
+        # Settings may name modules in the current folder, which only `python -m` adds to the path.
+        sys.path.append("")
         status: int = import_module(f"jaxch5.{name}").main()
         return status
     if word not in ("--help", "-h"):

@@ -56,6 +56,15 @@ def test_what_is_installed_is_this_command():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_setting_may_name_a_module_in_the_current_folder(tmp_path):
+    """`-P` leaves this folder out of the path, as an installed script does."""
+    (tmp_path / "mine.py").write_text("import math\n", encoding="utf-8")
+    start = "import sys; from jaxch5.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", start, "train", "--fit.loss", "mine:loss"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stderr == "jaxch5 train: fit.loss = mine:loss: mine has no loss\n"
+
+
 def test_what_cannot_be_printed_is_one_line():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "jaxch5"]

@@ -49,7 +49,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
 def load_object(path: str, setting: str) -> Any:
     """Imports the object that an import path names.
 
-    The module is found by `import`; under `python -m`, Python searches the current folder first.
+    The module is found by `import`, for which commands also search the current folder.
 
     Args:
         path: `package.module:name`.

@@ -1,8 +1,8 @@
 """Measures how many nines a network that has never seen one leaves unanswered.
 
-A ResNet-18 learns scikit-learn's digits without the nines, with a softmax and with a sigmoid for
-each class. Each answers the digits whose probability reaches the threshold that `evaluate`
-suggests, at which 95 % of the validation digits are answered; all nines should be left unanswered.
+A ResNet-18 learns scikit-learn's digits without the nines, once with a softmax and once with a
+sigmoid for each class. Both answer the digits whose top probability reaches the threshold that
+`evaluate` suggests, at which 95 % of the validation digits are answered and no nine should be.
 
     python benchmarks/nines.py --seeds 5
 """
@@ -43,7 +43,7 @@ def trained(task: jx.Task, seed: int) -> tuple[jx.Learner, list[np.ndarray]]:
 
 
 def measured(learn: jx.Learner, nines: list[np.ndarray]) -> dict[str, float]:
-    """Returns what is answered, and how much of it is wrong, in percent."""
+    """Returns the threshold and, in percent, what is answered or wrong, digits and nines."""
     probabilities, labels = learn.get_preds()
     right = probabilities.argmax(axis=1) == labels
     selection = select(probabilities.max(axis=1).astype(np.float64), right)

@@ -21,8 +21,8 @@ class Batch:
     The unit square (x to the right, y down) stands for the part of the upright picture that is
     kept. The last entry of `frame` is the picture's aspect ratio divided by its aspect ratio on the
     canvas: 1, unless it is squished there. Pixel centres are at half integers. Augmentation derives
-    an item's random numbers from its `index`, to which the size of the split is added for each
-    earlier draw in the epoch. A row with `mask` False fills up a batch and never counts.
+    an item's random numbers from its `index`, to which the split's size is added for each earlier
+    draw of that item in the epoch. A row with `mask` False fills up a batch and never counts.
 
     Attributes:
         image: Canvases, 0 to 255.

@@ -2,8 +2,8 @@
 
 The magnitudes are fastai's; dm-pix does the arithmetic, except for contrast. Brightness and
 contrast act on logits, as in fastai, so that black stays black, white stays white and no value
-leaves 0 to 1. Without logits, dm-pix would move a near-white value three times as far as fastai
-does, and clip it. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's
+leaves 0 to 1. Without logits, dm-pix would brighten 0.9 about three times as far as fastai does,
+and could pass 1. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's
 mean, as in dm-pix. Saturation is changed in HSV, as in dm-pix; fastai mixes with grey instead.
 
 The `random_` functions turn draws (numbers from 0 to 1) into parameters of the other functions.
@@ -92,7 +92,7 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p`, scales saturation by `1 - max_saturation` up to the inverse of that."""
+    """With probability `p`, scales saturation, from `1 - max_saturation` to its inverse times."""
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -115,8 +115,8 @@ def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) ->
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # This form mentions the values only once. Where they come from the sampler, the compiler
-    # computes them again for each mention, and a second mention doubled the total time.
+    # This form uses the values only once. Where they come from resampling, the compiler
+    # computes them again for each use, and a second use doubled the total time.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 
 

@@ -59,7 +59,7 @@ MAY_CHANGE = (
 )
 # Decoding a picture with this many pixels takes a gigabyte at most.
 MAX_PIXELS = 80_000_000
-# Settings that say where the pictures are. A run that has recorded them finds them by name.
+# Settings that say where the pictures are. A run that has recorded its pictures finds them by name.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
 # Settings of the data that decide how a run's pictures were split and how its network sees them.
 OF_THE_RUN = (
@@ -535,7 +535,7 @@ class FitConfig(Section):
 
     @property
     def passes(self) -> int:
-        """Number of epochs, once the pictures have decided it."""
+        """Number of epochs, once `with_epochs` has replaced None by a number."""
         assert self.epochs is not None
         return self.epochs
 

@@ -86,7 +86,7 @@ class Loader:
         # If the items are stored in a few large files, each process keeps to a range of items and
         # needs only some of the files; otherwise all processes draw from one order of the set.
         ranges = part[1] if each_once and canvases.source.sharded else 1
-        # Each thread that makes a batch calls `order`, which holds no reference to the loader;
+        # The cached function `order` is an attribute of the loader and holds no reference to it;
         # otherwise the loader would keep itself alive, and the canvases with it.
         shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(

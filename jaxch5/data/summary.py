@@ -213,7 +213,7 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
     aspect = np.max(sizes, axis=1) / short
     yield (
         f"sizes     short side {short.min()} to {short.max()} pixels, median "
-        f"{np.median(short):g}; long side up to {aspect.max():.2f} times that "
+        f"{np.median(short):g}; aspect ratio up to {aspect.max():.2f} "
         f"({counted(len(sizes), 'picture')} looked at)"
     )
     lost = (0.0, 0.0) if method != "crop" else unseen(sizes, size, augmented)

@@ -38,7 +38,7 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Moves a window left while the slopes at its ends differ; returns the rate at its left end.
+    """Moves a window left; returns the rate at the left of the last one whose ends differ in slope.
 
     Source: fastai's `slide`.
     """
@@ -118,7 +118,7 @@ def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
     if len(lrs) < num_it:
         return (
             f"the loss exploded after {len(lrs)} of {num_it} steps, at a rate of {lrs[-1]:.1e}: "
-            f"too soon to judge by; start at a lower rate than {lrs[0]:.1e} (start_lr) or take "
+            f"too soon to judge; start at a lower rate than {lrs[0]:.1e} (start_lr) or take "
             "more steps (num_it)"
         )
     return f"a sweep of {num_it} steps leaves too few to judge by: take more (num_it)"

@@ -131,7 +131,7 @@ def kept_shapes(model: nn.Module, size: Size) -> PyTree:
     picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
     shapes = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
     with suppress(Exception):
-        # Text rather than a pickle: shapes are read before a file of weights is trusted.
+        # Text, because a pickle can run code, and shapes serve to check untrusted weights.
         rows = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flatten_dict(shapes).items()]
         if _shapes_in(text := json.dumps(rows).encode()) == shapes:
             _write(file, text)

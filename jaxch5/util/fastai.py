@@ -150,12 +150,12 @@ def missing(name: str, *owners: str) -> str:
 
     Example:
         >>> missing("vocab", "Data")
-        "Data.vocab: is fastai's name; here it is data.classes"
+        "Data.vocab: a name of fastai's; here it is data.classes"
         >>> missing("nonsense", "Data")
         ''
     """
     found = [INSTEAD[owner][name] for owner in owners if name in INSTEAD.get(owner, {})]
-    return f"{owners[0]}.{name}: is fastai's name; here it is {found[0]}" if found else ""
+    return f"{owners[0]}.{name}: a name of fastai's; here it is {found[0]}" if found else ""
 
 
 class NamesFastai:

@@ -106,7 +106,7 @@ def found(arguments: Any) -> dict[str, Any]:
                 labels = noisy(truth, rate / 100, seed, similar if kind == "similar" else None)
                 wrong = labels != truth
                 ways = judge.by(arguments.by, labels, seed)
-                issues = find_label_issues(labels, ways["ours"])
+                issues = find_label_issues(labels, ways["ours"], arguments.by == "features")
                 scores = {"ours": issues.doubt, **cleanlab_scores(labels, ways)}
                 figures = {"wrong": wrong.sum(), "estimate": issues.estimated}
                 for name in [name for name in scores if "count" in name]:

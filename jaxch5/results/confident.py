@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.metrics import check_probabilities
 
-# The weight of the ratio of probabilities in the doubt, beside their difference. The ratio finds
-# more labels that were changed at random, the difference more that were changed to a similar class.
+# The weight of the ratio of calibrated probabilities in the doubt, beside their difference. The
+# ratio finds more labels changed at random, the difference more changed to a similar class.
 SHARE = 0.7
 TINY = np.finfo(float).tiny
 
@@ -40,7 +40,9 @@ class LabelIssues(NamedTuple):
 
 
 def find_label_issues(
-    labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
+    labels: Int[np.ndarray, "items"],
+    probabilities: Float[np.ndarray, "items classes"],
+    calibrated: bool = False,
 ) -> LabelIssues:
     """Finds labels that look wrong, and estimates how many are wrong.
 
@@ -48,13 +50,16 @@ def find_label_issues(
     label belong to that class. At most that many are marked as likely wrong: those for which the
     class's probability exceeds the label's by the most.
 
-    The doubt about a label compares its probability with the largest of the other classes'
-    probabilities, by their ratio and by their difference. Each of the others is first weighted by
-    how readily items of that class get this label: mistakes often go from one class to one other.
+    The doubt about a label is the rival's share of the sum of the label's and the rival's
+    probabilities. With `calibrated`, it also depends on their difference, and each class is first
+    weighted by how readily its items get this label, since mistakes often go from one class to one
+    other. Networks are usually too sure for that: it then finds fewer of the wrong labels.
 
     Args:
         labels: Index of each item's class.
         probabilities: Class probabilities of each item, by a classifier not trained on that item.
+        calibrated: Whether the classifier is right as often as its probabilities say, as those of
+            `judge_by_features` roughly are.
 
     Raises:
         ConfigError: Labels and probabilities do not fit each other, or are invalid.
@@ -64,7 +69,7 @@ def find_label_issues(
         >>> sure = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.1])  # of the first class
         >>> issues = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1))
         >>> issues.estimated, issues.wrong.tolist(), round(float(issues.doubt[2]), 2)
-        (1, [False, False, True, False, False, False], 0.91)
+        (1, [False, False, True, False, False, False], 0.9)
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     check_probabilities(labels, probabilities, probabilities.shape[-1], None)
@@ -75,7 +80,9 @@ def find_label_issues(
     rival = others.argmax(axis=1)
     disputed = others[rows, rival] > own
     others[rows, labels] = 0
-    doubt = _doubt(own, others * _weights(labels, probabilities)[labels])
+    if calibrated:
+        others *= _weights(labels, probabilities)[labels]
+    doubt = _doubt(own, others, SHARE if calibrated else 1)
 
     joint = estimate_joint(labels, probabilities)
     wrong = np.zeros(len(labels), bool)
@@ -103,13 +110,13 @@ def _weights(
 
 
 def _doubt(
-    own: Float[np.ndarray, "items"], others: Float[np.ndarray, "items classes"]
+    own: Float[np.ndarray, "items"], others: Float[np.ndarray, "items classes"], ratio: float
 ) -> Float[np.ndarray, "items"]:
     """Returns the doubt about labels, given their probabilities and the others' weighted ones."""
     strongest = others.max(axis=1)
     share = strongest / np.maximum(own + strongest, TINY)
     margin = (strongest - own) / np.maximum(own + others.sum(axis=1), TINY)
-    return SHARE * share + (1 - SHARE) * (1 + margin) / 2
+    return ratio * share + (1 - ratio) * (1 + margin) / 2
 
 
 def confident_joint(

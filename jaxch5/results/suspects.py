@@ -147,7 +147,8 @@ def described(
         with, `pairs` of a label and another class with the estimated count, and the `suspects`.
     """
     labels, classes = source.labels[judged], source.classes
-    issues = find_label_issues(labels, probabilities[judged])
+    # With features, the probabilities are those of `judge_by_features`.
+    issues = find_label_issues(labels, probabilities[judged], calibrated=features is not None)
     losses = SOFTMAX.item_losses(probabilities[judged], labels)
     places = np.flatnonzero(issues.disputed)
     places = places[np.argsort(-issues.doubt[places], kind="stable")]

@@ -25,10 +25,11 @@ def test_the_joint_of_an_example_worked_by_hand():
     assert issues.wrong.tolist() == [False, True, False, True, False]
     assert issues.estimated == 2
     assert issues.rival.tolist() == [1, 1, 0, 0, 0]
+    assert issues.doubt == pytest.approx([0.1, 2 / 3, 0.1, 0.7, 1 / 9])
     assert issues.disputed.tolist() == [False, True, False, True, False]
 
 
-def test_the_doubt_of_an_example_worked_by_hand():
+def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
     """Of a's probabilities, 0.4 of 1.6 are with items labelled b; of b's, 0.4 of 1.2 with a's.
 
     These rates, 1/4 and 1/3, are averaged with their mean, 7/24, and divided by it.
@@ -39,7 +40,7 @@ def test_the_doubt_of_an_example_worked_by_hand():
     others = np.array([0.1, 0.7, 0.4, 0.0]) * np.repeat(weights, 2)
     own = np.array([0.9, 0.3, 0.6, 1.0])
     share, margin = others / (own + others), (others - own) / (own + others)
-    doubt = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1)).doubt
+    doubt = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1), calibrated=True).doubt
     assert doubt == pytest.approx(0.7 * share + 0.3 * (1 + margin) / 2)
 
 
@@ -76,14 +77,17 @@ def test_neither_the_order_of_items_nor_that_of_classes_matters():
     assert np.allclose(other.joint, issues.joint[np.ix_(classes, classes)])
 
 
-def test_doubt_is_from_0_to_1_and_a_label_is_disputed_if_another_class_is_more_probable():
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_doubt_is_from_0_to_1_and_a_label_is_disputed_if_a_class_is_more_probable(calibrated):
     rng = np.random.default_rng(2)
     labels = rng.integers(5, size=500)
     probabilities = rng.dirichlet(np.full(5, 0.3), 500)
-    issues = find_label_issues(labels, probabilities)
+    issues = find_label_issues(labels, probabilities, calibrated)
     assert issues.doubt.min() >= 0
     assert issues.doubt.max() <= 1
     assert np.array_equal(issues.disputed, probabilities.argmax(axis=1) != labels)
+    if not calibrated:
+        assert np.array_equal(issues.doubt > 0.5, issues.disputed)
 
 
 def test_of_two_equal_doubts_the_one_of_the_more_frequent_mistake_is_larger():
@@ -93,7 +97,7 @@ def test_of_two_equal_doubts_the_one_of_the_more_frequent_mistake_is_larger():
     probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3
     probabilities[10:20] = 0.4, 0.5, 0.1
     probabilities[40:] = [0.3, 0.6, 0.1], [0.3, 0.1, 0.6]
-    doubt = find_label_issues(labels, probabilities).doubt
+    doubt = find_label_issues(labels, probabilities, calibrated=True).doubt
     assert doubt[40] > doubt[41] + 0.05
 
 

@@ -159,7 +159,7 @@ def most_likely(
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
     """Finds the pictures that names stand for, and the files that are passed over in each folder.
 
-    Files passed over are grouped by reason. A name that stands for no picture gets an error.
+    Files passed over are grouped by reason. A folder or pattern without pictures gets an error.
     """
     from jaxch5.data.sources.listing import list_folder
 

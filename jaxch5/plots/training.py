@@ -99,8 +99,8 @@ def plot_lr_find(
     Args:
         sweeps: Rates and smoothed losses of each sweep.
         suggested: Suggested rates by the names of the rules; marked on the first sweep's curve.
-        recommended: The recommended rate, which is one end of the shaded band of rates worth
-            trying, and the other end.
+        recommended: The recommended rate and a second one; the band between them is shaded, as its
+            rates are worth trying.
 
     Example:
         >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})

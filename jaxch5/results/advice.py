@@ -26,7 +26,7 @@ from jaxch5.util.imports import is_import_path
 from jaxch5.util.text import counted, percent
 
 MOST = 5
-# Significance level of a claim; where several claims are tested, it is divided by their number.
+# Significance level of a claim; if several claims are tested, it is divided by their number.
 LEVEL = 0.01
 # Level for trends over a few epochs: four values cannot give a p-value below 0.04.
 TREND = 0.05

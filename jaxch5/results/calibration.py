@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.errors import ConfigError
 
-# Share of the pictures of known classes that get an answer at a suggested threshold.
+# Minimum share of the pictures of known classes that get an answer at a suggested threshold.
 ANSWERED = 0.95
 
 
@@ -87,7 +87,7 @@ class Selection(NamedTuple):
     def at(self, threshold: float) -> tuple[float, float]:
         """Returns the share of items answered at a threshold, and the error rate of the answers.
 
-        Where nothing is answered, both are 0.
+        If nothing is answered, both are 0.
         """
         place = np.searchsorted(-self.threshold, -threshold, side="right") - 1
         return (0.0, 0.0) if place < 0 else (float(self.answered[place]), float(self.error[place]))

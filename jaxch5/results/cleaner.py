@@ -131,7 +131,7 @@ class Cleaner:
 
         Raises:
             DataError: A picture cannot be read or drawn, or an answer is invalid.
-            CheckpointError: An answer cannot be saved.
+            CheckpointError: An answer or the corrected labels cannot be saved.
         """
         path = path.partition("?")[0]
         if posted is None and path in PAGES:

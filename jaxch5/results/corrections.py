@@ -199,7 +199,7 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 
 
 def about_labels(path: Path) -> dict[str, Any] | None:
-    """Returns the record that `write_labels` wrote beside a table; None if there is none.
+    """Returns the record that `write_labels` wrote beside a table; None if it cannot be read.
 
     The entry "edited" tells whether the table has changed since; if so, counts may be wrong.
     """

@@ -1,8 +1,8 @@
 """Writes a pure function of an array as an ONNX program, for runtimes without jax or PyTorch.
 
-The function is traced for any number of rows, and each of its operations is written as the
-equivalent ONNX operator. A value that does not depend on the input is computed here, and becomes a
-constant. Where code branches by platform, its default branch is written.
+The function is traced for any number of rows, and each of its operations is written as one or
+more ONNX operators. A value that does not depend on the input is computed here, and becomes a
+constant. If code branches by platform, its default branch is written.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from jaxch5.plots.training import shortened
 from jaxch5.util import text
 from jaxch5.util.text import NO_NUMBER, printable
 
-# Control characters, including those that change the writing direction, and surrogates, which
-# stand for bytes of file names that are not valid text.
+# Control characters except tabs and line feeds, including those that change the writing
+# direction, and surrogates, which stand for bytes of file names that are not valid text.
 HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )

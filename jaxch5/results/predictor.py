@@ -330,7 +330,7 @@ def load_learner(
     if path.is_dir():
         config = open_run(path)[1]
         about, said = about_of(config), config.model.model_dump()
-        # A learner's architecture may not be the configuration's; checkpoints name the actual one.
+        # A learner's network may differ from its configuration's; checkpoints name the actual one.
         spec = spec_of(model) if model is not None else spec_of_file(path, about.arch, None)
         pretrained = from_run(path, spec)
         about = about._replace(arch=spec.name, **vars(pretrained.view), licence=pretrained.licence)

@@ -76,7 +76,7 @@ class Report:
         config: Configuration as TOML.
         changed: Settings that differ from their defaults, by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
-            seconds, images_per_second, and skipped_steps where steps may be skipped.
+            seconds, images_per_second, and skipped_steps if steps may be skipped.
         right: Number of validation pictures classified correctly, and number in all.
         rates: Learning rate of each group at each step.
         momentum: Momentum at each step.
@@ -84,14 +84,14 @@ class Report:
         sample: Training pictures, each with its label.
         counts: Name of each class, with its numbers of training and of validation pictures.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
-        classes: Names of the classes, followed by "none of these" where that is an answer.
+        classes: Names of the classes, followed by "none of these" if that is an answer.
         examples: Some pictures of each cell of the confusion matrix, by actual and predicted class.
         sheet: Small pictures of the examples.
         class_table: A row for each class: class, precision, recall, f1 and support.
         top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
             probability (of the actual class), confidence (of the prediction), suspect (whether the
-            label looks wrong), reference and, where it is known, look (the picture with a map of
-            the parts that speak for the most probable class).
+            label looks wrong), reference and, if it is known, look (the picture with a map of the
+            parts that speak for the most probable class).
         calibration: Calibration, which tells how far to trust the probabilities.
         cleaning: Labels corrected since an earlier run, and what changed as a result (see
             `run.cleaned.changes`).
@@ -216,8 +216,8 @@ def _schedules(
 ) -> list[Chart]:
     """Draws rates and momentum over steps.
 
-    The axis of the rates is logarithmic if the groups' rates differ, often by a factor of 100: on a
-    linear axis, all rates but the largest would look like zero.
+    The axis of the rates is logarithmic if the groups' rates differ. They often differ by a
+    factor of 100, and on a linear axis all rates but the largest would then look like zero.
     """
     charts = []
     if len(rates):

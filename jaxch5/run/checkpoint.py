@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Items of a checkpoint: what evaluation needs, the rest of the state, and a description as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# Keys in a checkpoint's description: a checksum of the rest, and the rule for comparing epochs.
+# Keys in a checkpoint's description: a checksum of the others, and the rule for comparing epochs.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")

@@ -66,7 +66,7 @@ def record_cleaning(run: RunDir) -> None:
 
 
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
-    """Returns what a report shows about corrected labels; None if no labels were corrected.
+    """Returns what a report shows about corrected labels; None if the run recorded none.
 
     The report shows counts. If the corrected labels are those of an earlier run, it also compares
     the networks of both runs; the older one is evaluated again, since its score was based on the

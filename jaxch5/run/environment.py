@@ -15,7 +15,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "dm-pix", "orbax-checkpoi
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of jaxch5 and of the packages that affect its results."""
+    """Returns the versions of jaxch5 and of some packages that affect its results."""
     return {"jaxch5": __version__} | {name: version(name) for name in PACKAGES}
 
 

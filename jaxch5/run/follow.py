@@ -23,7 +23,7 @@ def follow(
 
     Args:
         events: Events of a training call, from its `Begin` to its `End`.
-        hooks: Hooks in calling order; each receives every event, even if an earlier one fails.
+        hooks: Hooks in calling order; each receives every event, even if an earlier hook fails.
         check: Function called after each step and each epoch; an error in it ends training.
         state: Function that returns the current state of training.
 
@@ -44,7 +44,7 @@ def follow(
     except BaseException as ended_by:
         if event is not None and not isinstance(event, End):
             interrupted = isinstance(ended_by, (KeyboardInterrupt, Terminated))
-            # In all other cases, a failed step may have consumed the state.
+            # Unless one of these holds, a failed step may have consumed the state.
             good = resting or interrupted or isinstance(ended_by, DataError)
             last = End(event.number, state() if good else None, "failed", ended_by)
             _hand(last._replace(how="interrupted") if interrupted else last, hooks)

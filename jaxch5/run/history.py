@@ -50,7 +50,7 @@ class PastRun(NamedTuple):
 
     @property
     def best(self) -> Best:
-        """The rule for comparing the run's epochs, as far as known without importing its task."""
+        """The rule for comparing epochs, as far as it is known without importing the run's task."""
         known = [name for name in (self.config.fit.best, "accuracy") if name]
         there = (name for name in known if any(name in record for record in self.records))
         return best_by(next(there, "valid_loss"))

@@ -173,7 +173,7 @@ def check_settings(options: SuspectsOptions) -> None:
     """Refuses settings that have no effect, or that are fixed by the run.
 
     Raises:
-        ConfigError: There is such a setting.
+        ConfigError: There is such a setting, or there is no such run.
     """
     from jaxch5.run.directory import open_run
 

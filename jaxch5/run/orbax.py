@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ArraysHandler(ocp.AsyncCheckpointHandler):
-    """Writes arrays for an orbax manager; an asynchronous save uses a thread of its own."""
+    """Writes and reads arrays for an orbax manager; asynchronous saves share one thread."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -28,7 +28,7 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
     async def async_save(
         self, directory: epath.Path, args: SaveArrays
     ) -> list[Future[None]] | None:
-        """Starts to write the arrays, which must not change meanwhile."""
+        """Starts to write the arrays, in the first process only; they must not change meanwhile."""
         if jax.process_index() != 0:
             return None
         return [self._pool.submit(write_arrays, Path(directory), args.arrays)]

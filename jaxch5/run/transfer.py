@@ -31,8 +31,8 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
     Args:
         weights: "imagenet" (from the hub or its cache); one of the architecture's tags, such as
             "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", either with or
-            without `@REVISION`; a `.safetensors`, `.pth` or `.pt` file, with `#PART` to select one
-            state dict of several; a folder with such a file and `config.json`; or a run directory.
+            without `@REVISION`; a file, such as a `.safetensors` or `.pth` file, with `#PART` to
+            select one state dict of several; a folder like a hub repository; or a run directory.
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
@@ -109,7 +109,7 @@ def pretrained_of(
         view: `crop_pct` and `interpolation` to use; a missing one is taken from the weights.
 
     Raises:
-        ConfigError: Weights are given by name for your own module, or the folder is not a run.
+        ConfigError: Your own module gets weights by name, or there is no such run or architecture.
         WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
@@ -196,7 +196,7 @@ def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
     """Returns the last weights of a run, or the best if its settings keep the best.
 
     Raises:
-        ConfigError: There is no run.
+        ConfigError: There is no run, or its configuration is invalid.
         WeightsError: The checkpoint is missing or damaged, or is of another architecture.
     """
     run, config = open_run(path)

@@ -132,7 +132,7 @@ class Epoch(NamedTuple):
 
 
 class End(NamedTuple):
-    """Signals how a training call ended; it follows each `Begin`, except after a second Ctrl-C.
+    """Signals how a call ended; it follows each `Begin`, except after Ctrl-C as a second signal.
 
     Attributes:
         number: Number of completed steps.

@@ -20,7 +20,7 @@ class Terminated(SystemExit):
 
 
 class StopAtOnce(KeyboardInterrupt):
-    """Raised on a second SIGINT, to stop without waiting for anything."""
+    """Raised on a SIGINT after another SIGINT or a SIGTERM, to stop without waiting."""
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def caller_decides() -> Iterator[None]:
 class Interrupts:
     """Context manager that delays SIGINT and SIGTERM until `check` is called.
 
-    A second SIGINT is not delayed. Python delivers signals only to the main thread; in another
-    thread this class does nothing.
+    A SIGINT that follows either of them is not delayed. Python delivers signals only to the main
+    thread; in another thread this class does nothing.
     """
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
 
     Args:
         batch_size: Number of rows of a batch, on all devices together.
-        devices: Number of devices to use in each process; 0 takes all.
+        devices: Number of devices to use in each process; 0 takes the most that all of them have.
 
     Raises:
         ConfigError: A process has fewer than `devices`, or the rows cannot be shared equally.

@@ -21,8 +21,8 @@ LARGEST = 2**31 - 1
 def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
-    Commands and notebooks call this before jax first computes. See `keep_compiled_programs` and
-    `keep_freed_memory`. On a GPU, a jaxlib kernel then draws the same random numbers as XLA would.
+    Most commands and notebooks call this before jax first computes. See `keep_compiled_programs`
+    and `keep_freed_memory`. On a GPU, a jaxlib kernel then draws the random numbers that XLA would.
 
     Args:
         alone: Whether no other processes train with this one; only then are devices checked.
@@ -35,8 +35,8 @@ def prepare_process(alone: bool = True) -> None:
     """
     keep_compiled_programs()
     keep_freed_memory()
-    # Otherwise XLA unrolls each draw, and the program for a ResNet-50's initial weights takes a
-    # long time to compile (docs/benchmarks.md).
+    # Otherwise XLA unrolls each draw, and a program with many draws takes a long time to compile
+    # (docs/benchmarks.md).
     jax.config.update("jax_threefry_gpu_kernel_lowering", True)
     if alone:
         check_devices()

@@ -49,8 +49,8 @@ class Recipe:
         loss: Function from logits [B, classes] and labels [B] to the mean loss: `cross_entropy`,
             `focal_loss`, or a `functools.partial` of one of them with class weights; or your own
             loss, which returns `ItemLosses` if it has weights. None takes the task's loss.
-        metrics: Metrics to record in addition to the task's: "top_5", "precision", "recall", "f1",
-            or functions of probabilities and labels.
+        metrics: Metrics to record in addition to the task's: names such as "top_5" or "f1", or
+            functions of probabilities and labels; see `metric_of`.
         mix: Function that mixes each training batch: `mixup`, `cutmix`, or a `functools.partial` of
             one of them with another alpha.
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
@@ -75,7 +75,7 @@ class Recipe:
         class_weights: Weight of each class in the loss, in training and validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
         sizes: Sides of the pictures in pixels, or heights and widths, for progressive resizing
-            up to the validation size, each for an equal part of the epochs; empty for no resizing.
+            up to the validation size, each for about equally many epochs; empty for no resizing.
 
     Raises:
         ConfigError: There is no such metric or `bn`, `layer_decay` is out of range, two metrics
@@ -159,8 +159,8 @@ class Recipe:
     def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
         """Returns the recipe with the values that depend on the training pictures.
 
-        These are the numerical weights of the classes. If the largest class has at least three
-        times as many pictures as the smallest, balanced accuracy is added to the metrics.
+        Class weights, if any, become numbers, one per class. If the largest class has at least
+        three times as many pictures as the smallest, balanced accuracy is added to the metrics.
 
         Args:
             labels: Classes of the training pictures.

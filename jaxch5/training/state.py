@@ -24,9 +24,9 @@ class TrainState(flax.struct.PyTreeNode):
 
     `step` counts the completed steps. `opt_state` covers only the trained parameters. `scale` is
     float16's loss scale, and None for other types. `average` is the exponential average of the
-    variables, and None if none is kept. `epoch_loss` sums the losses since the epoch began, and
-    `epoch_skipped` counts the steps whose gradients overflowed. Because the state has these two, a
-    run that is resumed in the middle of an epoch reports the entire epoch.
+    variables, and None if none is kept. `epoch_skipped` counts the epoch's steps whose gradients
+    overflowed, and `epoch_loss` sums the losses of its other steps. Because the state has these
+    two, a run that is resumed in the middle of an epoch reports the entire epoch.
     """
 
     step: Int32[Array, ""]
@@ -126,6 +126,6 @@ def with_fresh_optimizer(
 
 
 def is_finite(state: TrainState) -> bool:
-    """Checks whether every weight and statistic is a finite number."""
+    """Checks whether every weight and statistic in `state.variables` is a finite number."""
     leaves = jax.tree.leaves(jax.device_get(state.variables))
     return all(bool(np.isfinite(leaf).all()) for leaf in leaves)

@@ -14,7 +14,7 @@ class TensorBoard:
 
     Args:
         folder: Folder to write into.
-        start: Number of the next step; TensorBoard discards older values of this and later steps.
+        start: Next step's number; unless 0, TensorBoard discards older values from that step on.
 
     Raises:
         Jaxch5Error: The library that writes event files is not installed.

@@ -9,7 +9,7 @@ import jax
 
 from jaxch5.training.events import Begin, End, Event, Ready, Step
 
-# Steps before a trace: the first steps run with cold caches and low clock rates.
+# `Step` events before a trace: the first steps run with cold caches and low clock rates.
 WARM_UP = 5
 STEPS = 10
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxch5.data.picture import Picture
     from jaxch5.results.predictor import Predictor
 
-# Makes the browser contact only this server, whatever Gradio's page asks for.
+# Makes the browser contact only this server, whatever Gradio's page requests.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline'; "
     "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'; object-src 'none'"
@@ -117,8 +117,8 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """Classifies the picture in a file; without a file, the answer is empty.
 
     Returns:
-        Probabilities by class, most likely first, with an empty message or the remark that the
-        picture may show none of these classes; or no probabilities, with the reason.
+        Probabilities of the likeliest classes, in order, with an empty message, or with a remark if
+        the first is less probable than all others together; or no probabilities, with the reason.
     """
     if path is None:
         return {}, ""
@@ -178,8 +178,8 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 def examples(run: Path, folder: Path) -> list[str]:
     """Writes some of a run's validation pictures into a folder, and returns the files' paths.
 
-    One of each class comes first. None are written if the run has no record of them, or if they can
-    no longer be read. Nothing is downloaded just because a run names it.
+    One of each class comes first. None are written if the run has no record of them, and none after
+    the first that can no longer be read. Nothing is downloaded just because a run names it.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture

@@ -1,6 +1,6 @@
 """Defines the errors that a user can fix.
 
-Each message is one line that names what is wrong, the value and a way out; commands print it
+Each message is one line: what is wrong, the value and, if known, a way out; commands print it
 unchanged. Other exceptions are defects, of this package or a user's hook, and keep their traceback.
 """
 
@@ -29,7 +29,7 @@ class WeightsError(Jaxch5Error):
 
 
 class CheckpointError(Jaxch5Error):
-    """A run, or another file that a command writes, cannot be saved or read again."""
+    """A run, or a file that a command writes, cannot be saved or read again."""
 
 
 class TrainingError(Jaxch5Error):

@@ -164,8 +164,8 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     """Returns the pictures that the options name, and which of them are scored.
 
     Raises:
-        ConfigError: The run has no record of the pictures that it was validated on, but the
-            options ask for them.
+        ConfigError: `--pictures validated` is given, but the run has no record of the pictures
+            that it was validated on.
         DataError: There are no pictures to score.
     """
     from jaxch5.config.building import load_source, split_of

@@ -245,7 +245,7 @@ class Learner(Trainer):
                 `jaxch5.results.artifacts`.
 
         Raises:
-            ConfigError: There is no such format, or it cannot hold the head.
+            ConfigError: There is no such format, or it does not suit the network or the path.
             CheckpointError: The file cannot be written.
         """
         from jaxch5.results.artifacts import write_artifact
@@ -314,7 +314,7 @@ def vision_learner(
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None is `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
-        normalization: Mean and deviation of the colours; None takes those of the weights.
+        normalization: Colours' mean and deviation; None takes the weights', or the architecture's.
         crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. None
             takes what the weights were tested with.
         say: Function that takes the line about the weights; None prints it.
@@ -322,7 +322,7 @@ def vision_learner(
         overrides: Values of any fields of the recipe by name, as in `wd=0.1`; see `Recipe`.
 
     Raises:
-        ConfigError: An architecture, head, precision, group, optimizer, metric or field is unknown.
+        ConfigError: There is no such architecture or field, or the value of a field is refused.
         WeightsError: The weights are not available, or do not fit.
 
     Example:

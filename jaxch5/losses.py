@@ -64,7 +64,7 @@ class ItemLosses(NamedTuple):
     weight: Float[Array, "batch"] | None = None
 
     def mean(self, over_devices: Callable[[Array], Array] = lambda x: x) -> Float[Array, ""]:
-        """Divides the sum of the values by that of the weights, as PyTorch does; 0 / 0 gives 0.
+        """Divides the sum of the values by that of the weights, as PyTorch does, but 0 / 0 gives 0.
 
         Args:
             over_devices: Function that averages over the devices that share the batch.

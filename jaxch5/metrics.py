@@ -26,12 +26,12 @@ Record = dict[str, Any]
 
 # The losses that every record has.
 LOSSES = ("train_loss", "valid_loss")
-# The maximum error of a probability in bfloat16.
+# An error that probabilities may have: the spacing of bfloat16 numbers just below 1.
 ROUNDING = 0.004
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Checks whether a record's value is a finite number; in JSON, any other value is null.
+    """Checks whether a record's value is a finite number; in JSON, other numbers are null.
 
     Example:
         >>> [is_number(value) for value in (0.5, float("nan"), None)]
@@ -82,7 +82,7 @@ class Best(NamedTuple):
         return max(known, key=lambda n: (self.rank(records[n]), n), default=None)
 
     def shown(self, record: Mapping[str, Any]) -> str:
-        """Formats a record's value of the metric: a share as a percentage, a loss as it is.
+        """Formats a record's value of the metric: a share as a percentage, a loss to four decimals.
 
         Example:
             >>> Best().shown({"accuracy": 0.5}), Best("valid_loss").shown({"valid_loss": 0.5})
@@ -136,7 +136,7 @@ def accuracy(probabilities: Probabilities, labels: Labels, threshold: float = 0.
     Args:
         probabilities: Probability of each class.
         labels: Class numbers.
-        threshold: Minimum probability of an answer, as in `decide`; other metrics take it too.
+        threshold: Minimum probability of an answer, as in `decide`; all of `METRICS` take it.
 
     Example:
         >>> accuracy(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))

@@ -36,7 +36,7 @@ class Repeated(NamedTuple):
     Attributes:
         duplicates: Groups within one class and one part.
         conflicts: Groups with items of two or more classes.
-        leaks: Groups with items in both training and validation.
+        leaks: Groups with items in validation and outside it, as in training.
     """
 
     duplicates: list[list[int]]
@@ -172,9 +172,9 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Checks for broken pictures, so that training stops at once, not when it meets the first.
+    """Looks for broken pictures, so that training ends at once, not when it reaches the first one.
 
-    Only local files that begin or end unlike a picture are decoded; decoding all takes minutes.
+    Only local files that begin or end unlike a picture are decoded; decoding all may take minutes.
 
     Raises:
         DataError: Some pictures cannot be read; the message names the first five at most.

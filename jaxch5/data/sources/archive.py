@@ -40,8 +40,8 @@ def from_archive(
         train, valid: Folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
-        DataError: The file cannot be fetched or read, is not the one expected, or holds no
-            pictures whose classes can be determined.
+        DataError: The file cannot be fetched or unpacked, is not the one expected, or holds what
+            `from_folder` or `from_regex` refuses.
 
     Example:
         >>> url = "https://example.org/pets.tar.gz"  # any address of yours
@@ -98,7 +98,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
     """Returns the folder, or a deeper one that the folders around it merely wrap.
 
-    Where folders are classes, a single folder with all pictures directly in it is not a wrapper.
+    If folders are classes, a single folder with all pictures directly in it is not a wrapper.
     """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):

@@ -1,7 +1,7 @@
 """Fetches linked pictures and archives, each only once.
 
 Everything goes into the user's cache folder under a name made from its address, atomically and
-after a check: a file that exists there is complete, and of the kind that was asked for. An address
+after a check: whatever this version puts there is complete and of the expected kind. An address
 that does not answer is soon given up on.
 """
 
@@ -33,7 +33,7 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Enough to see what is wrong with a list; if its server is gone, trying all links would take hours.
+# Enough to see what is wrong with a list; if its server is gone, trying all links could take hours.
 FAILURES_SHOWN = 5
 
 
@@ -68,7 +68,7 @@ def fetch(address: str, file: Path) -> None:
         file: Path to write to; an existing file is overwritten.
 
     Raises:
-        DataError: The content cannot be fetched, even in three attempts if a retry may help.
+        DataError: The address contains `::`, or cannot be fetched (in up to three attempts).
     """
     import aiohttp
     import fsspec
@@ -122,8 +122,8 @@ def fetch_links(
         The file of each link.
 
     Raises:
-        DataError: Some links cannot be fetched or are not pictures; the message names up to five.
-            What was fetched is kept for the next time.
+        DataError: The folder cannot be made, or links cannot be fetched or are not pictures; the
+            message names up to five of them. What was fetched is kept for the next time.
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
@@ -177,7 +177,7 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
         DataError: The file cannot be fetched or unpacked, or has a different checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
-    # An archive unpacked without a check must not pass for the one that a checksum now asks for.
+    # An archive that was unpacked unchecked must not pass for one whose checksum is given now.
     unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked

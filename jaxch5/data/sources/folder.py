@@ -56,7 +56,7 @@ def from_folder(
         train: Folder of the training pictures, below `path`; "." takes all pictures that are not
             in `valid`, whatever their folders are called. None looks for a training folder.
         valid: Folder of the validation pictures, or several names, of which all that exist are
-            used; None looks for a validation folder.
+            used; None looks for a validation folder, unless `train` is ".".
 
     Raises:
         DataError: A folder or its pictures are missing, a picture is in no class folder, a class
@@ -168,7 +168,7 @@ def _find(root: Path, parts: Parts) -> _Found:
     """Returns all pictures of a set's parts.
 
     Raises:
-        DataError: The parts hold no pictures.
+        DataError: A part's folder cannot be listed, or the parts hold no pictures.
     """
     folders = {os.path.join(root, part) for part in parts.all if part}
     found = _Found([], [], [], {}, [])
@@ -270,7 +270,7 @@ def _other_classes(root: Path, found: _Found) -> str:
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # The deepest folder that contains all folders with pictures.
+    # The deepest folder that holds all those with pictures, or the topmost if there is only one.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 

@@ -43,7 +43,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
         root: The set's folder.
         train: Folder of training pictures, relative to `root`; None looks for one.
         valid: Folder of validation pictures, relative to `root`, or several names, of which all
-            that exist are used; None looks for one.
+            that exist are used; None looks for one, unless `train` is ".".
 
     Raises:
         DataError: A given folder is missing or given for both parts, or two folders fit one part.
@@ -184,7 +184,7 @@ def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
-    """Groups pictures that are in no part by the topmost folder that they are in.
+    """Groups the pictures outside all parts by their topmost folders.
 
     Example:
         >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])

@@ -63,7 +63,7 @@ OF_THE_SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
     *("$recycle.bin", "system volume information", "lost+found"),
 }
-# Extensions of picture files that cannot be read; most of them are cameras' raw formats.
+# Extensions of picture files that cannot be read; half of them are cameras' raw formats.
 UNREAD_SUFFIXES = (
     *(".svg", ".svgz", ".psd", ".xcf", ".jxl", ".ico", ".cur", ".tga", ".dds", ".exr", ".hdr"),
     *(".eps", ".pcx", ".sgi", ".pam", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef"),

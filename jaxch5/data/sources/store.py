@@ -108,7 +108,7 @@ class Store:
         """Returns the local path of a file; a remote file is copied into the cache, once.
 
         Raises:
-            DataError: The file cannot be fetched, or does not match the checksum.
+            DataError: A remote file cannot be fetched, or does not match the checksum.
         """
         if self._folder is not None:
             return self._folder / name
@@ -135,7 +135,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """Returns a file's file system and path there; with `at_once`, S3 gets one brief try."""
+        """Returns a file's file system and path there; with `at_once`, S3 is soon given up on."""
         import fsspec
 
         options: dict[str, Any] = {}

@@ -45,9 +45,9 @@ def from_csv(
         root: Folder that paths are relative to; None is the table's own.
 
     Raises:
-        DataError: The file cannot be read, lacks one of the two columns, or has two columns with
-            the same name; a row has more or fewer cells than the header, or no picture or class;
-            or a listed picture does not exist, or a link cannot be fetched.
+        DataError: The file cannot be read, lists no pictures, lacks one of the two columns, or has
+            two of the same name; a row has more or fewer cells than the header, or no picture or
+            class; or a picture does not exist, matches several files, or cannot be fetched.
 
     Example:
         >>> import numpy as np, tempfile

@@ -185,7 +185,7 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
         head: One of its heads; "" if there is no choice.
 
     Raises:
-        ConfigError: Two of its variables have the same name.
+        ConfigError: Its variables have no names, or two of them have the same one.
     """
     names = names_of(spec)
     init = partial(create_model(spec, MARK, head).init, train=False)

@@ -1,7 +1,7 @@
 """Defines ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and outputs.
 
 Pictures are [B, H, W, 3]. Weights, layer norms and logits are float32 whatever the type of the
-computation. There are no batch norms.
+computation. Only a `concat_pool` head has batch norms.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ConvNeXt(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# In timm, the nano's linear layers are 1x1 convolutions with the same weights.
+# In timm, the linear layers of the nano's blocks are 1x1 convolutions with the same weights.
 def _written(path: VariablePath, value: np.ndarray) -> np.ndarray:
     written = torch_layout(path, value)
     return written[..., None, None] if "mlp" in path and written.ndim == 2 else written
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31 and what timm states for each: licence; side, crop and filter for testing.
+# Tags of timm 1.0.31, with what timm states: licence, normalization, and tests' size, crop, filter.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

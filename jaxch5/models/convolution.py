@@ -2,8 +2,8 @@
 
 On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, where it amounts to a
 matrix product, and many 3x3 convolutions can be computed with a quarter of the multiplications. All
-other cases, and all other devices, use the native form. `lax.platform_dependent` makes the choice,
-so that a traced program is not tied to a machine. `docs/benchmarks.md` has the figures.
+else uses the native form, on other devices with a fourth channel for bfloat16 pictures.
+`lax.platform_dependent` chooses, so a traced program fits any machine. See `docs/benchmarks.md`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs,
 one for each tap of the kernel, with channels side by side in memory. The input's gradient is the
 same sum with the kernel rotated. The kernel's gradient sums windows of the input, each times an
-output pixel's gradient, a few lines at a time. CPU devices sharing a batch each gather all of it.
+output pixel's gradient, a few lines at a time. If CPU devices share a batch, each gathers it all.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
 @jax.jit
 def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
     (batch, height, width), (rows, columns) = x.shape[:3], kernel.shape[:2]
-    # As many lines at a time as `TERMS` allows; a sum of more terms would take long to compile.
+    # The largest divisor of the height that `TERMS` allows: longer sums would take long to compile.
     fitting = range(1, max(1, min(height, TERMS // width)) + 1)
     lines = max(count for count in fitting if height % count == 0)
     padded = _padded(x, kernel)

@@ -39,11 +39,11 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet"; or a tag of the architecture or a repository, perhaps with `@REVISION`.
+        weights: "imagenet"; a repository or a tag of the architecture, perhaps with `@REVISION`.
         spec: Architecture.
 
     Raises:
-        WeightsError: There is no such tag, or the weights clearly belong to another architecture.
+        WeightsError: The architecture has no such weights, or they clearly belong to another one.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -87,8 +87,8 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         endpoint: Address of the hub; None is huggingface-hub's own.
 
     Raises:
-        WeightsError: The weights are not in the cache and the hub does not serve them, or they are
-            in PyTorch's format and PyTorch is not installed.
+        WeightsError: A file that is not in the cache cannot be fetched, or the hub has the weights
+            only in PyTorch's format and PyTorch is not installed.
     """
     for name in FILES:
         file, is_new = _file(place, name, place.revision, cache, endpoint)

@@ -159,7 +159,7 @@ def enlarged(
 def _watched(
     model: nn.Module, variables: PyTree, pictures: Any, see: Callable[[int, str, Any], Any]
 ) -> Any:
-    """Returns logits; `see` replaces what each module inside returns, in the order of calls."""
+    """Returns logits; `see` replaces what each module returns, in the order of returning."""
     numbers = itertools.count()
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

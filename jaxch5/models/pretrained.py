@@ -94,7 +94,7 @@ def from_file(
     one: bool = False,
     hub: HubWeights | None = None,
 ) -> Pretrained:
-    """Reads a file of weights: `.safetensors`, or `.pth` and `.pt` with the extra `torch`.
+    """Reads a file of weights: `.safetensors`, or PyTorch's (`.pth` etc.) with the extra `torch`.
 
     The metadata of a safetensors file may state `mean`, `std` and `classes` as JSON, as in files
     that `export` writes. Descriptions beside the file, such as timm's `config.json`, are read too.

@@ -20,7 +20,7 @@ from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# Bytes. A description is about a page of text; a longer file is something else.
+# Bytes. A description is about a page of text; a file longer than this is something else.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
@@ -161,7 +161,7 @@ def known_of(
 
 
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
-    """Adds what timm's description of weights says to what is known."""
+    """Returns what is known together with what timm's description of the weights says."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
     remarks = [f"tested at {max(size[1:])} pixels"] if size else []
     if filter and filter not in INTERPOLATIONS:
@@ -194,7 +194,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Returns a description's known keys with their values; {} if the file is not a description."""
+    """Returns a description's known keys with their values; {} if there is no description."""
     try:
         if not file.is_file():
             return {}

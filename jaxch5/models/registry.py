@@ -140,7 +140,7 @@ def create_model(
             own module; a linen module is returned unchanged, and flax's bridge turns an nnx module
             into a linen module.
         num_classes: Number of logits.
-        head: "linear" (torchvision's) or "concat_pool" (fastai's), for an architecture that has
+        head: "linear" (as in pretraining) or "concat_pool" (fastai's), for an architecture that has
             both.
         dtype: Type of the computation, float32 (None), bfloat16 or float16; logits are float32.
         remat: Whether a block's activations are recomputed for the gradient, which takes less

@@ -179,7 +179,7 @@ CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6
 
 
 def torchvision_name(path: VariablePath) -> str:
-    """Returns the name of a variable in torchvision, which is the same in timm.
+    """Returns a variable's name in torchvision and timm, or fastai's in a `concat_pool` head.
 
     Example:
         >>> torchvision_name(("batch_stats", "layer2_0", "downsample_1", "mean"))
@@ -239,7 +239,7 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with the licence that timm states, and its tests' size, crop and filter.
+# Tags of timm 1.0.31, with what timm states: licence, normalization, and tests' size, crop, filter.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

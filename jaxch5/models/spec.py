@@ -167,7 +167,7 @@ class ModelSpec:
             among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
         stage_of: Function from the name of a top-level module to its stage. None takes the stage
-            with the module's name, or the part of it before an underscore; else the first stage.
+            named like the module, or like its name up to an underscore; else the first stage.
         fastai: Number of stages in each group of `groups="fastai"`, earliest group first; () makes
             two groups, the body and the head.
         heads: Heads that the network can be built with, the head of its ImageNet weights first;

@@ -25,7 +25,7 @@ SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the matrices for a tile's inputs, for the taps, and from products to outputs."""
+    """Returns three matrices: for a tile's inputs, for the taps, and from products to outputs."""
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]

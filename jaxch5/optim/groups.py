@@ -97,7 +97,7 @@ def frozen_paths(
 
 
 def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyTree]:
-    """Splits parameters into a tree of trained and a tree of frozen ones; `merge` joins the two.
+    """Splits parameters into a tree of trained ones and one of frozen ones; `merge` joins the two.
 
     Example:
         >>> partition({"a": {"w": 1}, "b": {"w": 2}}, frozenset({("a", "w")}))

@@ -164,8 +164,8 @@ def fine_tune_schedule(
 ) -> Float[np.ndarray, "steps groups"]:
     """Returns the rates of all groups for both phases of fastai's `fine_tune`, step by step.
 
-    The first phase trains the new head in one cycle whose rate rises to `base_lr` until almost the
-    end (`pct_start` 0.99, `div` 25). Frozen groups have rates too, as in fastai's records, but are
+    The first phase trains the new head in one cycle, nearly all of it the rise to `base_lr`
+    (`pct_start` 0.99, `div` 25). Frozen groups have rates too, as in fastai's records, but are
     not trained. The second phase trains all groups in one cycle each, with highest rates from
     `base_lr / 2 / lr_mult` for the earliest to `base_lr / 2` for the head, spaced geometrically.
 
@@ -236,7 +236,7 @@ def fine_tune_momentum(
 
 
 class _Phase(NamedTuple):
-    """Holds the arguments of `one_cycle` between `lr_max` and `div_final`."""
+    """Holds the arguments that `one_cycle` takes between `lr_max` and `div_final`."""
 
     steps: int
     pct_start: float
@@ -253,7 +253,7 @@ def _fine_tune_phases(
 def flat_cosine(
     lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = DIV_FINAL
 ) -> Schedule:
-    """Returns a rate that is `lr_max` for a share of the steps, then falls by half a cosine wave.
+    """Returns a rate that is `lr_max` for a share of the steps, then falls as half a cosine wave.
 
     Source: fastai's `fit_flat_cos`.
 
@@ -292,7 +292,7 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
 
 
 def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) -> Schedule:
-    """Returns a rate that falls by half a cosine wave and restarts, with waves that become longer.
+    """Returns a rate that falls as half a cosine wave and restarts, with waves that become longer.
 
     Source: Loshchilov and Hutter, 1608.03983.
 

@@ -43,11 +43,11 @@ PRESIZE = 2
 def plot_augmentations(
     picture: Picture, policy: Policy | None = None, size: int = 224, seed: int = 0, draws: int = 4
 ) -> Figure:
-    """Draws a centre crop, a row for each operation alone, and a row for all of them together.
+    """Draws a centre crop, a row for each operation of a policy, and a row for all of them.
 
     In its own row, an operation is always applied, except flips and grey; the last row uses the
-    policy's probabilities. Within a column, all rows crop at the same position along the picture's
-    long side, which the row "position" shows.
+    policy's probabilities. Within a column, all rows but the first crop at the same position along
+    the picture's long side, which the row "position" shows.
 
     Args:
         picture: Path, file, PIL picture or pixels; see `read_picture`.
@@ -82,7 +82,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """Returns each operation alone (always applied, except flips and grey), then all together.
+    """Returns a policy's operations: each alone (always applied, except flips and grey), then all.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))

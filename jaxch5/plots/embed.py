@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Longest side of a single picture: twice its displayed size, for high-resolution screens.
 PICTURE_SIDE = 384
-# The browser enlarges pictures up to this side, so they are PNG: each pixel stays exact and sharp.
+# Pictures with sides up to this are PNG: when a browser enlarges them, each pixel stays sharp.
 TINY_SIDE = 64
 # Longest side of a picture on a contact sheet; a page shows the picture at this size.
 TILE_SIDE = 64

@@ -30,8 +30,8 @@ def plot_confusion(
     """Draws a confusion matrix, actual classes down and predicted ones across.
 
     Right answers and mistakes have separate colour scales: with a common scale, the diagonal of a
-    good model would make its mistakes invisible. Cells show their number if it fits; otherwise
-    there are colour bars. If names would overlap, only every n-th name is shown.
+    good model would make its mistakes invisible. Cells other than 0 show their numbers if all fit;
+    otherwise there are colour bars. If names would overlap, only every n-th name is shown.
 
     Args:
         matrix: Matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
@@ -201,7 +201,7 @@ def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
 
     Args:
         selection: Selection as `select` returns it.
-        marks: Thresholds to mark, by their names.
+        marks: Thresholds to mark, by their names; at most four are marked.
 
     Example:
         >>> from jaxch5.results.calibration import select

@@ -46,7 +46,7 @@ class ProfileOptions(PicturesOptions):
 
 
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
-    """Trains, draws the scores against the number of frozen stages, and returns the scores.
+    """Trains, draws the scores by the number of frozen stages, and returns scores and paths.
 
     This follows Yosinski et al., 1411.1792: if accuracy falls when a further stage is frozen, the
     features of that stage are specific to the original task; if not, they are general.
@@ -117,7 +117,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Trains for the scores that a file lacks, adds them to the file, and returns all by kind."""
+    """Trains to get the scores that a file lacks, adds them to it, and returns all by kind."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

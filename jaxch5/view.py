@@ -17,8 +17,8 @@ class View:
     """Defines what evaluation and prediction see of a picture; it is stored with the weights.
 
     Args:
-        crop_pct: Share that is seen of the height and width of the largest part of the picture with
-            the input's shape; 1 shows all of that part.
+        crop_pct: Share of height and width that is seen, within the largest part of the picture
+            that has the input's shape; 1 shows all of that part.
         interpolation: "bilinear", as in training, or "bicubic", Pillow's filter.
 
     Raises:

@@ -86,7 +86,7 @@ def make_train_step(
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
         steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches left
-            over at the end of an epoch make an update too; None if no batches are left over.
+            over at the end of an epoch make an update too; None means that none are left over.
 
     Example:
         >>> from jaxch5.data.block import DataBlock
@@ -106,7 +106,7 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # With local batch norms, each device computes a gradient; else it only augments its pictures.
+    # `over_rows` splits the whole gradient with local batch norms, otherwise only augmentation.
     local = mesh if recipe.bn == "local" else None
     # Without `mean_of_all`, devices would sum gradients in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)

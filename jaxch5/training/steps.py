@@ -27,10 +27,10 @@ class Steps(NamedTuple):
     """Holds the compiled steps of a run, which accept only the shapes they were compiled for.
 
     Attributes:
-        train: Function of one training step; the state is donated.
+        train: Function that does one training step; the state is donated.
         evaluate: Function from state and batch to logits; its first call may wait for compilation.
         need: Memory that a training step needs; None if the compiler does not report it.
-        many: Function of `a_call` training steps; None if they are done one by one.
+        many: Function that does `a_call` training steps; None if they are done one by one.
         a_call: Number of training steps per call.
     """
 

@@ -142,7 +142,7 @@ INSTEAD: dict[str, dict[str, str]] = {
 
 
 def missing(name: str, *owners: str) -> str:
-    """Returns the message about a missing attribute; "" if its name is not one of fastai's.
+    """Returns the message about a missing attribute; "" if `INSTEAD` has no entry for it.
 
     Args:
         name: Name of the attribute.

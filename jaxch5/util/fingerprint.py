@@ -74,7 +74,7 @@ def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
 class _Walk:
     def __init__(self, known: Callable[[str], bool], inside: frozenset[str] = frozenset()) -> None:
         self.known = known
-        # Modules whose types are identified by what they define, and not by their names.
+        # Modules whose types are identified by what they define, and not just by their names.
         self.inside = inside
         self.lenient = bool(inside)
         self.seen: dict[int, int] = {}
@@ -87,7 +87,7 @@ class _Walk:
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def collect(self, value: Any, add: Callable[[str], object]) -> None:
-        """Adds words that only equal values share; a number stands for an object met before."""
+        """Adds words that tell values apart; a number stands for an object met before."""
         kind = type(value)
         if kind in PLAIN:
             add(f"{kind.__name__} {value!r}")
@@ -156,7 +156,7 @@ class _Walk:
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # Attributes that Python and pydantic add to a class over time.
+        # Documentation, and what Python and pydantic add to a class, some of it over time.
         skipped = (
             "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Imports a user's own objects by their paths: losses, metrics, tasks, architectures, hooks."""
+"""Imports a user's own objects by their paths, such as losses, metrics, tasks and hooks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
         setting: Name of the setting, for messages.
 
     Raises:
-        ValueError: The value is neither known nor an import path; pydantic shows the message as is.
+        ValueError: The value is neither known nor an import path; pydantic passes on its message.
 
     Example:
         >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 # Prefixes of libraries' variables, without CUDA_VISIBLE_DEVICES, which hides all GPUs if empty.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
-# Libraries for checkpoints and cloud storage, which log at length the errors that they also raise.
+# Loggers of checkpoint and cloud storage libraries, which log errors at length and raise them too.
 LOUD = ("absl", "asyncio", "gcsfs")
 
 

@@ -66,7 +66,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
 
     Requests for another host's name are refused, so that no page of another site can read anything
     by making the site's name resolve to this machine. What pages of other sites post is refused
-    too: they cannot post JSON without asking first (CORS), and are not given permission.
+    too, by its origin; nor can they post JSON without the permission (CORS) that they never get.
 
     Args:
         server: Socket from `listening`.

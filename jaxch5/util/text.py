@@ -166,7 +166,7 @@ def has_bars(console: Console) -> bool:
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """Makes a progress bar that is erased at the end, and not drawn where `has_bars` is False.
+    """Makes a progress bar that is erased at the end, and not drawn if `has_bars` is False.
 
     Args:
         console: Console to draw the bar on; None takes standard error.
@@ -211,7 +211,7 @@ def print_row(console: Console, row: str, head: str) -> None:
     Args:
         console: Console to print on; one that is not a terminal gets all columns.
         row: Line to print, aligned with the head.
-        head: First line of the table, which names the columns; it is printed as a row too.
+        head: First line of the table, which names the columns; to print it, pass it as `row` too.
     """
     if console.is_terminal:
         ends = [name.end() for name in re.finditer(r"\S+", head)]

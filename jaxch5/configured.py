@@ -45,10 +45,10 @@ def data_of(
         config: Configuration that names the pictures.
         run: Run that is resumed; None begins a new one.
         say: Function that takes each line about the pictures and about what has changed.
-        instead: Alternative that the error message suggests if a picture of the run is gone.
+        instead: Alternative that the error message suggests if pictures are gone or relabelled.
 
     Raises:
-        DataError: Pictures are missing, cannot be told apart or split, or have changed class.
+        DataError: Pictures cannot be found, read or split, or the run's are gone or relabelled.
         ConfigError: Settings do not fit the pictures or have no effect, or processes disagree.
         CheckpointError: The record of the run's pictures is damaged.
     """
@@ -80,7 +80,7 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         say: Function that takes lines about the weights and the rates; None prints them.
 
     Raises:
-        ConfigError: A setting has no effect, or a function of your own cannot be imported.
+        ConfigError: A setting is invalid or has no effect, or your own function cannot be imported.
         WeightsError: The weights are not available, or do not fit.
     """
     learn = vision_learner(

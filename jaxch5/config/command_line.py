@@ -56,7 +56,7 @@ class Help(HelpFormatter):
         text = (action.help or "").removesuffix(" (default: None)")
         if not self.brief:
             return text
-        # The first clause says what the setting is; the last says when it has another default.
+        # The first clause says what the setting is; the last often names another default.
         first, *others = text.split("; ")
         text = "; ".join([first, *["..."] * (len(others) > 1), *others[-1:]])
         said, default, value = text.partition(" (default:")
@@ -78,7 +78,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
         )
 
     class Words(CliSettingsSource):
-        """Takes each word of a list literally: file names may contain commas and quotes."""
+        """Takes each word of a `list[str]` literally: file names may contain commas and quotes."""
 
         def _metavar_format(self, obj: Any) -> str:
             name = super()._metavar_format(obj).replace("{Path,Address}", "Path")
@@ -100,7 +100,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
 
 
 def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> dict[str, Any]:
-    """Reads the values on a command line: strings, nested as in the configuration.
+    """Reads the values on a command line, nested as in the configuration but not yet validated.
 
     Args:
         options: Settings and options of the command.

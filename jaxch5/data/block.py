@@ -198,7 +198,7 @@ class DataBlock(NamesFastai):
         split: Function that holds out pictures, as `random_split` and the like return it.
         presize: Side in pixels to which the CPU resizes every picture: the short one with method
             "crop", the long one with "pad", both with "squish".
-        size: Side, or height and width, of the network's input, in pixels; made on the device.
+        size: Side, or height and width, in pixels, of the network's input, made on the device.
         augment: Augmentation, as `aug_transforms` returns it; None for none.
         sampler: Which pictures an epoch draws: `shuffled`, each one once; `balanced`, each class
             equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
@@ -257,8 +257,8 @@ class DataBlock(NamesFastai):
                 training pictures, or puts a picture into both parts; a batch is larger than the
                 training set; or a picture that is presized now cannot be read.
             ConfigError: The pictures were packed at a shorter side than `presize`, or cut although
-                `method` needs them uncut; there is no such cache; or the sampler does not return
-                indices into the labels.
+                `method` needs them uncut; there is no such cache; `batch_size` is below 1; or
+                the sampler does not return indices into the labels.
         """
         source = with_range(self.source)
         framing = Framing(self.method, self.pad_mode)

@@ -29,7 +29,7 @@ class Canvases:
 
     Args:
         source: Labelled pictures.
-        size: Short side of the canvas, pixels.
+        size: Short side of the canvas, in pixels.
         keep: Whether presized pictures stay in memory.
         framing: How the network will frame the pictures.
     """
@@ -176,7 +176,7 @@ def choose_cache(
         cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
             what is free there, else memory if it fits in a quarter of what is free there, else off.
         count: Number of pictures.
-        size: Short side of the canvas, pixels.
+        size: Short side of the canvas, in pixels.
         free_memory: Function that returns the free memory of the host, in bytes.
         free_on_device: Function that returns the free memory of the accelerator, in bytes; None
             where it is not known, as on a CPU.

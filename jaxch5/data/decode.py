@@ -77,7 +77,7 @@ def decode(
         data: The file's content, in one of the formats that docs/training.md lists.
         reference: What error messages call the picture.
         min_side: Smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
-            decodes all of its pixels, up to `reading.max_pixels`.
+            decodes it at its full size, unless that exceeds `reading.max_pixels`.
         reading: Which values are black and white, and how large a picture may be.
 
     Raises:

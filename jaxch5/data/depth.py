@@ -202,11 +202,11 @@ def _guess(kind: str, low: float, high: float, largest: float) -> Limits:
     if kind == "floats" and -1 <= low < 0 and high <= 1:
         return -1.0, 1.0
     whites = FLOATS if kind == "floats" else tuple(2.0**bits - 1 for bits in BITS)
-    # Values slightly above white, such as a filter's overshoot, do not mean a larger scale.
+    # Floats slightly above white, such as a filter's overshoot, do not mean a larger scale.
     slack = 1.01 if kind == "floats" else 1.0
     white = next((white for white in whites if high <= white * slack), None)
     white = white or 2.0 ** np.ceil(np.log2(high + 1)) - 1
-    # Values below zero mean signed numbers, as in computed tomography.
+    # Values well below zero mean signed numbers, as in computed tomography.
     black = 0.0 if low >= -0.01 * white else -(2.0 ** np.ceil(np.log2(-low)))
     return float(black), float(min(white, largest))
 
@@ -312,7 +312,7 @@ def _png(data: bytes) -> Deep | None:
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
-    """Decodes with OpenCV to grey, RGB or RGBA; None if it fails. A TIFF comes out upright."""
+    """Decodes to grey or RGB, maybe with alpha; None if OpenCV fails. A TIFF comes out upright."""
     with _quiet():
         values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:

@@ -38,7 +38,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# No other formats are tried, whatever a file is named. Left out are formats whose reader starts
+# Only these and HEIC are tried, whatever a file is named. Left out are formats whose reader starts
 # another program (PostScript and its relatives), that have no signature (TGA), or whose header does
 # not say how many pixels are inside (icons). Pillow's classes are called directly: Image.open uses
 # a global table, to which other code may add formats, and has its own limit on large pictures.

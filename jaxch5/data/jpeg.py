@@ -38,7 +38,7 @@ class Plain(NamedTuple):
     """Holds the header of an ordinary JPEG: grey or coloured, upright, in one scan, without EXIF.
 
     Attributes:
-        size: Width and height, pixels.
+        size: Width and height, in pixels.
         profile: Colour profile of the picture; None if it has none.
     """
 
@@ -49,7 +49,7 @@ class Plain(NamedTuple):
 def read_plain(data: bytes) -> Plain | None:
     """Reads the header of an ordinary JPEG (see `Plain`); returns None for any other file.
 
-    Pillow needs three times as long for this: a twentieth of the whole time for a small picture.
+    Pillow takes several times as long: a twentieth of the time that a small picture takes in all.
 
     Example:
         >>> import io
@@ -90,7 +90,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     Args:
         header: The header as Pillow or `read_plain` reads it.
         data: The file's content.
-        min_side: Smallest side to decode to, pixels, if `max_pixels` allows; None is the full size.
+        min_side: Smallest side in pixels to decode to, if `max_pixels` allows; None: the full size.
         max_pixels: Largest number of pixels to decode.
 
     Raises:

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from jaxch5.util.text import progress_bar
 
-# Side of a thumbnail, and the smallest side of a picture that gets one, pixels.
+# Side of a thumbnail, and the smallest side of a picture that gets one, in pixels.
 SIDE = 32
-# Side to which a picture is resized to look for borders, and least side left within them, pixels.
+# Side, in pixels, to which a picture is resized to find borders, and least side left within them.
 SEARCHED, LEAST_CONTENT = 96, 12
 # Largest spread of levels in a border's row or column, allowing for JPEG artifacts.
 BORDER_RANGE = 24
-# Smallest standard deviation of a thumbnail's details, levels.
+# Smallest standard deviation of a thumbnail's details, in levels.
 CONTRAST = 3.0
 
 # Where a view begins and ends along a side: all of it, or what a crop may have kept of it.
@@ -34,8 +34,8 @@ VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
 BRIGHTNESS, COLOUR = 8, 4
 # Matrix from red, green and blue to brightness and the two opponent colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
-# Smallest correlation of descriptors for a comparison in detail, and the number of comparisons
-# without a match after which a picture is given up: all X-rays, say, have similar descriptors.
+# Smallest correlation of descriptors for a comparison in detail, and the number of a picture's
+# failed comparisons after which it is given up: all X-rays, say, have similar descriptors.
 CANDIDATE, FAILURES = 0.87, 8
 # Pictures whose correlations with all others are computed at a time.
 BLOCK = 256

@@ -67,7 +67,7 @@ def pack(
     Args:
         source: Labelled pictures.
         out: Folder or address to write to.
-        size: Short side of the presized pictures, pixels.
+        size: Short side of the presized pictures, in pixels.
         in_valid: Whether each picture is for validation; None leaves that to a later split.
         quality: Quality of the JPEG files, 1 to 100.
         shard_size: Number of pictures in a shard.
@@ -235,7 +235,7 @@ def _json(index: Index) -> bytes:
 def _digest(
     source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int | str]
 ) -> str:
-    """Returns a digest of everything that decides what is packed, except the pictures' content."""
+    """Returns a digest of `settings` and of the pictures' names, classes and parts."""
     digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
     digest.update(np.ascontiguousarray(source.labels).data)
     for reference in source.references:

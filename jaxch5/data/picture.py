@@ -77,7 +77,7 @@ def presized(
 
     Args:
         picture: See `read_picture`.
-        size: Short side of the canvas, pixels.
+        size: Short side of the canvas, in pixels.
         reference: What error messages call the picture if it has no path.
         reading: See `decode`.
         method, out: See `presize`.
@@ -182,7 +182,7 @@ def as_images(images: Any) -> Sequence[Picture]:
 
     Args:
         images: A list of pictures, each as `read_picture` takes it; or an array of all of them,
-            which may be on disk (`np.memmap`, h5py) and is not read into memory.
+            which may be on disk (`np.memmap`, h5py), and stays there if it is uint8.
 
     Raises:
         DataError: The images are one picture, are not pictures, or can be read only once.

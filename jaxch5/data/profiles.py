@@ -21,7 +21,7 @@ KEPT = 256
 SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
-# EXIF entries that cameras set to Adobe RGB write instead of a profile (DCF 2.0), in either byte
+# EXIF entries that stand for Adobe RGB where a camera writes no profile (DCF 2.0), in either byte
 # order: one entry says that the colours are not sRGB's, the other is the interoperability index.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
@@ -32,7 +32,7 @@ R03 = (
 class Arithmetic(NamedTuple):
     """Holds a curve for each colour, or one for all, and a matrix to sRGB's linear colours.
 
-    The linear colours have 16 bits. OpenCV converts in an eighth of the time of Pillow's lcms.
+    The linear colours have 16 bits. OpenCV converts in less than an eighth of lcms's time.
     """
 
     curves: UInt16[np.ndarray, "1 256 curves"]
@@ -184,7 +184,7 @@ def _curve(tag: bytes) -> np.ndarray | None:
         g, a, b, c, d, e, f = (*numbers, *[0.0] * 7)[:7]
         if kind == 0:
             return level**g
-        # Kinds 1 and 2 are rare, and in them black is not black.
+        # Kinds 1 and 2 are rare, and their black need not be 0.
         if kind in (1, 2):
             return None
         return np.where(level >= d, np.maximum(a * level + b, 0) ** g + e, c * level + f)

@@ -48,11 +48,11 @@ class Source:
         columns: What else is known about each item, for splits: the folder that it is in, or a
             column of a table.
         file: Function from an item's number to its file; None if items are not files.
-        presized: Short side to which the pictures were resized beforehand, pixels; None if they
-            were not.
+        presized: Short side, in pixels, to which the pictures were resized beforehand; None if
+            they were not.
         cut: Whether long pictures were also cut beforehand, to the part that a crop can reach.
         sharded: Whether the items are stored in a few large files, in the order of their numbers,
-            so that each of several processes should keep to a range of numbers.
+            so each of several processes should keep to a range of numbers.
         passed_over: Files below the source's folder that are not items, by reason; a folder that
             was not looked into is a single entry, which ends with a slash.
         notes: Phrases for the line that describes the data: what was guessed about the pictures, or
@@ -243,7 +243,7 @@ def from_arrays(
     labels: Sequence[int] | Sequence[str] | Shaped[np.ndarray, "items ..."],
     classes: Sequence[str],
 ) -> Source:
-    """Makes a source from pictures in memory.
+    """Makes a source from a sequence or an array of pictures.
 
     Args:
         images: Pictures, as a sequence or as one array of pixels. A picture is given as pixels from

@@ -1,4 +1,4 @@
-"""What a wheel holds beside the package."""
+"""Adds the configurations to the package when a wheel is built."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class Configurations(BuildHookInterface):
     """Puts configs/ into the package, where `--config NAME` finds them.
 
-    A hook, because what the settings include by force goes into an editable installation too, as a
-    copy that grows old.
+    This is a hook, because a `force-include` in pyproject.toml would also copy the files into an
+    editable installation, where the copies would become outdated.
     """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the suspects' run: the folder if it is a run, or else the one suspects.json names."""
+    """Returns the folder, or the run that suspects.json names if the folder itself is no run."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(expanded(path).absolute())

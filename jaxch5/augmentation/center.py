@@ -24,7 +24,7 @@ def center(
         batch: Presized pictures.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
-        view: Share of the framed part that is kept (`crop_pct`), and the filter (`interpolation`).
+        view: Share of the framed part's sides that is kept (`crop_pct`), and `interpolation`.
 
     Example:
         >>> import jax

@@ -205,7 +205,7 @@ def _operations(
     mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
     mirrored = [mirror(draws["flip"])] if policy.do_flip else []
     # The part that is seen has the aspect `placed` in the picture as it is, and `seen` in the
-    # turned picture; they differ only after a quarter turn.
+    # mirrored or turned picture; they differ only if rows and columns were swapped.
     placed = seen = geometry.aspect_seen(frame, size, method)
     square = isinstance(seen, float) and seen == 1
     if policy.flip_vert and not square:

@@ -51,7 +51,7 @@ def sample(
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
-        subsamples: Number of sub-samples along a side of an output pixel; None asks
+        subsamples: Number of sub-samples along a side of an output pixel; None takes that of
             `subsamples_for`. It is fixed when compiling, so it cannot depend on a draw. For a
             picture that does not shrink, all sub-samples are at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.

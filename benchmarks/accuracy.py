@@ -124,7 +124,7 @@ def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
 
 
 def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields all cells and their files, seed by seed, so an interrupted table has whole rows."""
+    """Yields cells and their files, seed by seed, so an interrupted table lacks seeds, not rows."""
     for seed in range(arguments.seeds):
         for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
             # The digits are tiny, and become other signs when they are mirrored.

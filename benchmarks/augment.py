@@ -8,12 +8,12 @@ each with its own interpolation, the last one antialiased.
 
 Speed: pictures per second, from canvas to network input, compiled or warmed up, in turn; ours on
 all cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. On a
-GPU, both sides' batches are stored there. Before anything is timed, both sides apply one matrix to
-a photograph, and the results have to agree. The peer runs this same file in the interpreter that
-JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two are not installed together;
-it gets squares, as fastai's presizing makes them, and our side gets entire canvases. With --method,
-squished or padded pictures are measured instead, without the peer and in turn with cropped ones;
-they are turned in their own shape.
+GPU, our batch stays there, and fastai's is copied there each time. Before anything is timed, both
+sides apply the same matrix to every photograph, and the results have to agree. The peer runs this
+same file in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the
+two are not installed together; for speed it gets squares, as fastai's presizing makes them, and our
+side gets entire canvases. With --method, squished or padded pictures are measured instead, without
+the peer and in turn with cropped ones; they are turned in their own shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
     python benchmarks/augment.py --path ~/photos --method squish pad
@@ -53,7 +53,7 @@ BATCHES_A_TURN = 10
 # The peer's threads wait for each other in a loop, so one thread is faster if the cores are shared;
 # the ratios are to the faster of the two.
 PEER_THREADS = (1, 2)
-# Fewest decibels between both sides' outputs of one matrix: their borders and roundings differ.
+# Fewest decibels between both sides' outputs of one matrix, inside the borders: roundings differ.
 SAME = 40.0
 
 
@@ -107,7 +107,7 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 
 
 def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
-    """Returns the matrices of crop, zoom and turn in canvas pixels; their product has `scale`.
+    """Returns the matrices of turn, zoom and crop in canvas pixels; their product has `scale`.
 
     The picture is `wider` times as wide as on the canvas; this is the last number of a frame.
     """
@@ -173,7 +173,7 @@ def check_same(ours: np.ndarray, peer: np.ndarray) -> None:
 
 
 def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Has fastai apply a matrix; its coordinates are -1 and 1 at the outer pixels' centres."""
+    """Has fastai apply a matrix; fastai's coordinates are -1 and 1 at the outer pixels' centres."""
     height, width, _ = pixels.shape
     output = np.array([[(SIZE - 1) / 2, 0, SIZE / 2], [0, (SIZE - 1) / 2, SIZE / 2], [0, 0, 1]])
     canvas = np.array(
@@ -184,7 +184,7 @@ def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
-    """Turns, zooms and crops bilinearly at the canvas's size, then shrinks with antialiasing."""
+    """Turns, zooms and crops bilinearly at the canvas's scale, then shrinks with antialiasing."""
     import jax
     from scipy import ndimage
 

@@ -1,6 +1,6 @@
 """Shared code of the benchmarks: their arguments, their turns, and the output of figures.
 
-Nothing here needs jaxch5 or its peers, so both sides can import it.
+Importing this needs neither jaxch5 nor its peers, so both sides can; `use_device` is for our side.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def use_device(device: str, keep_memory: bool = True) -> None:
     """Makes JAX compute on a device; call it before JAX computes anything.
 
     By default JAX takes three quarters of a GPU's memory at once; here two sides share that
-    memory. A step's memory is kept for the next step, as in commands.
+    memory. With `keep_memory`, a step's memory is kept for the next step, as in commands.
     """
     share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     os.environ[share] = os.environ.get(share) or ".45"
@@ -91,7 +91,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_turn(
     sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1, rest: float = REST
 ) -> dict[str, list[float]]:
-    """Measures figures of each side in turn, A B A B, so a slow minute affects all of them.
+    """Measures figures of each side in turn, A B A B, so a slow minute affects every side.
 
     Args:
         sides: Functions that return one figure per call, by name.
@@ -135,7 +135,7 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
-    """Returns the spread of the ratios of each turn.
+    """Returns the spread of the ratios, one for each turn.
 
     Example:
         >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])

@@ -58,7 +58,7 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float, float]:
-        """Measures pictures/s, first and later, and the first epoch's processor ms per picture."""
+        """Measures pictures/s of first and later epochs, and the first's processor ms a picture."""
         from jaxch5.data.canvases import Canvases
         from jaxch5.data.pipeline import Loader, to_device
 

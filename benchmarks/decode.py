@@ -1,7 +1,7 @@
 """Compares the processor time of decoding and of presizing with that of another working copy.
 
-Decoding and presizing are timed separately and in turn, each in its own process for each copy, on
-one core. This shows differences ten times as small as turns of entire epochs in `data.py` do.
+Decoding is timed first, then presizing; the two copies take turns, each in its own process and with
+one thread. It shows differences a tenth as large as those that entire epochs in `data.py` show.
 
     git worktree add ../before REVISION
     python benchmarks/decode.py --path ~/photos --before ../before

@@ -1,7 +1,7 @@
 """Finds the best defaults for photographs: rates, epochs, batches and smoothing.
 
 From a folder with `train/` and `valid/`, `--counts` pictures are drawn for training, equally many
-per class, and new ones for each seed. A ResNet-18 is trained on them, from scratch by one cycle or,
+per class, and anew for each seed. A ResNet-18 is trained on them, from scratch by one cycle or,
 with `--body`, from the weights of another set by `fine_tune`, and scored on all validation
 pictures. Each cell is a file in the folder of `--out`; existing ones are not trained again.
 
@@ -26,10 +26,10 @@ from common import arguments_of, find_files, mean_text, tell
 
 
 def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
-    """Writes the table of a set with some training pictures, the same share of each class."""
+    """Writes the table of a set with some training pictures, equally many of each class."""
     parts = {part: find_files(folder / part) for part in ("train", "valid")}
     shuffled = np.random.default_rng(seed).permutation(parts["train"])
-    # In each round one picture of each class, until there are enough.
+    # Each round takes one picture of each class, until there are enough.
     rounds: dict[str, int] = {}
     places = []
     for path in shuffled:

@@ -1,8 +1,8 @@
-"""Compares the default run with fastai: accuracy on the held-out digits, and process seconds.
+"""Compares the default run with fastai: accuracy on the held-out digits, and seconds per run.
 
 Ours is `jaxch5 train`, a process for each seed; the first begins with an empty cache of
 compiled programs, which it fills for the others. The peer is fastai's `vision_learner` with a
-ResNet-18 from scratch on the same pictures and the same split: 5 epochs of one-cycle at 3e-3, sizes
+ResNet-18 from scratch on the same pictures and the same split: 5 epochs in one cycle to 3e-3, sizes
 40 and 32, no flips. It runs in the interpreter that JAXCH5_PEER_PYTHON names (requirements.txt).
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/digits.py --seeds 5

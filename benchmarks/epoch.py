@@ -1,8 +1,8 @@
 """Compares an entire epoch of JPEG files with fastai: training with augmentation, and validation.
 
-Both sides have the same files, split, sizes, augmentation, network (from scratch) and number of
-steps, which is checked; fastai decodes in worker processes, and uses channels last on a GPU. An
-entire epoch is timed, with its start and its validation.
+Both sides have the same files, split, augmentation and network (from scratch). Equal numbers
+of pictures, steps, classes and parameters, and equal sizes, are checked. fastai decodes in worker
+processes, and uses channels last on a GPU. An epoch's start and validation are timed too.
 
 `--cache off` decodes every file in every epoch, as fastai does. `memory` and `device` keep the
 presized pictures, and the epochs after the first are timed; only our side can do this. `--bare`

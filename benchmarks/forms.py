@@ -70,7 +70,7 @@ def _of_four(x: jax.Array) -> jax.Array:
     return pairs.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-# Each replaces one function by another.
+# What each form replaces, and by what; None replaces nothing.
 FORMS: dict[str, tuple[ModuleType, str, Any] | None] = {
     "as it is": None,
     "pooling, native": (pooling, "max_of_windows", pooling.native_max_pool),

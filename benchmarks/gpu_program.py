@@ -2,13 +2,13 @@
 
 XLA's compiler for GPUs needs no GPU: with the extra `gpu-program` it gives the optimized program of
 an entire step, including augmentation and optimizer. Kernels, the bytes that they read and write,
-convolutions, products and messages are counted in its text. Nothing is run, timed or autotuned: the
-algorithm of a convolution, and the memory it needs, are not known here.
+convolutions, products and messages are counted in its text. No program is run, timed or autotuned:
+the algorithm of a convolution, and the memory that this needs, are not known here.
 
     python benchmarks/gpu_program.py resnet50/bf16 resnet50/bf16/deterministic
 
 A program is an architecture and words from `WORDS`. Figures are for one step on one GPU, even if a
-call makes several steps or 8 GPUs share them.
+call makes several steps or 8 GPUs share a step.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """Describes a line of a program; outside a fusion it is a kernel or a call of a library."""
+    """Describes a line of a program; unless FREE or fused, it is a kernel or a library call."""
 
     name: str
     results: tuple[Array, ...]

@@ -1,11 +1,11 @@
-"""Measures which copies of photographs are found as near-duplicates, and how many false pairs.
+"""Measures which copies of photographs are found as near-duplicates, and how many other pairs.
 
 The originals are all photographs below the folders; each of 500 of them, drawn from the seed, is
 changed in several ways, and every set of copies is looked up among all originals:
 
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
-`--sheet` draws the groups that are found among only the originals: only a person can tell whether
+`--sheet` draws the groups that are found among the originals alone: only a person can tell whether
 these are false, or true duplicates within the sets. With imagehash in the environment of the peer
 (JAXCH5_PEER_PYTHON; requirements.txt does not include it), its 64-bit `phash` is compared, at two
 distances: the largest at which it finds no more pairs of originals than jaxch5, and 10 bits, which

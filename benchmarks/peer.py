@@ -2,7 +2,7 @@
 
 The peers (requirements.txt) have their own environment, whose Python JAXCH5_PEER_PYTHON names. A
 benchmark starts a script there, sends one JSON request per line and reads one line for each; the
-peer's process is idle between requests. This module needs neither side's packages.
+peer's process is idle between requests. Importing this module needs neither side's packages.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ WIDTH, HEIGHT, QUALITY = 500, 333, 90
 
 
 def photograph(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
-    """Returns blobs, edges and grain around a colour; [HEIGHT, WIDTH, 3]."""
+    """Returns blobs of four sizes and grain around a colour; [HEIGHT, WIDTH, 3]."""
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32) + color.astype(np.float32)
     for cells, strength in ((4, 60), (16, 40), (64, 20), (200, 12)):
         field = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)

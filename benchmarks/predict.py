@@ -1,14 +1,14 @@
-"""Measures prediction and the report, with a briefly trained ResNet-18.
+"""Measures prediction, attribution and the report.
 
-start       `jaxch5 predict RUN PICTURE`, from the process's start to its end: with an
-            empty cache of compiled programs, and then with the filled one.
+start       `jaxch5 predict RUN PICTURE` by a briefly trained ResNet-18, from the process's start to
+            its end: with an empty cache of compiled programs, and then with the filled one.
 throughput  Pictures per second of `Predictor.predict_many` from files to probabilities, and of the
-            training pipeline's validation of the same pictures, cache off, in turn.
+            training pipeline's validation of the same pictures, cache off, in turn; same network.
 attribution Milliseconds of `predict` for a photograph at 224, and of `jx.attribution` for the same,
             warm, in turn, for networks with random weights.
 report      report.html of a run of `--classes` classes with eight top losses of photographs: its
-            size, seconds to create it and to refresh it after an epoch, and, where Playwright and
-            Chromium are installed, until a browser has opened it.
+            size, seconds to create it and to refresh it after an epoch, and, if Playwright and
+            Chromium are installed, milliseconds until a browser has opened it.
 
     JAXCH5_FLOWERS=~/flowers python benchmarks/predict.py
 """

@@ -1,7 +1,7 @@
-"""Measures the cost of colour profiles: presizing without one, with sRGB's, and with others.
+"""Measures the cost of colour profiles: presizing without one, with sRGB's, and with Adobe RGB's.
 
 The photographs are the same each time; only the profile in front of their coefficients differs.
-"lcms" stands for "Adobe RGB" when it is converted by Pillow's ImageCms, as are profiles that are
+"lcms" stands for Adobe RGB converted by Pillow's ImageCms, which jaxch5 uses for profiles that are
 more than curves and a matrix.
 
     python benchmarks/profiles.py --path FOLDER

@@ -91,7 +91,7 @@ def resume(flowers: Path, turns: int) -> dict[str, Any]:
 
 
 def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
-    """Measures seconds until the table, and so the first step, begins; then interrupts it."""
+    """Measures seconds until the table, and so the first step, begins; then interrupts the run."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

@@ -27,7 +27,7 @@ BYTES = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4, "u32": 4}
 
 
 def shapes(model, size):
-    """Returns the shapes of the variables, and of each convolution's and the head's output."""
+    """Returns the shapes of the variables, and of every module's output."""
     x = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)
     run = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -54,7 +54,7 @@ def formula(arch):
     stem = 2 * first.size * (SIZE // 2) ** 2
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    # Backward takes as much again for the weights, and for the inputs, except for the pictures.
+    # Backward takes as much for the weights and as much for the inputs, but none for the pictures.
     return forward, 3 * forward - stem, values, weights, statistics
 
 

@@ -45,7 +45,7 @@ HALF = (3e-2, 1e-1)
 def check_same(
     ours: list[float], peer: dict[str, list[float]], tolerances: tuple[float, float]
 ) -> None:
-    """Exits if the first two losses are not the same."""
+    """Exits if the first two losses differ by more than the tolerances."""
     for way, losses in peer.items():
         for mine, theirs, tolerance in zip(ours, losses, tolerances, strict=True):
             # A NaN loss compares as false, whatever it is compared with.
@@ -120,7 +120,7 @@ def library_of(arch: str) -> str:
 
 
 def steps_a_turn(ours: BareStep, seconds: float) -> int:
-    """Returns enough steps to hide a turn's start and end; the first, slow ones are over."""
+    """Returns the number of steps that fill a turn, timed after the first, slow steps."""
     ours.pictures_a_second(2)
     return max(2, round(seconds * ours.pictures_a_second(2) / ours.size))
 

@@ -122,13 +122,14 @@ def _by_kind(
     train: Int[np.ndarray, "train"] | None,
     valid: Int[np.ndarray, "valid"] | None,
 ) -> Repeated:
-    in_valid = np.zeros(len(source), bool)
-    if valid is not None:
-        in_valid[valid] = True
+    part = np.zeros(len(source), int)  # 0 for neither part
+    for number, own in enumerate((train, valid), 1):
+        if own is not None:
+            part[own] = number
     repeated = Repeated([], [], [])
     for items in groups:
         conflict = len(set(source.labels[items])) > 1
-        leak = train is not None and len(set(in_valid[items])) > 1
+        leak = {1, 2} <= set(part[items].tolist())
         if conflict:
             repeated.conflicts.append(items)
         if leak:

@@ -87,7 +87,7 @@ def judge_by_features(
         array([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
     """
     ways = judge_by_heads, judge_by_neighbors
-    return sum(judge(features, labels, folds, classes) for judge in ways) / len(ways)
+    return np.mean([judge(features, labels, folds, classes) for judge in ways], axis=0)
 
 
 def judge_by_neighbors(

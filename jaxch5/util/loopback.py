@@ -90,7 +90,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
             body = self.rfile.read(int(length))
             origin = self.headers.get("Origin")
             if origin is not None and origin.removeprefix("http://") not in hosts:
-                return self._send(Reply(b"only pages of this server may ask", status=403))
+                return self._send(Reply(b"only pages of this server may post", status=403))
             if self.headers.get_content_type() != JSON:
                 return self._send(Reply(b"JSON is expected", status=415))
             try:
@@ -101,7 +101,9 @@ def serve(server: socket.socket, respond: Respond) -> None:
 
         def _respond(self, posted: Any) -> None:
             if self.headers.get("Host") not in hosts:
-                return self._send(Reply(b"only this machine is served", status=400))
+                return self._send(
+                    Reply(b"only requests to 127.0.0.1 or localhost are served", status=400)
+                )
             try:
                 reply = respond(self.path, posted)
             except Jaxch5Error as error:

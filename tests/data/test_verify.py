@@ -33,6 +33,14 @@ def test_each_kind_is_found():
     assert not found.clean
 
 
+def test_a_copy_in_neither_part_is_a_duplicate_and_no_leak():
+    """A set may have pictures for a test, which are used neither for training nor validation."""
+    source = pictures([1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 0, 0])
+    found = find_problems(source, np.array([0, 2]), np.array([3, 4]))
+    assert found.leaks == [[2, 3]]
+    assert found.duplicates == [[0, 1], [4, 5]]
+
+
 def test_the_same_pixels_in_another_file_are_the_same_picture():
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8))
     files = []

@@ -87,7 +87,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
         digest = sha256_of(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    if sha256 is not None and digest != sha256:
+    if sha256 is not None and digest != sha256.lower():
         raise DataError(f"{file}: has the SHA-256 {digest}, not the one given")
     folder = cache_folder("archives") / digest
     if not folder.is_dir():

@@ -86,7 +86,7 @@ MARKED_PNG, MARKED_SVG = b"tEXtSoftware\0" + DRAWN_BY.encode(), DRAWN_BY.encode(
 # Names that commands give to figures.
 FIGURE_NAMES = (
     *("batch.png", "lr_find.png", "transfer_profile.png"),
-    *("confusion_matrix.png", "top_losses.png", "calibration.png"),
+    *("confusion_matrix.png", "top_losses.png", "calibration.png", "unanswered.png"),
 )
 # If there are more PNG files than this, only those named like a figure are opened.
 PNG_OPENED = 2000

@@ -44,7 +44,8 @@ class TensorBoard:
         if isinstance(event, Epoch):
             for name, value in event.record.items():
                 if isinstance(value, float) and is_number(value):
-                    self._add(f"epoch/{name}", value, event.number)
+                    # At its last step: a resume discards values from the next step on.
+                    self._add(f"epoch/{name}", value, event.number - 1)
 
     def _add(self, tag: str, value: float, step: int) -> None:
         self._writer.add_scalar(tag, value, step)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxch5.cli import save_figure
+from jaxch5.data.sources import listing
 from jaxch5.data.sources.folder import from_folder, from_regex
 from jaxch5.data.sources.listing import (
     AGAIN,
@@ -258,6 +259,17 @@ def test_own_runs_and_figures_are_no_pictures(tmp_path):
     assert len(source.passed_over[OWN]) == 9
     assert set(source.passed_over) == {OWN}
     assert len(from_regex(tmp_path, r"(\d)\..*")) == 3
+
+
+def test_among_many_png_files_the_figures_of_commands_are_known_by_their_names(
+    tmp_path, monkeypatch
+):
+    """Those of `evaluate`, for instance; opening all files would take long."""
+    monkeypatch.setattr(listing, "PNG_OPENED", 1)
+    put(tmp_path, PNG="a/1.png b/1.png")
+    for name in ("confusion_matrix", "top_losses", "calibration", "unanswered"):
+        save_figure(Figure(), tmp_path / "a" / f"{name}.png")
+    assert list(from_folder(tmp_path).references) == ["a/1.png", "b/1.png"]
 
 
 def test_a_folder_of_ones_own_that_has_a_configuration_is_no_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -20,6 +21,11 @@ def scalars(folder):
             (length,) = struct.unpack_from("<Q", content, place)
             event = Event.FromString(content[place + 12 : place + 12 + length])
             place += 16 + length
+            if event.HasField("session_log"):
+                # As TensorBoard does where a run starts again.
+                for values in found.values():
+                    for step in [step for step in values if step >= event.step]:
+                        del values[step]
             for value in event.summary.value:
                 found.setdefault(value.tag, {})[event.step] = round(value.simple_value, 4)
     return found
@@ -37,9 +43,26 @@ def test_figures_are_written_at_their_steps(tmp_path):
         "learning_rate/body": {0: 0.1, 1: 0.2},
         "learning_rate/head": {0: 0.2, 1: 0.4},
         "momentum": {0: 0.9, 1: 0.8},
-        "epoch/accuracy": {2: 0.75},
+        "epoch/accuracy": {1: 0.75},
     }
     assert "tensorflow" not in sys.modules
+
+
+def test_a_run_resumed_after_an_epoch_keeps_what_came_before_and_replaces_the_rest(tmp_path):
+    def write(start, losses, accuracy):
+        hook = TensorBoard(tmp_path, start)
+        hook(Begin(start, 4, (), (), (), "", None))
+        steps = [StepRecord(start + n, loss, (), 0.9) for n, loss in enumerate(losses)]
+        hook(Epoch(2 + start, None, steps[:2], {"accuracy": accuracy}))
+        hook(Step(3 + start, None, steps[2:]))
+        hook(End(3 + start, None, "stopped"))
+
+    write(0, [4.0, 3.0, 2.5], 0.5)
+    time.sleep(1.1)  # The files' names, which decide their order, have seconds.
+    write(2, [2.0, 1.0], 0.75)
+    found = scalars(tmp_path)
+    assert found["loss/step"] == {0: 4.0, 1: 3.0, 2: 2.0, 3: 1.0}
+    assert found["epoch/accuracy"] == {1: 0.5, 3: 0.75}
 
 
 def test_where_it_is_not_installed_a_line_says_what_is(tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ similar class (the one that a linear layer most often confuses with theirs), and
 features of a network that was trained on other pictures (--weights), or by full trainings (--by
 training). The figure is the average precision over all pictures. cleanlab 2.x, in its own
 environment whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two label scores, and by
-`find_label_issues` with the labels that it finds put first. It gets the probabilities that ours
-judges by, and with features also those of the linear layers alone ("heads"), without neighbors.
+`find_label_issues` with the labels that it finds put first. Both sides rank labels by the same
+probabilities.
 
 With --accuracy, a linear layer on the features (with --by training, a network) is trained on the
 noisy labels, on these with every listed suspect corrected, and on the true ones, and scored on the
@@ -54,8 +54,8 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Measures seconds of the linear layers of all folds, and of the neighbors' votes."""
-    from jaxch5.results.out_of_fold import judge_by_heads, judge_by_neighbors, stratified_folds
+    """Measures seconds, and processor seconds, of the linear layers of all folds."""
+    from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
     rng = np.random.default_rng(0)
     labels = np.arange(count) % classes
@@ -65,9 +65,7 @@ def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) 
     begin = time.process_time()
     seconds = seconds_of(lambda: judge_by_heads(features, labels, folds, classes))
     busy = time.process_time() - begin
-    voting = seconds_of(lambda: judge_by_neighbors(features, labels, folds, classes))
-    facts = {"pictures": count, "seconds": seconds, "processor_seconds": busy}
-    return {**facts, "seconds of neighbors": voting}
+    return {"pictures": count, "seconds": seconds, "processor_seconds": busy}
 
 
 def found(arguments: Any) -> dict[str, Any]:
@@ -105,12 +103,13 @@ def found(arguments: Any) -> dict[str, Any]:
             for seed in range(arguments.seeds):
                 labels = noisy(truth, rate / 100, seed, similar if kind == "similar" else None)
                 wrong = labels != truth
-                ways = judge.by(arguments.by, labels, seed)
-                issues = find_label_issues(labels, ways["ours"], arguments.by == "features")
-                scores = {"ours": issues.doubt, **cleanlab_scores(labels, ways)}
+                probabilities = judge.by(arguments.by, labels, seed)
+                calibrated = arguments.by == "features"
+                issues = find_label_issues(labels, probabilities, calibrated)
+                scores = {"ours": issues.doubt, **cleanlab_scores(labels, probabilities)}
                 figures = {"wrong": wrong.sum(), "estimate": issues.estimated}
-                for name in [name for name in scores if "count" in name]:
-                    figures[f"estimate of {name}"] = scores.pop(name)
+                if "cleanlab count" in scores:
+                    figures["estimate of cleanlab"] = scores.pop("cleanlab count")
                 figures |= {
                     name: average_precision_score(wrong, score) for name, score in scores.items()
                 }
@@ -139,27 +138,21 @@ class Judge:
         self.config, self.source = config, source
         self.features: np.ndarray | None = None
 
-    def by(self, way: str, labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """Returns the probabilities that ours judges by, and others that cleanlab gets besides."""
+    def by(self, way: str, labels: np.ndarray, seed: int) -> np.ndarray:
         from rich.console import Console
 
         from jaxch5.configured import judge_by_training
-        from jaxch5.results.out_of_fold import judge_by_features, stratified_folds
+        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
         folds = stratified_folds(labels, FOLDS, seed)
         if way == "features":
-            what = self._features(), labels, folds, len(self.source.classes)
-            return {"ours": judge_by_features(*what), "heads": self._by_heads(labels, folds)}
+            return judge_by_heads(self._features(), labels, folds, len(self.source.classes))
         config = self.config.model_copy(update={"seed": seed})
         quiet = Console(quiet=True)
         with tempfile.TemporaryDirectory() as kept:
-            source = replace(self.source, labels=labels)
-            return {"ours": judge_by_training(config, source, folds, Path(kept), quiet)}
-
-    def _by_heads(self, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        from jaxch5.results.out_of_fold import judge_by_heads
-
-        return judge_by_heads(self._features(), labels, folds, len(self.source.classes))
+            return judge_by_training(
+                config, replace(self.source, labels=labels), folds, Path(kept), quiet
+            )
 
     def _features(self) -> np.ndarray:
         from jaxch5.configured import data_without, learner_of
@@ -172,13 +165,11 @@ class Judge:
 
     def most_similar(self) -> np.ndarray:
         """Returns the class that each is most often mistaken for; without weights, the next one."""
-        from jaxch5.results.out_of_fold import stratified_folds
-
         if self.config.model.weights == "none":
             return np.roll(np.arange(len(self.source.classes)), 1)
         truth = self.source.labels
         matrix = np.zeros((len(self.source.classes),) * 2)
-        np.add.at(matrix, truth, self._by_heads(truth, stratified_folds(truth, FOLDS, 0)))
+        np.add.at(matrix, truth, self.by("features", truth, 0))
         np.fill_diagonal(matrix, 0)
         return matrix.argmax(axis=1)
 
@@ -188,13 +179,13 @@ class Judge:
 
         from jaxch5.config.building import load_data
         from jaxch5.configured import learner_of, train_as_configured
-        from jaxch5.results.out_of_fold import stratified_folds
+        from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
         train, valid = parts
         if way == "features":
             folds = stratified_folds(labels, FOLDS, seed) + 1
             folds[valid] = 0
-            found = self._by_heads(labels, folds)
+            found = judge_by_heads(self._features(), labels, folds, len(self.source.classes))
             return float(np.mean(found[valid].argmax(axis=1) == self.source.labels[valid]))
         used = np.where(np.isin(np.arange(len(labels)), train), labels, self.source.labels)
         config = self.config.model_copy(update={"seed": seed})
@@ -218,25 +209,19 @@ def noisy(
     return labels
 
 
-def cleanlab_scores(labels: np.ndarray, ways: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns cleanlab's results for the same labels, by each of several probabilities.
-
-    Nothing is returned if cleanlab's Python is not named.
-    """
+def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """Returns cleanlab's results for the same labels; nothing if its Python is not named."""
     from jaxch5.util.libraries import variable
 
     python = variable("JAXCH5_CLEANLAB_PYTHON")
     if not python:
         return {}
-    script = Path(__file__).with_name("cleanlab_labels.py")
-    scores = {}
     with tempfile.TemporaryDirectory() as folder:
-        for way, probabilities in ways.items():
-            np.savez(f"{folder}/in.npz", labels=labels, probabilities=probabilities)
-            subprocess.run([python, script, folder], check=True)
-            with np.load(f"{folder}/out.npz") as said:
-                scores |= {f"cleanlab {name}, {way}": said[name] for name in said.files}
-    return scores
+        np.savez(f"{folder}/in.npz", labels=labels, probabilities=probabilities)
+        script = Path(__file__).with_name("cleanlab_labels.py")
+        subprocess.run([python, script, folder], check=True)
+        with np.load(f"{folder}/out.npz") as said:
+            return {f"cleanlab {name}": said[name] for name in said.files}
 
 
 if __name__ == "__main__":

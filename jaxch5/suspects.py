@@ -47,18 +47,17 @@ class SuspectsOptions(RunOptions):
     """Judge every label of a set by a model not trained on it, and list those that look wrong.
 
     The pictures are divided into folds, and each fold is judged by a model trained on the others.
-    With --by features, that model is a linear layer on a network's features, combined with a vote
-    by the pictures with the most similar features; this takes minutes. The network's weights are
-    --model.weights, or those that the run began from; for a run from scratch they are its own,
-    which may have memorized wrong labels. With --by training, the entire network is trained for
-    each fold, with the run's settings.
+    With --by features, that model is a linear layer on a network's features; this takes minutes.
+    The network's weights are --model.weights, or those that the run began from; for a run from
+    scratch they are its own, which may have memorized wrong labels. With --by training, the entire
+    network is trained for each fold, with the run's settings.
     """
 
     run: CliPositionalArg[Path | None] = Field(
         None, description="run whose pictures are judged; without it, --data.path names them"
     )
     by: Literal["features", "training"] = Field(
-        "features", description="what judges: models of features, or an entire network"
+        "features", description="what judges: a linear layer on features, or an entire network"
     )
     folds: int = Field(5, ge=2, le=100, description="number of folds to judge in turn")
     out: Path | None = Field(
@@ -75,7 +74,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     from jaxch5.data.source import take, without_bad
     from jaxch5.data.split import TRAIN, VALID
     from jaxch5.data.verify import find_problems
-    from jaxch5.results.out_of_fold import judge_by_features, stratified_folds
+    from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
     from jaxch5.results.suspects import described, named
     from jaxch5.run.directory import RunDir, write_config
     from jaxch5.training.process import prepare_process
@@ -131,7 +130,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     if options.by == "features":
         features = features_of(options, config, source, folds, say)
-        probabilities = judge_by_features(features, source.labels, folds, len(source.classes))
+        probabilities = judge_by_heads(features, source.labels, folds, len(source.classes))
     else:
         features = None
         try:

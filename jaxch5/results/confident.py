@@ -11,7 +11,7 @@ from jaxch5.metrics import check_probabilities
 
 # The weight of the ratio of calibrated probabilities in the doubt, beside their difference. The
 # ratio finds more labels changed at random, the difference more changed to a similar class.
-SHARE = 0.7
+SHARE = 0.9
 TINY = np.finfo(float).tiny
 
 
@@ -59,7 +59,7 @@ def find_label_issues(
         labels: Index of each item's class.
         probabilities: Class probabilities of each item, by a classifier not trained on that item.
         calibrated: Whether the classifier is right as often as its probabilities say, as those of
-            `judge_by_features` roughly are.
+            `judge_by_heads` roughly are.
 
     Raises:
         ConfigError: Labels and probabilities do not fit each other, or are invalid.

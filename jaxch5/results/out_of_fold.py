@@ -1,4 +1,4 @@
-"""Divides items into folds, and predicts each fold from the features and labels of the others."""
+"""Divides items into folds, and predicts each fold with a linear head trained on the others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-3, 9))
 USUAL = 1.0
 ROWS = 1024
 NEAREST = 3
-# How many neighbors vote on an item's class, and how a vote falls with the cosine similarity: to
-# 37 % where the similarity is less by this much.
-NEIGHBORS = 10
-TEMPERATURE = 0.1
 
 
 def stratified_folds(
@@ -64,65 +60,6 @@ def stratified_folds(
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
     return np.where((dealt > 0).sum(axis=1)[labels] > 1, folds, -1)
-
-
-def judge_by_features(
-    features: Float[np.ndarray, "items channels"],
-    labels: Int[np.ndarray, "items"],
-    folds: Int[np.ndarray, "items"],
-    classes: int,
-) -> Float[np.ndarray, "items classes"]:
-    """Computes class probabilities of items from the features and labels of the other folds.
-
-    They are the mean of those by `judge_by_heads` and by `judge_by_neighbors`: together, the two
-    find more wrong labels than either alone (docs/benchmarks.md).
-
-    Args:
-        features, labels, folds, classes: As in `judge_by_heads`.
-
-    Example:
-        >>> x = np.array([[-1.0], [1.0]] * 6)
-        >>> labels = np.array([0, 1, 1, 1, *[0, 1] * 4])  # the third is wrong
-        >>> judge_by_features(x, labels, stratified_folds(labels, 3), classes=2).argmax(axis=1)
-        array([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
-    """
-    ways = judge_by_heads, judge_by_neighbors
-    return np.mean([judge(features, labels, folds, classes) for judge in ways], axis=0)
-
-
-def judge_by_neighbors(
-    features: Float[np.ndarray, "items channels"],
-    labels: Int[np.ndarray, "items"],
-    folds: Int[np.ndarray, "items"],
-    classes: int,
-) -> Float[np.ndarray, "items classes"]:
-    """Computes class probabilities of items by a vote of the most similar items of other folds.
-
-    Source: weighted nearest neighbors as in Wu et al., 1805.01978. Items in no fold get zeros.
-
-    Args:
-        features, labels, folds, classes: As in `judge_by_heads`.
-
-    Example:
-        >>> x = np.array([[0.0, 1.0], [1.0, 0.0]] * 6)
-        >>> labels = np.array([0, 1] * 6)
-        >>> found = judge_by_neighbors(x, labels, stratified_folds(labels, 3), classes=2)
-        >>> found[:2].round(2).tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
-    """
-    x = _directions(features)
-    found = np.zeros((len(labels), classes))
-    for fold in range(folds.max() + 1):
-        held, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        count = min(NEIGHBORS, len(others))
-        for items in np.array_split(held, len(held) // ROWS + 1):
-            similar = x[items] @ x[others].T
-            nearest = np.argpartition(-similar, count - 1, axis=1)[:, :count]
-            similar = np.take_along_axis(similar, nearest, axis=1)
-            votes = np.exp((similar - similar.max(axis=1, keepdims=True)) / TEMPERATURE)
-            np.add.at(found, (items[:, None], labels[others[nearest]]), votes)
-            found[items] /= found[items].sum(axis=1, keepdims=True)
-    return found
 
 
 def judge_by_heads(
@@ -210,15 +147,6 @@ def _heads(
         yield head.set_params(C=strength / x.shape[1]).fit(x, labels)
 
 
-def _directions(
-    features: Float[np.ndarray, "items channels"],
-) -> Float[np.ndarray, "items channels"]:
-    """Returns the features without their mean, scaled to length 1: products are cosines."""
-    x = np.asarray(features, np.float32)
-    x = x - x.mean(axis=0)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
 def nearest_items(
     features: Float[np.ndarray, "items channels"],
     labels: Int[np.ndarray, "items"],
@@ -238,7 +166,9 @@ def nearest_items(
         >>> nearest_items(x, np.array([0, 0, 0, 1, 1]), [(0, 0), (0, 1)], count=1)
         [[2], [3]]
     """
-    x = _directions(features)
+    x = np.asarray(features, np.float32)
+    x = x - x.mean(axis=0)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     found: list[list[int]] = [[] for _ in asked]
     items, classes = np.array(asked, int).reshape(-1, 2).T
     for label in np.unique(classes):

@@ -147,7 +147,7 @@ def described(
         with, `pairs` of a label and another class with the estimated count, and the `suspects`.
     """
     labels, classes = source.labels[judged], source.classes
-    # With features, the probabilities are those of `judge_by_features`.
+    # With features, the probabilities are those of `judge_by_heads`.
     issues = find_label_issues(labels, probabilities[judged], calibrated=features is not None)
     losses = SOFTMAX.item_losses(probabilities[judged], labels)
     places = np.flatnonzero(issues.disputed)

@@ -41,7 +41,7 @@ def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
     own = np.array([0.9, 0.3, 0.6, 1.0])
     share, margin = others / (own + others), (others - own) / (own + others)
     doubt = find_label_issues(labels, np.stack([sure, 1 - sure], axis=1), calibrated=True).doubt
-    assert doubt == pytest.approx(0.7 * share + 0.3 * (1 + margin) / 2)
+    assert doubt == pytest.approx(0.9 * share + 0.1 * (1 + margin) / 2)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])

@@ -1,6 +1,6 @@
 """Shared code of the benchmarks: their arguments, their turns, and the output of figures.
 
-Importing this needs neither jaxch5 nor its peers, so both sides can; `use_device` is for our side.
+Both sides import this, so it needs neither jaxch5 nor its peers; `use_device` is for our side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 # Seconds before each turn, in which leftovers of the previous side come to rest: threads that spin
 # while they wait for work, worker processes that end.
 REST = 1.0
-# Platforms by the names of JAX and PyTorch.
+# The name that JAX and PyTorch both have for each `--device`.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
 
@@ -58,7 +58,7 @@ def use_device(device: str, keep_memory: bool = True) -> None:
     """Makes JAX compute on a device; call it before JAX computes anything.
 
     By default JAX takes three quarters of a GPU's memory at once; here two sides share that
-    memory. With `keep_memory`, a step's memory is kept for the next step, as in commands.
+    memory. With `keep_memory`, a step's memory is kept for the next step, as in jaxch5's commands.
     """
     share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     os.environ[share] = os.environ.get(share) or ".45"

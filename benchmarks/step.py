@@ -1,8 +1,8 @@
-"""Compares training speed with PyTorch: pictures per second of a network's step, in turn.
+"""Compares training speed with PyTorch's: a network's pictures per second, timed in turns.
 
 A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
 pictures; both sides' first losses are compared before anything is timed. The peer is the same
-network from torchvision, or from timm if only timm has it, in PyTorch with a fused Adam, eager and
+network from torchvision or timm (see `library_of`), in PyTorch with a fused Adam, eager and
 with `torch.compile`, each in both memory layouts; the ratio is to the fastest of these. Both sides
 compute in `--precision`, PyTorch by autocast; in fp16 neither scales its loss. The peer runs in the
 interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two sides are
@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def library_of(arch: str) -> str:
-    """Returns torchvision if it names the network as we do, else timm."""
+    """Returns torchvision if our variables have its names, else timm."""
     names = spec_of(arch).names
     return "torchvision" if names and "torchvision" in names.whose else "timm"
 
@@ -131,11 +131,11 @@ def main() -> None:
     parser.add_argument(
         "--library",
         choices=("torchvision", "timm"),
-        help="library of the peer's network (default: torchvision if it has it, else timm)",
+        help="library of the peer's network (default: torchvision if we use its names, else timm)",
     )
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures per step")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per turn, about (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default: ~2)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument(
         "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]
@@ -144,7 +144,7 @@ def main() -> None:
         "--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="the peer's (default: both)"
     )
     parser.add_argument(
-        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA's, for our side"
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA options for our side"
     )
     parser.add_argument("--alone", action="store_true", help="our side only")
     parser.add_argument(

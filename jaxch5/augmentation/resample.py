@@ -71,7 +71,7 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # Pixels beyond the border count as zero, so pictures become differences from the colour there.
+    # `along` takes pixels beyond the border as zero, so a colour there is subtracted beforehand.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

@@ -60,7 +60,7 @@ class Section(BaseModel):
 
     # Prefix of the dotted names of the section's settings.
     section: ClassVar[str] = ""
-    # Dotted names of settings on the command line, which count as given even if at a default.
+    # Dotted names of settings on the command line, which `idle` takes as given even at a default.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("*")

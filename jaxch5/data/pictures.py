@@ -63,7 +63,7 @@ class Pictures:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Returns each part's items in the source that `restricted` returns, as a `Split` does."""
+        """A `Split`: returns each part's indices in the source that `restricted` returns."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 

@@ -79,7 +79,7 @@ def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns the default number of epochs for photographs.
 
     Within limits, ten times the pictures get half the epochs, and thus five times the steps. The
-    numbers are estimates; `benchmarks/defaults.py` measures what a set needs.
+    numbers are estimates, which docs/benchmarks.md compares with others for 200 and 500 pictures.
 
     Args:
         pictures: Number of pictures to train on.

@@ -34,9 +34,9 @@ class Repeated(NamedTuple):
     """Holds groups of items that show the same picture, or nearly the same.
 
     Attributes:
-        duplicates: Groups within one class and one part.
+        duplicates: Groups within one class that are no leaks.
         conflicts: Groups with items of two or more classes.
-        leaks: Groups with items in validation and outside it, as in training.
+        leaks: Groups with items in both training and validation.
     """
 
     duplicates: list[list[int]]

@@ -91,7 +91,7 @@ def test_doubt_is_from_0_to_1_and_a_label_is_disputed_if_a_class_is_more_probabl
 
 
 def test_of_two_equal_doubts_the_one_of_the_more_frequent_mistake_is_larger():
-    """Many labels 0 look like 1, none but the last like 2; the last two have the same rival."""
+    """Many items labelled 0 look like 1, few like 2; the last two are alike but for that."""
     labels = np.zeros(42, int)
     labels[20:30], labels[30:40] = 1, 2
     probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3

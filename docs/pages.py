@@ -1,4 +1,4 @@
-"""Builds pages from other files: one from each notebook, the home page from README's beginning."""
+"""Builds a page from each notebook, and the home page from the beginning of the README."""
 
 import base64
 import json

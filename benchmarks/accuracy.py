@@ -1,10 +1,12 @@
-"""Compares accuracy with fastai's, on the same pictures, network, weights and schedule.
+"""Compares our accuracy with fastai's, given the same pictures, network, weights and schedule.
 
-A cell is a set of pictures, a starting point, a seed and a side; each is trained in its own process
-and stored as a file in the folder of `--out`, so the benchmark can be stopped and resumed at any
-time. Sets are the digits, which are written as files for both sides, and folders with `train/` and
-`valid/`, each with its number of epochs. Starting points other than `scratch` need `--body`, a
-jaxch5 run that gives the weights: fastai loads the file that `jaxch5 export` writes.
+A cell is one combination of a set of pictures, a starting point, a seed and a side (jaxch5 or
+fastai). Each cell is trained in a process of its own, and its result is stored as a file in the
+folder that `--out` names, so the benchmark can be stopped and resumed at any time. A set is either
+the digits, which are written as files so that both sides can read them, or a folder with `train/`
+and `valid/`; `--sets` gives the number of epochs after each set's name. All starting points except
+`scratch` need `--body`, a jaxch5 run whose weights training starts from. fastai loads these weights
+from the file that `jaxch5 export` writes.
 
     jaxch5 train caltech --model.weights none --data.presize 96 --data.size 64 \
         --data.batch-size 32 --fit.epochs 30 --fit.lr 1e-3 --workdir body
@@ -39,12 +41,13 @@ class Beginning(NamedTuple):
     """Defines how a cell is trained.
 
     Attributes:
-        train: Kind of training: `one_cycle` trains all layers at one rate, `frozen` only the head;
-            `fine_tune` trains the head for one epoch, then each group of layers at its own rate.
-        lr: Highest learning rate; `fine_tune`'s `base_lr`.
-        body: Whether training begins from the weights of another set.
-        method: Way in which pictures get their shape.
-        precision: Type of the computation.
+        train: Kind of training. `one_cycle` trains all layers at the same learning rate, `frozen`
+            trains only the head, and `fine_tune` trains the head for one epoch and then each group
+            of layers at its own rate.
+        lr: Highest learning rate of the cycle, or the `base_lr` of `fine_tune`.
+        body: Whether training begins from weights that were learned on another set.
+        method: How the pictures are made square, as in the setting `data.method`.
+        precision: Type of the numbers that the network computes in, as in `model.precision`.
     """
 
     train: str
@@ -81,14 +84,14 @@ def settings_of(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_ours(cell: dict[str, Any]) -> dict[str, Any]:
-    """Trains our side of a cell, in this process."""
+    """Trains a cell on our side, in this process."""
     from jaxch5.training.process import prepare_process
 
     prepare_process()
     learn = learner_of(settings_of(cell))
     began = time.perf_counter()
     if cell["train"] == "fine_tune":
-        # Together with the head's epoch, as many epochs as the other beginnings have.
+        # Together with the epoch of the head, these are as many epochs as in the other beginnings.
         learn.fine_tune(cell["epochs"] - 1, cell["lr"])
     else:
         learn.freeze_to(-1 if cell["train"] == "frozen" else 0)
@@ -109,7 +112,7 @@ def request_for(cell: dict[str, Any], body: Path | None) -> dict[str, Any]:
 
 
 def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
-    """Returns the folders and numbers of epochs of sets, by name.
+    """Returns the folder and the number of epochs of each set, keyed by the set's name.
 
     Example:
         >>> sets_of(["digits:5", "photos/flowers:10"], Path("cells/digits"))["digits"]
@@ -124,10 +127,13 @@ def sets_of(words: Sequence[str], digits: Path) -> dict[str, tuple[Path, int]]:
 
 
 def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields cells and their files, seed by seed, so an interrupted table lacks seeds, not rows."""
+    """Yields each cell's file and the cell, seed by seed.
+
+    If the benchmark is interrupted, its table therefore lacks some seeds, but no rows.
+    """
     for seed in range(arguments.seeds):
         for name, (folder, epochs) in sets_of(arguments.sets, out / "digits").items():
-            # The digits are tiny, and become other signs when they are mirrored.
+            # The digits are tiny, and a mirrored digit is no longer a digit.
             are_digits = folder == out / "digits"
             for beginning in arguments.beginnings:
                 how = BEGINNINGS[beginning]
@@ -154,7 +160,7 @@ def cells_of(arguments: argparse.Namespace, out: Path) -> Iterator[tuple[Path, d
 
 
 def write_digits(folder: Path) -> None:
-    """Writes scikit-learn's digits as PNG files in `train/` and `valid/`, by the usual split."""
+    """Writes scikit-learn's digits as PNG files to `train/` and `valid/`, by the default split."""
     from PIL import Image
 
     from jaxch5.data.source import digits
@@ -169,7 +175,7 @@ def write_digits(folder: Path) -> None:
 
 
 def table(out: Path) -> dict[str, Any]:
-    """Returns a row for each set and starting point with cells, and the mean difference."""
+    """Returns a row for each set and starting point that has cells, and the mean difference."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file in sorted(out.glob("*.json")):
         *parts, seed, side = file.stem.split(", ")
@@ -184,9 +190,10 @@ def table(out: Path) -> dict[str, Any]:
 
 
 def row(seeds: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
-    """Returns both sides' percentages, and the mean difference with Student's 95 % interval.
+    """Returns both sides' accuracies in percent, and their mean difference with its 95 % interval.
 
-    Pictures a second are those trained on; the time is that of all epochs with their validation.
+    The interval is that of Student's t-distribution. The pictures a second count only the pictures
+    that are trained on, but the time is that of all epochs including their validation.
 
     Example:
         >>> work = dict.fromkeys(WORK, 1)
@@ -223,9 +230,11 @@ def row(seeds: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
-    parser.add_argument("--out", type=Path, help="folder of the cells")
+    parser.add_argument("--out", type=Path, help="folder in which cells are stored")
     parser.add_argument("--body", type=Path, help="run whose weights training starts from")
-    parser.add_argument("--sets", nargs="+", default=["digits:5"], help="e.g. digits:5 FOLDER:10")
+    parser.add_argument(
+        "--sets", nargs="+", default=["digits:5"], help="such as digits:5 FOLDER:10"
+    )
     parser.add_argument(
         "--not-from-body", nargs="+", default=[], help="sets that the body was trained on"
     )
@@ -233,9 +242,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     parser.add_argument("--arch", default="resnet18", help="network (default: resnet18)")
     parser.add_argument("--batch", type=int, default=32, help="pictures per step (default: 32)")
-    parser.add_argument("--presize", type=int, default=96, help="for photographs (default: 96)")
-    parser.add_argument("--size", type=int, default=64, help="for photographs (default: 64)")
-    parser.add_argument("--workers", type=int, default=2, help="fastai's workers (default: 2)")
+    parser.add_argument(
+        "--presize", type=int, default=96, help="short side of presized photographs (default: 96)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="network input for photographs, pixels (default: 64)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="worker processes of fastai (default: 2)"
+    )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:

@@ -1,19 +1,24 @@
-"""Compares augmentation with fastai's batch transforms: quality of the interpolation, and speed.
+"""Compares our augmentation with fastai's batch transforms in quality and in speed.
 
-Quality: a turn of 30 degrees, a zoom of 1.1 and a crop, to 128 pixels, against the same mapping by
-8x8 super-sampling of a bicubic, as PSNR over the output pixels that come from inside the picture;
-the median of photographs that presizing did not enlarge. fastai's `affine_coord` gets the product
-of the matrices, which is the best that it can do; "one by one" turns, zooms, crops and shrinks,
-each with its own interpolation, the last one antialiased.
+Quality: photographs are turned by 30 degrees, zoomed by 1.1 and cropped, which results in pictures
+of 128 pixels. These are compared with the same mapping computed by 8x8 super-sampling with a
+bicubic kernel. The measure is the PSNR over those output pixels that come from inside the picture,
+and its median over the photographs is reported. Photographs that presizing would enlarge are left
+out. fastai's `affine_coord` gets the product of the matrices, which is the best that it can do.
+"one by one" turns, zooms, crops and shrinks a picture in four interpolations, of which the last one
+is antialiased.
 
-Speed: pictures per second, from canvas to network input, compiled or warmed up, in turn; ours on
-all cores, fastai's on one thread and on two. Both sides have `aug_transforms(min_scale=0.75)`. On a
-GPU, our batch stays there, and fastai's is copied there each time. Before anything is timed, both
-sides apply the same matrix to every photograph, and the results have to agree. The peer runs this
-same file in the interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the
-two are not installed together; for speed it gets squares, as fastai's presizing makes them, and our
-side gets entire canvases. With --method, squished or padded pictures are measured instead, without
-the peer and in turn with cropped ones; they are turned in their own shape.
+Speed: the sides take turns at processing batches, and the pictures per second from the canvas to
+the network's input are reported. Compiling and warming up are not included. Our side uses all
+cores; fastai's is measured with one thread and with two. Both sides use
+`aug_transforms(min_scale=0.75)`. On a GPU, our batch stays in the GPU's memory, whereas fastai's is
+copied there each time. Before anything is timed, both sides apply the same matrix to every
+photograph, and their results have to agree. The peer runs this same file in the interpreter that
+JAXCH5_PEER_PYTHON names (an environment installed from requirements.txt), because the two sides are
+not installed in the same environment. In the speed test the peer gets square pictures, such as
+fastai's presizing makes, and our side gets entire canvases. With --method, squished or padded
+pictures are measured instead, without the peer, and they take turns with cropped pictures. A
+squished picture is turned as if it still had its original shape.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/augment.py --path ~/photos
     python benchmarks/augment.py --path ~/photos --method squish pad
@@ -50,10 +55,11 @@ DEGREES, ZOOM = 30.0, 1.1
 SPEED_CANVAS = 192
 BATCH = 32
 BATCHES_A_TURN = 10
-# The peer's threads wait for each other in a loop, so one thread is faster if the cores are shared;
-# the ratios are to the faster of the two.
+# The peer's threads wait for each other in a busy loop, so one thread is faster than two if other
+# programs use the cores. Our speed is divided by that of whichever number of threads is faster.
 PEER_THREADS = (1, 2)
-# Fewest decibels between both sides' outputs of one matrix, inside the borders: roundings differ.
+# If both sides apply the same matrix, the PSNR between their outputs, except near borders, must be
+# at least this many decibels. It is not infinite, because the two sides round differently.
 SAME = 40.0
 
 
@@ -66,7 +72,8 @@ def serve(device: str) -> None:
     from fastai.vision.all import Pipeline, TensorImage, aug_transforms
 
     def floats(pixels: np.ndarray) -> Any:
-        # Planes are contiguous, as from fastai's loader; fastai's sampler is slow otherwise.
+        # The planes are made contiguous, as fastai's loader delivers them, because its sampler is
+        # slow with other layouts.
         planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return TensorImage(planes.to(device).float().div_(255))
 
@@ -82,7 +89,7 @@ def serve(device: str) -> None:
             begin = time.perf_counter()
             for _ in range(BATCHES_A_TURN):
                 output = state["pipeline"](floats(state["pixels"]))
-            # Reading one number waits for the device.
+            # Reading one number waits until the device has finished.
             float(output[0, 0, 0, 0])
             return BATCHES_A_TURN * len(state["pixels"]) / (time.perf_counter() - begin)
         pixels = unpacked(request["pixels"])
@@ -107,9 +114,11 @@ def unpacked(message: dict[str, Any]) -> np.ndarray:
 
 
 def mapping(scale: float, height: int, width: int, wider: float = 1.0) -> list[np.ndarray]:
-    """Returns the matrices of turn, zoom and crop in canvas pixels; their product has `scale`.
+    """Returns the matrices of the turn, the zoom and the crop, in pixels of the canvas.
 
-    The picture is `wider` times as wide as on the canvas; this is the last number of a frame.
+    Along a side, their product takes one output pixel to `scale` pixels of the canvas. The picture
+    itself is `wider` times as wide, relative to its height, as it appears on the canvas; `wider` is
+    the last number of its frame.
     """
     x, y = width / 2, height / 2
     middle = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
@@ -166,14 +175,20 @@ def measure_quality(
 
 
 def check_same(ours: np.ndarray, peer: np.ndarray) -> None:
-    """Exits if both sides' interpolations of one matrix differ."""
+    """Exits if the two sides' outputs for one matrix differ by more than rounding."""
     decibels = -10 * np.log10(np.mean((ours - peer) ** 2))
     if not decibels >= SAME:
-        sys.exit(f"the sides disagree: {decibels:.1f} dB between their outputs of one matrix")
+        sys.exit(
+            f"the sides disagree: the PSNR between their outputs for one matrix is {decibels:.1f} "
+            f"dB, but should be at least {SAME:g} dB"
+        )
 
 
 def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Has fastai apply a matrix; fastai's coordinates are -1 and 1 at the outer pixels' centres."""
+    """Makes fastai apply a matrix.
+
+    In fastai's coordinates, the centres of the outermost pixels are at -1 and 1.
+    """
     height, width, _ = pixels.shape
     output = np.array([[(SIZE - 1) / 2, 0, SIZE / 2], [0, (SIZE - 1) / 2, SIZE / 2], [0, 0, 1]])
     canvas = np.array(
@@ -184,7 +199,7 @@ def by_fastai(peer: Peer, pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.ndarray:
-    """Turns, zooms and crops bilinearly at the canvas's scale, then shrinks with antialiasing."""
+    """Turns, zooms and crops a picture at the canvas's scale, then shrinks it with antialiasing."""
     import jax
     from scipy import ndimage
 
@@ -204,7 +219,7 @@ def one_by_one(pixels: np.ndarray, steps: list[np.ndarray], scale: float) -> np.
 
 
 def supersampled_bicubic(image: Any, matrix: Any, n: int) -> Any:
-    """Returns the mean of n x n samples per output pixel of Keys' bicubic (a = -0.5)."""
+    """Returns, for each output pixel, the mean of n x n samples by Keys' bicubic (a = -0.5)."""
     import jax
     import jax.numpy as jnp
 
@@ -269,10 +284,10 @@ def measure_speed(
     compile_seconds = {}
 
     def by_dm_pix(batch: Any, key: Any) -> Any:
-        """Passes the same draws through dm-pix, whose interpolation keeps the size of pictures."""
+        """Applies the same draws with dm-pix, whose interpolation keeps the size of pictures."""
         draws = ours.draw(key, batch.index)
         matrix = ours.random_matrix(policy, draws, batch.frame, SIZE)
-        # dm-pix counts rows before columns, and channels as a third axis.
+        # In dm-pix rows come before columns, and channels are a third axis.
         order = jnp.array([1, 0, 2])
         at = jnp.zeros((len(matrix), 4, 4)).at[:, 2, 2].set(1)
         places = jnp.array([0, 1, 3])
@@ -287,7 +302,7 @@ def measure_speed(
     }
     batches = dict.fromkeys(ways, batch)
     if others:
-        # The interpolation that `augment` chooses for each of these methods.
+        # `augment` chooses this interpolation for each of these methods.
         ways = {"crop": ways["2x2"]} | dict.fromkeys(others, ways["2x2"])
         batches = {"crop": batch} | others
     for name, way in ways.items():
@@ -323,7 +338,7 @@ def measure_speed(
 
 
 def photographs(path: Path, count: int) -> list[np.ndarray]:
-    """Returns the first photographs that are large enough not to be enlarged."""
+    """Returns the first photographs that are so large that presizing does not enlarge them."""
     from jaxch5.data.image import decode
 
     pictures: list[np.ndarray] = []
@@ -332,7 +347,7 @@ def photographs(path: Path, count: int) -> list[np.ndarray]:
         if min(picture.shape[:2]) >= QUALITY_CANVAS and len(pictures) < count:
             pictures.append(picture)
     if not pictures:
-        sys.exit(f"{path}: has no picture with sides of at least {QUALITY_CANVAS} pixels")
+        sys.exit(f"{path} contains no picture whose sides have {QUALITY_CANVAS} pixels or more")
     return pictures
 
 

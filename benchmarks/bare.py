@@ -1,4 +1,4 @@
-"""Makes our bare training step: it only trains, on pictures that are ready on the device."""
+"""Makes our bare training step, which does nothing but train on pictures in the device's memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxch5.training.compiler import compiler_options
 
 
 def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
-    """Returns the step `(state, batch) -> (state, loss)`, not compiled."""
+    """Returns the step `(state, batch) -> (state, loss)`, which is not compiled yet."""
 
     def step(state: Any, batch: Any) -> Any:
         variables, opt_state = state
@@ -43,10 +43,12 @@ def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
 
 
 class BareStep:
-    """Computes forward, cross-entropy, backward and update of a network; the state is donated.
+    """Makes training steps, each with a forward pass, cross-entropy, a backward pass and an update.
+
+    The step's state is donated, so its memory is reused for the new state.
 
     Args:
-        model: Module, called as `model.apply(variables, x, train=True)`.
+        model: Module, which is called as `model.apply(variables, x, train=True)`.
         optimizer: Optax transformation.
         pictures: Normalized pictures, [B, H, W, 3].
         labels: Labels, [B].
@@ -76,12 +78,12 @@ class BareStep:
         self.compile_seconds = time.perf_counter() - begin
 
     def __call__(self) -> jax.Array:
-        """Makes one step, and returns its loss."""
+        """Makes one step and returns its loss."""
         self.state, loss = self.compiled(self.state, self.batch)
         return loss
 
     def pictures_a_second(self, steps: int) -> float:
-        """Measures the speed over some steps."""
+        """Makes some steps and returns how many pictures they process per second."""
         begin = time.perf_counter()
         for _ in range(steps):
             loss = self()

@@ -1,4 +1,4 @@
-"""Runs cleanlab's side of label_noise.py: doubts and a count from labels and probabilities."""
+"""Runs cleanlab's side of label_noise.py: it scores how doubtful labels are and counts issues."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Collects what several benchmarks printed with --json in one JSON file and one Markdown table.
+"""Gathers the output of several benchmarks, run with --json, into a JSON file and a Markdown table.
 
     python benchmarks/collect.py FOLDER
 
-FOLDER contains a file per benchmark, NAME.json. results.json and results.md are written to it; a
-file without a document, because its benchmark failed, is listed as failed.
+FOLDER contains one file per benchmark, NAME.json. results.json and results.md are written to the
+same folder. A benchmark is listed as failed if its file contains no JSON document.
 """
 
 from __future__ import annotations

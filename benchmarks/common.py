@@ -1,6 +1,7 @@
-"""Shared code of the benchmarks: their arguments, their turns, and the output of figures.
+"""Provides what the benchmarks share: their arguments, taking turns, and the output of figures.
 
-Both sides import this, so it needs neither jaxch5 nor its peers; `use_device` is for our side.
+Both sides import this module, so importing it needs neither jaxch5 nor its peers. Only our side
+calls `use_device`, which does need jaxch5.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# Seconds before each turn, in which leftovers of the previous side come to rest: threads that spin
-# while they wait for work, worker processes that end.
+# Seconds to wait before each turn, so that whatever the previous side left running comes to rest:
+# threads that spin while they wait for work, and worker processes that are ending.
 REST = 1.0
-# The name that JAX and PyTorch both have for each `--device`.
+# The name that both JAX and PyTorch use for each `--device`.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
 
@@ -30,7 +31,7 @@ def arguments_of(
 
     Args:
         doc: Docstring of the benchmark's module; its first line is shown.
-        turns: Default number of turns; None for a benchmark without turns.
+        turns: Default number of turns, or None if the benchmark has no turns.
         device: Whether the benchmark can run on an accelerator.
         path: Whether the benchmark needs photographs.
     """
@@ -40,11 +41,11 @@ def arguments_of(
             "--path",
             type=Path,
             default=os.environ.get("JAXCH5_FLOWERS") or None,
-            help="folder of class folders of photographs (default: JAXCH5_FLOWERS)",
+            help="folder with one folder of photographs per class (default: JAXCH5_FLOWERS)",
         )
     if turns is not None:
         parser.add_argument(
-            "--turns", type=int, default=turns, help=f"turns of each side (default: {turns})"
+            "--turns", type=int, default=turns, help=f"number of turns per side (default: {turns})"
         )
     if device:
         parser.add_argument(
@@ -57,8 +58,9 @@ def arguments_of(
 def use_device(device: str, keep_memory: bool = True) -> None:
     """Makes JAX compute on a device; call it before JAX computes anything.
 
-    By default JAX takes three quarters of a GPU's memory at once; here two sides share that
-    memory. With `keep_memory`, a step's memory is kept for the next step, as in jaxch5's commands.
+    By default JAX reserves three quarters of a GPU's memory when it starts. Here it reserves less,
+    because both sides share that memory. With `keep_memory`, the memory that a step has freed is
+    kept for the next step, as in jaxch5's commands.
     """
     share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     os.environ[share] = os.environ.get(share) or ".45"
@@ -77,7 +79,7 @@ def find_files(path: Path | None, repeat: int = 1) -> list[str]:
         sys.exit("--path or JAXCH5_FLOWERS should name a folder of pictures")
     files = sorted(str(file) for file in path.resolve().rglob("*") if file.suffix in SUFFIXES)
     if not files:
-        sys.exit(f"{path}: contains no pictures")
+        sys.exit(f"{path} contains no pictures")
     return files * repeat
 
 
@@ -91,13 +93,14 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_turn(
     sides: Mapping[str, Callable[[], float]], turns: int, uncounted: int = 1, rest: float = REST
 ) -> dict[str, list[float]]:
-    """Measures figures of each side in turn, A B A B, so a slow minute affects every side.
+    """Measures each side in turn, as in A B A B, so that a slow minute affects every side.
 
     Args:
-        sides: Functions that return one figure per call, by name.
+        sides: Functions, keyed by the name of their side, that measure one figure per call.
         turns: Number of figures to keep for each side.
-        uncounted: Number of turns before these, in which compilers, caches and clocks settle.
-        rest: Seconds before each turn.
+        uncounted: Number of turns before the ones that are kept; in them, compilers, caches and
+            clock rates settle.
+        rest: Seconds to wait before each side's turn.
 
     Example:
         >>> numbers = iter(range(6))
@@ -125,7 +128,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def mean_text(values: Sequence[float]) -> str:
-    """Formats the mean, the lowest and the highest of figures of quality.
+    """Formats the mean, the lowest and the highest of some figures.
 
     Example:
         >>> mean_text([1.0, 4.0, 2.5])
@@ -135,7 +138,7 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> dict[str, float]:
-    """Returns the spread of the ratios, one for each turn.
+    """Returns the spread of our figures divided by the peer's, with one ratio for each turn.
 
     Example:
         >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])
@@ -155,7 +158,7 @@ def best(figures: Mapping[str, Sequence[float]]) -> str:
 
 
 def show(values: Mapping[str, Any], digits: int | None = None) -> str:
-    """Formats a spread, with any other values that it has.
+    """Formats a spread and any other values that the mapping contains.
 
     Example:
         >>> show({"median": 2.0, "low": 1.0, "high": 4.0}, 1)
@@ -171,7 +174,7 @@ def show(values: Mapping[str, Any], digits: int | None = None) -> str:
 
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
-    """Returns a document of figures as lines.
+    """Returns a document of figures as lines of text.
 
     Example:
         >>> lines_of({"ours": {"median": 2.0, "low": 1.0, "high": 4.0}, "of": {"a_b": [1, 2]}})
@@ -194,7 +197,7 @@ def _lines(document: Mapping[str, Any], separator: str, prefix: str = "") -> Ite
 
 
 def tell(document: Mapping[str, Any], as_json: bool) -> None:
-    """Prints a document of figures, as JSON or as lines."""
+    """Prints a document of figures, either as JSON or as lines of text."""
     print(json.dumps(document) if as_json else "\n".join(lines_of(document)))
 
 

@@ -1,8 +1,9 @@
-"""Measures what `lr_find` and `fine_tune` compile with an empty cache: programs and CPU seconds.
+"""Counts what `lr_find` and `fine_tune` compile with an empty cache, in programs and CPU seconds.
 
-The seconds are this process's on all cores, for tracing, lowering and compiling, and for the few
-steps on a few small pictures. These steps take little time, and 64 pixels take as long to compile
-as 224. `--tree` measures the package of another checkout.
+The seconds are those that this process spends on all cores. They include tracing, lowering and
+compiling, and also a few training steps on a few small pictures. These steps take little time, and
+a program for pictures of 64 pixels takes as long to compile as one for 224. With `--tree`, the
+package in another checkout is measured.
 
     python benchmarks/compile.py
     python benchmarks/compile.py --tree ~/before
@@ -23,7 +24,7 @@ from common import arguments_of, tell
 
 
 class Parts:
-    """Measures CPU seconds and compiled programs of each part, in order."""
+    """Measures the CPU seconds of each part of the work, and counts the programs it compiles."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {}
@@ -31,12 +32,12 @@ class Parts:
         self.last = time.process_time()
 
     def listen(self, event: str, seconds: float, **of: Any) -> None:
-        """Counts a program; a listener for jax's events."""
+        """Counts a compiled program; JAX calls this for every event."""
         if event.endswith("backend_compile_duration"):
             self.programs[str(of.get("fun_name"))] += 1
 
     def ended(self, name: str) -> None:
-        """Records the end of a part."""
+        """Records the figures of the part that has just ended."""
         now = time.process_time()
         steps = {name: count for name, count in self.programs.items() if "step" in name}
         seconds, programs = round(now - self.last, 1), self.programs.total()
@@ -44,13 +45,13 @@ class Parts:
         self.programs, self.last = Counter(), now
 
     def hook(self, event: Any) -> None:
-        """Records the parts of a fine-tuning; a hook for training's events."""
+        """Records the end of each phase of `fine_tune`; training calls this for every event."""
         if type(event).__name__ == "Epoch":
             self.ended(event.record["phase"])
 
 
 def measure(arch: str, folder: Path) -> dict[str, Any]:
-    """Measures the parts of a sweep and a fine-tuning, with its report."""
+    """Measures the parts of a learning-rate sweep and of a fine-tuning, including its report."""
     import jax
     import numpy as np
     from rich.console import Console
@@ -83,7 +84,7 @@ def measure(arch: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("--arch", default="resnet50", help="architecture (default: resnet50)")
-    parser.add_argument("--tree", type=Path, help="checkout whose package to measure")
+    parser.add_argument("--tree", type=Path, help="checkout whose package is measured")
     arguments = parser.parse_args()
     if arguments.tree:
         sys.path.insert(0, str(arguments.tree.resolve()))

@@ -1,7 +1,8 @@
-"""Times jaxch5's Winograd 3x3 convolutions against XLA's own, in turn, on a CPU (milliseconds).
+"""Times jaxch5's Winograd 3x3 convolutions and XLA's own alternately on a CPU, in milliseconds.
 
-For each map and number of channels it times the forward pass and the gradients of the input and of
-the kernel. The processor's caches are emptied before each run, as by the other layers of a network.
+For each size of the feature map and number of channels it times the forward pass, the gradient with
+respect to the input, and the gradient with respect to the kernel. Before each run the processor's
+caches are emptied, as the other layers of a network would do.
 
     python benchmarks/convolution.py
 """
@@ -22,12 +23,12 @@ from jaxch5.training.compiler import compiler_options
 
 MAPS = ((32, 64), (16, 128), (8, 256), (4, 512), (14, 256), (7, 512))
 FORMS = {"products": winograd, "xla": partial(native, stride=1)}
-# Larger than any cache.
+# An array that is larger than any cache; reading it empties the caches.
 OTHER_LAYERS = np.ones(40_000_000, np.float32)
 
 
 def parts_of(form: Callable[..., jax.Array]) -> dict[str, Callable[..., jax.Array]]:
-    """Returns what a training step computes for a convolution, by part."""
+    """Returns the functions that a training step computes for a convolution, keyed by part."""
     return {
         "forward": lambda x, kernel, cotangent: form(x, kernel),
         "input": lambda x, kernel, cotangent: jax.vjp(lambda x: form(x, kernel), x)[1](cotangent),
@@ -36,7 +37,7 @@ def parts_of(form: Callable[..., jax.Array]) -> dict[str, Callable[..., jax.Arra
 
 
 def measure(side: int, channels: int, batch: int, turns: int) -> dict[str, Any]:
-    """Measures both forms for each part, and the ratio of their speeds."""
+    """Measures both forms of each part, and the ratio of their speeds."""
     rng = np.random.default_rng(0)
     normal = partial(rng.standard_normal, dtype=np.float32)
     x, cotangent = (normal((batch, side, side, channels)) for _ in range(2))

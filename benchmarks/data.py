@@ -1,16 +1,18 @@
-"""Compares the input pipeline with fastai's: pictures per second from files to batches, in turn.
+"""Compares our input pipeline with fastai's in pictures per second, from files to batches.
 
-Both sides decode the same files, resize their short side to one size and yield shuffled batches of
-bytes; fastai's `Resize` crops to a square, ours keeps the entire picture on its canvas. An entire
-epoch is timed, including its start; our processor time is given too, which depends less on other
-work on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
-names (made from requirements.txt), because the two are not installed together. On a GPU both sides
-copy each batch to it. Our epochs from memory, and building a source, are measured without a peer.
+Both sides decode the same files, resize the pictures so that all their short sides are equally
+long, and yield shuffled batches of bytes. fastai's `Resize` crops each picture to a square; our
+side keeps the entire picture on its canvas. The sides take turns. An entire epoch is timed,
+including its start. The processor time of our side is reported too, because it depends less on what
+else runs on the machine. The peer runs this same file in the interpreter that JAXCH5_PEER_PYTHON
+names (an environment installed from requirements.txt), because the two sides are not installed in
+the same environment. On a GPU both sides copy each batch to the GPU. How fast our later epochs read
+pictures from memory, and what it takes to build a source, is measured without a peer.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/data.py --path ~/photos
 
-With `--before`, another working copy of jaxch5 takes turns too, which measures the cost of a change
-in the same run:
+With `--before`, another working copy of jaxch5 takes turns too, so that the cost of a change can be
+measured in the same run:
 
     git worktree add ../before HEAD~1 && python benchmarks/data.py --before ../before ...
 """
@@ -45,7 +47,7 @@ LATER_EPOCHS = 3
 
 
 class Ours:
-    """Runs our side; each turn has its own empty cache, which the first epoch fills."""
+    """Runs our side; each turn begins with an empty cache, which its first epoch fills."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         import numpy as np
@@ -58,7 +60,12 @@ class Ours:
         self.items = np.arange(len(self.source))
 
     def rates(self) -> tuple[float, float, float]:
-        """Measures pictures/s of first and later epochs, and the first's processor ms a picture."""
+        """Measures one turn of our side.
+
+        Returns:
+            Pictures per second in the first epoch, their median in the later epochs, and the
+            processor's milliseconds per picture in the first epoch.
+        """
         from jaxch5.data.canvases import Canvases
         from jaxch5.data.pipeline import Loader, to_device
 
@@ -80,14 +87,14 @@ class Ours:
 
 
 def pictures_a_second(batches: Any) -> tuple[float, int]:
-    """Measures the speed of an iterable of batches' pictures, and counts them."""
+    """Measures how many pictures per second an iterable of batches yields, and counts them."""
     begin = time.perf_counter()
     count = sum(len(pictures) for pictures in batches)
     return count / (time.perf_counter() - begin), count
 
 
 def serve() -> None:
-    """Runs the peer's side: reads a request per line, and answers each with a line."""
+    """Runs the peer's side: reads one request per line, and answers each with one line."""
     declare_torchvision_operators()
     loaders: list[Any] = []
 
@@ -128,13 +135,14 @@ def fastai_loader(request: dict[str, Any]) -> Any:
         num_workers=request["workers"],
         device=request["device"],
     )
-    # Otherwise each batch would become floats here, which on our side happens on the device.
+    # Without this line fastai would convert each batch to floats here; on our side, that happens
+    # later, on the device.
     loaders.train.after_batch = Pipeline([])
     return loaders.train
 
 
 def measure_sources() -> dict[str, float]:
-    """Measures building a source of 100,000 files, and the memory of one of a million items."""
+    """Measures how a source of 100,000 files is built, and the memory that a million items take."""
     from jaxch5.data.source import labelled_files
     from jaxch5.data.sources.folder import from_folder
 
@@ -167,7 +175,7 @@ def measure_sources() -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures pictures per second of both sides, and their ratio, over turns."""
+    """Measures the pictures per second of the sides, which take turns, and the ratio."""
     python = peer_python(required=True)
     assert python is not None
     files = find_files(arguments.path, arguments.repeat)
@@ -241,7 +249,7 @@ def main() -> None:
         serve_ours(sys.argv[2])
         return
     parser = arguments_of(__doc__, path=True)
-    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--presize", type=int, default=192, help="length of short sides, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures per batch")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="fastai's worker processes"
@@ -250,11 +258,13 @@ def main() -> None:
         "--repeat",
         type=int,
         default=1,
-        help="repetitions of each picture in an epoch: the more, the less the start of fastai's "
-        "workers counts, which takes a second or so per epoch",
+        help="how often each picture occurs in an epoch; fastai's workers take about a second per "
+        "epoch to start, and the longer the epoch, the less this matters",
     )
     parser.add_argument(
-        "--before", type=Path, help="another working copy of jaxch5, measured in turn; on a CPU"
+        "--before",
+        type=Path,
+        help="another working copy of jaxch5, which takes turns with the others; for a CPU only",
     )
     arguments = parser.parse_args()
     use_device(arguments.device)

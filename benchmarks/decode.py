@@ -1,7 +1,8 @@
-"""Compares the processor time of decoding and of presizing with that of another working copy.
+"""Compares the processor time of decoding and of presizing in this and in another working copy.
 
-Decoding is timed first, then presizing; the two copies take turns, each in its own process and with
-one thread. It shows differences a tenth as large as those that entire epochs in `data.py` show.
+Decoding is timed first, then presizing. The two copies take turns, each in its own process and with
+one thread. This benchmark reveals differences that are only a tenth as large as those that
+`data.py`, which times entire epochs, can reveal.
 
     git worktree add ../before REVISION
     python benchmarks/decode.py --path ~/photos --before ../before
@@ -21,7 +22,7 @@ HALVES = ("decode", "presize")
 
 
 def serve(folder: str, half: str, files: list[str]) -> None:
-    """Answers each line of standard input with microseconds per picture."""
+    """Measures microseconds per picture and prints them, once for each line of standard input."""
     sys.path.insert(0, folder)
     import cv2
 
@@ -58,7 +59,7 @@ def main() -> None:
             for name, folder in folders.items()
         }
         took: dict[str, list[float]] = {name: [] for name in sides}
-        # The first turn fills caches.
+        # The first turn only fills caches, and is not counted.
         for turn in range(arguments.turns + 1):
             for name in (*sides,) if turn % 2 else reversed((*sides,)):
                 side = sides[name]

@@ -1,9 +1,11 @@
-"""Finds the best defaults for photographs: rates, epochs, batches and smoothing.
+"""Searches for the best defaults for photographs: rate, epochs, batch size and label smoothing.
 
-From a folder with `train/` and `valid/`, `--counts` pictures are drawn for training, equally many
-per class, and anew for each seed. A ResNet-18 is trained on them, from scratch by one cycle or,
-with `--body`, from the weights of another set by `fine_tune`, and scored on all validation
-pictures. Each cell is a file in the folder of `--out`; existing ones are not trained again.
+The pictures come from a folder with `train/` and `valid/`. For each number in `--counts`, that many
+training pictures are drawn at random, with equally many from each class; each seed draws different
+ones. A ResNet-18 is trained on them and scored on all validation pictures. It is trained from
+scratch in one cycle or, with `--body`, by `fine_tune` from weights that were learned on another
+set. A cell is one combination of settings and a seed. The result of each cell is stored as a file
+in the folder that `--out` names, and cells that have such a file are not trained again.
 
     python benchmarks/defaults.py --path flowers --out cells --counts 200 500 \
         --epochs 5 10 20 40 --lrs 1e-3 3e-3
@@ -26,7 +28,7 @@ from common import arguments_of, find_files, mean_text, tell
 
 
 def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
-    """Writes the table of a set with some training pictures, equally many of each class."""
+    """Writes a table of all validation pictures and some training pictures, balanced by class."""
     parts = {part: find_files(folder / part) for part in ("train", "valid")}
     shuffled = np.random.default_rng(seed).permutation(parts["train"])
     # Each round takes one picture of each class, until there are enough.
@@ -46,17 +48,17 @@ def write_table(folder: Path, file: Path, count: int, seed: int) -> None:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cells")
     parser.add_argument("--body", type=Path, help="run whose weights training starts from")
     parser.add_argument(
-        "--counts", type=int, nargs="+", default=[200, 500], help="numbers of pictures"
+        "--counts", type=int, nargs="+", default=[200, 500], help="numbers of training pictures"
     )
     parser.add_argument("--epochs", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--lrs", type=float, nargs="+", default=[1e-3, 3e-3])
     parser.add_argument("--batches", type=int, nargs="+", default=[32])
     parser.add_argument("--smoothings", type=float, nargs="+", default=[0.0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="pixels (default: 64)")
-    parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per setting (default: 3)")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

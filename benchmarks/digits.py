@@ -1,9 +1,11 @@
-"""Compares the default run with fastai: accuracy on the held-out digits, and seconds per run.
+"""Compares jaxch5's default run with fastai: accuracy on held-out digits, and seconds per run.
 
-Ours is `jaxch5 train`, a process for each seed; the first begins with an empty cache of
-compiled programs, which it fills for the others. The peer is fastai's `vision_learner` with a
-ResNet-18 from scratch on the same pictures and the same split: 5 epochs in one cycle to 3e-3, sizes
-40 and 32, no flips. It runs in the interpreter that JAXCH5_PEER_PYTHON names (requirements.txt).
+Our side runs `jaxch5 train` in a new process for each seed. The first process begins with an empty
+cache of compiled programs, which it fills for the others. The peer is fastai's `vision_learner`,
+which trains a ResNet-18 from scratch on the same pictures and the same split. It trains for five
+epochs in one cycle with a highest learning rate of 3e-3. The pictures are presized to 40 pixels,
+the network's input has 32, and there are no flips. The peer runs in the interpreter that
+JAXCH5_PEER_PYTHON names (an environment installed from requirements.txt).
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/digits.py --seeds 5
 """
@@ -69,7 +71,7 @@ def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of ours (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of our side (default: 5)")
     parser.add_argument("--peer-seeds", type=int, default=5, help="runs of the peer (default: 5)")
     arguments = parser.parse_args()
     python = peer_python()

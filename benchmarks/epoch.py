@@ -1,13 +1,15 @@
-"""Compares an entire epoch of JPEG files with fastai: training with augmentation, and validation.
+"""Compares the speed of entire epochs on JPEG files, including validation, with that of fastai.
 
-Both sides have the same files, split, augmentation and network (from scratch). Equal numbers
-of pictures, steps, classes and parameters, and equal sizes, are checked. fastai decodes in worker
-processes, and uses channels last on a GPU. An epoch's start and validation are timed too.
+Both sides use the same files, split, augmentation and network, which is trained from scratch. It is
+checked that both have the same numbers of pictures, steps, classes and parameters, and pictures of
+the same size. fastai decodes in worker processes, and uses the channels-last layout on a GPU. The
+time of an epoch includes its start and its validation.
 
-`--cache off` decodes every file in every epoch, as fastai does. `memory` and `device` keep the
-presized pictures, and the epochs after the first are timed; only our side can do this. `--bare`
-adds the bare training step, on pictures that are ready on the device: its rate is about the most
-that an epoch can reach, and `of_bare` is the share of it that training reaches, without validation.
+With `--cache off`, our side decodes every file in every epoch, as fastai does. With `memory` and
+`device` it keeps the presized pictures, which fastai cannot do, and only epochs after the first one
+are timed. `--bare` also times the bare training step on pictures in the device's memory. Its speed
+is about the highest that an epoch can reach, and `of_bare` is the share of it that our training
+reaches when validation is left out.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/epoch.py --path ~/photos
     python benchmarks/epoch.py --path ~/photos --cache device --bare --device gpu --precision bf16
@@ -43,7 +45,10 @@ from jaxch5.optim.optimizer import make_optimizer
 
 
 def bare_step(learn: Learner) -> BareStep:
-    """Returns the step of the learner's network; at a rate of 0, it can run indefinitely."""
+    """Returns the bare step of the learner's network, with a learning rate of 0.
+
+    At this rate the step can be repeated indefinitely.
+    """
     data, rng = learn.data, np.random.default_rng(0)
     shape = (data.train.batch_size, data.size, data.size, 3)
     labels = rng.integers(len(data.classes), size=shape[0]).astype(np.int32)
@@ -52,7 +57,7 @@ def bare_step(learn: Learner) -> BareStep:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures pictures per second of all sides, and ratios, over turns."""
+    """Measures the pictures per second of all sides, which take turns, and the ratios."""
     find_files(arguments.path)
     learn = learner_of(settings_of(arguments, arguments.cache))
     count = len(learn.data.train.items) + len(learn.data.valid.items)
@@ -99,7 +104,7 @@ def main() -> None:
     add_sizes(parser)
     parser.add_argument("--cache", choices=("off", "memory", "device"), default="off")
     parser.add_argument("--bare", action="store_true", help="measure the bare step too")
-    parser.add_argument("--alone", action="store_true", help="without the peer")
+    parser.add_argument("--alone", action="store_true", help="leave out the peer")
     arguments = parser.parse_args()
     use_device(arguments.device)
     tell(measure(arguments), arguments.json)

@@ -1,4 +1,4 @@
-"""Runs the peer of digits.py: fastai's ResNet-18 from scratch on the digits in a file."""
+"""Runs the peer of digits.py: fastai trains a ResNet-18 from scratch on the digits in a file."""
 
 import json
 import sys

@@ -1,10 +1,11 @@
-"""Runs the peer of epoch.py and start.py: fastai's `vision_learner` on photographs, from scratch.
+"""Runs the peer of epoch.py, start.py and accuracy.py, which is fastai's `vision_learner`.
 
-The request of both is {"files", "labels", "train", "arch", "presize", "size", "batch", "workers",
-"device", "precision"}: the first `train` files are for training and the others for validation. With
-`--first-step REQUEST` it prints one line after the first step, and exits; with `--fine-tune REQUEST
-EPOCHS` it does so after fine-tuning. With `--cell FILE` it trains a cell of accuracy.py, whose
-request is in that file and has more keys.
+A request is {"files", "labels", "train", "arch", "presize", "size", "batch", "workers", "device",
+"precision"}: the first `train` files are for training, and the others are for validation. Without
+arguments, the script creates a learner at the first request, and trains one epoch at each later
+request. With `--first-step REQUEST` it prints one line after the first step and exits; with
+`--fine-tune REQUEST EPOCHS` it does so after fine-tuning. With `--cell FILE` it trains a cell of
+accuracy.py. The request is then in FILE, and has additional keys.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def learner_of(request: dict[str, Any]) -> fastai.Learner:
 
 
 def with_weights(arch: str, file: str, pretrained: bool = True) -> Any:
-    """Returns torchvision's network without its last layer, with the weights of a file."""
+    """Returns torchvision's network without its last layer, and with the weights in a file."""
     from safetensors.torch import load_file
 
     network = getattr(fastai, arch)()
@@ -86,7 +87,7 @@ def accuracy_of(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class BFloat16(fastai.Callback):
-    """Computes in bfloat16 on a CPU, where `to_bf16` does nothing, because it needs CUDA."""
+    """Computes in bfloat16 on a CPU, where `to_bf16` has no effect because it needs CUDA."""
 
     def before_batch(self) -> None:
         self.autocast = torch.autocast("cpu", torch.bfloat16)
@@ -113,7 +114,7 @@ def facts(learn: fastai.Learner) -> dict[str, Any]:
 
 
 class FirstStep(fastai.Callback):
-    """Reports the first step, and ends the process: nothing after it counts."""
+    """Reports the loss of the first step and ends the process, since nothing later is measured."""
 
     def after_step(self) -> None:
         print(json.dumps({"loss": float(self.learn.loss.detach())}), flush=True)

@@ -1,12 +1,15 @@
-"""Compares forms of parts of a ResNet's step on an accelerator, in turn: pictures per second.
+"""Times alternative forms of parts of a ResNet's training step on an accelerator.
 
-jaxch5's choice among these forms was made by counting bytes (gpu_program.py). Here each form is
-timed in the entire step of step.py, with all other parts unchanged.
+jaxch5's choice among these forms was made by counting the bytes that each of them moves (see
+gpu_program.py). Here each form is timed as part of the entire training step that step.py times,
+while all other parts stay as they are. The forms take turns, and the figures are pictures per
+second.
 
     python benchmarks/forms.py --device gpu
     python benchmarks/forms.py --compile-only
 
-The second command compiles them for an H100, without needing one, and counts the bytes they move.
+The second command compiles the forms for an H100, which need not be present, and counts the bytes
+that they move.
 """
 
 from __future__ import annotations
@@ -33,13 +36,13 @@ NUM_CLASSES = 1000
 
 
 def in_two_passes(x: jax.Array, mean: jax.Array, near: jax.Array) -> jax.Array:
-    """Computes the variance as on a CPU."""
+    """Computes the variance in two passes over `x`, as jaxch5 does on a CPU."""
     apart = x - jax.lax.stop_gradient(mean)
     return jnp.mean(jnp.square(apart), tuple(range(x.ndim - 1)))
 
 
 def compared_again(x: jax.Array) -> jax.Array:
-    """Returns the largest of each window's nine pixels, which the gradient compares again."""
+    """Returns the largest of each window's nine pixels; its gradient compares the pixels again."""
     places = [divmod(place, 3) for place in range(9)]
     largest, *others = [convolution.pixels_at(x, 3, 2, *at, -jnp.inf) for at in places]
     for other in others:
@@ -48,7 +51,7 @@ def compared_again(x: jax.Array) -> jax.Array:
 
 
 def with_channels(count: int, x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Returns a convolution of pictures with additional channels of zeros."""
+    """Returns a convolution of pictures to which channels of zeros are added, up to `count`."""
     more = (0, count - x.shape[-1])
     x = jnp.pad(x, (*3 * [(0, 0)], more))
     return convolution.native(x, jnp.pad(kernel, (*2 * [(0, 0)], more, (0, 0))), stride)
@@ -70,7 +73,8 @@ def _of_four(x: jax.Array) -> jax.Array:
     return pairs.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-# What each form replaces, and by what; None replaces nothing.
+# For each form: the module and the name of what it replaces, and the replacement. With None,
+# nothing is replaced.
 FORMS: dict[str, tuple[ModuleType, str, Any] | None] = {
     "as it is": None,
     "pooling, native": (pooling, "max_of_windows", pooling.native_max_pool),
@@ -107,7 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--compile-only",
         action="store_true",
-        help="only compile, for an H100, which need not exist",
+        help="only compile the forms for an H100, which need not be present",
     )
     arguments = parser.parse_args()
     model = create_model(arguments.arch, NUM_CLASSES, dtype=dtype_of("bf16"))

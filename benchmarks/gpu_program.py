@@ -1,14 +1,15 @@
-"""Counts what XLA compiles a training step to for an NVIDIA GPU, on a machine without one.
+"""Counts what a training step does once XLA has compiled it for an NVIDIA GPU; needs no GPU.
 
-XLA's compiler for GPUs needs no GPU: with the extra `gpu-program` it gives the optimized program of
-an entire step, including augmentation and optimizer. Kernels, the bytes that they read and write,
-convolutions, products and messages are counted in its text. No program is run, timed or autotuned:
-the algorithm of a convolution, and the memory that this needs, are not known here.
+XLA's compiler for GPUs needs no GPU. If the extra `gpu-program` is installed, it returns the
+optimized program of an entire step, including augmentation and the optimizer. In the text of this
+program, the kernels, the bytes that they read and write, convolutions, matrix products and messages
+are counted. No program is run, timed or autotuned, so this benchmark does not know which algorithm
+a convolution will use, nor how much memory that algorithm will need.
 
     python benchmarks/gpu_program.py resnet50/bf16 resnet50/bf16/deterministic
 
-A program is an architecture and words from `WORDS`. Figures are for one step on one GPU, even if a
-call makes several steps or 8 GPUs share a step.
+A program is described by an architecture and words from `WORDS`. The figures are for one step on
+one GPU, even if one call makes several steps or if eight GPUs share a step.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from jaxch5.training.resident import make_many_steps, stacked
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import make_train_step
 
-# From NVIDIA's data sheets of the H100 and H200 SXM: bytes a second, bytes, name.
+# From NVIDIA's data sheets of the H100 and H200 SXM: bytes per second that the memory can deliver,
+# bytes of memory, and the device's name.
 GPUS = {
     "h100": (3.35e12, 80 * 10**9, "NVIDIA H100 80GB HBM3"),
     "h200": (4.8e12, 141 * 10**9, "NVIDIA H200"),
@@ -62,7 +64,7 @@ gpu_device_info {{
 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 12 }} device_description_str: "{2}"
 """
-# Words for a program in addition to its architecture, and the settings that they stand for.
+# Words that may follow a program's architecture, and the settings that they stand for.
 WORDS: dict[str, dict[str, Any]] = {
     **{precision: {"precision": precision} for precision in ("fp32", "bf16", "fp16")},
     "deterministic": {"deterministic": True},
@@ -70,20 +72,20 @@ WORDS: dict[str, dict[str, Any]] = {
     "scan": {"steps": 32},
     "global": {"devices": 8, "bn": "global"},
     "local": {"devices": 8, "bn": "local"},
-    # Without a GPU to try them on, tiles for some products are not found.
+    # For some products, XLA finds tile sizes only by trying them on a GPU.
     "cublas": {"options": ("xla_gpu_enable_triton_gemm=False",)},
 }
 
 
 def gpus_of(name: str, count: int = 1) -> list[Any]:
-    """Returns GPUs of `GPUS` to compile for, which need not exist."""
+    """Returns GPUs to compile for, by a name in `GPUS`; they need not be present."""
     target = TARGET.format(*GPUS[name])
     topology = f"1x1x{count}"
     return topologies.get_topology_desc("", "cuda", topology=topology, target_config=target).devices
 
 
 def stored(tree: Any, where: Sharding) -> Any:
-    """Returns the shapes of arrays, and where these are stored."""
+    """Returns the shapes of some arrays, each together with the place where it is stored."""
     on = partial(jax.ShapeDtypeStruct, sharding=where)
     return jax.tree.map(lambda leaf: on(leaf.shape, leaf.dtype), tree)
 
@@ -170,7 +172,10 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """Describes a line of a program; unless FREE or fused, it is a kernel or a library call."""
+    """Describes a line of a program.
+
+    It is a kernel or a library call, unless its opcode is in FREE or it is part of a fusion.
+    """
 
     name: str
     results: tuple[Array, ...]
@@ -183,12 +188,12 @@ class Instruction(NamedTuple):
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "opt-barrier"}
 FREE |= {"all-reduce-done", "all-gather-done", "reduce-scatter-done"}
 LINE = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z\d-]*)\((.*?)\)(.*)")
-# An array with this many values per row is an activation; filters are smaller.
+# An array with at least this many values per picture is an activation; filters are smaller.
 ACTIVATION = 4096
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """Returns the arrays that a type consists of.
+    """Returns the arrays in the text of a type.
 
     Example:
         >>> arrays("(bf16[8,4]{1,0}, pred[])")
@@ -199,7 +204,7 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 
 def computations(text: str) -> dict[str, list[Instruction]]:
-    """Returns the computations of a program by name; the program itself is ENTRY."""
+    """Returns the computations of a program, keyed by name; the program itself is ENTRY."""
     found: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if head := re.match(r"(?:(ENTRY) )?%?(\S+) \(.*\{$", line):
@@ -216,7 +221,7 @@ def counted(text: str, rows: int) -> dict[str, Any]:
 
     Args:
         text: Optimized program, as XLA writes it.
-        rows: Number of pictures of a step on one GPU.
+        rows: Number of pictures that one GPU processes in a step.
     """
     parts = computations(text)
     loops = [one for one in parts["ENTRY"] if one.opcode == "while"]
@@ -239,7 +244,7 @@ def counted(text: str, rows: int) -> dict[str, Any]:
         written = sum(array.bytes for array in kernel.results)
         read = [sum(array.bytes for array in results[name]) for name in {*kernel.operands}]
         if {one.opcode for one in fused} & {"gather", "slice", "dynamic-slice"}:
-            # These operations do not read all of an operand.
+            # These operations read only a part of their operand.
             read = [min(size, 4 * written) for size in read]
         total["kernels"] += 1
         total["bytes"] += sum(read) + written
@@ -284,7 +289,7 @@ def attribute(instruction: Instruction, name: str) -> str:
 
 
 def described(words: str, **settings: Any) -> Program:
-    """Returns the program of an architecture and words after it, such as "resnet50/bf16/scan"."""
+    """Returns the program that an architecture and words describe, as in "resnet50/bf16/scan"."""
     arch, *others = words.split("/")
     for word in others:
         settings |= WORDS[word]
@@ -313,17 +318,19 @@ def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
     parser.add_argument("programs", nargs="+", help="programs, such as resnet50/bf16/scan")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures, pixels")
-    parser.add_argument("--presize", type=int, default=256, help="short side of the canvases")
+    parser.add_argument(
+        "--presize", type=int, default=256, help="short side of the canvases, pixels"
+    )
     parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all GPUs")
     parser.add_argument("--gpu", choices=GPUS, default="h100")
     parser.add_argument(
-        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA's options"
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="options for XLA"
     )
-    parser.add_argument("--text", type=Path, help="file for the text of the last program")
+    parser.add_argument("--text", type=Path, help="where to write the last program's text")
     arguments = vars(parser.parse_args())
     names, text, as_json = (arguments.pop(name) for name in ("programs", "text", "json"))
     arguments["options"] = tuple(arguments["options"])
-    # Otherwise jax looks for a GPU if the plugin is installed.
+    # Without this line, JAX looks for a GPU if its GPU plugin is installed.
     jax.config.update("jax_platforms", "cpu")
     tell({name: facts(described(name, **arguments), text) for name in names}, as_json)
 

@@ -1,16 +1,18 @@
-"""Measures what class weights and samplers gain if class sizes are unequal.
+"""Measures how much class weights and samplers help if the classes have unequal sizes.
 
-For five classes of photographs (`train/` and `valid/`), 100, 50, 20, 10 and 10 pictures are used
-for training: the seed decides which class has how many, and which pictures. All validation pictures
-are scored; each class has equally many, so accuracy and balanced accuracy are the same. A ResNet-18
-is fine-tuned from the weights of a run, which may come from other pictures:
+The set consists of five classes of photographs in `train/` and `valid/`. Of these classes, 100, 50,
+20, 10 and 10 pictures are used for training. The seed decides which class gets how many pictures,
+and which pictures these are. All validation pictures are scored. Each class should have equally
+many of them, so that accuracy and balanced accuracy are the same. A ResNet-18 is fine-tuned from
+the weights of a run, which may have been trained on other pictures:
 
     jaxch5 train --data.path caltech --model.weights none --data.presize 72 \
         --data.size 64 --data.batch-size 64 --fit.epochs 10 --fit.lr 3e-3 --workdir caltech_run
     python benchmarks/imbalance.py --path flowers --weights caltech_run --out cells
 
-Each cell (a seed and a measure against the imbalance) is a file in the folder of `--out`; existing
-cells are not trained again, so the benchmark can be stopped and resumed at any time.
+A cell is one combination of a seed and a measure against the imbalance. The result of each cell is
+stored as a file in the folder that `--out` names, and cells that have such a file are not trained
+again. The benchmark can therefore be stopped and resumed at any time.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ MEASURES = {
 
 
 def unequal(seed: int) -> Callable[[Source], tuple[np.ndarray, np.ndarray]]:
-    """Returns a split; its seed decides how many pictures each class has for training."""
+    """Returns a split whose seed decides how many training pictures each class has."""
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         train, valid = folder_split()(source)
@@ -58,7 +60,7 @@ def unequal(seed: int) -> Callable[[Source], tuple[np.ndarray, np.ndarray]]:
 
 
 def cell(arguments: Any, measure: str, seed: int) -> dict[str, Any]:
-    """Trains once, and returns the scores and the recall of each class."""
+    """Trains once and returns the scores, among them the recall of each class."""
     sampler, class_weights = MEASURES[measure]
     block = jx.DataBlock(
         jx.from_folder(arguments.path),
@@ -91,7 +93,11 @@ def cell(arguments: Any, measure: str, seed: int) -> dict[str, Any]:
 
 
 def summary(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Returns each measure's percentages, and its points over none: mean, lowest, highest."""
+    """Returns the scores of each measure in percent, and by how much they exceed those of `none`.
+
+    The excess is in percentage points. Each figure is a mean, followed by the lowest and the
+    highest.
+    """
     document: dict[str, Any] = {}
     for score in ("rare", "common", "balanced_accuracy"):
         figures = {
@@ -106,11 +112,15 @@ def summary(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False, path=True)
-    parser.add_argument("--weights", default="none", help="run or file to fine-tune from")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cells")
+    parser.add_argument("--weights", default="none", help="run or file whose weights are tuned")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the cells")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each measure (default: 5)")
-    parser.add_argument("--presize", type=int, default=72, help="pixels (default: 72)")
-    parser.add_argument("--size", type=int, default=64, help="pixels (default: 64)")
+    parser.add_argument(
+        "--presize", type=int, default=72, help="length of short sides, pixels (default: 72)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="side of the network's input, pixels (default: 64)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="pictures per step (default: 16)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of all layers (default: 10)")
     parser.add_argument(

@@ -1,16 +1,19 @@
-"""Measures how many wrong labels `jaxch5 suspects` finds compared with cleanlab, and the gain.
+"""Compares how well `jaxch5 suspects` and cleanlab find wrong labels, and measures what that gains.
 
-Labels of photographs (with --path digits, of the digits) are changed, at random or to the most
-similar class (the one that a linear layer most often confuses with theirs), and found again: by the
-features of a network that was trained on other pictures (--weights), or by full trainings (--by
-training). The figure is the average precision over all pictures. cleanlab 2.x, in its own
-environment whose Python JAXCH5_CLEANLAB_PYTHON names, ranks by its two label scores, and by
-`find_label_issues` with the labels that it finds put first. Both sides rank labels by the same
-probabilities.
+Some labels of photographs (or of the digits, with --path digits) are changed, either to a random
+class or to the most similar one, which is the class that a linear layer most often confuses with
+the true class. Both sides then have to find the changed labels. They rank all labels by the same
+probabilities. These come from the features of a network that was trained on other pictures
+(--weights) or, with --by training, from entire trainings on parts of the set. The figure is the
+average precision of a ranking over all pictures. cleanlab 2.x is installed in an environment of its
+own, whose Python interpreter JAXCH5_CLEANLAB_PYTHON names. It ranks in four ways: by each of its
+two label scores, and by `find_label_issues` with each of these scores, where all labels that the
+function does not return are put last.
 
-With --accuracy, a linear layer on the features (with --by training, a network) is trained on the
-noisy labels, on these with every listed suspect corrected, and on the true ones, and scored on the
-true labels of the validation pictures. --heads only times the linear layers, on 10,000 pictures.
+With --accuracy, a linear layer on the features (or a network, with --by training) is trained three
+times: on the noisy labels, on the noisy labels with every listed suspect corrected, and on the true
+labels. Each time it is scored on the true labels of the validation pictures. With --heads, only the
+time of the linear layers is measured, on 10,000 pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from common import arguments_of, seconds_of, tell
 
 KINDS = ("random", "similar")
 FOLDS = 5
-# How networks are trained on photographs; all other settings are the defaults of `train`.
+# The settings for training on photographs; all others are the defaults of `jaxch5 train`.
 SMALL = {"presize": 72, "size": 64, "batch_size": 32}
 
 
@@ -37,8 +40,10 @@ def main() -> None:
     parser.add_argument("--weights", help="run, file or name that gives the features")
     parser.add_argument("--by", choices=("features", "training"), default="features")
     parser.add_argument("--classes", type=int, help="use only this many classes")
-    parser.add_argument("--first-class", type=int, default=0, help="from this one on (default: 0)")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5, 10, 20], help="percent")
+    parser.add_argument("--first-class", type=int, default=0, help="first of these (default: 0)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[5, 10, 20], help="percent of labels to change"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each training")
@@ -54,7 +59,7 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Measures seconds, and processor seconds, of the linear layers of all folds."""
+    """Measures the time, by the clock and of the processor, that all folds' linear layers take."""
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
     rng = np.random.default_rng(0)
@@ -69,7 +74,7 @@ def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) 
 
 
 def found(arguments: Any) -> dict[str, Any]:
-    """Measures average precisions and counts for each kind and rate of noise."""
+    """Measures average precisions and numbers of labels for each kind and rate of noise."""
     from sklearn.metrics import average_precision_score
 
     from jaxch5.config.building import load_source, split_of
@@ -132,7 +137,7 @@ def found(arguments: Any) -> dict[str, Any]:
 
 
 class Judge:
-    """Judges the labels of a set, with its features computed once."""
+    """Judges the labels of a set, whose features are computed only once."""
 
     def __init__(self, config: Any, source: Any) -> None:
         self.config, self.source = config, source
@@ -164,7 +169,10 @@ class Judge:
         return self.features
 
     def most_similar(self) -> np.ndarray:
-        """Returns the class that each is most often mistaken for; without weights, the next one."""
+        """Returns, for each class, the class that it is most often mistaken for.
+
+        Without weights there are no features to judge this by, and the next class is returned.
+        """
         if self.config.model.weights == "none":
             return np.roll(np.arange(len(self.source.classes)), 1)
         truth = self.source.labels
@@ -174,7 +182,7 @@ class Judge:
         return matrix.argmax(axis=1)
 
     def accuracy(self, way: str, labels: np.ndarray, parts: Any, seed: int) -> float:
-        """Returns the accuracy on the held-out true labels after training on some labels."""
+        """Trains on some labels, and returns the accuracy on the true labels held out."""
         from rich.console import Console
 
         from jaxch5.config.building import load_data
@@ -199,7 +207,7 @@ class Judge:
 def noisy(
     truth: np.ndarray, rate: float, seed: int, similar: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns labels with a share changed, to any other class or to the most similar one."""
+    """Returns labels of which a share is changed to any other class or to the most similar one."""
     rng = np.random.default_rng(1000 + seed)
     labels = truth.copy()
     items = rng.permutation(len(truth))[: round(rate * len(truth))]
@@ -210,7 +218,7 @@ def noisy(
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Returns cleanlab's results for the same labels; nothing if its Python is not named."""
+    """Returns cleanlab's results for the same labels, or nothing if no Python is named for it."""
     from jaxch5.util.libraries import variable
 
     python = variable("JAXCH5_CLEANLAB_PYTHON")

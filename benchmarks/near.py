@@ -1,15 +1,16 @@
-"""Measures which copies of photographs are found as near-duplicates, and how many other pairs.
+"""Measures how many altered copies, and how many pairs of originals, are found as near-duplicates.
 
-The originals are all photographs below the folders; each of 500 of them, drawn from the seed, is
-changed in several ways, and every set of copies is looked up among all originals:
+The originals are all photographs below the given folders. By default 500 of them are drawn at
+random, and each of these is altered in several ways. For every kind of alteration, the copies are
+then looked up among all originals:
 
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
-`--sheet` draws the groups that are found among the originals alone: only a person can tell whether
-these are false, or true duplicates within the sets. With imagehash in the environment of the peer
-(JAXCH5_PEER_PYTHON; requirements.txt does not include it), its 64-bit `phash` is compared, at two
-distances: the largest at which it finds no more pairs of originals than jaxch5, and 10 bits, which
-is often recommended.
+`--sheet` draws the groups that are found among the originals alone, since only a person can tell
+whether these are mistakes or true duplicates within the sets. If imagehash is installed in the
+peer's environment (the one whose interpreter JAXCH5_PEER_PYTHON names; requirements.txt does not
+include it), its 64-bit `phash` is measured too, at two distances: the largest at which it finds no
+more pairs of originals than jaxch5 does, and 10 bits, which is often recommended.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def bordered(pixels, rows, columns, level):
 
 
 def changes(pixels, draws):
-    """Returns the copies of a picture, each a JPEG file."""
+    """Returns the altered copies of a picture as JPEG files, keyed by how it was altered."""
     height, width = pixels.shape[:2]
     top, left = (int(draws.integers(0, side - int(0.9 * side) + 1)) for side in (height, width))
     cropped = pixels[top : top + int(0.9 * height), left : left + int(0.9 * width)]
@@ -110,7 +111,7 @@ def main() -> None:
         "--count", type=int, default=500, help="photographs to change (default: 500)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed for the changes (default: 0)")
-    parser.add_argument("--sheet", type=Path, help="PNG file for the groups among the originals")
+    parser.add_argument("--sheet", type=Path, help="PNG file for groups among the originals")
     arguments = parser.parse_args()
     files = sorted(file for folder in arguments.folders for file in folder.rglob("*.jpg"))
     draws = np.random.default_rng(arguments.seed)

@@ -1,8 +1,9 @@
-"""Measures how many nines a network that has never seen one leaves unanswered.
+"""Measures how many nines a network leaves unanswered if it has never seen a nine.
 
 A ResNet-18 learns scikit-learn's digits without the nines, once with a softmax and once with a
-sigmoid for each class. Both answer the digits whose top probability reaches the threshold that
-`evaluate` suggests, at which 95 % of the validation digits are answered and no nine should be.
+sigmoid for each class. Both networks answer only those digits whose highest probability reaches the
+threshold that `evaluate` suggests. At this threshold 95 % of the validation digits are answered,
+and ideally no nine is.
 
     python benchmarks/nines.py --seeds 5
 """
@@ -43,7 +44,7 @@ def trained(task: jx.Task, seed: int) -> tuple[jx.Learner, list[np.ndarray]]:
 
 
 def measured(learn: jx.Learner, nines: list[np.ndarray]) -> dict[str, float]:
-    """Returns the threshold and, in percent, what is answered or wrong, digits and nines."""
+    """Returns the threshold and, in percent, how much is answered or wrong at this threshold."""
     probabilities, labels = learn.get_preds()
     right = probabilities.argmax(axis=1) == labels
     selection = select(probabilities.max(axis=1).astype(np.float64), right)
@@ -64,7 +65,7 @@ def measured(learn: jx.Learner, nines: list[np.ndarray]) -> dict[str, float]:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=None, device=False)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each network (default: 5)")
     arguments = parser.parse_args()
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in TASKS}
     for seed in range(arguments.seeds):

@@ -1,7 +1,7 @@
-"""Runs our side of epoch.py and start.py: jaxch5's `vision_learner` on photographs, from scratch.
+"""Runs our side of epoch.py and start.py: jaxch5 trains on photographs from scratch.
 
-With `--first-step DEVICE SETTINGS` it prints one line after the first training step, and exits;
-with `--fine-tune DEVICE SETTINGS EPOCHS` it does so after fine-tuning and writing the report.
+With `--first-step DEVICE SETTINGS` it prints one line after the first training step and exits; with
+`--fine-tune DEVICE SETTINGS EPOCHS` it does so after it has fine-tuned and written the report.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def learner_of(settings: dict[str, Any]) -> Learner:
 
 
 def add_sizes(parser: ArgumentParser) -> None:
-    """Adds the arguments of both benchmarks."""
+    """Adds the arguments that both benchmarks have."""
     parser.add_argument("--arch", default="resnet18", help="network (default: resnet18)")
-    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--presize", type=int, default=192, help="length of short sides, pixels")
     parser.add_argument("--size", type=int, default=128, help="size of the network's input, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures per step")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -45,7 +45,7 @@ def add_sizes(parser: ArgumentParser) -> None:
 
 
 def settings_of(arguments: Any, cache: str) -> dict[str, Any]:
-    """Returns the settings in a benchmark's arguments."""
+    """Returns jaxch5's settings for a benchmark's arguments."""
     return {
         "data": {
             "path": str(arguments.path),
@@ -63,7 +63,10 @@ def settings_of(arguments: Any, cache: str) -> dict[str, Any]:
 
 
 def request_of(learn: Learner, arguments: Any, device: str) -> dict[str, Any]:
-    """Returns what the peer needs to do the same with the same files (see fastai_learner.py)."""
+    """Returns the request that makes the peer do the same with the same files.
+
+    Its keys are described in fastai_learner.py.
+    """
     data = learn.data
     source, items = data.source, [*data.train.items, *data.valid.items]
     assert source.file is not None
@@ -97,7 +100,7 @@ def facts(learn: Learner) -> dict[str, Any]:
 
 
 def first_step(settings: dict[str, Any]) -> float:
-    """Returns the loss of the first step; compiled programs are kept as in commands."""
+    """Returns the loss of the first step; as in jaxch5's commands, compiled programs are kept."""
     import jax
 
     from jaxch5.data.pipeline import to_device
@@ -112,7 +115,7 @@ def first_step(settings: dict[str, Any]) -> float:
 
 
 def fine_tuned(settings: dict[str, Any], epochs: str) -> float:
-    """Fine-tunes like `jaxch5 train`, with its report, and returns the last loss."""
+    """Fine-tunes and writes the report, as `jaxch5 train` does, and returns the last loss."""
     from jaxch5.config.settings import Config
     from jaxch5.run.directory import create_run
     from jaxch5.training.process import prepare_process

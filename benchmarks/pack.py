@@ -1,8 +1,9 @@
-"""Compares packed pictures with their files: pictures per second, disk space, memory.
+"""Compares packed pictures with the files that they come from, in speed and in disk space.
 
-A folder of pictures is packed; then the first epoch, from pictures to shuffled batches of bytes
-without any cache, is read from the files and from the packed set in turn. Other codecs, and opening
-a packed set of a million items, are measured as well.
+In each turn, a folder of pictures is packed, and then a first epoch is read from the files and
+another from the packed set. An epoch goes from stored pictures to shuffled batches of bytes, and no
+pictures are cached. Other codecs are measured too, and so are the time and the memory for opening a
+packed set of a million items.
 
     python benchmarks/pack.py --path ~/photos
 """
@@ -45,7 +46,7 @@ from jaxch5.data.sources.store import sha256_of
 from jaxch5.data.split import random_split
 
 MILLION = 10**6
-# One in this many pictures is enough to compare codecs.
+# To compare codecs, it is enough to measure one in this many pictures.
 SAMPLED = 7
 
 
@@ -57,7 +58,7 @@ def epoch_rate(source: Source, presize: int, batch: int) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures speeds over turns, each with its own packed set."""
+    """Measures the speeds, in turns that each write a packed set of their own."""
     names = find_files(arguments.path, arguments.repeat)
     files = labelled_files(Path("/"), names, [Path(name).parent.name for name in names])
     of_epoch = partial(epoch_rate, presize=arguments.presize, batch=arguments.batch)
@@ -88,7 +89,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_codecs(path: Path, presize: int) -> dict[str, dict[str, float]]:
-    """Measures codecs on presized pictures without padding: size, loss, decoding on one core."""
+    """Measures the codecs on presized pictures without padding.
+
+    The figures are the size of a file, the loss in decibels, and the time to decode on one core.
+    """
     pictures = []
     for name in find_files(path, 1)[::SAMPLED]:
         canvas, frame = lay(decode(Path(name).read_bytes(), min_side=presize), presize)
@@ -135,7 +139,7 @@ def measure_codecs(path: Path, presize: int) -> dict[str, dict[str, float]]:
 
 
 def measure_million() -> dict[str, float]:
-    """Opens and splits a packed set of a million items; its shards are never read."""
+    """Measures opening and splitting a packed set of a million items, whose shards are not read."""
     with tempfile.TemporaryDirectory() as folder:
         labels, references = Path(folder) / LABELS, Path(folder) / REFERENCES
         np.save(labels, np.arange(MILLION, dtype=np.int32) % 1000)
@@ -185,9 +189,9 @@ def measure_million() -> dict[str, float]:
 
 def main() -> None:
     parser = arguments_of(__doc__, device=False, path=True)
-    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--presize", type=int, default=192, help="length of short sides, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures per batch")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions of each picture")
+    parser.add_argument("--repeat", type=int, default=3, help="how often each picture occurs")
     arguments = parser.parse_args()
     result = {
         **measure(arguments),

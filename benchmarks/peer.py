@@ -1,8 +1,9 @@
 """Runs the other side of a benchmark: a script in the peer's interpreter that answers requests.
 
-The peers (requirements.txt) have their own environment, whose Python JAXCH5_PEER_PYTHON names. A
-benchmark starts a script there, sends one JSON request per line and reads one line for each; the
-peer's process is idle between requests. Importing this module needs neither side's packages.
+The peers are installed in an environment of their own, from requirements.txt, and
+JAXCH5_PEER_PYTHON names the Python interpreter of this environment. A benchmark starts a script in
+that interpreter, sends it one JSON request per line, and reads one line in answer to each request.
+Between requests the peer's process is idle. Importing this module needs neither side's packages.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from typing import Any
 
 
 def peer_python(required: bool = False) -> str | None:
-    """Returns the peer's interpreter; if none is named, returns None or exits."""
+    """Returns the peer's interpreter; if none is named, it returns None or, if required, exits."""
     python = os.environ.get("JAXCH5_PEER_PYTHON") or None
     if required and not python:
-        sys.exit("JAXCH5_PEER_PYTHON should name the interpreter of the peer (requirements.txt)")
+        sys.exit(
+            "JAXCH5_PEER_PYTHON should name the interpreter of the peer, that is, of an "
+            "environment installed from benchmarks/requirements.txt"
+        )
     return python
 
 
 class Peer:
-    """Runs a script in the peer's interpreter that answers requests (see `answer_requests`).
+    """Runs a script that answers requests (see `answer_requests`) in the peer's interpreter.
 
-    It is a context manager, which ends the script.
+    It is a context manager; the script ends when the context is left.
     """
 
     def __init__(self, python: str, script: str | Path, *arguments: str) -> None:
@@ -66,7 +70,7 @@ class Peer:
 
 
 def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
-    """Runs the peer's side: answers each request until there are no more."""
+    """Runs the peer's side: answers one request after another until there are no more."""
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 
@@ -74,8 +78,9 @@ def answer_requests(answer: Callable[[dict[str, Any]], Any]) -> None:
 def declare_torchvision_operators() -> None:
     """Makes torchvision importable if its compiled part does not fit the installed PyTorch.
 
-    On import, torchvision registers fakes of the operators below; nothing here calls them. If the
-    import works anyway, nothing is done, because an operator can be defined only once.
+    When torchvision is imported, it registers fake implementations of the operators below, which
+    therefore have to be defined, although nothing here calls them. If torchvision can be imported
+    without that, nothing is defined, because an operator can be defined only once.
     """
     import torch
 

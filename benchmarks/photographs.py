@@ -1,7 +1,7 @@
 """Writes JPEG files that stand in for photographs and take as long to decode.
 
-They are smooth random fields with some noise, 500 by 333 pixels, about 60 KB each, in class folders
-that differ in colour.
+They contain smooth random fields with some noise, have 500 by 333 pixels, and take about 60 KB
+each. There is one folder per class, and the classes differ in their colours.
 
     python benchmarks/photographs.py FOLDER --count 2000
 """
@@ -19,7 +19,7 @@ WIDTH, HEIGHT, QUALITY = 500, 333, 90
 
 
 def photograph(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
-    """Returns blobs of four sizes and grain around a colour; [HEIGHT, WIDTH, 3]."""
+    """Returns a picture of blobs of four sizes, with grain, around a colour; [HEIGHT, WIDTH, 3]."""
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32) + color.astype(np.float32)
     for cells, strength in ((4, 60), (16, 40), (64, 20), (200, 12)):
         field = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
@@ -28,7 +28,7 @@ def photograph(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
 
 
 def write(folder: Path, count: int, classes: int) -> None:
-    """Writes `count` files, a fifth of them to valid/, the others to train/."""
+    """Writes `count` files, of which a fifth goes to valid/ and the others go to train/."""
 
     def one(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -45,8 +45,8 @@ def write(folder: Path, count: int, classes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path, help="new folder to write to")
-    parser.add_argument("--count", type=int, default=2000, help="(default: 2000)")
-    parser.add_argument("--classes", type=int, default=10, help="(default: 10)")
+    parser.add_argument("--count", type=int, default=2000, help="files (default: 2000)")
+    parser.add_argument("--classes", type=int, default=10, help="classes (default: 10)")
     arguments = parser.parse_args()
     write(arguments.folder, arguments.count, arguments.classes)
 

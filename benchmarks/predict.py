@@ -1,14 +1,18 @@
-"""Measures prediction, attribution and the report.
+"""Measures how long prediction, attribution and the report take.
 
-start       `jaxch5 predict RUN PICTURE` by a briefly trained ResNet-18, from the process's start to
-            its end: with an empty cache of compiled programs, and then with the filled one.
-throughput  Pictures per second of `Predictor.predict_many` from files to probabilities, and of the
-            training pipeline's validation of the same pictures, cache off, in turn; same network.
-attribution Milliseconds of `predict` for a photograph at 224, and of `jx.attribution` for the same,
-            warm, in turn, for networks with random weights.
-report      report.html of a run of `--classes` classes with eight top losses of photographs: its
-            size, seconds to create it and to refresh it after an epoch, and, if Playwright and
-            Chromium are installed, milliseconds until a browser has opened it.
+start       Times `jaxch5 predict RUN PICTURE` with a briefly trained ResNet-18, from the process's
+            start to its end: first with an empty cache of compiled programs, and then with the
+            cache that the first process has filled.
+throughput  Measures the pictures per second of `Predictor.predict_many`, from files to
+            probabilities. It takes turns with the training pipeline, which validates the same
+            network on the same pictures without a cache.
+attribution Measures the milliseconds that `predict` takes for a photograph at a network input of
+            224, and those that `jx.attribution` takes for the same photograph. The two take turns
+            after a warm-up. The networks have random weights.
+report      Measures the report.html of a run with `--classes` classes, which shows the eight
+            photographs with the top losses: its size, the seconds to create it and to refresh it
+            after an epoch and, if Playwright and Chromium are installed, the milliseconds until a
+            browser has opened it.
 
     JAXCH5_FLOWERS=~/flowers python benchmarks/predict.py
 """
@@ -50,10 +54,11 @@ from jaxch5.training.events import Begin, End, Epoch
 from jaxch5.training.plan import Plan
 
 PARTS = ("start", "throughput", "attribution", "report")
-# The pets of fastai's chapter: classes, pictures, batch size, and epochs of both phases.
+# The figures of the pets in fastai's chapter: classes, pictures, batch size, epochs of all layers,
+# and epochs of the head alone.
 CLASSES, PICTURES, BATCH, EPOCHS, FROZEN = 37, 7349, 64, 6, 3
-# Milliseconds from the navigation until the first text is painted, until all of the page can be
-# used, and until it is loaded.
+# Returns the milliseconds from the start of the navigation until the first text is painted, until
+# all of the page can be used, and until the page is loaded.
 OPENING = """(() => {
   const [page] = performance.getEntriesByType("navigation");
   const [paint] = performance.getEntriesByName("first-contentful-paint");
@@ -62,12 +67,16 @@ OPENING = """(() => {
 
 
 def shuffled(source: Source) -> np.ndarray:
-    """Returns the indices of a source's pictures in an order that is always the same."""
+    """Returns the indices of a source's pictures in a random order that is always the same."""
     return np.random.default_rng(0).permutation(len(source))
 
 
 def load(source: Source, config: Config, train: int, valid: int) -> Data:
-    """Returns the first and the last pictures of a shuffled source, without a cache."""
+    """Loads a shuffled source without a cache.
+
+    Its first `train` pictures are for training and its last `valid` pictures for validation; some
+    may be used for both.
+    """
     items = shuffled(source)
     settings = config.data
     block = DataBlock(
@@ -77,7 +86,7 @@ def load(source: Source, config: Config, train: int, valid: int) -> Data:
 
 
 def train(source: Source, config: Config, folder: Path) -> Learner:
-    """Trains a run of one epoch of two batches."""
+    """Trains a run for one epoch, which has two batches."""
     few = 2 * config.data.batch_size
     learn = learner_of(load(source, config, few, few), config)
     learn.console, learn.run = Console(quiet=True), create_run(config, folder / "run")
@@ -86,7 +95,7 @@ def train(source: Source, config: Config, folder: Path) -> Learner:
 
 
 def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
-    """Measures the seconds that the process takes, the first time and afterwards."""
+    """Measures the seconds that the process takes, when it runs first and when it runs again."""
     command = [sys.executable, "-m", "jaxch5.predict", str(run), str(picture)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(run.parent / "compiled")}
 
@@ -100,7 +109,7 @@ def start(run: Path, picture: Path, repeats: int) -> dict[str, Any]:
 
 
 def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> dict[str, Any]:
-    """Measures pictures per second of both sides, and their ratio; the first turn compiles."""
+    """Measures the pictures per second of both sides, and the ratio; the first turn compiles."""
     learn.data = load(source, config, config.data.batch_size, len(source))
     assert source.file is not None
     files = [source.file(int(item)) for item in learn.data.valid.items]
@@ -118,7 +127,7 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
 
 
 def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
-    """Measures milliseconds of prediction and attribution, and the difference, for each network."""
+    """Measures the milliseconds of prediction and attribution and their difference, by network."""
     import jaxch5 as jx
 
     found: dict[str, Any] = {}
@@ -145,7 +154,7 @@ def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
 
 
 def opening(page: Path, repeats: int) -> dict[str, Any]:
-    """Measures how long a browser takes to open a page, in milliseconds; empty if there is none."""
+    """Measures the milliseconds that a browser takes to open a page; empty without a browser."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None or find_spec("playwright") is None:
         return {}
@@ -165,11 +174,11 @@ def opening(page: Path, repeats: int) -> dict[str, Any]:
 
 
 def report(source: Source, folder: Path, repeats: int, classes: int) -> dict[str, Any]:
-    """Measures the report of the chapter's run, with the source's pictures instead of its own."""
+    """Measures the report of a run like the chapter's, but with pictures of the given source."""
     rng = np.random.default_rng(0)
     names = [f"a breed with a name, no {number}" for number in range(classes)]
     labels = np.arange(len(source), dtype=np.int32) % classes
-    # The single training batch has a picture of each class.
+    # This way, the single training batch has a picture of each class.
     labels[shuffled(source)] = labels.copy()
     source = replace(source, classes=tuple(names), labels=labels)
     config = Config.model_validate(
@@ -186,7 +195,7 @@ def report(source: Source, folder: Path, repeats: int, classes: int) -> dict[str
     rates = fine_tune_schedule(EPOCHS, steps, 2e-3, FROZEN, len(groups))
     momentum = fine_tune_momentum(EPOCHS, steps, FROZEN)
     assert len(data.train) == 1
-    # A step of the chapter's run is an epoch of this data.
+    # Since an epoch of this data has one step, each step of the chapter's run counts as an epoch.
     plan = Plan(
         "fine_tune",
         epochs * steps,
@@ -230,7 +239,7 @@ def report(source: Source, folder: Path, repeats: int, classes: int) -> dict[str
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=7, path=True)
-    parser.add_argument("--part", choices=PARTS, help="part to measure; without it, all")
+    parser.add_argument("--part", choices=PARTS, help="part to measure (default: all)")
     parser.add_argument(
         "--classes", type=int, default=CLASSES, help=f"classes of the report (default: {CLASSES})"
     )

@@ -1,7 +1,7 @@
-"""Measures the cost of colour profiles: presizing without one, with sRGB's, and with Adobe RGB's.
+"""Measures how long presizing takes without a colour profile, with sRGB's, and with Adobe RGB's.
 
-The photographs are the same each time; only the profile in front of their coefficients differs.
-"lcms" stands for Adobe RGB converted by Pillow's ImageCms, which jaxch5 uses for profiles that are
+The photographs are the same each time; only the profile that is embedded in the files differs. For
+"lcms", Adobe RGB is converted by Pillow's ImageCms, which jaxch5 uses for profiles that consist of
 more than curves and a matrix.
 
     python benchmarks/profiles.py --path FOLDER
@@ -18,7 +18,7 @@ PICTURES = 60
 
 
 def with_profile(content: bytes, profile: bytes | None) -> bytes:
-    """Returns the same JPEG with another profile, or none."""
+    """Returns the same JPEG file with the given profile, or with none."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -29,7 +29,7 @@ def with_profile(content: bytes, profile: bytes | None) -> bytes:
 
 def main() -> None:
     parser = arguments_of(__doc__, turns=7, device=False, path=True)
-    parser.add_argument("--presize", type=int, default=192, help="short side, pixels")
+    parser.add_argument("--presize", type=int, default=192, help="length of short sides, pixels")
     arguments = parser.parse_args()
     from PIL import Image, ImageCms
 

@@ -1,18 +1,19 @@
-"""Measures the cost of reliability: seconds to save and to resume, memory of a long run.
+"""Measures what reliability costs: the time to save and to resume, and the memory of a long run.
 
     python benchmarks/reliability.py saving --path DIR
     python benchmarks/reliability.py resume --path DIR
     python benchmarks/reliability.py long
     python benchmarks/reliability.py arrays
 
-`saving` times saves of a ResNet-18 in training: until training continues, and until all is written.
-The latter gives the upper limit for the share of a minute that a save each minute can take, as if
-nothing of it were done in the background.
-`resume` starts the command for a new and for an interrupted run, in turn, up to its first step.
-`long` trains a tiny network for 2,000 epochs, saved after each, and monitors memory, file handles
-and threads.
-`arrays` saves a few small arrays 600 times in the format of checkpoints, and in orbax's own, which
-has to win before ours can be removed.
+`saving` saves a ResNet-18 that is being trained, and measures the time until training continues and
+the time until everything is written. The second time shows how much of each minute would be lost at
+most if a run were saved once a minute and no part of a save were done in the background.
+`resume` starts a new run and resumes an interrupted one, alternately, and measures the time until
+the first step begins.
+`long` trains a tiny network for 2,000 epochs, saves it after each epoch, and monitors memory, file
+handles and threads.
+`arrays` saves a few small arrays 600 times, both in the format of jaxch5's checkpoints and in
+orbax's own format. Ours can be removed only when orbax's does better here.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def saving(flowers: Path, turns: int) -> dict[str, Any]:
             saves.save(state, learn.records, epoch_done=False)
             blocking = time.perf_counter() - began
             saves.wait()
-            # The first save starts threads.
+            # The first save is not counted, because it starts threads.
             if number:
                 seconds["blocking"].append(blocking)
                 seconds["whole"].append(time.perf_counter() - began)
@@ -91,7 +92,10 @@ def resume(flowers: Path, turns: int) -> dict[str, Any]:
 
 
 def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
-    """Measures seconds until the table, and so the first step, begins; then interrupts the run."""
+    """Measures the seconds until the table begins, and with it the first step.
+
+    The run is interrupted a few seconds later.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
@@ -99,7 +103,7 @@ def to_first_epoch(command: list[str], environment: dict[str, str]) -> float:
         if line.startswith("epoch"):
             break
     seconds = time.perf_counter() - began
-    # Some steps, to have something to resume.
+    # Let the run make some steps, so that there is something to resume.
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     process.communicate()
@@ -128,7 +132,7 @@ def long(epochs: int) -> dict[str, Any]:
     process, seen = psutil.Process(), []
 
     class Watch(io.StringIO):
-        """Records memory, files and threads at each line of the table: one per epoch."""
+        """Records memory, open files and threads at each line of the table, that is, each epoch."""
 
         def write(self, text: str) -> int:
             if text.strip():
@@ -173,7 +177,7 @@ def arrays(turns: int) -> dict[str, Any]:
 
 
 def saves_of_arrays(way: str, count: int = 600) -> None:
-    """Prints the cost of a save, for a process that saves in only one way."""
+    """Prints what a save costs in one way; a process should not call this for the other way too."""
     import jax.numpy as jnp
     import numpy as np
     import orbax.checkpoint as ocp
@@ -212,7 +216,7 @@ def saves_of_arrays(way: str, count: int = 600) -> None:
 def main() -> None:
     parser = arguments_of(__doc__, device=False, path=True)
     parser.add_argument("part", choices=["saving", "resume", "long", "arrays"])
-    parser.add_argument("--epochs", type=int, default=2000, help="epochs of long (default: 2000)")
+    parser.add_argument("--epochs", type=int, default=2000, help="epochs of `long` (default: 2000)")
     arguments = parser.parse_args()
     if arguments.part == "long":
         document = long(arguments.epochs)

@@ -1,9 +1,9 @@
-"""Counts the cost of a training step: operations, activations, messages; for docs/scaling.md.
+"""Counts the operations, activations and messages of a training step, for docs/scaling.md.
 
     python benchmarks/scaling.py
 
-Nothing is timed. Operations are counted by a formula and by XLA's own analysis, messages in the
-program compiled for eight devices, which a CPU simulates.
+Nothing is timed. Operations are counted by a formula and by XLA's own analysis; messages are
+counted in the program that is compiled for eight devices, which a CPU simulates.
 """
 
 import re
@@ -27,7 +27,7 @@ BYTES = {"f32": 4, "bf16": 2, "pred": 1, "s32": 4, "u32": 4}
 
 
 def shapes(model, size):
-    """Returns the shapes of the variables, and of every module's output."""
+    """Returns the shapes of the variables and the shapes of every module's outputs."""
     x = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)
     run = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -36,7 +36,12 @@ def shapes(model, size):
 
 
 def formula(arch):
-    """Counts operations of a forward and a backward pass, and values of convolutions."""
+    """Counts what a network computes and contains, by a formula.
+
+    Returns:
+        Operations of a forward pass, operations of a forward and a backward pass, values that the
+        convolutions compute, weights, and running statistics.
+    """
     model = create_model(arch, CLASSES)
     variables, outputs = shapes(model, SIZE)
     kernels = {
@@ -54,12 +59,13 @@ def formula(arch):
     stem = 2 * first.size * (SIZE // 2) ** 2
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    # Backward takes as much for the weights and as much for the inputs, but none for the pictures.
+    # The gradient of the weights takes as many operations as the forward pass, and so does the
+    # gradient of the layers' inputs. That of the pictures, the stem's inputs, is not computed.
     return forward, 3 * forward - stem, values, weights, statistics
 
 
 def counted(arch):
-    """Counts the same operations by XLA's analysis, forward, and forward and backward."""
+    """Counts the operations of the forward pass, and those of both passes, by XLA's analysis."""
     model = create_model(arch, CLASSES)
     variables, _ = shapes(model, SIZE)
     x = jax.ShapeDtypeStruct((8, SIZE, SIZE, 3), jnp.float32)
@@ -75,8 +81,12 @@ def counted(arch):
 
 
 def messages(arch, bn):
-    """Counts all-reduces in a step compiled for eight devices, their bytes, and the largest one."""
-    # For smaller pictures, the compiler leaves out weights that only multiply padding.
+    """Counts the all-reduces in a step that is compiled for eight devices.
+
+    Returns:
+        The number of all-reduces, their bytes in all, and the bytes of the largest one.
+    """
+    # With smaller pictures, the compiler would leave out weights that only multiply padding.
     images = np.zeros((80, 96, 96, 3), np.uint8)
     source = from_arrays(images, np.arange(80) % 2, ["a", "b"])
     data = DataBlock(source, random_split(0.2), presize=96, size=96).load(16)
@@ -96,7 +106,8 @@ def messages(arch, bn):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    # The accelerators' form is counted, not the CPU's with fewer products and larger messages.
+    # This makes convolutions take the form that is used on accelerators. The form used on a CPU has
+    # fewer multiplications and larger messages.
     convolution.MANY_TILES = sys.maxsize
     for arch in ("resnet18", "resnet50"):
         forward, both, values, weights, statistics = formula(arch)

@@ -1,14 +1,16 @@
-"""Compares the time from process start to first training step, or to a fine-tuned network.
+"""Compares the time from a process's start to its first training step, or to a fine-tuned network.
 
-Three sides take turns, each in its own process: ours without kept programs (cold), ours with those
-that an earlier process kept (warm), and fastai's `vision_learner`. All import, read the folder,
-build the network, and train one step on a batch of augmented photographs; or, with
-`--fine-tune EPOCHS`, fine-tune it, ours with its report.
+Three sides take turns, each in its own process: our side without compiled programs from earlier
+processes (cold), our side with the compiled programs that an earlier process kept (warm), and
+fastai's `vision_learner`. All of them import their packages, read the folder, build the network and
+train it for one step on a batch of augmented photographs. With `--fine-tune EPOCHS` they fine-tune
+the network instead, and our side also writes its report.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/start.py --path ~/photos
 
-With `--parts` it shows instead where our time goes, cold and warm: in an entire run on the digits;
-with `--path`, in one epoch of photographs; with `--predict RUN`, in predicting one picture.
+With `--parts` the benchmark shows instead where our time goes, cold and warm: in an entire run on
+the digits or, with `--path`, in one epoch of photographs or, with `--predict RUN`, in predicting
+one picture.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def seconds_to_loss(command: list[str], environment: dict[str, str]) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures seconds of each side over turns, and the peer's ratio to ours."""
+    """Measures the seconds that each side takes, and the peer's seconds divided by ours."""
     find_files(arguments.path)
     python = peer_python(required=True)
     assert python is not None
@@ -85,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "warm": lambda: with_cache(folder / "warm"),
             "peer": lambda: seconds_to_loss(peers, dict(os.environ)),
         }
-        # The first turn reads packages from disk, and fills the warm cache.
+        # The first turn, which is not counted, reads packages from disk and fills the warm cache.
         seconds = in_turn(sides, arguments.turns)
     return {
         "unit": "seconds",
@@ -98,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures seconds of each part of a start, cold and warm; medians of the turns."""
+    """Measures the seconds of each part of a start, cold and warm, as medians over the turns."""
     request: dict[str, Any] = {"settings": {"model": {"weights": "none"}}}
     if arguments.predict:
         request = {"predict": str(arguments.predict), "picture": find_files(arguments.path)[0]}
@@ -147,7 +149,9 @@ def main() -> None:
         "--fine-tune", type=int, metavar="EPOCHS", help="fine-tune instead of one step"
     )
     parser.add_argument("--parts", action="store_true", help="show where our time goes")
-    parser.add_argument("--predict", type=Path, metavar="RUN", help="with --parts: a prediction")
+    parser.add_argument(
+        "--predict", type=Path, metavar="RUN", help="with --parts: time a prediction"
+    )
     arguments = parser.parse_args()
     if arguments.parts:
         tell(parts(arguments), arguments.json)

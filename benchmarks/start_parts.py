@@ -1,9 +1,10 @@
-"""Measures the parts of a start in this process, which `start.py --parts` runs.
+"""Measures how long the parts of a start take in this process, which `start.py --parts` starts.
 
-It takes one JSON document: `{"settings": ...}` trains with these, to the end of the run;
-`{"predict": RUN, "picture": FILE}` predicts one picture. It prints a line of JSON: for each phase,
-in order, the seconds of the clock and of the processor; and for jax's work, whenever it happens,
-the seconds of the clock, over all threads.
+It takes one JSON document as its argument. `{"settings": ...}` trains with these settings to the
+end of the run; `{"predict": RUN, "picture": FILE}` predicts one picture. It prints one line of
+JSON. This contains the seconds that each phase takes, in order, by the clock and of the processor.
+For each kind of work that JAX does, in whatever phase, it contains the seconds by the clock, summed
+over all threads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from typing import Any  # noqa: E402
 
-# jax's names for its work; a trace within a trace is part of the outer one.
+# JAX's names for its work. A trace within another trace counts as a part of the outer one.
 EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -27,7 +28,7 @@ EVENTS = {
 
 
 class Clock:
-    """Records when phases end, and how long jax works on what."""
+    """Records when phases end, and how long JAX spends on each kind of work."""
 
     def __init__(self) -> None:
         self.phases: dict[str, tuple[float, float]] = {}
@@ -45,7 +46,7 @@ class Clock:
             self.of_jax[EVENTS[event]] += seconds
 
     def hook(self, event: Any) -> None:
-        """Records the phases of a run; a hook for training's events."""
+        """Records the phases of a run; training calls this for each of its events."""
         from jaxch5.training.events import Begin, End, Epoch, Ready, Step
 
         names = {
@@ -61,7 +62,7 @@ class Clock:
 
 
 def train(clock: Clock, settings: dict[str, Any]) -> None:
-    """Trains like `jaxch5 train`, from its imports to the report."""
+    """Trains as `jaxch5 train` does, from its imports to the report."""
     from functools import partial
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -90,7 +91,7 @@ def train(clock: Clock, settings: dict[str, Any]) -> None:
 
 
 def predict(clock: Clock, run: str, picture: str) -> None:
-    """Predicts like `jaxch5 predict`."""
+    """Predicts as `jaxch5 predict` does."""
     import jaxch5.predict
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process

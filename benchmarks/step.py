@@ -1,14 +1,17 @@
-"""Compares training speed with PyTorch's: a network's pictures per second, timed in turns.
+"""Compares the training speed of a network with PyTorch's, in pictures per second.
 
-A step is forward, cross-entropy, backward and Adam's update, from the same weights on the same
-pictures; both sides' first losses are compared before anything is timed. The peer is the same
-network from torchvision or timm (see `library_of`), in PyTorch with a fused Adam, eager and
-with `torch.compile`, each in both memory layouts; the ratio is to the fastest of these. Both sides
-compute in `--precision`, PyTorch by autocast; in fp16 neither scales its loss. The peer runs in the
-interpreter that JAXCH5_PEER_PYTHON names (made from requirements.txt), because the two sides are
-not installed together. Run this on an idle machine: threads that wait for each other, like
-PyTorch's, lose far more to other work than ours, and the ratio then flatters us. `load_before` is
-the load average at the start.
+A step consists of a forward pass, cross-entropy, a backward pass and Adam's update. Both sides
+begin with the same weights and train on the same pictures, and their first losses are compared
+before anything is timed. The sides then take turns. The peer is the same network from torchvision
+or timm (see `library_of`) in PyTorch with a fused Adam. It is timed in eager mode and with
+`torch.compile`, each in both memory layouts, and our speed is divided by that of the fastest of
+these. Both sides compute in `--precision`, PyTorch by autocast; in fp16 neither side scales its
+loss. The peer runs in the interpreter that JAXCH5_PEER_PYTHON names (an environment installed from
+requirements.txt), because the two sides are not installed in the same environment.
+
+Run this on an idle machine. If other programs run, threads that wait for each other, as PyTorch's
+do, are slowed down far more than ours, and the ratio then flatters us. `load_before` is the load
+average at the start.
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/step.py --arch resnet50 --size 128
 """
@@ -33,11 +36,12 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.training.precision import dtype_of
 
 NUM_CLASSES = 1000
-# The names in torch_step.py.
+# These are the names that torch_step.py uses.
 LAYOUTS = ("channels_last", "contiguous")
 ADAM = {"lr": 1e-4, "eps": 1e-8}
-# Tolerances of the first loss, which compares the forward passes, and of the second, after the
-# gradients and Adam. A GPU multiplies float32 in fewer bits.
+# By how much our loss may differ from the peer's, as a share of the peer's. In the first step only
+# the forward passes matter; in the second, the gradients and Adam matter too. A GPU multiplies
+# float32 numbers in fewer bits.
 TOLERANCES = {("cpu", "fp32"): (1e-4, 1e-2), ("gpu", "fp32"): (5e-3, 5e-2)}
 HALF = (3e-2, 1e-1)
 
@@ -45,16 +49,16 @@ HALF = (3e-2, 1e-1)
 def check_same(
     ours: list[float], peer: dict[str, list[float]], tolerances: tuple[float, float]
 ) -> None:
-    """Exits if the first two losses differ by more than the tolerances."""
+    """Exits if the sides' losses in the first two steps differ by more than the tolerances."""
     for way, losses in peer.items():
         for mine, theirs, tolerance in zip(ours, losses, tolerances, strict=True):
-            # A NaN loss compares as false, whatever it is compared with.
+            # With a NaN loss this comparison is false, so `not` makes it exit.
             if not abs(mine - theirs) <= tolerance * abs(theirs):
                 raise SystemExit(f"the sides disagree: losses {ours}, the peer's {losses} ({way})")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures pictures per second of both sides, and their ratio, over turns."""
+    """Measures the pictures per second of both sides, which take turns, and the ratio."""
     load_before = os.getloadavg()[0]
     size, batch, arch = arguments.size, arguments.batch, arguments.arch
     rng = np.random.default_rng(0)
@@ -114,13 +118,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def library_of(arch: str) -> str:
-    """Returns torchvision if our variables have its names, else timm."""
+    """Returns torchvision if our variables are named after its weights, and timm otherwise."""
     names = spec_of(arch).names
     return "torchvision" if names and "torchvision" in names.whose else "timm"
 
 
 def steps_a_turn(ours: BareStep, seconds: float) -> int:
-    """Returns the number of steps that fill a turn, timed after the first, slow steps."""
+    """Returns how many steps fill a turn, estimated after the first steps, which are slow."""
     ours.pictures_a_second(2)
     return max(2, round(seconds * ours.pictures_a_second(2) / ours.size))
 
@@ -131,7 +135,8 @@ def main() -> None:
     parser.add_argument(
         "--library",
         choices=("torchvision", "timm"),
-        help="library of the peer's network (default: torchvision if we use its names, else timm)",
+        help="library of the peer's network (default: torchvision if our variables are named after "
+        "its weights, and timm otherwise)",
     )
     parser.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=16, help="pictures per step")
@@ -141,12 +146,16 @@ def main() -> None:
         "--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"]
     )
     parser.add_argument(
-        "--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="the peer's (default: both)"
+        "--layouts",
+        nargs="+",
+        choices=LAYOUTS,
+        default=LAYOUTS,
+        help="memory layouts in which the peer is timed (default: both)",
     )
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="NAME=VALUE", help="XLA options for our side"
     )
-    parser.add_argument("--alone", action="store_true", help="our side only")
+    parser.add_argument("--alone", action="store_true", help="time only our side")
     parser.add_argument(
         "--give-back", action="store_true", help="give our side new memory for each step"
     )

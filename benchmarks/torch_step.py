@@ -1,4 +1,4 @@
-"""Runs the peer of step.py: torchvision's or timm's network in PyTorch, in its own interpreter.
+"""Runs the peer of step.py: it trains torchvision's or timm's network in PyTorch.
 
 The first request is {"arch", "library", "num_classes", "weights", "inputs", "device", "precision",
 "modes", "layouts", "lr", "eps"}. Its answer is {"losses": {way: losses of the first two steps},
@@ -22,7 +22,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def network(library: str, arch: str, num_classes: int, side: int) -> torch.nn.Module:
-    """Returns the library's network; timm's vision transformers are built for one size."""
+    """Returns the library's network; timm's vision transformers are built for one picture size."""
     if library == "torchvision":
         import torchvision
 
@@ -34,7 +34,10 @@ def network(library: str, arch: str, num_classes: int, side: int) -> torch.nn.Mo
 
 
 class Step:
-    """Computes forward, loss, backward and Adam's update in one layout, compiled or eager."""
+    """Makes training steps in one memory layout, either compiled or eager.
+
+    A step consists of a forward pass, the loss, a backward pass and Adam's update.
+    """
 
     def __init__(self, request: dict, mode: str, layout: str) -> None:
         self.device, memory_format = request["device"], LAYOUTS[layout]
@@ -67,7 +70,7 @@ class Step:
 
 def main() -> None:
     steps: dict[str, Step] = {}
-    # JAX uses TF32 for float32 on a GPU too.
+    # JAX uses TF32 for float32 on a GPU, so PyTorch should do so too.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -82,7 +85,8 @@ def main() -> None:
                     losses[way] = [float(step()) for _ in range(2)]
                     steps[way] = step
                 except Exception as error:
-                    # For example without a C++ compiler; eager PyTorch is a peer too.
+                    # This happens without a C++ compiler, for example. The peers that do not fail,
+                    # such as eager PyTorch, are timed all the same.
                     failed[way] = f"{type(error).__name__}: {error}".splitlines()[0]
                     print(f"{way}: {failed[way]}", file=sys.stderr)
         return {"losses": losses, "failed": failed}
@@ -94,7 +98,7 @@ def main() -> None:
         began = time.perf_counter()
         for _ in range(request["steps"]):
             loss = step()
-        # Reading the last loss waits for the device.
+        # Reading the last loss waits until the device has finished.
         float(loss)
         return request["steps"] * len(step.labels) / (time.perf_counter() - began)
 

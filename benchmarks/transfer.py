@@ -1,11 +1,12 @@
-"""Measures transfer learning without a download: what it gains, costs and saves.
+"""Measures what transfer learning and half precision gain and cost, without any download.
 
-transfer    A ResNet-18 that learned the digits 0 to 4 is fine-tuned on 5 to 9 with ten pictures per
-            class, and compared with the same network from scratch for as many steps, at several
-            rates; validated on 60 others per class.
-precision   The default run in bf16 and in fp16, compared with fp32.
-frozen      A ResNet-50's training step with a frozen body (batch norms on their running
-            statistics), compared with the step that trains all of it, in turn.
+transfer    Takes a ResNet-18 that has learned the digits 0 to 4, fine-tunes it on the digits 5 to 9
+            with ten pictures per class, and compares it with the same network when that is trained
+            from scratch for as many steps, at several learning rates. Both are validated on 60
+            other pictures per class.
+precision   Compares the default run in bf16 and in fp16 with the default run in fp32.
+frozen      Compares a ResNet-50's training step when its body is frozen, so that its batch norms
+            use their running statistics, with the step that trains all of it. The two take turns.
 
     python benchmarks/transfer.py --part transfer --seeds 5
 """
@@ -46,7 +47,7 @@ def some_digits(first: int, last: int) -> Source:
 
 
 def few_of_each(seed: int) -> Any:
-    """Splits off ten pictures per class for training, and sixty others for validation."""
+    """Returns a split with ten pictures per class for training and sixty others for validation."""
 
     def split(source: Source) -> tuple[np.ndarray, np.ndarray]:
         shuffled = np.random.default_rng(seed).permutation(len(source))
@@ -71,7 +72,7 @@ def transfer(seeds: int, epochs: int, scratch_lrs: list[float]) -> dict[str, Any
     scratch: dict[float, list[float]] = {lr: [] for lr in scratch_lrs}
     for seed in range(seeds):
         data = load(others, few_of_each(seed), 10)
-        # The first training varies more with its seed than the rest.
+        # The first training is repeated too, because its seed matters more than that of the rest.
         learn = first.again(seed)
         learn.console = QUIET
         learn.fit_one_cycle(4, 3e-3)
@@ -110,7 +111,7 @@ def precision(seeds: int) -> dict[str, Any]:
 
 
 def frozen(size: int, batch_size: int, turns: int) -> dict[str, Any]:
-    """Measures pictures per second of the two steps."""
+    """Measures the pictures per second of the step with a frozen body, and of the one without."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2 * batch_size, size, size, 3), dtype=np.uint8)
     source = from_arrays(images, np.arange(len(images)) % 2, ["a", "b"])
@@ -144,13 +145,17 @@ def main() -> None:
     parser.add_argument("--part", choices=("transfer", "precision", "frozen"), required=True)
     parser.add_argument("--seeds", type=int, default=5, help="seeds of transfer and precision")
     parser.add_argument(
-        "--scratch-lrs", type=float, nargs="+", default=[1e-3, 2e-3, 5e-3], help="rates of transfer"
+        "--scratch-lrs",
+        type=float,
+        nargs="+",
+        default=[1e-3, 2e-3, 5e-3],
+        help="rates for transfer",
     )
     parser.add_argument(
-        "--epochs", type=int, default=2, help="epochs of transfer, with five steps each"
+        "--epochs", type=int, default=2, help="epochs in transfer, which have five steps each"
     )
-    parser.add_argument("--size", type=int, default=128, help="size of frozen, pixels")
-    parser.add_argument("--batch", type=int, default=16, help="batch size of frozen")
+    parser.add_argument("--size", type=int, default=128, help="picture size in frozen, pixels")
+    parser.add_argument("--batch", type=int, default=16, help="batch size in frozen")
     arguments = parser.parse_args()
     use_device(arguments.device)
     if arguments.part == "frozen":
@@ -158,7 +163,7 @@ def main() -> None:
     elif arguments.part == "precision":
         document = precision(arguments.seeds)
     else:
-        # A learner prints whose weights it begins with; standard output is only for the document.
+        # A learner prints which weights it begins with; standard output is kept for the document.
         with redirect_stdout(sys.stderr):
             document = transfer(arguments.seeds, arguments.epochs, arguments.scratch_lrs)
     tell(document, arguments.json)

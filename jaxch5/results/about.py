@@ -32,11 +32,12 @@ class About(NamedTuple):
 
     Attributes:
         arch, head, precision: What the network is built from; see `create_model`.
-        presize, size: Side to which the CPU resizes pictures; side of the network's input, or its
-            height and width; all in pixels.
+        presize, size: Side to which the CPU resizes pictures, and side (or height and width) of the
+            network's input; all in pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
         method, pad_mode: How pictures get the shape of the network's input; see `Framing`.
-        crop_pct, interpolation: What evaluation and prediction see of pictures; see `View`.
+        crop_pct, interpolation: How much of each picture is seen in evaluation and prediction, and
+            how it is resized; see `View`.
         licence: Licence of the weights from which training began; None if it is not known.
     """
 
@@ -94,8 +95,8 @@ def about_of_file(
     except (SafetensorError, OSError) as error:
         if path.suffix in (".pkl", *PICKLES):
             raise WeightsError(
-                f"{path}: is a pickle, not a learner's file; {EXPORT}, or start training from its "
-                "weights, saved as a .pth file, with --model.weights"
+                f"{path}: is a pickle, not a learner's file; {EXPORT}, or save its weights as a "
+                ".pth file, and start training from them with --model.weights"
             ) from None
         raise WeightsError(f"{path}: is neither a run nor a learner's file: {error}") from None
     # Fields that older files lack have defaults.
@@ -111,7 +112,9 @@ def about_of_file(
         # The values in a file have to obey the bounds of the configuration.
         config = Config.model_validate({"data": sizes, "model": network})
     except ValidationError as error:
-        raise WeightsError(f"{path}: its metadata, {explain(error, known_keys(Config))}") from None
+        raise WeightsError(
+            f"{path}: in its metadata, {explain(error, known_keys(Config))}"
+        ) from None
     own = {"arch": said["arch"], "head": said["head"], "licence": said.get("licence")}
     return about_of(config)._replace(**own), spec, said
 
@@ -171,7 +174,7 @@ def known_task(path: Path, said: dict[str, Any]) -> Task:
 
 
 def head_of(model: nn.Module, spec: ModelSpec) -> str:
-    """Returns the name of a network's head, for a learner's file; "" if the head has none."""
+    """Returns the name of a network's head, to store in a learner's file; "" if it has no name."""
     return getattr(model, "head", "") if spec.heads or spec.names is None else ""
 
 
@@ -190,14 +193,14 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
         path: File or run.
         network: Module that the weights should fit.
         pretrained: Weights in the file or run, with their description.
-        size: Side of the pictures that the network takes, or their height and width, pixels.
+        size: Side of the pictures that the network takes, or their height and width, in pixels.
 
     Raises:
         WeightsError: The description is not valid, or does not fit the weights.
     """
     classes, (mean, std) = pretrained.classes or (), pretrained.normalization
     if not all(isinstance(name, str) for name in classes):
-        raise WeightsError(f"{path}: its classes are not names")
+        raise WeightsError(f"{path}: its class names are not all text")
     if pretrained.left_out:
         raise WeightsError(f"{path}: {pretrained.left_out[0]} is not part of its network")
     numbers = [*mean, *std]
@@ -213,6 +216,6 @@ def check_weights(path: Path, network: nn.Module, pretrained: Pretrained, size: 
         has, needs = (getattr(tree.get(name), "shape", None) for tree in (found, wanted))
         if has != needs:
             raise WeightsError(
-                f"{path}: {'.'.join(name)} has shape {has}, where its architecture, its head and "
-                f"{len(classes)} classes have {needs}"
+                f"{path}: {'.'.join(name)} has shape {has}, but its architecture and its head, "
+                f"with {len(classes)} classes, need shape {needs}"
             )

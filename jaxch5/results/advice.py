@@ -1,7 +1,7 @@
 """Advises what to do next, in at most five sentences that a run's figures support.
 
-A claim that chance could explain is made only if a statistical test is significant. Each sentence
-comes with a command.
+If chance could explain what a sentence claims, the sentence is given only if a statistical test is
+significant. Each sentence comes with a command.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ MOST = 5
 LEVEL = 0.01
 # Level for trends over a few epochs: four values cannot give a p-value below 0.04.
 TREND = 0.05
-# Minimum probability of an answer that counts as sure.
+# An answer counts as sure if its probability is at least this high.
 SURE = 0.9
-# ImageNet has 1,281 pictures per class; a set with fewer benefits from ImageNet's weights.
+# ImageNet has 1,281 pictures per class; a set that has fewer of them per class benefits from
+# ImageNet's weights.
 FEW = 1281
-# Smallest side of pictures for which ImageNet's weights are useful, pixels.
+# Smallest side that pictures must have for ImageNet's weights to be useful, in pixels.
 LEAST_SIDE = 64
 
 
@@ -66,7 +67,7 @@ def advise(
         interp: Answers of the run's classifier for the validation pictures.
         records: Record of each epoch; without records the length of training is not judged.
         counts: Number of training pictures of each class; None leaves out the advice that depends
-            on it.
+            on these numbers.
         judged: Whether `jaxch5 suspects` has already been run.
 
     Example:
@@ -116,7 +117,8 @@ def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
         pictures = counted(total, "picture is", "pictures are")
         yield Advice(
             f"{percent(right / total)} of {pictures} right, and always saying "
-            f"{interp.classes[int(there.argmax())]} gives {percent(chance)}: the rate may be wrong",
+            f"{interp.classes[int(there.argmax())]} gives {percent(chance)}: "
+            "the learning rate may be wrong",
             _like(run, "lr_find"),
         )
 
@@ -130,7 +132,7 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
     if count and poisson.sf(count - 1, expected) < LEVEL:
         pictures = counted(count, "validation picture is", "validation pictures are")
         yield Advice(
-            f"{pictures} confidently predicted as another class, where "
+            f"{pictures} confidently predicted as another class, but only "
             f"{expected:.1f} would be expected: labels may be wrong",
             _command("clean" if judged else "suspects", run),
         )
@@ -139,15 +141,15 @@ def _wrong_labels(run: str, interp: Interpretation, judged: bool) -> Iterator[Ad
 def _never_validated(
     run: str, interp: Interpretation, counts: Int[np.ndarray, "classes"] | None
 ) -> Iterator[Advice]:
-    """Reports classes without validation pictures, if a split by class would give each some."""
+    """Reports classes without validation pictures if a split by class would give them some."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     if counts is None or there.all() or (there + counts).min() < 2:
         return
     first, *others = np.flatnonzero(there == 0).tolist()
-    more = f" and {counted(len(others), 'other class', 'other classes')}" if others else ""
+    more = f" (like {counted(len(others), 'other class', 'other classes')})" if others else ""
     yield Advice(
         f"{interp.classes[first]}{more} has no validation pictures, and so no score: a split "
-        "by class holds some out",
+        "by class would hold some out",
         _like(run, "train", "--data.split", "random", "--data.stratify"),
     )
 
@@ -186,8 +188,8 @@ def _length(
     if _trend(valid[best:]) and _trend([-loss for loss in train[best:]]):
         yield Advice(
             f"Since epoch {phase[best]['epoch'] + 1} the validation loss has risen "
-            f"({valid[best]:.4f} to {valid[-1]:.4f}) while the training loss fell: the network is "
-            "overfitting",
+            f"({valid[best]:.4f} to {valid[-1]:.4f}) while the training loss has fallen: the "
+            "network is overfitting",
             _like(run, "train", "--fit.epochs", str(best + 1)),
         )
     before = phase[-1 - max(1, len(phase) // 3)]
@@ -198,8 +200,8 @@ def _length(
     deviation = np.sqrt((was * (1 - was) + now * (1 - now)) / len(interp))
     if now - was > norm.isf(LEVEL) * deviation:
         yield Advice(
-            f"Since epoch {before['epoch'] + 1} the accuracy rose by {100 * (now - was):.1f} "
-            "points, and the validation loss was still falling: more epochs may help",
+            f"Since epoch {before['epoch'] + 1} the accuracy has risen by {100 * (now - was):.1f} "
+            "percentage points, and the validation loss was still falling: more epochs may help",
             _like(run, "train", "--fit.epochs", str(longer)),
         )
 
@@ -220,7 +222,7 @@ def _rare_classes(
         of_rare, of_others = (hits / (hits + misses) for hits, misses in table)
         yield Advice(
             f"{percent(of_rare)} of the pictures of rare classes are right, but "
-            f"{percent(of_others)} of the others: rare classes could count for more",
+            f"{percent(of_others)} of the others are: rare classes could be given more weight",
             _like(run, "train", "--fit.class-weights", "balanced"),
         )
 
@@ -242,7 +244,8 @@ def _confused(run: str, interp: Interpretation) -> Iterator[Advice]:
         both, expected = int(between[least]), mistakes[least] / (count - 1)
         yield Advice(
             f"{names[0]} and {names[1]} are confused with each other in {both:,} of "
-            f"{mistakes[least]:,} mistakes on either, where chance would give {expected:.1f}",
+            f"{mistakes[least]:,} mistakes on pictures of either class; chance would give "
+            f"{expected:.1f}",
             _command("evaluate", run, "--min-val", str(max(1, both // 2))),
         )
 
@@ -257,7 +260,7 @@ def _interval(hits: int, total: int) -> tuple[float, float]:
 
 
 def _trend(values: Sequence[float]) -> bool:
-    """Tests whether values rise, with Kendall's rank correlation."""
+    """Tests with Kendall's rank correlation whether values rise."""
     test = (
         kendalltau(range(len(values)), values, alternative="greater") if len(values) > 3 else None
     )

@@ -16,7 +16,8 @@ from jaxch5.util.files import to_json
 KEEP, CLASS, DROP, UNSURE, UNDO = "keep", "class", "drop", "unsure", "undo"
 KINDS = (KEEP, CLASS, DROP, UNSURE, UNDO)
 
-# A picture's path, and its label at the time of an answer, which applies only to that label.
+# A picture's path, and the label that it had when an answer about it was given; the answer applies
+# only while the picture has that label.
 Key = tuple[str, str]
 
 
@@ -68,8 +69,10 @@ class AnswerLog:
 
     Attributes:
         path: The file.
-        torn: Whether a partial line, never confirmed as saved, was cut off the end of the file.
-        lines: Number of lines, including answers that were undone, and the lines that undo them.
+        torn: Whether the file ended in a partial line, which was never confirmed as saved, and
+            which has been removed.
+        lines: Number of lines, including those with answers that were undone, and those that undid
+            them.
         answers: Answers that were not undone, in their order.
 
     Raises:
@@ -138,6 +141,7 @@ def _answer(path: Path, number: int, line: bytes) -> Answer:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CheckpointError(
-            f"{path}, line {number}: is not an answer; remove the line, or restore a copy"
+            f"{path}, line {number}: is not an answer; remove the line, or restore a copy "
+            "of the file"
         ) from None
     return answer

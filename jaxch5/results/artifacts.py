@@ -1,7 +1,7 @@
 """Exports a trained classifier for PyTorch, for jax alone, for ONNX runtimes, and for jaxch5.
 
-Each format contains what a program needs besides the weights. The same classifier always gives the
-same bytes, whichever process exports it, and wherever that process runs.
+Besides the weights, each format contains what a program needs in order to use them. The same
+classifier always gives the same bytes, whichever process exports it, and wherever it runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from jaxch5.results.elsewhere import onnx_program, recipe, timm_config
 from jaxch5.results.predictor import Predictor
 from jaxch5.util.files import write_file
 
-# What `crop_pct` is a share of, for each method: the largest centre crop, or the whole picture.
+# For each method, what `crop_pct` is a share of: "center" stands for the largest centre crop, and
+# "none" for the whole picture.
 SEEN = {"crop": "center", "squish": "none", "pad": "none"}
 
 
@@ -41,7 +42,7 @@ def description_of(predictor: Predictor) -> dict[str, Any]:
         The fields of `About`, such as `presize` and `size` (pixels); `crop`, which says what
         `crop_pct` is a share of; `mean` and `std`, for values from 0 to 1; `classes`, in the
         order of the outputs; `task`, which names the activation; `threshold`, below which the
-        answer is "none of these"; and `import_path`, if one named your own architecture.
+        answer is "none of these"; and `import_path`, if your own architecture was named by one.
     """
     spec = predictor.spec
     return {
@@ -73,15 +74,16 @@ def as_fastai(predictor: Predictor) -> bytes:
     """Serializes weights under the names of fastai's `vision_learner`, including its head.
 
     Raises:
-        ConfigError: The network has no such names, or has another head.
+        ConfigError: There are no such names for the network, or its head is not "concat_pool".
     """
     spec, head = predictor.spec, predictor.about.head
     if spec.names is None or "fastai" not in spec.names.others:
         raise _no_names(predictor, "fastai", "fastai's")
     if head != "concat_pool":
         raise ConfigError(
-            f"format = fastai: only works with head concat_pool, not {head}; with format "
-            "safetensors, fastai's Learner takes torchvision's network with these weights"
+            f"format = fastai: only works with the head concat_pool, not {head}; choose "
+            "safetensors, load its weights into torchvision's network, and give the network to "
+            "fastai's Learner"
         )
     return _safetensors(
         export_state_dict(predictor.variables, spec, "fastai", head), _for_others(predictor)
@@ -102,7 +104,7 @@ def as_learner(predictor: Predictor) -> bytes:
 def _no_names(predictor: Predictor, form: str, whose: str) -> ConfigError:
     what = f"format = {form}: needs {whose} names, but {predictor.spec.name}"
     if predictor.spec.names is not None:
-        return ConfigError(f"{what} has others; choose safetensors, stablehlo or learner")
+        return ConfigError(f"{what} has other names; choose safetensors, stablehlo or learner")
     return ConfigError(
         f"{what} is a module of your own; choose stablehlo, or learner, which "
         "load_learner(path, model=...) loads in Python"
@@ -206,7 +208,7 @@ def as_timm(predictor: Predictor) -> dict[str, bytes]:
     """Serializes a classifier as the files of a folder that `timm.create_model` loads.
 
     Raises:
-        ConfigError: timm does not have this network, or not with this head.
+        ConfigError: timm does not have this network, or does not have it with this head.
     """
     config = json.dumps(timm_config(predictor), indent=2, ensure_ascii=False)
     return {
@@ -228,7 +230,8 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-# Each function returns the content of a file or, by file name, the contents of a folder's files.
+# Each function returns the content of one file, or the contents of a folder's files, keyed by their
+# names.
 FORMATS: dict[str, Callable[[Predictor], bytes | dict[str, bytes]]] = {
     "safetensors": as_safetensors,
     "fastai": as_fastai,

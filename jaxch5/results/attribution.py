@@ -49,7 +49,7 @@ class Attribution(NamedTuple):
         return as_image(overlay(self.picture, self.map))
 
     def plot(self) -> Figure:
-        """Draws the picture, and beside it where the classifier looks."""
+        """Draws the picture, and beside it a map of where the classifier looks."""
         title = f"{self.label} {percent(self.probability, 0)}"
         return plot_attribution(self.picture, self.map, title)
 
@@ -116,7 +116,7 @@ def attributions(
     Args:
         predictor: Classifier.
         images, frames: Canvases and frames of the pictures, as `Canvases` returns them.
-        labels: Index of each picture's class; a negative one takes the most probable class.
+        labels: Index of each picture's class; a negative index takes the most probable class.
 
     Raises:
         ConfigError: The network has no map.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.errors import ConfigError
 
-# Minimum share of the pictures of known classes that get an answer at a suggested threshold.
+# A suggested threshold answers at least this share of the pictures of known classes.
 ANSWERED = 0.95
 
 
@@ -20,8 +20,8 @@ class Calibration:
     """Holds confidence and accuracy of predictions, in equally wide bins of confidence from 0 to 1.
 
     Attributes:
-        confidence: Mean probability of the predictions in each bin; NaN where there are none.
-        accuracy: Share of these predictions that are right; NaN where there are none.
+        confidence: Mean probability of the predictions in each bin; NaN in a bin without any.
+        accuracy: Share of the predictions in each bin that are right; NaN in a bin without any.
         count: Number of predictions in each bin.
     """
 
@@ -44,7 +44,7 @@ class Calibration:
 def calibrate(
     confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"], bins: int = 10
 ) -> Calibration:
-    """Computes the mean confidence and accuracy of predictions in bins of confidence.
+    """Computes the mean confidence and the accuracy of predictions, binned by their confidence.
 
     Args:
         confidences: Probability of each item's prediction; a probability on the edge between two
@@ -72,12 +72,12 @@ def calibrate(
 
 
 class Selection(NamedTuple):
-    """Holds, by threshold, what share of items is answered, and how often wrongly (1705.08500).
+    """Holds the share of items answered at each threshold, and the error rate (1705.08500).
 
     Attributes:
-        threshold: Thresholds at which further items are answered, the highest first.
+        threshold: Thresholds, the highest first; each one answers more items than the one before.
         answered: Share of the items that are answered at each threshold.
-        error: Share of these answers that are wrong.
+        error: Error rate of the answers that are given at each threshold.
     """
 
     threshold: Float[np.ndarray, "thresholds"]
@@ -96,7 +96,7 @@ class Selection(NamedTuple):
         """Returns the highest threshold that answers enough items, rounded down to six decimals.
 
         Args:
-            share: Minimum share of items to answer, from 0 to 1.
+            share: Smallest share of the items that has to be answered, from 0 to 1.
 
         Example:
             >>> select(np.array([0.9, 0.6, 0.7]), np.array([True, False, True])).suggested(0.6)
@@ -107,7 +107,7 @@ class Selection(NamedTuple):
 
 
 def select(confidences: Float[np.ndarray, "items"], right: Bool[np.ndarray, "items"]) -> Selection:
-    """Computes, by threshold, the share of items answered, and the error rate of the answers.
+    """Computes the share of items answered at each threshold, and the error rate of the answers.
 
     Args:
         confidences: Probability of each item's most probable class.

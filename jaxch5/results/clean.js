@@ -1,7 +1,8 @@
 "use strict";
 
 const ANSWERS = { keep: "✓ keep", class: "→ ", drop: "✕ drop", unsure: "? not sure" };
-// Maximum number of pairs and of found classes that are listed: typing is faster than a longer list.
+// At most this many pairs of classes, and this many classes that match what was typed, are listed:
+// typing more of a name is faster than reading a longer list.
 const PAIRS = 200, FOUND = 12;
 const AGAIN = 2000;
 const $ = (id) => document.getElementById(id);
@@ -76,7 +77,7 @@ function drawOne(number) {
       : image("large", suspect.image, `labelled ${classes[suspect.label]}, looks like ${classes[suspect.prediction]}`));
     $("facts").replaceChildren(...facts(suspect));
     $("facts").scrollTop = 0;
-    // Preload the next ones.
+    // Preload the next pictures.
     for (const next of order.slice(at + 1, at + 4)) new Image().src = `/large/${data.suspects[next].image}?${data.digest}`;
   }
   $("answer").replaceChildren(`${at + 1} of ${order.length} `, badge(number));
@@ -198,12 +199,13 @@ async function send() {
     try {
       const reply = await post("/answer", head);
       if (reply.status === 409) {
-        // There are answers that this page has not seen: from another tab, or its own before the server stopped.
+        // The log has answers that this page has not seen: they are from another tab, or this page
+        // sent them before the server stopped.
         const state = await reply.json(), known = state.answers;
         const there = head.kind === "undo" || head.suspects.every((one) => known[one]?.[0] === head.kind && (head.new || known[one][1] === (head.class ?? null)));
         if (there) queue.shift();
         take(state);
-        $("said").textContent = "updated with answers from elsewhere";
+        $("said").textContent = "updated with answers that were given elsewhere";
       } else if (reply.ok) {
         queue.shift();
         const told = await reply.json();
@@ -226,7 +228,7 @@ async function send() {
 }
 
 function show(numbers) {
-  if (!numbers.length) return say("undone, about a picture that is not in this list");
+  if (!numbers.length) return say("undone; the answer was about a picture that is not in this list");
   if (!order.includes(numbers[0])) { $("filter").value = ""; filter(); }
   move(order.indexOf(numbers[0]));
 }
@@ -262,7 +264,7 @@ function complete() {
   const at = (number) => classes[number].toLowerCase().indexOf(low);
   matches = [...classes.keys()].filter((number) => at(number) >= 0).sort((a, b) => at(a) - at(b) || a - b).slice(0, FOUND);
   if (typed && !matches.some((number) => classes[number].toLowerCase() === low)) matches.push(null);
-  // A new class has to be chosen explicitly, so that a typing error adds none.
+  // A new class has to be chosen explicitly, so that a typing error does not add one.
   picked = matches[0] === null ? -1 : 0;
   list();
 }
@@ -283,7 +285,7 @@ function pick() {
   if (!matches.length) return;
   if (picked < 0) { picked = 0; return list(); }
   $("classes").close();
-  // Otherwise it may still receive the next key.
+  // Without this, the text field might still receive the next key.
   $("typed").blur();
   const number = matches[picked];
   tell(number === null ? { kind: "class", new: $("typed").value.trim() } : { kind: "class", class: number });
@@ -306,11 +308,11 @@ async function finish() {
 const DO = {
   keep: () => tell({ kind: "keep" }),
   other: () => {
-    // Each of several gets the class that the network predicts for it.
+    // Several suspects can get the predicted class at once only if it is the same for all of them.
     const several = chosen();
     if (!several.length) return;
     const kinds = new Set(several.map((number) => data.suspects[number].prediction));
-    if (kinds.size > 1) return say("these have different predictions: select fewer, or one pair of classes", true);
+    if (kinds.size > 1) return say("the chosen pictures have different predictions: choose fewer, or one pair of classes", true);
     tell({ kind: "class", class: data.suspects[several[0]].prediction });
   },
   type: () => {
@@ -339,7 +341,7 @@ function pressed(event) {
   const control = event.ctrlKey || event.metaKey;
   if (control && event.key.toLowerCase() === "z") { event.preventDefault(); return DO.undo(); }
   if (control || event.altKey || !data) return;
-  // On a button, these keys press it.
+  // While a button has the focus, these keys press the button.
   if (event.target.matches("button") && (event.key === " " || event.key === "Enter")) return;
   const across = grid ? sizes().across : 1;
   const steps = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - across, ArrowDown: at + across, Home: 0, End: order.length - 1, PageUp: at - 3 * across, PageDown: at + 3 * across };
@@ -374,7 +376,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-do]");
   if (!button || !data) return;
   DO[button.dataset.do]();
-  // Otherwise the next press of the space bar would press it again.
+  // Without this, the next press of the space bar would press the button again.
   if (event.detail) button.blur();
 });
 $("filter").addEventListener("change", () => { filter(); $("filter").blur(); });

@@ -25,7 +25,7 @@ from jaxch5.util.files import to_json
 from jaxch5.util.loopback import JSON, Reply
 from jaxch5.util.text import composed, folded, is_text, printable
 
-# Longest sides of the pictures, pixels.
+# Longest side of a picture in each size, in pixels.
 SIDES = {"large": 1024, "small": 256}
 # Number of encoded pictures that are cached, which takes about 60 MB.
 KEPT = 600
@@ -42,7 +42,7 @@ PAGES = {
 KNOWN = ("probability", "label_probability", "doubt", "part")
 # Fields of a group of near-duplicates: lists with one value for each picture.
 TWINS = ("images", "labels", "parts")
-# A function from an item's index and a class to a drawing of what speaks for the class.
+# A function that takes an item's index and a class, and draws what speaks for the class.
 Looks = Callable[[int, str], Image.Image]
 
 
@@ -50,7 +50,7 @@ def read_judged(path: Path) -> dict[str, Any]:
     """Reads the suspects that `jaxch5 suspects` wrote.
 
     Raises:
-        DataError: There is no such file, or it is damaged or from another version.
+        DataError: There is no such file, or it is damaged, or another version wrote it.
     """
     again = f"create it with jaxch5 suspects {path.parent}"
     try:
@@ -73,14 +73,15 @@ class Cleaner:
 
     Attributes:
         keys: Path and label of each suspect that is still in the set, largest doubt first.
-        stale: Number of suspects that are no longer in the set, or have another label.
-        digest: Hash of the list of suspects; answers from a page with another list are refused.
+        stale: Number of suspects that are no longer in the set, or have another label now.
+        digest: Hash of the list of suspects; answers from a page that shows another list are
+            refused.
 
     Args:
         title: Title of the page.
         judged: Result of `read_judged`.
         source: Pictures to show.
-        items: Index of each picture in `source`, by path and label.
+        items: Index of each picture in `source`, keyed by the picture's path and label.
         log: Log of answers, to which new ones are added.
         finish: Function that writes the corrected labels, and returns what the page then shows.
         looks: Function that draws where the network looks, or the reason why that is impossible.
@@ -106,7 +107,7 @@ class Cleaner:
         suspects = [one for one in judged["suspects"] if (one["image"], one["label"]) in items]
         self.keys: list[Key] = [(one["image"], one["label"]) for one in suspects]
         self.stale = len(judged["suspects"]) - len(suspects)
-        # Indices by path alone, for the other pictures that are shown beside a suspect.
+        # Indices keyed by path alone, for the other pictures that are shown beside a suspect.
         self._item = {image: item for (image, _), item in items.items()}
         self._images: dict[str, int] = {}
         groups = defaultdict(list)
@@ -127,7 +128,7 @@ class Cleaner:
         self._picture = lru_cache(KEPT)(self._drawn)
 
     def respond(self, path: str, posted: Any) -> Reply:
-        """Responds to a request for a file, suspects or a picture, to save an answer, or to finish.
+        """Responds to a request to send a file, suspects or a picture, save an answer, or finish.
 
         Raises:
             DataError: A picture cannot be read or drawn, or an answer is invalid.

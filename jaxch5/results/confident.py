@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 
 from jaxch5.metrics import check_probabilities
 
-# The weight of the ratio of calibrated probabilities in the doubt, beside their difference. The
-# ratio finds more labels changed at random, the difference more changed to a similar class.
+# If probabilities are calibrated, the doubt is a weighted mean of two terms: one from their ratio,
+# which has this weight, and one from their difference. The ratio finds more of the labels that were
+# changed at random; the difference finds more of those that were changed to a similar class.
 SHARE = 0.9
 TINY = np.finfo(float).tiny
 
@@ -24,7 +25,7 @@ class LabelIssues(NamedTuple):
         rival: Most probable class other than the label.
         disputed: Whether the rival is more probable than the label.
         wrong: Whether the label is likely wrong.
-        joint: Estimated number of items, by label (row) and by true class (column).
+        joint: Estimated number of items with each label (row) and each true class (column).
     """
 
     doubt: Float[np.ndarray, "items"]
@@ -50,16 +51,18 @@ def find_label_issues(
     label belong to that class. At most that many are marked as likely wrong: those for which the
     class's probability exceeds the label's by the most.
 
-    The doubt about a label is the rival's share of the sum of the label's and the rival's
-    probabilities. With `calibrated`, it also depends on their difference, and each class is first
-    weighted by how readily its items get this label, since mistakes often go from one class to one
-    other. Networks are usually too sure for that: it then finds fewer of the wrong labels.
+    The doubt about a label is the rival's probability divided by the sum of the label's and the
+    rival's probabilities. With `calibrated`, the doubt also depends on the difference between these
+    two probabilities, and every other class's probability is first weighted by how often items of
+    that class get this label, since items of one class are often mislabelled as one particular
+    other class. Networks are usually too sure of their answers for that: with their probabilities,
+    `calibrated` finds fewer of the wrong labels.
 
     Args:
         labels: Index of each item's class.
         probabilities: Class probabilities of each item, by a classifier not trained on that item.
-        calibrated: Whether the classifier is right as often as its probabilities say, as those of
-            `judge_by_heads` roughly are.
+        calibrated: Whether the classifier is right as often as its probabilities say, which is
+            roughly true of the heads that `judge_by_heads` trains.
 
     Raises:
         ConfigError: Labels and probabilities do not fit each other, or are invalid.
@@ -98,7 +101,7 @@ def find_label_issues(
 def _weights(
     labels: Int[np.ndarray, "items"], probabilities: Float[np.ndarray, "items classes"]
 ) -> Float[np.ndarray, "classes classes"]:
-    """Returns how readily items of each class (column) get each label (row): 1 on average."""
+    """Returns how often items of each class (column) get each other label (row): 1 on average."""
     classes = probabilities.shape[1]
     mass = np.zeros((classes, classes))
     np.add.at(mass, labels, probabilities)
@@ -112,7 +115,7 @@ def _weights(
 def _doubt(
     own: Float[np.ndarray, "items"], others: Float[np.ndarray, "items classes"], ratio: float
 ) -> Float[np.ndarray, "items"]:
-    """Returns the doubt about labels, given their probabilities and the others' weighted ones."""
+    """Returns the doubt about labels, from their probabilities and the weighted ones of others."""
     strongest = others.max(axis=1)
     share = strongest / np.maximum(own + strongest, TINY)
     margin = (strongest - own) / np.maximum(own + others.sum(axis=1), TINY)
@@ -124,9 +127,10 @@ def confident_joint(
 ) -> Int[np.ndarray, "classes classes"]:
     """Counts items by label (row) and by the class that they confidently belong to (column).
 
-    An item confidently belongs to a class if its probability of the class is at least the mean of
-    that probability over the items labelled with the class; among several such classes, the most
-    probable one counts. An item may belong to no class.
+    An item confidently belongs to a class if its probability for the class is at least as high as
+    the mean of that probability over all items labelled with the class. If that holds for several
+    classes, the item is counted for the most probable one of them; if it holds for none, the item
+    is not counted.
 
     Args:
         labels, probabilities: As in `find_label_issues`.
@@ -141,7 +145,7 @@ def confident_joint(
     right = labels[:, None] == np.arange(classes)
     thresholds = (probabilities * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1)
     # The tolerance is needed because the mean of equal probabilities may be rounded upward. No item
-    # confidently belongs to a class whose own items, if any, all have probability 0 for it.
+    # confidently belongs to a class if all items labelled with the class have probability 0 for it.
     confident = (probabilities >= thresholds * (1 - 1e-9)) & (thresholds > 0)
     found = np.where(confident, probabilities, -1).argmax(axis=1)
     joint = np.zeros((classes, classes), int)

@@ -41,10 +41,11 @@ class Corrections:
 
     Attributes:
         rows: Pictures that are left, in their order.
-        relabelled: Number of pictures that changed class, by part, old and new class.
-        dropped: Number of pictures that were left out, by part and class.
-        kinds: Number of answers about pictures of the set, by kind.
-        elsewhere: Number of answers about pictures that are not in the set, or have another label.
+        relabelled: Number of pictures that changed class, keyed by part, old class and new class.
+        dropped: Number of pictures that were left out, keyed by part and class.
+        kinds: Number of answers about pictures of the set, keyed by the kind of answer.
+        elsewhere: Number of answers about pictures that are not in the set, or have a label there
+            other than the one that the answer was about.
     """
 
     rows: Sequence[Row]
@@ -102,8 +103,8 @@ def check_listable(rows: Sequence[Row]) -> None:
     for name in sorted(spaced):
         if name.strip() in classes - {name}:
             raise DataError(
-                f"class {name!r}: differs from another only by spaces, which a table drops; "
-                "rename one of them"
+                f"class {name!r}: differs from another only by spaces around it, which a table "
+                "drops; rename one of them"
             )
     for row in rows:
         if row.image != row.image.strip():
@@ -201,7 +202,8 @@ def write_labels(path: Path, now: Corrections, run: Path | None) -> None:
 def about_labels(path: Path) -> dict[str, Any] | None:
     """Returns the record that `write_labels` wrote beside a table; None if it cannot be read.
 
-    The entry "edited" tells whether the table has changed since; if so, counts may be wrong.
+    The entry "edited" tells whether the table has been changed since it was written; if it has, the
+    counts may be wrong.
     """
     try:
         about = json.loads(path.with_suffix(ABOUT).read_bytes())

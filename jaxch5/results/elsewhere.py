@@ -41,8 +41,8 @@ library_name: timm
 ---
 
 A {arch} for {count} classes: `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it. It
-takes pictures as `pixels` below returns them, normalized by mean and deviation; timm's own
-transforms, from `config.json`, come close. These lines run in this folder:
+takes pictures as `pixels` below returns them, normalized by mean and deviation; the transforms that
+timm creates from `config.json` give similar pictures. Run these lines in this folder:
 
 ```python"""
 CALL_TIMM = """model = timm.create_model("local-dir:.", pretrained=True).eval()
@@ -140,7 +140,7 @@ def timm_config(predictor: Predictor) -> dict[str, Any]:
     """Returns the content of timm's `config.json`, as `timm.models.save_for_hf` writes it.
 
     Raises:
-        ConfigError: timm does not have this network, or not with this head.
+        ConfigError: timm does not have this network, or does not have it with this head.
     """
     spec, about, count = predictor.spec, predictor.about, len(predictor.classes)
     if not any(found.repository.startswith(f"timm/{spec.name}.") for found in spec.weights):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Picture = Float[np.ndarray, "height width 3"]
 
-# Longer side of the pictures that are shown, pixels.
+# Longer side of the pictures that are shown, in pixels.
 SIDE = 192
 
 
@@ -125,7 +125,7 @@ class Interpretation(NamesFastai):
         The most frequent comes first; equally frequent ones are in the order of the classes.
 
         Args:
-            min_val: Minimum count of a kind of mistake that is listed.
+            min_val: Smallest count that a kind of mistake must have to be listed.
 
         Example:
             >>> interp = Interpretation([0, 1, 1], np.eye(2)[[1, 0, 0]], ["a", "b"])
@@ -147,7 +147,7 @@ class Interpretation(NamesFastai):
         """Returns the losses and the indices of the items that the model is most wrong about.
 
         Args:
-            k: Number of items; None, or more than there are, returns all.
+            k: Maximum number of items to return; None returns all.
             largest: Whether to return the largest losses; False gives the smallest first.
 
         Raises:
@@ -175,7 +175,7 @@ class Interpretation(NamesFastai):
         return classification_report(self.targets, self.predictions, self.classes)
 
     def calibration(self, bins: int = 10) -> Calibration:
-        """Measures how often the most probable class is right, by its probability.
+        """Measures how often the most probable class is right, binned by its predicted probability.
 
         Args:
             bins: Number of bins of equal width, from 0 to 1; an edge belongs to the bin below it.
@@ -209,7 +209,7 @@ class Interpretation(NamesFastai):
         """Finds items whose label looks wrong (the model is sure of another class), worst first.
 
         Args:
-            min_loss: Minimum loss of the label; the default is the loss at a probability of 0.1.
+            min_loss: Minimum loss; the default is that of a label whose probability is 0.1.
             min_probability: Minimum probability of the prediction.
 
         Example:
@@ -227,9 +227,10 @@ class Interpretation(NamesFastai):
         min_loss: float = SUSPECT_LOSS,
         min_probability: float = SUSPECT_PROBABILITY,
     ) -> int:
-        """Writes the `suspects` that are files to a CSV table for correction; returns their number.
+        """Writes a CSV table of those `suspects` that are files, and returns how many they are.
 
-        The columns are image, label, prediction, probability and loss; `from_csv` reads the table.
+        In the table, which `from_csv` reads, their labels can be corrected. Its columns are image,
+        label, prediction, probability and loss.
 
         Args:
             path: CSV file to write; an existing one is replaced.
@@ -287,7 +288,7 @@ class Interpretation(NamesFastai):
         return mistakes.plot_mistakes(*self._shown(items), losses.tolist(), confidences)
 
     def plot_calibration(self, bins: int = 10) -> Figure:
-        """Draws `calibration`: accuracy against confidence.
+        """Draws `calibration`, with accuracy plotted against confidence.
 
         Args:
             bins: Number of bins; see `calibration`, which raises the same errors.

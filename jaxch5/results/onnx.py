@@ -1,8 +1,8 @@
 """Writes a pure function of an array as an ONNX program, for runtimes without jax or PyTorch.
 
 The function is traced for any number of rows, and each of its operations is written as one or
-more ONNX operators. A value that does not depend on the input is computed here, and becomes a
-constant. If code branches by platform, its default branch is written.
+more ONNX operators. A value that does not depend on the input is computed while the program is
+written, and becomes a constant. If code branches on the platform, its default branch is written.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Graph:
         return self.add("Transpose", value, perm=order) if is_name else np.transpose(value, order)
 
     def reshape(self, value: Value, shape: Iterable[Any]) -> Value:
-        # The number of rows follows from the rest of the shape.
+        # -1 stands for the number of rows, which ONNX infers from the other sides.
         sides = [side if isinstance(side, int) else -1 for side in shape]
         return self.add("Reshape", value, np.array(sides))
 
@@ -169,7 +169,9 @@ def _convolve(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Value:
     params, order = eqn.params, eqn.params["dimension_numbers"]
     low, high = zip(*params["padding"], strict=True)
     if {*params["lhs_dilation"], params["batch_group_count"]} != {1} or min(low + high) < 0:
-        raise Unwritten("a convolution whose input is dilated, cropped or in groups of rows")
+        raise Unwritten(
+            "a convolution whose input is dilated, cropped or split into groups of rows"
+        )
     found = graph.add(
         "Conv",
         graph.transpose(x, order.lhs_spec),
@@ -221,7 +223,7 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
     has = dict(zip(axes, eqn.invars[0].aval.shape, strict=True))
     sides = [has.get(axis, 1) for axis in range(len(shape))]
     placed = graph.reshape(x, sides)
-    # Where the wanted side is 1, ONNX's Expand leaves the side unchanged.
+    # If the wanted side is 1, ONNX's Expand leaves the side unchanged.
     wanted = [1 if side == now else side for side, now in zip(shape, sides, strict=True)]
     return placed if set(wanted) <= {1} else graph.expand(placed, wanted)
 

@@ -29,10 +29,10 @@ def stratified_folds(
     seed: int = 0,
     same: Iterable[Sequence[int]] = (),
 ) -> Int[np.ndarray, "items"]:
-    """Assigns items to folds, spreading each class evenly.
+    """Assigns items to folds, spreading each class evenly over the folds.
 
-    If all items of a class would be in a single fold, they get no fold (-1), since a classifier
-    trained on the other folds could not learn the class.
+    If all items of a class would be in a single fold, they are assigned to no fold (-1), since a
+    classifier trained on the other folds could not learn the class.
 
     Args:
         labels: Class of each item.
@@ -55,7 +55,8 @@ def stratified_folds(
     dealt = np.zeros((labels.max(initial=0) + 1, count), int)
     folds = np.full(len(labels), -1)
     for items in members.values():
-        # The fold with the fewest items of the first item's class; among equals, the smallest fold.
+        # Take the fold with the fewest items of the first item's class; if several folds have
+        # equally few, take the smallest of them.
         fold = np.lexsort((dealt.sum(axis=0), dealt[labels[items[0]]]))[0]
         folds[items] = fold
         np.add.at(dealt[:, fold], labels[items], 1)
@@ -100,8 +101,8 @@ def judge_by_heads(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    # One thread for each fold: threads that share a product wait for one another in a loop, which
-    # takes many times as long while other programs run.
+    # Each fold gets one thread. Threads that share a matrix product wait for one another in a busy
+    # loop, which takes many times as long while other programs run.
     with warnings.catch_warnings(), threadpool_limits(1):
         # The fit need not be exact to tell which labels look wrong.
         warnings.simplefilter("ignore", ConvergenceWarning)

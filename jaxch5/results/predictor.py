@@ -112,14 +112,14 @@ class Predictor(NamesFastai):
         """Returns a copy that has other weights, such as a later step's, but the same programs.
 
         Args:
-            variables: Weights and statistics of the same shapes.
+            variables: Weights and statistics, of the same shapes as the present ones.
         """
         other = copy(self)
         other.variables = variables
         return other
 
     def program(self, make: Callable[[Predictor], Any]) -> Any:
-        """Returns the result of `make` for the classifier; `make` is called once for all weights.
+        """Returns the result of `make`, which is called once for the classifier and all its copies.
 
         Args:
             make: Function from the classifier to a program that does not depend on its weights.
@@ -144,7 +144,7 @@ class Predictor(NamesFastai):
         """Computes class probabilities of pictures; a pure function, which `jax.jit` can compile.
 
         Args:
-            pictures: Pictures as `center` returns them: of the network's size, with values 0 to 1.
+            pictures: Pictures of the network's size, with values from 0 to 1, as from `center`.
         """
         return self._of_normalized(self.variables, normalize(pictures, self.normalization))
 
@@ -212,7 +212,7 @@ class Predictor(NamesFastai):
                     ended = error
                 if len(waiting) == 3 * BATCH:
                     yield from self._predict_ready([waiting.popleft() for _ in range(BATCH)], BATCH)
-            # If one picture is left here, it was the only one: of several, at least two are left.
+            # If one picture is left, it was the only one: of several, at least two would be left.
             rows = 1 if len(waiting) == 1 else BATCH
             while waiting:
                 count = min(rows, len(waiting))
@@ -251,7 +251,7 @@ class Predictor(NamesFastai):
         self, program: Any, source: Source, items: Int[np.ndarray, "items"], batch_size: int
     ) -> Float[np.ndarray, "items outputs"]:
         if source.reading.range == "auto":
-            # A source that was not used in training has no range yet, and takes that of training.
+            # A source not used in training has no range yet, and takes the one used in training.
             source = replace(source, reading=source.reading._replace(range=self.about.range))
         canvases = Canvases(source, self.about.presize, keep=False, framing=self.about.framing)
         loader = Loader(canvases, items, batch_size)
@@ -271,7 +271,7 @@ class Predictor(NamesFastai):
             except DataError as error:
                 read.append(error)
         good = [pair for pair in read if not isinstance(pair, DataError)]
-        # Padded: a shorter last batch would need its own program.
+        # A shorter last batch would need its own program, so it is padded.
         filled = good + good[:1] * (rows - len(good))
         predictions: Iterator[Prediction] = iter(())
         if good:

@@ -74,10 +74,11 @@ class Report:
         data_line: One sentence about the data.
         path: Path of the run, for the commands that the report shows.
         config: Configuration as TOML.
-        changed: Settings that differ from their defaults, by their dotted names.
+        changed: Settings that differ from their defaults, keyed by their dotted names.
         records: Record of each epoch: epoch, phase, train_loss, valid_loss, the task's metrics,
             seconds, images_per_second, and skipped_steps if steps may be skipped.
-        right: Number of validation pictures classified correctly, and number in all.
+        right: Number of validation pictures classified correctly, and number of all validation
+            pictures.
         rates: Learning rate of each group at each step.
         momentum: Momentum at each step.
         group_names: Names of the groups of layers; without names, the groups are numbered.
@@ -85,7 +86,8 @@ class Report:
         counts: Name of each class, with its numbers of training and of validation pictures.
         confusion: Counts, with a row for each actual class and a column for each predicted one.
         classes: Names of the classes, followed by "none of these" if that is an answer.
-        examples: Some pictures of each cell of the confusion matrix, by actual and predicted class.
+        examples: Some pictures from each cell of the confusion matrix, keyed by the indices of the
+            actual class and of the predicted one.
         sheet: Small pictures of the examples.
         class_table: A row for each class: class, precision, recall, f1 and support.
         top_losses: A row for each picture, worst first: picture, prediction, actual, loss,
@@ -96,12 +98,12 @@ class Report:
         cleaning: Labels corrected since an earlier run, and what changed as a result (see
             `run.cleaned.changes`).
         advice: Findings, and what to do about them.
-        versions: Version of each package, by name.
+        versions: Version of each package, keyed by the package's name.
         finished: Whether training is over.
         stopped: How training ended early, such as "was interrupted"; "" if it did not.
         time: Time of day at which the report was written.
         task: Task, which defines the scores and the answers.
-        metrics: Names of the metrics in the records besides the task's.
+        metrics: Names of the metrics that the records hold besides those of the task.
     """
 
     title: str

@@ -61,7 +61,9 @@ def find_suspects(
 def write_suspects(
     path: str | os.PathLike[str], suspects: Sequence[Suspect], references: Sequence[str]
 ) -> int:
-    """Writes those suspects that are files to a CSV file for `from_csv`; returns their number.
+    """Writes a CSV table of those suspects that are files, and returns how many they are.
+
+    `from_csv` reads the table.
 
     Args:
         path: CSV file to write; an existing one is replaced.
@@ -96,7 +98,7 @@ def write_table(
     Args:
         path: CSV file to write; an existing one is replaced.
         columns: Names of the columns.
-        rows: Values of each row, by column name; values of other columns are left out.
+        rows: Values of each row, keyed by column name; values of other columns are left out.
 
     Raises:
         DataError: The file cannot be written.
@@ -144,7 +146,8 @@ def described(
 
     Returns:
         The estimated number of `wrong` labels, the share of labels that the classifier `agreed`
-        with, `pairs` of a label and another class with the estimated count, and the `suspects`.
+        with, `pairs` of a label and another class, each with the estimated number of items that
+        have the label but belong to the other class, and the `suspects`.
     """
     labels, classes = source.labels[judged], source.classes
     # With features, the probabilities are those of `judge_by_heads`.

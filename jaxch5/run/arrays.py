@@ -14,15 +14,15 @@ from safetensors.numpy import save as dump
 from jaxch5.training.mesh import to_host
 
 FILE, CHECKSUM = "arrays.safetensors", "arrays.sha256"
-# Limit on the size of a file that is read: other people's weights are read into memory before it is
-# known whether they fit the network. The weights of a ResNet-152 take 0.24 GB.
+# A larger file is not read, since other people's weights are read into memory before it is known
+# whether they fit the network. The weights of a ResNet-152 take 0.24 GB.
 MOST_BYTES = 2**32
 
 Arrays = dict[str, np.ndarray]
 
 
 def to_arrays(tree: PyTree) -> Arrays:
-    """Returns copies of a tree's leaves on the host, by their paths.
+    """Returns copies of a tree's leaves on the host, keyed by their paths in the tree.
 
     >>> to_arrays({"conv": {"kernel": np.zeros(2)}})
     {'conv/kernel': array([0., 0.])}
@@ -35,7 +35,7 @@ def from_arrays(arrays: Arrays, like: PyTree) -> PyTree:
     """Returns a tree with the structure of `like` and the arrays as its leaves.
 
     Raises:
-        ValueError: An array is missing or superfluous, or has another shape or type.
+        ValueError: An array is missing or superfluous, or its shape or type does not match.
 
     >>> from_arrays({"bias": np.zeros(2)}, {"bias": jax.ShapeDtypeStruct((2,), np.float64)})
     {'bias': array([0., 0.])}

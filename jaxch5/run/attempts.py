@@ -9,7 +9,7 @@ from jaxch5.errors import CheckpointError
 
 
 class Attempts:
-    """Calls functions that write, and reports failures; `check` raises the first that remains.
+    """Calls functions that write, and reports failures; `check` raises the first unresolved one.
 
     Args:
         say: Function that takes a line about each failure.

@@ -93,7 +93,7 @@ class StoredCheckpoints:
                 damaged.append(str(error))
                 continue
             for line in damaged:
-                say(f"{line}; using an earlier one, of step {step}")
+                say(f"{line}; using the earlier checkpoint of step {step}")
             return found
         if damaged:
             raise CheckpointError(
@@ -159,7 +159,7 @@ class Checkpoints(StoredCheckpoints):
 
     A save returns as soon as the state has been copied, and continues in the background. The
     checkpoint becomes visible atomically, by a rename: a run killed during a save keeps the
-    previous checkpoint. The last two checkpoints are kept, and the best according to `Best`.
+    previous checkpoint. The last two checkpoints and the best one, as `Best` defines it, are kept.
 
     Args:
         directory: Existing folder for the checkpoints.
@@ -169,7 +169,7 @@ class Checkpoints(StoredCheckpoints):
     """
 
     def __init__(self, directory: Path) -> None:
-        # Importing orbax takes longer than reading a run, which does not need it.
+        # Importing orbax takes longer than reading a run, and reading a run does not need orbax.
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
@@ -237,7 +237,8 @@ class Checkpoints(StoredCheckpoints):
             # The state was saved before its validation, by a run that was then stopped.
             self.wait()
             self._manager.delete(step)
-        # Copies: on a CPU the save would otherwise read the buffers that the next step overwrites.
+        # The arrays are copied: on a CPU the save would otherwise read the very buffers that the
+        # next step overwrites.
         variables, rest = to_arrays(state.variables), to_arrays(_without_variables(state))
         said = json_value({**(about or {}), "records": list(records)})
         with self._unsaved():
@@ -267,7 +268,7 @@ class Checkpoints(StoredCheckpoints):
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step of the best epoch, saved or being saved; None if there is none."""
+        """Returns the step of the best epoch saved or being saved; None if there is none."""
         return self._manager.best_step()
 
     @contextmanager

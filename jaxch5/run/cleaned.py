@@ -68,9 +68,10 @@ def record_cleaning(run: RunDir) -> None:
 def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str, Any] | None:
     """Returns what a report shows about corrected labels; None if the run recorded none.
 
-    The report shows counts. If the corrected labels are those of an earlier run, it also compares
-    the networks of both runs; the older one is evaluated again, since its score was based on the
-    old labels. If a comparison is impossible or would be unfair, "why_not" says why.
+    The report shows how many labels were corrected. If the corrected labels are those of an earlier
+    run, the report also compares the networks of the two runs; the earlier run's network is
+    evaluated again, since its score was based on the old labels. If a comparison is impossible or
+    would be unfair, the entry "why_not" says why.
 
     Args:
         run: Finished run.
@@ -117,7 +118,7 @@ def compare(earlier: Path, run: RunDir, data: Data, interp: Interpretation) -> C
 
     Args:
         earlier: Directory of the earlier run.
-        run: Run that gave the answers.
+        run: Run whose network gave the answers.
         data: Pictures of that run.
         interp: Answers for the validation pictures, with their labels.
 

@@ -1,4 +1,4 @@
-"""Passes the events of training to hooks, including how training ended, even after an error."""
+"""Passes the events of training to hooks, and tells them how it ended, even after an error."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _hand(event: Event, hooks: Sequence[Hook]) -> None:
 
 
 def guest(hook: Hook) -> Hook:
-    """Wraps a user's hook: it cannot change other hooks' events, and its errors name the hook."""
+    """Wraps a user's hook so that it cannot change other hooks' events, and its errors name it."""
 
     def call(event: Event) -> None:
         if not isinstance(event, (Begin, Ready)) and event.state is not None:

@@ -68,7 +68,7 @@ class Found(NamedTuple):
     Attributes:
         runs: Runs in the order of the given paths, and within a folder from oldest to newest.
         others: Paths that are not runs.
-        damaged: Reason why each damaged run cannot be read, by the path of the run.
+        damaged: Reason why each damaged run cannot be read, keyed by the path of the run.
     """
 
     runs: list[PastRun]
@@ -127,7 +127,7 @@ def read_run(path: Path) -> PastRun:
 
 
 def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
-    """Returns the settings in which runs differ, by dotted name, with each run's value."""
+    """Returns, keyed by dotted name, each run's value of every setting in which runs differ."""
     values = [flat(run.config) for run in runs]
     return {
         key: [one[key] for one in values]
@@ -137,7 +137,7 @@ def differences(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
 
 
 def margins(runs: Sequence[PastRun]) -> tuple[list[tuple[float, float] | None], bool]:
-    """Returns Wilson's interval for each run's accuracy, and whether all share a validation set.
+    """Returns Wilson's interval for each accuracy, and whether all runs share one validation set.
 
     Raises:
         CheckpointError: A run's record of its pictures is damaged.

@@ -49,6 +49,6 @@ class ArraysHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(ArraysHandler, for_save=True, for_restore=True)
 @dataclass
 class SaveArrays(ocp.args.CheckpointArgs):
-    """Arrays to save, by name."""
+    """Arrays to save, keyed by name."""
 
     arrays: Arrays

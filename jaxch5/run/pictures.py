@@ -64,7 +64,7 @@ def known_by(pretrained: Pretrained | None, data: Data) -> str | None:
         data: Data with the validation pictures.
 
     Raises:
-        CheckpointError: The record of the run that the weights are from is damaged.
+        CheckpointError: The weights come from a run whose record of pictures is damaged.
     """
     earlier = read_pictures(RunDir(Path(pretrained.origin)).pictures_file) if pretrained else None
     count = trained_on(data.pictures, earlier) if earlier else 0
@@ -85,7 +85,8 @@ def going_on(
         run: Run to resume.
         source: Pictures that the run's configuration finds now, which may include new ones.
         say: Function that takes a line about a missing record or each kind of change.
-        instead: What else the user may do if pictures are gone or relabelled, for the message.
+        instead: Advice on what else the user may do, for the message if pictures are gone or
+            relabelled.
 
     Raises:
         DataError: A picture is gone, or has another class now.
@@ -95,7 +96,7 @@ def going_on(
     if pictures is None:
         say(
             "this run has no record of its pictures (it is from an earlier version): its split is "
-            "drawn again, and differs if pictures were added or removed"
+            "drawn again, and will differ if pictures were added or removed"
         )
         return None
     found = find(pictures, pictures_of(source))
@@ -154,7 +155,7 @@ def check_about(checkpoint: Path, about: Mapping[str, Any], here: Mapping[str, A
     Raises:
         ConfigError: The architecture, classes, class weights or task differ.
     """
-    # Older checkpoints lack these two, which could not be chosen then.
+    # Older checkpoints lack the task and the class weights, which could not be chosen at the time.
     about = {"task": SOFTMAX.name, "class_weights": "none", **about}
     same = {
         "arch": about["arch"] == here["arch"],

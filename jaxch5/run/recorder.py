@@ -47,7 +47,8 @@ class Recorder(NamesFastai):
         """Plots the training loss of each step and the validation loss of each epoch.
 
         Args:
-            skip_start: Number of first steps to leave out, as their losses would dwarf the others.
+            skip_start: Number of steps to leave out at the beginning of training, since their
+                losses would dwarf the others.
         """
         from jaxch5.plots.figure import Figure
 

@@ -32,7 +32,8 @@ def load_weights(weights: str | Path, arch: str | ModelSpec) -> dict[str, PyTree
         weights: "imagenet" (from the hub or its cache); one of the architecture's tags, such as
             "a1_in1k", or a repository of the hub, such as "timm/resnet50.a1_in1k", either with or
             without `@REVISION`; a file, such as a `.safetensors` or `.pth` file, with `#PART` to
-            select one state dict of several; a folder like a hub repository; or a run directory.
+            select one state dict of several; a folder laid out like a repository of the hub; or a
+            run directory.
         arch: Name of an architecture, or a `ModelSpec`.
 
     Raises:
@@ -81,7 +82,8 @@ def available(arch: str | ModelSpec) -> tuple[str, str]:
     """Resolves `weights="auto"`: "imagenet" if such weights can be fetched, else "none".
 
     Returns:
-        The resolved name, and a line with the reason if it is "none", else "".
+        The resolved name, and a line that gives the reason if the name is "none", or "" if it is
+        not.
     """
     try:
         from_hub(arch)
@@ -104,12 +106,13 @@ def pretrained_of(
     Args:
         weights, arch, head, normalization: As in `vision_learner`.
         classes: Names of the new network's classes.
-        say: Function that takes a line about the weights, or about "auto" finding none; None
-            prints it.
+        say: Function that takes a line about the weights, or about why "auto" found none; None
+            prints the line.
         view: `crop_pct` and `interpolation` to use; a missing one is taken from the weights.
 
     Raises:
-        ConfigError: Your own module gets weights by name, or there is no such run or architecture.
+        ConfigError: `weights` is a name, but `arch` is a module of your own; or there is no such
+            run or architecture.
         WeightsError: The weights cannot be fetched or read, or do not fit.
 
     Example:
@@ -127,7 +130,7 @@ def pretrained_of(
         if weights in ("auto", "none"):
             return None
         raise ConfigError(
-            f"weights = {weights}: a module of your own has no weights by name; give "
+            f"weights = {weights}: no named weights are known for a module of your own; give "
             "weights='none', its variables, or a ModelSpec that builds it"
         )
     if weights == "auto":
@@ -147,7 +150,8 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
 
     Args:
         pretrained: Weights to describe.
-        head: Head of the new network, "linear" or "concat_pool"; "" is the architecture's own.
+        head: Head of the new network, "linear" or "concat_pool"; "" stands for the architecture's
+            only head.
         classes: Names of the new network's classes.
     """
     mean, std = (", ".join(f"{value:g}" for value in row) for row in pretrained.normalization)
@@ -157,7 +161,9 @@ def describe(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -> str
     ]
     if (view := pretrained.view) != WHOLE:
         share = "all" if view.crop_pct == 1 else f"{view.crop_pct:g}"
-        parts.append(f"evaluation sees {share} of the short side, {view.interpolation}")
+        parts.append(
+            f"evaluation sees {share} of the short side, with a {view.interpolation} filter"
+        )
     parts += pretrained.remarks
     if pretrained.licence:
         forbids = ", which forbids commercial use" if "-nc" in pretrained.licence.lower() else ""
@@ -242,7 +248,7 @@ def transfer(
         classes: Names of the new network's classes; a head fits only if its classes are the same.
 
     Raises:
-        WeightsError: A part of the body is missing or has another shape.
+        WeightsError: A part of the body is missing, or does not have the shapes that are needed.
     """
 
     def part(name: str, new: PyTree, old: PyTree | None) -> PyTree:
@@ -250,8 +256,8 @@ def transfer(
         if name == "head":
             return old if fits and same_names(classes, pretrained.classes or ()) else new
         if not fits:
-            what = f"has no {name}" if old is None else f"its {name} has other shapes"
-            raise WeightsError(f"{pretrained.origin}: {what}")
+            what = "has no" if old is None else "does not have the shapes needed for"
+            raise WeightsError(f"{pretrained.origin}: {what} {name}")
         return old
 
     return {

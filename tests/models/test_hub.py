@@ -203,7 +203,7 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
     assert found.classes == ("cat", "dog", "fish")
     assert (found.view, found.licence) == (View(0.95, "bicubic"), "apache-2.0")
     line = describe(found, "linear", ("cat", "dog", "fish"))
-    assert "evaluation sees 0.95 of the short side, bicubic" in line
+    assert "evaluation sees 0.95 of the short side, with a bicubic filter" in line
     assert "their head is kept" in line
     grey = Normalization((0.5,) * 3, (0.5,) * 3)
     assert find_weights(folder, "resnet18d", grey).normalization == grey

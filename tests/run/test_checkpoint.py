@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp
         assert len(said) == (step == 1)
         if step == 1:
             assert f"{copy}/2: is damaged: " in said[0]
-            assert said[0].endswith("using an earlier one, of step 1")
+            assert said[0].endswith("using the earlier checkpoint of step 1")
             passed_over.add(file.parts[1])
     assert passed_over == {"variables", "rest", "about"}
 

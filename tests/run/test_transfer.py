@@ -96,11 +96,13 @@ def test_a_missing_part_is_named(kind, name):
 
 def test_a_part_of_another_shape_is_named():
     """Not taken to fail later, somewhere in a compiled program."""
-    with pytest.raises(WeightsError, match=r"^there: its layer1_0 has other shapes$"):
+    with pytest.raises(
+        WeightsError, match=r"^there: does not have the shapes needed for layer1_0$"
+    ):
         transfer(variables_of(0), pretrained(arch="resnet50"), PETS)
     source = pretrained()
     source.variables["params"]["conv1"]["kernel"] = np.ones((3, 3, 3, 64), np.float32)
-    with pytest.raises(WeightsError, match=r"^there: its conv1 has other shapes$"):
+    with pytest.raises(WeightsError, match=r"^there: does not have the shapes needed for conv1$"):
         transfer(variables_of(0), source, PETS)
 
 
@@ -159,7 +161,7 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
     lines = []
     found = pretrained_of(path, "resnet18", "linear", PETS, None, lines.append, {"crop_pct": 0.8})
     assert found.view == View(0.8, "bicubic")
-    assert "evaluation sees 0.8 of the short side, bicubic" in lines[0]
+    assert "evaluation sees 0.8 of the short side, with a bicubic filter" in lines[0]
     assert "licence cc-by-nc-4.0, which forbids commercial use" in lines[0]
 
 

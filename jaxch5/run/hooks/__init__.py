@@ -1,1 +1,1 @@
-"""The built-in hooks, one per module: each is called with events of `jaxch5.training.events`."""
+"""The built-in hooks, one per module; they are called with events of `jaxch5.training.events`."""

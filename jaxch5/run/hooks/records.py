@@ -24,7 +24,7 @@ def record_into(recorder: Recorder) -> Hook:
             recorder.lrs.append(list(step.rates))
             recorder.moms.append(step.momentum)
         if isinstance(event, Epoch):
-            # A copy: later hooks may alter the event.
+            # The recorder gets a copy, since later hooks may alter the event's record.
             recorder.records.append(dict(event.record))
             recorder.ends.append(len(recorder.losses))
 

@@ -68,8 +68,9 @@ def write_reports(
         records: Records of the epochs, which another hook extends before this hook is called.
         attempt: Wrapper that calls the functions that write, and records their failures.
         task: Task, which defines the scores and the answers.
-        metrics: Names of the metrics in the records besides the task's.
-        classifier: Classifier that gets the final weights, to show what its predictions rely on.
+        metrics: Names of the metrics that the records hold besides those of the task.
+        classifier: Classifier that gets the final weights, to show what its predictions rely on;
+            None leaves this out.
     """
     path = shlex.quote(str(run.path))
     valid = np.bincount(data.valid.labels, minlength=len(data.classes))

@@ -14,7 +14,8 @@ class TensorBoard:
 
     Args:
         folder: Folder to write into.
-        start: Next step's number; unless 0, TensorBoard discards older values from that step on.
+        start: Number of the next step; unless it is 0, TensorBoard discards what was written
+            earlier for this step and those after it.
 
     Raises:
         Jaxch5Error: The library that writes event files is not installed.
@@ -44,7 +45,8 @@ class TensorBoard:
         if isinstance(event, Epoch):
             for name, value in event.record.items():
                 if isinstance(value, float) and is_number(value):
-                    # At its last step: a resume discards values from the next step on.
+                    # An epoch's values are placed at its last step, since a resumed run discards
+                    # the values from the next step on.
                     self._add(f"epoch/{name}", value, event.number - 1)
 
     def _add(self, tag: str, value: float, step: int) -> None:

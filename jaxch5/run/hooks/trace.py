@@ -9,7 +9,7 @@ import jax
 
 from jaxch5.training.events import Begin, End, Event, Ready, Step
 
-# `Step` events before a trace: the first steps run with cold caches and low clock rates.
+# Number of `Step` events before a trace: the first steps run with cold caches and low clock rates.
 WARM_UP = 5
 STEPS = 10
 
@@ -43,7 +43,10 @@ class Trace:
             case End() if self._tracing:
                 self._stop()
             case End(how="finished") if self._first is None:
-                self._say(f"--profile: last phase not traced; it needs more than {WARM_UP} steps")
+                self._say(
+                    "--profile: the last phase was not traced, as a trace needs more than "
+                    f"{WARM_UP} steps"
+                )
 
     def _watch(self, event: Step, ends_epoch: bool) -> None:
         if self._first is None:

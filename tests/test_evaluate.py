@@ -112,7 +112,7 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
     assert status == 0, err
     assert err.splitlines()[0] == (
         "6 of the 8 pictures that the run validated on; 1 is missing; 1 is a different file now "
-        "and left out; 1 is new to the run and left out (--pictures all scores all)"
+        "and is left out; 1 is new to the run and is left out (--pictures all scores every picture)"
     )
     document = json.loads(out)
     counts = {"validated": 8, "missing": 1, "changed": 1, "relabelled": 0, "new": 1}

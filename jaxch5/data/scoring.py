@@ -12,7 +12,8 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import counted
 
 VALIDATED, ALL, DRAWN_AGAIN = "validated", "all", "drawn again"
-# A set that holds at least this share of a run's validated pictures counts as the run's own.
+# A set that holds at least this share of the pictures that a run was validated on counts as the
+# run's own.
 OWN_SHARE = 0.5
 
 
@@ -20,9 +21,10 @@ class Scored(NamedTuple):
     """Holds the pictures that are scored.
 
     Attributes:
-        part: Which pictures: "validated", "all", or "drawn again" if a run has no record of them.
+        part: Which pictures these are: "validated", "all", or, if a run has no record of its
+            pictures, "drawn again".
         items: Indices of the pictures in the source.
-        counts: Number of pictures of each kind.
+        counts: Number of pictures of each kind, such as "missing" or "new".
         line: Description of the pictures, for messages.
     """
 
@@ -35,7 +37,8 @@ class Scored(NamedTuple):
 def holds_own(pictures: Pictures, found: Found) -> bool:
     """Checks whether another set holds at least half of the pictures that a run was validated on.
 
-    The run's own set passes even if it has moved; other files of the same names do not count.
+    The run's own set passes even if it has been moved; different files with the same names do not
+    count.
     """
     return bool(found.same[pictures.held_out].sum() >= OWN_SHARE * pictures.held_out.sum())
 
@@ -43,9 +46,9 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
     """Returns the pictures that a run was validated on, as far as they still exist.
 
-    A file of a different size under the name of such a picture is a different picture, possibly one
-    that the run was trained on, and is left out. A picture whose class has changed is scored by the
-    class that it has now.
+    A file that has the name of such a picture, but a different size, counts as a different picture,
+    possibly one that the run was trained on, and is left out. A picture whose class has changed is
+    scored against the class that it has now.
 
     Args:
         pictures: Pictures of the run.
@@ -74,21 +77,29 @@ def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
         (counts["missing"], "is missing", "are missing"),
         (
             counts["changed"],
-            "is a different file now and left out",
-            "are different files now and left out",
+            "is a different file now and is left out",
+            "are different files now and are left out",
         ),
     )
     count, of = int(scored.sum()), ""
     if left_out:
         count, of = counts["validated"], f"{count:,} of the "
-    by_its_class = "now in another class and scored by it"
-    new = "new to the run and left out (--pictures all scores all)"
+    its_class = "scored against that class"
+    scores_it = "left out (--pictures all scores every picture)"
     notes = [
         f"{of}{counted(count, 'picture')} that the run validated on",
         *left_out,
         *_listed(
-            (counts["relabelled"], f"is {by_its_class}", f"are {by_its_class}"),
-            (counts["new"], f"is {new}", f"are {new}"),
+            (
+                counts["relabelled"],
+                f"is now in another class and is {its_class}",
+                f"are now in another class and are {its_class}",
+            ),
+            (
+                counts["new"],
+                f"is new to the run and is {scores_it}",
+                f"are new to the run and are {scores_it}",
+            ),
         ),
     ]
     return Scored(VALIDATED, found.places[scored], counts, "; ".join(notes))
@@ -106,7 +117,8 @@ def score_all(count: int, pictures: Pictures | None, found: Found | None, where:
     line = f"all {counted(count, 'picture')} of {where}"
     if pictures is None or found is None:
         line += (
-            "; whether the run was trained on any is not known: it has no record of its pictures"
+            "; it is not known whether the run was trained on any of them, since it has no record "
+            "of its pictures"
         )
         return Scored(ALL, np.arange(count), {}, line)
     known, held_out = found.same, pictures.held_out
@@ -133,8 +145,8 @@ def score_drawn_again(items: Int[np.ndarray, "items"]) -> Scored:
     """Returns the pictures on which a run without a record is assumed to have been validated."""
     line = (
         f"{counted(len(items), 'picture')}, the validation part of the run's split drawn again: "
-        "the run has no record of its pictures; if any were added or removed since, it was trained "
-        "on some of these"
+        "the run has no record of its pictures; if any were added to the set or removed from it "
+        "since, the run was trained on some of these"
     )
     return Scored(DRAWN_AGAIN, items, {}, line)
 

@@ -30,7 +30,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import composed, counted
 
-# Names of the columns that hold each item's folder, and whether it is for validation.
+# Names of the columns that hold each item's folder, and whether the item is for validation.
 FOLDER = "folder"
 IS_VALID = "is_valid"
 
@@ -40,29 +40,29 @@ class Source:
     """Gives random access to labelled pictures.
 
     Attributes:
-        classes: Names of the classes, in the order of the labels.
+        classes: Names of the classes, in the order in which `labels` numbers them.
         labels: The class of each item, as an index into `classes`.
-        references: Names of the items, the same on every machine; errors show them.
+        references: Names of the items, which are the same on every machine; errors show them.
         read: Function from an item's number to its file's bytes, or to its pixels [height, width,
             3], with their colour profile if it is not sRGB.
-        columns: What else is known about each item, for splits: the folder that it is in, or a
-            column of a table.
+        columns: What else is known about each item and may decide how the items are split: its
+            folder, or its cells in the other columns of a table.
         file: Function from an item's number to its file; None if items are not files.
         presized: Short side, in pixels, to which the pictures were resized beforehand; None if
             they were not.
         cut: Whether long pictures were also cut beforehand, to the part that a crop can reach.
         sharded: Whether the items are stored in a few large files, in the order of their numbers,
             so each of several processes should keep to a range of numbers.
-        passed_over: Files below the source's folder that are not items, by reason; a folder that
-            was not looked into is a single entry, which ends with a slash.
-        notes: Phrases for the line that describes the data: what was guessed about the pictures, or
-            is worth knowing.
+        passed_over: Files below the source's folder that are not items, grouped by reason; a folder
+            that was not looked into is a single entry, which ends with a slash.
+        notes: Phrases for the line that describes the data: what was guessed about the pictures,
+            and what else is worth knowing.
         reading: How the files are decoded, if there is more than one right way.
         name: What error messages call the source.
         hint: Advice that is added to an error about the classes.
 
     Raises:
-        DataError: There is not one class index for each item, or class names are not distinct.
+        DataError: Not every item has an index into `classes`, or class names are not distinct.
     """
 
     classes: tuple[str, ...]
@@ -89,7 +89,7 @@ class Source:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        # A notebook shows the value of a cell's last line; that should not be every name and label.
+        # A notebook shows the value of a cell's last line; all names and labels would be too long.
         return (
             f"<{counted(len(self), 'picture')} of {counted(len(self.classes), 'class', 'classes')}>"
         )
@@ -174,7 +174,7 @@ def with_range(source: Source, read_all: bool = False) -> Source:
 
 
 def may_be_deep(source: Source) -> bool:
-    """Checks whether pictures may have more than 8 bits, by file names or else the first item."""
+    """Checks whether pictures may have over 8 bits, judging by file names or the first item."""
     if source.file is None:
         return isinstance(source.read(0), bytes)
     return any(name.lower().endswith(DEEP) for name in source.references)
@@ -249,8 +249,8 @@ def from_arrays(
         images: Pictures, as a sequence or as one array of pixels. A picture is given as pixels from
             0 to 255, [height, width] or [height, width, channels]; as a PIL picture; or as a file's
             content or path. See `read_picture`.
-        labels: For each item, an index into `classes` or the name of a class; columns [items, 1]
-            and one-hot rows [items, classes] are also accepted.
+        labels: For each item, an index into `classes` or the name of a class; one column
+            [items, 1] and one-hot rows [items, classes] are also accepted.
         classes: Names of the classes.
 
     Raises:
@@ -292,7 +292,7 @@ def digits() -> Source:
     # scikit-learn is not imported, as that takes two seconds, a tenth of a short run.
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise DataError("digits: scikit-learn, which brings them, is not installed")
+        raise DataError("digits: these pictures are part of scikit-learn, which is not installed")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     table = np.loadtxt(file, delimiter=",", dtype=np.int32)
     pixels = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)

@@ -1,7 +1,8 @@
 """Defines splits, which decide which items are trained on and which are held out.
 
 A split is a function from a source to two arrays of item numbers, for training and for validation.
-No item, and no item's name, may be in both. Items in neither, such as test pictures, are not used.
+No item, and no item's name, may be in both arrays. Items that are in neither array, such as test
+pictures, are not used.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
     """Splits by the folder of each item, which `from_folder` and some other functions record.
 
     None stands for the usual names of a part's folder. If both arguments are None, a column
-    `is_valid`, such as `from_folder` records, takes precedence over the folders' names.
+    `is_valid`, such as the one that `from_folder` adds, takes precedence over the folders' names.
 
     Args:
         train: Name of the folder of training pictures.
@@ -169,17 +170,18 @@ def folder_split(train: str | None = None, valid: str | Sequence[str] | None = N
 
 @shown_as_call
 def column_split(column: str = IS_VALID) -> Split:
-    """Holds out the items whose value in a column is true: True, true, 1 or yes in a table.
+    """Holds out the items for which a column is true, which tables write as true, 1 or yes.
 
     The column may instead name each item's part (train, valid or test). Items for testing are then
-    not used, or are held out if no item is for validation.
+    not used, unless no item is for validation: in that case they are held out.
 
     Args:
         column: Name of the column.
 
     Raises:
         DataError: Raised by the split if there is no such column, a part has no items, or a value
-            is neither true nor false (0, no, or empty if no value names a part), nor names a part.
+            is neither true nor false (false, 0 or no, or empty if no value names a part) and does
+            not name a part.
 
     Example:
         >>> from dataclasses import replace
@@ -230,7 +232,7 @@ def own_column(source: Source) -> str | None:
     """Finds the column that splits a source: `is_valid`, else the one that names parts, else None.
 
     Raises:
-        DataError: Several columns name parts.
+        DataError: There is no column `is_valid`, and several columns name parts.
 
     Example:
         >>> from dataclasses import replace
@@ -256,7 +258,7 @@ def names_parts(values: Sequence[str | bool]) -> bool:
 
 @shown_as_call
 def given_split() -> Split:
-    """Splits as the source itself says: by folders, an `is_valid` column, or a column of parts.
+    """Splits as the source says: by its folders, by `is_valid`, or by a column that names parts.
 
     Raises:
         DataError: Raised by the split if the source has none of these, or they make no valid split.

@@ -41,7 +41,7 @@ def summarize(
     Args:
         training, validation: Loader of each part's batches.
         policy: What `aug_transforms` returns; None for no augmentation.
-        size: Side of the network's input, or its height and width, pixels.
+        size: Side of the network's input, or its height and width, in pixels.
         cache: Description of where presized pictures are kept.
 
     Raises:
@@ -170,8 +170,8 @@ def unseen(
     """Returns the shares of the pictures' pixels that training and validation never see.
 
     Args:
-        sizes: Width and height of each picture, pixels.
-        size: Side of the network's input, or its height and width, pixels.
+        sizes: Width and height of each picture, in pixels.
+        size: Side of the network's input, or its height and width, in pixels.
         augmented: Whether augmentation moves the crop in training.
 
     Example:

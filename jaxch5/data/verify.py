@@ -22,7 +22,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
-# If all levels are below this, a picture is black; 12-bit values misread as 16-bit reach 16.
+# If all levels are below this, a picture is black; 12-bit values misread as 16-bit reach only 16.
 DARK = 17
 # How many unreadable pictures a message names.
 BAD_NAMED = 5
@@ -34,7 +34,7 @@ class Repeated(NamedTuple):
     """Holds groups of items that show the same picture, or nearly the same.
 
     Attributes:
-        duplicates: Groups within one class that are no leaks.
+        duplicates: Groups within one class that are not leaks.
         conflicts: Groups with items of two or more classes.
         leaks: Groups with items in both training and validation.
     """
@@ -178,7 +178,7 @@ def check_heads(source: Source) -> None:
     Only local files that begin or end unlike a picture are decoded; decoding all may take minutes.
 
     Raises:
-        DataError: Some pictures cannot be read; the message names the first five at most.
+        DataError: Some pictures cannot be read; the message names at most the first five.
     """
     if source.file is None:
         return

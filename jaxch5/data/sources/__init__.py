@@ -1,1 +1,1 @@
-"""Where labelled pictures come from."""
+"""Reads labelled pictures from folders, tables, archives, packed sets and tensorflow-datasets."""

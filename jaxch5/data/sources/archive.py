@@ -28,7 +28,7 @@ def from_archive(
     train: str | None = None,
     valid: str | Sequence[str] | None = None,
 ) -> Source:
-    r"""Reads pictures from a zip or tar file, unpacked once into the user's cache folder.
+    r"""Reads pictures from a zip or tar file, which is unpacked once into the user's cache folder.
 
     Outer folders that merely wrap the pictures are skipped.
 
@@ -40,8 +40,8 @@ def from_archive(
         train, valid: Folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
-        DataError: The file cannot be fetched or unpacked, is not the one expected, or holds what
-            `from_folder` or `from_regex` refuses.
+        DataError: The file cannot be fetched or unpacked or does not have the checksum `sha256`, or
+            `from_folder` or `from_regex` raises an error about its content.
 
     Example:
         >>> url = "https://example.org/pets.tar.gz"  # any address of yours
@@ -81,7 +81,7 @@ def is_archive(file: Path) -> bool:
 
 
 def _unpacked(file: Path, sha256: str | None) -> Path:
-    """Returns the folder with an archive's files, named by the checksum; unpacks them if needed."""
+    """Returns an archive's folder, named after its checksum; unpacks the archive if necessary."""
     file = file.expanduser()
     try:
         digest = sha256_of(file)
@@ -98,7 +98,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
     """Returns the folder, or a deeper one that the folders around it merely wrap.
 
-    If folders are classes, a single folder with all pictures directly in it is not a wrapper.
+    If folders are classes, a single folder that directly contains all pictures is not a wrapper.
     """
     named = [part for part in parts if part not in (None, ".")]
     while not any((folder / str(part)).is_dir() for part in named):

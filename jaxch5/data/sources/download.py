@@ -1,8 +1,8 @@
 """Fetches linked pictures and archives, each only once.
 
-Everything goes into the user's cache folder under a name made from its address, atomically and
-after a check: whatever this version puts there is complete and of the expected kind. An address
-that does not answer is soon given up on.
+A file is put into the user's cache folder, under a name made from its address, only once it is
+complete and has been checked to be of the expected kind. If an address does not answer, this is
+soon reported as an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from jaxch5.util.text import counted, progress_bar
 CONNECT_SECONDS, READ_SECONDS = 4.0, 10.0
 ATTEMPTS = 3
 PARALLEL = 16
-# Enough to see what is wrong with a list; if its server is gone, trying all links could take hours.
+# So many failures show what is wrong with a list of links; if the server is gone, trying all links
+# could take hours.
 FAILURES_SHOWN = 5
 
 
@@ -61,7 +62,7 @@ def make_folder(folder: Path) -> None:
 
 
 def fetch(address: str, file: Path) -> None:
-    """Writes the content of an address into a file.
+    """Fetches the content at an address and writes it into a file.
 
     Args:
         address: Address that fsspec understands, such as `https://...`.
@@ -100,7 +101,7 @@ def fetch(address: str, file: Path) -> None:
             # fsspec does not know this kind of address, or lacks a library for it.
             raise DataError(str(error)) from None
         except Exception as error:
-            # Each file system has errors of its own.
+            # Each file system raises its own types of exceptions.
             reason = f"cannot be fetched ({str(error) or type(error).__name__})"
         time.sleep(0.5 * attempt)
     raise DataError(reason)
@@ -119,11 +120,11 @@ def fetch_links(
         console: Where the progress bar is drawn; None is standard error.
 
     Returns:
-        The file of each link.
+        The path of each link's file, keyed by link.
 
     Raises:
-        DataError: The folder cannot be made, or links cannot be fetched or are not pictures; the
-            message names up to five of them. What was fetched is kept for the next time.
+        DataError: The folder cannot be made, or some links cannot be fetched or do not lead to
+            pictures; the message names up to five of them. What was fetched is kept for next time.
     """
     folder = cache_folder("links") if folder is None else folder
     files = {link: folder / file_name_for(link) for link in links}
@@ -146,8 +147,8 @@ def fetch_links(
     if failures:
         shown = "; ".join(f"{link}: {reason}" for link, reason in failures.items())
         raise DataError(
-            f"{shown} (of {counted(len(missing), 'link')} to fetch; what was fetched is kept; "
-            "fix the links or remove their rows)"
+            f"{shown} ({counted(len(missing), 'link')} had to be fetched; what was fetched is "
+            "kept; fix the links named here or remove their rows)"
         )
     return files
 

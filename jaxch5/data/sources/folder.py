@@ -47,16 +47,17 @@ def from_folder(
     """Reads pictures in class folders, or in train and valid folders that hold class folders.
 
     A picture's class is the first folder of its path in the set, or in the train or valid folder.
-    Other files are in the source's `passed_over`, with the reason. If there is a valid folder, the
-    column "folder" says where an item is, for `folder_split`, and "is_valid" whether it is held
-    out. The usual names of these folders, such as train and val, are recognized in any letter case.
+    Other files are listed in the source's `passed_over`, with the reason. If there is a valid
+    folder, the column "folder" says which part's folder an item is in, for use by `folder_split`,
+    and the column "is_valid" says whether the item is held out. The usual names of these folders,
+    such as train and val, are recognized in any letter case.
 
     Args:
         path: The set's folder.
         train: Folder of the training pictures, below `path`; "." takes all pictures that are not
-            in `valid`, whatever their folders are called. None looks for a training folder.
+            in `valid`, whatever their folders are called. If None, a training folder is looked for.
         valid: Folder of the validation pictures, or several names, of which all that exist are
-            used; None looks for a validation folder, unless `train` is ".".
+            used; if None, a validation folder is looked for, unless `train` is ".".
 
     Raises:
         DataError: A folder or its pictures are missing, a picture is in no class folder, a class
@@ -151,9 +152,9 @@ class _Found(NamedTuple):
         references: Paths of the pictures, relative to the set's folder.
         names: Paths of the pictures, relative to the folders of their parts.
         parts: The part that each picture is in.
-        passed_over: All other files, by reason.
+        passed_over: All other files, grouped by reason.
         empty: Folders that would be classes, but hold no pictures.
-        notes: Phrases for the line about the data.
+        notes: Phrases for the line that describes the data.
     """
 
     references: list[str]
@@ -253,7 +254,7 @@ def _without_pictures(listing: Listing) -> list[str]:
 
 
 def _mixed(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns a note if a pattern takes the folders of several parts as one set."""
+    """Returns a note if, because of a pattern, the folders of several parts are read as one set."""
     tops = sorted({name.partition("/")[0] for name in names if "/" in name})
     parts = {part_of(top): top for top in tops if part_of(top)}
     if len(parts) < 2:
@@ -270,7 +271,8 @@ def _other_classes(root: Path, found: _Found) -> str:
     folders = {name.rpartition("/")[0] for name in found.names}
     if folders == {only}:
         return where_classes_are(root, [], [os.path.join(part, only)], found.names)
-    # The deepest folder that holds all those with pictures, or the topmost if there is only one.
+    # The deepest folder that holds all folders with pictures, or, if only one has pictures, the
+    # topmost folder.
     above = os.path.commonpath(folders) if len(folders) > 1 else only
     return f"if its folders are the classes, use --data.path {root / part / above}"
 

@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     """Holds the folders of a set's parts, as paths relative to the set's folder.
 
     Attributes:
-        train: The folder of the training pictures; empty for all pictures outside `valid`.
+        train: The folder of the training pictures; "" stands for all pictures outside `valid`.
         valid: The folders of the validation pictures.
     """
 
@@ -41,12 +41,13 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
 
     Args:
         root: The set's folder.
-        train: Folder of training pictures, relative to `root`; None looks for one.
+        train: Folder of training pictures, relative to `root`; if None, one is looked for.
         valid: Folder of validation pictures, relative to `root`, or several names, of which all
-            that exist are used; None looks for one, unless `train` is ".".
+            that exist are used; if None, a folder is looked for, unless `train` is ".".
 
     Raises:
-        DataError: A given folder is missing or given for both parts, or two folders fit one part.
+        DataError: A given folder is missing or is given for both parts, or two folders are named
+            like the same part.
     """
     chosen = None if train is None else _existing(root, train, "--data.train")
     if isinstance(valid, str):
@@ -65,7 +66,7 @@ def parts_of(root: Path, train: str | None, valid: str | Sequence[str] | None) -
     called = [name for name in _called(TRAIN, root) if name not in held_out]
     if called and (held_out or _holds_the_classes(root, called[0])):
         return Parts(called[0], tuple(held_out))
-    # A folder beside classes is not a part merely by its name; see `check_classes`.
+    # A folder beside class folders is not a part merely because of its name; see `check_classes`.
     return Parts("", tuple(held_out) if valid is not None else ())
 
 
@@ -93,7 +94,7 @@ def _called(part: str, root: Path, below: str = "") -> list[str]:
 
 
 def _holds_the_classes(root: Path, train: str) -> bool:
-    """Checks whether a folder named for training is a part although no folder is for validation.
+    """Checks whether a folder named like a training folder is one, though none is for validation.
 
     A folder without folders in it is a class, such as train (the vehicle) beside bus.
     """
@@ -142,14 +143,14 @@ def check_classes(root: Path, names: Collection[str], tops: Set[str]) -> tuple[s
     return (f"{shown} {are} treated as {'a class' if len(parts) == 1 else 'classes'}",)
 
 
-# How file names often contain a class, as in cat_1.jpg.
+# Patterns of file names that often contain a class, as in cat_1.jpg.
 PATTERNS = (r"(.+)_\d+\.\w+", r"(.+)-\d+\.\w+", r"(.+) \(\d+\)\.\w+", r"([^\d]+)\d+\.\w+")
 
 
 def where_classes_are(
     root: Path, parts: Sequence[str], others: Sequence[str] = (), names: Sequence[str] = ()
 ) -> str:
-    """Returns advice if no folder tells the class: use a table, file names or class folders.
+    """Returns advice for a set whose folders do not tell the class: a table, file names and so on.
 
     Args:
         root: The set's folder.
@@ -160,10 +161,11 @@ def where_classes_are(
     folders = ("", *parts, *others)
     tables = [place for folder in folders for place in ending_in(root / folder, TABLES)]
     as_in = next((f" '{pattern}'" for pattern in PATTERNS if _tells(pattern, names)), "")
-    ways = [f"--data.pattern{as_in}, where file names tell the class", "a folder for each class"]
+    ways = [f"--data.pattern{as_in}, if file names tell the class", "a folder for each class"]
     if tables:
         more = f" (or {', '.join(tables[1:3])})" if tables[1:] else ""
-        ways.insert(0, f"--data.path {tables[0]}{more}, with --data.root for its paths' folder")
+        root_too = "with --data.root to name the folder that its paths are relative to"
+        ways.insert(0, f"--data.path {tables[0]}{more}, {root_too}")
     if len(parts) > 1:
         ways.append(f"--data.train . if {' and '.join(parts)} are classes")
     return "use " + "; or ".join(ways)
@@ -184,7 +186,7 @@ def ending_in(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def not_used(parts: Parts, pictures: Sequence[str]) -> dict[Reason, list[str]]:
-    """Groups the pictures outside all parts by their topmost folders.
+    """Groups the pictures that belong to no part by their topmost folders.
 
     Example:
         >>> reasons = not_used(Parts("train", ("valid",)), ["test/1.jpg", "test/2.jpg"])

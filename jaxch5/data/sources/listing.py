@@ -19,7 +19,7 @@ class Reason(NamedTuple):
     """Says why some files or folders below a folder are passed over.
 
     Attributes:
-        one: Words for one of them.
+        one: Words for a single such file or folder.
         many: Words for several of them; empty if `one` suits several too.
         suspect: Whether the user may have expected them to be, or to hold, pictures.
     """
@@ -54,11 +54,12 @@ SPECIAL = Reason(
 CLOSED = Reason("folder that cannot be listed", "folders that cannot be listed", suspect=True)
 
 PassedOver = Mapping[Reason, Sequence[str]]
-# A folder being listed: its entries, their prefix, folders seen, and any reason to pass it over.
+# A folder that is being listed: its entries, the prefix of their paths, the folders that were seen
+# before, and the reason to pass the folder over, if there is one.
 Opened = tuple[Iterator[os.DirEntry[str]], str, set[tuple[int, int]], Reason | None]
 
 ENDINGS = frozenset(SUFFIXES)
-# Files and folders that operating systems and their tools put beside pictures, in lower case.
+# Names, in lower case, of files and folders that operating systems and their tools create.
 OF_THE_SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
     *("$recycle.bin", "system volume information", "lost+found"),
@@ -98,7 +99,7 @@ class Listing(NamedTuple):
 
     Attributes:
         pictures: Paths of the pictures, in the order of their names.
-        passed_over: Paths of what was passed over, by reason.
+        passed_over: Paths of what was passed over, grouped by reason.
         barren: Names of the direct subfolders that were searched and hold no picture files.
     """
 
@@ -110,9 +111,9 @@ class Listing(NamedTuple):
 def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     """Lists a folder and all folders below it.
 
-    Links are followed, but never back to the folder itself; and within each of its direct
-    subfolders, no folder is listed twice, so circular links end. Hidden files, files that operating
-    systems add, runs, and figures that a command saved are passed over.
+    Links are followed, but never back to the folder itself. Within each of its direct subfolders,
+    no folder is listed twice, so that circular links are not followed for ever. Hidden files, files
+    that operating systems add, runs, and figures that a command saved are passed over.
 
     Args:
         root: The folder.
@@ -129,7 +130,7 @@ def list_folder(root: Path, leave_out: Container[str] = ()) -> Listing:
     def entries_of(
         folder: str, prefix: str, seen: set[tuple[int, int]], within: Reason | None
     ) -> Opened:
-        """Opens a folder; it has no entries if it was seen before or cannot be listed."""
+        """Opens a folder; returns no entries if it was seen before or cannot be listed."""
         nothing: Opened = (iter(()), prefix, seen, within)
         try:
             status = os.stat(folder)
@@ -215,7 +216,7 @@ def joined(*parts: tuple[str, PassedOver]) -> dict[Reason, list[str]]:
 
 
 def described(passed_over: PassedOver) -> str:
-    """Counts what was passed over, by reason, and names the first few if the reason is suspect.
+    """Says how much was passed over for each reason, and names the first few if it is suspect.
 
     Example:
         >>> described({HIDDEN: [".a", "b/.c"], DEAD: ["d.jpg"]})

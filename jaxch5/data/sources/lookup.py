@@ -17,11 +17,11 @@ class Lookup:
     """Finds files by the names that a table gives them, and counts the inexact matches.
 
     A name is used unchanged if there is such a file. Otherwise backslashes become slashes, and a
-    file matches if its path differs only in case, in composition (an umlaut may be stored as one
-    character or as two) or in a picture's extension that the table leaves out.
+    file also matches if its path differs from the name only in case, in composition (an umlaut may
+    be stored as one character or as two), or in having a picture's extension that the name lacks.
 
     Args:
-        folder: Folder that relative names start from.
+        folder: Folder in which relative names are looked up.
 
     Example:
         >>> import tempfile
@@ -86,7 +86,7 @@ class Lookup:
         return places
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Maps the folded names of a folder's entries, and `STEM.` for pictures, to the entries."""
+        """Returns a folder's entries, keyed by folded name and, for pictures, also by `STEM.`."""
         if folder not in self._listings:
             listing = self._listings[folder] = defaultdict(list)
             try:

@@ -2,18 +2,18 @@
 
 A packed set is a folder, local or at an address, with
 
-- `packed.json`: the set's `Index`: its classes, presize, and the size and checksum of each file;
+- `packed.json`: the set's `Index`: its classes, its presize, and each file's size and checksum;
 - `labels.npy`: the class of each item, as an index into the classes, int32;
 - `references.jsonl`: the name that each item had in its source, as a JSON string;
 - `valid.npy`: whether each item is for validation, if the source had a split of its own;
-- `pictures-00000-of-00008.array_record` and so on: shards, which together hold a record per item.
-  The items are shuffled once, so that each shard is a random sample of the set. A record is the
-  label, as four little-endian bytes, followed by a JPEG file of the presized picture.
+- `pictures-00000-of-00008.array_record` and so on: shards, which together hold a record for
+  each item. The items are shuffled once, so that each shard is a random sample of the set. A record
+  is the label, as four little-endian bytes, followed by a JPEG file of the presized picture.
 
 The JPEG files have full-resolution colours (4:4:4) and, by default, quality 95. For 93 photographs
 with a short side of 192 pixels (`benchmarks/pack.py`), such a file took 36 KB, and its PSNR against
 the presized picture was 39.8 dB (median; the lowest was 36.5). PNG took 89 KB and four times as
-long to decode, lossless WebP 83 KB and 2.7 times as long.
+long to decode; lossless WebP took 83 KB and 2.7 times as long to decode.
 """
 
 from __future__ import annotations
@@ -51,20 +51,24 @@ class Stored(BaseModel):
 
 
 class Shard(Stored):
-    """Describes a shard: its number of records, and why pictures were left out, by index."""
+    """Describes a shard: its number of records, and, for pictures that were left out, the reasons.
+
+    The reasons are keyed by the index of the picture.
+    """
 
     count: int
     skipped: dict[int, str] = {}
 
 
 class Index(BaseModel):
-    """Holds the index of a packed set; values unknown while the set is being made are None."""
+    """Holds the index of a packed set; values that are not known until it is finished are None."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal["jaxch5 packed pictures"] = "jaxch5 packed pictures"
     version: Literal[1] = 1
-    # Digest of names, labels, split and settings; packing resumes a set only if it is the same.
+    # Digest of the names, labels, split and settings; packing resumes an unfinished set only if
+    # this digest is still the same.
     plan: str
     presize: int
     quality: int
@@ -120,9 +124,10 @@ def read_index(store: Store) -> Index | None:
 def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> Source:
     """Reads pictures that `jaxch5 pack` has packed.
 
-    The source takes 4 bytes of memory per item for its label (5 with a split), and 8 per item of
-    the entire set, whichever shards are read, for the positions of the names. From an address, each
-    file is fetched once, when it is needed, into the user's cache folder, which needs room for it.
+    For each item that it reads, the source takes 4 bytes of memory for the label (5 with a split);
+    for each item of the entire set, whichever shards are read, it takes 8 bytes for the position of
+    the name. If the set is at an address, each of its files is fetched once, when it is needed,
+    into the user's cache folder, which must have room for it.
 
     Args:
         path: Folder of the set, or its address, such as `s3://bucket/flowers`.
@@ -189,7 +194,8 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
         number, position = place(int(item))
         record = readers[number].record(position, reference(int(item)))
         if LABEL.unpack_from(record)[0] != labels[item]:
-            raise readers[number].damaged(reference(int(item)), "its label differs")
+            reason = f"its label differs from that in {LABELS}"
+            raise readers[number].damaged(reference(int(item)), reason)
         return record[LABEL.size :]
 
     columns: dict[str, Sequence[str | bool]] = {}

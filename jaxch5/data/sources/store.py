@@ -1,7 +1,8 @@
 """Reads files in a folder that is local or at an address, and writes them atomically.
 
-Addresses are fsspec's, such as `s3://bucket/folder` and `gs://bucket/folder`. The library for each
-kind takes account and endpoint from its own settings (`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
+Addresses are those that fsspec understands, such as `s3://bucket/folder` and `gs://bucket/folder`.
+The library for each kind of address takes the account and the endpoint from its own settings
+(`AWS_PROFILE`, `AWS_ENDPOINT_URL` and so on).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem
 
-# Google's library alone takes 15 seconds to find that it has no credentials.
+# The limit is this high because Google's library takes 15 seconds to find that it has no
+# credentials.
 ANSWER_SECONDS = 20.0
 
 ResultT = TypeVar("ResultT")
@@ -58,7 +60,8 @@ class Store:
             try:
                 return filesystem.cat_file(path)
             except FileNotFoundError as error:
-                # S3 says this for a missing bucket; for a missing file, the error is only the path.
+                # S3's message says this if the bucket is missing; if only the file is missing, the
+                # message is just its path.
                 if "bucket does not exist" in str(error):
                     raise
                 return None
@@ -86,7 +89,7 @@ class Store:
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """Yields the path of a local file to write, and moves or uploads it if all went well.
+        """Yields the path of a local file to write, and then moves or uploads it if all went well.
 
         Raises:
             DataError: The file cannot be written.
@@ -112,7 +115,7 @@ class Store:
         """
         if self._folder is not None:
             return self._folder / name
-        # A copy is named by its checksum, so it can be neither stale nor another set's.
+        # A copy is named after its checksum, so it cannot be stale or belong to another set.
         copy = cache_folder("packed") / f"{sha256}{Path(name).suffix}"
         if copy.exists():
             return copy
@@ -135,7 +138,7 @@ class Store:
         return self._folder is None
 
     def _remote(self, name: str, at_once: bool = False) -> tuple[AbstractFileSystem, str]:
-        """Returns a file's file system and path there; with `at_once`, S3 is soon given up on."""
+        """Returns a file's file system and its path there; with `at_once`, S3 must answer soon."""
         import fsspec
 
         options: dict[str, Any] = {}
@@ -149,7 +152,8 @@ class Store:
         try:
             return fsspec.url_to_fs(self.where(name), **options)
         except ImportError as error:
-            # The extra `remote` installs libraries for S3 and Google; fsspec's error names others.
+            # The extra `remote` installs the libraries for S3 and Google; for other addresses,
+            # fsspec's error names the library.
             known = self.name.startswith(("s3://", "s3a://", "gs://", "gcs://"))
             needs = "python -m pip install -e '.[remote]' in jaxch5's folder" if known else error
             raise DataError(f"{self.name}: needs a library for such addresses: {needs}") from None
@@ -171,7 +175,7 @@ def _said(where: str) -> Iterator[None]:
 
 
 def _within(seconds: float, ask: Callable[[], ResultT]) -> ResultT:
-    """Returns what `ask` returns, or raises TimeoutError; the libraries' own limits are minutes."""
+    """Returns what `ask` returns, or raises TimeoutError; by themselves, libraries wait minutes."""
     outcome: list[Any] = []
 
     def run() -> None:

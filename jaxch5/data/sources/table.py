@@ -31,23 +31,26 @@ def from_csv(
     label: str = "label",
     root: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Reads pictures listed in a table with a header, split by commas, semicolons, tabs or bars.
+    """Reads pictures that are listed in a table with a header, each in a row with its class.
 
-    The other columns are kept, for `column_split`. Links (`https://...`) are fetched now, each only
-    once, into the user's cache folder. A file that does not exist under its name is looked for with
-    slashes for backslashes, then regardless of upper and lower case, then also with a picture
-    file's extension added; if exactly one file fits, it is used, and the source's `notes` say so.
+    Columns are separated by commas, semicolons, tabs or bars; those other than `image` and `label`
+    are kept for use by `column_split`. Links (`https://...`) are fetched by this function, each
+    only once, into the user's cache folder. If there is no file of the name that the table gives,
+    the name is tried with slashes in place of backslashes, then regardless of upper and lower case,
+    and then with a picture file's extension added as well; if exactly one file fits, it is used,
+    and the source's `notes` say so.
 
     Args:
-        path: File of the table, in UTF-8 or UTF-16; the paths in it may hold other bytes.
+        path: File of the table, in UTF-8 or UTF-16; the paths in it may contain any other bytes.
         image: Name of the column of paths or links.
         label: Name of the column of class names.
-        root: Folder that paths are relative to; None is the table's own.
+        root: Folder that paths are relative to; None means the folder that the table is in.
 
     Raises:
         DataError: The file cannot be read, lists no pictures, lacks one of the two columns, or has
-            two of the same name; a row has more or fewer cells than the header, or no picture or
-            class; or a picture does not exist, matches several files, or cannot be fetched.
+            two of the same name; a row has more or fewer cells than the header, or its cell for the
+            picture or the class is empty; or a picture does not exist, matches several files, or
+            cannot be fetched.
 
     Example:
         >>> import numpy as np, tempfile
@@ -91,7 +94,7 @@ def from_csv(
 
 
 def is_table(path: Path) -> bool:
-    """Checks whether a path is that of a table, by its ending.
+    """Checks whether a path is that of a table, judging by its extension.
 
     Example:
         >>> is_table(Path("pets.CSV")), is_table(Path("photos"))
@@ -180,7 +183,7 @@ def _rows(file: Path, text: str, separator: str) -> tuple[list[str], list[tuple[
 
 
 def _find_column(file: Path, header: Sequence[str], name: str) -> str:
-    """Finds a column by its name, or the only one that matches but for case and outer spaces."""
+    """Finds a column by its name, or the only one that fits but for its case and outer spaces."""
     close = [column for column in header if folded(column) == folded(name.strip())]
     if name in close or len(close) == 1:
         return name if name in close else close[0]
@@ -197,7 +200,7 @@ def _references(
     """Returns the reference of each row's picture, and what had to be guessed to find it.
 
     One look at each path now is better than an error in the middle of an epoch. Rows that name the
-    same file, in whatever form, get the same reference: a split must not separate them.
+    same file, in whatever form, get the same reference, because a split must not separate them.
     """
     lookup = Lookup(folder)
     first: dict[object, str] = {}

@@ -26,7 +26,7 @@ RECORDS_AT_A_TIME = 512
 NO_LABEL = -1
 
 
-# tensorflow-datasets logs each of its steps.
+# Only errors are logged, because tensorflow-datasets logs each of its steps.
 @logging_from(logging.ERROR, "absl")
 @empty_is_unset()
 def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
@@ -39,7 +39,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 
     Args:
         name: Name of the set, such as `oxford_iiit_pet` or `imagenette/160px-v2`.
-        data_dir: Folder with prepared sets; None is tensorflow-datasets' own.
+        data_dir: Folder with prepared sets; None means tensorflow-datasets' own folder.
 
     Raises:
         DataError: There is no such set, it cannot be prepared or read by index, it has none of the
@@ -142,7 +142,7 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _addresses(builder: Any) -> list[str]:
-    """Returns the addresses among the strings in a builder's module; if none, the homepage."""
+    """Returns the addresses among the strings in a builder's module, or else the set's homepage."""
     module = vars(sys.modules[type(builder).__module__])
     found = [
         value

@@ -63,7 +63,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
         EOFError,
         OSError,
         ValueError,
-        RuntimeError,  # A password, or an unknown method of compression.
+        RuntimeError,  # For a password or an unknown compression method.
         lzma.LZMAError,
         zlib.error,
     ) as error:
@@ -127,8 +127,8 @@ def _taken(name: str, room: int, size: int) -> int:
     left = room - max(size, BLOCK)
     if left < 0:
         raise DataError(
-            f"{name}: unpacked, it would take more than allowed ("
-            f"{GROWTH} times its size plus {FREE_GROWTH / 1e9:.0f} GB, or "
+            f"{name}: unpacked, it would take more room than is allowed ("
+            f"{GROWTH} times its size plus {FREE_GROWTH / 1e9:.0f} GB, and at most "
             f"{percent(SHARE_OF_DISK, 0)} of what is free on the disk); unpack it yourself and "
             "name the folder with --data.path"
         )

@@ -35,7 +35,8 @@ class About(NamedTuple):
         presize, size: Side to which the CPU resizes pictures, and side (or height and width) of the
             network's input; all in pixels.
         range, max_pixels: How pictures are decoded; see `Reading`.
-        method, pad_mode: How pictures get the shape of the network's input; see `Framing`.
+        method, pad_mode: How pictures are brought to the shape of the network's input; see
+            `Framing`.
         crop_pct, interpolation: How much of each picture is seen in evaluation and prediction, and
             how it is resized; see `View`.
         licence: Licence of the weights from which training began; None if it is not known.
@@ -56,7 +57,7 @@ class About(NamedTuple):
 
     @property
     def framing(self) -> Framing:
-        """Returns how pictures get the shape of the network's input."""
+        """Returns how pictures are brought to the shape of the network's input."""
         return Framing(self.method, self.pad_mode)
 
     @property
@@ -127,7 +128,7 @@ def spec_of_file(
     Args:
         path: Run or file.
         arch: Name of the architecture in the run or file.
-        model: Architecture that the caller expects.
+        model: Architecture that the caller expects; None accepts any of `architectures()`.
         import_path: Import path in the run or file, for the error message.
 
     Raises:

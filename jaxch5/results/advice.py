@@ -28,7 +28,7 @@ from jaxch5.util.text import counted, percent
 MOST = 5
 # Significance level of a claim; if several claims are tested, it is divided by their number.
 LEVEL = 0.01
-# Level for trends over a few epochs: four values cannot give a p-value below 0.04.
+# Significance level for trends over a few epochs: four values cannot give a p-value below 0.04.
 TREND = 0.05
 # An answer counts as sure if its probability is at least this high.
 SURE = 0.9
@@ -68,7 +68,7 @@ def advise(
         records: Record of each epoch; without records the length of training is not judged.
         counts: Number of training pictures of each class; None leaves out the advice that depends
             on these numbers.
-        judged: Whether `jaxch5 suspects` has already been run.
+        judged: Whether `jaxch5 suspects` has already judged the run's labels.
 
     Example:
         >>> guesses = Interpretation([0, 1] * 50, [[0.6, 0.4]] * 100, ["cat", "dog"])
@@ -105,7 +105,7 @@ def _like(run: str, command: str, *words: str) -> str:
 
 
 def _knows_nothing(run: str, interp: Interpretation) -> Iterator[Advice]:
-    """Warns if the network is hardly better than always giving one answer, and far from perfect."""
+    """Warns if the network is far from perfect, and hardly better than a constant answer."""
     there = np.bincount(interp.targets, minlength=len(interp.classes))
     total, right, usual = len(interp), _right(interp), int(there.max(initial=0))
     if usual == total:

@@ -28,7 +28,7 @@ class Answer(NamedTuple):
         kind: "keep", "class" (another class is right), "drop", "unsure", or "undo", which revokes
             the last answer that still holds.
         pictures: Path and label of each picture.
-        label: Class of the pictures, if the kind is "class".
+        label: Right class of the pictures, if the kind is "class"; otherwise "".
     """
 
     kind: str

@@ -118,7 +118,7 @@ def _for_others(predictor: Predictor) -> dict[str, str]:
 
 
 def _metadata(description: dict[str, Any]) -> dict[str, str]:
-    """Writes values as text: lists as JSON, as `jaxch5.models.provenance.Metadata` reads them."""
+    """Writes values as text, and lists as JSON, for `jaxch5.models.provenance.Metadata` to read."""
     return {
         name: json.dumps(value) if isinstance(value, list | tuple) else str(value)
         for name, value in description.items()

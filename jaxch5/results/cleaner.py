@@ -50,7 +50,7 @@ def read_judged(path: Path) -> dict[str, Any]:
     """Reads the suspects that `jaxch5 suspects` wrote.
 
     Raises:
-        DataError: There is no such file, or it is damaged, or another version wrote it.
+        DataError: There is no such file, or it is damaged or was written by another version.
     """
     again = f"create it with jaxch5 suspects {path.parent}"
     try:
@@ -84,7 +84,8 @@ class Cleaner:
         items: Index of each picture in `source`, keyed by the picture's path and label.
         log: Log of answers, to which new ones are added.
         finish: Function that writes the corrected labels, and returns what the page then shows.
-        looks: Function that draws where the network looks, or the reason why that is impossible.
+        looks: Function that draws where the network looks, or a text that says why that is not
+            possible.
     """
 
     def __init__(

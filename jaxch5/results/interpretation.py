@@ -1,4 +1,4 @@
-"""Shows where a classifier is wrong: counts, losses, calibration, suspicious labels, pictures."""
+"""Shows a classifier's mistakes as counts, losses, calibration, suspicious labels and pictures."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Interpretation(NamesFastai):
 
         Args:
             k: Maximum number of items to return; None returns all.
-            largest: Whether to return the largest losses; False gives the smallest first.
+            largest: Whether the largest losses come first; False puts the smallest first.
 
         Raises:
             ConfigError: `k` is negative.

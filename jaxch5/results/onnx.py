@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 from onnx import helper, numpy_helper
 
-# The oldest operator set that accepts all arguments given here, and the format version it needs.
+# The oldest operator set that accepts all arguments given here, and the format version for it.
 OPSET, IR_VERSION = 18, 8
 # A constant, or else the name of the program's input or of a node's result.
 Value = Any
@@ -229,7 +229,7 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
-    """Writes indexing with fixed indices, which jax traces as a gather if rows are symbolic."""
+    """Writes indexing with fixed indices, which jax traces as a gather for a symbolic row count."""
     if isinstance(index, str):
         raise Unwritten("indices that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]

@@ -140,7 +140,7 @@ def _heads(
     labels: Int[np.ndarray, "items"],
     strengths: Iterable[float],
 ) -> Iterator[LogisticRegression]:
-    """Yields a head trained at each strength, starting from the weights of the previous head."""
+    """Yields a head for each value in `strengths`, starting from the previous head's weights."""
     from sklearn.linear_model import LogisticRegression
 
     head = LogisticRegression(warm_start=True)
@@ -160,7 +160,7 @@ def nearest_items(
         features: Features of the items, compared by cosine similarity once their mean is removed.
         labels: Class of each item.
         asked: Pairs of an item and a class.
-        count: Maximum number of items for each pair, the pair's own item excluded.
+        count: Maximum number of items to find for each pair; the pair's own item is not among them.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])

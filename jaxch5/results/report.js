@@ -23,7 +23,7 @@ function compare(a, b) {
   if (a.dataset.value === undefined) {
     return a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
   }
-  // A share of nothing is not a number, and counts as 0.
+  // A share of no items is not a number, and is sorted as if it were 0.
   return (Number(a.dataset.value) || 0) - (Number(b.dataset.value) || 0);
 }
 

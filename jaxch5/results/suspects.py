@@ -142,7 +142,8 @@ def described(
         valid: Whether each item is for validation.
         judged: Indices of the items that have predictions.
         probabilities: Class probabilities of all items; only those of judged items are used.
-        features: Features of all items, by which the nearest items are found; None leaves them out.
+        features: Features of all items, with which the items nearest to each suspect are found;
+            None leaves the nearest items out.
 
     Returns:
         The estimated number of `wrong` labels, the share of labels that the classifier `agreed`

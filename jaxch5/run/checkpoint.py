@@ -234,7 +234,7 @@ class Checkpoints(StoredCheckpoints):
 
         step = int(state.step)
         if step in self.steps():
-            # The state was saved before its validation, by a run that was then stopped.
+            # The run saved this state before it was validated, was stopped, and has been resumed.
             self.wait()
             self._manager.delete(step)
         # The arrays are copied: on a CPU the save would otherwise read the very buffers that the

@@ -101,7 +101,7 @@ def going_on(
         return None
     found = find(pictures, pictures_of(source))
     way = (
-        "the run needs the pictures that it began with: restore them, name where they are now with "
+        "the run needs the pictures that it began with: restore them, give their new location with "
         f"--data.path, or {instead}"
     )
     if name := _first(pictures, found.places < 0):

@@ -199,7 +199,7 @@ def _fate_of_head(pretrained: Pretrained, head: str, classes: tuple[str, ...]) -
 
 
 def from_run(path: Path, arch: str | ModelSpec) -> Pretrained:
-    """Returns the last weights of a run, or the best if its settings keep the best.
+    """Returns the last weights of a run, or its best ones if its settings say to keep the best.
 
     Raises:
         ConfigError: There is no run, or its configuration is invalid.

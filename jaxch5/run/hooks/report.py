@@ -106,7 +106,7 @@ def write_reports(
                 report = _finished(report, records, data, event.interpretation, now)
                 report = replace(report, cleaning=changes(run, data, event.interpretation))
                 if event.interpretation:
-                    # Imported late: this loads SciPy's statistics, which would delay every start.
+                    # This is imported late, as it loads SciPy's statistics, which takes some time.
                     from jaxch5.results.advice import advise, in_lines
 
                     facts = open_run(run.path)[1], event.interpretation, records, train

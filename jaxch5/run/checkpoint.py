@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # Items of a checkpoint: what evaluation needs, the rest of the state, and a description as JSON.
 VARIABLES, REST, ABOUT = "variables", "rest", "about"
-# Keys in a checkpoint's description: a checksum of the others, and the rule for comparing epochs.
+# Keys in a checkpoint's description: a checksum of the other entries, and the rule for comparing
+# epochs.
 DIGEST, BEST = "sha256", "best"
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ class Saved(NamedTuple):
 class StoredCheckpoints:
     """Reads the checkpoints that a run has written.
 
-    A checkpoint contains checksums, which are verified when it is read, because files may be
-    corrupted or lost on the disk or when they are copied.
+    A checkpoint contains checksums, which are verified when the checkpoint is read, because files
+    may be corrupted or lost, either on the disk or while they are copied.
 
     Args:
         directory: Folder of the checkpoints.

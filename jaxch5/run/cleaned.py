@@ -103,7 +103,7 @@ def changes(run: RunDir, data: Data, interp: Interpretation | None) -> dict[str,
         said["why_not"] = "this network's outputs are not finite"
     elif about["edited"] or not all(held_out[item] == "True" for item in data.valid.items):
         said["why_not"] = (
-            "this run's validation set may contain pictures that the other network was trained on"
+            "this run's validation set may contain pictures that the earlier network was trained on"
         )
     else:
         try:

@@ -7,7 +7,7 @@ skipped.jsonl      pictures left out because they cannot be read, if there are a
 cleaned.json       the label corrections, if `jaxch5 clean` wrote the labels
 environment.jsonl  versions, machine and device: one line for each start and resume
 report.html        the report: which network was trained on which pictures, and the results
-checkpoints/       the last two states and the best
+checkpoints/       the last two states of training and the best one
 tensorboard/       event files, if they were requested
 profile/           traces of some steps, if they were requested
 lock               locked by the process that is writing to the directory

@@ -181,7 +181,7 @@ def recorded_split(path: str | Path) -> Split:
 
     Raises:
         ConfigError: The run has no record of its pictures.
-        DataError: A picture of the run is missing from the source; raised by the split.
+        DataError: A picture of the run is missing from the source; the returned split raises this.
         CheckpointError: The record is damaged.
     """
     run = RunDir(Path(path).expanduser().absolute())

@@ -1,4 +1,4 @@
-"""Records training: losses and rates of each step, and a record of each epoch."""
+"""Records the loss and the rates of each training step, and the results of each epoch."""
 
 from __future__ import annotations
 

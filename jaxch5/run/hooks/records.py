@@ -1,4 +1,4 @@
-"""Hooks that record training: in a learner's recorder, and in `metrics.jsonl`."""
+"""Hooks that record training in a learner's recorder and in `metrics.jsonl`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from jaxch5.training.events import Begin, End, Epoch, Event, Step
 
 
 class TensorBoard:
-    """Writes event files: loss, rates and momentum of each step, and the record of each epoch.
+    """Writes event files with each step's loss, rates and momentum, and each epoch's record.
 
     Args:
         folder: Folder to write into.

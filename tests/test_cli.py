@@ -87,7 +87,7 @@ def test_the_environment_is_not_a_source_of_settings(monkeypatch):
         (["--data.batch_size=3"], "--data.batch_size: no such option; did you mean --data.batch-"),
         (["--zzz"], "--zzz: no such option; see --help"),
         (["--nonsense"], "--nonsense: no such option; see --help"),
-        (["--fit.moms", "0.9,0.8"], "fit.moms = 0.9,0.8: has 2 values, too few"),
+        (["--fit.moms", "0.9,0.8"], "fit.moms = 0.9,0.8: too few values (2)"),
         (["photos"], "photos: needs the name of an option, as in --data.path photos"),
         (["--fit.epochs"], "--fit.epochs: expected one argument"),
         (["--fit.epochs", "two"], "fit.epochs = two: should be a valid integer"),

@@ -89,7 +89,7 @@ def test_other_commands_take_it(split_and_packed, capsys):
 def test_a_pattern_for_a_packed_set_is_an_error(split_and_packed, capsys):
     argv = [str(split_and_packed), "--data.pattern", "(.+)_1"]
     assert run(verify, VerifyOptions, "verify", argv) == 2
-    assert "is packed, with classes" in capsys.readouterr().err
+    assert "is a packed set, which has" in capsys.readouterr().err
 
 
 def test_a_packed_set_asks_for_no_more_than_it_has(split_and_packed, tmp_path, capsys):

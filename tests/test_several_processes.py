@@ -152,7 +152,7 @@ def test_processes_that_are_told_different_things_say_which(settings, tmp_path):
     two = Together(2, tmp_path / "2", *settings, "--workdir", tmp_path / "run", own=own)
     assert two.statuses() == [2, 2], two.said(0)
     for number in (0, 1):
-        line = "seed: is 1 in process 0 but 2 in process 1; start all processes alike"
+        line = "seed: 1 in process 0 but 2 in process 1; start all processes in the same way"
         assert line in two.said(number)
     assert not (tmp_path / "run").exists()
 

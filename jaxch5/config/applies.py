@@ -1,7 +1,8 @@
 """Defines in one table when each setting has an effect, so that none is silently ignored.
 
-A setting that is not in the table always has an effect. At first only the settings are known, then
-the pictures, then the network and devices. A rule holds as long as what it depends on is unknown.
+A setting that is not in the table always has an effect. The rules are checked whenever more is
+known: first only the settings, then the pictures too, and finally the network and the devices. A
+rule counts as fulfilled as long as what it depends on is unknown.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 
 # File name extensions of tables.
 TABLES = (".csv", ".tsv", ".tab", ".txt")
-# What messages call each kind of thing that pictures are read from.
+# How messages describe each kind of source that pictures are read from.
 KINDS = {
     "digits": "the digits",
     "folder": "a folder",
     "table": "a table, which has columns for that",
-    "packed": "packed, with classes and a split of its own",
+    "packed": "a packed set, which has its own classes and its own split",
     "archive": "an archive",
     "tfds": "a prepared set",
 }
@@ -31,7 +32,8 @@ class Pictures:
     Attributes:
         kind: What the pictures are read from, one of `KINDS`.
         columns: Names of the columns by which the pictures can be split.
-        split_column: Whether the column that the settings name is among them.
+        split_column: Whether one of the columns splits the pictures: the one that the settings name
+            or, if they name none, one that looks like a split.
         own_split: What splits the pictures, in words; empty for a random split.
     """
 
@@ -46,11 +48,12 @@ class Situation:
     """Holds what decides whether a setting has an effect.
 
     Attributes:
-        values: Values by dotted names, either of all settings or of one section.
+        values: Values of all settings, or of one section, keyed by their dotted names.
         pictures: What is known about the pictures; None until they are found.
-        devices: Numbers of processes that share a batch and of devices in each; None until known.
-        lacks: Settings that have no effect on the network, each with the reason; empty until the
-            network is known.
+        devices: Number of processes that share a batch, and number of devices in each process; None
+            until known.
+        lacks: Settings that have no effect with this network, each mapped to the reason; empty
+            until the network is known.
     """
 
     values: Mapping[str, Any]
@@ -59,7 +62,7 @@ class Situation:
     lacks: Mapping[str, str] = field(default_factory=dict)
 
     def kinds(self) -> set[str]:
-        """Returns what the pictures may be read from."""
+        """Returns the kinds of source that the pictures may be read from; see `KINDS`."""
         if self.pictures is not None:
             return {self.pictures.kind}
         for kind in ("tfds", "archive"):
@@ -79,9 +82,10 @@ class Rule:
 
     Attributes:
         holds: Function that tells whether the setting has an effect.
-        goes_with: Function that returns what the setting needs and, if useful, what is set instead.
-        told: Whether the rule is for the command line alone; values in files and in Python are
-            often meant for other runs as well.
+        goes_with: Function that returns the words of a message: what the setting needs and, if this
+            helps, which value is set instead.
+        told: Whether the rule applies only to settings that are on the command line; values in
+            files and in Python are often meant for other runs as well.
     """
 
     holds: Callable[[Situation], bool]
@@ -154,7 +158,7 @@ def _network(key: str) -> Rule:
 def _columns(situation: Situation) -> str:
     columns = situation.pictures.columns if situation.pictures else ()
     return (
-        f"is not a column that could split the table (it has {', '.join(columns) or 'none'}); "
+        f"this is not a column that could split the table (it has {', '.join(columns) or 'none'}); "
         "name one of these, or draw the split with --data.split random"
     )
 
@@ -163,7 +167,7 @@ def _columns(situation: Situation) -> str:
 TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
 _FOLDERS = _from("data.path or data.archive", "folder", "archive")
-_TABLE = _from("data.path of a table", "table")
+_TABLE = _from("a table as data.path", "table")
 _AFFINE = _above(0, "augment.p_affine")
 _LIGHTING = _above(0, "augment.p_lighting")
 _FREEZES = _one_of("fit.schedule", "fine_tune", told=True)
@@ -174,7 +178,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "data.valid": (_FOLDERS,),
     "data.image_column": (_TABLE,),
     "data.label_column": (_TABLE,),
-    "data.root": (_from("data.path", "table"),),
+    "data.root": (_from("a table as data.path", "table"),),
     "data.tfds_dir": (_from("data.tfds", "tfds"),),
     "data.sha256": (_from("data.archive", "archive"),),
     "data.split_column": (
@@ -214,7 +218,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "model.groups": (
         Rule(
             lambda situation: _FREEZES.holds(situation) or situation.values["fit.layer_decay"] < 1,
-            lambda situation: f"{_FREEZES.goes_with(situation)}, or with fit.layer_decay below 1",
+            lambda situation: f"{_FREEZES.goes_with(situation)}, unless fit.layer_decay is below 1",
             told=True,
         ),
     ),
@@ -281,7 +285,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-# Values that ask for no effect, and so are accepted wherever they are given.
+# Values with which a setting changes nothing, so that they are accepted in every situation.
 NEUTRAL = {
     "data.stratify": False,
     "augment.flip_vert": False,
@@ -309,12 +313,13 @@ def idle(
 ) -> dict[str, str]:
     """Returns the given settings that have no effect, each with a line that says why.
 
-    A setting is given if it is on the command line or, unless a rule is `told`, not at a default.
+    A setting counts as given if it is on the command line. For a rule that is not `told`, it also
+    counts as given if its value is not a default.
 
     Args:
-        situation: What is known.
+        situation: What is known about the run.
         defaults_of: Function from a setting to the values that it may have without being given.
-        named: Settings that are on the command line.
+        named: Dotted names of the settings that are on the command line.
 
     Example:
         >>> values = {"fit.loss": "focal", "fit.gamma": 3.0, "fit.label_smoothing": 0.1}

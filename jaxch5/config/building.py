@@ -40,7 +40,7 @@ from jaxch5.util.imports import load_function
 
 
 def load_source(settings: DataConfig) -> Source:
-    """Returns the labelled pictures that the settings name, and how they are decoded.
+    """Returns the labelled pictures that the settings name, along with how to decode them.
 
     Raises:
         DataError: The pictures or their classes cannot be found.
@@ -63,12 +63,12 @@ def load_source(settings: DataConfig) -> Source:
 
 
 def as_decided(config: Config, source: Source) -> Config:
-    """Adds what was guessed about a source to a configuration, so that it means the same later."""
+    """Returns the configuration with the value range of the source, so none is guessed later."""
     return config.model_copy(update={"data": {"range": source.reading.range}})
 
 
 def with_epochs(config: Config, pictures: int) -> Config:
-    """Returns the configuration with its epochs set, by default from the number of pictures."""
+    """Returns the configuration; if `fit.epochs` is None, it is set to suit the number of pictures."""
     if config.fit.epochs is not None:
         return config
     epochs = epochs_for(pictures, from_scratch=config.model.weights == "none")
@@ -78,8 +78,9 @@ def with_epochs(config: Config, pictures: int) -> Config:
 def epochs_for(pictures: int, from_scratch: bool) -> int:
     """Returns the default number of epochs for photographs.
 
-    Within limits, ten times the pictures get half the epochs, and thus five times the steps. The
-    numbers are estimates, which docs/benchmarks.md compares with others for 200 and 500 pictures.
+    Within limits, ten times as many pictures get half as many epochs, and thus five times as many
+    steps. The numbers are estimates; docs/benchmarks.md compares two of them, for training 200 and
+    500 pictures from scratch, with half and twice as many epochs.
 
     Args:
         pictures: Number of pictures to train on.
@@ -170,7 +171,7 @@ def checked_source(config: Config) -> Source:
 
 
 def own_split_of(settings: DataConfig, source: Source) -> Split | None:
-    """Returns the source's own split; None if it has none, or a random one is asked for."""
+    """Returns the source's own split; None if it has none or is to be split at random."""
     if settings.split == "random":
         return None
     if FOLDER in source.columns:
@@ -182,7 +183,10 @@ def own_split_of(settings: DataConfig, source: Source) -> Split | None:
 
 
 def column_of(settings: DataConfig, source: Source) -> str | None:
-    """Returns the column that splits a source: the named one or its own; None if there is none."""
+    """Returns the name of the column that splits a source; None if there is no such column.
+
+    It is the column that the settings name or, if they name none, the source's own.
+    """
     if FOLDER in source.columns:
         return None
     return find_column(source, settings.split_column) or (
@@ -191,7 +195,7 @@ def column_of(settings: DataConfig, source: Source) -> str | None:
 
 
 def split_of(settings: DataConfig, source: Source) -> Split:
-    """Returns the split that the settings ask for."""
+    """Returns the split that the settings describe."""
     random = random_split(settings.valid_fraction, settings.split_seed, settings.stratify)
     return own_split_of(settings, source) or random
 
@@ -224,7 +228,7 @@ def _remarks_on_split(settings: DataConfig, source: Source) -> list[str]:
         name for name, values in source.columns.items() if name != column and names_parts(values)
     ]
     guessed = [f"split by its column {column}"] if column != settings.split_column else []
-    return guessed + [f"its column {name} splits nothing" for name in others]
+    return guessed + [f"its column {name} is not used for the split" for name in others]
 
 
 def load_data(config: Config, source: Source | None = None, split: Split | None = None) -> Data:
@@ -233,7 +237,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     Args:
         config: Configuration of the run.
         source: Pictures, if they are loaded already.
-        split: Split to use instead of the one that the configuration asks for.
+        split: Split to use instead of the one that the configuration describes.
 
     Raises:
         DataError: The pictures or classes cannot be found, read or split, or a batch is too large.
@@ -250,7 +254,7 @@ def load_data(config: Config, source: Source | None = None, split: Split | None 
     split, own = split or split_of(settings, source), split is None
     batch_size = settings.batch_size
     if "batch_size" not in settings.model_fields_set:
-        # The default batch size is reduced to the size of a smaller training set.
+        # The default batch size is reduced if the training set is smaller than that.
         batch_size = min(batch_size, len(divide(source, split)[0]))
     if batch_size < settings.batch_size:
         said = f"batches of {batch_size}, which is all there is for training"

@@ -17,8 +17,9 @@ class Case(NamedTuple):
 
     Attributes:
         words: The case, as `--help` calls it.
-        holds: Function that tells whether the case applies, given a lookup of settings by name.
-        defaults: Defaults by the settings' dotted names.
+        holds: Function that tells whether the case applies; its argument is a function that takes a
+            setting's dotted name and returns the setting's value.
+        defaults: Defaults of the settings in this case, keyed by their dotted names.
     """
 
     words: str
@@ -80,8 +81,8 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
 
     Args:
         key: Dotted name of the setting.
-        given: Values of the settings that were given, by dotted names.
-        own_default: Function from a setting to its default where no case gives it another.
+        given: Values of the settings that were given, keyed by dotted names.
+        own_default: Function from a setting to the default that it has if no case gives it another.
 
     Example:
         >>> own = {"fit.schedule": "one_cycle", "fit.div": 25.0}
@@ -100,10 +101,10 @@ def value_of(key: str, given: Mapping[str, Any], own_default: Callable[[str], An
 
 
 def chosen(values: Mapping[str, Any], own_default: Callable[[str], Any]) -> dict[str, Any]:
-    """Returns the settings that differ from the defaults that they would have if not given.
+    """Returns the settings that differ from the defaults that they would have without being given.
 
     Args:
-        values: Values of all settings, by dotted names.
+        values: Values of all settings, keyed by dotted names.
         own_default: As in `value_of`.
 
     Example:

@@ -28,12 +28,12 @@ ONE_WORD = ("data.size",)
 
 
 class Help(HelpFormatter):
-    """Formats `--help` with a short usage, with paragraphs, and without defaults of None."""
+    """Formats `--help` with a short usage line and paragraphs, and omits defaults that are None."""
 
     def add_usage(
         self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None
     ) -> None:
-        # Parsing of intermixed arguments passes a usage that is already formatted.
+        # For intermixed options and arguments, argparse passes a usage that is already formatted.
         if usage is None:
             arguments = [
                 self._format_args(action, action.dest)
@@ -100,7 +100,7 @@ def parser_of(options: type[BaseModel], prog: str) -> CliSettingsSource:
 
 
 def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> dict[str, Any]:
-    """Reads the values on a command line, nested as in the configuration but not yet validated.
+    """Returns the values on a command line, nested as in the configuration but not yet validated.
 
     Args:
         options: Settings and options of the command.
@@ -109,7 +109,7 @@ def command_line(options: type[BaseModel], argv: Sequence[str], prog: str) -> di
 
     Raises:
         ConfigError: A word is not understood, or names a setting that the command does not read.
-        SystemExit: After help was printed.
+        SystemExit: Help was requested, and has been printed.
     """
     use = USES.get(prog.rpartition(" ")[2], Use())
     source = parser_of(options, prog)
@@ -189,7 +189,7 @@ def _usage(message: str, options: type[BaseModel]) -> str:
         return f"{word}: needs the name of an option, as in --data.path {word}; see --help-all"
     name = word.split("=")[0]
     known = ["--" + key.replace("_", "-") for key in known_keys(options)]
-    # With their dashes, short names would look alike.
+    # If the dashes were compared too, all short names would look alike.
     bare = [key.lstrip("-") for key in known]
     close = difflib.get_close_matches(name.replace("_", "-").lstrip("-"), bare, n=1)
     return f"{name}: no such option; " + (

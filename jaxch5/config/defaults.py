@@ -1,7 +1,7 @@
-"""Reads the defaults of functions from their source.
+"""Reads the defaults of functions from their source code.
 
 A default is stated once, in the signature of the function that it belongs to. The configuration and
-the command line read it there without importing the function, because that would import jax.
+the command line read it from the source code, because importing the function would import jax.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ def default_of(function: str, parameter: str) -> Any:
     """Returns the default of a function's parameter or a class's field, or a module's constant.
 
     Args:
-        function: Module below `jaxch5`, and name, as in "data.block:DataBlock.load"; for a
-            constant, the module alone.
-        parameter: Name of the parameter, field or constant. Its value is a literal, a constant of
-            the module, or a function, whose name is then returned.
+        function: Module below `jaxch5`, a colon, and the name of the function or class, as in
+            "data.block:DataBlock.load"; for a constant, the module alone.
+        parameter: Name of the parameter, field or constant. Its value has to be a literal, the name
+            of a constant in the module, or a function, whose name is then returned.
 
     Example:
         >>> default_of("optim.schedule:one_cycle", "div")
@@ -49,7 +49,8 @@ def _defined(module: str, name: str) -> Any:
     """Returns the definition of a name at the top level of a module; None if it is imported."""
     source = pkgutil.get_data("jaxch5", f"{module.replace('.', '/')}.py")
     assert source is not None
-    # Parsing the definition alone takes a fifth of the time, and every command waits for it.
+    # Every command waits for this. Parsing the definition alone takes a fifth of the time that
+    # parsing the module takes.
     statement = rf"^(?:(?:def|class) {name}\b|{name}\b.* = ).*(?:\n(?:[ )].*)?)*"
     found = re.search(statement, source.decode(), re.MULTILINE)
     return found and ast.parse(found[0]).body[0]

@@ -1,4 +1,4 @@
-"""Defines types of settings: shares, sizes, and the values that are black and white."""
+"""Defines types of settings: shares, sizes, and the values that stand for black and white."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 PAIR = rf"({NUMBER})(?:,({NUMBER}))?"
 RANGE = re.compile(rf"{PAIR}|(auto)?(?: ?integers {PAIR})?(?: ?floats {PAIR})?")
 
-# The value that is black, and the value that is white.
+# The value that stands for black, and the value that stands for white.
 Limits = tuple[float, float]
 
 
 class Ranges(NamedTuple):
-    """Holds the values that are black and white, for integers and for floats; None if unknown.
+    """Holds the values of black and white for integers and for floats; None if they are unknown.
 
     Attributes:
-        file_first: Whether what a file itself states takes precedence.
+        file_first: Whether a range that a file itself states takes precedence.
     """
 
     file_first: bool
@@ -58,9 +58,9 @@ def parse_range(text: str) -> Ranges:
     """Parses a value of `--data.range`.
 
     Args:
-        text: "auto"; the value that is white; the values of black and white, as in "0,4095"; or
-            these for each kind of number, as in "auto integers 0,4095 floats 0,1", where "auto"
-            prefers what a file itself states to these values.
+        text: "auto"; the value of white; the values of black and white, as in "0,4095"; or the
+            values of black and white for each kind of number, as in "auto integers 0,4095 floats
+            0,1", in which "auto" means that a range that a file itself states takes precedence.
 
     Raises:
         ValueError: The text is none of these, or black and white are equal or not finite.
@@ -72,7 +72,7 @@ def parse_range(text: str) -> Ranges:
     match = RANGE.fullmatch(text.strip())
     if not match or not text.strip():
         raise ValueError(
-            f"{text}: should be auto, the value that is white (4095), or the values of black "
+            f"{text}: should be auto, the value of white (4095), or the values of black "
             "and white (0,4095)"
         )
 

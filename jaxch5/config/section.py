@@ -23,7 +23,7 @@ from jaxch5.config.cases import CASES, value_of
 from jaxch5.config.toml import deep_update, flat, nested
 from jaxch5.util.address import expanded
 
-# Key in a validation's context that allows settings without effect.
+# Key in the context of a validation. If its value is true, settings without effect are allowed.
 LENIENT = "lenient"
 
 
@@ -51,16 +51,17 @@ def setting(key: str, default: Any, description: str, **bounds: Any) -> Any:
 
 
 class Section(BaseModel):
-    """Holds settings, each as given or else with the default that `value_of` chooses.
+    """Holds settings, each with the value given or else the default that `value_of` chooses.
 
-    `model_fields_set` has the names of the settings that were given.
+    `model_fields_set` contains the names of the settings that were given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Prefix of the dotted names of the section's settings.
     section: ClassVar[str] = ""
-    # Dotted names of settings on the command line, which `idle` takes as given even at a default.
+    # Dotted names of the settings on the command line; `idle` treats them as given even if their
+    # values are defaults.
     _named: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("*")
@@ -104,14 +105,14 @@ class Section(BaseModel):
         return values
 
     def given(self) -> dict[str, Any]:
-        """Returns the settings that were given, nested."""
+        """Returns the settings that were given, as nested dictionaries."""
         return self.model_dump(exclude_unset=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Returns the settings with some replaced; `update` has nested dictionaries or sections.
+        """Returns the settings with some replaced; `update` holds nested dictionaries or sections.
 
-        Settings that were not given get the defaults for the new values; those that were given
-        stay, even if they no longer have an effect.
+        Settings that were not given get the defaults that go with the new values. Settings that
+        were given keep their values, even if they no longer have an effect.
 
         Example:
             >>> from jaxch5.config.settings import FitConfig

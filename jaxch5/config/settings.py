@@ -1,4 +1,4 @@
-"""Defines the configuration: everything that a run does, so that it can be repeated.
+"""Defines the configuration, which decides everything that a run does, so it can be repeated.
 
 It is one pydantic model, read from TOML, overridden on the command line (`jaxch5.cli`) and written
 into the run directory. Some defaults depend on where the pictures come from: unlike photographs,
@@ -44,7 +44,7 @@ from jaxch5.util.address import NO_WEIGHTS, Address, is_address, is_on_hub
 from jaxch5.util.imports import FORM, check_choice
 from jaxch5.util.text import is_text, printable
 
-# Settings that may differ when a run is resumed: training goes on from the same state with any.
+# Settings that may differ when a run is resumed: training can go on whatever their values are.
 MAY_CHANGE = (
     "data.cache",
     "model.remat",
@@ -57,16 +57,16 @@ MAY_CHANGE = (
     "profile",
     "hooks",
 )
-# Decoding a picture with this many pixels takes a gigabyte at most.
+# Decoding a picture with this many pixels takes a gigabyte of memory at most.
 MAX_PIXELS = 80_000_000
-# Settings that say where the pictures are. A run that has recorded its pictures finds them by name.
+# Settings that say where the pictures are. They may differ if the run has recorded its pictures.
 MAY_MOVE = ("data.path", "data.root", "data.tfds_dir")
-# Settings of the data that decide how a run's pictures were split and how its network sees them.
+# Settings of the data that decide how a run splits its pictures and how its network sees them.
 OF_THE_RUN = (
     *("split", "split_column", "valid_fraction", "stratify", "split_seed"),
     *("presize", "size", "method", "pad_mode", "crop_pct", "interpolation"),
 )
-# A larger number is surely a mistake, and could overflow a device's 32-bit count of steps.
+# More epochs or batches than this are surely a mistake, and could overflow 32-bit step counts.
 MANY = 1_000_000
 
 
@@ -94,7 +94,7 @@ class DataConfig(Section):
     )
     pattern: str | None = Field(
         None,
-        description="regular expression for whole file names, whose first group is the class, as "
+        description="regular expression for whole file names, with the class as first group, as "
         r"in (.+)_\d+\.jpg; without it, folders are classes",
     )
     train: str | None = Field(
@@ -111,7 +111,7 @@ class DataConfig(Section):
     image_column: str = Field(_table("image"), description="column of paths or links in a CSV file")
     label_column: str = Field(_table("label"), description="column of class names in a CSV file")
     root: Path | None = Field(
-        None, description="base folder of relative paths in a CSV file; by default the file's own"
+        None, description="base of relative paths in a CSV file; by default the file's folder"
     )
     tfds: str | None = Field(None, description="name of a tensorflow-datasets set")
     tfds_dir: Path | None = Field(
@@ -265,7 +265,7 @@ class AugmentConfig(Section):
         "augment.max_warp", 0.1, "largest change of perspective, 0 to 0.5", ge=0, le=0.5
     )
     p_affine: float = Field(
-        _augment("p_affine"), ge=0, le=1, description="probability of each: rotation, zoom and warp"
+        _augment("p_affine"), ge=0, le=1, description="probability of each rotation, zoom and warp"
     )
     p_lighting: float = Field(
         _augment("p_lighting"),
@@ -294,7 +294,7 @@ class AugmentConfig(Section):
     mix_alpha: float = setting(
         "augment.mix_alpha",
         default_of("augmentation.mixing:mixup", "alpha"),
-        "parameter of the Beta distribution of a pair's shares",
+        "parameter of the Beta distribution from which the shares of a pair are drawn",
         gt=0,
         le=10,
     )
@@ -339,7 +339,7 @@ class ModelConfig(Section):
     )
     threshold: Share = Field(
         default_of("task:one_vs_rest", "threshold"),
-        description="with sigmoid: smallest probability with which a class is the answer",
+        description="with sigmoid: smallest probability that makes a class the answer",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         _recipe("precision"),
@@ -630,7 +630,7 @@ def check_applies(config: Config, **known: Any) -> None:
         known: What else is known: `pictures`, `devices`, `lacks`; see `Situation`.
 
     Raises:
-        ConfigError: A setting has no effect; the message is one line about the first.
+        ConfigError: A setting has no effect; the message is one line about the first of these.
     """
     for line in idle_settings(config, **known).values():
         raise ConfigError(line)
@@ -650,11 +650,11 @@ def from_toml(path: Path, recorded: bool = False) -> Config:
 
     Args:
         path: TOML file.
-        recorded: Whether the file is a run's own, which may be older than the current rules;
+        recorded: Whether a run has written the file, perhaps when other rules were in force;
             settings without effect are then left out instead of refused.
 
     Raises:
-        ConfigError: A key is unknown, or its value is not allowed; one line names the first.
+        ConfigError: A key is unknown, or its value is not allowed; the message is one line.
     """
     values = read_toml(path)
     try:

@@ -29,7 +29,7 @@ def deep_update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 def flat(settings: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of settings, or of nested dictionaries, by their dotted names.
+    """Returns the values of settings, or of nested dictionaries, keyed by their dotted names.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -46,7 +46,7 @@ def flat(settings: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, An
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns nested dictionaries from values by dotted names: the inverse of `flat`.
+    """Returns nested dictionaries made from values keyed by dotted names: the inverse of `flat`.
 
     Example:
         >>> nested({"a.b": 1, "a.c": 2, "d": 3})
@@ -60,7 +60,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def without(values: dict[str, Any], keys: Container[str], prefix: str = "") -> dict[str, Any]:
-    """Returns a copy of nested dictionaries without the values of some dotted names.
+    """Returns a copy of nested dictionaries without the entries whose dotted names are in `keys`.
 
     Example:
         >>> without({"a": {"b": 1, "c": 2}}, ["a.b"])
@@ -90,7 +90,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(settings: BaseModel) -> str:
-    """Returns all settings as TOML, without those that have no value.
+    """Returns all settings as TOML, except those that have no value.
 
     Example:
         >>> from jaxch5.config.settings import Config
@@ -140,6 +140,6 @@ def explain(error: ValidationError, keys: list[str]) -> str:
         return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
     if first["type"] == "missing" and first["loc"] and isinstance(first["loc"][-1], int):
         given = ",".join(map(str, first["input"]))
-        return f"{key.rpartition('.')[0]} = {given}: has {len(first['input'])} values, too few"
+        return f"{key.rpartition('.')[0]} = {given}: too few values ({len(first['input'])})"
     allowed = first["msg"].replace("Input should", "should").split(", unable")[0]
     return f"{key} = {first['input']}: {allowed}"

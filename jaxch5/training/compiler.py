@@ -8,7 +8,7 @@ import platformdirs
 from jaxch5.data.parallel import cores
 
 # Makes XLA exclude GPU kernels whose order of addition changes from run to run, and stops it from
-# timing the others to choose among them: another compilation might choose differently.
+# timing the others to choose among them, because another compilation might choose differently.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
 # Options that measurably help on a platform: on a CPU, computing reductions with a library. None
 # are known for GPUs yet; benchmarks/gpu.sh tries some.
@@ -55,5 +55,5 @@ def keep_compiled_programs() -> None:
         # distinguish programs by the number of cores.
         folder = platformdirs.user_cache_path("jaxch5") / "compiled" / f"{cores()}-cores"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A start needs dozens of small programs that compile too quickly for JAX to keep by default.
+    # A start needs dozens of small programs that compile too fast for JAX to keep them by default.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

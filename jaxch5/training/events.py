@@ -64,7 +64,7 @@ class Begin(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Signals that the program of a phase is compiled, before the phase's next step.
+    """Signals that the program of a phase has been compiled; the phase's next step follows.
 
     Attributes:
         number: Number of completed steps.
@@ -86,8 +86,8 @@ class Step(NamedTuple):
     Attributes:
         number: Number of completed steps.
         state: State after these steps, valid until the hook returns.
-        read: Steps whose losses were just read back from the device. They are read a few at a time,
-            in order, and no step is reported twice.
+        read: Steps whose losses were just read back from the device. Losses are read a few at a
+            time, in the order of the steps, and no step is reported twice.
 
     Example:
         >>> step = Step(8, None, [StepRecord(0, 2.3, (1e-3,), 0.95)])
@@ -112,8 +112,8 @@ class Epoch(NamedTuple):
         number: Number of completed steps.
         state: State after these steps, valid until the hook returns.
         read: Steps of the epoch that no `Step` has reported.
-        record: Losses, and metrics as fractions of 1, by name; also `epoch`, `phase`, `seconds` and
-            `images_per_second`.
+        record: Losses, and metrics as fractions of 1, keyed by name; also `epoch`, `phase`,
+            `seconds` and `images_per_second`.
 
     Example:
         >>> Epoch(23, None, [], {"epoch": 0, "valid_loss": 0.25}).record["valid_loss"]
@@ -132,7 +132,10 @@ class Epoch(NamedTuple):
 
 
 class End(NamedTuple):
-    """Signals how a call ended; it follows each `Begin`, except after Ctrl-C as a second signal.
+    """Signals how a training call ended.
+
+    Each `Begin` is followed by an `End`, except if Ctrl-C is pressed when an earlier signal has not
+    yet ended training.
 
     Attributes:
         number: Number of completed steps.
@@ -141,7 +144,7 @@ class End(NamedTuple):
         how: "finished", "interrupted" (by Ctrl-C or SIGTERM) or "failed".
         error: Exception that ended the call early; None if the call finished.
         interpretation: The trained model's answers for the validation set; None unless training
-            finished, there is a run, and all outputs of the model are finite.
+            finished, the call has a run directory, and all outputs of the model are finite.
 
     Example:
         >>> End(23, None, "failed", ValueError("no")).how

@@ -89,8 +89,9 @@ class Frozen:
         variables: Variables of the model, or their shapes.
         spec: Architecture of the model.
         groups: Groups of the model's layers.
-        frozen_to: Index of the first group that is not frozen; a negative one counts from the end.
-        recipe: Recipe by which the model is trained.
+        frozen_to: Index of the first group that is not frozen; a negative index counts from the
+            end.
+        recipe: Recipe with which the model is trained.
 
     Raises:
         ConfigError: There is no such group, no parameter would be trained, or the architecture

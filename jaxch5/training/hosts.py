@@ -1,9 +1,9 @@
-"""Trains one network in several processes: they join, agree, and notice lost peers.
+"""Lets processes join to train one network, agree with each other, and notice lost peers.
 
 Each process runs the same program on its own devices (those of its host, or some of them) and reads
 its own rows of every batch; only the first process prints and writes. Processes that do different
 things would wait for one another forever, so whatever could make them differ is compared before
-they begin, and they agree on requests to stop.
+they begin, and if one of them is told to stop, all stop at the same step.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from jaxch5.errors import ConfigError, TrainingError
 from jaxch5.training.interrupts import Interrupts
 from jaxch5.training.mesh import to_host
 
-# A process that is silent for this long counts as ended, which ends the run.
+# A process that is silent for this many seconds counts as ended, and the run then ends too.
 HEARTBEAT_SECONDS = 20
 START_SECONDS = 300
-# Calls of an agreed check per exchange; each exchange's result is read at the next exchange.
+# The processes exchange requests to stop once in this many calls of an agreed check.
 CALLS_BETWEEN = 8
 NOBODY = f"--distributed: the other processes did not join within {START_SECONDS} seconds"
 LOST = "another process has ended or cannot be reached; resume the run with --resume"
@@ -51,10 +51,11 @@ def join(distributed: str) -> None:
     Args:
         distributed: "auto", if Slurm, Kubernetes, MPI or a TPU pod tells which processes there are;
             or HOST:PORT,COUNT,ID: the address of the first process, the number of processes, and
-            the number of this one, from 0.
+            the index of this process, counted from 0.
 
     Raises:
-        ConfigError: `distributed` has another form, or nothing tells which processes there are.
+        ConfigError: `distributed` has neither of these forms, or it is "auto" and nothing tells
+            which processes there are.
         TrainingError: The other processes did not join in time.
     """
     given: dict[str, Any] = {}
@@ -134,7 +135,7 @@ def leave(line: str = "", status: int = 1) -> NoReturn:
 
 def _leave(line: str, status: int = 1) -> NoReturn:
     if not _leaving.acquire(blocking=False):
-        # Another thread is ending the process.
+        # Another thread is already ending the process.
         threading.Event().wait()
     os.write(2, line.encode())
     sys.stdout.flush()
@@ -162,7 +163,7 @@ def is_loss_of_another(error: Exception) -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """Returns the text that each process has passed, in the order of the processes."""
+    """Returns the texts that the processes have passed, in the order of the processes."""
     if not joined():
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -177,7 +178,7 @@ def agree(values: Mapping[str, Any]) -> None:
     """Checks that values are the same in all processes.
 
     Args:
-        values: JSON values by name.
+        values: JSON values, keyed by name.
 
     Raises:
         ConfigError: A value differs; every process raises the error.
@@ -187,8 +188,8 @@ def agree(values: Mapping[str, Any]) -> None:
         for name, value in everywhere[0].items():
             if others.get(name) != value:
                 raise ConfigError(
-                    f"{name}: is {value} in process 0 but {others.get(name)} in process {number}; "
-                    "start all processes alike"
+                    f"{name}: {value} in process 0 but {others.get(name)} in process {number}; "
+                    "start all processes in the same way"
                 )
 
 
@@ -210,10 +211,10 @@ def of_first(tree: PyTree) -> PyTree:
 
 
 def agreed_check(interrupts: Interrupts) -> Callable[[], None]:
-    """Returns a `check` for interrupts that stops all processes at the same call.
+    """Returns a function like `Interrupts.check` that stops all processes at the same call.
 
-    Every few calls, the processes exchange the requests that they have received. They read the
-    result of an exchange at the next one, so that no process has to wait for it.
+    Every few calls, the processes exchange the requests to stop that they have received. They read
+    the result of an exchange only at the next exchange, so that no process has to wait for it.
     """
     if not joined():
         return interrupts.check

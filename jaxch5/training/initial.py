@@ -1,9 +1,9 @@
 """Runs one-time functions such as initializations without compiling a program for each shape.
 
 XLA compiles random number generation again for each shape of a network's parameters, which takes
-many times as long as the draws. Here one small program makes all draws of a kind, piece by piece,
-and NumPy computes the few steps around them. The values are those that `jax.jit` computes, except
-for the rounding of the last bit.
+many times as long as the draws themselves. In this module, one small program makes all draws of a
+kind, piece by piece, and NumPy computes the few steps around them. The values are those that
+`jax.jit` computes, except for the rounding of the last bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 # Number of values that one call of a program draws: enough to make the cost of calls negligible.
 PIECE = 2**18
-# Functions that compute a piece of a draw from its key and any other operands, by the draw's name
-# in a jaxpr. With a release of jax that uses other names, `run_once` is slower, but not wrong.
+# Functions that compute a piece of a draw from its key and any other operands, keyed by the name
+# that the draw has in a jaxpr. If a release of jax uses other names, `run_once` is slower, but its
+# results are still right.
 DRAWS: dict[str, Callable[..., Array]] = {
     "_normal": lambda key: jax.random.normal(key, (PIECE,)),
     "_uniform": lambda key, low, high: jax.random.uniform(key, (PIECE,), minval=low, maxval=high),
@@ -31,7 +32,8 @@ DRAWS: dict[str, Callable[..., Array]] = {
         key, low, high, (PIECE,)
     ),
 }
-# Primitives that NumPy computes identically, without a compiled program.
+# Functions with which NumPy computes the same results as primitives of JAX, but without a compiled
+# program, keyed by the names of the primitives.
 BY_NUMPY: dict[str, Callable[..., Any]] = {
     "mul": lambda x, y, **_: np.multiply(x, y),
     "sqrt": lambda x, **_: np.sqrt(x),
@@ -46,7 +48,8 @@ BY_NUMPY: dict[str, Callable[..., Any]] = {
 def run_once(function: Callable[..., PyTree], *args: Any) -> PyTree:
     """Computes `function(*args)` for a function of arrays that runs only once.
 
-    What the outputs do not need is skipped, such as the forward pass of `module.init`.
+    Computations that the outputs do not need are skipped, such as the forward pass in
+    `module.init`.
 
     Args:
         function: Function that `jax.jit` could compile.
@@ -141,7 +144,7 @@ def _none(*_: Any) -> Any:
     raise NotImplementedError
 
 
-# jax's generator, but with draws that begin at the n-th value: a key is two words and n.
+# jax's generator, but with draws that begin at the n-th value: a key consists of two words and n.
 PIECES = define_prng_impl(
     key_shape=(3,),
     seed=_none,

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Raised on SIGTERM; if uncaught, the process exits with 143, SIGTERM's status in shells."""
+    """Raised on SIGTERM; if uncaught, the process exits with 143, as shells report SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -25,7 +25,7 @@ class StopAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Installs a handler for signals until the context ends; only works in the main thread."""
+    """Installs a signal handler until the context ends; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,7 +34,7 @@ def handled(handler: Callable[[int, FrameType | None], None], *numbers: int) -> 
         yield
     finally:
         for number, previous in before.items():
-            # None stands for a handler not installed from Python, which Python cannot restore.
+            # None stands for a handler that was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
@@ -61,8 +61,8 @@ def caller_decides() -> Iterator[None]:
 class Interrupts:
     """Context manager that delays SIGINT and SIGTERM until `check` is called.
 
-    A SIGINT that follows either of them is not delayed. Python delivers signals only to the main
-    thread; in another thread this class does nothing.
+    A SIGINT that follows an earlier SIGINT or SIGTERM is not delayed. Python delivers signals only
+    to the main thread; in another thread this class does nothing.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Interrupts:
 
     @contextmanager
     def during(self, what: str) -> Iterator[None]:
-        """Marks work that delays a stop; a signal received meanwhile prints a line that says so."""
+        """Marks work that delays a stop; if a signal arrives meanwhile, a printed line says so."""
         self._doing = what
         try:
             yield

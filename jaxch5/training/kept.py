@@ -1,10 +1,11 @@
 """Stores compiled programs and the shapes of weights, so that the next start need not trace again.
 
 JAX stores compiled programs too, but has to trace a step to find its program, and tracing takes
-longer than anything else in a second start. Here a program is found by a fingerprint of the step's
-functions in memory, with all that they contain, and of everything else that decides the program:
-versions, options, shapes, the processor or accelerator. A step that contains functions from modules
-that `STEP` does not name, such as your own loss, is traced as usual.
+longer than anything else in a second start. In this module, a program is looked up by a fingerprint
+that covers the step's functions as they are in memory, with all that they contain, and everything
+else that decides the program: versions, options, shapes, the processor or accelerator. A step that
+contains functions from modules that `STEP` does not name, such as your own loss, is traced as
+usual.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Parts(NamedTuple):
 
     Attributes:
         modules: Names of jaxch5's modules.
-        libraries: Names of libraries; the version of a library determines its functions if it was
-            installed as released.
+        libraries: Names of libraries. If a library was installed from a release, its version
+            determines its functions.
     """
 
     modules: frozenset[str]
@@ -79,7 +80,7 @@ OUTPUT = Parts(frozenset(), ("flax", "jax", "jaxlib", "numpy")).beside(
         "vit winograd",
     ),
 )
-# The parts of a step of training or evaluation.
+# The parts of a training step or an evaluation step.
 STEP = OUTPUT.beside(
     *_named(
         augmentation="color mixing policy",
@@ -131,7 +132,7 @@ def kept_shapes(model: nn.Module, size: Size) -> PyTree:
     picture = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
     shapes = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)
     with suppress(Exception):
-        # Text, because a pickle can run code, and shapes serve to check untrusted weights.
+        # Not a pickle: loading one can run code, and shapes help to check untrusted weights.
         rows = [(path, leaf.shape, leaf.dtype.name) for path, leaf in flatten_dict(shapes).items()]
         if _shapes_in(text := json.dumps(rows).encode()) == shapes:
             _write(file, text)
@@ -177,7 +178,7 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        # The environment determines which of the options jaxlib accepts.
+        # `OPTIONS` suffices here: the environment determines which of them jaxlib accepts.
         of = environment_of(self.parts), self.function, shapes_of(args), OPTIONS
         return kept(lambda: self.jitted.lower(*args).compile(), *of, parts=self.parts)
 
@@ -222,8 +223,8 @@ def _is_installed(module: str, libraries: Collection[str]) -> bool:
 def environment_of(parts: Parts = STEP) -> str | None:
     """Returns a fingerprint of all that decides a program besides its functions and shapes.
 
-    The result is None if programs are not to be stored: with several processes, or if a library is
-    imported from a source folder.
+    The result is None if programs are not to be stored, that is, if there are several processes or
+    a library is imported from a source folder.
 
     Args:
         parts: Modules and libraries that the program's functions come from.
@@ -273,7 +274,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    # Machines may share a cache folder, and a program may need features that some of them lack.
+    # Machines may share a cache folder, and a program may need features that some machines lack.
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         told = ("model name", "flags", "Features", "CPU part")
@@ -282,7 +283,7 @@ def _processor() -> str:
 
 
 def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
-    """Returns the file for what `of` and an environment define; None if it cannot be stored."""
+    """Returns the file for a result that `of` and an environment define; None if it has none."""
     folder = folder_of_steps()
     if environment is None or folder is None:
         return None

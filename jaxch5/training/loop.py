@@ -29,7 +29,7 @@ from jaxch5.training.steps import Steps
 # Reading a loss back waits for its step, so the latest losses are left to be read later.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
-# One bad batch may give a single loss that is not finite; with this many in a row, training ends.
+# One bad batch may give a loss that is not finite; after this many in a row, training ends.
 NOT_FINITE_IN_A_ROW = 3
 
 
@@ -56,7 +56,7 @@ def fit(
         key: Root key for all random draws.
         metrics: Metrics to record in addition to the task's; see `Task.scores`.
         validate_first: Whether the state is at the end of an epoch that has not been validated yet.
-        check: Function called before each batch of a validation; an error raised by it ends `fit`.
+        check: Function called before each batch of a validation; if it raises an error, `fit` ends.
         task: What labels mean, for validation.
 
     Yields:
@@ -64,8 +64,9 @@ def fit(
         is valid until the next event is requested.
 
     Raises:
-        TrainingError: Losses are not finite (three in a row, or an epoch's mean), or float16
-            overflows in all steps (of the call, or of an epoch whose loss scale ends below 1).
+        TrainingError: Three losses in a row, or the mean loss of an epoch, are not finite; or
+            float16 overflows in all steps of the call, or in all steps of an epoch after which the
+            loss scale is below 1.
     """
     steps_per_epoch = len(data.train)
     start = int(state.step)
@@ -87,7 +88,7 @@ def fit(
             raise TrainingError(
                 f"the training loss of epoch {epoch + 1} is {train_loss}{losses.way_out(stop - 1)}"
             )
-        # While the loss scale is still falling, it may reach a value that works.
+        # A loss scale of 1 or more can still fall, and may reach a value that works.
         if not made and state.scale and float(jax.device_get(state.scale.scale)) < 1:
             raise TrainingError(_nothing_learned(epoch))
         record: Record = {
@@ -144,13 +145,13 @@ def fit(
 
 def _nothing_learned(epoch: int) -> str:
     return (
-        f"in epoch {epoch + 1} every step was skipped, because its gradients are too large for "
+        f"in epoch {epoch + 1} every step was skipped, because its gradients were too large for "
         "float16: nothing was learned; try --model.precision bf16 or fp32"
     )
 
 
 class _Losses:
-    """Reads losses of steps back from the device, a few at a time, and checks them."""
+    """Reads the losses of steps back from the device, a few at a time, and checks them."""
 
     def __init__(self, plan: Plan, start: int, half: bool) -> None:
         self._plan = plan
@@ -253,7 +254,8 @@ def evaluate(
     if unanswered:
         return {**dict.fromkeys(("valid_loss", *scores), math.nan), "unanswered": unanswered}
     probabilities = task.probabilities(logits)
-    # JAX caches programs by function, so a function defined here would be compiled each time.
+    # JAX looks up compiled programs by their functions, so a function that is defined here would be
+    # compiled each time.
     reduce = jax.jit(loss_of_batch, static_argnums=0)
     loss_of_all = (reduce if isinstance(loss, Hashable) else loss_of_batch)(
         loss, *jax.device_put((logits, labels))

@@ -23,7 +23,7 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 from jaxch5.util.text import progress_bar
 
-# Defaults of a sweep: first rate, the rate that would follow the last, and number of steps.
+# Defaults of a sweep: its first rate, the rate that would follow the last one, and its length.
 START_LR = 1e-7
 END_LR = 10.0
 NUM_IT = 100
@@ -94,10 +94,10 @@ def find_lr(
         state: State to start from; it is not consumed.
         data: Data whose training batches are used in order, repeatedly if necessary.
         train_step: Training step, compiled for the state and the batches.
-        key: Root key for the draws.
+        key: Root key for all random draws.
         start_lr, end_lr, num_it: See `sweep_rates`.
         layer_decay: See `group_rates`.
-        console: Console to draw a progress bar on; None takes standard error.
+        console: Console on which to draw a progress bar; None draws it on standard error.
     """
     lrs = sweep_rates(start_lr, end_lr, num_it)
     state = jax.device_put(state, may_alias=False)

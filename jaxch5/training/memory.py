@@ -48,7 +48,7 @@ def need_of(step: Any, state: PyTree, batch_size: int) -> Need | None:
 
 
 def memory_limit() -> int:
-    """Returns the size, in bytes, of an accelerator's memory if known, else of the machine's."""
+    """Returns the size in bytes of the accelerator's memory if known, else of the computer's."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return psutil.virtual_memory().total
@@ -99,7 +99,8 @@ def _too_large(need: Need | None, batch_size: int, size: Size, limit: int) -> Tr
     fits = batch_size // 2
     if need:
         line += f", which need about {need.of(batch_size) / 1e9:.1f} GB"
-        # Others use memory too: if a batch that should fit does not, half its size is proposed.
+        # Memory has other uses too, so a batch that should fit may not; half its size is then
+        # proposed.
         most = (limit - need.fixed) // need.per_picture
         fits = most if most < batch_size else fits
     if fits < 1:

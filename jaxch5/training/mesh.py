@@ -2,9 +2,9 @@
 
 Each device takes the same number of rows of every batch, and holds all weights. Steps are
 computed where their state is stored; `placement_of` finds out from the state where that is, so
-nothing else has to be passed on. A mesh has two axes: the processes, and the devices of each
-process. The optimizer's moments can be sharded among the devices of a process; the process still
-has all of the moments, and can save them by itself.
+functions that run steps need no mesh. A mesh has two axes: the processes, and the devices of each
+process. The optimizer's moments can be sharded among the devices of a process; the process as a
+whole still has all of the moments, and can save them by itself.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
 
     Args:
         batch_size: Number of rows of a batch, on all devices together.
-        devices: Number of devices to use in each process; 0 takes the most that all of them have.
+        devices: Number of devices to use in each process; 0 takes as many as every process has.
 
     Raises:
-        ConfigError: A process has fewer than `devices`, or the rows cannot be shared equally.
+        ConfigError: A process has too few devices, or the rows cannot be shared equally.
     """
     by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
     present = min(map(len, by_process.values()))
     if devices > present:
-        raise ConfigError(f"fit.devices = {devices}: there are {present}; 0 takes all")
+        raise ConfigError(
+            f"fit.devices = {devices}: the number available is {present}; 0 takes all"
+        )
     # Ordered by process, so that the rows of each process are adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:
@@ -68,9 +70,9 @@ def _not_equal(batch_size: int, processes: int, devices: int) -> str:
 
 
 class Placement(NamedTuple):
-    """Holds where a step's arrays are stored: those that are replicated, and those split by rows.
+    """Holds where a step's arrays are stored: those replicated, and those split by rows.
 
-    `everywhere` and `rows` are None for a single device, which is then the default device.
+    `everywhere` and `rows` are None if only one device is used, which is the default device.
     """
 
     everywhere: Sharding | None
@@ -97,7 +99,7 @@ class Placement(NamedTuple):
     def _of(self, batch: Batch | CachedBatch) -> Any:
         rows = self.rows
         if isinstance(rows, NamedSharding) and batch.label.ndim == 2:
-            # These are the stacked batches of many steps.
+            # This is a stack of batches for many steps; its first axis is the step.
             rows = NamedSharding(rows.mesh, P(None, *rows.spec))
         return by_rows(batch, rows, self.everywhere)
 
@@ -111,7 +113,7 @@ def placement_of(state: TrainState) -> Placement:
 
 
 def by_rows(batch: Batch | CachedBatch, rows: Any, everywhere: Any) -> Any:
-    """Returns a tree like a batch: `rows` for arrays with a row per item, else `everywhere`.
+    """Returns a tree like a batch, with `rows` for arrays with a row per item, else `everywhere`.
 
     Example:
         >>> by_rows(Batch(*5 * [0]), "rows", "everywhere").label
@@ -150,7 +152,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """Returns data of which this process reads only its rows; a cache is put on every device."""
+    """Returns the data so that this process reads only its rows; a cache is put on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())
@@ -194,11 +196,12 @@ def over_rows(
     """Returns `function`, changed so that each device computes it for its own rows of a batch.
 
     Results for single rows are the same on any number of devices. For most functions, XLA's
-    partitioner infers that rows are independent, but not for those that gather a batch's pixels.
+    partitioner infers by itself that rows are independent; it does not for functions that gather a
+    batch's pixels, so these need `over_rows`.
 
     Args:
         function: Function that takes a batch and any number of replicated values, and returns
-            results with the batch's rows.
+            results with one row for each row of the batch.
         mesh: Result of `make_mesh`; None returns `function` itself.
         mean: Whether `function` returns float32 means over its rows instead; the means of all
             devices are then averaged as one vector, in one message.
@@ -213,7 +216,8 @@ def over_rows(
 
     def mapped(batch: Batch | CachedBatch, *others: Any) -> PyTree:
         specs = by_rows(batch, P(axes), P()), *(P() for _ in others)
-        # `check_vma=True` would sum each parameter's gradient over the devices in its own message.
+        # `check_vma=True` would sum the gradient of each parameter over the devices in a message of
+        # its own.
         return jax.shard_map(
             of_rows,
             mesh=mesh,
@@ -235,7 +239,7 @@ def mean_of_all(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[
 
     Args:
         function: Function that returns `((value, others), gradients)`, and whose layers do not sum
-            kernels' gradients over devices: see `by_rows` in `jaxch5.models.convolution`.
+            the gradients of kernels over devices: see `by_rows` in `jaxch5.models.convolution`.
         mesh: Result of `make_mesh`; None returns `function` itself.
     """
     if mesh is None:
@@ -260,7 +264,7 @@ def mean_over_devices(mesh: Mesh | None) -> Callable[[Array], Array]:
     """Returns a function that averages over devices and stops gradients, for use in `over_rows`.
 
     Args:
-        mesh: Mesh that was passed to `over_rows`; None leaves values unchanged.
+        mesh: Mesh that was passed to `over_rows`; with None, the function leaves values unchanged.
     """
     if mesh is None:
         return lambda x: x

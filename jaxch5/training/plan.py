@@ -1,4 +1,4 @@
-"""Plans training: epochs, rates and sizes of its phases, and which phases are unfinished."""
+"""Plans the phases of training, with their epochs, rates and sizes, and finds unfinished ones."""
 
 from __future__ import annotations
 
@@ -64,10 +64,12 @@ class Plan(NamedTuple):
     Attributes:
         name: Name of the phase, for the records.
         epochs: Number of epochs.
-        rates: Function from a step, counted from the phase's first, to the rate of each group.
+        rates: Function from a step, counted from the first step of the phase, to the rate of each
+            group.
         momentum: Function from a step, counted in the same way, to the momentum.
         start: Number of steps before the phase.
-        frozen_to: Index of the phase's first group that is not frozen; None leaves it unchanged.
+        frozen_to: Index of the first group that is not frozen; None leaves the frozen groups as
+            they are.
         size: Side of the training pictures of the phase, or their height and width, in pixels; None
             takes the validation size.
     """
@@ -213,9 +215,10 @@ def _said(sizes: Sequence[Size]) -> str:
 
 
 def in_sizes(plans: Sequence[Plan], sizes: Sequence[Size], steps_per_epoch: int) -> list[Plan]:
-    """Divides successive plans among sizes of pictures, with an equal number of epochs for each.
+    """Divides successive plans among sizes of pictures, with an equal number of epochs per size.
 
-    If the epochs do not divide evenly, some sizes get one more. Rates and momentum do not change.
+    If the epochs do not divide evenly, some sizes get one more epoch than others. Rates and
+    momentum do not change.
 
     Args:
         plans: Plans of a run, in order.
@@ -280,7 +283,7 @@ def left_to_do(
         plans: Plans of a run, in order.
         step: Number of completed steps.
         steps_per_epoch: Number of training batches.
-        unvalidated: Whether the last of these steps ended an epoch that has not been validated yet.
+        unvalidated: Whether the last completed step ended an epoch that is not validated yet.
 
     Example:
         >>> plans = plans_of_fine_tune(2, 10, 3, 2e-3, 1, 100.0, 0.3, 5.0, 1e5, (0.9, 0.8, 0.9))

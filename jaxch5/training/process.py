@@ -22,7 +22,8 @@ def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     Most commands and notebooks call this before jax first computes. See `keep_compiled_programs`
-    and `keep_freed_memory`. On a GPU, a jaxlib kernel then draws the random numbers that XLA would.
+    and `keep_freed_memory`. On a GPU, random numbers are then drawn by a kernel of jaxlib instead
+    of by code that XLA generates.
 
     Args:
         alone: Whether no other processes train with this one; only then are devices checked.
@@ -67,8 +68,8 @@ def keep_freed_memory() -> None:
 
     XLA allocates the memory of a step in one piece, and frees it after the step. glibc maps such a
     large piece from the system and returns it when it is freed, so the system zeroes new pages in
-    each step, which takes a good part of a large network's step (docs/benchmarks.md). PyTorch
-    allocates a piece for each array, and these pieces are small enough for glibc to keep.
+    each step, which takes a good part of the time of a large network's step (docs/benchmarks.md).
+    PyTorch allocates a piece for each array, and these pieces are small enough for glibc to keep.
 
     glibc keeps large pieces only for the main thread, so this function makes the main thread
     compute; that thread then waits for each step, as it soon would in any case. Once jax has

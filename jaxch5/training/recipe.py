@@ -26,7 +26,7 @@ from jaxch5.optim.optimizer import ACCUMULATE, CLIP, LR, OPTIMIZER, WD, accumula
 from jaxch5.optim.schedule import LAYER_DECAY
 from jaxch5.task import SOFTMAX, Task
 
-# Where batch norms take their statistics from: see `Recipe.bn`.
+# What batch norms take their statistics from: see `Recipe.bn`.
 NORMS = ("global", "local")
 ClassWeights = str | Path | Mapping[str, float] | Sequence[float]
 Mixer = Callable[[Float[Array, "batch height width 3"], Key[Array, ""]], Mixed]
@@ -39,7 +39,8 @@ class Recipe:
     Args:
         precision: Type in which the network computes: "fp32", "bf16" or "fp16"; weights,
             statistics, loss and optimizer are float32.
-        head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures with both.
+        head: "concat_pool" (fastai's) or "linear" (torchvision's), for architectures that have
+            both.
         groups: Groups of layers for freezing and rates: "fastai" (three for a ResNet), "stages"
             (one for each stage), or "auto", which is "fastai" if `layer_decay` is 1, else "stages".
         train_bn: Whether batch norms of frozen groups are trained, as in fastai; if not, they use
@@ -56,7 +57,8 @@ class Recipe:
         optimizer: "adam" (fastai's constants), "adamw", "lamb" or "sgd"; see `make_optimizer`.
         clip: Maximum norm of all gradients together; 0 does not clip.
         accumulate: Number of batches whose mean gradient makes one update; batches left over at the
-            end of an epoch make one too. All batches count alike, whatever their items' weights.
+            end of an epoch make one too. All batches count alike, whatever the weights of their
+            items are.
         average: Decay of an exponential average of the weights, which is then evaluated instead of
             the weights; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
@@ -70,16 +72,17 @@ class Recipe:
             these".
         drop_path: Share of the items for which training leaves out the last block, if the network
             supports it; see `create_model`.
-        layer_decay: Factor from the rate of each group to that of the previous group, above 0 and
-            at most 1; see `group_rates`.
+        layer_decay: Ratio of the rate of each group to that of the next group, above 0 and at most
+            1; see `group_rates`.
         class_weights: Weight of each class in the loss, in training and validation alike:
             "none", "balanced", "sqrt", a TOML file, or numbers; see `weights_of_classes`.
-        sizes: Sides of the pictures in pixels, or heights and widths, for progressive resizing
-            up to the validation size, each for about equally many epochs; empty for no resizing.
+        sizes: Sides of the training pictures in pixels, or their heights and widths, for
+            progressive resizing up to the validation size; each is used for about equally many
+            epochs. If there are none, all epochs use the validation size.
 
     Raises:
-        ConfigError: There is no such metric or `bn`, `layer_decay` is out of range, two metrics
-            have the same name, or there are class weights and the loss takes none.
+        ConfigError: A metric or the value of `bn` is unknown, `layer_decay` is out of range, two
+            metrics have the same name, or there are class weights but the loss takes none.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd
@@ -151,7 +154,8 @@ class Recipe:
             return loss
         if isinstance(weights, str | Path | Mapping):
             raise ConfigError(
-                f"fit.class_weights = {weights}: depend on the pictures; see Recipe.of_pictures"
+                f"fit.class_weights = {weights}: the numbers depend on the pictures; call "
+                "Recipe.of_pictures first"
             )
         weigh = _weighted if isinstance(loss, Hashable) else _weighted.__wrapped__
         return weigh(loss, tuple(weights))
@@ -183,7 +187,7 @@ class Recipe:
         Args:
             values: Values of the first fields, in the order of the fields.
             also: Further names that the error message may propose in place of an unknown name.
-            overrides: Values of fields by name.
+            overrides: Values of fields, keyed by name.
 
         Raises:
             ConfigError: There is no such field, or the recipe does not accept a value.
@@ -216,7 +220,8 @@ class Recipe:
 
 @lru_cache(maxsize=8)
 def _weighted(loss: Callable[..., Any], weights: tuple[float, ...]) -> Loss:
-    # Cached, because JAX finds compiled programs by the loss object, and would not know a new one.
+    # Cached, because JAX looks up compiled programs by the loss object, and would have to compile
+    # again for a new object.
     return partial(loss, weight=weights)
 
 
@@ -245,7 +250,8 @@ def weights_of_classes(
         classes: Names of the classes.
 
     Raises:
-        ConfigError: There is not exactly one number above 0 per class, or the file cannot be read.
+        ConfigError: The weights are not exactly one number above 0 for each class, or the file
+            cannot be read.
 
     Example:
         >>> weights_of_classes("balanced", np.array([0, 0, 0, 1]), ["cat", "dog"])

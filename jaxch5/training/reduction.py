@@ -42,8 +42,8 @@ def loss_of_batch(
     A mixed item has two labels, each with its share of the loss and of the weight. If all shares in
     a batch are equal, the mean is the usual `share * loss(logits, labels) + (1 - share) *
     loss(logits, labels[partner])`; if all are 1, it is the loss without mixing. (fastai's
-    `MixHandler`, and PyTorch's `cross_entropy` of probabilities, divide by the number of items
-    instead, which gives the same gradient multiplied by the mean weight of the batch.)
+    `MixHandler`, and PyTorch's `cross_entropy` with probabilities as targets, divide by the number
+    of items instead, which gives the same gradient multiplied by the mean weight of the batch.)
 
     Args:
         loss: Function from logits and labels to their mean loss, or to `ItemLosses`. If items are
@@ -85,7 +85,8 @@ def check_is_mean(loss: Loss, classes: int) -> None:
     """Refuses a loss that is not the mean of the losses of single items.
 
     The loss is called for each mixed item, and for the rows of each device separately if batch
-    norms are local. Weights that it applies within its mean would then cancel or be wrong.
+    norms are local. Weights that it applies within its mean would then cancel out or give a wrong
+    result.
 
     Args:
         loss: Function from logits and labels to their mean loss, or to `ItemLosses`.
@@ -131,7 +132,7 @@ def _losses_of_each(
 
 
 def _of_items(loss: Loss) -> Loss:
-    """Returns the loss, made to return `ItemLosses` if it is one of jaxch5's and returns a mean."""
+    """Returns the loss, made to return `ItemLosses` if it is one of `OURS` and returns a mean."""
     function: Any = loss
     settings: dict[str, Any] = {}
     while isinstance(function, partial):

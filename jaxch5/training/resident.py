@@ -20,7 +20,8 @@ from jaxch5.batch import Batch, CachedBatch
 from jaxch5.training.state import TrainState
 from jaxch5.training.step import TrainStep
 
-# Minimum calls per epoch, so that the bar moves and signals are noticed; maximum steps per call.
+# Minimum number of calls per epoch, so that the progress bar moves and signals are noticed, and
+# maximum number of steps per call.
 CALLS = 8
 MOST_STEPS = 32
 
@@ -45,10 +46,11 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
     """Returns a many-step function `(state, batches, rates, momentum, key) -> (state, losses)`.
 
     Args:
-        train_step: Function of one step; see `make_train_step`.
+        train_step: Function that does one step; see `make_train_step`.
 
     Returns:
-        The function; its batches are stacked as `calls` yields them, and its key is the epoch's.
+        The function. It takes batches that are stacked as `calls` yields them, and the key of their
+        epoch.
     """
 
     def many_steps(

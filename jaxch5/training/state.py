@@ -25,8 +25,8 @@ class TrainState(flax.struct.PyTreeNode):
     `step` counts the completed steps. `opt_state` covers only the trained parameters. `scale` is
     float16's loss scale, and None for other types. `average` is the exponential average of the
     variables, and None if none is kept. `epoch_skipped` counts the epoch's steps whose gradients
-    overflowed, and `epoch_loss` sums the losses of its other steps. Because the state has these
-    two, a run that is resumed in the middle of an epoch reports the entire epoch.
+    overflowed, and `epoch_loss` sums the losses of its other steps. Because these two are part of
+    the state, a run that is resumed in the middle of an epoch can report on the entire epoch.
     """
 
     step: Int32[Array, ""]
@@ -40,7 +40,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """Returns the variables to evaluate: the average, if one is kept."""
+        """Returns the variables to evaluate: the average if one is kept, else the latest."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -71,7 +71,7 @@ def init_state(
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=bool)`.
-        recipe: Recipe by which the model will be trained.
+        recipe: Recipe with which the model will be trained.
         size: Side of the pictures that the model will see, or their height and width, in pixels.
         key: Root key for the initial weights.
         optimizer: Optimizer of the trained parameters; None takes the recipe's.

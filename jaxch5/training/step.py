@@ -1,4 +1,4 @@
-"""Creates steps of training and of evaluation: pure functions, to be compiled."""
+"""Creates training steps and evaluation steps: pure functions that can be compiled."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ def make_train_step(
 ) -> TrainStep:
     """Returns a function `(state, batch, key) -> (state, metrics)` that augments and trains.
 
-    `key` is the epoch's; each draw folds the item's index or the step's number into it, so any step
-    can be reproduced. `metrics` holds the batch's mean `loss`. If the state has a loss scale, for
-    float16, a step whose gradient is not finite changes only that scale and the counts of steps.
+    `key` is the key of the epoch; each draw folds the item's index or the step's number into it, so
+    any step can be reproduced. `metrics` holds the batch's mean `loss`. If the state has a loss
+    scale, for float16, a step whose gradient is not finite changes only that scale and the step
+    counts.
 
     Args:
         model: Module that is called as `model.apply(variables, x, train=True)` on normalized
@@ -81,8 +82,8 @@ def make_train_step(
             statistics; with bn="local", each device draws for itself what to mix and what to drop.
         policy: Result of `aug_transforms`; None changes nothing at random, as in evaluation.
         size: Side of the network's input, or its height and width, in pixels.
-        normalization: Mean and deviation by which the augmented pictures are normalized.
-        optimizer: Optimizer whose state is the state's `opt_state`; None takes the recipe's.
+        normalization: Mean and standard deviation with which the augmented pictures are normalized.
+        optimizer: Optimizer that `TrainState.opt_state` belongs to; None takes the recipe's.
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
         steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches left
@@ -106,7 +107,8 @@ def make_train_step(
         (1, ())
     """
     optimizer = optimizer or recipe.make_optimizer()
-    # `over_rows` splits the whole gradient with local batch norms, otherwise only augmentation.
+    # With local batch norms, `over_rows` splits the computation of the whole gradient by rows,
+    # otherwise only augmentation.
     local = mesh if recipe.bn == "local" else None
     # Without `mean_of_all`, devices would sum gradients in the narrow type of the computation.
     narrow = recipe.precision != "fp32" and getattr(model, "leaves_sums", False)
@@ -206,7 +208,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` for a `view` of each row, padding included."""
+    """Returns a function `(state, batch) -> logits` for a `view` of each row, even of padding."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

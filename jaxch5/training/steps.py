@@ -55,13 +55,14 @@ def compile_steps(
 
     Args:
         train_step, eval_step: Functions created by `jaxch5.training.step`.
-        state: State with the same shapes as later ones.
+        state: State with the same shapes as the states in later calls.
         data: Pictures to train on.
-        key: Key of the same kind as later ones.
+        key: Key of the same kind as the keys in later calls.
         deterministic: See `compiler_options`.
         resident: Whether a call runs many steps; None means that it does if the pictures are cached
             on an accelerator.
-        evaluate: Compiled evaluation of the same network and pictures; None compiles one.
+        evaluate: Evaluation step that is already compiled for the same network and pictures; None
+            compiles `eval_step`.
 
     Raises:
         TrainingError: The device's memory is too small.
@@ -103,7 +104,7 @@ def compile_steps(
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)
             check_memory(need, batch_size, data.size, memory_limit())
-            # Training can begin while the evaluation is compiled.
+            # Training can begin while the evaluation is being compiled.
             if evaluate is None:
                 args = without_moments(state), of_step
                 evaluate = Later(pool.submit(compiled, of_evaluation, eval_step, *args))

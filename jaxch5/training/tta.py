@@ -44,7 +44,7 @@ def drawn_looks(
         step: Result of `compile_looks`.
         state: State of the network; it is not consumed.
         loader: Loader of validation pictures.
-        key: Root key for the draws.
+        key: Root key for all random draws.
         n: Number of times that each item is evaluated.
         task: Task that turns logits into probabilities.
 

@@ -26,7 +26,7 @@ def test_a_process_alone_is_the_first_and_agrees_with_itself():
 
 def test_what_differs_is_named(monkeypatch):
     monkeypatch.setattr(hosts, "gather", lambda text: [text, '{"size": 32, "seed": 2}'])
-    with pytest.raises(ConfigError, match="seed: is 1 in process 0 but 2 in process 1"):
+    with pytest.raises(ConfigError, match="seed: 1 in process 0 but 2 in process 1"):
         hosts.agree({"size": 32, "seed": 1})
 
 

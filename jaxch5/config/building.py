@@ -68,7 +68,7 @@ def as_decided(config: Config, source: Source) -> Config:
 
 
 def with_epochs(config: Config, pictures: int) -> Config:
-    """Returns the configuration; if `fit.epochs` is None, it is set to suit the number of pictures."""
+    """Returns the configuration; a `fit.epochs` of None is set to suit the number of pictures."""
     if config.fit.epochs is not None:
         return config
     epochs = epochs_for(pictures, from_scratch=config.model.weights == "none")

@@ -124,7 +124,7 @@ def test_each_of_fastais_names_on_the_page_says_what_it_is_here(objects):
         if not hasattr(owned, name):
             with pytest.raises(AttributeError) as told:
                 getattr(owned, name)
-            assert f"{name}: a name of fastai's; here it is " in str(told.value)
+            assert f"{name}: this is fastai's name; here it is " in str(told.value)
     assert len(asked) > 80
 
 

@@ -37,11 +37,11 @@ class Data(NamesFastai):
 
     Attributes:
         classes: Names of the classes, in the order of the labels.
-        train: Batches of training pictures, reshuffled each epoch, or drawn by the sampler.
+        train: Batches of training pictures, in an order that the sampler draws for each epoch.
         valid: Batches of validation pictures, in order, the last one padded.
         presize: Short side of the canvases, in pixels.
         size: Side of the network's input, or its height and width, in pixels.
-        augment: Augmentation, as `aug_transforms` returns it; None for none.
+        augment: Augmentation, such as `aug_transforms` returns; None if pictures are not augmented.
         cache: Where presized pictures are kept: "off", "memory" or "device".
         cache_reason: Why they are kept there, in a few words.
         source: The pictures of both parts.
@@ -73,7 +73,7 @@ class Data(NamesFastai):
         return f"<{self.describe()}>".replace("; ", "\n ")
 
     def describe(self) -> str:
-        """Returns one line about the data: counts, classes, sizes, cache, and what was guessed."""
+        """Returns one line on the data: counts, classes, sizes, cache and remarks on the source."""
         much, *known = self.outline()
         how = f"presized to {self.presize}, network input {size_text(self.size)}{self._framed()}"
         return "; ".join([much, how, f"cache {self.cache} ({self.cache_reason})", *known])
@@ -111,12 +111,12 @@ class Data(NamesFastai):
 
     @property
     def framing(self) -> Framing:
-        """Returns how pictures get the shape of the network's input."""
+        """Returns how pictures are fitted to the shape of the network's input."""
         return self.train.canvases.framing
 
     @cached_property
     def pictures(self) -> Pictures:
-        """Returns the names of the pictures and the part that each is in."""
+        """Returns the pictures' names, and whether each is for training or for validation."""
         return pictures_of(self.source, self.train.items, self.valid.items)
 
     def with_seed(self, seed: int) -> Data:
@@ -131,10 +131,10 @@ class Data(NamesFastai):
         """Returns the same pictures, split differently.
 
         Args:
-            train, valid: Indices of the source's items in each part.
+            train, valid: Indices of the source's items that each part now consists of.
 
         Raises:
-            DataError: A batch is larger than the training set.
+            DataError: A batch is larger than the new training set.
         """
         train_loader, valid_loader = self.train.with_items(train), self.valid.with_items(valid)
         return replace(self, train=train_loader, valid=valid_loader)
@@ -144,7 +144,7 @@ class Data(NamesFastai):
 
         Args:
             put: Function that moves an array from the default device to all devices that train.
-            part: Index of the process, and number of processes.
+            part: The index of the process that reads, and the number of processes.
         """
         train, valid = (loader.shared(put, part) for loader in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
@@ -153,11 +153,11 @@ class Data(NamesFastai):
         """Prints what goes into each stage of the pipeline and what comes out.
 
         Args:
-            console: Console to print to; None is standard output.
+            console: Console to print to; None means standard output.
 
         Raises:
-            DataError: A stage fails, after the lines of earlier stages are printed; the message
-                names the stage and the file.
+            DataError: A stage fails; the message names the stage and the file. The lines of the
+                earlier stages have been printed by then.
         """
         console = console or plain_console()
         for line in self.stages():
@@ -176,7 +176,7 @@ class Data(NamesFastai):
         Args:
             nrows, ncols: Rows and columns of the grid.
             unique: Whether to show many augmentations of one picture instead of many pictures.
-            seed: Seed for the draws.
+            seed: Seed with which the augmentations are drawn.
 
         Raises:
             DataError: A picture cannot be read.
@@ -191,25 +191,30 @@ class Data(NamesFastai):
 
 @dataclass(frozen=True)
 class DataBlock(NamesFastai):
-    """Describes data: where pictures are, how they are split, presized and augmented.
+    """Describes data: where its pictures are, and how they are split, presized and augmented.
 
     Args:
-        source: Labelled pictures, as `from_folder` and the like return them.
-        split: Function that holds out pictures, as `random_split` and the like return it.
-        presize: Side in pixels to which the CPU resizes every picture: the short one with method
-            "crop", the long one with "pad", both with "squish".
-        size: Side, or height and width, in pixels, of the network's input, made on the device.
-        augment: Augmentation, as `aug_transforms` returns it; None for none.
-        sampler: Which pictures an epoch draws: `shuffled`, each one once; `balanced`, each class
-            equally often; `repeated`, several epochs in one; a `functools.partial` of one of these;
-            or your own function `(labels, epoch, seed) -> places`, which gets the labels of all
-            training pictures and returns indices into them.
+        source: Labelled pictures, such as `from_folder` returns.
+        split: Function that holds out pictures for validation, such as one that `random_split`
+            returns.
+        presize: Length in pixels to which the CPU resizes every picture: with method "crop", its
+            short side gets this length, with "pad" its long side, and with "squish" both sides.
+        size: Side, or height and width, of the network's input, in pixels. The device brings
+            presized pictures to this size.
+        augment: Augmentation, such as `aug_transforms` returns; None if pictures are not to be
+            augmented.
+        sampler: Function that decides which pictures an epoch draws: `shuffled` draws every picture
+            once; `balanced` draws every class equally often; `repeated` joins several epochs into
+            one. It may also be a `functools.partial` of one of these, or your own function
+            `(labels, epoch, seed) -> places`, which gets the labels of all training pictures and
+            returns indices into these labels.
         method, pad_mode: How pictures are fitted to the shape of the network's input ("crop",
             "squish" or "pad"), and what fills the area beyond their border ("reflection",
             "border", "zeros" or a colour); see `Framing`.
 
     Raises:
-        ConfigError: `size` is not from 1 to `presize`, or there is no such method or mode.
+        ConfigError: `size` is not between 1 and `presize`, or `method` or `pad_mode` has a value
+            that is not listed above.
 
     Example:
         >>> from jaxch5.data.source import digits
@@ -246,19 +251,22 @@ class DataBlock(NamesFastai):
 
         Args:
             batch_size: Pictures per step.
-            cache: Where presized pictures are kept: nowhere ("off"), in "memory", on the "device"
-                (all are presized now, and each step gathers its own there), or "auto": on the
-                device if it is an accelerator and they fit in a quarter of its free memory, else in
-                memory if they fit in a quarter of what is free there, else nowhere.
+            cache: Where presized pictures are kept: "off" keeps them nowhere, "memory" in the
+                host's memory, and "device" on the device, in which case all pictures are presized
+                now, and each step picks the pictures of its batch from those on the device. "auto"
+                chooses the device if it is an accelerator and the pictures fit in a quarter of its
+                free memory; else the host's memory if they fit in a quarter of what is free in it;
+                else nowhere.
             seed: Seed of the shuffling.
 
         Raises:
             DataError: There is only one class; the split leaves a part empty or a class without
                 training pictures, or puts a picture into both parts; a batch is larger than the
-                training set; or a picture that is presized now cannot be read.
-            ConfigError: The pictures were packed at a shorter side than `presize`, or cut although
-                `method` needs them uncut; there is no such cache; `batch_size` is below 1; or
-                the sampler does not return indices into the labels.
+                training set; or a picture cannot be read while all pictures are presized.
+            ConfigError: The pictures were packed with a short side of fewer than `presize` pixels,
+                or were cropped although `method` does not allow that; `cache` is not one of the
+                four values; `batch_size` is below 1; or the sampler does not return indices into
+                the labels.
         """
         source = with_range(self.source)
         framing = Framing(self.method, self.pad_mode)

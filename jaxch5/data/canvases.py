@@ -78,10 +78,10 @@ class Canvases:
             raise without_bad(error) from None
 
     def to_device(self, console: Console | None = None) -> None:
-        """Presizes all pictures and moves them to the default device, out of the host's memory.
+        """Presizes all pictures, and moves them from the host's memory to the default device.
 
         Args:
-            console: Where the progress bar is drawn; None is standard error.
+            console: Where the progress bar is drawn; None means standard error.
 
         Raises:
             DataError: A picture cannot be read.
@@ -100,7 +100,7 @@ class Canvases:
         self.on_device = jax.device_put((images, frames))
 
     def shared(self, put: Callable[[jax.Array], jax.Array]) -> Canvases:
-        """Returns the same canvases, with those on the device moved by `put`."""
+        """Returns the same canvases; those that are on the device are moved with `put`."""
         other = copy(self)
         if self.on_device is not None:
             images, frames = self.on_device
@@ -111,12 +111,13 @@ class Canvases:
 def picture_seen(
     source: Source, item: int, side: int, framing: Framing = CROP, size: Size = 1
 ) -> Float32[np.ndarray, "height width 3"]:
-    """Returns an item as a network sees it without augmentation, with values from 0 to 1.
+    """Returns an item's picture as a network sees it without augmentation, with values from 0 to 1.
 
     Args:
         source, item: A source, and the index of the picture in it.
         side: Longer side of the result, in pixels.
-        framing, size: The network's framing and input size; only the size's aspect ratio matters.
+        framing, size: The network's framing and input size. Of the size, only the aspect ratio
+            matters.
 
     Raises:
         DataError: The picture cannot be read.
@@ -145,10 +146,13 @@ def whole_picture(source: Source, item: int, side: int) -> Image.Image:
 
 
 def check_presize(source: Source, presize: int, method: str = "crop") -> None:
-    """Checks that a source's pictures have the pixels that `presize` and `method` need.
+    """Checks that packed pictures have all the pixels that `presize` and `method` need.
+
+    A source that is not packed passes the check.
 
     Raises:
-        ConfigError: The pictures were packed at a shorter side, or cut though `method` forbids it.
+        ConfigError: The pictures were packed with a short side of fewer than `presize` pixels, or
+            were cropped although `method` does not allow that.
     """
     if method != "crop" and source.cut:
         raise ConfigError(
@@ -173,13 +177,14 @@ def choose_cache(
     """Decides where presized pictures are kept between epochs, and says why in a few words.
 
     Args:
-        cache: "off", "memory", "device", or "auto": the device if the set fits in a quarter of
-            what is free there, else memory if it fits in a quarter of what is free there, else off.
+        cache: "off", "memory", "device", or "auto", which chooses "device" if the set fits in a
+            quarter of the accelerator's free memory, else "memory" if it fits in a quarter of the
+            host's free memory, else "off".
         count: Number of pictures.
         size: Short side of the canvas, in pixels.
         free_memory: Function that returns the free memory of the host, in bytes.
-        free_on_device: Function that returns the free memory of the accelerator, in bytes; None
-            where it is not known, as on a CPU.
+        free_on_device: Function that returns the free memory of the accelerator, in bytes, or None
+            if there is no accelerator or its free memory is not known.
         method: How the network will frame the pictures, which decides the canvas's shape.
 
     Raises:
@@ -207,7 +212,7 @@ def free_memory() -> int:
 
 
 def free_on_device() -> int | None:
-    """Returns the default device's free memory in bytes; None on a CPU or where it is unknown."""
+    """Returns the default device's free memory in bytes; None on a CPU, or if it is not known."""
     statistics = jax.local_devices()[0].memory_stats()
     if jax.default_backend() == "cpu" or not statistics or "bytes_limit" not in statistics:
         return None

@@ -1,4 +1,4 @@
-"""Decodes one picture as a person would see it: upright, in sRGB, black as 0 and white as 255."""
+"""Decodes one picture as a person would see it: upright, in sRGB, with black as 0, white as 255."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 class Reading(NamedTuple):
-    """Says how the pictures of a set are decoded, where more than one way is right.
+    """Says how the pictures of a set are decoded, as far as their files do not determine it.
 
     Attributes:
-        range: Which values are black and white in pictures of more than 8 bits; see `parse_range`.
-        max_pixels: Largest number of pixels to decode.
+        range: Which values are black and white in pictures with more than 8 bits per channel; see
+            `parse_range`.
+        max_pixels: Largest number of pixels that a decoded picture may have.
     """
 
     range: str = "auto"
@@ -50,11 +51,12 @@ AS_FILES_SAY = Reading()
 class Decoded(NamedTuple):
     """Holds a picture upright and in 8 bits, but still in the colours of its own profile.
 
-    Converting the colours takes longer than shrinking the picture, so it is shrunk first.
+    Converting the colours takes longer than shrinking the picture, so the picture is shrunk before
+    its colours are converted.
 
     Attributes:
         pixels: Red, green and blue.
-        profile: An ICC profile, for `to_srgb`; None for sRGB.
+        profile: The colours' ICC profile, to be passed to `to_srgb`; None if they are in sRGB.
     """
 
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -70,15 +72,15 @@ def decode(
     """Returns a picture as a person would see it: upright, in sRGB.
 
     The EXIF orientation and the colour profile are applied. Grey, palette and CMYK pictures, and
-    pictures of more than 8 bits, become 8-bit RGB; transparent pixels are blended with white; only
-    the first frame of an animation is read. Damaged metadata is ignored.
+    pictures with more than 8 bits per channel, become 8-bit RGB. Transparent pixels are blended
+    with white. Only the first frame of an animation is read. Damaged metadata is ignored.
 
     Args:
         data: The file's content, in one of the formats that docs/training.md lists.
         reference: What error messages call the picture.
         min_side: Smallest side, in pixels, to which a JPEG may be reduced while it is decoded; None
             decodes it at its full size, unless that exceeds `reading.max_pixels`.
-        reading: Which values are black and white, and how large a picture may be.
+        reading: Which values are black and white, and how many pixels a picture may have.
 
     Raises:
         DataError: The picture cannot be read; the message says why.
@@ -161,7 +163,7 @@ def look_at(data: bytes) -> Header:
     """Reads a picture's header, for every kind of picture that `decode` reads.
 
     Raises:
-        Exception: Any kind, if the header cannot be read.
+        Exception: The header cannot be read; Pillow may raise any kind of error then.
     """
     for content in (data, *without_metadata(data)):
         with suppress(Exception):
@@ -234,7 +236,8 @@ def _cut(
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """Crops a picture decoded at a fraction of its size, to sides rounded to the nearest pixel.
 
-    The decoder rounds sides up, which moves points by up to a pixel instead of up to half of one.
+    The decoder rounds the sides up. In the picture that it returns, points are therefore off by up
+    to a pixel; after cropping, they are off by at most half a pixel.
     """
     if part == 1:
         return pixels
@@ -256,7 +259,7 @@ def _pixels(image: Image.Image, reading: Reading) -> Decoded:
 
 def _upright(decoded: Decoded, header: Image.Image) -> Decoded:
     """Undoes the EXIF orientation, 1 to 8; for 5 to 8 the axes are swapped before any mirroring."""
-    # Both Pillow and OpenCV have already turned a TIFF.
+    # A TIFF is upright already, whether Pillow or OpenCV has decoded it.
     orientation = 1 if header.format == "TIFF" else orientation_of(header)
     pixels = decoded.pixels
     # OpenCV takes a twentieth of NumPy's time here.

@@ -1,7 +1,8 @@
 """Finds which values are black and white in deep pictures, and converts the pictures to 8 bits.
 
-Deep pictures have more than 8 bits per channel. A file may state both values; if it does not, they
-are guessed for a whole set at once (`guess_range`), so that its pictures stay comparable.
+Deep pictures have more than 8 bits per channel. A file may state which values are black and white.
+If it does not, these values are guessed for a whole set at once (`guess_range`), so that the set's
+pictures stay comparable.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from jaxch5.config.ranges import Limits, Ranges
 from jaxch5.config.settings import MAX_PIXELS
 from jaxch5.data.formats import SUFFIXES_OF, check_size, format_of, png_pixels, read_header
 
-# File extensions of pictures that may be deep, except JPEG 2000 and PGM: Pillow handles those.
+# File extensions of pictures that may be deep, except those of JPEG 2000 and PGM, which Pillow
+# handles.
 SUFFIXES = (*SUFFIXES_OF["PNG"], *SUFFIXES_OF["TIFF"], ".pfm")
 # Bit depths of integers, and white levels of floats, that cameras and scanners produce.
 BITS, FLOATS = (8, 10, 12, 14, 16), (1.0, 255.0, 65535.0)
-# Limits of a guess: how many headers and pictures are read at most, and how many values suffice.
+# Limits of a guess: how many headers and how many pictures are read at most, and after how many
+# values no further pictures are read.
 HEADERS, PICTURES, PIXELS = 200, 48, 100_000_000
 # How many pixels are converted to 8 bits at a time.
 STRIP = 1_000_000
@@ -42,7 +45,7 @@ class Deep(NamedTuple):
 
     Attributes:
         values: Grey or RGB values, with or without alpha.
-        said: The values that are black and white, if the file states them.
+        said: The values of black and of white, if the file states them; else None.
         inverted: Whether the lowest value is white.
         premultiplied: Whether the colours have been multiplied by alpha.
     """
@@ -58,11 +61,13 @@ def deep_of(data: bytes, max_pixels: int = MAX_PIXELS) -> Deep | None:
 
     Args:
         data: The file's content.
-        max_pixels: Largest number of pixels to decode; fewer if a pixel takes more than 8 bytes.
+        max_pixels: Largest number of pixels to decode; for pixels of more than 8 bytes, the limit
+            is lower.
 
     Raises:
-        PIL.Image.DecompressionBombError: There are more pixels than `max_pixels` or `data` allows.
-        Exception: Any kind, if the file is broken or of an unsupported kind.
+        PIL.Image.DecompressionBombError: The picture has more pixels than `max_pixels` allows, or
+            more than can be stored in `data`.
+        Exception: The file is broken or of an unsupported kind; the error may be of any kind.
 
     Example:
         >>> file = io.BytesIO()
@@ -102,7 +107,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the picture in 8 bits, black as 0 and white as 255; values beyond these are clipped.
+    """Returns the picture in 8 bits, with black as 0 and white as 255; other values are clipped.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range
@@ -129,10 +134,13 @@ def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]
 
 
 def full_scale(dtype: np.dtype) -> Limits:
-    """Returns the default limits: black 0, white the type's maximum up to 65,535 (1 for floats)."""
+    """Returns the values of black and white that a type has by default.
+
+    Black is 0. White is 1 for floats, and for integers the type's maximum, but at most 65,535.
+    """
     if dtype.kind == "f":
         return 0.0, 1.0
-    # Integers count as 16 bits deep even where they are stored in 32.
+    # Integers are taken to be 16 bits deep even if they are stored in 32 bits.
     return 0.0, float(min(np.iinfo(dtype).max, 65535))
 
 
@@ -143,12 +151,15 @@ def guess_range(
 
     Args:
         count: Number of pictures in the set.
-        read: Function from a picture's index to its content; if it fails, the picture is ignored.
-        peek: Function from an index to the content's first 64 or more bytes; None uses `read`.
+        read: Function that takes a picture's index and returns the content of its file; if it
+            raises an error, the picture is ignored.
+        peek: Function that takes a picture's index and returns at least the first 64 bytes of the
+            content; None uses `read`.
         max_pixels: Largest number of pixels to decode; pictures with more are ignored.
 
     Returns:
-        The range, for `parse_range`, and how it was found; "auto" and "" if nothing was guessed.
+        The range, as a text for `parse_range`, and a text that says how the range was found; "auto"
+        and "" if nothing was guessed.
 
     Example:
         >>> file = io.BytesIO()
@@ -192,8 +203,9 @@ def guess_range(
         black, white = _guess(kind, low, high, largest[kind])
         ranges.append(f"{kind} {black:.15g},{white:.15g}")
         words.append(
-            f"{kind} from {black:,.15g} to {white:,.15g} read as black to white: values {low:,.6g} "
-            f"to {high:,.6g} were found in {len(seen[kind]):,} of the pictures of more than 8 bits"
+            f"{kind} from {black:,.15g} to {white:,.15g} are read as black to white, since values "
+            f"from {low:,.6g} to {high:,.6g} were found in {len(seen[kind]):,} of the pictures "
+            "with more than 8 bits"
         )
     return " ".join(["auto", *ranges]), "; ".join(words) + " (--data.range)" * bool(words)
 
@@ -231,7 +243,7 @@ def _may_be_deep(begin: bytes) -> bool:
 
 
 def _tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    """Returns a TIFF's first directory, even if Pillow cannot read its pixels; None if broken."""
+    """Returns a TIFF's first directory, even if Pillow cannot read its pixels; else None."""
     try:
         header = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
@@ -274,7 +286,8 @@ def _tiff(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Deep | No
         said = -128.0, 127.0
     else:
         largest = {float(number) for tag in TAGS_LARGEST for number in np.ravel(tags.get(tag, ()))}
-        # By the standard, the tags hold the maximum; it is the scale only if it is a usual white.
+        # According to the standard, these tags hold the largest value that occurs. It is taken for
+        # white only if it is a value that white usually has.
         if len(largest) == 1 and (white := largest.pop()) in _whites(values.dtype):
             said = 0.0, white
     return Deep(values, said, photometric == MIN_IS_WHITE, extra == 1)
@@ -304,9 +317,10 @@ def _planes(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2) -> np.ndar
 
 def _png(data: bytes) -> Deep | None:
     if data[25:26] == b"\0":
-        # Grey, which Pillow reads as it is stored.
+        # The picture is grey, and Pillow reads its values as they are stored.
         return Deep(np.asarray(read_header(data))[..., None], None)
-    # OpenCV allocates as much memory as a chunk's stated length, which may be false.
+    # Other chunks are left out, since OpenCV allocates as much memory as the length that a chunk
+    # states, which may be false.
     values = _opencv(png_pixels(data))
     return None if values is None else Deep(values, None)
 
@@ -325,7 +339,7 @@ def _opencv(data: bytes) -> np.ndarray | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences OpenCV's messages on standard error; a failure shows in the missing result."""
+    """Silences OpenCV's messages on standard error; a missing result shows that it failed."""
     logging = cv2.utils.logging
     level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:

@@ -38,10 +38,11 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
 
 
-# Only these and HEIC are tried, whatever a file is named. Left out are formats whose reader starts
-# another program (PostScript and its relatives), that have no signature (TGA), or whose header does
-# not say how many pixels are inside (icons). Pillow's classes are called directly: Image.open uses
-# a global table, to which other code may add formats, and has its own limit on large pictures.
+# Only these formats and HEIC are tried, whatever name a file has. A format is left out if its
+# reader starts another program (PostScript and its relatives), if it has no signature (TGA), or if
+# its header does not say how many pixels a file holds (icons). Pillow's classes are called
+# directly, because Image.open uses a global table, to which other code may add formats, and has its
+# own limit on large pictures.
 OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     # An MPO file, which is a JPEG followed by others, is read as a JPEG too.
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -63,7 +64,7 @@ BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "JPEG2000": (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
     "PPM": tuple(b"P" + kind for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f")),
 }
-# What the files of these formats hold near the end, before anything that cameras append.
+# Bytes that end a picture in these formats; a camera may append something to the file after them.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 FIRST_BYTES, LAST_BYTES = 256, 64
 SUFFIXES_OF: dict[str, tuple[str, ...]] = {
@@ -92,7 +93,7 @@ def read_header(data: bytes) -> Image.Image:
 
     Raises:
         DataError: The picture is HEIC, and the extra `heic` is not installed.
-        Exception: Any kind; a broken file may make Pillow raise anything.
+        Exception: The file is broken; Pillow may raise any kind of error then.
 
     Example:
         >>> file = io.BytesIO()
@@ -122,7 +123,8 @@ def ends_as_it_begins(file: str | os.PathLike[str]) -> bool:
     except (OSError, DataError):
         return False
     except Exception:
-        # `_heif` shows only whether its reader is installed; the first bytes may not be enough.
+        # `_heif` is called to find out whether the reader for HEIC is installed. If it is, the
+        # first bytes may still not be enough for it.
         return True
     return form is not None and ENDS.get(form, b"") in tail
 
@@ -135,12 +137,12 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """
     if width * height > max_pixels:
         raise Image.DecompressionBombError(
-            f"{width} x {height} are more than {max_pixels:,} pixels (--data.max-pixels)"
+            f"{width} x {height} pixels are more than {max_pixels:,} (--data.max-pixels)"
         )
 
 
 def format_of(data: bytes) -> str | None:
-    """Returns the format that a file's first bytes indicate; None if such files are not read.
+    """Returns the format that a file's first bytes indicate; None for a format that is not read.
 
     Example:
         >>> format_of(b"GIF89a..."), format_of(b"%!PS-Adobe-3.0")
@@ -170,7 +172,8 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # The base class's method is called, as PNG's own decodes the pixels to find EXIF after them.
+    # The base class's method is called, because the one of PNG's class decodes the pixels, in order
+    # to find EXIF data that follow them.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1
@@ -187,7 +190,8 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         # Only the colour profile is hidden, since Pillow tolerates whatever else the segments hold.
         yield data.replace(b"ICC_PROFILE\0", b"NO__PROFILE\0")
     elif form in ("AVIF", "HEIF"):
-        # Decoders skip items of an unknown kind. The orientation is not stored in these items.
+        # Items with metadata are given an unknown kind, so that decoders skip them. The orientation
+        # is not stored in these items.
         yield ITEM.sub(rb"\1none", data)
 
 
@@ -196,7 +200,8 @@ def png_pixels(data: bytes, keep: bool = False) -> bytes:
 
     Args:
         data: The file's content.
-        keep: Whether the orientation and the colour profile are kept too, if they are intact.
+        keep: Whether the chunks with the orientation and with the colour profile are kept too, if
+            they are intact.
     """
     kept = {b"tRNS", *([b"eXIf", b"iCCP"] if keep else [])}
     parts, place = [data[:8]], 8

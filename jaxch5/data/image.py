@@ -11,16 +11,17 @@ from jaxch5.data.decode import decode as decode
 from jaxch5.data.profiles import to_srgb
 
 ASPECT = 3 / 2
-# Largest reduction for which each filter is used, as measured; see docs/benchmarks.md.
+# Largest reduction for which each filter is used; docs/benchmarks.md has the measurements.
 LINEAR, SMOOTHED = 3 / 2, 2.0
-# Smoothing blurs along both sides equally, so their reductions may differ by at most this factor.
+# Smoothing blurs both axes equally, so it is used only if their reductions differ by no more than
+# this factor.
 EVEN = 1.2
 # libjpeg writes no side above 65,500 pixels; the format itself allows 65,535.
 JPEG_SIDE = 65_500
 
 
 def canvas_shape(presize: int, method: str = "crop") -> tuple[int, int, int]:
-    """Returns the height, width and channels of the canvas that each picture of a set is put on.
+    """Returns the height, width and channels of the canvas onto which every picture is put.
 
     Example:
         >>> canvas_shape(460), canvas_shape(460, "pad")
@@ -40,10 +41,10 @@ def presize(
     """Resizes a picture to `size` and puts it on a canvas, whose shape depends on `method`.
 
     With "crop" the picture keeps its aspect ratio, and `size` is its short side: a tall picture is
-    turned on its side, and what exceeds the canvas is cut evenly at both ends. The other methods
-    keep the whole picture, on a square canvas: with "pad" it keeps its aspect ratio, and `size` is
-    its long side; with "squish" it is stretched to fill the canvas. Where the picture does not
-    cover the canvas, the picture's edge is repeated.
+    turned on its side, and what exceeds the canvas is cut off evenly at both ends. The other
+    methods keep the whole picture, on a square canvas: with "pad" it keeps its aspect ratio, and
+    `size` is its long side; with "squish" it is stretched to fill the canvas. Where the picture
+    does not cover the canvas, the picture's edge is repeated.
 
     Args:
         picture: Pixels, upright.
@@ -55,9 +56,10 @@ def presize(
         overwrite: Whether the memory of `picture` may be overwritten, which saves time.
 
     Returns:
-        The canvas, and the frame: a matrix that takes a point of the unit square (the upright
-        picture's kept region, x to the right and y down) to a pixel of the canvas, with pixel
-        centres at half integers, as in `Batch`.
+        The canvas, and the frame, which is a matrix that maps points of the unit square to points
+        of the canvas. The unit square stands for the region of the upright picture that was kept,
+        with x pointing right and y pointing down. On the canvas, lengths are in pixels, and the
+        centres of pixels are at half integers, as in `Batch`.
 
     Example:
         >>> canvas, frame = presize(np.zeros((10, 20, 3), np.uint8), size=8)
@@ -139,10 +141,11 @@ def _resize(
         return cv2.resize(picture, (width, height), into, interpolation=cv2.INTER_LINEAR)
     if shrinking <= min(SMOOTHED, EVEN * less):
         # Smoothing by [1 2 1] / 4 removes what would alias; the bicubic filter sharpens the rest.
-        # From 1.73 on, it is nearer to Lanczos than Pillow's bilinear, in a third of the time.
+        # From a reduction of 1.73 on, the result is nearer to that of Lanczos than the result of
+        # Pillow's bilinear filter is, and takes a third of the time.
         smooth = cv2.GaussianBlur(picture, (3, 3), 0, dst=picture if overwrite else None)
         return cv2.resize(smooth, (width, height), into, interpolation=cv2.INTER_CUBIC)
-    # Pillow's bilinear filter widens with the reduction, so that nothing aliases.
+    # Pillow's bilinear filter becomes wider as the reduction grows, so that nothing aliases.
     image = Image.fromarray(np.ascontiguousarray(picture))
     into = np.empty((height, width, 3), np.uint8) if into is None else into
     into[:] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -12,14 +12,16 @@ from jaxtyping import UInt8
 from PIL import Image
 
 # A JPEG file spends at least one bit on each 8 by 8 block of each component, so a byte holds up to
-# 512 pixels of a grey picture, fewer of a coloured one. A file with more is broken or malicious.
+# 512 pixels of a grey picture, and fewer of a coloured one. A file in which a byte would have to
+# hold more pixels is broken or malicious.
 MAX_PIXELS_A_BYTE = 512
-# Each scan of a progressive JPEG goes over the whole picture; encoders make about ten.
+# Each scan of a progressive JPEG goes over the whole picture; encoders write about ten scans.
 MAX_SCANS = 64
-# With several scans, decoders keep all coefficients in memory, two bytes each, even to decode at a
-# fraction of the size. The coefficients may take this many bytes per allowed pixel.
+# If a file has several scans, decoders keep all coefficients in memory, with two bytes for each,
+# even if they decode at a fraction of the size. For every pixel that a picture may have, the
+# coefficients may take this many bytes.
 COEFFICIENTS = 9
-# libjpeg's other fractions, such as 5/8, take longer to decode than the full size.
+# Decoding at libjpeg's other fractions, such as 5/8, takes longer than decoding at the full size.
 FRACTIONS = (8, 4, 2)
 START_OF_SCAN = b"\xff\xda"
 # A marker that is neither a stuffed byte nor a restart ends a scan.
@@ -49,7 +51,8 @@ class Plain(NamedTuple):
 def read_plain(data: bytes) -> Plain | None:
     """Reads the header of an ordinary JPEG (see `Plain`); returns None for any other file.
 
-    Pillow takes several times as long: a twentieth of the time that a small picture takes in all.
+    Pillow takes several times as long to read the header: about a twentieth of all the time that is
+    spent on a small picture.
 
     Example:
         >>> import io
@@ -88,20 +91,22 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     """Returns the factor by which decoding divides a picture's sides: 1, 2, 4 or 8.
 
     Args:
-        header: The header as Pillow or `read_plain` reads it.
+        header: The header, as returned by Pillow or by `read_plain`.
         data: The file's content.
-        min_side: Smallest side in pixels to decode to, if `max_pixels` allows; None: the full size.
+        min_side: Number of pixels that the short side must keep, if it has that many and
+            `max_pixels` allows it; None keeps the full size if `max_pixels` allows it.
         max_pixels: Largest number of pixels to decode.
 
     Raises:
-        PIL.Image.DecompressionBombError: The file is cut short, or takes too much memory or time.
+        PIL.Image.DecompressionBombError: The file is cut short, or decoding it would take too much
+            memory or time.
     """
     width, height = header.size
     pixels = width * height
     size = f"{width} x {height} pixels"
     if pixels > MAX_PIXELS_A_BYTE * len(data):
         raise Image.DecompressionBombError(
-            f"{size} do not fit into {len(data):,} bytes; it is cut short"
+            f"{size} do not fit into {len(data):,} bytes; the file is cut short"
         )
     if not isinstance(header, Plain) and not _in_one_scan(header, data):
         scans, layers = count_scans(data), getattr(header, "layers", 4)
@@ -109,12 +114,13 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
             raise Image.DecompressionBombError(f"{scans} scans are more than {MAX_SCANS}")
         if 2 * layers * pixels > COEFFICIENTS * max_pixels:
             raise Image.DecompressionBombError(
-                f"{size} in several scans are too many for {max_pixels:,} (--data.max-pixels)"
+                f"{size} in several scans take too much memory for a limit of {max_pixels:,} "
+                "pixels (--data.max-pixels)"
             )
     needed = next((part for part in (1, 2, 4, 8) if pixels <= max_pixels * part**2), None)
     if needed is None:
         raise Image.DecompressionBombError(
-            f"{size} are more than {max_pixels:,} (--data.max-pixels), even at 1/8 of its size"
+            f"{size} are more than {max_pixels:,} (--data.max-pixels), even at 1/8 of the size"
         )
     short = min(header.size)
     fitting = next((part for part in FRACTIONS if min_side and short >= part * min_side), 1)
@@ -126,7 +132,8 @@ def decode_at(
 ) -> UInt8[np.ndarray, "height width 3"] | None:
     """Decodes a grey or coloured JPEG without turning it upright; None if simplejpeg refuses it."""
     # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs.
-    # simplejpeg decodes at the smallest fraction that reaches the sizes below; 0 is the full size.
+    # simplejpeg decodes at the smallest fraction that gives at least the width and height it is
+    # passed; 0 stands for the full size.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1])
@@ -137,7 +144,8 @@ def decode_at(
 def _in_one_scan(header: Image.Image, data: bytes) -> bool:
     """Checks whether a JPEG has only one scan, as most do; decoders then look for no more scans.
 
-    Counting scans means reading the whole file, which takes a twentieth of the time per picture.
+    If it does, the scans need not be counted, for which the whole file would have to be read; that
+    takes a twentieth of the time that is spent on a picture.
     """
     layers = getattr(header, "layers", 0)
     begin = START_OF_SCAN + bytes([0, 2 * layers + 6, layers])
@@ -148,7 +156,7 @@ def _in_one_scan(header: Image.Image, data: bytes) -> bool:
 
 
 def count_scans(data: bytes) -> int:
-    """Returns how many scans a JPEG has up to its end; what follows the end is not looked at.
+    """Returns how many scans a JPEG has up to its end; what follows the end is ignored.
 
     Example:
         >>> import io

@@ -21,7 +21,7 @@ def check_labels(
     """Returns the labels as integers, each an index into `classes`.
 
     Args:
-        labels: The class of each item as an index into `classes`: integers [items].
+        labels: The class of each item, as an index into `classes`: integers of shape [items].
         classes: Class names, each listed once.
         references: What error messages call each item.
 
@@ -36,12 +36,12 @@ def check_labels(
     labels = np.asarray(labels)
     if labels.ndim != 1 or len(labels) != len(references):
         raise DataError(
-            f"labels: have shape {list(labels.shape)}, but there are {len(references)} items; give "
-            "one label for each"
+            f"labels have shape {list(labels.shape)}, but there are {len(references)} items; give "
+            "one label for each item"
         )
     if len(labels) and labels.dtype.kind not in "iu":
         raise DataError(
-            f"labels: are {labels.dtype}; should be integers, each the index of a class"
+            f"labels should be integers, each the index of a class, but are {labels.dtype}"
         )
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
@@ -56,7 +56,7 @@ def check_labels(
 
 
 def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs of classes whose names look so alike that they may be meant as one.
+    """Returns pairs of classes whose names look so alike that one class may be meant by both.
 
     Example:
         >>> look_alikes(["Cat", "cat", "dog", "great dane", "great_dane "])
@@ -65,7 +65,7 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for name in classes:
-        # Invisible characters (a joiner, a directional mark) do not tell classes apart.
+        # Invisible characters, such as a joiner or a directional mark, are no visible difference.
         seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
         look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
         if look in first:
@@ -96,15 +96,17 @@ def check_classes(classes: Sequence[str]) -> None:
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     """Converts labels in any unambiguous form to class numbers.
 
-    Such forms are integers, floats without a fraction, booleans for two classes and names of
-    classes, each as [items] or [items, 1], and one-hot rows [items, classes].
+    Labels may be integers, floats without a fraction, booleans (if there are two classes) or names
+    of classes, in shape [items] or [items, 1]; or they may be one-hot rows, in shape [items,
+    classes].
 
     Args:
-        labels: An array, or anything that NumPy makes an array of.
+        labels: An array, or anything that NumPy can convert to an array.
         classes: Class names.
 
     Returns:
-        Integers [items], which may be outside the range of the classes; see `check_labels`.
+        Integers of shape [items], which may be outside the range of the classes; `check_labels`
+        checks that.
 
     Raises:
         DataError: The labels cannot be converted, or are ambiguous.
@@ -121,7 +123,7 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
             array = np.array(array.tolist())
     except Exception as error:
         # Another library's array may raise any kind of error.
-        raise DataError(f"labels: are not an array ({printable(str(error))})") from None
+        raise DataError(f"labels are not an array ({printable(str(error))})") from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if not array.size:
@@ -130,22 +132,22 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         return _numbers_of_names(array, classes)
     if array.dtype.kind not in "iufb" or array.ndim not in (1, 2):
         raise DataError(
-            f"labels: are {array.dtype} {list(array.shape)}; should be one class number or class "
-            "name for each item"
+            f"labels are {array.dtype} {list(array.shape)}, but should be one class number or one "
+            "class name for each item"
         )
     if array.ndim == 2:
         one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
         if not one_hot or array.shape[1] != len(classes):
             raise DataError(
-                f"labels: have shape {list(array.shape)}; rows should be one-hot, "
-                f"with {len(classes)} columns, one per class; or give one class per item"
+                f"labels have shape {list(array.shape)}, but should be one-hot rows with "
+                f"{len(classes)} columns, one for each class; or give one class for each item"
             )
         return array.argmax(axis=1)
     if array.dtype.kind == "b" and len(classes) != 2:
-        raise DataError(f"labels: are booleans, but there are {len(classes)} classes, not 2")
+        raise DataError(f"labels are booleans, but there are {len(classes)} classes, not 2")
     if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
         first = int(np.flatnonzero(~(np.isfinite(array) & (array == np.round(array))))[0])
-        raise DataError(f"labels: item {first} has {array[first]}; should be whole numbers")
+        raise DataError(f"labels should be whole numbers, but item {first} has {array[first]}")
     return array if array.dtype.kind in "iu" else array.astype(int)
 
 

@@ -1,7 +1,8 @@
-"""Finds near-duplicates: pictures that differ by encoding, size, a border or a small crop.
+"""Finds near-duplicates: pictures that differ only in encoding, size, a border or a small crop.
 
-Descriptors find the few pairs in which one picture may be a crop of the other; these pairs are
-aligned and compared in detail. Mirrored and rotated pictures count as different.
+The pictures' descriptors are compared to find the few pairs in which one picture may be a crop of
+the other. The pictures of these pairs are then aligned and compared in detail. Mirrored and rotated
+pictures count as different.
 """
 
 from __future__ import annotations
@@ -19,31 +20,36 @@ from jaxch5.util.text import progress_bar
 
 # Side of a thumbnail, and the smallest side of a picture that gets one, in pixels.
 SIDE = 32
-# Side, in pixels, to which a picture is resized to find borders, and least side left within them.
+# Side, in pixels, to which a picture is resized to find borders, and the smallest side that the
+# content within the borders may have.
 SEARCHED, LEAST_CONTENT = 96, 12
-# Largest spread of levels in a border's row or column, allowing for JPEG artifacts.
+# Largest spread of levels that a row or column of a border may have; JPEG artifacts cause some.
 BORDER_RANGE = 24
 # Smallest standard deviation of a thumbnail's details, in levels.
 CONTRAST = 3.0
 
-# Where a view begins and ends along a side: all of it, or what a crop may have kept of it.
+# Where a view begins and ends along a side of a picture, as shares of the side. A view takes in the
+# whole side, or a part of it that a crop may have kept.
 WHOLE = (0.0, 1.0)
 KEPT = ((0.0, 0.9), (0.05, 0.95), (0.1, 1.0))
 VIEWS = ((WHOLE, WHOLE), *product(KEPT, KEPT))
-# Frequencies of a descriptor along a side, in brightness and in each of two opponent colours.
+# Number of frequencies along a side that a descriptor has for brightness, and for each of the two
+# opponent colours.
 BRIGHTNESS, COLOUR = 8, 4
-# Matrix from red, green and blue to brightness and the two opponent colours.
+# Matrix that converts red, green and blue to brightness and the two opponent colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
-# Smallest correlation of descriptors for a comparison in detail, and the number of a picture's
-# failed comparisons after which it is given up: all X-rays, say, have similar descriptors.
+# Two pictures are compared in detail if the correlation of their descriptors is at least CANDIDATE.
+# After FAILURES such comparisons without a match, a picture's other candidates are passed over: all
+# X-rays, for example, have similar descriptors.
 CANDIDATE, FAILURES = 0.87, 8
-# Pictures whose correlations with all others are computed at a time.
+# Number of pictures whose correlations with all others are computed at a time.
 BLOCK = 256
 
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
 # Smallest share of a thumbnail that both pictures must cover.
 OVERLAP = 0.7
-# Smallest correlation of the details, as a value and in standard deviations of chance (Fisher's z).
+# How strongly the details of two pictures must correlate at least: as a coefficient, and in
+# standard deviations of the correlation that would arise by chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
 
 Thumbnail = UInt8[np.ndarray, "32 32 3"]
@@ -51,7 +57,7 @@ Window = tuple[float, float]
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> Thumbnail | None:
-    """Returns a square thumbnail without borders, the 3 kB that stand for a picture in comparisons.
+    """Returns a square thumbnail without borders, which represents the picture in comparisons.
 
     Returns:
         The thumbnail; None if the picture is too small or too plain to be told apart from others.
@@ -76,13 +82,14 @@ def find_near(
 ) -> list[list[int]]:
     """Finds groups of items that show the same picture, as indices into the sequence.
 
-    Each group has one picture that all others in it match, so that no chain of small changes joins
-    pictures that differ. A picture may be in several groups. The time grows with the square of the
-    number of pictures: seconds for 10,000, some ten minutes for 100,000.
+    In each group there is one picture that all the others match, so that pictures that differ do
+    not get into one group through a chain of small changes. A picture may be in several groups. The
+    time grows with the square of the number of pictures: it takes seconds for 10,000 pictures, and
+    some ten minutes for 100,000.
 
     Args:
-        thumbnails: Thumbnail of each picture; a picture without one is in no group.
-        console: Where the progress bar is drawn; None is standard error.
+        thumbnails: Thumbnail of each picture, of 3 kB; a picture that has None is in no group.
+        console: Where the progress bar is drawn; None means standard error.
 
     Example:
         >>> noise = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
@@ -102,7 +109,7 @@ def find_near(
             for whole, candidates in _candidates(compared, start, full):
                 failures = 0
                 for part, view in candidates:
-                    # If both match a third picture, that is enough to group them.
+                    # If both pictures match a third one, they need not be compared.
                     if part in partners[whole] or partners[whole] & partners[part]:
                         continue
                     if _is_near(compared[whole], compared[part], VIEWS[view]):
@@ -122,7 +129,7 @@ def _without_borders(
         spread = np.ptp(picture, axis=1 - axis).max(axis=-1)
         inside = np.flatnonzero(spread > BORDER_RANGE)
         first, last = (inside[0], inside[-1]) if len(inside) else (len(spread), 0)
-        # The row where a border ends mixes border and picture.
+        # The row in which a border ends is a mixture of border and picture, so it is cut off too.
         begin, end = first + (first > 0), last + (last == len(spread) - 1)
         unchanged = unchanged + 1 if end - begin == len(spread) else 0
         picture = picture.take(range(begin, end), axis)
@@ -145,7 +152,7 @@ def _number_of_details(thumbnail: Thumbnail) -> float:
 
 
 def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
-    """Returns the matrix from a side's pixels to the cosine transform of a window of that side."""
+    """Returns the matrix that gives the cosine transform of a window from all pixels of a side."""
     begin, end = window
     edges = np.clip(np.arange(SIDE + 1) / SIDE, begin, end)
     centres = ((edges[1:] + edges[:-1]) / 2 - begin) / (end - begin)
@@ -157,14 +164,14 @@ def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
 def _descriptors(
     thumbnails: UInt8[np.ndarray, "items 32 32 3"], view: tuple[Window, Window]
 ) -> Float32[np.ndarray, "items frequencies"]:
-    """Returns the low frequencies of each picture's view, at about equal power, as unit vectors."""
+    """Returns the low frequencies of each picture's view, balanced in power, as unit vectors."""
     rows, columns = (_cosines(window, BRIGHTNESS) for window in view)
     colours = thumbnails.astype(np.float32) @ OPPONENT
     transformed = np.einsum("ky,nyxc,lx->nckl", rows, colours, columns, optimize=True)
     place = np.arange(BRIGHTNESS)
     radius, order = np.hypot.outer(place, place), np.add.outer(place, place)
     weight = np.sqrt(radius) * (order < BRIGHTNESS)
-    # The mean colour counts; the mean brightness does not.
+    # The mean colour is part of the descriptor; the mean brightness is not.
     coloured = np.sqrt(np.maximum(radius, 0.5)) * (order < COLOUR)
     weights = np.stack([weight, coloured, coloured]).astype(np.float32)
     found = (transformed * weights)[:, weights > 0]
@@ -176,7 +183,7 @@ def _candidates(
     start: int,
     full: Float32[np.ndarray, "items frequencies"],
 ) -> Iterator[tuple[int, Iterator[tuple[int, int]]]]:
-    """Yields pictures of a block, each with others that may be views of it, likeliest first."""
+    """Yields a block's pictures, each with the others that may be views of it, likeliest first."""
     block = thumbnails[start : start + BLOCK]
     views = np.stack([_descriptors(block, view) for view in VIEWS])
     likeness = views[0] @ full.T
@@ -223,7 +230,7 @@ def _correlation(one: Float[np.ndarray, "pixels 3"], other: Float[np.ndarray, "p
 
 
 def _groups(partners: Mapping[int, Collection[int]]) -> list[list[int]]:
-    """Groups matching pairs around pictures with the most partners; each pair is in a group."""
+    """Groups matching pairs around the pictures with most partners, until no pair is left over."""
     left = {frozenset((one, other)) for one, others in partners.items() for other in others}
     groups = []
     for centre in sorted(partners, key=lambda one: (-len(partners[one]), one)):

@@ -62,20 +62,22 @@ def pack(
 ) -> Index:
     """Presizes all pictures and writes them into shards, from which `from_packed` reads them.
 
-    If the function is stopped at any moment, calling it again resumes with the missing shards.
+    If packing is interrupted, calling the function again resumes with the shards that are missing.
 
     Args:
         source: Labelled pictures.
         out: Folder or address to write to.
         size: Short side of the presized pictures, in pixels.
-        in_valid: Whether each picture is for validation; None leaves that to a later split.
+        in_valid: Whether each picture is for validation; None leaves the choice to a later split.
         quality: Quality of the JPEG files, 1 to 100.
         shard_size: Number of pictures in a shard.
         seed: Seed for the pictures' order.
-        skip_bad: Whether pictures that cannot be read are left out; otherwise they end the packing.
+        skip_bad: Whether pictures that cannot be read are left out; if not, the first such picture
+            ends the packing with an error.
         method: How the network will frame the pictures (`Framing`). For "crop", long pictures are
-            cut as `presize` cuts them; for other methods they stay uncut, which suits every method.
-        console: Where the progress bar is drawn; None is standard error.
+            cropped as `presize` crops them. For other methods, pictures are not cropped, and can be
+            used with every method.
+        console: Where the progress bar is drawn; None means standard error.
 
     Returns:
         The index of what was written.
@@ -83,7 +85,8 @@ def pack(
     Raises:
         DataError: A picture cannot be read, a class is left without pictures, or `out` cannot be
             written to or holds another set.
-        ConfigError: The source is itself packed, but not as `size` and `method` need it.
+        ConfigError: The source is itself packed, and its pictures are smaller than `size` or were
+            cropped although `method` does not allow that.
     """
     source = with_range(source)
     check_presize(source, size, method)
@@ -91,7 +94,8 @@ def pack(
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
     cut = method == "crop"
-    # Newer settings at their defaults are left out, so that earlier versions' sets can be resumed.
+    # Settings that earlier versions did not have are left out if they have their default values, so
+    # that packing that such a version began can be resumed.
     settings += [source.reading.range] if source.reading.range != "auto" else []
     settings += [] if cut else ["whole"]
     planned = np.split(order, range(shard_size, len(order), shard_size))
@@ -154,7 +158,7 @@ def pack(
 def without_filling(
     canvas: UInt8[np.ndarray, "size canvas_width 3"], frame: Float32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns a canvas's picture, upright and without filling; `presize` restores the canvas."""
+    """Returns a canvas's picture, upright and unfilled; `presize` makes the same canvas from it."""
     upright = frame[0, 0] == 0
     picture = canvas[:, : int(frame[0, :2].sum())]
     return np.ascontiguousarray(np.rot90(picture, -1) if upright else picture)
@@ -172,7 +176,8 @@ def _write_shard(
 
     skipped: dict[int, str] = {}
     with store.making(name) as file:
-        # One record per group, so that each can be read alone; JPEG files do not compress further.
+        # A group has one record, so that each record can be read alone. The records are not
+        # compressed, because JPEG files hardly become smaller.
         try:
             writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
             for place, content in enumerate(in_order(record, map(int, items))):
@@ -228,14 +233,14 @@ def _is_there(store: Store, shard: Shard) -> bool:
 
 
 def _json(index: Index) -> bytes:
-    # The json module escapes names that are not UTF-8; pydantic would refuse them.
+    # The json module escapes names that are not UTF-8, whereas pydantic would refuse such names.
     return json.dumps(index.model_dump(exclude_none=True), indent=1).encode()
 
 
 def _digest(
     source: Source, in_valid: Bool[np.ndarray, "items"] | None, settings: list[int | str]
 ) -> str:
-    """Returns a digest of `settings` and of the pictures' names, classes and parts."""
+    """Returns a digest of `settings`, and of each picture's name, class and part."""
     digest = hashlib.sha256(json.dumps([source.classes, settings]).encode())
     digest.update(np.ascontiguousarray(source.labels).data)
     for reference in source.references:

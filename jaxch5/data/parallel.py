@@ -12,9 +12,11 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-# Items in progress at a time, for each thread; the rest of a large set is not queued.
+# Number of items for each thread that are in progress at a time; the rest of a large set has to
+# wait outside the queue.
 AHEAD = 4
-# The most threads that make batches: more have not been measured, and each holds a batch in memory.
+# Largest number of threads that make batches. More threads have not been measured, and every thread
+# holds a batch in memory.
 MAX_THREADS = 16
 
 

@@ -35,7 +35,7 @@ Picture = (
 # Possible numbers of channels: grey, grey with alpha, RGB and RGBA.
 CHANNELS = (1, 2, 3, 4)
 FORMS = "a path, a file's content, a PIL picture, or pixels"
-# The most characters of a path, or of another library's error, that a message repeats.
+# Largest number of characters that a message repeats of a path or of another library's error.
 SHOWN = 200
 
 
@@ -120,7 +120,7 @@ def read_stored(
 
 
 def is_encoded(picture: Any) -> bool:
-    """Checks whether a picture is given as a file: by its path, as its content, or open."""
+    """Checks whether a picture is given as a file: as its path, as its content or opened."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(picture, kinds) or hasattr(picture, "read")
 
@@ -146,10 +146,11 @@ def is_one(pictures: Any) -> bool:
 
 
 def held(picture: Picture, reading: Reading = AS_FILES_SAY) -> Picture | DataError:
-    """Returns the picture, or a copy if the original may be gone once the next one is asked for.
+    """Returns the picture, or a copy if the original may be gone by the time that it is used.
 
-    A camera may refill its buffer, for example, and a file may be closed. An error is returned in
-    place of the copy, so that it can be raised where the picture is read.
+    For example, a camera may fill the same buffer with its next picture, and a file may be closed.
+    If the copy cannot be made, the error is returned in its place, so that it can be raised when
+    the picture is used.
     """
     if isinstance(picture, str | os.PathLike | bytes):
         return picture
@@ -181,14 +182,15 @@ def as_images(images: Any) -> Sequence[Picture]:
     """Checks pictures as far as is possible now, and returns them in a form that can be read again.
 
     Args:
-        images: A list of pictures, each as `read_picture` takes it; or an array of all of them,
-            which may be on disk (`np.memmap`, h5py), and stays there if it is uint8.
+        images: A list of pictures, each in a form that `read_picture` takes; or one array that
+            holds all pictures. The array may be on disk (`np.memmap`, h5py), and stays there if it
+            is uint8.
 
     Raises:
-        DataError: The images are one picture, are not pictures, or can be read only once.
+        DataError: `images` is a single picture, does not hold pictures, or can be read only once.
     """
     if isinstance(images, Image.Image) or is_encoded(images):
-        raise DataError("from_arrays: images are one picture; give a list of them")
+        raise DataError("from_arrays: images is a single picture; give a list of pictures")
     try:
         # Another library's array is converted once, since indexing it runs an operation each time.
         images = np.asarray(images) if hasattr(images, "__dlpack__") else images
@@ -203,8 +205,8 @@ def as_images(images: Any) -> Sequence[Picture]:
         return cast(Sequence[Picture], images)
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         raise DataError(
-            f"from_arrays: images are a {type(images).__name__}, which cannot be read more than "
-            "once; give a list of them"
+            f"from_arrays: images is of type {type(images).__name__}, which cannot be read more "
+            "than once; give a list of pictures"
         )
     if not isinstance(images, list | tuple) and not hasattr(images, "dtype"):
         return images
@@ -248,7 +250,7 @@ def check_pixels(
 
 
 def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
-    """Returns pixels as uint8, if they clearly mean 0 to 255; booleans become 0 and 255."""
+    """Returns pixels as uint8, if they clearly range from 0 to 255; booleans become 0 and 255."""
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint8:
@@ -256,21 +258,22 @@ def _as_bytes(pixels: np.ndarray, reference: str) -> UInt8[np.ndarray, "..."]:
     if not pixels.size:
         return pixels.astype(np.uint8)
     low, high = pixels.min(), pixels.max()
-    # A list or another library may have widened 8-bit numbers; 16-bit numbers mean deeper pixels.
+    # If 8-bit numbers came from a list or another library, they may be of a wider type now. Numbers
+    # of 16 bits, however, are those of deeper pictures.
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2 and 0 <= low <= high <= 255:
         return pixels.astype(np.uint8)
-    way_out = "; if 1 is white: np.uint8(255 * pixels + 0.5)" if pixels.dtype.kind == "f" else ""
+    way_out = "; if 1 is white, give np.uint8(255 * pixels + 0.5)" * (pixels.dtype.kind == "f")
     raise DataError(
-        f"{reference}: is {pixels.dtype} {list(pixels.shape)}; should be uint8 from 0 to 255, and "
-        f"this runs from {low:g} to {high:g}{way_out}"
+        f"{reference}: is {pixels.dtype} {list(pixels.shape)}; should be uint8 from 0 to 255, but "
+        f"runs from {low:g} to {high:g}{way_out}"
     )
 
 
 def check_shape(shape: Sequence[int], reference: str) -> None:
-    """Checks that a shape can be that of a picture's pixels.
+    """Checks that the pixels of a picture can have a given shape.
 
     Raises:
-        DataError: The shape is not that of a picture.
+        DataError: No picture can have this shape.
     """
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
         reason = "; should be [height, width] or [height, width, channels], with 1 to 4 channels"
@@ -302,7 +305,7 @@ def content_of(picture: Any, reference: str = "picture") -> bytes:
     except DataError:
         raise
     except Exception as error:
-        # Examples are a null character in a path, an unknown user's home and a closed file.
+        # A path may hold a null character or name an unknown user's home, or a file may be closed.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{reference[:SHOWN]}: {printable(reason)[:SHOWN]}") from None
     if not isinstance(content, bytes):

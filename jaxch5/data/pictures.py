@@ -1,8 +1,8 @@
 """Records which pictures a run was trained and validated on, and finds these pictures later.
 
 A set may change after a run: pictures are added or removed, labels are corrected, or the set moves.
-Drawing the split again would then give a different one, so a run stores the split that it began
-with, as compressed JSON with a line for each picture.
+Drawing the split again would then give a different split, so a run stores the one that it began
+with, as compressed lines of JSON, one for each picture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxch5.util.text import composed
 FORMAT = "jaxch5 pictures of a run, 1"
 # Stands for a size that is not known, such as that of an item that is not a file.
 UNKNOWN = -1
-# Number of files whose sizes a thread asks for at a time.
+# Number of files whose sizes a thread looks up at a time.
 CHUNK = 1000
 
 
@@ -40,7 +40,7 @@ class Pictures:
 
     Attributes:
         classes: Class names, in the order of the labels.
-        references: Names of the pictures in the source, the same on every machine.
+        references: Names of the pictures in the source, which are the same on every machine.
         labels: The class of each picture, as an index into `classes`.
         sizes: Size of each picture's file in bytes; -1 if it is not known.
         held_out: Whether each picture is for validation; the others are for training.
@@ -57,23 +57,27 @@ class Pictures:
 
     @cached_property
     def digest(self) -> str:
-        """Returns a digest of the names, classes and parts, but not of what the files hold."""
+        """Returns a digest of the names, classes and parts, but not of the files' contents."""
         names = [list(map(composed, texts)) for texts in (self.classes, self.references)]
         said = json.dumps([*names, self.labels.tolist(), self.held_out.tolist()])
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """A `Split`: returns each part's indices in the source that `restricted` returns."""
+        """Serves as a `Split`: returns each part's indices in the source from `restricted`."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
 class Found(NamedTuple):
-    """Tells which pictures of a run are among other pictures.
+    """Tells which pictures of a run occur in another list of pictures, and where.
+
+    The pictures of the other list are called the others.
 
     Attributes:
-        places: Index of each picture of the run among the others; -1 if it is missing.
-        changed: Whether each picture's namesake among the others has a different file size.
-        relabelled: Whether each picture's namesake among the others has a different class.
+        places: For each picture of the run, its index among the others; -1 if it is missing there.
+        changed: For each picture of the run, whether the picture with the same name among the
+            others has a different file size.
+        relabelled: For each picture of the run, whether the picture with the same name among the
+            others has a different class.
         known: For each of the others, its index among the run's pictures; -1 if the run lacks it.
     """
 
@@ -84,7 +88,7 @@ class Found(NamedTuple):
 
     @property
     def same(self) -> Bool[np.ndarray, "pictures"]:
-        """Tells whether each of the run's pictures is among the others, and not `changed`."""
+        """Tells for each of the run's pictures whether it is among the others and not `changed`."""
         return (self.places >= 0) & ~self.changed
 
 
@@ -95,7 +99,7 @@ def pictures_of(
 ) -> Pictures:
     """Returns the names and parts of a source's pictures; without a split, all are for training.
 
-    An item in both parts counts as trained on.
+    An item that is in both parts counts as a training picture.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -115,10 +119,10 @@ def pictures_of(
 
 
 def find(pictures: Pictures, others: Pictures) -> Found:
-    """Looks for a run's pictures among others, by their names.
+    """Looks up a run's pictures among other pictures by their names.
 
     Names are compared in composed form, since file systems differ in how they store an umlaut.
-    Several pictures of the same name are matched in the order in which they are listed.
+    Pictures that have the same name are matched in the order in which they are listed.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -160,7 +164,7 @@ def merged(before: Pictures, now: Pictures) -> Pictures:
     """Joins the pictures of two training calls; those that either call trained on are for training.
 
     Args:
-        before, now: Pictures of the earlier and of the later call, with the same classes.
+        before, now: Pictures of the earlier and of the later call, which have the same classes.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -189,7 +193,8 @@ def restricted(source: Source, pictures: Pictures, found: Found) -> Source:
     Args:
         source: Source that holds the run's pictures, and possibly others.
         pictures: Pictures of the run, all of which are in the source.
-        found: Where the run's pictures are in the source: `find(pictures, pictures_of(source))`.
+        found: What `find(pictures, pictures_of(source))` returns: where the source has the run's
+            pictures.
     """
     same = len(source) == len(pictures) and np.array_equal(found.places, np.arange(len(source)))
     if same and source.classes == pictures.classes:
@@ -220,8 +225,9 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
 def write_pictures(path: Path, pictures: Pictures) -> None:
     """Writes the record of a run's pictures atomically; the same pictures give the same bytes.
 
-    The first line says what the file is, and names the classes in order; each other line describes
-    a picture: its name, its class, its part ("train" or "valid") and, if known, its size.
+    The first line says what the file is, how many pictures each part has, and what the classes are
+    called, in order. Every other line describes a picture: its name, its class, its part ("train"
+    or "valid") and, if it is known, its size.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -250,7 +256,8 @@ def write_pictures(path: Path, pictures: Pictures) -> None:
         }
         lines.append(line if size == UNKNOWN else {**line, "bytes": size})
     content = "".join(to_json(line) + "\n" for line in lines)
-    # Compressed at a fast level, and without a time stamp, which would change the bytes.
+    # The lines are compressed at a fast level, and without a time stamp, since a time stamp would
+    # change the bytes.
     write_file(path, gzip.compress(content.encode(), compresslevel=3, mtime=0))
 
 
@@ -285,16 +292,16 @@ def read_pictures(path: Path) -> Pictures | None:
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # Damage in a compressed file may raise almost anything.
+    # Reading a damaged compressed file may raise almost any kind of error.
     except Exception as error:
         raise CheckpointError(
-            f"{path}: is damaged ({error}); put back a copy, or remove it: the split is then drawn "
-            "again"
+            f"{path}: is damaged ({error}); put back a copy, or remove it, so that the split is "
+            "drawn again"
         ) from None
 
 
 def _names(references: Iterable[str]) -> Iterator[Hashable]:
-    """Yields composed names made unique: a repeated name gets the number of its earlier uses."""
+    """Yields composed names, made unique by a count of earlier uses if a name occurs repeatedly."""
     before: Counter[str] = Counter()
     for reference in references:
         name = composed(reference)
@@ -303,7 +310,7 @@ def _names(references: Iterable[str]) -> Iterator[Hashable]:
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, "names"]:
-    """Returns the index of each name among the classes; -1 where it is not one of them."""
+    """Returns the index of each name among the classes; -1 if it is not one of them."""
     numbers = {composed(name): number for number, name in enumerate(classes)}
     return np.array([numbers.get(composed(name), -1) for name in names], np.int32)
 

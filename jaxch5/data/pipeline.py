@@ -1,4 +1,4 @@
-"""Makes batches, and moves them to the device, in an order that can be resumed anywhere."""
+"""Makes batches in an order that can be resumed at any step, and moves them to the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxch5.data.sampler import Sampler, draw, sequential, shuffled, shuffled_ra
 from jaxch5.errors import ConfigError, DataError
 from jaxch5.util.text import counted
 
-# Batches that are copied to the device before they are asked for.
+# Number of batches that are copied to the device before they are needed.
 AHEAD = 2
 # Name under which JAX's profiler lists the time spent waiting for the next batch.
 WAITING = "waiting for pictures"
@@ -27,22 +27,24 @@ WAITING = "waiting for pictures"
 class Loader:
     """Makes the batches of one part of a source.
 
-    The batch of every step of every epoch is fixed by the seed alone, so a position in the stream
-    is one number, the step: `steps(k)` continues after `k` batches. A loader for training draws as
-    its sampler decides and drops a short last batch; one for validation keeps the order and fills
-    the last batch with rows whose mask is False.
+    The batch of every step of every epoch is fixed by the seed alone, so one number, the step, is
+    enough to describe a position in the stream of batches: `steps(k)` continues after `k` batches.
+    A loader for training draws items as its sampler decides, and drops the last batch of an epoch
+    if it is short. A loader for validation keeps the items in order, and fills up a short last
+    batch with rows whose mask is False.
 
     Args:
         canvases: The presized pictures.
         items: Indices of the part's items in the source.
-        batch_size: Rows of every batch.
-        seed: Seed for the shuffling; None for validation.
-        part: Index of this process, and the number of processes; each process reads its own, equal
-            share of the rows of every batch.
+        batch_size: Number of rows in every batch.
+        seed: Seed for the shuffling; None makes a loader for validation.
+        part: The index of this process, and the number of processes; of the rows of every batch,
+            each process reads an equal share.
         sampler: Sampler that decides what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: As given; `sampler` is `sequential` without a seed.
+        items, batch_size, sampler, canvases: The arguments of these names; but if there is no seed,
+            `sampler` is `sequential`.
         draws: How many items an epoch draws.
 
     Raises:
@@ -67,7 +69,7 @@ class Loader:
         self.canvases = canvases
         self._seed = seed
         self._part = part
-        # The order of the epoch last asked for, and its `earlier_draws`.
+        # The order of the epoch that was last requested, and the `earlier_draws` of this order.
         self._counted: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
 
         labels, each_once = canvases.source.labels, self.sampler in (sequential, shuffled)
@@ -83,11 +85,11 @@ class Loader:
         batches, rest = divmod(self.draws, batch_size)
         self._length = batches + (seed is None and rest > 0)
 
-        # If the items are stored in a few large files, each process keeps to a range of items and
-        # needs only some of the files; otherwise all processes draw from one order of the set.
+        # If the items are stored in a few large files, each process keeps to a range of the items,
+        # so that it needs only some of the files. If not, all processes share one order of the set.
         ranges = part[1] if each_once and canvases.source.sharded else 1
-        # The cached function `order` is an attribute of the loader and holds no reference to it;
-        # otherwise the loader would keep itself alive, and the canvases with it.
+        # The cached function `order` is an attribute of the loader, but holds no reference to the
+        # loader. If it did, the loader would keep itself alive, and the canvases as well.
         shape = (self._length, batch_size)
         self.order = lru_cache(maxsize=2)(
             partial(_order, self.sampler, labels, items, seed or 0, self.draws, ranges, shape)
@@ -108,7 +110,7 @@ class Loader:
     def steps(self, start: int, stop: int | None = None) -> Iterator[Batch | CachedBatch]:
         """Yields the batches from step `start` on, across epochs, up to `stop` or without end.
 
-        They consist of NumPy arrays, except for pictures that are on the device already.
+        The batches consist of NumPy arrays, except for pictures that are on the device already.
 
         Raises:
             DataError: A picture cannot be read; this is raised during the iteration.
@@ -117,7 +119,8 @@ class Loader:
         import grain
 
         threads = threads_for_batches()
-        # Two batches beyond those in progress hide a slow one; more would only take memory.
+        # Besides one batch for each thread, two more are made in advance, so that a slow one causes
+        # no wait. To make even more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
         iterator = iter(numbers.map(self._batch).to_iter_dataset(options))
@@ -179,7 +182,7 @@ class Loader:
         own = slice(process * count, (process + 1) * count)
         row = self.order(epoch)[number, own]
         places = row[row >= 0]
-        # A short last batch may leave this process without rows; a masked row then stands in.
+        # A short last batch may leave this process without rows; it then uses one masked row.
         known = np.ones(len(places), bool)
         if not len(places):
             places, known = self.order(epoch)[0, own][:1].clip(0), np.zeros(1, bool)
@@ -209,7 +212,7 @@ class Loader:
 def earlier_draws(
     order: Int[np.ndarray, "batches batch_size"],
 ) -> Int[np.ndarray, "batches batch_size"]:
-    """Returns how often each item of an epoch's order was drawn earlier in that epoch.
+    """Returns for each draw of an epoch how often the same item was drawn earlier in the epoch.
 
     Example:
         >>> earlier_draws(np.array([[3, 1], [3, 3], [1, -1]]))
@@ -239,7 +242,7 @@ def _order(
 ) -> Int[np.ndarray, "batches batch_size"]:
     """Returns an epoch's batches, one per row, as indices into `items`; -1 where there is no item.
 
-    The columns are divided among `ranges` processes, each of which has a range of the items.
+    The columns are divided among `ranges` processes, each of which draws from a range of its own.
     """
     if ranges > 1:
         orders = np.array_split(np.argsort(items), ranges)
@@ -264,7 +267,7 @@ def to_device(
 
     Args:
         batches: Batches of NumPy arrays.
-        put: Function that starts copying a batch; by default, to the default device.
+        put: Function that starts to copy a batch; the default copies it to the default device.
     """
     waiting: deque[Batch | CachedBatch] = deque()
     for batch in _waited_for(batches):

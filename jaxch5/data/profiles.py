@@ -1,4 +1,4 @@
-"""Converts pictures by their colour profiles to sRGB, in which networks see all pictures."""
+"""Converts pictures, using their colour profiles, to sRGB, in which networks see all pictures."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ KEPT = 256
 SAME = 1
 # Pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
-# EXIF entries that stand for Adobe RGB where a camera writes no profile (DCF 2.0), in either byte
-# order: one entry says that the colours are not sRGB's, the other is the interoperability index.
+# EXIF entries that mean Adobe RGB if a camera writes no profile (DCF 2.0), given for either byte
+# order. Of the two entries, one says that the colours are not in sRGB, and the other is the
+# interoperability index.
 R03 = (
     (b"\x01\xa0\x03\0\x01\0\0\0\xff\xff", b"\x01\0\x02\0\x04\0\0\0R03\0"),
     (b"\xa0\x01\0\x03\0\0\0\x01\xff\xff", b"\0\x01\0\x02\0\0\0\x04R03\0"),
@@ -30,9 +31,10 @@ R03 = (
 
 
 class Arithmetic(NamedTuple):
-    """Holds a curve for each colour, or one for all, and a matrix to sRGB's linear colours.
+    """Holds a curve for each colour, or one for all, and a matrix that leads to linear sRGB.
 
-    The linear colours have 16 bits. OpenCV converts in less than an eighth of lcms's time.
+    Linear colours have 16 bits. With these curves and this matrix, OpenCV converts a picture in
+    less than an eighth of the time that lcms takes.
     """
 
     curves: UInt16[np.ndarray, "1 256 curves"]
@@ -42,7 +44,7 @@ class Arithmetic(NamedTuple):
         self, pixels: UInt8[np.ndarray, "height width 3"]
     ) -> UInt8[np.ndarray, "height width 3"]:
         """Returns the picture in sRGB."""
-        # OpenCV rounds, and clips what is out of range.
+        # OpenCV rounds the values, and clips those that are out of range.
         return look_up(cv2.transform(cv2.LUT(pixels, self.curves), self.matrix), srgb_levels())
 
 
@@ -51,9 +53,10 @@ class Profile(NamedTuple):
 
     Attributes:
         space: Colour space of the profile: "RGB", "GRAY" or "CMYK".
-        arithmetic: Conversion to sRGB, for a colour profile of curves and a matrix, as most are.
-        shades: sRGB's grey for each level, for a grey profile.
-        transform: Conversion to sRGB, for any other profile.
+        arithmetic: Conversion to sRGB, if the profile is one for RGB that consists of curves and a
+            matrix, as most of them do; else None.
+        shades: Grey level in sRGB of each grey level, if the profile is one for grey; else None.
+        transform: Conversion to sRGB, if the profile is of another kind; else None.
     """
 
     space: str
@@ -63,7 +66,7 @@ class Profile(NamedTuple):
 
 
 def profile_in(info: Mapping[Any, Any]) -> bytes | None:
-    """Returns the colour profile that a picture's file holds, or that its EXIF implies, if any.
+    """Returns the colour profile that a picture's file holds or its EXIF implies; None if neither.
 
     Args:
         info: The attribute `info` of a `PIL.Image.Image`.
@@ -78,13 +81,14 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Reads a profile's conversion to sRGB; None if the profile is sRGB, damaged or unsupported."""
+    """Returns a profile's conversion to sRGB; None if it is sRGB's, damaged or unsupported."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # Results are compared, at 16 levels per colour: sRGB's profile exists in many versions.
+            # The results are compared, at 16 levels per colour, and not the profiles, because many
+            # versions of sRGB's profile exist.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)
@@ -140,7 +144,7 @@ def to_srgb(
 
 
 def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic | None:
-    """Reads a profile's curves and matrix; None if it lacks them, or they are not to be used."""
+    """Returns a profile's curves and matrix; None if it lacks them, or prefers to use tables."""
     tags = {kind: content[begin : begin + size] for kind, begin, size in _tags(content)}
     # A profile's conversion tables, if it has any, take precedence over its curves and matrix.
     if not opened.profile.is_matrix_shaper or tags.keys() & {b"A2B0", b"A2B1"}:
@@ -156,7 +160,8 @@ def _arithmetic(content: bytes, opened: ImageCms.ImageCmsProfile) -> Arithmetic 
 
     matrix = np.linalg.solve(primaries(_srgb().profile), primaries(opened.profile))
     linear = np.round(65535 * np.clip(np.stack(curves, -1), 0, 1))
-    # Most profiles have one curve for all colours; looking it up takes half the time of three.
+    # Most profiles have one curve for all colours. Looking up values in one curve takes half the
+    # time that looking them up in three curves takes.
     linear = linear[:, :1] if (linear == linear[:, :1]).all() else linear
     return Arithmetic(linear[None].astype(np.uint16), matrix.astype(np.float32))
 
@@ -209,7 +214,7 @@ def look_up(places: UInt16[np.ndarray, "*shape"], table: np.ndarray) -> np.ndarr
 
 
 def inks_to_rgb(image: Image.Image, content: bytes | None) -> Image.Image:
-    """Returns a CMYK picture in sRGB, converted by its profile if that is for CMYK."""
+    """Converts a CMYK picture to sRGB, with the help of its profile if that is one for CMYK."""
     profile = load_profile(content) if content else None
     if profile is None or profile.space != "CMYK" or profile.transform is None:
         return image.convert("RGB")
@@ -238,9 +243,10 @@ def profile_name(content: bytes) -> str:
 
 @lru_cache(1)
 def adobe_rgb() -> bytes:
-    """Returns a profile of Adobe RGB (1998), for pictures whose EXIF only refers to it.
+    """Returns a profile of Adobe RGB (1998), for pictures that name it in EXIF but do not hold it.
 
-    Source: Adobe RGB (1998) Color Image Encoding, 2005-05: primaries adapted to D50, gamma 563/256.
+    Source: Adobe RGB (1998) Color Image Encoding, 2005-05, for the primaries, which are adapted to
+    D50, and for the gamma, which is 563/256.
     """
     primaries = [
         (0.60974, 0.31111, 0.01947),
@@ -258,7 +264,8 @@ def matrix_profile(name: str, primaries: list[tuple[float, float, float]], gamma
         primaries: X, Y and Z of red, green and blue, adapted to D50.
         gamma: Exponent of the tone curves.
     """
-    # lcms's sRGB profile, altered: its colours share one curve, and its name has 13 characters.
+    # The sRGB profile of lcms is altered. In this profile, all colours share one curve, and the
+    # name has 13 characters.
     content = bytearray(_srgb().tobytes())
     places = {kind: begin for kind, begin, _ in _tags(content)}
     for kind, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True):

@@ -1,9 +1,9 @@
 """Defines samplers, which decide which items an epoch draws, how often, and in which order.
 
 A sampler is a pure function `(labels, epoch, seed) -> places`, where the places are indices into
-the labels. It keeps nothing from one epoch to the next, so training can be resumed anywhere, and
-every process arrives at the same order by itself. All epochs have the same number of draws; an item
-that is drawn twice is augmented in two different ways.
+the labels. It keeps no state from one epoch to the next, so training can be resumed at any step,
+and every process arrives at the same order by itself. All epochs have the same number of draws. An
+item that is drawn twice in an epoch is augmented in two different ways.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Labels = Int[np.ndarray, "items"]
 Order = Int[np.ndarray, "draws"]
 Sampler = Callable[[Labels, int, int], Order]
 
-# Classes count as unequal if the largest has at least this many times the items of the smallest.
+# Classes count as unequal if the largest class has at least this many times as many items as the
+# smallest one.
 IMBALANCE = 3.0
 
 
@@ -41,7 +42,7 @@ def sequential(labels: Labels, epoch: int = 0, seed: int = 0) -> Order:
 
 
 def shuffled(labels: Labels, epoch: int, seed: int = 0) -> Order:
-    """Draws each item once, in a new order each epoch.
+    """Draws each item once, in a new order in every epoch.
 
     Args:
         labels: Classes of the items; only the number of items matters.
@@ -70,20 +71,21 @@ def balanced(
     weights: Sequence[float] | None = None,
     power: float = 0.0,
 ) -> Order:
-    """Draws each class equally often, or by its weight, with as many draws as there are items.
+    """Draws from each class equally often, or in proportion to its weight.
 
-    The items of a class are drawn equally often too: all of them before any is drawn again. If a
-    class's share of the draws is not a whole number, it is rounded up or down at random, so that it
-    is right on average (systematic sampling; Madow, 1949).
+    There are as many draws as there are items. The items of a class are drawn equally often too:
+    all of them are drawn before any is drawn again. If the number of draws that a class should get
+    is not a whole number, it is rounded up or down at random, so that it is right on average
+    (systematic sampling; Madow, 1949).
 
     Args:
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        weights: How often each class is drawn, relative to the others; None takes the number of its
-            items, raised to the power of `power`. A class without items is not drawn.
-        power: Exponent: 0 draws all classes equally often, 1 as often as they occur; 0.5 is a
-            compromise (Mahajan et al., 1805.00932).
+        weights: How often each class is drawn, relative to the others; None takes the number of the
+            class's items, raised to the power of `power`. A class without items is not drawn.
+        power: Exponent that is used if `weights` is None. With 0, all classes are drawn equally
+            often; with 1, as often as they occur; 0.5 is a compromise (Mahajan et al., 1805.00932).
 
     Raises:
         ConfigError: A class has no valid weight, or no class would be drawn.
@@ -100,15 +102,15 @@ def balanced(
     wanted = counts**power if weights is None else np.asarray(weights, float)
     if len(wanted) < len(counts) or not np.all((wanted >= 0) & np.isfinite(wanted)):
         raise ConfigError(
-            f"balanced: weights = {weights}: should be {len(counts)} numbers, at least 0, one for "
-            "each class"
+            f"balanced: weights = {weights}: should be {len(counts)} numbers of at least 0, one "
+            "for each class"
         )
     wanted = wanted[: len(counts)] * (counts > 0)
     if not wanted.sum():
-        raise ConfigError(f"balanced: weights = {weights}: leave no item to draw")
+        raise ConfigError(f"balanced: weights = {weights} leave no item to draw")
     generator = _generator(seed, epoch)
     until = np.cumsum(wanted) / wanted.sum() * len(labels) + generator.uniform()
-    # Set exactly, so that rounding errors do not change the number of draws.
+    # The last limit is set exactly, so that rounding errors do not change the number of draws.
     until[np.flatnonzero(wanted)[-1] :] = len(labels)
     draws = np.diff(np.floor(until).astype(int), prepend=0)
     of_classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
@@ -154,7 +156,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def imbalance(labels: Labels, classes: int) -> float:
-    """Returns the ratio of the largest class's size to the smallest's; an empty class counts as 1.
+    """Returns the ratio of the largest class's size to the smallest's; sizes count as at least 1.
 
     Example:
         >>> imbalance(np.array([0, 0, 0, 1]), classes=2)
@@ -200,7 +202,8 @@ def draw(
         draws: Expected number of draws; None allows any number above 0.
 
     Raises:
-        ConfigError: The sampler returns anything but the wanted number of indices into the labels.
+        ConfigError: The sampler does not return indices into the labels, or not as many as it
+            should.
     """
     order = np.asarray(sampler(labels, epoch, seed))
     given = f"data.sampler = {describe_sampler(sampler)}: epoch {epoch}"

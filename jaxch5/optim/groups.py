@@ -1,7 +1,7 @@
 """Groups of layers, earliest first, which can be frozen or have learning rates of their own.
 
-Source: discriminative learning rates and gradual unfreezing, Howard and Ruder, 1801.06146; the
-groups `fastai` are those of fastai's `vision_learner`.
+Source: discriminative learning rates and gradual unfreezing, Howard and Ruder, 1801.06146. The
+choice of groups that is called `fastai` is that of fastai's `vision_learner`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-# A parameter's path in the tree, a key in `flatten_dict`'s result.
+# A parameter's path in the tree: a key of the dictionary that `flatten_dict` returns.
 ParamPath = tuple[str, ...]
 
 
 class Groups(NamedTuple):
-    """Holds groups of layers, each of one or several consecutive stages of a network.
+    """Holds groups of layers; each group consists of one or more consecutive stages of a network.
 
     Attributes:
         names: Names of the groups.
-        of: Function from the name of a top-level module to the index of its group.
+        of: Function that takes the name of a top-level module and returns its group's index.
         sizes: Number of stages in each group.
     """
 
@@ -38,7 +38,7 @@ def groups_of(
 
     Args:
         stages: Names of the stages, earliest first.
-        stage_of: Function from the name of a top-level module to its stage.
+        stage_of: Function that takes the name of a top-level module and returns its stage's name.
         sizes: Number of stages in each group.
 
     Example:
@@ -73,8 +73,9 @@ def frozen_paths(
     """Returns the paths of the parameters that are not trained.
 
     Args:
-        variables: The network's `params`, and the running statistics in `batch_stats`, which mark
-            batch norms. Other norms have no statistics, and are frozen with the layers around them.
+        variables: The network's `params`, and its running statistics in `batch_stats`, which show
+            which modules are batch norms. Norms of other kinds have no running statistics, and are
+            frozen with the layers around them.
         groups: Groups of the network's layers.
         frozen_to: Index of the first group that is not frozen; 0 freezes none.
         train_bn: Whether batch norms in frozen groups are trained nevertheless, as in fastai.
@@ -97,7 +98,7 @@ def frozen_paths(
 
 
 def partition(params: PyTree, frozen: frozenset[ParamPath]) -> tuple[PyTree, PyTree]:
-    """Splits parameters into a tree of trained ones and one of frozen ones; `merge` joins the two.
+    """Splits parameters into a tree of trained and a tree of frozen ones; `merge` joins them again.
 
     Example:
         >>> partition({"a": {"w": 1}, "b": {"w": 2}}, frozenset({("a", "w")}))

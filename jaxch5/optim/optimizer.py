@@ -39,7 +39,8 @@ WD = 0.01
 CLIP = 0.0
 ACCUMULATE = 1
 
-# Functions that return a transformation from gradients to steps; a rate scales the steps later.
+# Functions that return a transformation from gradients to steps; the steps are multiplied by the
+# learning rate later.
 OPTIMIZERS: dict[
     str, Callable[[ArrayLike, optax.GradientTransformation], optax.GradientTransformation]
 ] = {
@@ -60,23 +61,25 @@ def make_optimizer(
     accumulate: int = ACCUMULATE,
     no_decay: Collection[str] = (),
 ) -> optax.GradientTransformation:
-    """Makes an optimizer with decoupled weight decay and a rate for each group of parameters.
+    """Makes an optimizer with decoupled weight decay and a learning rate per group of parameters.
 
-    Rates and momentum are in the optimizer's state, so that a schedule can change them without
-    recompiling: see `with_hyperparams`. Biases and the scales and offsets of norms do not decay:
-    see `is_matrix`.
+    The learning rates and the momentum are part of the optimizer's state, so that a schedule can
+    change them without recompiling (see `with_hyperparams`). Weight decay is not applied to biases
+    and to the scales and offsets of norms (see `is_matrix`).
 
     Args:
-        name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 0.99 and eps 1e-5;
-            "adamw", the same with optax's constants, 0.999 and 1e-8; "lamb" (You et al.,
-            1904.00962); "sgd" with momentum.
+        name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 = 0.99 and eps = 1e-5;
+            "adamw", which is the same with optax's constants, b2 = 0.999 and eps = 1e-8; "lamb"
+            (You et al., 1904.00962); or "sgd", which is used with momentum.
         lr: Learning rate, or a sequence of rates, one for each group.
-        momentum: Decay of the first moment.
-        wd: Weight decay, scaled by the learning rate (Loshchilov and Hutter, 1711.05101).
+        momentum: Decay rate of the gradients' running mean, or with "sgd" of their running sum.
+        wd: Weight decay, which is multiplied by the learning rate (Loshchilov and Hutter,
+            1711.05101).
         labels: Function that returns the index of each parameter's group; None makes one group.
-        clip: Largest norm of all gradients together; 0 does not clip.
-        accumulate: Number of steps whose mean gradient makes one update.
-        no_decay: Further parameters, by the last part of their path, that do not decay.
+        clip: Largest norm that all gradients together may have; if it is exceeded, they are scaled
+            down. 0 means that they never are.
+        accumulate: Number of steps whose gradients are averaged for one update.
+        no_decay: Further parameters without weight decay, given by the last part of their paths.
 
     Raises:
         ConfigError: There is no such optimizer.
@@ -111,8 +114,8 @@ def make_optimizer(
 def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns an optimizer that collects gradients, and applies their mean when an update is due.
 
-    It is an `optax.MultiSteps`; before each step, `with_update_due` has to set in its state whether
-    an update is due.
+    The optimizer is an `optax.MultiSteps`. Before each step, its state has to be passed through
+    `with_update_due`, which records there whether an update is due.
     """
     return optax.MultiSteps(optimizer, lambda steps: steps).gradient_transformation()
 
@@ -120,15 +123,16 @@ def accumulated(optimizer: optax.GradientTransformation) -> optax.GradientTransf
 def with_update_due(
     opt_state: optax.OptState, step: int | jax.Array, accumulate: int, steps_per_epoch: int
 ) -> optax.OptState:
-    """Sets whether the next gradient makes an update, in the state of an `accumulated` optimizer.
+    """Records in the state of an `accumulated` optimizer whether the next step makes an update.
 
-    Every `accumulate` steps make an update, and so do the steps left at the end of an epoch.
+    An update is made after every `accumulate` steps of an epoch, and after the last step of the
+    epoch if there are steps left over.
 
     Args:
         opt_state: State of the optimizer.
         step: Number of steps done before this one.
-        accumulate: Number of steps whose mean gradient makes an update.
-        steps_per_epoch: Training batches in an epoch.
+        accumulate: Number of steps whose gradients are averaged for an update.
+        steps_per_epoch: Number of training batches in an epoch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,17 +148,18 @@ def with_update_due(
     """
     place = step % steps_per_epoch
     due = ((place + 1) % accumulate == 0) | (place + 1 == steps_per_epoch)
-    # Gradients are counted by the state, not by `step`: a step skipped in float16 has added none.
+    # How many gradients were added is read from the state and not computed from `step`, because a
+    # step that was skipped in float16 has added none.
     summed = optax.tree_utils.tree_get(opt_state, "mini_step")
     return optax.tree_utils.tree_set(opt_state, gradient_step=summed + jnp.where(due, 1, 2))
 
 
 def is_matrix(params: PyTree, but: Collection[str] = ()) -> PyTree:
-    """Marks the parameters that decay: all but scalars, vectors, and biases of any shape.
+    """Marks the parameters with weight decay: all but scalars, vectors, and biases of any shape.
 
     Args:
         params: Parameters of a network.
-        but: Further parameters that do not decay, by the last part of their path.
+        but: Further parameters without weight decay, given by the last part of their paths.
 
     Example:
         >>> is_matrix({"kernel": np.ones((2, 2)), "bias": np.ones((2, 2)), "scale": np.ones(2)})

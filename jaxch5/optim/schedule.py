@@ -1,4 +1,4 @@
-"""Schedules of rates and of momentum, computed step by step on the host in float64."""
+"""Schedules of learning rates and of momentum, computed on the host in float64 for each step."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def one_cycle(
     div: float = DIV,
     div_final: float = DIV_FINAL,
 ) -> Schedule:
-    """Returns a one-cycle rate, which warms up to `lr_max`, then anneals to almost nothing.
+    """Returns a one-cycle rate, which warms up to `lr_max` and then anneals to almost nothing.
 
     Both parts are half cosine waves. Source: Smith and Topin, 1708.07120; the shape is that of
     fastai's `fit_one_cycle`.
 
     Args:
         lr_max: The highest rate.
-        steps: Number of training steps of the whole cycle.
+        steps: Number of training steps in the whole cycle.
         pct_start: Share of the steps, 0 to 1, in which the rate warms up.
         div: The first rate is `lr_max / div`.
         div_final: The rate after the last step is `lr_max / div_final`.
@@ -71,7 +71,7 @@ def one_cycle_momentum(
     """Returns a momentum that falls while the one-cycle rate rises, and rises while the rate falls.
 
     Args:
-        steps: Number of training steps of the whole cycle.
+        steps: Number of training steps in the whole cycle.
         pct_start: Share of the steps, 0 to 1, in which the rate warms up.
         moms: Momentum at the start, at the highest rate, and at the end.
 
@@ -113,18 +113,21 @@ def even_mults(start: float, stop: float, n: int) -> list[float]:
 
 
 def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY) -> list[float]:
-    """Returns a rate for each group of layers, earliest first, with fastai's meaning of a slice.
+    """Returns a rate for each group of layers, earliest first; a slice means the same as in fastai.
 
     Args:
         lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and a tenth
-            as much for the others; `slice(lo, hi)` is spread geometrically (`even_mults`).
+            of it for the others; `slice(lo, hi)` means rates from `lo` to `hi` that are spaced
+            geometrically (`even_mults`).
         groups: Number of groups.
-        layer_decay: Factor from the rate of each group to that of the group before it: group `g`,
-            counted from 0, has the rate `lr * layer_decay ** (groups - 1 - g)` (Clark et al.,
-            2003.10555; Bao et al., 2106.08254). With a slice or a single group, it must be 1.
+        layer_decay: Factor by which the rate of each group is multiplied to get the rate of the
+            group before it: group `g`, counted from 0, has the rate
+            `lr * layer_decay ** (groups - 1 - g)` (Clark et al., 2003.10555; Bao et al.,
+            2106.08254). With a slice or a single group, it must be 1.
 
     Raises:
-        ConfigError: A rate is missing or not above 0, or `layer_decay` should be 1 but is not.
+        ConfigError: A rate is missing or not above 0, or `layer_decay` is not 1 although it must
+            be.
 
     Example:
         >>> group_rates(slice(1e-3), 3)
@@ -138,7 +141,7 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     if not isinstance(lr, slice):
         rates = [lr * layer_decay ** (groups - 1 - group) for group in range(groups)]
     elif lr.stop is None:
-        raise ConfigError(f"lr = {lr}: a slice of rates needs its last one, as in slice(1e-3)")
+        raise ConfigError(f"lr = {lr}: a slice of rates needs the last rate, as in slice(1e-3)")
     elif lr.start is None:
         rates = [lr.stop / 10] * (groups - 1) + [lr.stop]
     elif min(lr.start, lr.stop) > 0:
@@ -164,25 +167,27 @@ def fine_tune_schedule(
 ) -> Float[np.ndarray, "steps groups"]:
     """Returns the rates of all groups for both phases of fastai's `fine_tune`, step by step.
 
-    The first phase trains the new head in one cycle, nearly all of it the rise to `base_lr`
-    (`pct_start` 0.99, `div` 25). Frozen groups have rates too, as in fastai's records, but are
-    not trained. The second phase trains all groups in one cycle each, with highest rates from
-    `base_lr / 2 / lr_mult` for the earliest to `base_lr / 2` for the head, spaced geometrically.
+    The first phase trains the new head in one cycle, nearly all of which is the rise to `base_lr`
+    (`pct_start` is 0.99, and `div` is 25). Frozen groups have rates too, as in fastai's records,
+    but are not trained. The second phase trains all groups, each in one cycle. The highest rates of
+    these cycles are spaced geometrically, from `base_lr / 2 / lr_mult` for the earliest group to
+    `base_lr / 2` for the head.
 
     Args:
-        epochs: Epochs of the second phase.
-        steps_per_epoch: Training batches in an epoch.
-        base_lr: Highest rate of the first phase.
-        freeze_epochs: Epochs of the first phase.
+        epochs: Number of epochs in the second phase.
+        steps_per_epoch: Number of training batches in an epoch.
+        base_lr: Highest rate in the first phase.
+        freeze_epochs: Number of epochs in the first phase.
         groups: Number of groups of layers.
-        lr_mult: Ratio of the head's rate to the earliest group's, in the second phase.
-        pct_start, div: Shape of the second phase; see `one_cycle`.
-        div_final: Shape of both phases; see `one_cycle`.
-        layer_decay: Factor between groups, as in `group_rates`; if not 1, it replaces `lr_mult` and
-            applies to both phases.
+        lr_mult: Ratio of the head's rate to that of the earliest group, in the second phase.
+        pct_start, div: Shape of the cycles in the second phase; see `one_cycle`.
+        div_final: Shape of the cycles in both phases; see `one_cycle`.
+        layer_decay: Factor between the rates of groups, as in `group_rates`; if it is not 1, it
+            replaces `lr_mult` and applies to both phases.
 
     Raises:
-        ConfigError: Both `lr_mult` and `layer_decay` are given, or `group_rates` refuses a value.
+        ConfigError: Both `lr_mult` and `layer_decay` differ from their defaults, or `group_rates`
+            raises an error.
 
     Example:
         >>> rates = fine_tune_schedule(epochs=2, steps_per_epoch=5)
@@ -216,11 +221,11 @@ def fine_tune_momentum(
     """Returns the momentum of `fine_tune`, step by step, to go with `fine_tune_schedule`.
 
     Args:
-        epochs: Epochs of the second phase.
-        steps_per_epoch: Training batches in an epoch.
-        freeze_epochs: Epochs of the first phase.
-        pct_start: Shape of the second phase; see `one_cycle`.
-        moms: Momentum of both phases; see `one_cycle_momentum`.
+        epochs: Number of epochs in the second phase.
+        steps_per_epoch: Number of training batches in an epoch.
+        freeze_epochs: Number of epochs in the first phase.
+        pct_start: Shape of the cycle in the second phase; see `one_cycle`.
+        moms: Momentum in both phases; see `one_cycle_momentum`.
 
     Example:
         >>> fine_tune_momentum(epochs=2, steps_per_epoch=5)[[0, 5]].tolist()
@@ -253,14 +258,14 @@ def _fine_tune_phases(
 def flat_cosine(
     lr_max: float, steps: int, pct_start: float = 0.75, div_final: float = DIV_FINAL
 ) -> Schedule:
-    """Returns a rate that is `lr_max` for a share of the steps, then falls as half a cosine wave.
+    """Returns a rate that stays at `lr_max` for some steps, then falls along half a cosine wave.
 
     Source: fastai's `fit_flat_cos`.
 
     Args:
         lr_max: The highest rate.
         steps: Number of training steps.
-        pct_start: Share of the steps, 0 to 1, at `lr_max`.
+        pct_start: Share of the steps, 0 to 1, in which the rate is `lr_max`.
         div_final: The rate after the last step is `lr_max / div_final`.
 
     Example:
@@ -276,7 +281,7 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
 
     Args:
         lr_min, lr_max: Lowest and highest rate.
-        steps_per_cycle: Steps from one lowest rate to the next.
+        steps_per_cycle: Number of steps from one lowest rate to the next.
 
     Example:
         >>> rate = triangular(0.0, 1.0, steps_per_cycle=4)
@@ -292,15 +297,15 @@ def triangular(lr_min: float, lr_max: float, steps_per_cycle: int) -> Schedule:
 
 
 def sgdr(lr_max: float, steps: int, factor: float = 2.0, lr_min: float = 0.0) -> Schedule:
-    """Returns a rate that falls as half a cosine wave and restarts, with waves that become longer.
+    """Returns a rate that falls along half a cosine wave and restarts, in waves that grow longer.
 
     Source: Loshchilov and Hutter, 1608.03983.
 
     Args:
         lr_max: Rate at each restart.
-        steps: Number of steps of the first wave.
-        factor: Ratio of each wave's number of steps to the previous wave's; at least 1.
-        lr_min: Rate that each wave falls to.
+        steps: Number of steps in the first wave.
+        factor: How many times as many steps each wave has as the wave before it; at least 1.
+        lr_min: Rate to which each wave falls.
 
     Example:
         >>> rate = sgdr(1.0, steps=2)

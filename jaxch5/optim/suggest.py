@@ -1,7 +1,7 @@
-"""Suggests learning rates by several rules, from the losses of a sweep over rates.
+"""Suggests learning rates by several rules, from the losses of a sweep over learning rates.
 
 A sweep raises the rate from step to step, evenly on a logarithmic scale. The rules look at the
-smoothed losses of the steps between the noisy start and the explosion at the end.
+smoothed losses of the steps between the noisy start and the explosion of the loss at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from jaxch5.errors import ConfigError, TrainingError
 Rates = Float[np.ndarray, "steps"]
 Losses = Float[np.ndarray, "steps"]
 
-# Number of steps at the end of a sweep, where the loss explodes, that the rules ignore.
+# Number of steps that the rules ignore at the end of a sweep, where the loss explodes, and the
+# smallest number of steps that must be left for the rules.
 STEPS_LEFT_OUT = 5
 FEWEST_STEPS = 8
 
@@ -24,7 +25,7 @@ FEWEST_STEPS = 8
 def valley(lrs: Rates, losses: Losses) -> float:
     """Returns a rate in the middle of the longest valley: the longest run of ever lower losses.
 
-    The run may skip steps whose losses are not lower. Source: fastai's `valley`.
+    A run may skip steps at which the loss is not lower. Source: fastai's `valley`.
     """
     length = np.ones(len(losses), int)
     for step in range(1, len(losses)):
@@ -38,9 +39,11 @@ def valley(lrs: Rates, losses: Losses) -> float:
 
 
 def slide(lrs: Rates, losses: Losses, width: int = 15, threshold: float = 0.005) -> float:
-    """Moves a window left; returns the rate at the left of the last one whose ends differ in slope.
+    """Moves a window to the left while its ends differ in slope; returns the rate at its left end.
 
-    Source: fastai's `slide`.
+    The window begins at the highest rates. The rate returned is that of the last window at whose
+    ends the slopes of the loss differ by more than `threshold`; if there is none, it is that of the
+    first window. Source: fastai's `slide`.
     """
     slope = np.gradient(losses)
     right = len(losses) - 1
@@ -65,7 +68,8 @@ def steep(lrs: Rates, losses: Losses) -> float:
 def last_decrease(lrs: Rates, losses: Losses) -> float:
     """Returns the last rate at which the loss clearly falls (fastbook's second rule of thumb).
 
-    "Clearly" means with at least a tenth of the steepest slope, and before the lowest loss.
+    "Clearly" means that the slope is at least a tenth of the steepest slope, and that the lowest
+    loss is still to come.
     """
     slope = np.diff(losses) / np.diff(np.log(lrs))
     falling = np.flatnonzero(slope[: max(1, int(np.argmin(losses)))] <= slope.min() / 10)
@@ -80,13 +84,13 @@ RULES: dict[str, Callable[[Rates, Losses], float]] = {
     "last_decrease": last_decrease,
 }
 
-# The recommended rule, fastai's default, is cautious; `minimum`, from fastbook, is bold.
-# Rates between those of the two rules are worth trying.
+# The recommended rule, which is fastai's default, is cautious; `minimum`, which is from fastbook,
+# is bold. Rates between the suggestions of these two rules are worth trying.
 RECOMMENDED, BOLD = "valley", "minimum"
 
 
 def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
-    """Refuses unknown rules, and a sweep that leaves too few steps for the rules.
+    """Raises an error if a rule is unknown, or if a sweep leaves too few steps for the rules.
 
     Raises:
         ConfigError: There is no such rule, or there are too few steps.
@@ -94,8 +98,8 @@ def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
     Example:
         >>> check_sweep(5)
         Traceback (most recent call last):
-        jaxch5.errors.ConfigError: num_it = 5: should be at least 14: the first tenth and the last \
-5 steps are left out
+        jaxch5.errors.ConfigError: num_it = 5: should be at least 14, because the first tenth and \
+the last 5 steps are left out
     """
     for name in names:
         if name not in RULES:
@@ -104,7 +108,7 @@ def check_sweep(num_it: int, names: Sequence[str] = ()) -> None:
     fewest += fewest // 10
     if num_it < fewest:
         raise ConfigError(
-            f"num_it = {num_it}: should be at least {fewest}: the first tenth and the last "
+            f"num_it = {num_it}: should be at least {fewest}, because the first tenth and the last "
             f"{STEPS_LEFT_OUT} steps are left out"
         )
 
@@ -118,10 +122,10 @@ def _too_few(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> str:
     if len(lrs) < num_it:
         return (
             f"the loss exploded after {len(lrs)} of {num_it} steps, at a rate of {lrs[-1]:.1e}: "
-            f"too soon to judge; start at a lower rate than {lrs[0]:.1e} (start_lr) or take "
-            "more steps (num_it)"
+            f"too soon to suggest a rate; start at a lower rate than {lrs[0]:.1e} (start_lr) or "
+            "take more steps (num_it)"
         )
-    return f"a sweep of {num_it} steps leaves too few to judge by: take more (num_it)"
+    return f"a sweep of {num_it} steps leaves too few of them for the rules; take more (num_it)"
 
 
 def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> dict[str, float]:
@@ -130,11 +134,11 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float], num_it: int) -> di
     Args:
         lrs: Rate of each step, rising.
         losses: Smoothed loss after each step.
-        num_it: Number of steps planned for the sweep; a tenth of this number is ignored at the
-            start, and the last five steps taken are ignored at the end.
+        num_it: Number of steps planned for the sweep. A tenth as many steps are ignored at the
+            start; at the end, the last five steps that were taken are ignored.
 
     Raises:
-        TrainingError: Too few steps were taken to judge by.
+        TrainingError: Too few steps were taken to suggest a rate.
 
     Example:
         >>> lrs = np.geomspace(1e-7, 10, 100)

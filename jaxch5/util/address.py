@@ -1,4 +1,4 @@
-"""Handles locations: paths, the Hugging Face Hub, and URLs, whose `//` a `Path` would shorten."""
+"""Handles locations: paths, names on the hub, and URLs, in which a `Path` would shorten `//`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pydantic_core import CoreSchema, core_schema
 
 from jaxch5.errors import ConfigError, WeightsError
 
-# Extensions of files with weights: PyTorch's pickles (`.bin` on the hub, `.ckpt` by Lightning, and
-# `.tar` as in `model.pth.tar`), and safetensors, whose files execute nothing when they are read.
+# Extensions of files with weights. Most are extensions of PyTorch's pickles: `.bin` is used on the
+# hub, `.ckpt` is used by Lightning, and `.tar` occurs in names such as `model.pth.tar`. To read a
+# file of safetensors cannot run code.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
 # The end of the message about a run that does not exist.
 LISTED = "to list the runs in runs/, use jaxch5 runs"
-# Words for no weights ("none"), and for weights that are not chosen yet ("auto").
+# Values that stand for no weights ("none") and for weights that are yet to be chosen ("auto").
 NO_WEIGHTS = ("none", "auto")
-# Matches a tag, timm's NAME.TAG, or a repository of the hub; each may end in a revision.
+# Matches a tag of weights, timm's NAME.TAG, or a repository on the hub, with or without a revision.
 ON_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?:@\w[\w.-]*)?", re.ASCII)
 
 
 class Address(str):
-    """Address of files that fsspec can reach; settings accept it in place of a `pathlib.Path`.
+    """The address of files that fsspec can reach; settings accept it in place of a `pathlib.Path`.
 
     Example:
         >>> Address("s3://bucket/flowers").name
@@ -58,7 +59,7 @@ def expanded(path: Path) -> Path:
 
     Raises:
         ConfigError: The path begins with `~` and the name of a nonexistent user, as in `~photos`.
-            The error of `Path.expanduser` would not name the path.
+            (The error that `Path.expanduser` raises would not name the path.)
 
     Example:
         >>> expanded(Path("~/photos")) == Path.home() / "photos"
@@ -85,10 +86,10 @@ def learners_file(path: str | Path) -> Path:
 
 
 def run_or_learner(path: str | Path) -> Path:
-    """Returns the path of a run or a learner's file.
+    """Returns the path of a run's folder or of a learner's file.
 
     Raises:
-        WeightsError: The name has no extension, and there is no such run and no such file.
+        WeightsError: The name has no extension, and there is neither such a run nor such a file.
 
     Example:
         >>> run_or_learner(".")
@@ -96,12 +97,12 @@ def run_or_learner(path: str | Path) -> Path:
     """
     given, file = expanded(Path(path)), learners_file(path)
     if file != given and not file.exists():
-        raise WeightsError(f"{given}: there is no such run, nor a file {file.name}; {LISTED}")
+        raise WeightsError(f"{given}: there is no such run, and no file {file.name}; {LISTED}")
     return file
 
 
 def is_on_hub(weights: str) -> bool:
-    """Checks whether weights are "imagenet", a tag, or a repository of the hub, and not a path.
+    """Checks whether `weights` is "imagenet", a tag or a repository on the hub, and not a path.
 
     Example:
         >>> is_on_hub("a1_in1k"), is_on_hub("timm/resnet50.a1_in1k@v2"), is_on_hub("a/resnet18.pth")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 _LEARNER = 'jx.vision_learner(data, "resnet34"'
 _DATA = "jx.DataBlock(source, split, presize=460, size=224)"
 _ONE_CLASS = "left out: a data block has pictures with one class each"
-_WEIGHTS_KNOW = "left out: mean and deviation come with the weights"
+_WEIGHTS_KNOW = "left out: mean and standard deviation come with the weights"
 
-# By class or package. Entries with "left out" say why there is no counterpart; others are code.
+# Keyed by the name of the class or package. Entries that begin with "left out" say why there is no
+# counterpart, or what else to use; all other entries are code.
 INSTEAD: dict[str, dict[str, str]] = {
     "jaxch5": {
         "untar_data": "jx.from_archive(path)",
@@ -38,12 +39,12 @@ INSTEAD: dict[str, dict[str, str]] = {
             "jx.plot_augmentations(picture)",
         ),
         **dict.fromkeys(("PILImage", "tensor"), "left out: paths, files and arrays are accepted"),
-        **dict.fromkeys(("subplots", "plot_function"), "left out: use matplotlib's"),
+        **dict.fromkeys(("subplots", "plot_function"), "left out: use matplotlib's functions"),
         "Inf": "data.show_batch(1, 3, unique=True)",
         "show_image": "data.show_batch(1, 1)",
         "verify_images": "jx.readable(source)",
         "L": "left out: use lists, tuples and NumPy arrays",
-        "Path": "left out: it is pathlib's",
+        "Path": "left out: use pathlib.Path",
         "cnn_learner": f"{_LEARNER})",
         **{
             f"resnet{depth}": f'jx.vision_learner(data, "resnet{depth}")'
@@ -146,20 +147,21 @@ def missing(name: str, *owners: str) -> str:
 
     Args:
         name: Name of the attribute.
-        owners: Name of the class that lacks it, and names of its bases; or name of the package.
+        owners: Name of the class that lacks the attribute, and names of its base classes; or the
+            name of the package.
 
     Example:
         >>> missing("vocab", "Data")
-        "Data.vocab: a name of fastai's; here it is data.classes"
+        "Data.vocab: this is fastai's name; here it is data.classes"
         >>> missing("nonsense", "Data")
         ''
     """
     found = [INSTEAD[owner][name] for owner in owners if name in INSTEAD.get(owner, {})]
-    return f"{owners[0]}.{name}: a name of fastai's; here it is {found[0]}" if found else ""
+    return f"{owners[0]}.{name}: this is fastai's name; here it is {found[0]}" if found else ""
 
 
 class NamesFastai:
-    """Base of classes whose errors about fastai's attributes say what jaxch5 calls them."""
+    """Base of classes that answer the names of fastai's attributes with jaxch5's counterparts."""
 
     # With this method, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxch5.errors import CheckpointError
 
-# Marks figures that commands save, in their metadata, so that they are not mistaken for data.
+# Written into the metadata of figures that commands save, so that they are not mistaken for data.
 DRAWN_BY = "jaxch5"
 
 
@@ -27,7 +27,8 @@ def making(path: Path, alone: bool = False) -> Iterator[Path]:
 
     Args:
         path: Final path of the file or folder; the temporary path is in the same folder.
-        alone: Whether nobody else writes to `path`; what a killed process left is then overwritten.
+        alone: Whether nobody else writes to `path`. If so, the temporary path is always the same,
+            so that what a killed process left there is overwritten.
 
     Raises:
         OSError: The file or folder cannot be moved into place.
@@ -83,7 +84,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def unused(path: Path, suffix: str = "") -> Path:
-    """Returns a path with a suffix and, if something exists there, with a number from 2 on.
+    """Returns a path with a suffix; if that path exists, a number from 2 on precedes the suffix.
 
     Example:
         >>> unused(Path("no such folder/suspects"), ".csv").name

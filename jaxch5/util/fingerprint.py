@@ -1,7 +1,7 @@
 """Computes fingerprints of functions and of what they close over, as they are in memory.
 
-Two functions with the same fingerprint do the same, and so may share a compiled program. A value
-that cannot be told apart from all others has no fingerprint.
+Two functions with the same fingerprint do the same thing, and so may share a compiled program. A
+value has no fingerprint if it cannot be told apart from all other values.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
     types and what they hold. A function's globals are not examined; see `code_of`.
 
     Args:
-        value: Value, function, or a container of them.
-        known: Function from a module's name to whether values from the module may be identified:
-            types by their names, and others as described above.
+        value: A value, a function, or a container of values and functions.
+        known: Function that takes a module's name and returns whether values from the module may be
+            identified: types by their names, and other values as described above.
 
     Raises:
         UnknownError: The value holds something that is neither known nor made of known parts.
@@ -53,14 +53,14 @@ def fingerprint(value: Any, known: Callable[[str], bool]) -> str:
 def code_of(modules: Collection[str], known: Callable[[str], bool]) -> str:
     """Returns a fingerprint of all that modules define, as it is in memory, and of their files.
 
-    What a module does when it is imported, such as passing options to a decorator, leaves no code
-    in memory, but its file shows it.
+    The files are included because some of what a module does when it is imported, such as passing
+    options to a decorator, leaves no code in memory.
 
     Args:
         modules: Names of modules that were imported.
-        known: Function from a module's name to whether functions that the module creates may be
-            identified by their code and what they hold. If a lambda or an inner function of any
-            other module is found, the fingerprint equals no other.
+        known: Function that takes a module's name and returns whether functions that the module
+            creates may be identified by their code and by what they hold. If a lambda or an inner
+            function is found that another module has created, the fingerprint equals no other.
     """
     walk = _Walk(known, frozenset(modules))
     defined = []
@@ -87,7 +87,7 @@ class _Walk:
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def collect(self, value: Any, add: Callable[[str], object]) -> None:
-        """Adds words that tell values apart; a number stands for an object met before."""
+        """Adds words that tell values apart; a number stands for an object that was met before."""
         kind = type(value)
         if kind in PLAIN:
             add(f"{kind.__name__} {value!r}")
@@ -156,14 +156,15 @@ class _Walk:
             return (where,) if known else None
         if value.__module__ not in self.inside:
             return (where,)
-        # Documentation, and what Python and pydantic add to a class, some of it over time.
+        # Left out are the documentation, and what Python and pydantic add to a class, some of which
+        # they add only while the class is used.
         skipped = (
             "__dict__", "__weakref__", "__doc__", "__slotnames__", "__pydantic_core_schema__"
         )  # fmt: skip
         return where, {name: one for name, one in vars(value).items() if name not in skipped}
 
     def named(self, value: Any) -> tuple[Any, ...] | None:
-        """Returns the parts of a value if its name leads to it, as for `jax.nn.relu`; else None."""
+        """Returns the parts of a value that its name leads to, such as `jax.nn.relu`; else None."""
         module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, BuiltinFunctionType):
             module = module or "builtins"
@@ -174,7 +175,7 @@ class _Walk:
             found = getattr(found, part, None)
         if found is not value:
             return None
-        # Its attributes are parts too, such as the custom gradient of a function.
+        # The value's attributes are parts too, such as the custom gradient of a function.
         held = getattr(value, "__dict__", {}).items() if self.lenient else ()
         return f"name {module} {name}", *held
 
@@ -197,7 +198,7 @@ class _Walk:
             names = (field.name for field in fields(value) if field.name not in of_flax)
             return where, kind, *((name, getattr(value, name)) for name in names)
         if isinstance(kind.__init__, FunctionType) and "<locals>" not in kind.__qualname__:
-            # An object that Python code initializes has all of its state in its attributes.
+            # If Python code initializes an object, all of the object's state is in its attributes.
             has_slots = any("__slots__" in vars(base) for base in kind.__mro__)
             return None if has_slots else (where, kind, *vars(value).items())
         return None

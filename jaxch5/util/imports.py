@@ -1,4 +1,4 @@
-"""Imports a user's own objects by their paths, such as losses, metrics, tasks and hooks."""
+"""Imports a user's own objects, such as losses, metrics, tasks and hooks, by import paths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
         setting: Name of the setting, for messages.
 
     Raises:
-        ValueError: The value is neither known nor an import path; pydantic passes on its message.
+        ValueError: The value is neither known nor an import path; pydantic catches this error, and
+            passes on its message.
 
     Example:
         >>> check_choice("focal", ("cross_entropy", "focal"), "fit.loss")
@@ -49,7 +50,7 @@ def check_choice(value: str, known: Sequence[str], setting: str) -> str:
 def load_object(path: str, setting: str) -> Any:
     """Imports the object that an import path names.
 
-    The module is found by `import`, for which commands also search the current folder.
+    The module is looked for where `import` looks; in commands, that includes the current folder.
 
     Args:
         path: `package.module:name`.

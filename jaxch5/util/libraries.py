@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Prefixes of libraries' variables, without CUDA_VISIBLE_DEVICES, which hides all GPUs if empty.
+# Prefixes of the environment variables that libraries read. CUDA_VISIBLE_DEVICES is not among them,
+# because an empty value is meant to hide all GPUs.
 PREFIXES = ("HF_", "HUGGINGFACE_", "JAX_", "TFDS_", "XDG_", "XLA_")
-# Loggers of checkpoint and cloud storage libraries, which log errors at length and raise them too.
+# Loggers of libraries for checkpoints and for cloud storage. These libraries log errors at length,
+# although they raise them too.
 LOUD = ("absl", "asyncio", "gcsfs")
 
 
@@ -28,7 +30,8 @@ def variable(name: str) -> str | None:
 def empty_is_unset() -> Iterator[None]:
     """Makes libraries that are imported in this context treat an empty variable as unset.
 
-    Some take an empty value literally: huggingface-hub would keep files in the current folder.
+    Some libraries take an empty value literally: for example, huggingface-hub would keep its files
+    in the current folder.
 
     Example:
         >>> with empty_is_unset():
@@ -85,7 +88,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Collects garbage less often, as importing jax creates many objects, most of which stay."""
+    """Has garbage collected less often: importing jax creates many objects, most of which stay."""
     threshold = gc.get_threshold()
     gc.set_threshold(50_000)
     try:

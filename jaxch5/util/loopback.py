@@ -14,7 +14,8 @@ from jaxch5.errors import ConfigError, Jaxch5Error
 
 # Only this machine can reach this address.
 HOST = "127.0.0.1"
-# Host names that a request may use; with any other name, it may come from a page of another site.
+# Host names that a request may use. A request with any other name may come from a page of another
+# site.
 NAMES = [HOST, "localhost"]
 # Maximum number of bytes that a page may send.
 LONGEST = 1_000_000
@@ -34,7 +35,7 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
 class Reply(NamedTuple):
-    """Holds an answer: content, its type, the status, and for how many seconds to cache it."""
+    """Holds an answer: content, its type, a status, and how many seconds to cache the content."""
 
     content: bytes
     kind: str = TEXT
@@ -64,9 +65,10 @@ def listening(port: int) -> socket.socket:
 def serve(server: socket.socket, respond: Respond) -> None:
     """Answers requests, with a thread for each connection, until the caller is interrupted.
 
-    Requests for another host's name are refused, so that no page of another site can read anything
-    by making the site's name resolve to this machine. What pages of other sites post is refused
-    too, by its origin; nor can they post JSON without the permission (CORS) that they never get.
+    A request that names another host is refused, so that no page of another site can read anything
+    by making that site's name resolve to this machine. A post from a page of another site is
+    refused as well, because of its origin. Besides, such a page could post JSON only with a
+    permission (CORS) that this server never gives.
 
     Args:
         server: Socket from `listening`.
@@ -86,17 +88,19 @@ def serve(server: socket.socket, respond: Respond) -> None:
             length = self.headers.get("Content-Length", "")
             if not length.isdecimal() or int(length) > LONGEST:
                 self.close_connection = True
-                return self._send(Reply(b"too long, or of unknown length", status=413))
+                return self._send(
+                    Reply(b"the request is too long, or of unknown length", status=413)
+                )
             body = self.rfile.read(int(length))
             origin = self.headers.get("Origin")
             if origin is not None and origin.removeprefix("http://") not in hosts:
-                return self._send(Reply(b"only pages of this server may post", status=403))
+                return self._send(Reply(b"only pages from this server may post", status=403))
             if self.headers.get_content_type() != JSON:
                 return self._send(Reply(b"JSON is expected", status=415))
             try:
                 posted = json.loads(body)
             except (ValueError, RecursionError):
-                return self._send(Reply(b"this is not JSON", status=400))
+                return self._send(Reply(b"the request is not valid JSON", status=400))
             self._respond(posted)
 
         def _respond(self, posted: Any) -> None:
@@ -109,7 +113,7 @@ def serve(server: socket.socket, respond: Respond) -> None:
             except Jaxch5Error as error:
                 reply = Reply(str(error).encode("utf-8", "backslashreplace"), status=422)
             except Exception:
-                self._send(Reply(b"a defect of jaxch5; the terminal shows where", status=500))
+                self._send(Reply(b"jaxch5 has a defect; the terminal shows where", status=500))
                 raise
             self._send(reply)
 
@@ -141,6 +145,6 @@ def serve(server: socket.socket, respond: Respond) -> None:
     pages = Server((HOST, port), Handler, bind_and_activate=False)
     pages.socket.close()
     pages.socket = server
-    # A page asks for several pictures at once.
+    # A page requests several pictures at once, so that many connections may be waiting.
     server.listen(128)
     pages.serve_forever(poll_interval=0.1)

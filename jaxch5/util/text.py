@@ -14,13 +14,13 @@ from rich.console import Console
 
 # Maximum number of a list's entries that are shown.
 SHOWN = 20
-# Stands for what is not a number, in tables and reports.
+# Shown in tables and reports in place of a value that is not a number.
 NO_NUMBER = "\N{EN DASH}"
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# A spinner's text, shown once for each size of pictures and batch.
-COMPILING = "compiling for these sizes, once"
+# A spinner's text, which is shown once for each combination of picture size and batch size.
+COMPILING = "compiling once for these sizes"
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -48,8 +48,8 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
     Args:
         count: Number of things.
-        one: Noun for one thing, and any other words of a sentence that depend on the count.
-        many: The same words for any other count; None adds an s to `one`.
+        one: Noun for one thing, with any other words of a sentence that depend on the count.
+        many: The same words in the form for any other count; None adds an s to `one`.
 
     Example:
         >>> counted(1, "picture"), counted(1200, "picture"), counted(0, "class", "classes")
@@ -92,7 +92,7 @@ class _Shown(NamedTuple):
 
 
 def shown_as_call(make: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a function so that the functions it returns print as the call that made them.
+    """Decorates a function so that the functions it returns are shown as the call that made them.
 
     Example:
         >>> @shown_as_call
@@ -147,9 +147,9 @@ def same_names(ones: Iterable[str], others: Iterable[str]) -> bool:
 def plain_console(stderr: bool = False) -> Console:
     """Makes a console whose lines are plain text in a notebook too.
 
-    In a notebook, rich shows each line as an HTML page of its own. If it is only told that this is
-    not a notebook, it assumes a terminal, because the kernel sets `FORCE_COLOR`, and prints codes
-    that move a terminal's cursor.
+    In a notebook, rich shows each line as an HTML page of its own. If rich is told only that this
+    is not a notebook, it assumes a terminal, because the kernel sets `FORCE_COLOR`, and then prints
+    codes that move a terminal's cursor.
 
     Args:
         stderr: Whether to write to standard error instead of standard output.
@@ -169,7 +169,7 @@ def progress_bar(console: Console | None = None) -> Progress:
     """Makes a progress bar that is erased at the end, and not drawn if `has_bars` is False.
 
     Args:
-        console: Console to draw the bar on; None takes standard error.
+        console: Console to draw the bar on; None means standard error.
     """
     from rich.progress import Progress
 
@@ -211,7 +211,8 @@ def print_row(console: Console, row: str, head: str) -> None:
     Args:
         console: Console to print on; one that is not a terminal gets all columns.
         row: Line to print, aligned with the head.
-        head: First line of the table, which names the columns; to print it, pass it as `row` too.
+        head: First line of the table, which names the columns. To print this line itself, pass it
+            as `row` too.
     """
     if console.is_terminal:
         ends = [name.end() for name in re.finditer(r"\S+", head)]

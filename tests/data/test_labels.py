@@ -77,8 +77,8 @@ def test_labels_out_of_range_are_refused_with_their_count_and_the_first_ones_nam
 
 
 NO_LABELS = {
-    "soft": ([[0.5, 0.5], [1, 0]], "rows should be one-hot"),
-    "two at once": ([[1, 1], [1, 0]], "rows should be one-hot"),
+    "soft": ([[0.5, 0.5], [1, 0]], "should be one-hot rows"),
+    "two at once": ([[1, 1], [1, 0]], "should be one-hot rows"),
     "rows of another length": (np.eye(3)[[0, 1]], r"shape \[2, 3\].*with 2 columns"),
     "a fraction": ([0.0, 0.5], "item 1 has 0.5"),
     "not a number": ([np.nan, 0.0], "item 0 has nan"),

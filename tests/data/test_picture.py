@@ -133,7 +133,7 @@ def cut():
 
 
 REFUSED = {
-    "floats": (np.full((4, 4), 0.5), r"float64 \[4, 4\].*from 0.5 to 0.5; if 1 is white: np.uint8"),
+    "floats": (np.full((4, 4), 0.5), r"float64 \[4, 4\].*from 0.5 to 0.5; if 1 is white, give np"),
     "no number": (np.full((4, 4, 3), np.nan), "float64.*nan"),
     "a JAX array of floats": (jnp.ones((4, 4, 3)), "float32"),
     "16 bits": (np.full((4, 4), 200, np.uint16), "is uint16"),
@@ -191,12 +191,12 @@ def test_from_arrays_refuses_at_once_what_needs_no_decoding(kind):
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        ("ab", "images are one picture"),
+        ("ab", "images is a single picture"),
         (np.zeros((2, 8), np.uint8), r"images: has shape \[8\]"),
         (np.zeros((2, 3, 8, 9), np.uint8), r"images: has shape \[3, 8, 9\]; move its channels"),
         (np.zeros((2, 8, 9, 3)), "images: is float64"),
         (np.zeros((2, 8, 9, 3), np.uint16), "images: is uint16"),
-        ((image for image in np.zeros((2, 8, 8), np.uint8)), "a generator, which cannot be read"),
+        ((image for image in np.zeros((2, 8, 8), np.uint8)), "generator, which cannot be read"),
         (Elsewhere(), "Elsewhere"),
         (None, "NoneType"),
     ],

@@ -112,7 +112,7 @@ def test_what_does_not_divide_is_right_on_average():
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, -1.0), (1.0, float("nan"))])
 def test_weights_that_cannot_be_are_one_line(weights):
-    with pytest.raises(ConfigError, match="should be 2 numbers, at least 0"):
+    with pytest.raises(ConfigError, match="should be 2 numbers of at least 0"):
         balanced(np.array([0, 1]), 0, 0, weights)
 
 

@@ -236,7 +236,7 @@ def test_what_is_no_learner_is_named(trained, exported, tmp_path):
         load_learner(exported["safetensors"])
     with pytest.raises(WeightsError, match=r"stablehlo\.safetensors: is neither a run nor"):
         load_learner(exported["stablehlo"])
-    with pytest.raises(WeightsError, match=r"nowhere: .* run, nor a file nowhere\.safetensors"):
+    with pytest.raises(WeightsError, match=r"nowhere: .* run, and no file nowhere\.safetensors"):
         load_learner(tmp_path / "nowhere")
     with pytest.raises(WeightsError, match=r"nowhere\.safetensors: there is no such run or file"):
         load_learner(tmp_path / "nowhere.safetensors")

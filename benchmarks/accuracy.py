@@ -175,7 +175,7 @@ def write_digits(folder: Path) -> None:
 
 
 def table(out: Path) -> dict[str, Any]:
-    """Returns a row for each set and starting point that has cells, and the mean difference."""
+    """Returns a row for each set and starting point that has cells, and the differences' mean."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for file in sorted(out.glob("*.json")):
         *parts, seed, side = file.stem.split(", ")

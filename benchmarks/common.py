@@ -1,4 +1,4 @@
-"""Provides what the benchmarks share: their arguments, taking turns, and the output of figures.
+"""Provides what the benchmarks share: parsing arguments, taking turns and printing figures.
 
 Both sides import this module, so importing it needs neither jaxch5 nor its peers. Only our side
 calls `use_device`, which does need jaxch5.

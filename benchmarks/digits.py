@@ -4,8 +4,8 @@ Our side runs `jaxch5 train` in a new process for each seed. The first process b
 cache of compiled programs, which it fills for the others. The peer is fastai's `vision_learner`,
 which trains a ResNet-18 from scratch on the same pictures and the same split. It trains for five
 epochs in one cycle with a highest learning rate of 3e-3. The pictures are presized to 40 pixels,
-the network's input has 32, and there are no flips. The peer runs in the interpreter that
-JAXCH5_PEER_PYTHON names (an environment installed from requirements.txt).
+the network's input is 32 by 32 pixels, and there are no flips. The peer runs in the interpreter
+that JAXCH5_PEER_PYTHON names (an environment installed from requirements.txt).
 
     JAXCH5_PEER_PYTHON=~/peer/bin/python python benchmarks/digits.py --seeds 5
 """

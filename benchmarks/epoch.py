@@ -1,9 +1,9 @@
-"""Compares the speed of entire epochs on JPEG files, including validation, with that of fastai.
+"""Compares our speed with fastai's over entire epochs of JPEG files, including validation.
 
-Both sides use the same files, split, augmentation and network, which is trained from scratch. It is
-checked that both have the same numbers of pictures, steps, classes and parameters, and pictures of
-the same size. fastai decodes in worker processes, and uses the channels-last layout on a GPU. The
-time of an epoch includes its start and its validation.
+Both sides use the same files, split, augmentation and network, which is trained from scratch. The
+benchmark checks that both have the same numbers of pictures, steps, classes and parameters, and
+pictures of the same size. fastai decodes in worker processes, and uses the channels-last layout on
+a GPU. The time of an epoch includes its start and its validation.
 
 With `--cache off`, our side decodes every file in every epoch, as fastai does. With `memory` and
 `device` it keeps the presized pictures, which fastai cannot do, and only epochs after the first one

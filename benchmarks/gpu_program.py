@@ -78,7 +78,12 @@ WORDS: dict[str, dict[str, Any]] = {
 
 
 def gpus_of(name: str, count: int = 1) -> list[Any]:
-    """Returns GPUs to compile for, by a name in `GPUS`; they need not be present."""
+    """Returns GPUs of the kind that `GPUS` describes; they need not be present to compile for them.
+
+    Args:
+        name: Name of the kind in `GPUS`.
+        count: Number of GPUs.
+    """
     target = TARGET.format(*GPUS[name])
     topology = f"1x1x{count}"
     return topologies.get_topology_desc("", "cuda", topology=topology, target_config=target).devices

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def time_of_heads(count: int = 10_000, channels: int = 512, classes: int = 101) -> dict[str, Any]:
-    """Measures the time, by the clock and of the processor, that all folds' linear layers take."""
+    """Measures how long all folds' linear layers take, by the clock and in processor time."""
     from jaxch5.results.out_of_fold import judge_by_heads, stratified_folds
 
     rng = np.random.default_rng(0)

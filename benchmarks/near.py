@@ -7,7 +7,7 @@ then looked up among all originals:
     python benchmarks/near.py flowers caltech --sheet pairs.png
 
 `--sheet` draws the groups that are found among the originals alone, since only a person can tell
-whether these are mistakes or true duplicates within the sets. If imagehash is installed in the
+whether these are mistakes or true duplicates. If imagehash is installed in the
 peer's environment (the one whose interpreter JAXCH5_PEER_PYTHON names; requirements.txt does not
 include it), its 64-bit `phash` is measured too, at two distances: the largest at which it finds no
 more pairs of originals than jaxch5 does, and 10 bits, which is often recommended.

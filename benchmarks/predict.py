@@ -127,7 +127,7 @@ def throughput(learn: Learner, source: Source, config: Config, repeats: int) -> 
 
 
 def attribution_of(picture: Path, repeats: int) -> dict[str, Any]:
-    """Measures the milliseconds of prediction and attribution and their difference, by network."""
+    """Measures prediction, attribution and their difference, in milliseconds, for each network."""
     import jaxch5 as jx
 
     found: dict[str, Any] = {}

@@ -177,7 +177,7 @@ def arrays(turns: int) -> dict[str, Any]:
 
 
 def saves_of_arrays(way: str, count: int = 600) -> None:
-    """Prints what a save costs in one way; a process should not call this for the other way too."""
+    """Prints what a save in one format costs; each format needs a process of its own."""
     import jax.numpy as jnp
     import numpy as np
     import orbax.checkpoint as ocp

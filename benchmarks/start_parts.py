@@ -2,9 +2,9 @@
 
 It takes one JSON document as its argument. `{"settings": ...}` trains with these settings to the
 end of the run; `{"predict": RUN, "picture": FILE}` predicts one picture. It prints one line of
-JSON. This contains the seconds that each phase takes, in order, by the clock and of the processor.
-For each kind of work that JAX does, in whatever phase, it contains the seconds by the clock, summed
-over all threads.
+JSON, which contains the seconds that each phase takes, in order, both by the clock and in processor
+time. For each kind of work that JAX does, in whatever phase, it also contains the seconds by the
+clock, summed over all threads.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ LAYOUTS = ("channels_last", "contiguous")
 ADAM = {"lr": 1e-4, "eps": 1e-8}
 # By how much our loss may differ from the peer's, as a share of the peer's. In the first step only
 # the forward passes matter; in the second, the gradients and Adam matter too. A GPU multiplies
-# float32 numbers in fewer bits.
+# float32 numbers with fewer bits.
 TOLERANCES = {("cpu", "fp32"): (1e-4, 1e-2), ("gpu", "fp32"): (5e-3, 5e-2)}
 HALF = (3e-2, 1e-1)
 

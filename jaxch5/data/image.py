@@ -57,7 +57,7 @@ def presize(
 
     Returns:
         The canvas, and the frame, which is a matrix that maps points of the unit square to points
-        of the canvas. The unit square stands for the region of the upright picture that was kept,
+        on the canvas. The unit square stands for the region of the upright picture that was kept,
         with x pointing right and y pointing down. On the canvas, lengths are in pixels, and the
         centres of pixels are at half integers, as in `Batch`.
 

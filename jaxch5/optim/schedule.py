@@ -116,9 +116,9 @@ def group_rates(lr: float | slice, groups: int, layer_decay: float = LAYER_DECAY
     """Returns a rate for each group of layers, earliest first; a slice means the same as in fastai.
 
     Args:
-        lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and a tenth
-            of it for the others; `slice(lo, hi)` means rates from `lo` to `hi` that are spaced
-            geometrically (`even_mults`).
+        lr: A float is the rate of all groups; `slice(hi)` means `hi` for the last group and `hi`
+            divided by 10 for the others; `slice(lo, hi)` means rates from `lo` to `hi` that are
+            spaced geometrically (`even_mults`).
         groups: Number of groups.
         layer_decay: Factor by which the rate of each group is multiplied to get the rate of the
             group before it: group `g`, counted from 0, has the rate

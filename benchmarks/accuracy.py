@@ -42,8 +42,8 @@ class Beginning(NamedTuple):
 
     Attributes:
         train: Kind of training. `one_cycle` trains all layers at the same learning rate, `frozen`
-            trains only the head, and `fine_tune` trains the head for one epoch and then each group
-            of layers at its own rate.
+            trains only the head, and `fine_tune` trains the head for one epoch and then every
+            group of layers at its own rate.
         lr: Highest learning rate of the cycle, or the `base_lr` of `fine_tune`.
         body: Whether training begins from weights that were learned on another set.
         method: How the pictures are made square, as in the setting `data.method`.

@@ -1,12 +1,12 @@
 """Compares our augmentation with fastai's batch transforms in quality and in speed.
 
-Quality: photographs are turned by 30 degrees, zoomed by 1.1 and cropped, which results in pictures
-of 128 by 128 pixels. These are compared with the results of the same mapping when it is computed
-with great effort, by 8x8 super-sampling with a bicubic kernel. The measure is the PSNR over those
-output pixels that come from inside the picture, and its median over the photographs is reported.
-Photographs that presizing would enlarge are left out. fastai's `affine_coord` gets the product of
-the matrices, which is the best that it can do. "one by one" turns, zooms, crops and shrinks a
-picture in four interpolations, of which the last one is antialiased.
+Quality: photographs are turned by 30 degrees, zoomed by 1.1 and cropped to 128 by 128 pixels. The
+results are compared with those of the same mapping when it is computed with great effort, by 8x8
+super-sampling with a bicubic kernel. The measure is the PSNR over those output pixels that come
+from inside the picture, and its median over the photographs is reported. Photographs that presizing
+would enlarge are left out. fastai's `affine_coord` gets the product of the matrices, which is the
+best that it can do. "one by one" turns, zooms, crops and shrinks a picture in four interpolations,
+of which the last one is antialiased.
 
 Speed: the sides take turns at processing batches, and the pictures per second from the canvas to
 the network's input are reported. Compiling and warming up are not included. Our side uses all

@@ -5,8 +5,8 @@ results are compared with those of the same mapping when it is computed with gre
 super-sampling with a bicubic kernel. The measure is the PSNR over those output pixels that come
 from inside the picture, and its median over the photographs is reported. Photographs that presizing
 would enlarge are left out. fastai's `affine_coord` gets the product of the matrices, which is the
-best that it can do. "one by one" turns, zooms, crops and shrinks a picture in four interpolations,
-of which the last one is antialiased.
+best that it can do. "one by one" turns, zooms, crops and shrinks a picture in four interpolations;
+only the last one is antialiased.
 
 Speed: the sides take turns at processing batches, and the pictures per second from the canvas to
 the network's input are reported. Compiling and warming up are not included. Our side uses all

@@ -1,1 +1,1 @@
-"""Augmentation: one matrix and one interpolation per picture, and changes of colour."""
+"""Augments pictures by one matrix and one interpolation per picture, and by changes of colour."""

@@ -18,13 +18,14 @@ from jaxch5.view import WHOLE, View
 def center(
     batch: Batch, size: Size, dtype: Any = jnp.float32, view: View = WHOLE
 ) -> Float[Array, "batch rows columns 3"]:
-    """Frames each picture about its middle, and returns it at `size` with values from 0 to 1.
+    """Frames each picture centrally, and returns it at the given size with values from 0 to 1.
 
     Args:
         batch: Presized pictures.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
-        view: Share of the framed part's sides that is kept (`crop_pct`), and `interpolation`.
+        view: Share of the framed part's height and width that is kept (`crop_pct`), and the filter
+            with which that part is resized (`interpolation`).
 
     Example:
         >>> import jax

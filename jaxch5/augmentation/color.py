@@ -2,11 +2,13 @@
 
 The magnitudes are fastai's; dm-pix does the arithmetic, except for contrast. Brightness and
 contrast act on logits, as in fastai, so that black stays black, white stays white and no value
-leaves 0 to 1. Without logits, dm-pix would brighten 0.9 about three times as far as fastai does,
-and could pass 1. Contrast multiplies distances from mid-grey, as in fastai, not from the channel's
-mean, as in dm-pix. Saturation is changed in HSV, as in dm-pix; fastai mixes with grey instead.
+leaves the range from 0 to 1. Without logits, dm-pix would raise a value of 0.9 about three times as
+much as fastai does, and could raise it above 1. Contrast multiplies differences from mid-grey, as
+in fastai; dm-pix multiplies differences from the channel's mean. Saturation is changed in HSV, as
+in dm-pix; fastai mixes the picture with a grey version of itself instead.
 
-The `random_` functions turn draws (numbers from 0 to 1) into parameters of the other functions.
+The functions whose names begin with `random_` turn draws (numbers from 0 to 1) into parameters for
+the other functions.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ def lighting(pictures: Pictures, brightness: Values, contrast: Values) -> Pictur
 
     Args:
         pictures: Values from 0 to 1.
-        brightness: Value to which mid-grey is moved first, 0 to 1; 0.5 changes nothing.
-        contrast: Factor for the logits, and so for differences near mid-grey; 1 changes nothing.
+        brightness: Value, from 0 to 1, that the change of brightness gives to mid-grey; 0.5 changes
+            nothing.
+        contrast: Factor by which the logits are multiplied, and thus also the differences between
+            values near mid-grey; 1 changes nothing.
 
     Example:
         >>> grey = jnp.full((1, 1, 1, 3), 0.5)
@@ -92,7 +96,10 @@ def random_lighting(
 def random_saturation(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_saturation: float, p: float
 ) -> Pictures:
-    """With probability `p`, scales saturation, from `1 - max_saturation` to its inverse times."""
+    """Multiplies saturation, with probability `p`, by a random factor.
+
+    The factor is between `1 - max_saturation` and `1 / (1 - max_saturation)`.
+    """
     factor = _factor(draws[:, 1], max_saturation)
     return saturation(pictures, jnp.where(draws[:, 0] < p, factor, 1.0))
 
@@ -100,10 +107,11 @@ def random_saturation(
 def random_hue(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
 ) -> Pictures:
-    """With probability `p`, turns the hue by `-max_hue` to `max_hue / (1 - max_hue)`.
+    """Shifts the hue, with probability `p`, by `-max_hue` to `max_hue / (1 - max_hue)`.
 
-    fastai adds to the hue a factor from `1 - max_hue` to `1 / (1 - max_hue)`. The hue is a circle
-    with length 1, so adding the factor less one, as here, has the same effect.
+    fastai draws a factor from `1 - max_hue` to `1 / (1 - max_hue)`, and adds it to the hue. The hue
+    is a circle with length 1, so adding the factor minus one, as this function does, has the same
+    effect.
     """
     turn = _factor(draws[:, 1], max_hue) - 1
     return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))
@@ -115,8 +123,8 @@ def random_gray(draws: Float[Array, "batch 1"], pictures: Pictures, p: float) ->
 
 
 def _logit(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # This form uses the values only once. Where they come from resampling, the compiler
-    # computes them again for each use, and a second use doubled the total time.
+    # This form of the logit uses the values only once. If the values come from resampling, the
+    # compiler recomputes them for each use, and using them twice doubled the total time.
     return -jnp.log(1 / jnp.clip(values, 0.0, 1.0) - 1)
 
 

@@ -1,16 +1,18 @@
 """Makes the matrices that say where each pixel of the output comes from.
 
-A matrix acts on homogeneous points (x, y, 1), x to the right and y down. The operations work in a
-square from -1 to 1, which stands for the part of the picture that is seen. If that part is not
-square, `stretch` gives the square the shape of the part during a rotation, which would otherwise
-shear the picture. A point goes from the output to the canvas in these steps:
+A matrix acts on homogeneous points (x, y, 1), where x points to the right and y points down. The
+operations work in a square whose coordinates run from -1 to 1, and which stands for the part of the
+picture that is seen. If that part is not square, `stretch` gives the square the shape of the part
+during a rotation, which would otherwise shear the picture. A point goes from the output to the
+canvas in these steps:
 
     output pixel --square--> crop, zoom, rotate, flip, warp --position--> unit square --frame-->
     canvas pixel
 
-The product is thus read from right to left. Each random operation has a deterministic form too. The
-random form turns draws (numbers from 0 to 1, a few per sample; see `uniforms`) into parameters for
-the deterministic form. Parameters and distributions are those of fastai's `aug_transforms`.
+In the product of the matrices, the first step is therefore the rightmost factor. Each random
+operation also has a deterministic form. The random form turns draws (numbers from 0 to 1, a few per
+sample; see `uniforms`) into parameters for the deterministic form. Parameters and distributions are
+those of fastai's `aug_transforms`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def from_rows(*rows: tuple[Values | float, Values | float, Values | float]) -> M
 
 
 def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
-    """Multiplies matrices; the last one acts first.
+    """Multiplies matrices, of which the last one is the first to act on a point.
 
     Example:
         >>> there, back = rotate(jnp.array([30.0])), rotate(jnp.array([-30.0]))
@@ -50,8 +52,8 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
     """
 
     def multiply(left: Array, right: Array) -> Array:
-        # The product is written out because the matrix units of some devices round its factors,
-        # and because a library's product may depend on the size of the batch.
+        # The product is written out because the matrix units of some devices round the factors, and
+        # because the result of a library's matrix product may depend on the size of the batch.
         first, second, third = (left[..., :, k, None] * right[..., None, k, :] for k in range(3))
         return first + second + third
 
@@ -59,7 +61,7 @@ def compose(*matrices: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]
 
 
 def square(size: Size) -> Float[Array, "3 3"]:
-    """Maps pixels of an output of `size` to the square; pixel centres are at half integers.
+    """Maps the pixels of an output to the square; centres of pixels are at half integers.
 
     Example:
         >>> (square(4) @ jnp.array([4.0, 2.0, 1.0])).tolist()
@@ -70,7 +72,7 @@ def square(size: Size) -> Float[Array, "3 3"]:
 
 
 def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
-    """Swaps left and right where `mirrored` is true.
+    """Swaps left and right in the samples for which `mirrored` is true.
 
     Example:
         >>> (flip(jnp.array([True]))[0] @ jnp.array([0.5, 0.2, 1.0])).tolist()[:1]
@@ -80,10 +82,11 @@ def flip(mirrored: Bool[Array, "batch"]) -> Matrices:
 
 
 def dihedral(symmetry: Int[Array, "batch"]) -> Matrices:
-    """Returns one of the eight symmetries of the square for each sample; 0 changes nothing.
+    """Returns, for each sample, one of the square's eight symmetries, which are numbered from 0.
 
-    Bit 0 swaps left and right, bit 1 top and bottom, then bit 2 rows and columns. Thus 5 is a
-    quarter turn counter-clockwise, 6 a quarter turn clockwise, and 3 a half turn.
+    Bit 0 of the number swaps left and right, bit 1 swaps top and bottom, and bit 2 then swaps rows
+    and columns. Thus 0 changes nothing, 3 is a half turn, 5 is a quarter turn counter-clockwise,
+    and 6 is a quarter turn clockwise.
 
     Example:
         >>> dihedral(jnp.array([5]))[0].astype(int).tolist()
@@ -122,7 +125,7 @@ def zoom(factor: Values, x: Values, y: Values) -> Matrices:
 
 
 def crop(area: Values, x: Values, y: Values) -> Matrices:
-    """Keeps a square part, given its share of the area and its position, 0 to 1 along each axis.
+    """Keeps a square part, given its share of the area and its position (0 to 1) on each axis.
 
     Example:
         >>> crop(jnp.array([0.25]), jnp.array([0.0]), jnp.array([0.5]))[0].tolist()
@@ -135,10 +138,10 @@ def warp(x: Values, y: Values) -> Matrices:
     """Tilts the picture about its vertical (x) and its horizontal (y) axis, in perspective.
 
     A corner (u, v) of the picture moves to (u - y u v, v - x u v), as in fastai's `Warp`.
-    The homography that takes the four moved corners back has a closed form.
+    The matrix is the homography that moves the four corners back, which has a closed form.
 
     Args:
-        x, y: Tilts, with |x| + |y| below 1; at 1 three corners would be on a line.
+        x, y: Tilts, with |x| + |y| below 1; if the sum were 1, three corners would be on a line.
 
     Example:
         >>> x, y, w = warp(jnp.array([0.2]), jnp.array([0.0]))[0] @ jnp.array([1.0, 0.8, 1.0])
@@ -180,14 +183,15 @@ def aspect_seen(frame: Matrices, size: Size, method: str) -> Values | float:
 def position(
     frame: Matrices, place: Values, aspect: Values | float = 1.0, method: str = "crop"
 ) -> Matrices:
-    """Places the square inside the picture's unit square, as large as fits; with "pad", around it.
+    """Fits the square into the picture's unit square, or, if `method` is "pad", the reverse.
 
     Args:
-        frame: Frames of the pictures, which determine their shapes.
-        place: Position along the side that has room, 0 (left, top) to 1 (right, bottom); 0.5 is
-            the middle.
+        frame: Frames of the pictures, from which the pictures' shapes follow.
+        place: Position along the side that has room to spare, from 0 (left or top) to 1 (right or
+            bottom); 0.5 is the middle.
         aspect: Width-to-height ratio of the part that the square stands for; see `aspect_seen`.
-        method: "pad" fits the picture into the square; other methods do the reverse.
+        method: "pad" makes the square just large enough to hold the whole picture; other methods
+            make it as large as fits into the picture.
 
     Example:
         >>> frame = jnp.diag(jnp.array([12.0, 8.0, 1.0]))[None]
@@ -210,8 +214,8 @@ def uniforms(
 ) -> Float[Array, "batch {count}"]:
     """Draws `count` numbers from 0 to 1 for each item, from the key folded with the item's index.
 
-    One call serves all operations, because each use of the generator adds about a fifth of a second
-    to the compilation on two cores.
+    One call draws the numbers for all operations, because each use of the generator adds about a
+    fifth of a second to the compilation time on two cores.
 
     Example:
         >>> few = uniforms(jax.random.key(0), jnp.array([7]), 3)
@@ -228,7 +232,7 @@ def random_flip(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
 
 
 def random_dihedral(draws: Float[Array, "batch 2"], p: float = 0.5) -> Matrices:
-    """Applies one of the eight symmetries, the identity among them, with probability `p`."""
+    """Applies one of the eight symmetries, which include the identity, with probability `p`."""
     symmetry = jnp.floor(8 * draws[:, 1]).astype(jnp.int32)
     return dihedral(jnp.where(draws[:, 0] < p, symmetry, 0))
 
@@ -241,19 +245,19 @@ def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) 
 def random_zoom(
     draws: Float[Array, "batch 4"], min_zoom: float, max_zoom: float, p: float
 ) -> Matrices:
-    """With probability `p`, zooms by `min_zoom` to `max_zoom` about a random point."""
+    """Zooms, with probability `p`, by `min_zoom` to `max_zoom` times about a random point."""
     factor = min_zoom + (max_zoom - min_zoom) * draws[:, 1]
     return zoom(jnp.where(draws[:, 0] < p, factor, 1.0), draws[:, 2], draws[:, 3])
 
 
 def random_warp(draws: Float[Array, "batch 4"], magnitude: float, p: float) -> Matrices:
-    """Tilts about each of the two axes with probability `p`, by up to `magnitude`."""
+    """Tilts the picture about each of its two axes, with probability `p`, by up to `magnitude`."""
     tilt = jnp.where(draws[:, :2] < p, magnitude * (2 * draws[:, 2:] - 1), 0.0)
     return warp(tilt[:, 0], tilt[:, 1])
 
 
 def random_crop(draws: Float[Array, "batch 3"], min_scale: float) -> Matrices:
-    """Keeps a random part of the picture, from `min_scale` of its area up to all of it."""
+    """Keeps a random part of the picture, with a share of its area from `min_scale` to 1."""
     return crop(min_scale + (1 - min_scale) * draws[:, 0], draws[:, 1], draws[:, 2])
 
 
@@ -263,5 +267,5 @@ def random_position(
     aspect: Values | float = 1.0,
     method: str = "crop",
 ) -> Matrices:
-    """Places the square at random along the side that has room."""
+    """Places the square at a random position along the side that has room to spare."""
     return position(frame, draws[:, 0], aspect, method)

@@ -1,8 +1,9 @@
 """Makes new examples by mixing pairs of a batch's pictures.
 
-Both methods work on augmented pictures. Each picture keeps a random share of itself, and gets the
-rest from a random partner in the batch, which may be the picture itself. The losses for the two
-labels are then mixed in the same proportion; see `jaxch5.training.reduction.loss_of_batch`.
+Both methods, `mixup` and `cutmix`, work on augmented pictures. Each picture keeps a random share of
+itself, and gets the rest from a random partner in the batch, which may be the picture itself. The
+loss for the picture's label and the loss for its partner's label are then mixed in the same
+proportion; see `jaxch5.training.reduction.loss_of_batch`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ Pictures = Float[Array, "batch height width 3"]
 
 
 class Mixed(NamedTuple):
-    """Holds mixed pictures, each with its partner's index and its own share, 0 to 1."""
+    """Holds mixed pictures, the index of each one's partner, and the share that each one kept.
+
+    The shares are from 0 to 1.
+    """
 
     pictures: Pictures
     partner: Int[Array, "batch"]
@@ -30,9 +34,9 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 
     Args:
         pictures: Values from 0 to 1.
-        key: Key for the draws, a new one each step.
-        alpha: Parameter of the Beta distribution from which the weight is drawn; the larger
-            weight is the picture's own, as in fastai's `MixUp`.
+        key: Key for the draws, a new one for each step.
+        alpha: Value of both parameters of the Beta distribution from which a weight is drawn. The
+            picture gets this weight or one minus it, whichever is larger, as in fastai's `MixUp`.
 
     Example:
         >>> mixed = mixup(jnp.ones((4, 2, 2, 3)), jax.random.key(0))
@@ -50,12 +54,13 @@ def mixup(pictures: Pictures, key: Key[Array, ""], alpha: float = 0.4) -> Mixed:
 def cutmix(pictures: Pictures, key: Key[Array, ""], alpha: float = 1.0) -> Mixed:
     """Fills a box in each picture with its partner's pixels (Yun et al., arXiv:1905.04899).
 
-    The share is the fraction of the pixels that remain the picture's own.
+    The share is the fraction of a picture's pixels that are not replaced.
 
     Args:
         pictures: Values from 0 to 1.
-        key: Key for the draws, a new one each step.
-        alpha: Parameter of the Beta distribution of the share, before the borders clip the box.
+        key: Key for the draws, a new one for each step.
+        alpha: Value of both parameters of the Beta distribution from which the share is drawn. If
+            the box reaches beyond the picture, it is clipped at the border, and the share grows.
 
     Example:
         >>> pictures = jnp.arange(2.0).reshape(2, 1, 1, 1) * jnp.ones((4, 4, 3))

@@ -16,8 +16,8 @@ from jaxch5.batch import Batch
 from jaxch5.errors import ConfigError
 from jaxch5.framing import CROP, Framing, Size, height_and_width
 
-# How many draws each operation takes. Each has draws of its own, even if some operations are not in
-# use, so that leaving an operation out does not change what the others do.
+# How many draws (random numbers from 0 to 1) each operation takes. Operations that are not in use
+# take theirs too, so that leaving an operation out does not change what the others do.
 DRAWS = {
     "position": 1,
     "warp": 4,
@@ -39,11 +39,13 @@ Draws = dict[str, Float[Array, "batch count"]]
 class Policy:
     """Holds the ranges and probabilities of random changes, which `aug_transforms` describes.
 
-    The last three fields are 0 by default; `dataclasses.replace(policy, max_hue=0.1)` changes one.
+    The last three fields are not parameters of `aug_transforms`, and are 0 by default. To change
+    one, call `dataclasses.replace`, as in `replace(policy, max_hue=0.1)`.
 
     Args:
         max_saturation: Largest change of saturation, 0 to 0.99; its probability is `p_lighting`.
-        max_hue: Extent of the hue shift (see `random_hue`), 0 to 0.5; probability: `p_lighting`.
+        max_hue: Largest shift of the hue (see `random_hue`), 0 to 0.5; its probability is
+            `p_lighting`.
         p_gray: Probability that a picture turns grey.
 
     Raises:
@@ -101,7 +103,8 @@ def aug_transforms(
 
     Args:
         do_flip: Whether half of the pictures, at random, are mirrored.
-        flip_vert: Whether `do_flip` draws from the square's eight symmetries instead of mirroring.
+        flip_vert: Whether `do_flip` applies one of the square's eight symmetries, drawn at random,
+            instead of mirroring.
         max_rotate: Largest rotation either way, in degrees.
         min_zoom, max_zoom: Factors between which a zoom is drawn.
         max_lighting: Largest change of brightness and contrast, 0 to 0.99.
@@ -130,14 +133,16 @@ def augment(
     size: Size,
     dtype: Any = jnp.float32,
 ) -> Float[Array, "batch rows columns 3"]:
-    """Changes each picture of a batch by its own draws, and returns values from 0 to 1.
+    """Changes each picture of a batch at random, and returns pictures with values from 0 to 1.
 
-    An item's draws depend only on the key and the item's `index`, not on the batch or its size.
+    The draws (random numbers) for an item depend only on the key and the item's `index`, not on the
+    other items in the batch or on its size.
 
     Args:
-        policy: Random changes, as `aug_transforms` returns them; None does what `center` does.
+        policy: Random changes, such as `aug_transforms` returns; if None, `center` is called
+            instead.
         batch: Presized pictures.
-        key: Key for the draws, a new one each epoch.
+        key: Key for the draws, a new one for each epoch.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
 
@@ -152,7 +157,7 @@ def augment(
     if policy is None:
         return center(batch, size, dtype)
     if len(batch.index) == 1:
-        # For a single sample, the CPU's compiler orders sums differently, so the sample is doubled.
+        # For a single sample, XLA's CPU compiler would order sums differently, so it is doubled.
         twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)
@@ -191,8 +196,8 @@ def random_matrix(
         operations = _operations(policy, draws, frame, size, framing.method)
         return geometry.compose(*operations, geometry.square(size))[0]
 
-    # On a CPU, samples are processed one at a time. Otherwise the batch's size would decide the
-    # order in which the compiler sums, and thus the last bits of a matrix.
+    # On a CPU, samples are processed one at a time. Otherwise the order in which the compiled
+    # program sums, and thus the last bits of a matrix, would depend on the size of the batch.
     return jax.lax.platform_dependent(
         (draws, frame), cpu=lambda batch: jax.lax.map(of_one, batch), default=jax.vmap(of_one)
     )
@@ -204,8 +209,8 @@ def _operations(
     p = policy.p_affine
     mirror = geometry.random_dihedral if policy.flip_vert else geometry.random_flip
     mirrored = [mirror(draws["flip"])] if policy.do_flip else []
-    # The part that is seen has the aspect `placed` in the picture as it is, and `seen` in the
-    # mirrored or turned picture; they differ only if rows and columns were swapped.
+    # The part that is seen has the aspect ratio `placed` in the original picture, and `seen` in the
+    # mirrored or turned picture; the two ratios differ only if rows and columns were swapped.
     placed = seen = geometry.aspect_seen(frame, size, method)
     square = isinstance(seen, float) and seen == 1
     if policy.flip_vert and not square:
@@ -232,7 +237,10 @@ def _operations(
 def random_color(
     policy: Policy, draws: Draws, pictures: Float[Array, "batch height width 3"]
 ) -> Float[Array, "batch height width 3"]:
-    """Applies the policy's changes of colour in turn; values leave 0 to 1 only by rounding."""
+    """Applies the policy's changes of colour, one after another.
+
+    Only rounding errors can move a value out of the range from 0 to 1.
+    """
     p = policy.p_lighting
     if policy.max_lighting > 0:
         pictures = color.random_lighting(draws["lighting"], pictures, policy.max_lighting, p)

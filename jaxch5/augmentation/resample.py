@@ -1,4 +1,4 @@
-"""Samples pictures with Pillow's bicubic filter, where they are only cropped and scaled."""
+"""Samples pictures that are cropped and scaled, but not distorted, with Pillow's bicubic filter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def resample(
 ) -> Float[Array, "batch rows columns 3"]:
     """Samples pictures with Keys' cubic kernel, widened by the factor by which a picture shrinks.
 
-    Pillow has the same filter (`Image.Resampling.BICUBIC`), and timm evaluates with it. Positions
-    beyond a picture's border are handled as `pad_mode` says. The result has values from 0 to 1.
+    Pillow has the same filter (`Image.Resampling.BICUBIC`), and timm uses it for evaluation.
+    Positions beyond a picture's border are handled as `pad_mode` says. The result has values from 0
+    to 1.
 
     Args:
         image: Canvases.
@@ -51,12 +52,13 @@ def resample(
     beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
-        """Resamples axis 1 of `pictures`, which is x (`axis` 0) or y (`axis` 1) of the canvas."""
+        """Resamples axis 1 of `pictures`, along which the canvas's x (if `axis` is 0) or y runs."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
         # One of the two entries is zero; which one depends on whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
         place = step * (jnp.arange(side) + 0.5)[:, None] + matrix[:, axis, 2, None, None]
-        # Where edges are repeated, positions beyond them move to the centre of the edge's pixel.
+        # Unless pictures are reflected, positions beyond an edge move to the centre of the pixel
+        # at the edge.
         edge = 0.0 if pad_mode == "reflection" else 0.5
         at = brought_inside(place, low + edge, high - edge, pad_mode)
         pixel = jnp.arange(pictures.shape[1]) + 0.5
@@ -71,7 +73,8 @@ def resample(
         resampled = jnp.matmul(shares, flat, precision="highest")
         return resampled.reshape(pictures.shape[0], side, *pictures.shape[2:])
 
-    # `along` takes pixels beyond the border as zero, so a colour there is subtracted beforehand.
+    # `along` treats pixels beyond the border as zeros. If `pad_mode` gives them another colour, it
+    # is subtracted from the picture beforehand, and added again afterwards.
     down = along(1, image.astype(jnp.float32) - beyond)
     turned = along(0, down.swapaxes(1, 2))
     is_turned = jnp.abs(matrix[:, 0, 1]) > jnp.abs(matrix[:, 0, 0])

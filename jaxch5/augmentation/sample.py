@@ -11,20 +11,22 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxch5.framing import Size, colour_beyond, height_and_width
 
-# Above this many canvas pixels per output pixel, one bilinear sample would skip pixels. The mean of
-# n x n sub-samples, at most COARSEST canvas pixels apart, then stands for an output pixel's area.
-# Up to SHRINKS_ABOVE, sub-samples would lose more by their blur than they gain.
+# With more than SHRINKS_ABOVE canvas pixels per output pixel, a single bilinear sample would skip
+# pixels, so an output pixel is the mean of n x n sub-samples, which are at most COARSEST canvas
+# pixels apart. With fewer, sub-samples would lose more by blurring the picture than they gain.
 SHRINKS_ABOVE = 1.4
 COARSEST = 1.5
 
-# How far a bilinear sample spreads along an axis, as a variance in squared canvas pixels: a sixth
-# where the picture changes slowly, less where it changes fast. Of the values tried (a twelfth to a
-# sixth), 1/8 had the smallest error on photographs, at most scales and shears.
+# How far a bilinear sample spreads along an axis, as a variance in squared canvas pixels. The
+# variance is a sixth where the picture changes slowly, and less where it changes fast. Values from
+# a twelfth to a sixth were tried, and for the majority of scales and shears, 1/8 gave the smallest
+# error on photographs.
 SPREAD = 1 / 8
 
-# Positions are rounded to this many steps per pixel, finer than a network sees (83 dB). Rounding
-# removes numerical errors, so that an identity, flip or quarter turn hits pixel centres exactly,
-# and makes interpolation between uint8 values exact in float32, whatever the order of its sums.
+# Positions are rounded to this many steps per pixel, which are finer than a network sees (the PSNR
+# is 83 dB). Rounding removes numerical errors, so that an identity, flip or quarter turn hits pixel
+# centres exactly. It also makes interpolation between uint8 values exact in float32, whatever the
+# order of its sums.
 SUBPIXELS = 256
 
 
@@ -38,11 +40,11 @@ def sample(
     pad_mode: str = "reflection",
     gathered: bool = False,
 ) -> Float[Array, "batch rows columns 3"]:
-    """Samples pictures at the given size, with values in 0 to 1, by one bilinear interpolation.
+    """Samples pictures at the given size by one bilinear interpolation, with values from 0 to 1.
 
     Positions beyond a picture's border are handled as `pad_mode` says; the canvas beyond the
-    picture is never seen. Where a matrix shrinks its picture markedly, each output pixel is the
-    mean of several sub-samples.
+    picture is never seen. If a matrix shrinks its picture markedly, each output pixel is the mean
+    of several sub-samples.
 
     Args:
         image: Canvases.
@@ -51,12 +53,14 @@ def sample(
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
-        subsamples: Number of sub-samples along a side of an output pixel; None takes that of
-            `subsamples_for`. It is fixed when compiling, so it cannot depend on a draw. For a
-            picture that does not shrink, all sub-samples are at the pixel's centre, and thus equal.
+        subsamples: Number of sub-samples along a side of an output pixel; None takes the number
+            that `subsamples_for` returns for the canvas and the output. The number is fixed when
+            the function is compiled, so it cannot depend on a draw. For a picture that does not
+            shrink, all sub-samples are at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
-        gathered: Whether sub-samples are placed as `gathering` says, not evenly over the output
-            pixel; `gathering` is more exact, above all under a shear (docs/benchmarks.md).
+        gathered: Whether sub-samples are placed as `gathering` says, rather than evenly over the
+            output pixel. The result is then more exact, above all if the matrix contains a shear
+            (docs/benchmarks.md).
 
     Example:
         >>> canvas = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
@@ -69,7 +73,7 @@ def sample(
     rows, columns = height_and_width(size)
     n = subsamples or subsamples_for(min(height, width) / min(rows, columns))
     low, high = borders(frame)
-    # Whole pixels are read by one flat index; reading by three indices took four times as long.
+    # Each pixel is looked up by one flat index; using three indices took four times as long.
     pixels = image.reshape(-1, 3)
     start = jnp.arange(batch)[:, None, None] * (height * width)
     middle = rows / 2, columns / 2
@@ -100,13 +104,17 @@ def sample(
             if any(colour):
                 seen += (1 - inside)[..., None] * jnp.asarray(colour, jnp.float32)
         total += seen
-    # Rounds like a true division by 255; the compiler would multiply by a rounded inverse instead.
+    # This rounds as a true division by 255 would. If the code divided by 255, the compiler would
+    # multiply by a rounded inverse instead.
     part = total / (256 * n**2)
     return (part + part / 255).astype(dtype)
 
 
 def subsamples_for(scale: float) -> int:
-    """Returns how many sub-samples an output pixel's side of `scale` canvas pixels gets.
+    """Returns how many sub-samples are taken along the side of an output pixel.
+
+    Args:
+        scale: Length of that side, in canvas pixels.
 
     Example:
         >>> [subsamples_for(scale) for scale in (1.0, 1.4, 1.5, 2.05, 4.0)]
@@ -116,11 +124,12 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns matrices that move an output pixel's sub-samples together, in output coordinates.
+    """Returns matrices that move an output pixel's sub-samples closer, in output coordinates.
 
     Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
-    spreads as well, by about a canvas pixel. Along a direction in which the output pixel covers few
-    canvas pixels, the two spreads add up to too much, so sub-samples move closer along it.
+    spreads as well, by about a canvas pixel. In a direction in which the output pixel covers few
+    canvas pixels, these two spreads add up to more than the spread of the pixel, so the sub-samples
+    are moved closer together in that direction.
 
     Args:
         slopes: Derivative of canvas positions, as `derivative` returns it.
@@ -137,10 +146,11 @@ def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array
     even = (1 - 1 / subsamples**2) / 12
 
     def along(squared: Array) -> Array:
-        """Returns a direction's factor, from the square of its canvas pixels per output pixel."""
+        """Returns the factor for a direction, given its squared canvas pixels per output pixel."""
         return jnp.sqrt(jnp.clip((1 / 12 - SPREAD / jnp.maximum(squared, 1e-6)) / even, 0, 1))
 
-    # A function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times identity.
+    # Any function of a symmetric 2x2 matrix is `slope` times the matrix plus `level` times the
+    # identity matrix.
     least, most = along(mean - root), along(mean + root)
     slope = jnp.where(root > 1e-3 * mean, (most - least) / (2 * jnp.maximum(root, 1e-6)), 0.0)
     level = (least + most) / 2 - slope * mean
@@ -216,9 +226,9 @@ def _neighbours(
     Int[Array, "batch rows columns"],
     Float[Array, "batch rows columns"],
 ]:
-    """Returns the pixels before and after each position on an axis, and its offset from the former.
+    """Returns the pixels before and after each position on an axis, and the offset from the first.
 
-    Positions outside `low` to `high` are first reflected, or moved to the edge.
+    Positions below `low` or above `high` are first reflected, or moved to the edge.
     """
     low, high = low[:, None, None], high[:, None, None]
     inside = brought_inside(place, low, high, pad_mode)
@@ -232,7 +242,7 @@ def _neighbours(
 def brought_inside(
     place: Float[Array, "batch rows columns"], low: Array, high: Array, pad_mode: str
 ) -> Float[Array, "batch rows columns"]:
-    """Reflects positions outside `low` to `high`, or moves them to the edge, as `pad_mode` says."""
+    """Reflects positions beyond `low` or `high`, or moves them to the edge, as `pad_mode` says."""
     if pad_mode != "reflection":
         return jnp.clip(place, low, high)
     period = 2 * (high - low)
@@ -245,7 +255,10 @@ def share_inside(
     low: Float[Array, "batch"],
     high: Float[Array, "batch"],
 ) -> Float[Array, "batch rows columns"]:
-    """Returns the share of each position's neighbours, by weight, that is in `low` to `high`."""
+    """Returns which share of each position's interpolation weight is on pixels inside the picture.
+
+    The picture's pixels are those between `low` and `high`.
+    """
     low, high = low[:, None, None], high[:, None, None]
     return jnp.clip(jnp.minimum(place - low, high - place) + 0.5, 0, 1)
 

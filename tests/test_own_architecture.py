@@ -291,9 +291,9 @@ def test_a_registered_name_is_as_good_as_ours(registered, data, tuned, tmp_path)
 def test_a_name_has_one_architecture(registered):
     other = jx.ModelSpec("mixer", Normed)
     for refused in (lambda: jx.register(other), lambda: jx.create_model(other, 3)):
-        with pytest.raises(ConfigError, match="mixer: is the name of another architecture"):
+        with pytest.raises(ConfigError, match="mixer is another architecture's name"):
             refused()
-    with pytest.raises(ConfigError, match="resnet18: is the name of another architecture"):
+    with pytest.raises(ConfigError, match="resnet18 is another architecture's name"):
         jx.register(jx.ModelSpec("resnet18", Normed))
 
 
@@ -341,9 +341,9 @@ def test_heads_and_precision_reach_what_is_built(head, data, tmp_path):
 @pytest.mark.parametrize(
     ("named", "line"),
     [
-        ({"precision": "bf16"}, "model.precision = bf16: mixer is built without dtype"),
-        ({"remat": True}, "model.remat = true: mixer is built without remat"),
-        ({"weights": "imagenet"}, "mixer: names no ImageNet weights on the hub"),
+        ({"precision": "bf16"}, "model.precision = bf16: build of mixer takes no dtype"),
+        ({"remat": True}, "model.remat = true: build of mixer takes no remat"),
+        ({"weights": "imagenet"}, "the ModelSpec of mixer lists no weights on the hub"),
         ({"groups": "halves"}, "model.groups = halves: should be one of fastai, stages"),
     ],
 )
@@ -356,7 +356,7 @@ def test_weights_auto_are_none_where_it_names_none(data):
     lines = []
     learn = jx.vision_learner(data, SPEC, say=lines.append)
     assert learn.pretrained is None
-    assert "training from scratch: mixer: names no ImageNet weights" in lines[0]
+    assert "training from scratch: the ModelSpec of mixer lists no weights" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_stages_that_a_network_does_not_have_are_named(wrong, line, data):
 
 def test_two_variables_of_one_name_are_named():
     spec = replace(SPEC, name="twice", names=jx.Names(lambda path: path[-1]))
-    with pytest.raises(ConfigError, match=r"twice: names .* both bias; give them different names"):
+    with pytest.raises(ConfigError, match=r"twice: .* are both named bias; give them different"):
         jx.import_state_dict({"bias": np.zeros(3)}, spec)
 
 
@@ -524,7 +524,7 @@ def test_training_begins_from_variables(module, data):
 
 
 def test_what_is_no_network_is_named(data):
-    with pytest.raises(ConfigError, match="should be a name, a ModelSpec or a module, and is of"):
+    with pytest.raises(ConfigError, match="should be a name, a ModelSpec or a module, but is of"):
         jx.vision_learner(data, 7, "none")
 
 
@@ -620,7 +620,7 @@ def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
     [
         (("--model.arch", "own_nets:SPECS"), 2, "own_nets has no SPECS; did you mean SPEC?"),
         (("--model.arch", "own_net:SPEC"), 2, "there is no module own_net;"),
-        (("--model.arch", "own_nets:Mixer"), 2, "should be a ModelSpec, and is of type type"),
+        (("--model.arch", "own_nets:Mixer"), 2, "should be a ModelSpec, but is of type type"),
         (("--model.arch", "resnet19"), 2, "package.module:name; did you mean resnet1"),
         ((*ARCH, "--no-model.train-bn"), 2, "only works with batch norms, which mixer does not"),
         ((*ARCH, "--model.head", "linear"), 2, "only works with an architecture of several heads"),

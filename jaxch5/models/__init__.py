@@ -1,1 +1,1 @@
-"""Networks in Flax, their heads, and weights from and to torchvision and timm."""
+"""Builds networks in Flax, and exchanges their weights with torchvision, timm and fastai."""

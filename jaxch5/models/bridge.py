@@ -15,7 +15,7 @@ from jaxch5.models.spec import VariablePath
 
 
 class FromNnx(ToLinen):
-    """Wraps an nnx module so that it is called as this package's linen modules are, with `train`.
+    """Wraps an nnx module so that it can be called with `train`, like this package's modules.
 
     Attributes:
         arch: Name of the module's class.
@@ -38,8 +38,9 @@ def as_linen(module: nnx.Module) -> nn.Module:
     """Returns an nnx module as a linen module, using flax's bridge.
 
     The linen module starts with the nnx module's weights. On each call, it switches the nnx module
-    to training or inference by `module.train()` or `module.eval()`, then passes it the pictures. In
-    training, the nnx module's random streams, whatever their names, draw from the step's key.
+    to training or inference by `module.train()` or `module.eval()`, then passes it the pictures.
+    During training, the nnx module's random streams, whatever their names, are seeded from the
+    step's key.
 
     Args:
         module: The nnx module.
@@ -64,12 +65,12 @@ def as_linen(module: nnx.Module) -> nn.Module:
         if "dropout" in rngs:
             nodes = [node for _, node in nnx.iter_graph(copy)]
             own = {node.key.tag for node in nodes if isinstance(node, nnx.RngStream)}
-            # Streams that were given no name are called default.
+            # nnx gives the name `default` to a stream for which no name was chosen.
             names = ("default", "dropout", *sorted(own - {"default", "dropout"}))
             nnx.reseed(copy, **{name: rngs["dropout"]() for name in names})
         return copy
 
-    # Items of a list are numbered, but linen's variables, checkpoints and files need names.
+    # nnx numbers the items of a list, but linen variables, checkpoints and files need names.
     numbered = [path for path, _ in nnx.to_flat_state(nnx.state(module))]
     paths = {tuple(map(str, path)): path for path in numbered}
 

@@ -1,9 +1,9 @@
 """Finds a network in other libraries' files: within wrappers, behind prefixes, under other names.
 
-A file may hold a state dict within other dictionaries (`state_dict`, `model`, `student`) or hold
-several state dicts (averaged weights besides the usual ones), and a wrapper may have prefixed the
-names (`module.`, `_orig_mod.`, `module.encoder_q.`). Wherever a network is in a file, it is
-recognized by the names of its body; see `jaxch5.models.spec.Names`.
+A file may hold a state dict within other dictionaries (`state_dict`, `model`, `student`), or it may
+hold several state dicts (averaged weights besides the usual ones). A wrapper may have added a
+prefix to the names (`module.`, `_orig_mod.`, `module.encoder_q.`). Wherever a network is in a file,
+it is recognized by the names of the variables in its body; see `jaxch5.models.spec.Names`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from jaxch5.models.registry import architectures, create_model, spec_of
 from jaxch5.models.spec import HEAD, ModelSpec, Names, VariablePath
 from jaxch5.util.text import counted
 
-# If several parts of a file hold the network, the part that is named first here is taken.
+# If several parts of a file hold the network, the part that comes first in this list is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that no other axis has as its length, so that it marks the classes' axis.
+# A number of classes that is not the length of any other axis, so that the axis with this length is
+# known to be that of the classes.
 MARK = 7919
 
 # Patterns of names that reveal other kinds of networks, for error messages.
@@ -43,7 +44,7 @@ STRANGERS = {
 
 
 class Entry(NamedTuple):
-    """Holds a variable's path, and its name and shape in a state dict of `MARK` classes."""
+    """Holds a variable's path, and its name and shape in a state dict with `MARK` classes."""
 
     path: VariablePath
     name: str
@@ -54,10 +55,10 @@ class Found(NamedTuple):
     """Holds the state dict of a network that was found in a file.
 
     Attributes:
-        entries: Tensors of the state dict, by the architecture's names.
+        entries: Tensors of the state dict, keyed by the architecture's names.
         part: Where the state dict is in the file, as a dotted name; "" is the file itself.
         others: Other parts of the file that hold a network.
-        renamed: Beginnings of the architecture's names, each with what the file has instead.
+        renamed: Beginnings of the architecture's names, each mapped to what the file has instead.
     """
 
     entries: dict[str, Any]
@@ -66,7 +67,7 @@ class Found(NamedTuple):
     renamed: Mapping[str, str] = {}
 
     def spelled(self, name: str) -> str:
-        """Returns the file's own name for an entry.
+        """Returns the name that an entry has in the file.
 
         Example:
             >>> Found({}, "model", renamed={"layer1": "0.4"}).spelled("layer1.0.bn1.bias")
@@ -94,12 +95,14 @@ def find_network(
 ) -> Found:
     """Returns the state dict of a network, wherever it is in a file.
 
-    If a file holds several, one that fits `arch` is preferred, then one in a part early in `FIRST`.
+    If a file holds several state dicts, one that fits `arch` is preferred. If several fit, or none
+    does, the one whose part comes first in `FIRST` is preferred.
 
     Args:
         tree: State dict, or dictionaries that hold state dicts among other things.
         arch: Architecture to look for.
-        part: Name that the network's path must contain, such as "state_dict_ema"; "" takes any.
+        part: Name that the network's path must contain, such as "state_dict_ema"; "" accepts any
+            path.
         head: Most likely kind of head; see `heads_of`.
 
     Raises:
@@ -124,7 +127,7 @@ def find_network(
     parts = [found.part for found in all_found]
     if not chosen:
         there = " and ".join(f"#{name}" for name in parts if name) or "the file itself"
-        raise WeightsError(f"#{part}: no such part holds a network; there is one in {there}")
+        raise WeightsError(f"no part #{part} holds a network; there is one in {there}")
 
     def order(found: Found) -> tuple[bool, int]:
         first = found.part.partition(".")[0]
@@ -163,7 +166,7 @@ def names_of(spec: ModelSpec) -> Names:
     """
     if spec.names is None:
         raise ConfigError(
-            f"{spec.name}: is your own module, so its variables have no names in other libraries"
+            f"{spec.name} is your own module, so its variables have no names in other libraries"
         )
     return spec.names
 
@@ -182,10 +185,10 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
 
     Args:
         spec: Architecture.
-        head: One of its heads; "" if there is no choice.
+        head: One of the architecture's heads; "" if there is no choice.
 
     Raises:
-        ConfigError: Its variables have no names, or two of them have the same one.
+        ConfigError: The variables have no names in state dicts, or two of them have the same name.
     """
     names = names_of(spec)
     init = partial(create_model(spec, MARK, head).init, train=False)
@@ -193,7 +196,7 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     shapes = flatten_dict(dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), picture)))
 
     def entry(path: VariablePath, like: jax.ShapeDtypeStruct) -> Entry:
-        # One number, broadcast: no memory is allocated.
+        # A single number is broadcast, so that no memory is allocated for the array.
         empty = np.broadcast_to(np.zeros((), np.float32), like.shape)
         return Entry(path, names.of(path), names.written(path, empty).shape)
 
@@ -202,8 +205,8 @@ def entries_of(spec: ModelSpec, head: str) -> tuple[Entry, ...]:
     for path, name, _ in entries:
         if (other := by_name.setdefault(name, path)) != path:
             raise ConfigError(
-                f"{spec.name}: names {'.'.join(other)} and {'.'.join(path)} both {name}; give them "
-                "different names in the ModelSpec"
+                f"{spec.name}: {'.'.join(other)} and {'.'.join(path)} are both named {name}; give "
+                "them different names in the ModelSpec"
             )
     return entries
 
@@ -231,7 +234,7 @@ def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
 
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
-    """Maps each network's prefix to what replaces the beginnings of its layers' names."""
+    """Maps the prefix of each network to replacements for the beginnings of its layers' names."""
     # Names like `conv1.weight` are left out, since the end of `layer1.0.conv1.weight` matches too.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails

@@ -1,7 +1,7 @@
 """Defines ConvNeXts (Liu et al., 2201.03545) in Flax, with timm's names, layouts and outputs.
 
-Pictures are [B, H, W, 3]. Weights, layer norms and logits are float32 whatever the type of the
-computation. Only a `concat_pool` head has batch norms.
+Pictures are [B, H, W, 3]. Weights, layer norms and logits are float32, whatever the type of the
+computation. There are batch norms only in a `concat_pool` head.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 # Side of the smallest picture that leaves a pixel after the stem and three halvings.
 SMALLEST = 32
-# Blocks of each stage, and channels of the first stage; the channels double from stage to stage.
+# Numbers of blocks per stage, and of channels in the first stage; each next stage doubles them.
 ARCHITECTURES = {
     "convnext_nano": ((2, 2, 8, 2), 80),
     "convnext_tiny": ((3, 3, 9, 3), 96),
@@ -70,7 +70,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = Conv(width, 7, convolve_depthwise, self.dtype, name="conv_dw")(x)
         y = Mlp(self.dtype, name="mlp")(LayerNorm(name="norm")(y))
-        # In float32, since float16 has only one significant digit for the initial 1e-6.
+        # This is done in float32, since float16 has only one digit for the initial value, 1e-6.
         y = y * self.param("gamma", initializers.constant(1e-6), (width,))
         if self.drop_path:
             y = nn.Dropout(self.drop_path, (1, 2, 3), deterministic=not train)(y)
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; if the input has another width, its sides are halved first."""
+    """Blocks of equal width; an input of another width is converted, and its sides are halved."""
 
     width: int
     drop_paths: tuple[float, ...]
@@ -107,7 +107,7 @@ class ConvNeXt(nn.Module):
         num_classes: Number of logits.
         head: A key of `HEADS`.
         dtype: Type of the computation; weights, norms and logits are float32.
-        remat: Whether a block's activations are recomputed for the gradient, instead of kept.
+        remat: Whether a block's activations are recomputed for the gradient, not kept in memory.
         drop_path: Share of the items for which training leaves the last block out; the share
             rises linearly from 0 at the first block (stochastic depth, Huang et al., 1603.09382).
     """
@@ -125,7 +125,7 @@ class ConvNeXt(nn.Module):
     ) -> Float[Array, "batch num_classes"]:
         if min(x.shape[1:3]) < SMALLEST:
             raise ConfigError(
-                f"data.size = {min(x.shape[1:3])}: {self.arch} should have {SMALLEST} or more"
+                f"data.size = {min(x.shape[1:3])}: {self.arch} needs at least {SMALLEST} pixels"
             )
         depths, width = ARCHITECTURES[self.arch]
         rates = np.split(np.linspace(0, self.drop_path, sum(depths)), np.cumsum(depths)[:-1])
@@ -137,7 +137,7 @@ class ConvNeXt(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# In timm, the linear layers of the nano's blocks are 1x1 convolutions with the same weights.
+# In timm's nano, the linear layers of the blocks are 1x1 convolutions with the same weights.
 def _written(path: VariablePath, value: np.ndarray) -> np.ndarray:
     written = torch_layout(path, value)
     return written[..., None, None] if "mlp" in path and written.ndim == 2 else written
@@ -168,7 +168,7 @@ def _spec(arch: str, tags: str) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with what timm states: licence, normalization, and tests' size, crop, filter.
+# Tags of timm 1.0.31, with the licence, normalization and test settings that timm states for them.
 _APACHE = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")
 _WHOLE = partial(_APACHE, crop=1.0)
 _EUPE = partial(_WHOLE, licence="fair-noncommercial-research-license")

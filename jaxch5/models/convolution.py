@@ -1,9 +1,10 @@
 """Computes convolutions and the end of a residual block in the form that the device runs fastest.
 
-On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, where it amounts to a
-matrix product, and many 3x3 convolutions can be computed with a quarter of the multiplications. All
-else uses the native form, on other devices with a fourth channel for bfloat16 pictures.
-`lax.platform_dependent` chooses, so a traced program fits any machine. See `docs/benchmarks.md`.
+On a CPU, XLA's own convolution is slow for 1x1 kernels and for small maps, so a matrix product is
+used for these. Many 3x3 convolutions are computed on a CPU with a quarter of the multiplications.
+In all other cases, XLA's own convolution is used; on devices other than CPUs, bfloat16 pictures are
+given a fourth channel first. `lax.platform_dependent` chooses the form, so that a traced program
+can run on any machine. See `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from jaxtyping import Array, Float
 
 from jaxch5.models.winograd import TILE, times_transposed, winograd
 
-# On output maps whose shorter side is at most this, gathering patches for one matrix product beats
-# the native convolution, which takes a hundred times as long there.
+# For output maps whose shorter side is at most this, gathering patches for one matrix product is
+# faster than the native convolution, which takes a hundred times as long for such maps.
 SMALL_MAP = 2
 # Fewest tiles in a batch (each is a row of every matrix product) and fewest channels for which
 # saving multiplications is worth the transforms and the longer compilation.
@@ -60,12 +61,12 @@ def convolve(
 def by_rows(
     function: Callable[[Array, Array], Array], x: Array, kernel: Array
 ) -> Float[Array, "batch ..."]:
-    """Computes a function of pictures and a kernel, on each device for its own pictures.
+    """Computes a function of pictures and a kernel; each device does so for its own pictures.
 
     If JAX's context has a mesh of `AXES`, the kernel's gradient is not summed over devices: each
-    device holds the gradient from its own pictures, times the number of devices. The caller takes
-    the mean over the devices. It can do so for all kernels in one message, and in float32 whatever
-    type the computation has; see `mean_of_all` in `jaxch5.training.mesh`.
+    device holds the gradient from its own pictures, times the number of devices. The caller has to
+    take the mean over the devices. It can do so for all kernels in one message, and in float32
+    whatever type the computation has; see `mean_of_all` in `jaxch5.training.mesh`.
 
     Args:
         function: Function from pictures [batch, ...] and a kernel to a result for each picture.
@@ -76,7 +77,8 @@ def by_rows(
     if mesh.auto_axes != AXES:
         return function(x, kernel)
     rows, everywhere = P(AXES), P()
-    # Unchecked, since kernels' gradients are declared equal on all devices, but are not.
+    # `check_vma` is off, since the kernels' gradients are declared to be equal on all devices, but
+    # are not.
     shared = partial(jax.shard_map, check_vma=False)
 
     @jax.custom_vjp
@@ -113,7 +115,8 @@ def native_apart(stride: int, x: Array, kernel: Array) -> Array:
     """Applies XLA's convolution, and makes a CPU store the input for the kernel's gradient.
 
     For that gradient, XLA's CPU compiler transposes the input. If the input were not stored, the
-    compiler would recompute it in the transposed order: batch norm, sum and ReLU for each value.
+    compiler would recompute it in the transposed order, which means a batch norm, a sum and a ReLU
+    for each value.
     """
     return native(x, kernel, stride)
 
@@ -143,8 +146,8 @@ def _native_backward(
 def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
     """Applies a function to an array, and makes a CPU store both the array and the result.
 
-    XLA's CPU compiler may recompute whatever is cheap wherever it is read, but nothing across the
-    boundary of a conditional. The condition is always true, which the compiler cannot see.
+    XLA's CPU compiler may recompute a cheap value wherever it is read, but not across the boundary
+    of a conditional. The condition is always true, but the compiler cannot know that.
     """
     always = lax.optimization_barrier(True)
     return lax.cond(always, function, lambda x: jnp.zeros_like(function(x)), x)
@@ -154,9 +157,10 @@ native_apart.defvjp(_native_forward, _native_backward)
 
 
 def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
-    """Applies XLA's convolution to pictures with zeros as a fourth channel.
+    """Applies XLA's convolution to pictures, to which it adds a fourth channel of zeros.
 
-    cuDNN is fast with four channels. XLA itself adds the fourth in float16, but not in bfloat16.
+    cuDNN is fast with four channels. XLA itself adds the fourth channel if the type is float16, but
+    not if it is bfloat16.
     """
     one = (0, 1)
     x = jnp.pad(x, (*3 * [(0, 0)], one))
@@ -164,12 +168,12 @@ def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
-    """Computes a 1x1 convolution as the pixels that it reads times the kernel."""
+    """Computes a 1x1 convolution as a matrix product of the pixels that it reads and the kernel."""
     return _matrix_product(x[:, ::stride, ::stride, :], kernel[0, 0])
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolves by laying out every output pixel's patch in a row, for one matrix product.
+    """Convolves by copying the patch of each output pixel into a row, for one matrix product.
 
     On the smallest maps, some of the kernel's rows and columns only ever meet the padding; these
     are left out.
@@ -205,7 +209,7 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
     pictures, *sides = x.shape[:3]
     return (
         x.dtype == jnp.float32
-        # A program that is exported for any batch size has a symbol here.
+        # In a program that is exported for any batch size, the number of pictures is a symbol.
         and isinstance(pictures, int)
         and min(sides) >= TILE
         and pictures * math.prod(-(-side // TILE) for side in sides) >= MANY_TILES
@@ -216,8 +220,8 @@ def _fewer_products_pay(x: Array, kernel: Array) -> bool:
 def fusion_boundary(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the array unchanged, and makes a CPU compute it once and keep it.
 
-    Otherwise XLA's CPU compiler repeats the sum of a block and its shortcut, and with it the
-    sums of all blocks before, wherever the result is read.
+    Without this function, XLA's CPU compiler would recompute the sum of a block and its shortcut,
+    and with it the sums of all earlier blocks, wherever the result is read.
 
     Example:
         >>> float(fusion_boundary(jnp.float32(2.0)))
@@ -238,7 +242,8 @@ _store.defvjp(lambda x: (_store(x), None), lambda _, cotangent: (cotangent,))
 def end_of_block(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns max(x, 0), the result of a block, which is computed once and kept.
 
-    Otherwise a GPU recomputes it for the gradient, to see where it was positive.
+    Without this function, a GPU would recompute the result for the gradient, which depends on where
+    the result is positive.
 
     Example:
         >>> end_of_block(jnp.array([-2.0, 2.0])).tolist()
@@ -260,8 +265,8 @@ end_of_block.defvjp(_end_and_itself, _where_positive)
 
 
 def _matrix_product(x: Array, matrix: Array) -> Array:
-    # With four dimensions, the gradient of `matrix` would first copy the transposed cotangent;
-    # with two, the product itself reads it transposed.
+    # If `x` had four dimensions, the gradient of `matrix` would be computed from a transposed copy
+    # of the cotangent. With two dimensions, the product itself reads the cotangent transposed.
     product = lax.platform_dependent(
         x.reshape(-1, x.shape[-1]), matrix, cpu=_multiply, default=jnp.dot
     )
@@ -288,7 +293,7 @@ _multiply.defvjp(lambda *both: (_multiply(*both), both), _multiply_backward)
 
 
 def _taps_inside(side: int, size: int, stride: int) -> range:
-    """Returns the indices along one side of a window that fall inside the map for some output."""
+    """Returns which indices along a window's side are inside the map for at least one output."""
     outputs = -(-side // stride)
     places = [
         place

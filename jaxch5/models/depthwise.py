@@ -1,9 +1,10 @@
-"""Computes depthwise convolutions, with gradients that a CPU computes fast.
+"""Computes depthwise convolutions and their gradients in forms that are fast on a CPU.
 
 On a CPU, XLA's grouped convolution takes twenty to forty times as long as a sum of shifted inputs,
-one for each tap of the kernel, with channels side by side in memory. The input's gradient is the
-same sum with the kernel rotated. The kernel's gradient sums windows of the input, each times an
-output pixel's gradient, a few lines at a time. If CPU devices share a batch, each gathers it all.
+one for each tap of the kernel, whose channels are side by side in memory. The input's gradient is
+the same kind of sum with the kernel rotated by 180 degrees. The kernel's gradient is the sum of
+windows of the input, each multiplied by the gradient of an output pixel, and it is computed a few
+lines at a time. If CPU devices share a batch, each device gathers the whole batch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def native_depthwise(x: Array, kernel: Array) -> Array:
 
 
 def as_shifts(x: Array, kernel: Array) -> Array:
-    """Convolves by summing shifted inputs in float32, without taps that only ever meet padding."""
+    """Convolves by summing shifted inputs in float32, leaving out taps that only meet padding."""
     middle = kernel.shape[0] // 2
     reaches = (min(middle, side - 1) for side in x.shape[1:3])
     rows, columns = (slice(middle - reach, middle + reach + 1) for reach in reaches)
@@ -91,7 +92,8 @@ def _sum_of_shifts(x: Array, kernel: Array) -> Array:
 @jax.jit
 def _kernel_gradient(x: Array, kernel: Array, cotangent: Array) -> Array:
     (batch, height, width), (rows, columns) = x.shape[:3], kernel.shape[:2]
-    # The largest divisor of the height that `TERMS` allows: longer sums would take long to compile.
+    # `lines` is the largest divisor of the height that `TERMS` allows, since longer sums would take
+    # long to compile.
     fitting = range(1, max(1, min(height, TERMS // width)) + 1)
     lines = max(count for count in fitting if height % count == 0)
     padded = _padded(x, kernel)

@@ -1,4 +1,4 @@
-"""Computes features: what the body of a network makes of pictures, before its head."""
+"""Computes features of pictures, which a network's body passes to its head."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def pooled_features(
     variables: Mapping[str, PyTree],
     pictures: Float[Array, "batch height width 3"],
 ) -> Float[Array, "batch channels"]:
-    """Computes features of pictures: the input of the module `head`, averaged over positions.
+    """Computes features of pictures, which are the input of the head averaged over positions.
 
     Args:
         model: Module, called as `model.apply(variables, pictures, train=False)`.
-        variables: Its variables.
+        variables: The module's variables.
         pictures: Normalized pictures.
 
     Raises:
-        ConfigError: No linen module `head` is called, as in an nnx network.
+        ConfigError: The module has no linen module `head`; an nnx network has none.
 
     Example:
         >>> import jax
@@ -50,7 +50,7 @@ def pooled_features(
         model.apply(variables, pictures, train=False)
     if not given:
         raise ConfigError(
-            f"{type(model).__name__}: has no linen module {HEAD}, whose input would be the features"
+            f"{type(model).__name__} has no linen module {HEAD}, whose input would be the features"
         )
     features = given[0].astype(jnp.float32)
     return features.mean(axis=tuple(range(1, features.ndim - 1)))

@@ -1,4 +1,4 @@
-"""Finds weights on the Hugging Face hub by their names, and fetches their files once."""
+"""Finds weights on the Hugging Face hub by their names, and fetches each file only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from jaxch5.models.registry import architectures
 from jaxch5.models.spec import HubWeights, ModelSpec
 from jaxch5.util.address import PICKLES
 
-# Files of weights in a repository, or in a folder like one; the first that exists is read.
+# Names that a file of weights may have in a repository, or in a folder that is laid out like one.
+# If several of these files exist, the one that comes first here is read.
 FILES = ("model.safetensors", "pytorch_model.bin")
 DESCRIPTION = "config.json"
 # Time to wait for an answer from each IP address of the hub; the download itself may take longer.
@@ -26,8 +27,8 @@ class Place(NamedTuple):
 
     Attributes:
         repository: Name of the repository.
-        revision: Git commit, branch or tag; None is the newest.
-        known: What the architecture states about the weights; None if it does not name them.
+        revision: Git commit, branch or tag; None means the newest commit.
+        known: What the architecture states about the weights; None if it does not list them.
     """
 
     repository: str
@@ -39,11 +40,13 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet"; a repository or a tag of the architecture, perhaps with `@REVISION`.
+        weights: "imagenet"; or a repository or one of the architecture's tags, either of which
+            `@REVISION` may follow.
         spec: Architecture.
 
     Raises:
-        WeightsError: The architecture has no such weights, or they clearly belong to another one.
+        WeightsError: The architecture has no such weights, or the weights clearly belong to another
+            architecture.
 
     Example:
         >>> from jaxch5.models.registry import spec_of
@@ -52,7 +55,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """
     if not spec.weights and "/" not in weights:
         raise WeightsError(
-            f"{spec.name}: names no ImageNet weights on the hub; name a file, a run or a "
+            f"the ModelSpec of {spec.name} lists no weights on the hub; choose a file, a run or a "
             "repository with --model.weights PATH or OWNER/NAME"
         )
     if weights == "imagenet":
@@ -73,18 +76,18 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise WeightsError(
             f"model.weights = {weights}: there is no such file or folder, and {spec.name} has no "
-            f"such tag: it has {', '.join(by_tag)}{hint}"
+            f"such tag; its tags are {', '.join(by_tag)}{hint}"
         )
     return Place(known.repository, revision or None, known)
 
 
 def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) -> Path:
-    """Fetches weights, and their description if any, into the hub's cache; returns their file.
+    """Fetches weights and their description into the hub's cache, and returns the weights' file.
 
     Args:
         place: Where the weights are on the hub.
-        cache: Folder of fetched files; None is huggingface-hub's own.
-        endpoint: Address of the hub; None is huggingface-hub's own.
+        cache: Folder for fetched files; None means huggingface-hub's default.
+        endpoint: Address of the hub; None means huggingface-hub's default.
 
     Raises:
         WeightsError: A file that is not in the cache cannot be fetched, or the hub has the weights
@@ -98,7 +101,7 @@ def fetch(place: Place, cache: Path | None = None, endpoint: str | None = None) 
         raise WeightsError(f"{place.repository}: holds neither {' nor '.join(FILES)}")
     if is_new or not place.known:
         try:
-            # From the same commit as the weights, so that the two match.
+            # The description is from the same commit as the weights, so that it matches them.
             _file(place, DESCRIPTION, file.parent.name, cache, endpoint)
         except WeightsError:
             if is_new:
@@ -119,9 +122,9 @@ def _file(
         return Path(file), False
     url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
     try:
-        # The hub is asked once beforehand, as a failing download retries for most of a minute.
+        # One request is made beforehand, since a failing download retries for most of a minute.
         said = hub.get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-        # huggingface-hub makes paths from the ETag and the commit, and follows them anywhere.
+        # huggingface-hub makes paths from the ETag and the commit, wherever these paths lead.
         for each in (said.etag, said.commit_hash):
             if each is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", each):
                 raise OSError(f"it names a file {each!r}")
@@ -154,7 +157,7 @@ def _problem(error: Exception) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "there is no such file or folder here, and no such public repository on the hub"
     no_answer = errors.OfflineModeIsEnabled | errors.HTTPError
-    # Only an error that the hub answered with has a response.
+    # An error has a response only if the hub answered.
     if isinstance(error, no_answer) and not hasattr(error, "response"):
         return "the hub cannot be reached"
     return "the hub does not serve it"

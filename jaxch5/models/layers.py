@@ -22,7 +22,7 @@ from jaxch5.models.spec import Normalization
 def normalize(
     pictures: Float[Array, "batch height width 3"], normalization: Normalization
 ) -> Float[Array, "batch height width 3"]:
-    """Normalizes each channel of pictures by the mean and deviation that the weights expect.
+    """Normalizes each channel of pictures with the mean and deviation that the weights expect.
 
     Example:
         >>> grey = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -44,12 +44,12 @@ def resample_positions(
 
     Args:
         prefix: Number of tokens that have a position embedding but are not patches.
-        patch: Side of a patch, pixels.
-        positions: Embeddings of these tokens, followed by those of the patches.
-        sides: Height and width of the pictures to adapt to, pixels.
+        patch: Side of a patch, in pixels.
+        positions: Embeddings of the `prefix` tokens, followed by those of the patches.
+        sides: Height and width, in pixels, of the pictures to which the embeddings are adapted.
 
     Raises:
-        WeightsError: The number of patches has to change, and the old patches form no square.
+        WeightsError: The number of patches has to change, but the old patches form no square.
 
     Example:
         >>> resample_positions(1, 16, np.ones((1, 1 + 14 * 14, 8)), (32, 48)).shape
@@ -61,8 +61,8 @@ def resample_positions(
         return positions
     old = math.isqrt(max(count, 0))
     if old * old != count:
-        line = f"pos_embed has {count} patches, which should form a square"
-        raise WeightsError(f"{line} for pictures of another size (--data.size)")
+        line = f"pos_embed has {count} patches, which form no square, so it cannot be adapted"
+        raise WeightsError(f"{line} to pictures of another size (--data.size)")
     square = positions[:, prefix:].reshape(old, old, -1)
     resized = jax.image.resize(square, (high, wide, square.shape[-1]), "cubic")
     return np.concatenate([positions[:, :prefix], resized.reshape(1, high * wide, -1)], axis=1)
@@ -83,8 +83,9 @@ def attention(
     """
 
     def heads_first(*parts: Array) -> Array:
-        # On a CPU this takes half the time of JAX's own attention: it multiplies contiguous float32
-        # matrices. Padding to whole vectors of the processor saves 10 % or more for 197 tokens.
+        # On a CPU this takes half the time of JAX's own attention, because it multiplies contiguous
+        # float32 matrices. Padding the tokens to fill whole vectors of the processor saves 10 % or
+        # more of the time for 197 tokens.
         tokens = parts[0].shape[1]
         more = (0, 0), (0, 0), (0, -tokens % 8), (0, 0)
         wide = (jnp.pad(part.swapaxes(1, 2).astype(jnp.float32), more) for part in parts)
@@ -108,7 +109,8 @@ def _attend_forward(
     there = jnp.arange(key.shape[-2]) < tokens
     logits = jnp.where(there, jnp.matmul(query, key.mT), -jnp.inf)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    # In a ViT, scaling a row's 64 results, not 197 weights, takes a third of the multiplications.
+    # In a ViT, each row has 197 weights and 64 results. The results are scaled rather than the
+    # weights, which takes a third of the multiplications.
     share = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     seen = share * jnp.matmul(weights, value)
     return seen, (query, key, value, weights, share, seen)
@@ -119,7 +121,7 @@ def _attend_backward(
 ) -> tuple[Array, Array, Array]:
     query, key, value, weights, share, seen = saved
     cotangent *= share
-    # The weighted mean of a row's gradients, by the shorter of two equal sums (2205.14135).
+    # The weighted mean of a row's gradients, from the shorter of two equivalent sums (2205.14135).
     mean = jnp.sum(cotangent * seen, axis=-1, keepdims=True)
     of_logits = weights * (jnp.matmul(cotangent, value.mT) - mean)
     return (
@@ -138,10 +140,11 @@ def _variance(
     mean: Float[Array, "channels"],
     near: Float[Array, "channels"],
 ) -> Float[Array, "channels"]:
-    """Returns the biased variance of each channel, whose mean is in `mean`.
+    """Returns the biased variance of each channel, given the mean of each channel.
 
-    A GPU reads `x` once for means and variances: it sums squared distances from `near`, which does
-    not depend on `x`. To avoid cancellation, `near` must be within a few deviations of `mean`.
+    A GPU reads `x` only once for means and variances: it sums squared distances from `near`, which
+    does not depend on `x`. To avoid cancellation, `near` must be within a few standard deviations
+    of `mean`.
     """
     axes = tuple(range(x.ndim - 1))
 
@@ -221,9 +224,9 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiplies each number by the normal distribution's share below it (Hendrycks, 1606.08415).
+    """Multiplies each number by the share of a normal distribution below it (GELU, 1606.08415).
 
-    Its gradient keeps only `x` in memory; that of JAX's own GELU keeps two arrays of this size.
+    For the gradient, only `x` is kept in memory; JAX's own GELU keeps two arrays of the same size.
 
     Example:
         >>> round(float(gelu(jnp.float32(1.0))), 4)
@@ -247,7 +250,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Mlp(nn.Module):
-    """Two linear layers on each pixel: to four times its channels, then, after GELU, back."""
+    """Two linear layers for each pixel: one to four times its channels and, after GELU, back."""
 
     dtype: Any
 
@@ -286,8 +289,9 @@ class LinearHead(nn.Module):
 def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch channels"]:
     """Returns each channel's mean over a map that nothing else reads.
 
-    On a CPU the mean is a matrix product, for which XLA stores the map. With a sum, XLA computed
-    the map's convolution in the sum's order: a ResNet-18 took twice as long for one picture.
+    On a CPU the mean is computed by a matrix product, for which XLA stores the map. When it was
+    computed by a sum, XLA computed the convolution that returns the map in the order of this sum,
+    and a ResNet-18 took twice as long for one picture.
     """
 
     def by_product(x: Array) -> Array:
@@ -302,8 +306,9 @@ def _mean_of_kept(x: Float[Array, "batch height width channels"]) -> Float[Array
 class ConcatPoolHead(nn.Module):
     """fastai's head (`create_head`): maximum and average pooling, and two linear layers.
 
-    The linear layers have no bias. Each follows a batch norm, whose bias begins at 0.001, and
-    dropout. Pooled input is not pooled again. Training needs `rngs={"dropout": key}`.
+    The linear layers have no bias. Before each of them, there are a batch norm, whose bias is
+    initialized to 0.001, and a dropout layer. An input that is already pooled is not pooled again.
+    Training needs `rngs={"dropout": key}`.
     """
 
     num_classes: int

@@ -20,7 +20,7 @@ LEAST_SIDE = 4
 
 
 class Place(NamedTuple):
-    """Says where in a network a map is: the index of the module call it is from, and its shape."""
+    """Holds the index of the module call that returns a map, and the map's shape."""
 
     call: int
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
         model: Module of the network.
         spec: The network's architecture, which may say which module returns the map.
         variables: The module's variables, or their shapes.
-        sides: Height and width of the network's input, pixels.
+        sides: Height and width of the network's input, in pixels.
 
     Raises:
         ConfigError: No module of the network returns a map.
@@ -63,12 +63,12 @@ def find_map(model: nn.Module, spec: ModelSpec, variables: PyTree, sides: tuple[
     picture = jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32)
     jax.eval_shape(lambda *of: _watched(model, of[0], of[1], note), variables, picture)
     if not found:
-        missing = f" by the name {module}" if module else ""
+        missing = f" named {module}" if module else ""
         raise ConfigError(
-            f"{spec.name}: has no map to show where it looks: none of its linen modules{missing} "
+            f"{spec.name} has no map that shows where it looks: none of its linen modules{missing} "
             "returns [batch, height, width, channels]; last_map of its ModelSpec can name a module"
         )
-    # Only outermost modules, since a module within a block may be just one of several branches.
+    # Only the outermost modules count, since a module in a block may be one of several branches.
     outermost = min(depth for depth, _ in found)
     places = [place for depth, place in found if depth == outermost]
     fine = [place for place in places if module or min(place.shape[1:3]) >= LEAST_SIDE]
@@ -83,22 +83,23 @@ def class_maps(
     pictures: Float[Array, "batch height width 3"],
     labels: Int[Array, "batch"],
 ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch classes"], Int[Array, "batch"]]:
-    """Computes with Grad-CAM how much each pixel speaks for a class, from 0 to 1; a pure function.
+    """Computes with Grad-CAM how much, from 0 to 1, each pixel speaks for a class.
 
-    The channels of a map are summed, each times the mean gradient of the class's logit with respect
-    to it; sums below 0 speak against the class and become 0 (Selvaraju et al., 1610.02391). For
-    tokens, each token's own gradient replaces the mean (HiResCAM, Draelos and Carin, 2011.08891).
+    The channels of a map are summed, each multiplied by the mean gradient of the class's logit with
+    respect to that channel. Sums below 0 speak against the class and become 0 (Selvaraju et al.,
+    1610.02391). If the map consists of tokens, each token is multiplied by its own gradient instead
+    of the mean (HiResCAM, Draelos and Carin, 2011.08891). The function is pure.
 
     Args:
         model: Module that computes in float32.
         spec: The module's architecture.
-        place: Where the map is, as `find_map` returns it.
+        place: Where the map is, as returned by `find_map`.
         variables: The module's variables.
-        pictures: Pictures as the network takes them.
+        pictures: Pictures in the form that the network takes.
         labels: Index of each picture's class; a negative index stands for the most probable class.
 
     Returns:
-        Maps of the pictures' size, logits, and the classes' indices.
+        Maps with the height and width of the pictures, logits, and indices of the classes.
     """
 
     def logits_of(nudge: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -136,7 +137,7 @@ def enlarged(
 
     Args:
         maps: Maps to enlarge; values below 0 become 0.
-        sides: Height and width of the pictures, pixels.
+        sides: Height and width of the pictures, in pixels.
         corner: See `LastMap`.
 
     Example:
@@ -159,7 +160,7 @@ def enlarged(
 def _watched(
     model: nn.Module, variables: PyTree, pictures: Any, see: Callable[[int, str, Any], Any]
 ) -> Any:
-    """Returns logits; `see` replaces what each module returns, in the order of returning."""
+    """Returns logits; `see` is called with each module's output in turn, and may replace it."""
     numbers = itertools.count()
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

@@ -1,4 +1,4 @@
-"""Defines maximum and average pooling as in ResNets, in forms that are fast on CPUs and GPUs."""
+"""Defines the maximum and average pooling of ResNets, in forms that are fast on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def relu_and_max_pool(
         # Both orders give the same result; this one applies ReLU to only a quarter of the pixels.
         return end_of_block(max_of_windows(x))
 
-    # Modules have names in profiles; this gives the function a name there.
+    # In profiles, modules have names; this gives a name to the function, too.
     with jax.named_scope("max_pool"):
         return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
 
@@ -48,7 +48,7 @@ def max_of_windows(x: Array) -> Array:
 
 
 def _first_of_largest(x: Array) -> tuple[Array, Array]:
-    """Returns each window's maximum and its index, the lowest if several values are equal."""
+    """Returns each window's maximum, and its index: the lowest one if several pixels are equal."""
     largest, *others = [
         pixels_at(x, 3, 2, row, column, -jnp.inf) for row in range(3) for column in range(3)
     ]
@@ -74,7 +74,7 @@ def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     )
 
     def where_largest(row: int, column: int) -> Array:
-        """Returns gradients for one row and column of all windows: 0 if a maximum is elsewhere."""
+        """Returns gradients for one row and column of all windows; 0 if a maximum is elsewhere."""
         down, right = row == 0, column == 0
         shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
         return jnp.where(at == 3 * row + column, shifted, 0)
@@ -104,7 +104,7 @@ def _interleave(part: Callable[[int, int], Array]) -> Array:
 def average_pool(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Takes 2x2 means with stride 2; at the end of an odd side, takes means of fewer pixels.
+    """Takes 2x2 means with stride 2; at the end of an odd side, the means are of fewer pixels.
 
     Example:
         >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1)).ravel().tolist()

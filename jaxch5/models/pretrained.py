@@ -29,7 +29,8 @@ class Pretrained(NamedTuple):
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: Mean and deviation in their training; the architecture's if not known.
+        normalization: Mean and deviation that they were trained with; the architecture's if those
+            are not known.
         classes: Names of their head's classes; None if these are not known.
         origin: Where they come from, for messages.
         normalized_by: Where the normalization is stated, for messages.
@@ -64,10 +65,11 @@ def from_hub(
 
     Args:
         arch: The architecture.
-        cache: Folder of fetched files; None is huggingface-hub's own (`HF_HOME`).
-        endpoint: Address of the hub; None is huggingface-hub's own (`HF_ENDPOINT`).
+        cache: Folder for fetched files; None means huggingface-hub's default (`HF_HOME`).
+        endpoint: Address of the hub; None means huggingface-hub's default (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: Mean and deviation in the weights' training; None takes those that are known.
+        normalization: Mean and deviation that the weights were trained with; None takes those that
+            are known.
 
     Raises:
         WeightsError: The weights do not exist, cannot be fetched or read, or do not fit.
@@ -81,7 +83,7 @@ def from_hub(
 
 
 def holds_weights(folder: Path) -> bool:
-    """Checks whether a folder holds a file of weights named as in a repository of the hub."""
+    """Checks whether a folder holds a file of weights with a name that is usual on the hub."""
     return any((folder / name).is_file() for name in FILES)
 
 
@@ -94,17 +96,20 @@ def from_file(
     one: bool = False,
     hub: HubWeights | None = None,
 ) -> Pretrained:
-    """Reads a file of weights: `.safetensors`, or PyTorch's (`.pth` etc.) with the extra `torch`.
+    """Reads a `.safetensors` file or, with the extra `torch`, a PyTorch file (`.pth` etc.).
 
     The metadata of a safetensors file may state `mean`, `std` and `classes` as JSON, as in files
     that `export` writes. Descriptions beside the file, such as timm's `config.json`, are read too.
 
     Args:
-        path: A file with the architecture's names (flax's if the architecture has none), or a
-            folder like a repository of the hub; `FILE#PART` names one of a file's state dicts.
+        path: A file whose entries have the architecture's names (flax's names if the architecture
+            has none), or a folder that is laid out like a repository on the hub. `FILE#PART` names
+            one of a file's state dicts.
         arch: The architecture that the weights should belong to.
-        normalization: Mean and deviation in the weights' training; None takes those that are known.
-        beside: Whether files beside the file are read; a learner's file states everything itself.
+        normalization: Mean and deviation that the weights were trained with; None takes those that
+            are known.
+        beside: Whether descriptions beside the file are read too; a learner's file needs none,
+            since it states everything itself.
         head: The most likely kind of head, which is tried first.
         one, hub: See `known_of`.
 
@@ -131,7 +136,7 @@ def from_file(
         raise WeightsError(f"{path}: {error}") from None
     for who, said in known.outputs:
         if count is not None and count != said:
-            raise WeightsError(f"{who} gives {said} outputs, but the head of {path} has {count}")
+            raise WeightsError(f"{who} states {said} outputs, but the head of {path} has {count}")
     origin = f"{path}#{found.part}" if found.others else str(path)
     return Pretrained(
         variables,
@@ -153,7 +158,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
     Args:
         pretrained: Weights to adapt.
         spec: Their architecture.
-        sides: Height and width of the pictures, pixels.
+        sides: Height and width of the pictures, in pixels.
 
     Raises:
         WeightsError: Position embeddings cannot be interpolated.
@@ -171,7 +176,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
 
 
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Returns arrays named by their paths, joined by slashes, for modules that have no other names.
+    """Returns arrays, keyed by their paths joined by slashes, for modules without other names.
 
     Example:
         >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))

@@ -20,7 +20,7 @@ from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# Bytes. A description is about a page of text; a file longer than this is something else.
+# In bytes. A description is about a page of text, so a longer file than this is something else.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
@@ -48,7 +48,7 @@ class Description(BaseModel):
 
 
 class TimmDescription(Description):
-    """Holds what only timm's `config.json` says; its values for tests take precedence."""
+    """Holds what only timm's `config.json` says; values whose names begin with `test_` go first."""
 
     num_classes: NonNegativeInt | None = None
     input_size: tuple[int, int, int] | None = None
@@ -70,7 +70,8 @@ class Known(NamedTuple):
         view: View with which they were tested; `WHOLE` if it is not known.
         licence: Their licence; None if it is not known.
         remarks: Other facts about them that a message should state.
-        outputs: Numbers of outputs that the head is said to have, each preceded by its source.
+        outputs: Numbers of outputs that the head is said to have, each preceded by the place where
+            the number is stated.
     """
 
     normalization: Normalization
@@ -100,8 +101,9 @@ def known_of(
         given: Mean and deviation from the settings, which take precedence.
         beside: Whether files beside the file are read.
         one: Whether the file and its description come from the same repository or folder; a
-            description of another architecture is then an error, not ignored.
-        hub: What the `ModelSpec` states about the weights, used unless timm describes them.
+            description of another architecture is then an error, rather than being ignored.
+        hub: What the `ModelSpec` states about the weights, which is used unless there is timm's
+            `config.json` beside the file.
 
     Raises:
         WeightsError: A file cannot be read, states something invalid, or contradicts another.
@@ -110,7 +112,7 @@ def known_of(
         said = Metadata.model_validate(metadata)
     except ValidationError as error:
         first = error.errors()[0]
-        raise WeightsError(f"{path}: its metadata, {first['loc'][0]}: {first['msg']}") from None
+        raise WeightsError(f"{path}: {first['loc'][0]} in its metadata: {first['msg']}") from None
     found = {}
     if given is None and (own := _normalization(said, f"{path}: its metadata")):
         found["its metadata"] = own
@@ -123,9 +125,9 @@ def known_of(
             if one:
                 arch = of.partition(".")[0]
                 raise WeightsError(
-                    f"{file}: architecture = {of}: is not {spec.name} (--model.arch {arch})"
+                    f"{file}: architecture = {of}, which is not {spec.name} (--model.arch {arch})"
                 )
-            passed_over += f" ({file.name} beside it is of {of})"
+            passed_over += f" ({file.name} beside it describes {of})"
             continue
         if given is not None:
             values = {key: value for key, value in values.items() if key not in ("mean", "std")}
@@ -155,13 +157,13 @@ def known_of(
             raise WeightsError(
                 f"{path}: {source} and {name} contradict each other: mean {[*normalization.mean]} "
                 f"and {[*other.mean]}, deviation {[*normalization.std]} and {[*other.std]}; "
-                f"say which with {SETTINGS}"
+                f"set the right ones with {SETTINGS}"
             )
     return known._replace(normalization=normalization, source=" and ".join(found))
 
 
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
-    """Returns what is known together with what timm's description of the weights says."""
+    """Adds to what is known about weights what timm's description of them says."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
     remarks = [f"tested at {max(size[1:])} pixels"] if size else []
     if filter and filter not in INTERPOLATIONS:
@@ -189,7 +191,7 @@ def _normalization(said: Metadata | Description, where: str) -> Normalization | 
         return None
     if said.mean is None or said.std is None:
         lacks = "mean" if said.mean is None else "std"
-        raise WeightsError(f"{where}: lacks {lacks}; say both with {SETTINGS}")
+        raise WeightsError(f"{where} lacks {lacks}; set both mean and std with {SETTINGS}")
     return Normalization(said.mean, said.std)
 
 
@@ -203,12 +205,13 @@ def _read(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{file}: is beside the weights and cannot be read ({error}); move it away, and say "
-            f"what the weights were trained with by {SETTINGS}"
+            f"{file} is beside the weights, but cannot be read ({error}); move it away, and state "
+            f"the mean and deviation that the weights were trained with by {SETTINGS}"
         ) from None
     if not isinstance(values, dict):
         return {}
-    # timm's keys, which older files have at the top level; below, transformers' keys are renamed.
+    # These are timm's keys, which older files have at the top level. The keys of transformers are
+    # renamed below.
     within = values.get("pretrained_cfg")
     network = {key: values[key] for key in OF_NETWORK if key in values}
     values = values | (within if isinstance(within, dict) else {}) | network
@@ -225,6 +228,6 @@ def _described(file: Path, values: Mapping[str, Any]) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        colours = f"give it by {SETTINGS}, for values from 0 to 1"
+        colours = f"set it with {SETTINGS}, for values from 0 to 1"
         way_out = colours if name in ("mean", "std") else "correct it, or move the file away"
         raise WeightsError(f"{file}: {name} = {values[name]}: {first['msg']}; {way_out}") from None

@@ -19,10 +19,10 @@ from jaxch5.util.address import SAFETENSORS as SAFETENSORS
 
 NEEDS_TORCH = (
     "reading it needs PyTorch (pip install -e '.[torch]' in jaxch5's folder, or pip install "
-    "torch); or take a .safetensors file"
+    "torch); or use a .safetensors file"
 )
 # Types that timm, fastai, Lightning and scripts store with the weights: options, scores and paths.
-# They are read as placeholders, so that no such object is created.
+# Placeholders are read in their place, so that no object of these types is created.
 IGNORED = (
     "argparse.Namespace",
     "fastcore.foundation.L",
@@ -35,9 +35,10 @@ IGNORED = (
 )
 
 
-# Depth to which nested dictionaries are entered.
+# Greatest depth to which nested dictionaries are entered.
 DEEPEST = 10
-# Types that are read as dictionaries, because a pickle creates such an object before filling it.
+# Types that are read as dictionaries, because a pickle creates such an object first, and fills it
+# afterwards.
 DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -59,8 +60,8 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the arrays in a file of weights, and the file's metadata.
 
     Returns:
-        Arrays by dotted names, including those in nested dictionaries, and the metadata of
-        a safetensors file, or {} if there is none.
+        Arrays, keyed by dotted names, including those in nested dictionaries, and the metadata of a
+        safetensors file ({} if there is none).
 
     Raises:
         WeightsError: There is no such file, or it cannot be read.
@@ -79,7 +80,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     from safetensors import SafetensorError, safe_open
 
     try:
-        # Not NumPy, the other framework that is always installed: it has no bfloat16.
+        # The other framework that is always installed, NumPy, has no bfloat16.
         with safe_open(path, framework="flax") as file:
             tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
@@ -106,11 +107,11 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: is refused: it is damaged, or holds more than tensors, which could run "
-            "anything on loading; if you trust it, save only its weights, in Python: "
-            "torch.save(model.state_dict(), 'weights.pth')"
+            f"{path}: is refused, because it is damaged, or because it holds more than tensors and "
+            "could run any code when it is loaded; if you trust it, save only its weights, in "
+            "Python: torch.save(model.state_dict(), 'weights.pth')"
         ) from None
-    except Exception as error:  # Damaged bytes are read as instructions, and anything may happen.
+    except Exception as error:  # Damaged bytes are read as instructions, so any error may follow.
         reason = reason_of(error)
         raise WeightsError(f"{path}: is cut short or not a PyTorch file: {reason}") from None
     tensors = flatten(loaded) if isinstance(loaded, Mapping) else {}
@@ -143,7 +144,9 @@ def reason_of(error: Exception) -> str:
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Returns the arrays of nested dictionaries by dotted names; each dictionary is entered once.
+    """Returns the arrays in nested dictionaries, keyed by dotted names.
+
+    A dictionary that occurs several times is entered only once.
 
     Example:
         >>> import numpy as np
@@ -171,7 +174,7 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
-    """Refuses unusable weights, with which training would fail as if its rate were too high.
+    """Refuses damaged weights, with which training would fail as if the rate were too high.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
@@ -192,7 +195,7 @@ def refuse_damaged(variables: Mapping[str, PyTree]) -> None:
 
 
 def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses tensors with NaN or infinite numbers, naming the first one.
+    """Refuses tensors that hold NaN or infinite numbers; the message names the first one.
 
     Raises:
         WeightsError: A tensor has such numbers.
@@ -202,7 +205,7 @@ def refuse_not_finite(tensors: Mapping[str, np.ndarray]) -> None:
         if not finite.all():
             raise WeightsError(
                 f"{name} holds NaN or infinite numbers ({finite.size - finite.sum():,} of "
-                f"{finite.size:,}): the training that made these weights failed; take earlier ones"
+                f"{finite.size:,}): the training of these weights failed; use earlier weights"
             )
 
 
@@ -215,7 +218,7 @@ def as_floats(value: Any, name: str) -> np.ndarray:
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise WeightsError(
-            f"{name} holds {array.dtype}, not floats: take the weights from before quantization"
+            f"{name} holds {array.dtype}, not floats; use the weights from before quantization"
         )
     # Numbers beyond float32's range become infinite, which `refuse_not_finite` refuses later.
     with np.errstate(over="ignore"):

@@ -1,6 +1,6 @@
 """Finds architectures by name: the package's own, registered ones, and those at import paths.
 
-The package's own are imported on demand, so that listing their names costs nothing.
+The package's own architectures are imported on demand, so that listing their names costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Import paths of the package's own specifications; adding one takes a file and a name here.
+# Import paths of the package's own specifications. To add one, add a file, and a name here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
 _CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
@@ -52,7 +52,7 @@ def register(spec: ModelSpec) -> None:
         >>> register(spec_of("resnet18"))
         >>> register(ModelSpec("resnet18", build=lambda num_classes: None))
         Traceback (most recent call last):
-        jaxch5.errors.ConfigError: resnet18: is the name of another architecture; choose another one
+        jaxch5.errors.ConfigError: resnet18 is another architecture's name; choose another name
     """
     _refuse_taken(spec)
     if spec.name not in OURS:
@@ -61,7 +61,7 @@ def register(spec: ModelSpec) -> None:
 
 def _refuse_taken(spec: ModelSpec) -> None:
     if spec.name in architectures() and _known(spec.name) != spec:
-        raise ConfigError(f"{spec.name}: is the name of another architecture; choose another one")
+        raise ConfigError(f"{spec.name} is another architecture's name; choose another name")
 
 
 def _known(name: str) -> ModelSpec:
@@ -76,8 +76,8 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
 
     Args:
         arch: Name, import path, specification, or your own module.
-        modules: Names of your module's top-level modules, if they are known; with a
-            ResNet's names, your module is treated as having a ResNet's stages.
+        modules: Names of your module's top-level modules, if they are known. If these are named as
+            in a ResNet, your module is treated as having a ResNet's stages.
 
     Raises:
         ConfigError: There is no such architecture, or another one has its name.
@@ -99,7 +99,7 @@ def spec_of(arch: str | ModelSpec | Any, modules: Collection[str] = ()) -> Model
         spec = load_object(arch, "model.arch")
         if not isinstance(spec, ModelSpec):
             raise ConfigError(
-                f"model.arch = {arch}: should be a ModelSpec, and is of type {type(spec).__name__}"
+                f"model.arch = {arch}: should be a ModelSpec, but is of type {type(spec).__name__}"
             )
         spec = replace(spec, import_path=arch)
     _refuse_taken(spec)
@@ -111,7 +111,8 @@ def _of_module(module: nn.Module, modules: Collection[str]) -> ModelSpec:
     if name in OURS:
         return _known(name)
     resnet = _known("resnet18")
-    # A network with a ResNet's names has a ResNet's groups; any other body is frozen as a whole.
+    # If the modules have a ResNet's names, the groups of layers are those of a ResNet. Any other
+    # body is frozen as a whole.
     like = "layer4_0" in modules
     stages, fastai = (resnet.stages, resnet.fastai) if like else (BODY_AND_HEAD, ())
 
@@ -146,10 +147,11 @@ def create_model(
         remat: Whether a block's activations are recomputed for the gradient, which takes less
             memory and more time (Chen et al., 1604.06174); ignored for your own module.
         drop_path: Rate of stochastic depth (Huang et al., 1603.09382) in the last block of a
-            ConvNeXt or a ViT; it rises linearly from 0 in the first block.
+            ConvNeXt or a ViT; the rate rises linearly from 0 in the first block.
 
     Raises:
-        ConfigError: The architecture or head does not exist, or `arch` does not take a setting.
+        ConfigError: The architecture or the head does not exist, or a setting was chosen that the
+            architecture does not take.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -178,10 +180,10 @@ def create_model(
     for name, value in extras.items():
         if value and name not in takes:
             shown = str(value).lower()
-            raise ConfigError(f"model.{name} = {shown}: {spec.name} is built without {name}")
+            raise ConfigError(f"model.{name} = {shown}: build of {spec.name} takes no {name}")
     if dtype is not None and "dtype" not in takes and np.dtype(dtype) != np.float32:
         precision = {"bfloat16": "bf16", "float16": "fp16"}.get(np.dtype(dtype).name, dtype)
-        raise ConfigError(f"model.precision = {precision}: {spec.name} is built without dtype")
+        raise ConfigError(f"model.precision = {precision}: build of {spec.name} takes no dtype")
     module = _as_linen(spec.build(num_classes, **settings))
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")
@@ -193,10 +195,11 @@ def _as_linen(module: Any) -> nn.Module:
 
     if isinstance(module, linen.Module):
         return module
-    # Checked without importing nnx: some releases of flax cannot import it with a newer jax.
+    # This is checked without importing nnx, which some releases of flax cannot import with a newer
+    # jax.
     if not any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
         raise ConfigError(
-            f"arch = {module!r}: should be a name, a ModelSpec or a module, and is of type "
+            f"arch = {module!r}: should be a name, a ModelSpec or a module, but is of type "
             f"{type(module).__name__}"
         )
     from jaxch5.models.bridge import as_linen

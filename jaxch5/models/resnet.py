@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1, the last to four times as many channels, and a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions, of which the last quadruples the channels, and a shortcut."""
 
     width: int
     stride: int
@@ -128,8 +128,8 @@ class ResNet(nn.Module):
         dtype: Type of the computation; weights, statistics and logits are float32.
         frozen_stages: Number of stages, counted from the stem, that use their running statistics in
             training too, and do not update them.
-        remat: Whether a block's activations are recomputed for the gradient, rather than kept in
-            memory.
+        remat: Whether a block's activations are recomputed for the gradient, rather than being kept
+            in memory.
         leaves_sums: Whether kernels' gradients can be left for the caller to sum; see `by_rows`.
     """
 
@@ -165,8 +165,9 @@ class ResNet(nn.Module):
         return HEADS[self.head](self.num_classes, name="head")(x.astype(jnp.float32), train)
 
 
-# PyTorch's names for the layers of heads: numbers in fastai, `fc` in torchvision. Numbers that are
-# missing here are layers without weights (pooling, flattening, dropout, ReLU).
+# PyTorch's names for the layers of heads, which are numbers in fastai, and `fc` in torchvision. The
+# numbers that are missing here belong to layers without weights (pooling, flattening, dropout and
+# ReLU).
 OF_HEADS = {
     "head.bn1": "head.2",
     "head.fc1": "head.4",
@@ -179,7 +180,7 @@ CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6
 
 
 def torchvision_name(path: VariablePath) -> str:
-    """Returns a variable's name in torchvision and timm, or fastai's in a `concat_pool` head.
+    """Returns a variable's name in torchvision and timm, or in fastai for a `concat_pool` head.
 
     Example:
         >>> torchvision_name(("batch_stats", "layer2_0", "downsample_1", "mean"))
@@ -239,7 +240,8 @@ def _spec(arch: str, tags: str, **own: Mapping[str, float]) -> ModelSpec:
     )
 
 
-# Tags of timm 1.0.31, with what timm states: licence, normalization, and tests' size, crop, filter.
+# Tags of timm 1.0.31, with what timm states about them: licence, normalization, and the size, crop
+# and filter that are used in tests.
 _TORCHVISION = partial(HubWeights, licence="bsd-3-clause")
 _META = partial(HubWeights, licence="cc-by-nc-4.0")
 _GLUON = partial(HubWeights, licence="apache-2.0", interpolation="bicubic")

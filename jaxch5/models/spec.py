@@ -1,4 +1,4 @@
-"""Describes an architecture: all that the rest of the package needs to know, in one place.
+"""Describes an architecture in one place, with all that the rest of the package has to know of it.
 
 Groups of layers, freezing, weight decay, conversion of other libraries' weights, learners' files
 and the transfer profile all rely on a `ModelSpec`, which `jaxch5.models.registry` finds by name.
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import flax.linen as nn
     import numpy as np
 
-# A variable's path in the tree, a key in `flatten_dict`'s result: ("params", "conv1", "kernel").
+# A variable's path in the tree of variables, such as ("params", "conv1", "kernel"). These are the
+# keys of the dictionary that `flatten_dict` returns.
 VariablePath = tuple[str, ...]
 # The stages of a network whose `ModelSpec` names none: all modules but the head are the body.
 BODY_AND_HEAD = ("body", "head")
@@ -54,7 +55,7 @@ class LastMap(NamedTuple):
         module: Path of the module that returns the map, such as "blocks_11/norm1". "" takes
             an outermost module that returns [batch, height, width, channels]; see `find_map`.
         tokens: Number of tokens before the patches, if the map is [batch, tokens, channels].
-        corner: Whether the map's first pixel stands for the picture's first pixel, as it does where
+        corner: Whether the map's first pixel stands for the picture's first pixel, as it does if
             strided convolutions pad all sides alike, rather than for the middle of several pixels.
 
     Example:
@@ -76,10 +77,10 @@ class HubWeights(NamedTuple):
 
     Attributes:
         repository: Name on the hub, such as "timm/resnet18.tv_in1k".
-        accuracy: Top-1 accuracy on ImageNet's validation pictures, percent, as the weights' authors
-            state it; None if it is not known.
+        accuracy: Top-1 accuracy on ImageNet's validation pictures, in percent, as stated by the
+            authors of the weights; None if it is not known.
         licence: Licence of the weights; None if none is stated.
-        size: Side of the pictures that the weights are tested on, pixels.
+        size: Side, in pixels, of the pictures that the weights are tested on.
         crop: Side of such a picture, as a share of the short side of the picture it is cut from.
         interpolation: Filter with which pictures are resized for the test.
         normalization: Mean and deviation used in training; None means the architecture's.
@@ -116,14 +117,20 @@ def torch_name(path: VariablePath) -> str:
 
 
 def torch_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in PyTorch's axis order, outputs and inputs first; other arrays as given."""
+    """Returns a kernel with its output and input axes first, as in PyTorch.
+
+    An array that is not a kernel is returned unchanged.
+    """
     last = value.ndim - 1
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(last, last - 1, *range(last - 1)) if is_kernel else value
 
 
 def flax_layout(path: VariablePath, value: np.ndarray) -> np.ndarray:
-    """Returns a kernel in flax's axis order, inputs and outputs last; other arrays as given."""
+    """Returns a kernel with its input and output axes last, as in flax.
+
+    An array that is not a kernel is returned unchanged.
+    """
     is_kernel = path[-1] == "kernel" and value.ndim > 1
     return value.transpose(*range(2, value.ndim), 1, 0) if is_kernel else value
 
@@ -137,8 +144,8 @@ class Names:
         written: Function from a variable's path and its array in flax to its array in a state dict.
         read: Inverse of `written`.
         whose: Libraries that use these names, for messages.
-        others: Other sets of names, which files may have and `export_state_dict` may write: for
-            each set, what replaces the beginnings of the names that `of` returns.
+        others: Other sets of names, which files may have and `export_state_dict` may write. Each
+            set maps beginnings of the names that `of` returns to their replacements.
 
     Example:
         >>> Names(lambda path: "/".join(path[1:])).of(("params", "stem", "kernel"))
@@ -166,8 +173,9 @@ class ModelSpec:
             `create_model`), and the module keeps `head` as an attribute. Settings that are not
             among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
-        stage_of: Function from the name of a top-level module to its stage. None takes the stage
-            named like the module, or like its name up to an underscore; else the first stage.
+        stage_of: Function from the name of a top-level module to its stage. If it is None, a module
+            belongs to the stage that has the module's name, or the part of that name before an
+            underscore. If there is no such stage, the module belongs to the first stage.
         fastai: Number of stages in each group of `groups="fastai"`, earliest group first; () makes
             two groups, the body and the head.
         heads: Heads that the network can be built with, the head of its ImageNet weights first;
@@ -175,19 +183,20 @@ class ModelSpec:
         frozen: Function from a module and a number n to a module whose first n stages use their
             running statistics in training too; `train_bn=False` needs this function for a module
             with such statistics.
-        no_decay: Parameters, by the last part of their path, that have no weight decay; biases and
+        no_decay: Last parts of the paths of parameters that have no weight decay. Biases and
             vectors never have any.
-        names: Names of its variables in other libraries; by default, those PyTorch would give them.
-        weights: Its weights on the hub; `weights="imagenet"` takes the first.
-        normalization: Mean and deviation of the colours that its weights were trained with.
-        size: Side of a picture with which the network can be initialized, pixels.
-        family: Name of its kind, for messages, such as "ResNet".
+        names: Names of the variables in other libraries; by default, those that PyTorch would give
+            them.
+        weights: Weights of the architecture on the hub; `weights="imagenet"` takes the first.
+        normalization: Mean and deviation of the colours that the weights were trained with.
+        size: Side, in pixels, of a picture with which the network can be initialized.
+        family: Name of the kind of network, such as "ResNet", for messages.
         recognizes: Function that tells whether a state dict, some of whose entries may be missing,
             belongs to exactly this architecture; None compares the entries' names.
         import_path: Import path that named the architecture, if any; a learner's file records it.
-        resample: Parameters, by the last part of their path, whose inner axes depend on the size of
-            pictures. Each has a function from its value, and the height and width of other
-            pictures, to its value for those pictures.
+        resample: Functions for parameters whose inner axes depend on the size of pictures, keyed by
+            the last part of the parameter's path. Each function takes the parameter's value, and
+            the height and width of other pictures, and returns the value for those pictures.
         last_map: Which map shows where the network looks; see `jaxch5.attribution`.
 
     Example:
@@ -260,7 +269,7 @@ class ModelSpec:
             groups: "fastai" or "stages".
 
         Raises:
-            ConfigError: There are no groups of this name.
+            ConfigError: `groups` is neither of these names.
         """
         count = len(self.stages)
         known = {"fastai": self.fastai or (count - 1, 1), "stages": (1,) * count}

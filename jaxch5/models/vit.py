@@ -35,7 +35,7 @@ near_zero, nearer_zero = truncated_normal(0.02), normal(1e-6)
 
 
 class Block(nn.Module):
-    """Attention among the tokens, then an MLP for each token; each of the two adds to its input."""
+    """Attention, then an MLP for each token; the result of each step is added to its input."""
 
     heads: int
     layer_scale: float
@@ -47,7 +47,7 @@ class Block(nn.Module):
         shape, width = x.shape, x.shape[-1]
         norm = partial(nn.LayerNorm, 1e-6, dtype=self.dtype)
         dense = partial(Dense, dtype=self.dtype)
-        # A CPU multiplies matrices faster than stacks of them.
+        # A CPU multiplies matrices faster than it multiplies stacks of matrices.
         parts = dense(3 * width, name="attn_qkv")(norm(name="norm1")(x).reshape(-1, width))
         query, key, value = jnp.split(parts.reshape(*shape[:2], -1, width // self.heads), 3, axis=2)
         seen = attention(query, key, value).reshape(-1, width)
@@ -68,12 +68,12 @@ class VisionTransformer(nn.Module):
         arch, num_classes: Name of the architecture, for messages; number of logits.
         patch: Side of a patch, pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
-        registers: Register tokens (Darcet et al., 2309.16588); if any, only patches have positions.
-        layer_scale: Initial factor of what a block adds (Touvron et al., 2103.17239); 0 for none.
+        registers: Number of register tokens (2309.16588). If above 0, only patches have positions.
+        layer_scale: Initial factor for what a block adds (Touvron et al., 2103.17239); 0 for none.
         head: "linear", on the class token, as in pretraining; or "concat_pool", fastai's layers on
             the class token concatenated with the mean of the patches.
         dtype: Type of the computation.
-        remat: Whether a block's activations are recomputed for the gradient, rather than kept.
+        remat: Whether a block's activations are recomputed for the gradient, not kept in memory.
         drop_path: Rate of stochastic depth in the last block, rising linearly from 0 in the first.
     """
 
@@ -103,7 +103,7 @@ class VisionTransformer(nn.Module):
         high, wide = (length // side for length in sides)
         uniform = variance_scaling(1 / 3, "fan_in", "uniform")
         embed = partial(nn.DenseGeneral, self.width, (-3, -2, -1), kernel_init=uniform)
-        # A convolution whose stride is its size, computed as one product of matrices.
+        # This is a convolution whose stride equals its size, computed as one product of matrices.
         patches = x.reshape(batch, high, side, wide, side, 3).swapaxes(2, 3)
         patches = embed(dtype=self.dtype, name="patch_embed_proj")(patches)
 
@@ -150,7 +150,7 @@ TAGS: dict[str, Callable[..., HubWeights]] = {
 
 
 def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
-    """Returns the specification of a vision transformer with these sizes and timm's weights."""
+    """Returns the specification of a vision transformer with given sizes and timm's weights."""
     build = partial(VisionTransformer, arch, **sizes)
     model = build(num_classes=1)
     last, after = f"blocks_{model.depth - 1}", f"blocks.{model.depth}.norm1.bias"
@@ -158,7 +158,7 @@ def vit_spec(arch: str, tags: str = "", **sizes: Any) -> ModelSpec:
     weights = tuple(TAGS.get(tag, other)(f"timm/{arch}.{tag}") for tag in tags.split())
 
     def stage_of(module: str) -> str:
-        # As in timm's layer-wise rates, the last norm belongs to the last block.
+        # The last norm belongs to the last block, as it does for timm's layer-wise learning rates.
         own = module if module.startswith((HEAD, "blocks_")) else "embed"
         return last if module == "norm" else own
 

@@ -41,8 +41,8 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
     `head.` whose layers are numbered as in fastai's `create_head` becomes a `concat_pool` head.
 
     Args:
-        state_dict: Array-likes by PyTorch's names, in PyTorch's layouts: convolutions
-            [out, in, height, width], linear layers [out, in].
+        state_dict: Array-likes, keyed by PyTorch's names, in PyTorch's layouts: convolutions are
+            [out, in, height, width], and linear layers are [out, in].
         arch: Name of an architecture, or a `ModelSpec`.
 
     Returns:
@@ -50,7 +50,8 @@ def import_state_dict(state_dict: Mapping[str, Any], arch: str | ModelSpec) -> d
         Numbers that are float32 in the state dict are unchanged.
 
     Raises:
-        WeightsError: An entry is missing, misshapen, not of finite floats, or foreign to `arch`.
+        WeightsError: An entry is missing, has a wrong shape, holds anything but finite floats, or
+            does not belong to `arch`.
 
     Example:
         >>> from functools import partial
@@ -212,7 +213,8 @@ def _fits(
 
 def _refuse(spec: ModelSpec, what: str, names: list[str]) -> None:
     if names:
-        # One name says enough; several mean an incomplete file, or another kind of network.
+        # The first name is enough for a message. If there are several, the file is incomplete, or
+        # holds another kind of network.
         kind = f"the file is incomplete, or holds another kind of {spec.family or 'network'}"
         others = f" (and {counted(len(names) - 1, 'other')}: {kind})" if len(names) > 1 else ""
         raise WeightsError(f"weights of {spec.name}: {f'{names[0]} {what}'.rstrip()}{others}")

@@ -1,10 +1,11 @@
-"""3x3 convolution with a quarter of the multiplications, and its gradients.
+"""Computes 3x3 convolutions and their gradients with a quarter of the usual multiplications.
 
 In one dimension, computing four outputs with three taps is the transpose of multiplying two
-polynomials. Done from their values at five points and their leading coefficients, this takes six
-multiplications where plain sums take twelve (Toom and Cook; Winograd, 1980). In two dimensions, a
-tile of 4x4 outputs takes 36 multiplications, not 144. Each of the 36 is done for all tiles and
-channels together, as one matrix product (Lavin and Gray, 1509.09308).
+polynomials. If the polynomials' values at five points and their leading coefficients are used, this
+takes six multiplications, whereas plain sums take twelve (Toom and Cook; Winograd, 1980). In two
+dimensions, a tile of 4x4 outputs takes 36 multiplications instead of 144. Each of the 36
+multiplications is done for all tiles and channels together, as one matrix product (Lavin and Gray,
+1509.09308).
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TAPS, TILE = 3, 4
-# Small, so that powers lose no digits; in pairs of opposite sign, for more zeros in the matrices.
+# The points are small, so that their powers lose no digits. They come in pairs of opposite sign, so
+# that the matrices have more zeros.
 POINTS = (0, 1, -1, 2, -2)
 SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns three matrices: for a tile's inputs, for the taps, and from products to outputs."""
+    """Returns matrices that transform a tile's inputs, the taps, and products into outputs."""
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    # Coefficients, constant first, of polynomials that are zero at all points but one, or at all 5.
+    # Coefficients, with the constant one first, of polynomials that are zero at all points but one,
+    # or at all five.
     inputs = [[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(points)[::-1]]
     powers, last = np.vander(points, TILE, increasing=True), np.eye(TILE)[-1:]
     taps = np.concatenate([powers[:, :TAPS] / np.array(scales)[:, None], last[:, -TAPS:]])
@@ -38,7 +41,8 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 INPUT, _KERNEL, OUTPUT = _matrices()
-# For both dimensions. The 36 products are ordered by column, then by row, as in `_places`.
+# These matrices are for both dimensions. The 36 products are ordered by column, then by row, as in
+# `_places`.
 KERNEL = np.einsum("pa,qb->qpab", _KERNEL, _KERNEL).reshape(SIZE**2, TAPS**2)
 OUTPUTS = np.einsum("ip,jq->ijqp", OUTPUT, OUTPUT).reshape(TILE**2, SIZE**2)
 
@@ -65,7 +69,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    # JAX would differentiate the steps below one by one, which takes twice as long.
+    # JAX would differentiate the steps of `_convolve` one by one, which would take twice as long.
     x, kernel = saved
     return _convolve(cotangent, kernel, turned=True), _kernel_gradient(x, cotangent)
 
@@ -75,7 +79,7 @@ winograd.defvjp(_forward, _backward)
 
 @partial(jax.jit, static_argnames="turned")
 def _convolve(x: Array, kernel: Array, turned: bool = False) -> Array:
-    """Convolves; if `turned`, turns the outputs' gradients into those of the inputs."""
+    """Convolves; if `turned`, computes the gradients of inputs from those of outputs instead."""
     (batch, height, width, _), (rows, columns) = x.shape, _tiles(x)
     taps, product = (KERNEL[:, ::-1], times_transposed) if turned else (KERNEL, jnp.matmul)
     kernels = (taps @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
@@ -91,7 +95,8 @@ def _kernel_gradient(x: Array, cotangent: Array) -> Array:
     below, right = TILE * rows - height, TILE * columns - width
     outputs = jnp.pad(cotangent, ((0, 0), (0, below), (0, right), (0, 0)))
     places = _places(OUTPUT.T, outputs, rows, columns)
-    # Transposed in memory first: a product that transposes while reading takes three times as long.
+    # The inputs are transposed in memory first, since a product that transposes them while it reads
+    # them takes three times as long.
     inputs = lax.optimization_barrier(_inputs(x).mT)
     products = jnp.matmul(inputs, places)
     gradient = KERNEL.T @ products.reshape(SIZE**2, -1)
@@ -119,7 +124,8 @@ def _places(matrix: np.ndarray, x: Array, rows: int, columns: int) -> Array:
     size, channels = matrix.shape[1], x.shape[-1]
     below, right = TILE * (rows - 1) + 1, TILE * (columns - 1) + 1
     x = _combine(matrix, [x[None, :, place : place + below : TILE] for place in range(size)])
-    # Keeps the sums for rows and columns apart: fused, each of 36 sums would have up to 16 terms.
+    # The barrier keeps the sums for rows apart from those for columns. If they were fused, each of
+    # the 36 sums would have up to 16 terms.
     x = lax.optimization_barrier(x)
     parts = [x[:, :, :, place : place + right : TILE] for place in range(size)]
     return _combine(matrix, [part.reshape(SIZE, -1, channels) for part in parts])
@@ -131,7 +137,7 @@ def times_transposed(
     """Multiplies by a transposed matrix, in the order that is faster on a CPU.
 
     The CPU's matrix library copies its second operand, row by row. If `x` has fewer rows than
-    columns, it is faster to exchange the two and transpose the result.
+    columns, it is faster to exchange the two matrices and transpose the result.
 
     Example:
         >>> times_transposed(jnp.ones((2, 3)), jnp.ones((4, 3))).shape

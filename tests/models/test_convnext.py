@@ -196,13 +196,13 @@ def test_blocks_are_left_out_by_the_steps_key_and_only_in_training(apply):
 
 def test_what_cannot_be_built_is_one_line():
     for settings, line in (
-        ({"arch": "resnet18", "drop_path": 0.1}, r"drop_path = 0\.1: resnet18 is built without"),
+        ({"arch": "resnet18", "drop_path": 0.1}, r"drop_path = 0\.1: build of resnet18 takes no"),
         ({"arch": NANO, "head": "conv"}, r"model\.head = conv: should be one of linear, concat"),
     ):
         with pytest.raises(ConfigError, match=line):
             create_model(num_classes=3, **settings)
     init = partial(create_model(NANO, 3).init, jax.random.key(0), train=False)
-    with pytest.raises(ConfigError, match=r"data\.size = 28: convnext_nano should have 32 or more"):
+    with pytest.raises(ConfigError, match=r"data\.size = 28: convnext_nano needs at least 32"):
         init(jnp.zeros((1, 28, 32, 3)))
 
 

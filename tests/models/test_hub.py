@@ -163,7 +163,7 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ("a1_in2k", "resnet18 has no such tag: it has tv_in1k, a1_in1k, .*did you mean a1_in1k"),
+        ("a1_in2k", "no such tag; its tags are tv_in1k, a1_in1k, .*did you mean a1_in1k"),
         (
             "me/no",
             "me/no: there is no such file or folder here, and no such public repository",
@@ -173,7 +173,7 @@ def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path
             "timm/resnet50.a1_in1k",
             r"belongs to resnet50, not to .* \(--model.arch resnet50\)",
         ),
-        ("me/other", r"config.json: architecture = resnet18d: is not resnet18 \(--model.arch"),
+        ("me/other", r"config.json: architecture = resnet18d, which is not resnet18 \(--model"),
     ],
 )
 def test_what_is_not_there_is_named_with_a_way_out(weights, said, serve, pets, tmp_path):
@@ -212,9 +212,9 @@ def test_a_folder_is_like_a_repository(folder, random_variables):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_classes": 1000}, "num_classes gives 1000 outputs, but the head of .* has 3"),
-        ({"label_names": ["cat", "dog"]}, "label_names gives 2 outputs, but the head of .* has 3"),
-        ({"architecture": "resnet18"}, r"architecture = resnet18: is not resnet18d"),
+        ({"num_classes": 1000}, "num_classes states 1000 outputs, but the head of .* has 3"),
+        ({"label_names": ["cat", "dog"]}, "label_names states 2 outputs, but the head of .* has 3"),
+        ({"architecture": "resnet18"}, r"architecture = resnet18, which is not resnet18d"),
         ({"pretrained_cfg": {"mean": [0.5], "std": [0.5] * 3}}, "mean = .*--model.mean and"),
         ({"pretrained_cfg": {"crop_pct": 95}}, "crop_pct = 95: .* correct it, or move the file"),
     ],

@@ -165,7 +165,7 @@ def test_normalization_and_classes_travel_with_a_file(whole):
 def test_metadata_that_cannot_be_meant_are_named(name, value, state_dict, tmp_path):
     file = tmp_path / "weights.safetensors"
     save_file(state_dict, file, {name: value})
-    assert refusal(from_file, file, "resnet18").startswith(f"{file}: its metadata, {name}: ")
+    assert refusal(from_file, file, "resnet18").startswith(f"{file}: {name} in its metadata: ")
 
 
 def test_a_file_cut_short_is_named(whole, tmp_path):

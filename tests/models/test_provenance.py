@@ -81,7 +81,7 @@ def test_a_description_of_another_architecture_is_not_theirs(folder):
     shutil.copy(TIMM, folder)
     found = known(folder, arch="resnet18")
     assert found.normalization == IMAGENET
-    assert "(config.json beside it is of resnet34)" in found.source
+    assert "(config.json beside it describes resnet34)" in found.source
 
 
 def test_label_names_are_the_heads_classes(folder):
@@ -122,7 +122,7 @@ def test_a_file_of_that_name_that_is_something_else_says_nothing(content, folder
 
 def test_metadata_without_its_other_half_is_refused(folder):
     """ImageNet's deviation was taken silently with a mean of another's."""
-    with pytest.raises(WeightsError, match="its metadata: lacks std"):
+    with pytest.raises(WeightsError, match="its metadata lacks std"):
         known(folder, {"mean": json.dumps([0.5] * 3)})
     assert known(folder, {"mean": json.dumps([0.5] * 3)}, given=HALF).normalization == HALF
     assert np.isfinite(known(folder).normalization.mean).all()

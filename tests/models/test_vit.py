@@ -145,7 +145,7 @@ def test_positions_are_resampled_as_timm_does(grid):
     assert found[0, 0].tolist() == [9, 9]
     same = resample_positions(1, 8, positions, (32, 32))
     assert same is positions
-    with pytest.raises(WeightsError, match="has 15 patches, which should form a square"):
+    with pytest.raises(WeightsError, match="has 15 patches, which form no square"):
         resample_positions(2, 8, positions, (8, 8))
 
 

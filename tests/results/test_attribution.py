@@ -154,7 +154,7 @@ def test_a_module_of_nnx_is_refused_with_the_way_out():
             return self.head(self.conv(x).mean((1, 2)))
 
     predictor = classifier(create_model(Plain(nnx.Rngs(0)), 2), 16)
-    with pytest.raises(ConfigError, match=r"Plain: has no map .* linen"):
+    with pytest.raises(ConfigError, match=r"Plain has no map .* linen"):
         check_has_map(predictor)
 
 

@@ -148,9 +148,7 @@ def test_of_several_networks_the_one_that_is_named_is_taken(state_dicts, tmp_pat
     np.testing.assert_array_equal(bias[""], state_dict["fc.bias"])
     np.testing.assert_array_equal(bias["#state_dict"], bias[""])
     np.testing.assert_array_equal(bias["#state_dict_ema"], state_dict["fc.bias"] + 1)
-    with pytest.raises(
-        WeightsError, match=r"no part #teacher .* #state_dict and #state_dict_ema"
-    ):
+    with pytest.raises(WeightsError, match=r"no part #teacher .* #state_dict and #state_dict_ema"):
         from_file(Path(f"{file}#teacher"), ARCH)
 
 

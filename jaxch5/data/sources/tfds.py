@@ -132,8 +132,8 @@ def _prepare(builder: Any, name: str) -> None:
         )
     except ImportError as error:
         raise DataError(
-            f"data.tfds = {name}: needs {error.name or 'TensorFlow'} to be prepared, once: "
-            "python -m pip install -e '.[tfds]' in jaxch5's folder"
+            f"data.tfds = {name}: needs {error.name or 'TensorFlow'} while it is prepared, which "
+            "is done once; python -m pip install -e '.[tfds]' in jaxch5's folder installs it"
         ) from None
     except Exception as error:
         # A builder is anybody's code and may raise anything.

@@ -81,7 +81,7 @@ class Source:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        # Checked for every source: otherwise a wrong label would show at an epoch's end, or never.
+        # Every source is checked: otherwise a wrong label would show at an epoch's end, or never.
         labels = check_labels(self.labels, self.classes, self.references)
         object.__setattr__(self, "labels", labels)
 
@@ -280,7 +280,7 @@ def from_arrays(
 
 
 def digits() -> Source:
-    """Returns scikit-learn's 1,797 handwritten digits, 8x8 scans with 17 levels of grey.
+    """Returns scikit-learn's 1,797 handwritten digits, which are 8x8 scans with 17 levels of grey.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository.
 

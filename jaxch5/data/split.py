@@ -68,7 +68,7 @@ def random_split(valid_fraction: float = 0.2, seed: int = 42, stratify: bool = F
 
     Raises:
         DataError: The fraction is not between 0 and 1. The split itself raises it if a part is
-            empty, or if a class has fewer than two items or none for training.
+            empty, or if a class has fewer than two items or no item for training.
 
     Example:
         >>> from jaxch5.data.source import digits

@@ -84,7 +84,7 @@ def find_problems(
     Args:
         source: Labelled pictures.
         train, valid: Items of each part; without them, no leaks are found.
-        console: Where the progress bar is drawn; None is standard error.
+        console: Where the progress bar is drawn; None means standard error.
         near: Whether to look for pictures that are nearly the same.
 
     Example:
@@ -144,7 +144,7 @@ def unreadable(source: Source, console: Console | None = None) -> dict[str, str]
 
     Args:
         source: Labelled pictures; every one of them is read.
-        console: Where the progress bar is drawn; None is standard error.
+        console: Where the progress bar is drawn; None means standard error.
     """
     outcomes = _with_progress(_seen(source, near=False), len(source), console)
     return {
@@ -159,7 +159,7 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
     Args:
         source: Labelled pictures; every one of them is read.
-        console: Where the progress bar is drawn; None is standard error.
+        console: Where the progress bar is drawn; None means standard error.
 
     Raises:
         DataError: A class is left without pictures.

@@ -35,8 +35,8 @@ def from_archive(
     Args:
         url: The file's address, from which it is fetched once, or its path.
         sha256: Checksum of the file, in hexadecimal; None means that it is not checked.
-        pattern: Regular expression that finds the class in a file name, as for `from_regex`; None
-            takes the class from the folder, as `from_folder` does.
+        pattern: Regular expression that finds the class in a file name, as for `from_regex`; if
+            None, the folder tells the class, as for `from_folder`.
         train, valid: Folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
@@ -69,7 +69,7 @@ def from_archive(
 
 
 def is_archive(file: Path) -> bool:
-    """Checks whether a file is a zip or tar file, by its content or its name."""
+    """Checks whether a file is a zip or tar file, judging by its content or its name."""
     if not file.is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Tells what a file holds, whatever its name: a server may send a web page in place of a file."""
+"""Tells what a file holds, whatever its name is: a server may send a web page instead of a file."""
 
 from __future__ import annotations
 

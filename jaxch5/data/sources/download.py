@@ -95,7 +95,7 @@ def fetch(address: str, file: Path) -> None:
             if error.status < 500:
                 raise DataError(reason) from None
         except (aiohttp.ClientConnectorError, ConnectionError, TimeoutError) as error:
-            # The server had time to answer; one that is not there is not worth another attempt.
+            # The server has had time to answer; if it is not there, another attempt will not help.
             raise DataError(f"no answer ({str(error) or type(error).__name__})") from None
         except (ValueError, ImportError) as error:
             # fsspec does not know this kind of address, or lacks a library for it.
@@ -116,8 +116,8 @@ def fetch_links(
 
     Args:
         links: Addresses that fsspec understands, such as `https://...`.
-        folder: Folder for the files; None is the user's cache folder.
-        console: Where the progress bar is drawn; None is standard error.
+        folder: Folder for the files; None means the user's cache folder.
+        console: Where the progress bar is drawn; None means standard error.
 
     Returns:
         The path of each link's file, keyed by link.
@@ -172,13 +172,13 @@ def fetch_archive(url: str, sha256: str | None = None, folder: Path | None = Non
     Args:
         url: Address of a zip or tar file.
         sha256: Checksum of the file, in hexadecimal; None means that it is not checked.
-        folder: Folder for unpacked archives; None is the user's cache folder.
+        folder: Folder for unpacked archives; None means the user's cache folder.
 
     Raises:
         DataError: The file cannot be fetched or unpacked, or has a different checksum.
     """
     folder = cache_folder("archives") if folder is None else folder
-    # An archive that was unpacked unchecked must not pass for one whose checksum is given now.
+    # An archive unpacked without a check must not pass for one whose checksum is given now.
     unpacked = folder / Path(file_name_for(f"{url}#{sha256 or ''}")).stem
     if unpacked.is_dir():
         return unpacked

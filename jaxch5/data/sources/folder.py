@@ -109,7 +109,7 @@ def from_regex(
         pattern: Regular expression for the whole file name; its first group is the class, as in
             `r"(.+)_\d+\.jpg"`. How a file system stores an umlaut does not matter.
         train, valid: Folders of the training and of the validation pictures, as for `from_folder`;
-            None for both takes all pictures, whatever folder they are in.
+            if both are None, all pictures are read, whatever folder they are in.
 
     Raises:
         DataError: A folder or pictures are missing, or the pattern is not valid or finds no class.

@@ -5,7 +5,7 @@ A packed set is a folder, local or at an address, with
 - `packed.json`: the set's `Index`: its classes, its presize, and each file's size and checksum;
 - `labels.npy`: the class of each item, as an index into the classes, int32;
 - `references.jsonl`: the name that each item had in its source, as a JSON string;
-- `valid.npy`: whether each item is for validation, if the source had a split of its own;
+- `valid.npy`: whether each item is for validation (only if the source had a split of its own);
 - `pictures-00000-of-00008.array_record` and so on: shards, which together hold a record for
   each item. The items are shuffled once, so that each shard is a random sample of the set. A record
   is the label, as four little-endian bytes, followed by a JPEG file of the presized picture.
@@ -165,7 +165,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
     begins = list(accumulate((shard.count for shard in every), initial=0))
     chosen = range(len(every))[shards]
     if not chosen:
-        raise DataError(f"{store.name}: has {len(every)} shards, none of them in {shards}")
+        raise DataError(f"{store.name}: has {len(every)} shards, but none of them is in {shards}")
     ends = list(accumulate(every[number].count for number in chosen))
     readers = [_Reader(store, every[number]) for number in chosen]
 

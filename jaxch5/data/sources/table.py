@@ -143,7 +143,7 @@ def _separator(file: Path, text: str, wanted: Sequence[str]) -> str:
 
 
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of a table that hold anything, with the lines on which they begin."""
+    """Yields the rows of a table that are not empty, with the lines on which they begin."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     begin = 1
     try:

@@ -43,7 +43,7 @@ def from_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
 
     Raises:
         DataError: There is no such set, it cannot be prepared or read by index, it has none of the
-            three splits, or it holds no pictures with a class.
+            splits named above, or it holds no pictures with a class.
 
     Example:
         >>> source = from_tfds("oxford_iiit_pet")  # doctest: +SKIP
@@ -170,7 +170,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
 def _labels(
     builder: Any, split: str, records: Sequence[dict[str, Any]], label: str
 ) -> Int32[np.ndarray, "records"]:
-    """Returns a split's labels, cached, since reading them means reading every record."""
+    """Returns a split's labels, which are cached, since reading them means reading all records."""
     name = f"{label} of {_files(builder, split)}"
     file = cache_folder("labels") / f"{file_name_for(name)}.npy"
     try:

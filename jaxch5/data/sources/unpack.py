@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, name: str | None = None) -> None:
     Args:
         archive: The file.
         folder: Folder to create and unpack into.
-        name: What error messages call the archive; None is its file's name.
+        name: What error messages call the archive; None means the name of its file.
 
     Raises:
         DataError: The file is neither a zip nor a tar file, or is damaged or encrypted; a member is

@@ -50,7 +50,7 @@ def test_each_process_can_have_shards_of_its_own(packed):
         for item, name in enumerate(share.references):
             assert share.labels[item] == whole.labels[item_of[name]]
             assert share.read(item) == whole.read(item_of[name])
-    with pytest.raises(DataError, match="has 5 shards, none of them in"):
+    with pytest.raises(DataError, match="has 5 shards, but none of them is in"):
         from_packed(packed, slice(7, None))
 
 

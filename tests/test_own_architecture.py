@@ -377,7 +377,7 @@ def test_a_specification_that_contradicts_itself_is_refused(wrong, line):
     [
         (
             {"stages": ("patch", "blocks", "head")},
-            "none of its modules belongs to stage blocks: .*mixer_up",
+            r"none of its modules \(.*mixer_up.*\) belongs to stage blocks",
         ),
         ({"stage_of": lambda module: "trunk"}, "stage_of returns trunk, which is not one"),
     ],

@@ -1,1 +1,1 @@
-"""Settings, the rules between them, TOML, the command line, and the data that they describe."""
+"""Settings, the rules between them, TOML, the command line, and the data that settings describe."""

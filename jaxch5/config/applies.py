@@ -18,7 +18,7 @@ TABLES = (".csv", ".tsv", ".tab", ".txt")
 KINDS = {
     "digits": "the digits",
     "folder": "a folder",
-    "table": "a table, which has columns for that",
+    "table": "a table, whose columns give the classes and the split",
     "packed": "a packed set, which has its own classes and its own split",
     "archive": "an archive",
     "tfds": "a prepared set",
@@ -166,7 +166,7 @@ def _columns(situation: Situation) -> str:
 # The task of each loss that works with only one task.
 TASKS = {"focal": "softmax", "binary_cross_entropy": "sigmoid"}
 _CYCLES = _one_of("fit.schedule", "one_cycle", "fine_tune", "flat_cosine")
-_FOLDERS = _from("data.path or data.archive", "folder", "archive")
+_FOLDERS = _from("a folder or an archive (data.path or data.archive)", "folder", "archive")
 _TABLE = _from("a table as data.path", "table")
 _AFFINE = _above(0, "augment.p_affine")
 _LIGHTING = _above(0, "augment.p_lighting")

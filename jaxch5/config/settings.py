@@ -554,12 +554,12 @@ class CheckpointConfig(Section):
     every_steps: int = Field(
         _saving("every_steps"),
         ge=0,
-        description="steps between saves within an epoch; 0 never saves by steps",
+        description="steps between saves within an epoch; 0 turns these saves off",
     )
     every_minutes: float = Field(
         _saving("every_minutes"),
         ge=0,
-        description="minutes between saves within an epoch; 0 never saves by the clock",
+        description="minutes between saves within an epoch; 0 turns these saves off",
     )
 
 

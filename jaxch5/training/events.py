@@ -81,7 +81,7 @@ class Ready(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Signals a completed step, or many at once if the data set is cached on an accelerator.
+    """Signals one completed step, or many at once if the data set is cached on an accelerator.
 
     Attributes:
         number: Number of completed steps.

@@ -54,7 +54,7 @@ def layer_groups(name: str, spec: ModelSpec, modules: Collection[str]) -> Groups
         if spec.stages == BODY_AND_HEAD:
             return Groups(("all",), lambda module: 0, (2,))
         raise ConfigError(
-            f"{spec.name}: none of its modules belongs to stage {missing[0]}: {', '.join(modules)}"
+            f"{spec.name}: none of its modules ({', '.join(modules)}) belongs to stage {missing[0]}"
         )
     return groups_of(spec.stages, spec.stage, sizes)
 
@@ -110,7 +110,7 @@ class Frozen:
         count = len(groups.names)
         if not -count <= frozen_to < count:
             raise ConfigError(
-                f"freeze_to = {frozen_to}: there is no such group, only {count}: "
+                f"freeze_to = {frozen_to}: there is no such group; the groups are "
                 f"{', '.join(groups.names)}"
             )
         self.frozen_to = frozen_to % count
@@ -123,7 +123,7 @@ class Frozen:
         )
         if len(self.paths) == len(flatten_dict(variables["params"])):
             raise ConfigError(
-                f"freeze_to = {frozen_to}: leaves {type(model).__name__} no parameters to train"
+                f"freeze_to = {frozen_to} leaves {type(model).__name__} no parameters to train"
             )
         self.model = self.whole = model
         if self.frozen_to and not recipe.train_bn:
@@ -145,7 +145,8 @@ class Frozen:
     ) -> tuple[TrainStep, EvalStep]:
         """Returns the training step and the evaluation step for `data`, not yet compiled.
 
-        If `size` is given, the training step augments pictures to that size instead of the data's.
+        If `size` is given, the training step augments pictures to that size instead of the size of
+        `data`.
         """
         train_step = make_train_step(
             self.model,

@@ -181,7 +181,7 @@ def agree(values: Mapping[str, Any]) -> None:
         values: JSON values, keyed by name.
 
     Raises:
-        ConfigError: A value differs; every process raises the error.
+        ConfigError: A value differs between processes; all of them raise the error.
     """
     everywhere = [json.loads(text) for text in gather(json.dumps(values))]
     for number, others in enumerate(everywhere):

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(SystemExit):
-    """Raised on SIGTERM; if uncaught, the process exits with 143, as shells report SIGTERM."""
+    """Raised on SIGTERM; if uncaught, the process exits with 143, which stands for SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)

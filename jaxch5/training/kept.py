@@ -178,7 +178,7 @@ class KeptJit:
         shared = (len(leaf.devices()) > 1 for leaf in leaves if isinstance(leaf, jax.Array))
         if folder_of_steps() is None or any(shared):
             return self.jitted
-        # `OPTIONS` suffices here: the environment determines which of them jaxlib accepts.
+        # `OPTIONS` suffices here: the environment determines which of these jaxlib accepts.
         of = environment_of(self.parts), self.function, shapes_of(args), OPTIONS
         return kept(lambda: self.jitted.lower(*args).compile(), *of, parts=self.parts)
 
@@ -283,7 +283,7 @@ def _processor() -> str:
 
 
 def _file_of(environment: str | None, of: Any, parts: Parts) -> Path | None:
-    """Returns the file for a result that `of` and an environment define; None if it has none."""
+    """Returns the file for what `of` and an environment define; None if that is not stored."""
     folder = folder_of_steps()
     if environment is None or folder is None:
         return None

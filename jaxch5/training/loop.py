@@ -26,7 +26,7 @@ from jaxch5.training.state import TrainState
 from jaxch5.training.step import EvalStep
 from jaxch5.training.steps import Steps
 
-# Reading a loss back waits for its step, so the latest losses are left to be read later.
+# Reading a loss back waits until its step is done, so the latest losses are read later.
 STEPS_BETWEEN_READS = 8
 STEPS_UNREAD = 4
 # One bad batch may give a loss that is not finite; after this many in a row, training ends.

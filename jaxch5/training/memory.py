@@ -56,7 +56,7 @@ def memory_limit() -> int:
 
 
 def check_memory(need: Need | None, batch_size: int, size: Size, limit: int) -> None:
-    """Refuses a step that does not fit in memory, as a process that exhausts memory may be killed.
+    """Refuses a step that does not fit in memory, since a process that exhausts it may be killed.
 
     Args:
         need: Memory that the step needs; None skips the check.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxch5.training.state import TrainState
 
 PROCESSES, DEVICES = AXES
-# Arrays with fewer values than this are not sharded, as sharding costs a message between devices.
+# Arrays with fewer values than this are not sharded: sharding costs a message between devices.
 SHARED_FROM = 1024
 
 
@@ -152,7 +152,7 @@ def _shared_out(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def share(data: Data, mesh: Mesh | None) -> Data:
-    """Returns the data so that this process reads only its rows; a cache is put on every device."""
+    """Returns data from which this process reads only its rows; a cache is put on every device."""
     if mesh is None:
         return data
     everywhere = NamedSharding(mesh, P())

@@ -271,7 +271,7 @@ def check_rates(plan: Plan, steps_per_epoch: int) -> None:
     """
     steps = plan.epochs * steps_per_epoch
     if not any(max(plan.rates(step)) > 0 for step in range(steps)):
-        raise ConfigError(f"lr: no rate of the {steps} steps is above 0")
+        raise ConfigError(f"lr: none of the {steps} steps has a rate above 0")
 
 
 def left_to_do(

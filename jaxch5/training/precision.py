@@ -75,7 +75,7 @@ def next_scale(scale: DynamicScale, finite: Bool[Array, ""]) -> DynamicScale:
         >>> float(next_scale(loss_scale("fp16"), jnp.bool_(False)).scale)
         32768.0
     """
-    # Flax implements this rule, but applies it only to gradients that it computes itself, so it is
-    # made to compute a substitute here.
+    # Flax applies this rule only to gradients that it computes itself, so it is given a function
+    # whose gradient is 1, or NaN if the gradient of the step was not finite.
     as_gradient = jnp.where(finite, 1.0, jnp.nan)
     return scale.value_and_grad(lambda x: x * as_gradient)(jnp.ones(())).dynamic_scale

@@ -161,7 +161,7 @@ class Recipe:
         return weigh(loss, tuple(weights))
 
     def of_pictures(self, labels: Int[np.ndarray, "items"], classes: Sequence[str]) -> Recipe:
-        """Returns the recipe with the values that depend on the training pictures.
+        """Returns the recipe, completed with the values that depend on the training pictures.
 
         Class weights, if any, become numbers, one per class. If the largest class has at least
         three times as many pictures as the smallest, balanced accuracy is added to the metrics.

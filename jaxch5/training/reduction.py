@@ -82,7 +82,7 @@ def loss_of_batch(
 
 
 def check_is_mean(loss: Loss, classes: int) -> None:
-    """Refuses a loss that is not the mean of the losses of single items.
+    """Refuses a loss whose value for a batch is not the mean of its values for single items.
 
     The loss is called for each mixed item, and for the rows of each device separately if batch
     norms are local. Weights that it applies within its mean would then cancel out or give a wrong

@@ -137,7 +137,7 @@ def make_train_step(
                 pictures,
                 train=True,
                 mutable=["batch_stats"],
-                # Flax draws from the key of params for a stream that has no key of its own.
+                # For a random stream that has no key of its own, Flax uses the key named params.
                 rngs={"dropout": dropout_key, "params": jax.random.fold_in(dropout_key, 0)},
             )
             value = loss_of_batch(
@@ -208,7 +208,7 @@ def make_eval_step(
     mesh: Mesh | None = None,
     view: View = WHOLE,
 ) -> EvalStep:
-    """Returns a function `(state, batch) -> logits` for a `view` of each row, even of padding."""
+    """Returns a function `(state, batch) -> logits` for a `view` of each row, including padding."""
 
     def logits(batch: Batch | CachedBatch, variables: PyTree) -> Float[Array, "batch classes"]:
         pictures = normalize(center(batch.open(), size, view=view), normalization)

@@ -99,7 +99,7 @@ def compile_steps(
     pool = ThreadPoolExecutor(3)
     try:
         with out_of_memory(None, batch_size, data.size):
-            # Compiled in other threads, as this one would notice no signal until compilation ends.
+            # Compiled in other threads, because this one would notice no signal while it compiles.
             compiled_many = pool.submit(compile_many)
             compiled_train = pool.submit(compiled, train, train_step, state, of_step, key).result()
             need = need_of(compiled_train, (state, data.train.on_device), batch_size)

@@ -38,7 +38,7 @@ def drawn_looks(
     n: int,
     task: Task = SOFTMAX,
 ) -> Iterator[Float[np.ndarray, "items classes"]]:
-    """Yields the probabilities of all items of a loader `n` times, each time from new draws.
+    """Yields the probabilities of all items of a loader `n` times, each time with new random draws.
 
     Args:
         step: Result of `compile_looks`.

@@ -33,7 +33,7 @@ def test_every_configuration_in_the_folder_can_be_used(file):
     ("data", "line"),
     [
         ({"path": "x", "tfds": "y"}, "data.tfds; name one of them"),
-        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: only works with data.path or data.archive"),
+        ({"pattern": "(.+)_1"}, "data.pattern = (.+)_1: only works with a folder or an archive ("),
         ({"tfds": "y", "root": "z"}, "only works with a table as data.path"),
         ({"archive": "y", "sha256": "0"}, "data.sha256"),
     ],

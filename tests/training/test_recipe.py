@@ -205,7 +205,7 @@ def test_a_network_without_frozen_stages_cannot_do_without_train_bn():
     variables = {"params": params}
     with pytest.raises(ConfigError, match="Own has no attribute frozen_stages"):
         frozen_of(Own(), variables, -1, train_bn=False)
-    with pytest.raises(ConfigError, match="2: there is no such group, only 2: body, head"):
+    with pytest.raises(ConfigError, match="2: there is no such group; the groups are body, head"):
         frozen_of(Own(), variables, 2)
 
 

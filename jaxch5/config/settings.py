@@ -90,7 +90,8 @@ class DataConfig(Section):
         None,
         description="folder of class folders, which may be in train/ and valid/ folders, or a zip "
         "or tar file of such a folder, or a CSV file, or a folder made by jaxch5 pack, which may "
-        "be at an address (s3://...); without path, tfds or archive, scikit-learn's 1,797 digits",
+        "be at an address (s3://...); if there is no path, tfds or archive, scikit-learn's 1,797 "
+        "digits are used",
     )
     pattern: str | None = Field(
         None,
@@ -100,8 +101,7 @@ class DataConfig(Section):
     train: str | None = Field(
         None,
         description="folder of the training pictures, below path; '.' takes all pictures that are "
-        "not in valid, whatever their folders are called; by default the folder named train or the "
-        "like",
+        "not in valid, whatever folders they are in; by default a folder named train or similar",
     )
     valid: str | None = Field(
         None,
@@ -149,7 +149,7 @@ class DataConfig(Section):
     range: str = Field(
         default_of("data.decode:Reading", "range"),
         description="for pictures of more than 8 bits, the value of white (4095), or the values "
-        "of black and white (-1024,3071); auto: as the file says, otherwise guessed once for the "
+        "of black and white (-1024,3071); auto: what the file states, or else one guess for the "
         "whole set",
     )
     max_pixels: int = Field(
@@ -158,11 +158,12 @@ class DataConfig(Section):
         description="largest number of pixels to decode; a larger JPEG is decoded at a half, "
         "a quarter or an eighth of its size",
     )
-    split_seed: int = Field(_split("seed"), ge=0, description="seed of the split")
+    split_seed: int = Field(_split("seed"), ge=0, description="seed of the random split")
     presize: int = setting(
         "data.presize",
         40,
-        "presized side in pixels: the short one with crop, the long one with pad, both with squish",
+        "side of the presized pictures in pixels: the short one with crop, the long one with pad, "
+        "both with squish",
         ge=8,
         le=MAX_SIDE,
     )
@@ -354,7 +355,7 @@ class ModelConfig(Section):
     bn: Literal["global", "local"] = Field(
         _recipe("bn"),
         description="what batch norms on several devices take their statistics from: global, the "
-        "whole batch, as on one device; local, each device's rows, with one message per step",
+        "whole batch, as on one device; local, each device's rows, so a step needs one message",
     )
     remat: bool = Field(
         _recipe("remat"),
@@ -394,7 +395,7 @@ class FitConfig(Section):
         5,
         ge=1,
         le=MANY,
-        description="epochs (of the second phase, in fine_tune); 3 to 40 for your own pictures",
+        description="epochs (in fine_tune, of the second phase); 3 to 40 for your own pictures",
     )
     schedule: Literal["one_cycle", "fine_tune", "flat_cosine", "triangular", "sgdr"] = setting(
         "fit.schedule",
@@ -512,8 +513,8 @@ class FitConfig(Section):
     )
     best: str | None = Field(
         None,
-        description="what makes an epoch the best, for --fit.keep-best, checkpoints and report: a "
-        "recorded metric (the highest; for error_rate the lowest), valid_loss or "
+        description="what decides which epoch is the best, for --fit.keep-best, checkpoints and "
+        "report: a recorded metric (its highest value, or the lowest error_rate), valid_loss or "
         "train_loss; by default the task's own (accuracy); ties go to the lowest valid_loss",
     )
 

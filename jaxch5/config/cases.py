@@ -16,7 +16,7 @@ class Case(NamedTuple):
     """A case in which some settings have other defaults.
 
     Attributes:
-        words: The case, as `--help` calls it.
+        words: Description of the case, as `--help` shows it.
         holds: Function that tells whether the case applies; its argument is a function that takes a
             setting's dotted name and returns the setting's value.
         defaults: Defaults of the settings in this case, keyed by their dotted names.

@@ -130,7 +130,7 @@ def differing(one: BaseModel, other: BaseModel) -> list[str]:
 
 
 def explain(error: ValidationError, keys: list[str]) -> str:
-    """Explains pydantic's first error in one line: the key, its value, and what is allowed."""
+    """Returns a line on pydantic's first error, with the key, its value, and what is allowed."""
     first = error.errors()[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])

@@ -10,8 +10,8 @@ from jaxch5.data.parallel import cores
 # Makes XLA exclude GPU kernels whose order of addition changes from run to run, and stops it from
 # timing the others to choose among them, because another compilation might choose differently.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
-# Options that measurably help on a platform: on a CPU, computing reductions with a library. None
-# are known for GPUs yet; benchmarks/gpu.sh tries some.
+# Options that measurably help, keyed by platform. The option for CPUs makes XLA compute reductions
+# with a library. None are known for GPUs yet; benchmarks/gpu.sh tries some.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 

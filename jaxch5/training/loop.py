@@ -214,7 +214,7 @@ def predict(
     eval_step: EvalStep,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-    """Returns the logits and labels of all items of a validation loader, each once, in order."""
+    """Returns the logits and labels of a validation loader's items, each item once, in order."""
     logits: list[np.ndarray] = []
     waiting: Array | None = None
     put = placement_of(state).put_batch
@@ -245,7 +245,7 @@ def evaluate(
     """Computes the loss, the task's metrics and `metrics` over a loader; each picture counts once.
 
     If the network's outputs are not finite for some pictures, all scores are NaN and `unanswered`
-    counts these pictures, because scores of the rest would not describe the whole set.
+    counts these pictures, because scores of the others would not describe the whole set.
     """
     logits, labels = predict(state, loader, eval_step, check)
     scores = task.scores(metrics)

@@ -1,4 +1,4 @@
-"""Finds learning rates: trains at a rate that rises from step to step, and records the losses.
+"""Finds learning rates by recording the losses while the rate rises from step to step.
 
 Source: Smith, 1506.01186, in the form of fastai's `lr_find`.
 """

@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
 
     glibc keeps large pieces only for the main thread, so this function makes the main thread
     compute; that thread then waits for each step, as it soon would in any case. Once jax has
-    computed something, the thread cannot be chosen any more, and the call is of no use.
+    computed something, the thread cannot be chosen any more, and this function is of no use.
 
     Example:
         >>> keep_freed_memory()  # doctest: +SKIP

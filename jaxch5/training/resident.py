@@ -68,7 +68,7 @@ def make_many_steps(train_step: TrainStep) -> ManySteps:
             state, output = train_step(state.at_rate(lr, momentum), batch, key)
             return state, output["loss"]
 
-        # The cached pictures are the same in every step, so the scan is not over them.
+        # The cached pictures are the same in every step, so the scan does not iterate over them.
         return lax.scan(step, state, (_rows(batches), rates, momentum))
 
     return many_steps

@@ -341,8 +341,8 @@ def test_heads_and_precision_reach_what_is_built(head, data, tmp_path):
 @pytest.mark.parametrize(
     ("named", "line"),
     [
-        ({"precision": "bf16"}, "model.precision = bf16: build of mixer takes no dtype"),
-        ({"remat": True}, "model.remat = true: build of mixer takes no remat"),
+        ({"precision": "bf16"}, "model.precision = bf16: the build function of mixer has no"),
+        ({"remat": True}, "model.remat = true: the build function of mixer has no"),
         ({"weights": "imagenet"}, "the ModelSpec of mixer lists no weights on the hub"),
         ({"groups": "halves"}, "model.groups = halves: should be one of fastai, stages"),
     ],

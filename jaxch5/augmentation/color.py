@@ -1,11 +1,12 @@
 """Changes lighting, saturation and hue of pictures with values from 0 to 1, or turns them grey.
 
-The magnitudes are fastai's; dm-pix does the arithmetic, except for contrast. Brightness and
-contrast act on logits, as in fastai, so that black stays black, white stays white and no value
-leaves the range from 0 to 1. Without logits, dm-pix would raise a value of 0.9 about three times as
-much as fastai does, and could raise it above 1. Contrast multiplies differences from mid-grey, as
-in fastai; dm-pix multiplies differences from the channel's mean. Saturation is changed in HSV, as
-in dm-pix; fastai mixes the picture with a grey version of itself instead.
+The magnitudes of the changes are fastai's; dm-pix does the arithmetic, except for contrast.
+Brightness and contrast act on logits, as in fastai, so that black stays black, white stays white
+and no value leaves the range from 0 to 1. If dm-pix changed the values themselves, it would raise a
+value of 0.9 about three times as much as fastai does, and could raise it above 1. Contrast
+multiplies differences from mid-grey, as in fastai; dm-pix multiplies differences from the channel's
+mean. Saturation is changed in HSV, as in dm-pix; fastai mixes the picture with a grey version of
+itself instead.
 
 The functions whose names begin with `random_` turn draws (numbers from 0 to 1) into parameters for
 the other functions.
@@ -107,11 +108,11 @@ def random_saturation(
 def random_hue(
     draws: Float[Array, "batch 2"], pictures: Pictures, max_hue: float, p: float
 ) -> Pictures:
-    """Shifts the hue, with probability `p`, by `-max_hue` to `max_hue / (1 - max_hue)`.
+    """Shifts the hue, with probability `p`, by a random fraction of the colour circle.
 
-    fastai draws a factor from `1 - max_hue` to `1 / (1 - max_hue)`, and adds it to the hue. The hue
-    is a circle with length 1, so adding the factor minus one, as this function does, has the same
-    effect.
+    The fraction is between `-max_hue` and `max_hue / (1 - max_hue)`. fastai draws a factor between
+    `1 - max_hue` and `1 / (1 - max_hue)`, and adds it to the hue. The hue is a circle with length
+    1, so adding the factor minus one, as this function does, has the same effect.
     """
     turn = _factor(draws[:, 1], max_hue) - 1
     return hue(pictures, jnp.where(draws[:, 0] < p, turn, 0.0))

@@ -138,7 +138,7 @@ def warp(x: Values, y: Values) -> Matrices:
     """Tilts the picture about its vertical (x) and its horizontal (y) axis, in perspective.
 
     A corner (u, v) of the picture moves to (u - y u v, v - x u v), as in fastai's `Warp`.
-    The matrix is the homography that moves the four corners back, which has a closed form.
+    The matrix is the homography that moves the four corners back; there is a closed form for it.
 
     Args:
         x, y: Tilts, with |x| + |y| below 1; if the sum were 1, three corners would be on a line.
@@ -245,7 +245,10 @@ def random_rotate(draws: Float[Array, "batch 2"], max_degrees: float, p: float) 
 def random_zoom(
     draws: Float[Array, "batch 4"], min_zoom: float, max_zoom: float, p: float
 ) -> Matrices:
-    """Zooms, with probability `p`, by `min_zoom` to `max_zoom` times about a random point."""
+    """Zooms, with probability `p`, by a random factor about a random point.
+
+    The factor is uniformly distributed between `min_zoom` and `max_zoom`.
+    """
     factor = min_zoom + (max_zoom - min_zoom) * draws[:, 1]
     return zoom(jnp.where(draws[:, 0] < p, factor, 1.0), draws[:, 2], draws[:, 3])
 

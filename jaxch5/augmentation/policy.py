@@ -139,7 +139,7 @@ def augment(
     other items in the batch or on its size.
 
     Args:
-        policy: Random changes, such as `aug_transforms` returns; if None, `center` is called
+        policy: Random changes, as returned by `aug_transforms`; if None, `center` is called
             instead.
         batch: Presized pictures.
         key: Key for the draws, a new one for each epoch.
@@ -157,7 +157,8 @@ def augment(
     if policy is None:
         return center(batch, size, dtype)
     if len(batch.index) == 1:
-        # For a single sample, XLA's CPU compiler would order sums differently, so it is doubled.
+        # For a single sample, XLA's CPU compiler would order sums differently, so the sample is
+        # doubled.
         twice = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), 2, axis=0), batch)
         return augment(policy, jax.lax.optimization_barrier(twice), key, size, dtype)[:1]
     image, frame = jnp.asarray(batch.image), jnp.asarray(batch.frame)

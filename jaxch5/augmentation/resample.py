@@ -52,13 +52,13 @@ def resample(
     beyond = jnp.asarray(colour or 0, jnp.float32)
 
     def along(axis: int, pictures: Array) -> Array:
-        """Resamples axis 1 of `pictures`, along which the canvas's x (if `axis` is 0) or y runs."""
+        """Resamples axis 1 of `pictures`: the canvas's x if `axis` is 0, and its y if it is 1."""
         low, high = (bound[:, axis, None, None] for bound in bounds)
         # One of the two entries is zero; which one depends on whether the picture is turned.
         step = (matrix[:, axis, 0] + matrix[:, axis, 1])[:, None, None]
         place = step * (jnp.arange(side) + 0.5)[:, None] + matrix[:, axis, 2, None, None]
-        # Unless pictures are reflected, positions beyond an edge move to the centre of the pixel
-        # at the edge.
+        # Unless positions are reflected, those beyond an edge move to the centre of the pixel at
+        # the edge.
         edge = 0.0 if pad_mode == "reflection" else 0.5
         at = brought_inside(place, low + edge, high - edge, pad_mode)
         pixel = jnp.arange(pictures.shape[1]) + 0.5

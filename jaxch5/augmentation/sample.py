@@ -23,10 +23,10 @@ COARSEST = 1.5
 # error on photographs.
 SPREAD = 1 / 8
 
-# Positions are rounded to this many steps per pixel, which are finer than a network sees (the PSNR
-# is 83 dB). Rounding removes numerical errors, so that an identity, flip or quarter turn hits pixel
-# centres exactly. It also makes interpolation between uint8 values exact in float32, whatever the
-# order of its sums.
+# Positions are rounded to this many steps per pixel, which is finer than a network can notice (the
+# PSNR is 83 dB). Rounding removes numerical errors, so that an identity, flip or quarter turn hits
+# pixel centres exactly. It also makes interpolation between uint8 values exact in float32, whatever
+# the order of its sums.
 SUBPIXELS = 256
 
 
@@ -124,7 +124,9 @@ def subsamples_for(scale: float) -> int:
 
 
 def gathering(slopes: Float[Array, "batch 2 2"], subsamples: int) -> Float[Array, "batch 2 2"]:
-    """Returns matrices that move an output pixel's sub-samples closer, in output coordinates.
+    """Returns matrices that move an output pixel's sub-samples closer together.
+
+    The matrices apply to output coordinates.
 
     Evenly spaced sub-samples spread a little less than the pixel does, but each interpolation
     spreads as well, by about a canvas pixel. In a direction in which the output pixel covers few

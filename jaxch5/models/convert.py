@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
     Attributes:
         entries: Tensors of the state dict, keyed by the architecture's names.
-        part: Where the state dict is in the file, as a dotted name; "" is the file itself.
+        part: Where the state dict is in the file, as a dotted name; "" means the file itself.
         others: Other parts of the file that hold a network.
         renamed: Beginnings of the architecture's names, each mapped to what the file has instead.
     """
@@ -235,7 +235,7 @@ def foreign(body: Collection[Entry], names: Collection[str]) -> list[str]:
 
 def _roots(tensors: Collection[str], names: Names, body: set[str]) -> dict[str, Mapping[str, str]]:
     """Maps the prefix of each network to replacements for the beginnings of its layers' names."""
-    # Names like `conv1.weight` are left out, since the end of `layer1.0.conv1.weight` matches too.
+    # Names like `conv1.weight` are left out, since `layer1.0.conv1.weight` ends in the same way.
     tails = {name[at + 1 :] for name in body for at in range(len(name)) if name[at] == "."}
     anchors = body - tails
     spellings = [

@@ -33,7 +33,7 @@ from jaxch5.models.spec import (
 
 # Side of the smallest picture that leaves a pixel after the stem and three halvings.
 SMALLEST = 32
-# Numbers of blocks per stage, and of channels in the first stage; each next stage doubles them.
+# Blocks per stage, and channels in the first stage; the channels double from stage to stage.
 ARCHITECTURES = {
     "convnext_nano": ((2, 2, 8, 2), 80),
     "convnext_tiny": ((3, 3, 9, 3), 96),
@@ -60,7 +60,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise 7x7 convolution and two linear layers, scaled, with a shortcut around them."""
+    """A depthwise 7x7 convolution, two linear layers and a scale, with a shortcut around them."""
 
     drop_path: float
     dtype: Any

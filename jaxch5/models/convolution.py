@@ -157,7 +157,7 @@ native_apart.defvjp(_native_forward, _native_backward)
 
 
 def with_fourth_channel(x: Array, kernel: Array, stride: int) -> Array:
-    """Applies XLA's convolution to pictures, to which it adds a fourth channel of zeros.
+    """Adds a fourth channel of zeros to pictures, and applies XLA's convolution.
 
     cuDNN is fast with four channels. XLA itself adds the fourth channel if the type is float16, but
     not if it is bfloat16.
@@ -173,7 +173,7 @@ def as_matrix_product(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def as_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolves by copying the patch of each output pixel into a row, for one matrix product.
+    """Convolves by one matrix product, after copying each output pixel's patch into a row.
 
     On the smallest maps, some of the kernel's rows and columns only ever meet the padding; these
     are left out.

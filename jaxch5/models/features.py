@@ -1,4 +1,4 @@
-"""Computes features of pictures, which a network's body passes to its head."""
+"""Computes the features of pictures that a network's body passes to its head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pooled_features(
     variables: Mapping[str, PyTree],
     pictures: Float[Array, "batch height width 3"],
 ) -> Float[Array, "batch channels"]:
-    """Computes features of pictures, which are the input of the head averaged over positions.
+    """Computes features of pictures, which are the head's input, averaged over positions.
 
     Args:
         model: Module, called as `model.apply(variables, pictures, train=False)`.

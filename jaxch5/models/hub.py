@@ -40,8 +40,8 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
     """Finds where weights are on the hub.
 
     Args:
-        weights: "imagenet"; or a repository or one of the architecture's tags, either of which
-            `@REVISION` may follow.
+        weights: "imagenet", a repository, or one of the architecture's tags. A repository or a tag
+            may be followed by `@REVISION`.
         spec: Architecture.
 
     Raises:

@@ -224,9 +224,10 @@ Dense = partial(nn.Dense, kernel_init=initializers.normal(0.02))
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Multiplies each number by the share of a normal distribution below it (GELU, 1606.08415).
+    """Multiplies each number by the share of a standard normal distribution that is below it.
 
-    For the gradient, only `x` is kept in memory; JAX's own GELU keeps two arrays of the same size.
+    This is the GELU (Hendrycks, 1606.08415). For its gradient, only `x` is kept in memory; JAX's
+    own GELU keeps two arrays of the same size.
 
     Example:
         >>> round(float(gelu(jnp.float32(1.0))), 4)

@@ -29,16 +29,16 @@ class Pretrained(NamedTuple):
 
     Attributes:
         variables: `{"params": ..., "batch_stats": ...}` of a network, or of its body alone.
-        normalization: Mean and deviation that they were trained with; the architecture's if those
-            are not known.
-        classes: Names of their head's classes; None if these are not known.
-        origin: Where they come from, for messages.
+        normalization: Mean and deviation that the weights were trained with; the architecture's if
+            those are not known.
+        classes: Names of the head's classes; None if these are not known.
+        origin: Where the weights come from, for messages.
         normalized_by: Where the normalization is stated, for messages.
         left_out: Names of the file's entries that belong to neither the body nor a known head.
         others: Other parts of the file that hold a network.
-        view: View with which they were tested; `WHOLE` if it is not known.
-        licence: Their licence; None if it is not known.
-        remarks: Other facts about them that a message should state.
+        view: View with which the weights were tested; `WHOLE` if it is not known.
+        licence: Licence of the weights; None if it is not known.
+        remarks: Other facts about the weights that a message should state.
     """
 
     variables: dict[str, PyTree]
@@ -176,7 +176,7 @@ def for_size(pretrained: Pretrained, spec: ModelSpec, sides: tuple[int, int]) ->
 
 
 def flax_names(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
-    """Returns arrays, keyed by their paths joined by slashes, for modules without other names.
+    """Returns arrays, keyed by paths with slashes, for modules whose variables have no other names.
 
     Example:
         >>> list(flax_names({"params": {"head": {"bias": np.zeros(2)}}}))

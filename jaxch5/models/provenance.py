@@ -20,7 +20,8 @@ from jaxch5.view import INTERPOLATIONS, WHOLE, View, view_of
 
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BESIDE = ("config.json", "preprocessor_config.json")
-# In bytes. A description is about a page of text, so a longer file than this is something else.
+# Largest size of a description, in bytes. A description is about a page of text; a larger file is
+# something else.
 LONGEST_DESCRIPTION = 1_000_000
 SET_OTHERS = "--model.mean and --model.std change them"
 SETTINGS = "--model.mean and --model.std"
@@ -48,7 +49,7 @@ class Description(BaseModel):
 
 
 class TimmDescription(Description):
-    """Holds what only timm's `config.json` says; values whose names begin with `test_` go first."""
+    """Holds what only timm's `config.json` says; fields that begin with `test_` take precedence."""
 
     num_classes: NonNegativeInt | None = None
     input_size: tuple[int, int, int] | None = None
@@ -63,13 +64,13 @@ class Known(NamedTuple):
     """Holds what is known about weights.
 
     Attributes:
-        normalization: Mean and deviation that they were trained with; the architecture's if those
-            are not known.
-        classes: Names of their head's classes; None if these are not known.
+        normalization: Mean and deviation that the weights were trained with; the architecture's if
+            those are not known.
+        classes: Names of the head's classes; None if these are not known.
         source: Where the normalization is stated, for messages.
-        view: View with which they were tested; `WHOLE` if it is not known.
-        licence: Their licence; None if it is not known.
-        remarks: Other facts about them that a message should state.
+        view: View with which the weights were tested; `WHOLE` if it is not known.
+        licence: Licence of the weights; None if it is not known.
+        remarks: Other facts about the weights that a message should state.
         outputs: Numbers of outputs that the head is said to have, each preceded by the place where
             the number is stated.
     """
@@ -163,7 +164,7 @@ def known_of(
 
 
 def _with_timms(known: Known, file: Path, said: TimmDescription) -> Known:
-    """Adds to what is known about weights what timm's description of them says."""
+    """Adds what timm's description of weights says to what is known about them."""
     size, filter = said.test_input_size or said.input_size, said.interpolation
     remarks = [f"tested at {max(size[1:])} pixels"] if size else []
     if filter and filter not in INTERPOLATIONS:

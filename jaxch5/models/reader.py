@@ -22,7 +22,7 @@ NEEDS_TORCH = (
     "torch); or use a .safetensors file"
 )
 # Types that timm, fastai, Lightning and scripts store with the weights: options, scores and paths.
-# Placeholders are read in their place, so that no object of these types is created.
+# When a file is read, placeholders replace them, so that no object of these types is created.
 IGNORED = (
     "argparse.Namespace",
     "fastcore.foundation.L",

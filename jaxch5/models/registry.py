@@ -18,7 +18,8 @@ from jaxch5.util.imports import check_choice, load_object
 if TYPE_CHECKING:
     import flax.linen as nn
 
-# Import paths of the package's own specifications. To add one, add a file, and a name here.
+# Import paths of the package's own specifications. To add an architecture, write a file for it, and
+# add its name here.
 _RESNETS = [f"resnet{kind}" for kind in (18, 34, 50, 101, 152, "18d", "34d", "50d", "101d")]
 _CONVNEXTS = [f"convnext_{size}" for size in ("nano", "tiny", "small", "base")]
 _PATCHES = ("patch16_224", "patch14_dinov2", "patch14_reg4_dinov2")
@@ -180,10 +181,15 @@ def create_model(
     for name, value in extras.items():
         if value and name not in takes:
             shown = str(value).lower()
-            raise ConfigError(f"model.{name} = {shown}: build of {spec.name} takes no {name}")
+            raise ConfigError(
+                f"model.{name} = {shown}: the build function of {spec.name} has no parameter {name}"
+            )
     if dtype is not None and "dtype" not in takes and np.dtype(dtype) != np.float32:
         precision = {"bfloat16": "bf16", "float16": "fp16"}.get(np.dtype(dtype).name, dtype)
-        raise ConfigError(f"model.precision = {precision}: build of {spec.name} takes no dtype")
+        raise ConfigError(
+            f"model.precision = {precision}: the build function of {spec.name} has no parameter "
+            "dtype"
+        )
     module = _as_linen(spec.build(num_classes, **settings))
     if spec.heads and getattr(module, "head", None) != head:
         raise ConfigError(f"{spec.name}: its module should have the attribute head = {head!r}")

@@ -1,4 +1,4 @@
-"""Describes an architecture in one place, with all that the rest of the package has to know of it.
+"""Describes an architecture in one place, with all that the rest of the package needs to know.
 
 Groups of layers, freezing, weight decay, conversion of other libraries' weights, learners' files
 and the transfer profile all rely on a `ModelSpec`, which `jaxch5.models.registry` finds by name.
@@ -183,8 +183,8 @@ class ModelSpec:
         frozen: Function from a module and a number n to a module whose first n stages use their
             running statistics in training too; `train_bn=False` needs this function for a module
             with such statistics.
-        no_decay: Last parts of the paths of parameters that have no weight decay. Biases and
-            vectors never have any.
+        no_decay: Parameters that have no weight decay, each given as the last part of its path.
+            Biases and vectors never have any.
         names: Names of the variables in other libraries; by default, those that PyTorch would give
             them.
         weights: Weights of the architecture on the hub; `weights="imagenet"` takes the first.

@@ -66,7 +66,7 @@ class VisionTransformer(nn.Module):
 
     Attributes:
         arch, num_classes: Name of the architecture, for messages; number of logits.
-        patch: Side of a patch, pixels; a picture's sides are multiples of it.
+        patch: Side of a patch, in pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Number of register tokens (2309.16588). If above 0, only patches have positions.
         layer_scale: Initial factor for what a block adds (Touvron et al., 2103.17239); 0 for none.

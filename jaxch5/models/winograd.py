@@ -27,12 +27,15 @@ SIZE = len(POINTS) + 1
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns matrices that transform a tile's inputs, the taps, and products into outputs."""
+    """Returns the matrices that transform a tile's inputs, the kernel's taps, and the products.
+
+    The third matrix turns the products into a tile's outputs.
+    """
     points = np.array(POINTS, float)
     others = [np.delete(points, place) for place in range(len(points))]
     scales = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
-    # Coefficients, with the constant one first, of polynomials that are zero at all points but one,
-    # or at all five.
+    # Coefficients of polynomials that are zero at all points but one, or at all five points. The
+    # constant coefficient comes first.
     inputs = [[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(points)[::-1]]
     powers, last = np.vander(points, TILE, increasing=True), np.eye(TILE)[-1:]
     taps = np.concatenate([powers[:, :TAPS] / np.array(scales)[:, None], last[:, -TAPS:]])

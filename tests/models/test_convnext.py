@@ -196,7 +196,7 @@ def test_blocks_are_left_out_by_the_steps_key_and_only_in_training(apply):
 
 def test_what_cannot_be_built_is_one_line():
     for settings, line in (
-        ({"arch": "resnet18", "drop_path": 0.1}, r"drop_path = 0\.1: build of resnet18 takes no"),
+        ({"arch": "resnet18", "drop_path": 0.1}, r"drop_path = 0\.1: .* resnet18 has no parameter"),
         ({"arch": NANO, "head": "conv"}, r"model\.head = conv: should be one of linear, concat"),
     ):
         with pytest.raises(ConfigError, match=line):

@@ -84,7 +84,7 @@ class Policy:
             if not low <= value <= high:
                 raise ConfigError(f"augment.{name} = {value}: should be from {low} to {high}")
         if self.flip_vert and not self.do_flip:
-            raise ConfigError("augment.flip_vert = true: has no effect without augment.do_flip")
+            raise ConfigError("augment.flip_vert = true has no effect without augment.do_flip")
 
 
 def aug_transforms(

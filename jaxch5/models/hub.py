@@ -67,7 +67,7 @@ def place_of(weights: str, spec: ModelSpec) -> Place:
         arch = name.removeprefix("timm/").partition(".")[0]
         if arch != spec.name and arch in architectures() and name.startswith("timm/"):
             raise WeightsError(
-                f"{name}: belongs to {arch}, not to {spec.name} (--model.arch {arch})"
+                f"{name} belongs to {arch}, not to {spec.name} (--model.arch {arch})"
             )
         return Place(name, revision or None, known)
     known = by_tag.get(name.removeprefix(f"{spec.name}."))

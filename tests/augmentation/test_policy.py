@@ -82,7 +82,7 @@ def test_leaving_one_operation_out_changes_no_other_draw(photographs, on_canvas)
 
 def test_symmetries_without_flips_are_refused():
     """They would draw nothing, and nobody would notice."""
-    with pytest.raises(ConfigError, match=r"augment\.flip_vert = true: has no effect without"):
+    with pytest.raises(ConfigError, match=r"augment\.flip_vert = true has no effect without"):
         aug_transforms(do_flip=False, flip_vert=True)
 
 

@@ -89,7 +89,7 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     (other / "red").rename(other / "green")
     status, _, err = evaluated(capsys, path, "--data.path", other, "--out", tmp_path / "none")
     assert status == 2
-    assert "class green is not one of the run's (blue, red)" in err
+    assert "class green is not one of the run's classes (blue, red)" in err
     assert not (tmp_path / "none").exists()
 
 
@@ -161,7 +161,7 @@ def test_a_set_of_one_class_is_scored_where_the_run_knows_it(
     status, out, err = evaluated(capsys, *argv)
     if name == "green":
         assert status == 2
-        assert f"{place}: class green is not one of the run's (blue, red)" in err
+        assert f"{place}: class green is not one of the run's classes (blue, red)" in err
         return
     assert status == 0, err
     document = json.loads(out)

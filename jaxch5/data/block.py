@@ -38,7 +38,7 @@ class Data(NamesFastai):
     Attributes:
         classes: Names of the classes, in the order of the labels.
         train: Batches of training pictures, in an order that the sampler draws for each epoch.
-        valid: Batches of validation pictures, in order, the last one padded.
+        valid: Batches of validation pictures, in a fixed order; the last one is padded.
         presize: Short side of the canvases, in pixels.
         size: Side of the network's input, or its height and width, in pixels.
         augment: Augmentation, such as `aug_transforms` returns; None if pictures are not augmented.
@@ -174,7 +174,7 @@ class Data(NamesFastai):
         """Draws a figure of training pictures as the network sees them, with their classes.
 
         Args:
-            nrows, ncols: Rows and columns of the grid.
+            nrows, ncols: Number of rows and number of columns in the grid.
             unique: Whether to show many augmentations of one picture instead of many pictures.
             seed: Seed with which the augmentations are drawn.
 
@@ -250,7 +250,7 @@ class DataBlock(NamesFastai):
         """Makes batches; pictures are read on demand, unless they are cached on the device.
 
         Args:
-            batch_size: Pictures per step.
+            batch_size: Number of pictures in each step.
             cache: Where presized pictures are kept: "off" keeps them nowhere, "memory" in the
                 host's memory, and "device" on the device, in which case all pictures are presized
                 now, and each step picks the pictures of its batch from those on the device. "auto"

@@ -1,4 +1,4 @@
-"""Decodes one picture as a person would see it: upright, in sRGB, with black as 0, white as 255."""
+"""Decodes one picture as a person would see it: upright, in sRGB, with black 0 and white 255."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxch5.errors import DataError
 from jaxch5.util.text import printable
 
 WAY_OUT = "; fix the file or remove it"
-# How many pixels are converted to RGB at a time, where the conversion needs copies.
+# How many pixels are converted to RGB at a time, since the conversion makes copies of them.
 STRIP = 1_000_000
 # Orientations that swap the axes.
 SIDEWAYS = (5, 6, 7, 8)

@@ -107,7 +107,7 @@ def _check_bytes(needed: int, data: bytes) -> None:
 
 
 def pixels_of(deep: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the picture in 8 bits, with black as 0 and white as 255; other values are clipped.
+    """Returns the picture in 8 bits, with black as 0 and white as 255; values beyond are clipped.
 
     Example:
         >>> from jaxch5.config.ranges import parse_range
@@ -339,7 +339,7 @@ def _opencv(data: bytes) -> np.ndarray | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences OpenCV's messages on standard error; a missing result shows that it failed."""
+    """Silences OpenCV's messages on standard error; a missing result shows a failure."""
     logging = cv2.utils.logging
     level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:

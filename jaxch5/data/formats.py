@@ -172,8 +172,8 @@ def orientation_of(image: Image.Image) -> int:
         >>> orientation_of(image)
         6
     """
-    # The base class's method is called, because the one of PNG's class decodes the pixels, in order
-    # to find EXIF data that follow them.
+    # The base class's method is called, because the method of PNG's class decodes the pixels, in
+    # order to find EXIF data that follow them.
     with suppress(Exception):
         found = Image.Image.getexif(image).get(ORIENTATION)
         return found if isinstance(found, int) and 1 <= found <= 8 else 1

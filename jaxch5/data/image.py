@@ -50,7 +50,7 @@ def presize(
         picture: Pixels, upright.
         size: Short side of the canvas, in pixels.
         profile: ICC profile of the pixels' colours, which are converted to sRGB after
-            resizing; None for sRGB.
+            resizing; None if they are in sRGB.
         method: How the network will frame the picture; see `Framing`.
         out: Array to use as the canvas; None makes a new one.
         overwrite: Whether the memory of `picture` may be overwritten, which saves time.

@@ -111,7 +111,7 @@ def part_of(header: Image.Image | Plain, data: bytes, min_side: int | None, max_
     if not isinstance(header, Plain) and not _in_one_scan(header, data):
         scans, layers = count_scans(data), getattr(header, "layers", 4)
         if scans > MAX_SCANS:
-            raise Image.DecompressionBombError(f"{scans} scans are more than {MAX_SCANS}")
+            raise Image.DecompressionBombError(f"{scans} scans exceed the limit of {MAX_SCANS}")
         if 2 * layers * pixels > COEFFICIENTS * max_pixels:
             raise Image.DecompressionBombError(
                 f"{size} in several scans take too much memory for a limit of {max_pixels:,} "
@@ -131,7 +131,7 @@ def decode_at(
     data: bytes, header: Image.Image | Plain, part: int
 ) -> UInt8[np.ndarray, "height width 3"] | None:
     """Decodes a grey or coloured JPEG without turning it upright; None if simplejpeg refuses it."""
-    # libjpeg-turbo through simplejpeg took half the time of Pillow's decoder on photographs.
+    # libjpeg-turbo, used through simplejpeg, took half as long for photographs as Pillow's decoder.
     # simplejpeg decodes at the smallest fraction that gives at least the width and height it is
     # passed; 0 stands for the full size.
     least = [-(-side // part) if part > 1 else 0 for side in header.size]

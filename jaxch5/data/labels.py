@@ -65,7 +65,7 @@ def look_alikes(classes: Sequence[str]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     pairs = []
     for name in classes:
-        # Invisible characters, such as a joiner or a directional mark, are no visible difference.
+        # Invisible characters, such as a joiner or a directional mark, are ignored.
         seen = "".join(sign for sign in name.casefold() if unicodedata.category(sign) != "Cf")
         look = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen)).strip()
         if look in first:
@@ -132,14 +132,14 @@ def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
         return _numbers_of_names(array, classes)
     if array.dtype.kind not in "iufb" or array.ndim not in (1, 2):
         raise DataError(
-            f"labels are {array.dtype} {list(array.shape)}, but should be one class number or one "
-            "class name for each item"
+            f"labels are {array.dtype} of shape {list(array.shape)}, but should be one class "
+            "number or one class name for each item"
         )
     if array.ndim == 2:
         one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
         if not one_hot or array.shape[1] != len(classes):
             raise DataError(
-                f"labels have shape {list(array.shape)}, but should be one-hot rows with "
+                f"labels of shape {list(array.shape)} should be one-hot rows with "
                 f"{len(classes)} columns, one for each class; or give one class for each item"
             )
         return array.argmax(axis=1)

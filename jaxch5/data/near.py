@@ -23,7 +23,8 @@ SIDE = 32
 # Side, in pixels, to which a picture is resized to find borders, and the smallest side that the
 # content within the borders may have.
 SEARCHED, LEAST_CONTENT = 96, 12
-# Largest spread of levels that a row or column of a border may have; JPEG artifacts cause some.
+# Largest spread of levels that a row or column of a border may have; the value allows for JPEG
+# artifacts.
 BORDER_RANGE = 24
 # Smallest standard deviation of a thumbnail's details, in levels.
 CONTRAST = 3.0
@@ -39,7 +40,7 @@ BRIGHTNESS, COLOUR = 8, 4
 # Matrix that converts red, green and blue to brightness and the two opponent colours.
 OPPONENT = np.array([[0.299, 0.5, -0.25], [0.587, -0.5, -0.25], [0.114, 0, 0.5]], np.float32)
 # Two pictures are compared in detail if the correlation of their descriptors is at least CANDIDATE.
-# After FAILURES such comparisons without a match, a picture's other candidates are passed over: all
+# After FAILURES comparisons that found no match, a picture's other candidates are passed over: all
 # X-rays, for example, have similar descriptors.
 CANDIDATE, FAILURES = 0.87, 8
 # Number of pictures whose correlations with all others are computed at a time.
@@ -88,7 +89,8 @@ def find_near(
     some ten minutes for 100,000.
 
     Args:
-        thumbnails: Thumbnail of each picture, of 3 kB; a picture that has None is in no group.
+        thumbnails: Thumbnail of each picture, which takes 3 kB; or None, if the picture is to be
+            in no group.
         console: Where the progress bar is drawn; None means standard error.
 
     Example:

@@ -94,8 +94,8 @@ def pack(
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(source))
     settings: list[int | str] = [size, quality, shard_size, seed]
     cut = method == "crop"
-    # Settings that earlier versions did not have are left out if they have their default values, so
-    # that packing that such a version began can be resumed.
+    # Settings that earlier versions did not have are left out if they have their default values.
+    # That way, packing can be resumed if an earlier version began it.
     settings += [source.reading.range] if source.reading.range != "auto" else []
     settings += [] if cut else ["whole"]
     planned = np.split(order, range(shard_size, len(order), shard_size))

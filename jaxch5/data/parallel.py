@@ -12,8 +12,8 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-# Number of items for each thread that are in progress at a time; the rest of a large set has to
-# wait outside the queue.
+# Number of items for each thread that are in progress at a time; the other items of a large set
+# are not queued yet.
 AHEAD = 4
 # Largest number of threads that make batches. More threads have not been measured, and every thread
 # holds a batch in memory.

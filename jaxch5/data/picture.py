@@ -35,7 +35,7 @@ Picture = (
 # Possible numbers of channels: grey, grey with alpha, RGB and RGBA.
 CHANNELS = (1, 2, 3, 4)
 FORMS = "a path, a file's content, a PIL picture, or pixels"
-# Largest number of characters that a message repeats of a path or of another library's error.
+# Largest number of characters of a path, or of another library's error, that a message repeats.
 SHOWN = 200
 
 
@@ -120,7 +120,7 @@ def read_stored(
 
 
 def is_encoded(picture: Any) -> bool:
-    """Checks whether a picture is given as a file: as its path, as its content or opened."""
+    """Checks whether a picture is given as a file: a path, a file's content or an open file."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(picture, kinds) or hasattr(picture, "read")
 

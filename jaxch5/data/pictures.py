@@ -63,7 +63,7 @@ class Pictures:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Serves as a `Split`: returns each part's indices in the source from `restricted`."""
+        """Serves as a `Split`: returns each part's indices in a source that `restricted` made."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
@@ -217,7 +217,8 @@ def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
         unknown = source.classes[source.labels[int(np.argmin(labels))]]
         hint = f"; {source.hint}" if source.hint else ""
         raise ConfigError(
-            f"{source.name}: class {unknown} is not one of the run's ({', '.join(classes)}){hint}"
+            f"{source.name}: class {unknown} is not one of the run's classes "
+            f"({', '.join(classes)}){hint}"
         )
     return replace(source, classes=classes, labels=labels)
 

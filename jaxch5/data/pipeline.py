@@ -43,8 +43,8 @@ class Loader:
         sampler: Sampler that decides what a training epoch draws; see `jaxch5.data.sampler`.
 
     Attributes:
-        items, batch_size, sampler, canvases: The arguments of these names; but if there is no seed,
-            `sampler` is `sequential`.
+        items, batch_size, sampler, canvases: The arguments with these names; but if there is no
+            seed, `sampler` is `sequential`.
         draws: How many items an epoch draws.
 
     Raises:
@@ -115,12 +115,13 @@ class Loader:
         Raises:
             DataError: A picture cannot be read; this is raised during the iteration.
         """
-        # Imported here: predicting does not need grain, and importing it takes a tenth of a second.
+        # grain is imported here, because predicting does not need it, and importing it takes a
+        # tenth of a second.
         import grain
 
         threads = threads_for_batches()
         # Besides one batch for each thread, two more are made in advance, so that a slow one causes
-        # no wait. To make even more would only take memory.
+        # no wait. Making even more would only take memory.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
         iterator = iter(numbers.map(self._batch).to_iter_dataset(options))

@@ -17,9 +17,9 @@ from jaxch5.util.text import printable
 
 # Number of profiles kept in parsed form; each camera and each screen has its own.
 KEPT = 256
-# Levels, out of 255, by which a profile may differ from sRGB and still count as sRGB.
+# By how many levels, out of 255, a profile may differ from sRGB and still count as sRGB.
 SAME = 1
-# Pixels that are converted at a time: few enough to stay in a processor's cache.
+# Number of pixels that are converted at a time: few enough to stay in a processor's cache.
 STRIP = 32768
 # EXIF entries that mean Adobe RGB if a camera writes no profile (DCF 2.0), given for either byte
 # order. Of the two entries, one says that the colours are not in sRGB, and the other is the
@@ -81,7 +81,7 @@ def profile_in(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(KEPT)
 def load_profile(content: bytes) -> Profile | None:
-    """Returns a profile's conversion to sRGB; None if it is sRGB's, damaged or unsupported."""
+    """Returns a profile's conversion to sRGB; None if it is sRGB itself, damaged or unsupported."""
     levels = np.arange(256, dtype=np.uint8)
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))

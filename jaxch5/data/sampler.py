@@ -156,7 +156,9 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def imbalance(labels: Labels, classes: int) -> float:
-    """Returns the ratio of the largest class's size to the smallest's; sizes count as at least 1.
+    """Returns how many times as many items the largest class has as the smallest class.
+
+    An empty class counts as a class with one item.
 
     Example:
         >>> imbalance(np.array([0, 0, 0, 1]), classes=2)

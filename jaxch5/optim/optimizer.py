@@ -64,8 +64,8 @@ def make_optimizer(
     """Makes an optimizer with decoupled weight decay and a learning rate per group of parameters.
 
     The learning rates and the momentum are part of the optimizer's state, so that a schedule can
-    change them without recompiling (see `with_hyperparams`). Weight decay is not applied to biases
-    and to the scales and offsets of norms (see `is_matrix`).
+    change them without recompiling (see `with_hyperparams`). Weight decay is not applied to biases,
+    nor to the scales and offsets of norms (see `is_matrix`).
 
     Args:
         name: "adam" (Kingma and Ba, 1412.6980) with fastai's constants, b2 = 0.99 and eps = 1e-5;

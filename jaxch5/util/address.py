@@ -1,4 +1,4 @@
-"""Handles locations: paths, names on the hub, and URLs, in which a `Path` would shorten `//`."""
+"""Handles locations: paths, names on the Hugging Face Hub, and URLs, whose `//` `Path` shortens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 from jaxch5.errors import ConfigError, WeightsError
 
 # Extensions of files with weights. Most are extensions of PyTorch's pickles: `.bin` is used on the
-# hub, `.ckpt` is used by Lightning, and `.tar` occurs in names such as `model.pth.tar`. To read a
-# file of safetensors cannot run code.
+# hub, `.ckpt` is used by Lightning, and `.tar` occurs in names such as `model.pth.tar`. Reading a
+# safetensors file cannot run code.
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SAFETENSORS = ".safetensors"
 # The end of the message about a run that does not exist.

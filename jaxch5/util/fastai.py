@@ -161,7 +161,7 @@ def missing(name: str, *owners: str) -> str:
 
 
 class NamesFastai:
-    """Base of classes that answer the names of fastai's attributes with jaxch5's counterparts."""
+    """Base of classes whose errors about fastai's attribute names give jaxch5's counterparts."""
 
     # With this method, a type checker would assume that every attribute exists.
     if not TYPE_CHECKING:

@@ -43,7 +43,8 @@ class Reply(NamedTuple):
     seconds: int = 0
 
 
-# A function from the requested path and the posted value, which is None for GET, to a reply.
+# A function that takes the requested path and the posted value, which is None for GET, and returns
+# a reply.
 Respond = Callable[[str, Any], Reply]
 
 

@@ -96,9 +96,8 @@ def check_classes(classes: Sequence[str]) -> None:
 def numbers_of(labels: Any, classes: Sequence[str]) -> np.ndarray:
     """Converts labels in any unambiguous form to class numbers.
 
-    Labels may be integers, floats without a fraction, booleans (if there are two classes) or names
-    of classes, in shape [items] or [items, 1]; or they may be one-hot rows, in shape [items,
-    classes].
+    Labels of shape [items] or [items, 1] may be integers, floats without a fraction, booleans (if
+    there are two classes) or class names. Labels of shape [items, classes] should be one-hot rows.
 
     Args:
         labels: An array, or anything that NumPy can convert to an array.

@@ -109,7 +109,7 @@ class _Walk:
             self.collect(one, add)
 
     def parts(self, value: Any) -> tuple[Any, ...] | None:
-        """Returns a word for the kind of a value, and what the value holds; None for unknown kinds."""
+        """Returns a word for the kind of a value, and what the value holds; None if unknown."""
         if isinstance(value, CodeType):
             counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount
             names = value.co_names, value.co_varnames, value.co_flags, value.co_firstlineno

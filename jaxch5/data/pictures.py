@@ -147,7 +147,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
 
 
 def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """Returns how many of the validation pictures an earlier run was trained on.
+    """Returns how many validation pictures of a run an earlier run was trained on.
 
     Example:
         >>> from jaxch5.data.source import from_arrays

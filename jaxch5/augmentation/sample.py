@@ -43,8 +43,8 @@ def sample(
     """Samples pictures at the given size by one bilinear interpolation, with values from 0 to 1.
 
     Positions beyond a picture's border are handled as `pad_mode` says; the canvas beyond the
-    picture is never seen. If a matrix shrinks its picture markedly, each output pixel is the mean
-    of several sub-samples.
+    picture is never seen. If a matrix shrinks its picture markedly, several sub-samples are taken
+    for each output pixel and averaged.
 
     Args:
         image: Canvases.

@@ -146,8 +146,8 @@ def _native_backward(
 def _materialize(function: Callable[[Array], Array], x: Array) -> Array:
     """Applies a function to an array, and makes a CPU store both the array and the result.
 
-    XLA's CPU compiler may recompute a cheap value wherever it is read, but not across the boundary
-    of a conditional. The condition is always true, but the compiler cannot know that.
+    XLA's CPU compiler may recompute a cheap value wherever it is read, but not across a boundary of
+    a conditional. The condition is always true, but the compiler cannot know that.
     """
     always = lax.optimization_barrier(True)
     return lax.cond(always, function, lambda x: jnp.zeros_like(function(x)), x)

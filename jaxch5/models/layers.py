@@ -143,8 +143,8 @@ def _variance(
     """Returns the biased variance of each channel, given the mean of each channel.
 
     A GPU reads `x` only once for means and variances: it sums squared distances from `near`, which
-    does not depend on `x`. To avoid cancellation, `near` must be within a few standard deviations
-    of `mean`.
+    does not depend on `x`. To avoid cancellation, `near` must not be more than a few standard
+    deviations away from `mean`.
     """
     axes = tuple(range(x.ndim - 1))
 

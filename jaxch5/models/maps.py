@@ -87,8 +87,8 @@ def class_maps(
 
     The channels of a map are summed, each multiplied by the mean gradient of the class's logit with
     respect to that channel. Sums below 0 speak against the class and become 0 (Selvaraju et al.,
-    1610.02391). If the map consists of tokens, each token is multiplied by its own gradient instead
-    of the mean (HiResCAM, Draelos and Carin, 2011.08891). The function is pure.
+    1610.02391). If the map consists of tokens, each token is multiplied by its own gradient, not by
+    the mean (HiResCAM, Draelos and Carin, 2011.08891). The function is pure.
 
     Args:
         model: Module that computes in float32.

@@ -74,7 +74,7 @@ def _max_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     )
 
     def where_largest(row: int, column: int) -> Array:
-        """Returns gradients for the pixel at one place in all windows; 0 if it is no maximum."""
+        """Returns gradients for one place in all windows; 0 if the maximum is at another place."""
         down, right = row == 0, column == 0
         shifted, at = (a[:, down : down + height, right : right + width] for a in padded)
         return jnp.where(at == 3 * row + column, shifted, 0)

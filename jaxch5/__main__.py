@@ -16,7 +16,7 @@ PROG = "jaxch5"
 
 
 def commands() -> dict[str, str]:
-    """Returns each command's name and purpose, from the first line of its module.
+    """Returns each command's name, and its purpose, which the first line of its module states.
 
     Example:
         >>> commands()["train"]
@@ -37,7 +37,7 @@ def main() -> int:
     word = sys.argv[1] if sys.argv[1:] else "--help"
     known, name = commands(), word.replace("-", "_")
     if name in known:
-        # The command then reads its arguments as if its module had been started directly.
+        # The command finds its arguments as if its module had been started directly.
         del sys.argv[1]
         # Settings may name modules in the current folder, which only `python -m` adds to the path.
         sys.path.append("")
@@ -56,7 +56,7 @@ def main() -> int:
     lines = [f"  {name:<{width}}  {purpose}" for name, purpose in known.items()]
     usage = f"usage: {PROG} COMMAND ..."
     try:
-        print(usage, "", *lines, "", "Each accepts --help.", sep="\n", flush=True)
+        print(usage, "", *lines, "", "Each command accepts --help.", sep="\n", flush=True)
     except OSError as error:
         from jaxch5.cli import lost_output
 

@@ -1,4 +1,4 @@
-"""Defines batches, either of pictures sent to the device or of items in a set cached there."""
+"""Defines two kinds of batch: pictures sent to the device, and items of a set cached on it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from jaxch5.framing import CROP, Framing
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Holds presized pictures with their labels; a pytree of NumPy arrays or of JAX arrays.
+    """Holds presized pictures with their labels, as a pytree of NumPy arrays or of JAX arrays.
 
     `frame` maps a point of the unit square to a pixel of the canvas, in homogeneous coordinates.
     The unit square (x to the right, y down) stands for the part of the upright picture that is
-    kept. The last entry of `frame` is the picture's aspect ratio divided by its aspect ratio on the
-    canvas: 1, unless it is squished there. Pixel centres are at half integers. Augmentation derives
-    an item's random numbers from its `index`, to which the split's size is added for each earlier
-    draw of that item in the epoch. A row with `mask` False fills up a batch and never counts.
+    kept. The last entry of `frame` is the aspect ratio of the picture divided by the one that it
+    has on the canvas; this is 1 unless the picture is squished there. Pixel centres are at half
+    integers. Augmentation derives an item's random numbers from its `index`, which is increased by
+    the split's size for each time that the item was already drawn in the epoch. A row whose `mask`
+    is False only fills up a batch, and never counts.
 
     Attributes:
-        image: Canvases, 0 to 255.
-        frame: Matrix from the unit square to pixels of the canvas.
+        image: Canvases that hold the pictures, with values from 0 to 255.
+        frame: Matrix that maps the unit square to pixels of the canvas.
         label: Index of the class.
-        index: Index of the item in its split, plus the split's size for each earlier draw of it.
+        index: Index of the item in its split, plus the split's size for each time that the item
+            was already drawn in the epoch.
         mask: False for rows that fill up the last batch.
         framing: How the pictures were presized, and how they get the shape of the network's input.
 
@@ -72,10 +74,10 @@ def repeated(batch: Batch, count: int) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CachedBatch:
-    """Holds a batch of a set that is cached on the device, as indices of its items; a pytree.
+    """Holds a batch as indices of items in a set that is cached on the device; it is a pytree.
 
-    `images` and `frames` are those of the whole set, in the order of its source, and are not
-    copied. If `open` is called inside a compiled step, the pictures are gathered within the step.
+    `images` and `frames` belong to the whole set, in the order of its source, and are not
+    copied. If `open` is called inside a compiled step, that step picks out the pictures.
     """
 
     images: UInt8[Any, "items height width 3"]
@@ -87,7 +89,7 @@ class CachedBatch:
     framing: Framing = field(default=CROP, metadata={"static": True})
 
     def open(self) -> Batch:
-        """Returns the batch with its pictures gathered from those of the set."""
+        """Returns the batch with its pictures, which are picked out of the whole set's pictures."""
         image = self.images.at[self.item].get(mode="promise_in_bounds")
         frame = self.frames.at[self.item].get(mode="promise_in_bounds")
         return Batch(image, frame, self.label, self.index, self.mask, self.framing)

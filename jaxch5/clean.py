@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxch5.results.predictor import Predictor
 
 SUSPECTS, ANSWERS, LABELS = "suspects.json", "answers.jsonl", "labels.csv"
-# The file with the settings for training on the labels.
+# Name of the file with the settings for training on the corrected labels.
 SETTINGS = "labels.toml"
 # Settings that find, label and split pictures; labels.csv takes the place of all of them.
 OF_THE_SET = (
@@ -47,19 +47,22 @@ OF_THE_SET = (
 class CleanOptions(RunOptions):
     """Correct suspicious labels on a web page, with one key per answer.
 
-    The page, which only this machine can open, shows what jaxch5 suspects found, largest doubt
-    first. Each answer is saved in RUN/answers.jsonl before the page confirms it, and no picture is
-    changed. RUN/labels.csv lists the pictures with the corrected labels, and RUN/labels.toml has
-    the settings for training on them; both are written on request and when the command ends.
+    The page, which only this machine can open, shows the findings of jaxch5 suspects, with the
+    largest doubt first. Each answer is saved in RUN/answers.jsonl before the page confirms it,
+    and no picture is changed. RUN/labels.csv lists the pictures with the corrected labels, and
+    RUN/labels.toml has the settings for training on them; both are written on request and when the
+    command ends.
     """
 
     run: CliPositionalArg[Path] = Field(
-        description="run directory, or the folder that suspects wrote to"
+        description="run directory, or the folder that jaxch5 suspects wrote to"
     )
     port: int = Field(7861, ge=0, le=65535, description="port of the page; 0 picks a free one")
     write: bool = Field(False, description="write labels.csv with the answers so far, and exit")
     unsure: Literal["keep", "drop"] = Field(
-        "keep", description="pictures answered with 'not sure': keep them unchanged, or drop them"
+        "keep",
+        description="what to do with pictures that were answered with 'not sure': keep them "
+        "unchanged, or drop them",
     )
 
     @classmethod
@@ -70,7 +73,7 @@ class CleanOptions(RunOptions):
 
 
 def clean(options: CleanOptions) -> dict[str, Any]:
-    """Serves the page until interrupted (except with `--write`), and then writes the labels."""
+    """Serves the page until interrupted, unless `--write` is given, and then writes the labels."""
     from jaxch5.data.source import remarks
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -99,8 +102,8 @@ def clean(options: CleanOptions) -> dict[str, Any]:
                 one = "suspect is no longer in the set with the same label, and is left out"
                 many = one.replace("suspect is", "suspects are").replace("is left", "are left")
                 notes.append(
-                    f"{counted(cleaner.stale, one, many)}; jaxch5 suspects "
-                    f"{shlex.quote(str(options.run))} judges the current set"
+                    f"{counted(cleaner.stale, one, many)}; to judge the current set, run jaxch5 "
+                    f"suspects {shlex.quote(str(options.run))}"
                 )
         for note in [*remarks(source), *notes]:
             print_line(console, note)
@@ -127,7 +130,7 @@ def clean(options: CleanOptions) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> RunDir:
-    """Returns the folder, or the run that suspects.json names if the folder itself is no run."""
+    """Returns the folder if it is a run, or else the run that its suspects.json names, if any."""
     from jaxch5.results.cleaner import read_judged
 
     folder = RunDir(expanded(path).absolute())
@@ -138,11 +141,11 @@ def _run_of(path: Path) -> RunDir:
 
 
 def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, Row], list[str]]:
-    """Returns the suspects' set, each item's row in labels.csv, and remarks on pictures left out.
+    """Returns the set with the suspects, each item's row in labels.csv, and remarks on omissions.
 
     Raises:
         ConfigError: No pictures are named, the set's pictures are not separate files, or a setting
-            other than their location differs from the run's.
+            other than the pictures' location differs from the run's setting.
         DataError: The pictures cannot be found, told apart or split.
         CheckpointError: The record of the run's pictures is damaged.
     """
@@ -162,7 +165,7 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
                 )
     elif config.data.path is None and config.data.archive is None:
         raise ConfigError(
-            f"{directory.path}: does not name the judged pictures; name them with --data.path"
+            f"{directory.path} does not say which pictures were judged; name them with --data.path"
         )
     pictures = read_pictures(directory.pictures_file)
     source = load_source(config.data)
@@ -183,11 +186,11 @@ def set_of(options: CleanOptions, directory: RunDir) -> tuple[Source, dict[int, 
         parts = {int(places[one]): bool(pictures.held_out[one]) for one in there}
         missing = len(pictures) - len(there)
     for count, what in (
-        (missing, "of the run no longer there"),
-        (len(source) - len(parts), "in neither part of the set"),
+        (missing, "of the run that could not be found"),
+        (len(source) - len(parts), "that neither training nor validation used"),
     ):
         if count:
-            notes.append(f"{counted(count, 'picture')} {what}: left out of {LABELS}")
+            notes.append(f"{LABELS} leaves out {counted(count, 'picture')} {what}")
     file = source.file
     rows = {
         item: Row(os.path.abspath(file(item)), source.classes[source.labels[item]], parts[item])

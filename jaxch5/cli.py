@@ -37,14 +37,16 @@ FAILED = "failed"
 
 
 class Options(Config):
-    """The configuration, and the options that every command has besides."""
+    """Holds the configuration, and the options that every command has in addition to it."""
 
     config: Path | None = Field(
         None, description="TOML file with settings, or the name of one that comes with jaxch5"
     )
     print_config: bool = Field(False, description="print the complete configuration and exit")
     json_output: bool = Field(
-        False, alias="json", description="print one JSON document on standard output, nothing else"
+        False,
+        alias="json",
+        description="print one JSON document on standard output, and nothing else",
     )
     debug: bool = Field(False, description="show the traceback of an error")
 
@@ -53,11 +55,11 @@ class Options(Config):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the TOML file whose values the command line overrides; None without one."""
+        """Returns the TOML file whose values the command line overrides; None if none is given."""
         return Path(given["config"]) if "config" in given else None
 
     def console(self, quiet: bool = False) -> Console:
-        """Returns the console for messages: standard output, or with `--json` standard error."""
+        """Returns the console for messages: standard output or, with `--json`, standard error."""
         return Console(file=sys.stderr if self.json_output else sys.stdout, quiet=quiet)
 
     def settings(self) -> Config:
@@ -68,7 +70,7 @@ class Options(Config):
         return config
 
     def settings_with(self, say: Callable[[str], None] | None = None, /, **changes: Any) -> Config:
-        """Returns the configuration with some settings, and the defaults that they affect, changed.
+        """Returns the configuration with changes to some settings and to defaults that they affect.
 
         Args:
             say: Function that takes a line for each setting of the command line that has no effect
@@ -92,7 +94,7 @@ class Options(Config):
         return config
 
     def reading(self) -> dict[str, Any]:
-        """Returns the given settings for decoding, which override those of a classifier."""
+        """Returns the decoding settings that were given; they override those of a classifier."""
         return self.data.model_dump(include={"range", "max_pixels"}, exclude_unset=True)
 
     def architecture(self) -> str | None:
@@ -100,7 +102,7 @@ class Options(Config):
         return self.model.arch if "model.arch" in self._named else None
 
     def task(self) -> Task | None:
-        """Returns the task that the command line names, for classifiers that may not record theirs.
+        """Returns the task that the command line names, to be used instead of a classifier's own.
 
         Raises:
             ConfigError: The task cannot be imported.
@@ -112,7 +114,7 @@ class Options(Config):
         return task_of(self.model.task, self.model.threshold)
 
     def settings_with_weights(self, say: Callable[[str], None]) -> Config:
-        """Returns settings with "auto" weights resolved, so that they mean the same later."""
+        """Returns the settings with "auto" weights resolved, so that they mean the same later."""
         config = self.settings()
         if config.model.weights != "auto":
             return config
@@ -149,8 +151,8 @@ class PicturesOptions(Options):
 
     pictures: CliPositionalArg[str | None] = Field(
         None,
-        description="folder, archive or CSV file of pictures, the same as --data.path; without "
-        "it, scikit-learn's digits",
+        description="folder, archive or CSV file of pictures, the same as --data.path; if this is "
+        "left out, scikit-learn's digits are used",
     )
 
     path_argument: ClassVar[str] = "pictures"
@@ -160,7 +162,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
-    """Reads options from the file of `--config` or of a run, overridden by the command line.
+    """Reads options from the file of `--config` or of a run; the command line overrides them.
 
     Raises:
         ConfigError: An option, a value or the settings file is not valid; the message says which.
@@ -169,7 +171,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
     given = command_line(options, argv, prog)
     if (path := given.pop(options.path_argument, None)) is not None:
         if "path" in given.get("data", {}):
-            raise ConfigError(f"{path}: names the pictures, as --data.path does; give only one")
+            raise ConfigError(f"{path} and --data.path both name the pictures; give only one")
         given = deep_update(given, {"data": {"path": path}})
     file = options.settings_file(given)
     on_file = read_toml(shipped(file)) if file else {}
@@ -192,7 +194,8 @@ def _not_overruled(
 ) -> dict[str, Any]:
     """Returns a file's values without those that the command line makes pointless.
 
-    A source on the command line replaces the file's; one schedule's settings do not fit another.
+    A source on the command line replaces the one in the file, and if the command line chooses
+    another schedule, the settings that belong to the file's schedule are left out.
 
     Args:
         on_file: Values of the file.
@@ -232,7 +235,7 @@ def drawable(out: Path) -> Path:
     """Validates, for pydantic, the name of a file that a figure can be written to."""
     if out.suffix.lower() not in FIGURES:
         raise ValueError(f"out = {out}: should end in {', '.join(FIGURES)}")
-    # Otherwise a missing folder would be noticed only after minutes of training.
+    # Without this check, a missing folder would be noticed only after minutes of training.
     if not out.parent.is_dir():
         raise ValueError(f"out = {out}: there is no folder {out.parent}")
     if not os.access(out.parent, os.W_OK):
@@ -263,7 +266,8 @@ def run(
     """Runs a command with options from `argv` and files, and returns its exit status.
 
     0 means success, 1 failure, 2 wrong usage or configuration, 130 interrupted, 143 terminated.
-    Changes to the process are undone: a notebook that runs a command keeps its handlers and logs.
+    Changes to the process are undone: a notebook that runs a command keeps its signal handlers
+    and its logs.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
@@ -272,7 +276,7 @@ def run(
         caller_decides(),
         empty_is_unset(),
         nullcontext() if debug else silent(),
-        # A closed stream is None; what would be printed there is lost, but nothing else.
+        # A closed stream is None; only what would be printed to it is lost.
         redirect_stdout(sys.stdout or io.StringIO()),
         redirect_stderr(sys.stderr or io.StringIO()),
     ):
@@ -299,7 +303,7 @@ def _run(
             # Of several processes that train together, only the first has a result.
             if parsed.json_output and result:
                 print(to_json(result))
-        # A failed write should show up here, where it still becomes an error line and a status.
+        # A failed write should show up here, where it can still become an error line and a status.
         sys.stdout.flush()
         return int(failed)
     except Jaxch5Error as error:

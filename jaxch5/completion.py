@@ -16,8 +16,8 @@ from jaxch5.cli import Options, run
 from jaxch5.config.command_line import options_read
 from jaxch5.models.registry import architectures
 
-# The script contains the possible words, so that pressing Tab does not start Python. Where no word
-# is known, the shell completes file names.
+# The script contains the possible words, so that pressing Tab does not start Python. If it has no
+# word to offer, the shell completes file names.
 SCRIPT = """\
 _jaxch5() {
   local word="$${COMP_WORDS[COMP_CWORD]}" words=
@@ -41,15 +41,15 @@ ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
 class CompletionOptions(Options):
     """Print a script that makes the Tab key complete commands, options and their values.
 
-    In bash: source <(jaxch5 completion bash); add this line to ~/.bashrc for all later shells.
-    In zsh, write zsh instead of bash, and use ~/.zshrc.
+    In bash, run this line: source <(jaxch5 completion bash). Add it to ~/.bashrc for all later
+    shells. In zsh, write zsh instead of bash, and use ~/.zshrc.
     """
 
     shell: CliPositionalArg[Literal["bash", "zsh"]] = Field(description="shell: bash or zsh")
 
 
 def completion(options: CompletionOptions) -> dict[str, Any]:
-    """Prints the script, unless JSON is printed, and returns it."""
+    """Prints the script, unless `--json` is given, and returns it."""
     values: dict[str, list[str]] = {}
     taken = []
     for name in commands():

@@ -39,7 +39,7 @@ from jaxch5.util.text import counted, print_line
 def data_of(
     config: Config, run: RunDir | None, say: Callable[[str], None], instead: str = ""
 ) -> tuple[Data, dict[str, str]]:
-    """Returns the data, and why some pictures are left out; a resumed run gets the pictures it had.
+    """Returns the data, and why pictures are left out; a resumed run gets the pictures it had.
 
     Args:
         config: Configuration that names the pictures.
@@ -48,12 +48,14 @@ def data_of(
         instead: Alternative that the error message suggests if pictures are gone or relabelled.
 
     Raises:
-        DataError: Pictures cannot be found, read or split, or the run's are gone or relabelled.
-        ConfigError: Settings do not fit the pictures or have no effect, or processes disagree.
+        DataError: Pictures cannot be found, read or split, or pictures of the run are gone or
+            relabelled.
+        ConfigError: Settings do not fit the pictures or have no effect, or the processes that train
+            together disagree.
         CheckpointError: The record of the run's pictures is damaged.
     """
     source = first_then_others(lambda: load_source(config.data))
-    # A resumed run leaves out what it left out before: other pictures would change its split.
+    # A resumed run leaves out the pictures that it left out before: its split depends on them.
     skipped = read_skipped(run) if run else {}
     if config.data.on_bad == "skip" and not run:
         skipped = unreadable(source)
@@ -62,7 +64,7 @@ def data_of(
     if skipped:
         cannot = "could not be read when the run began and" if run else "cannot be read and"
         what = counted(len(skipped), f"picture {cannot} is", f"pictures {cannot} are")
-        say(f"{what} left out (skipped.jsonl)")
+        say(f"{what} left out (see skipped.jsonl)")
     data = load_data(config, source, split)
     # Each process chooses where to keep pictures, but compiled programs depend on that choice.
     agree({"data.cache": data.cache, "pictures": len(source), "classes": list(data.classes)})
@@ -80,8 +82,9 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
         say: Function that takes lines about the weights and the rates; None prints them.
 
     Raises:
-        ConfigError: A setting is invalid or has no effect, or your own function cannot be imported.
-        WeightsError: The weights are not available, or do not fit.
+        ConfigError: A setting is invalid or has no effect, or a function of your own cannot be
+            imported.
+        WeightsError: The weights are not available, or do not fit the network.
     """
     learn = vision_learner(
         data,
@@ -111,21 +114,22 @@ def learner_of(data: Data, config: Config, say: Callable[[str], None] | None = N
 
 
 def lacking(learn: Learner) -> dict[str, str]:
-    """Returns settings that have no effect on a learner's architecture, each with the reason."""
+    """Returns settings that have no effect with a learner's architecture, each with the reason."""
     name, norms = learn.spec.name, "only works with batch norms, which {} does not have"
     found = {} if learn.state.batch_stats else {"model.bn": norms}
     if not learn.has_batch_norms:
         found["model.train_bn"] = norms + " before its head" * ("model.bn" not in found)
     if not learn.spec.heads:
-        found["model.head"] = "only works with an architecture of several heads, which {} is not"
+        found["model.head"] = "only works with an architecture that offers several heads, unlike {}"
     return {key: line.format(name) for key, line in found.items()}
 
 
 def recipe_of(config: Config) -> Recipe:
-    """Returns the recipe that a configuration describes; its fields have the names of settings.
+    """Returns the recipe that a configuration describes; its fields are named like the settings.
 
     Raises:
-        ConfigError: Your own loss, metric or task cannot be imported, or `best` is not recorded.
+        ConfigError: A loss, metric or task of your own cannot be imported, or the number that
+            `fit.best` names is not recorded.
 
     Example:
         >>> recipe_of(Config.model_validate({"fit": {"wd": 0.1}})).wd
@@ -150,7 +154,7 @@ def from_scratch(config: Config) -> Config:
 
 
 def normalization_of(model: ModelConfig) -> Normalization | None:
-    """Returns the mean and standard deviation in the settings; None if they have none.
+    """Returns the mean and standard deviation that the settings give; None if one is missing.
 
     Example:
         >>> normalization_of(ModelConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))).mean
@@ -165,7 +169,7 @@ def loss_of(settings: FitConfig, task: Task = SOFTMAX) -> Loss:
     """Returns the loss that the settings name, which may be the task's own.
 
     Raises:
-        ConfigError: The loss is your own, and cannot be imported.
+        ConfigError: The loss is a function of your own that cannot be imported.
     """
     if is_import_path(settings.loss):
         return load_function(settings.loss, "fit.loss")
@@ -223,14 +227,15 @@ def data_without(config: Config, source: Source, held: Bool[np.ndarray, "items"]
 def judge_by_training(
     config: Config, source: Source, folds: Int[np.ndarray, "items"], kept: Path, console: Console
 ) -> Float[np.ndarray, "items classes"]:
-    """Trains once for each fold, on all pictures outside it, and returns predictions for the folds.
+    """Trains once for each fold, on all pictures outside it, and predicts the pictures in it.
 
     Args:
         config: Configuration for training. Its logs and hooks are ignored, and so is
-            `fit.keep_best`, because held-out labels would choose the epoch.
+            `fit.keep_best`, because the held-out labels would then choose the epoch.
         source: Labelled pictures.
         folds: Fold of each picture, from `stratified_folds`; a picture in no fold (-1) gets zeros.
-        kept: Folder for the results of each fold, so that no fold is trained again.
+        kept: Folder in which the results of each fold are kept, so that a fold that is finished
+            is not trained again.
         console: Console on which progress is shown.
 
     Raises:

@@ -38,15 +38,15 @@ NO_ANSWER, NONE_OF_THESE = "No answer", "None of these?"
 # A probability below this is less than that of all other classes together.
 UNSURE = 0.5
 EXAMPLES_ARE = "Pictures that the classifier was not trained on"
-# Maximum number of classes that are named, and of example pictures.
+# Maximum numbers of classes that are named and of example pictures that are shown.
 CLASSES, EXAMPLES = 40, 8
 JPEG = b"\xff\xd8\xff"
 # Longest side of an example picture that is not a JPEG file, pixels.
 LARGEST_EXAMPLE = 1024
 LOOKED = "Where the network looks (bright)"
-# Seconds between deletions of dropped pictures, and the least age of those that are deleted.
+# Seconds between deletions of dropped pictures, and the age in seconds at which they are deleted.
 DELETE_EVERY, DELETE_AFTER = 60, 600
-# A browser's tab keeps a connection open, which would otherwise delay the shutdown.
+# How long the shutdown waits for connections to close; a browser's tab would keep one open.
 CLOSING_SECONDS = 1
 
 # What the page shows: probabilities of the likely classes, and a message; either may be empty.
@@ -81,12 +81,12 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         prepare_process()
         predictor = load_learner(options.run, options.architecture(), options.task())
         predictor = predictor.reading(**options.reading())
-        # Compiled now, so that the first dropped picture need not wait for the compilation.
+        # Compiles the network now, so that the first dropped picture need not wait for it.
         black = np.zeros((predictor.about.presize, predictor.about.presize, 3), np.uint8)
         predictor.predict(black)
         look(predictor, black)
         folder = stack.enter_context(TemporaryDirectory())
-        # Gradio copies to this folder whatever is dropped or clicked; it is deleted at the end.
+        # Gradio copies whatever is dropped or clicked to this folder, which is deleted at the end.
         stack.callback(_set, "GRADIO_TEMP_DIR", variable("GRADIO_TEMP_DIR"))
         _set("GRADIO_TEMP_DIR", folder)
         app = page(
@@ -107,7 +107,7 @@ def demo(options: DemoOptions) -> dict[str, Any]:
         page_server = uvicorn.Server(config)
         page_server.run(sockets=[server])
         # Once started, the server ends only on a signal. It should raise that signal again, but
-        # under load it has been seen not to.
+        # under load it has been seen not to do so.
         if page_server.started:
             raise KeyboardInterrupt
     return {}
@@ -117,8 +117,9 @@ def answer(predictor: Predictor, path: str | None) -> Answer:
     """Classifies the picture in a file; without a file, the answer is empty.
 
     Returns:
-        Probabilities of the likeliest classes, in order, with an empty message, or with a remark if
-        the first is less probable than all others together; or no probabilities, with the reason.
+        Either the probabilities of the likeliest classes, most likely first, and a message, which
+        is empty unless the first class is less probable than all others together; or no
+        probabilities, and a message that says why there are none.
     """
     if path is None:
         return {}, ""
@@ -170,7 +171,7 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
         f"If no class is at least {percent(threshold, 0)} probable, it answers 'none of these'."
         if threshold
         else "It always names one of these; the page asks 'none of these?' if all other classes "
-        "together are more probable."
+        "together are more probable than the one that it names."
     )
     return lines
 
@@ -178,8 +179,9 @@ def known(run: Path, predictor: Predictor, scored: bool = True) -> list[str]:
 def examples(run: Path, folder: Path) -> list[str]:
     """Writes some of a run's validation pictures into a folder, and returns the files' paths.
 
-    One of each class comes first. None are written if the run has no record of them, and none after
-    the first that can no longer be read. Nothing is downloaded just because a run names it.
+    One picture of each class comes first. No picture is written if the run has no record of its
+    validation pictures, and no more are written once one of them cannot be read. Nothing is
+    downloaded just because a run names it.
     """
     from jaxch5.config.building import load_source
     from jaxch5.data.canvases import whole_picture
@@ -198,7 +200,7 @@ def examples(run: Path, folder: Path) -> list[str]:
         found = find(pictures, pictures_of(source))
         local = np.array([not is_address(name) for name in pictures.references])
         there = np.flatnonzero(pictures.held_out & found.same & local)
-        # One of each class before a second of any.
+        # One picture of each class comes before a second one of any class.
         _, first = np.unique(pictures.labels[there], return_index=True)
         chosen = there[[*first, *np.setdiff1d(np.arange(len(there)), first)]][:EXAMPLES]
         for item in found.places[chosen].tolist():
@@ -215,7 +217,7 @@ def examples(run: Path, folder: Path) -> list[str]:
 
 
 def look(predictor: Predictor, picture: Picture) -> np.ndarray | None:
-    """Draws the regions that speak for the most probable class; None if that is not possible."""
+    """Draws which regions speak for the most probable class; returns None if that is impossible."""
     from jaxch5.results.attribution import attribution
 
     try:
@@ -236,8 +238,10 @@ def page(
 
     Args:
         title: Title of the page.
-        answer: Function from the dropped file, or None once it is removed, to what is shown.
-        look: Function from a classified picture's file to a drawing of where the network looks.
+        answer: Function that takes the path of the dropped file, or None after the file was
+            removed, and returns what the page shows.
+        look: Function that takes the path of a classified picture's file and returns a drawing of
+            where the network looks.
         known: Lines about the classifier.
         examples: Files of example pictures.
     """
@@ -262,7 +266,7 @@ def page(
     ) as blocks:
         gr.Markdown("# What is in this picture?")
         if known:
-            # As plain text, since names of classes may contain anything.
+            # The lines are plain text, since names of classes may contain anything.
             said = "\n".join(known)
             gr.Textbox(said, show_label=False, interactive=False, lines=len(known), max_lines=12)
         with gr.Row():
@@ -294,7 +298,7 @@ def page(
         ssr_mode=False,
         mcp_server=False,
         show_error=False,
-        # The system's fonts, since others would be fetched.
+        # The system's fonts are used, since any others would have to be fetched.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
     return with_policy(app)

@@ -1,10 +1,12 @@
 """Defines the errors that a user can fix.
 
-Each message is one line: what is wrong, the value and, if known, a way out; commands print it
-unchanged. Other exceptions are defects, of this package or a user's hook, and keep their traceback.
+Each message is one line that says what is wrong, names the value and, if one is known, gives a way
+out; commands print it unchanged. Other exceptions are defects of this package or of a user's hook,
+and a command reports them as such.
 """
 
-# Begins the note on an error that a user's hook raised, which is not a defect of this package.
+# Begins the note that is added to an error raised by a user's hook, since such an error is not a
+# defect of this package.
 IN_HOOK = "raised in the hook"
 
 

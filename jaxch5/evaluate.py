@@ -33,7 +33,8 @@ class EvaluateOptions(RunOptions):
     """Say how good a trained classifier is, and where it is wrong.
 
     The pictures that the run recorded as its validation set are scored; --data.path says where they
-    are now. If fewer than half of them are there, every picture there is scored.
+    are now. If it names a set that holds fewer than half of them, every picture of that set is
+    scored instead.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory")
@@ -42,8 +43,9 @@ class EvaluateOptions(RunOptions):
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
-        description="validated: validation pictures that are still there; all: every picture, even "
-        "if trained on, the default for another set; by default validated for the run's own set",
+        description="validated: those validation pictures of the run that are still there, which "
+        "is the default for the run's own set; all: every picture, even those that the run was "
+        "trained on, which is the default for another set",
     )
     min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 
@@ -68,7 +70,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     directory, recorded = open_run(options.run)
     config = options.settings()
     if of_run := {"model.arch", "model.task"}.intersection(differing(config, recorded)):
-        raise ConfigError(f"{min(of_run)}: is set by {directory.config_file}; leave it out")
+        raise ConfigError(f"{min(of_run)}: {directory.config_file} sets this; leave it out")
     task = task_of(config.model.task, config.model.threshold)
     metrics = task.scores(MORE) | task.scores(config.fit.metrics)
     predictor = load_learner(options.run, options.architecture(), task)
@@ -116,7 +118,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     for name, figure in figures.items():
         save_figure(figure, out / f"{name}.png")
     if source.file is not None:
-        # Keeps an earlier evaluation's file, in which a person may have corrected labels.
+        # An earlier evaluation's file is kept, since a person may have corrected labels in it.
         interp.write_suspects(unused(out / "suspects", ".csv"))
     head, *lines = str(report).splitlines()
     for line in (head, *lines):
@@ -140,7 +142,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     advice = []
     if scored.part == "validated":
         judged = (directory.path / "suspects.json").exists()
-        # Running this command again would show nothing new.
+        # Advice to evaluate the run is left out: doing so again would show nothing new.
         found = advise(str(from_here(directory.path)), recorded, interp, judged=judged)
         advice = [one for one in found if one.command.split()[1] != "evaluate"]
     for line in in_lines(advice):
@@ -181,7 +183,7 @@ def chosen(options: EvaluateOptions, config: Config, recorded: Config) -> tuple[
     if pictures is None:
         if options.pictures == "validated":
             raise ConfigError(
-                f"{options.run}: has no {run.pictures_file.name}, which records the pictures that "
+                f"{options.run} has no {run.pictures_file.name}, which records the pictures that "
                 "the run validated on; use --pictures all, or train again"
             )
         if elsewhere or options.pictures == "all":

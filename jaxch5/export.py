@@ -17,18 +17,19 @@ class ExportOptions(Options):
     """Write a trained classifier as one file, or as a folder for timm.
 
     safetensors: weights under torchvision's or timm's names. With a linear head, that library's
-    network loads all of them (strict=True); with a concat_pool head, the default for your own
-    pictures, its body loads those that do not begin with `head.`. fastai: weights under the names
-    that fastai's `vision_learner` uses with torchvision's ResNets. Its model loads all of them; the
-    head has to be concat_pool. For PyTorch, normalize pictures by the mean and deviation in the
-    file's metadata. timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`;
-    the head has to be linear. Its README.md shows how to prepare pictures. onnx (with the extra
-    `onnx`): a float32 program with its weights. It takes any number of uint8 pictures of the
-    network's `size`, and returns probabilities; its doc_string shows how to prepare pictures.
-    stablehlo: a program with its weights, which jax alone runs on a CPU or an NVIDIA GPU;
-    docs/exporting.md shows how to prepare pictures and how to call it. learner: a file for
-    `load_learner` and `predict`. Every format holds classes, sizes, crop, mean, deviation and head,
-    and the same run gives the same bytes each time.
+    network loads all of them (strict=True); with a concat_pool head, which is the default for your
+    own pictures, its body loads the weights whose names do not begin with `head.`. fastai: weights
+    under the names that fastai's `vision_learner` uses with torchvision's ResNets. A model made by
+    that function loads all of them; the head has to be concat_pool. To use either of these files
+    with PyTorch, normalize pictures by the mean and standard deviation in the file's metadata.
+    timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; the head has to be
+    linear. The folder's README.md shows how to prepare pictures. onnx (needs the extra `onnx`): a
+    float32 program with its weights. It takes any number of uint8 pictures of the network's `size`,
+    and returns probabilities; its doc_string shows how to prepare pictures. stablehlo: a program
+    with its weights, which needs nothing but jax to run on a CPU or an NVIDIA GPU;
+    docs/exporting.md shows how to prepare pictures and how to call the program. learner: a file for
+    `load_learner` and `predict`. Every format stores the classes, the sizes, the crop, the mean and
+    standard deviation and the kind of head. Exporting the same run again gives the same bytes.
     """
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
@@ -37,8 +38,9 @@ class ExportOptions(Options):
     )
     out: Path | None = Field(
         None,
-        description="the file or folder; by default model.safetensors, fastai.safetensors, "
-        "model-timm, model.onnx, model.stablehlo or learner.safetensors",
+        description="file or folder to write; by default, depending on the format, "
+        "model.safetensors, fastai.safetensors, model-timm, model.onnx, model.stablehlo or "
+        "learner.safetensors",
     )
 
 
@@ -51,8 +53,8 @@ FILES = {
     "learner": "learner.safetensors",
 }
 NOTES = {
-    "timm": "; its README.md has the lines that prepare pictures",
-    "onnx": "; its doc_string has the lines that prepare pictures",
+    "timm": "; its README.md has the lines of code that prepare pictures",
+    "onnx": "; its doc_string has the lines of code that prepare pictures",
 }
 
 

@@ -41,11 +41,12 @@ class Framing:
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole
             picture, distorted; "pad" keeps the whole picture, and fills the rest.
-        pad_mode: What is shown beyond a picture's border, by padding or augmentation:
-            "reflection"; "border", the edge repeated; "zeros", black; or a colour, as in "#ffffff".
+        pad_mode: What padding and augmentation show beyond a picture's border: "reflection";
+            "border", which repeats the edge; "zeros", which is black; or a colour such as
+            "#ffffff".
 
     Raises:
-        ConfigError: An argument has none of these values.
+        ConfigError: The value of an argument is not one of these.
 
     Example:
         >>> Framing("pad")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Learner(Trainer):
-    """Trains a model on data; `vision_learner` makes one, and `Trainer` describes its attributes.
+    """Trains a model on data. `vision_learner` makes a learner; `Trainer` lists the attributes.
 
     Example:
         >>> import jaxch5 as jx
@@ -67,7 +67,7 @@ class Learner(Trainer):
     """
 
     def freeze(self) -> None:
-        """Freezes all but the head and, with `train_bn`, batch norms; see `freeze_to`."""
+        """Freezes all layers but the head (and, with `train_bn`, batch norms); see `freeze_to`."""
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
@@ -75,13 +75,13 @@ class Learner(Trainer):
         self.freeze_to(0)
 
     def validate(self) -> dict[str, float]:
-        """Computes `valid_loss` and the task's and recipe's metrics over the validation set."""
+        """Computes `valid_loss` and the metrics of task and recipe on the validation set."""
         recipe, step = self.recipe, self._steps.evaluate
         loss, metrics, task = recipe.objective, recipe.metrics, recipe.task
         return evaluate(self.state, self.data.valid, step, loss, metrics, task=task)
 
     def summary(self) -> None:
-        """Prints how many parameters each group of layers has, and how many of them train."""
+        """Prints how many parameters each group of layers has, and how many of them are trained."""
         how = self.groups, self._frozen.paths, self.recipe.layer_decay
         for line in summarize_model(self._shapes["params"], *how):
             print_line(self.console, line)
@@ -94,8 +94,8 @@ class Learner(Trainer):
         Args:
             epochs: Passes over the training set.
             lr: One rate throughout, a slice of rates (see `group_rates`), or a function from the
-                step to the rate, as `flat_cosine`, `triangular` and `sgdr` return it.
-            momentum: Momentum throughout, or a function from the step to the momentum.
+                step to the rate, such as `flat_cosine`, `triangular` and `sgdr` return.
+            momentum: One momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
         self._fit([plan_at_rate(epochs, lr, momentum, groups, layer_decay)])
@@ -113,7 +113,7 @@ class Learner(Trainer):
 
         Args:
             epochs: Passes over the training set.
-            lr_max: Highest rate, or a slice that gives each group its own; see `group_rates`.
+            lr_max: Highest rate, or a slice from which each group gets its own; see `group_rates`.
             div, div_final, pct_start, moms: See `one_cycle` and `one_cycle_momentum`.
         """
         steps, groups = len(self.data.train), len(self.groups.names)
@@ -137,7 +137,7 @@ class Learner(Trainer):
         in a cycle that takes most of its steps to reach `base_lr`. Then the optimizer's moments are
         cleared, and all layers train for `epochs` in a second cycle. Its highest rates are half of
         `base_lr` for the head, `base_lr / 2 / lr_mult` for the earliest group, and values spaced
-        geometrically in between. See `fine_tune_schedule` for every step's rates and the defaults.
+        geometrically in between. See `fine_tune_schedule` for each step's rates and the defaults.
 
         If the body has not been trained, freezing it would be of no use: all layers then train in
         one cycle, as with `fit_one_cycle`, unless `freeze_epochs` or `lr_mult` is given.
@@ -145,7 +145,7 @@ class Learner(Trainer):
         Args:
             epochs: Passes over the training set in the second phase, or in the one cycle.
             base_lr: Highest rate of the first phase; `lr_find` on the frozen learner suggests one.
-            freeze_epochs: Passes in the first phase; 0 leaves it out.
+            freeze_epochs: Passes in the first phase; 0 leaves this phase out.
             lr_mult: Ratio of the head's rate to the earliest group's, in the second phase.
             pct_start, div: Arguments of the second phase's `one_cycle`.
             div_final, moms: Arguments of both cycles; see `one_cycle` and `one_cycle_momentum`.
@@ -170,19 +170,19 @@ class Learner(Trainer):
     ) -> Any:
         """Suggests rates by training a little at ever higher rates; the state is left unchanged.
 
-        It returns a named tuple of rates, as in `learn.lr_find().valley`, and keeps the sweep in
-        `self.sweep`. In a notebook the sweep is drawn, with the recommended rate in the title.
+        It returns a named tuple with each rule's rate (such as `learn.lr_find().valley`), and keeps
+        the sweep in `self.sweep`. A notebook draws it, with the recommended rate in the title.
 
         Args:
-            start_lr, end_lr: First rate, and the rate that would follow the last.
+            start_lr, end_lr: First rate, and the rate that would follow the last one.
             num_it: Number of steps.
             suggest_funcs: Rules to apply: any of valley, slide, minimum, steep, last_decrease; see
                 `jaxch5.optim.suggest`.
             show_plot: Whether a notebook draws the sweep.
 
         Raises:
-            ConfigError: A rule is unknown, rates are not above 0 and rising, or steps are too few.
-            TrainingError: The loss exploded too soon for a suggestion, or was not finite at first.
+            ConfigError: A rule is unknown, rates are not positive and rising, or steps are too few.
+            TrainingError: The loss is not finite from the start, or explodes too soon to judge.
         """
         check_sweep(num_it, suggest_funcs)
         sweep_rates(start_lr, end_lr, num_it)
@@ -221,7 +221,7 @@ class Learner(Trainer):
 
     def predictor(self) -> Predictor:
         """Returns the classifier in its current state, without its data."""
-        # Copies, because the next step of training consumes the state.
+        # The variables are copied, because the next step of training consumes the state.
         return self._classifier.with_variables(on_one_device(self.state.variables, copies=True))
 
     def predict(self, picture: Picture) -> Prediction:
@@ -233,7 +233,7 @@ class Learner(Trainer):
         Raises:
             DataError: The picture cannot be read.
         """
-        # Not copied: the state stays valid for as long as this takes.
+        # Nothing is copied: the state stays valid for as long as this takes.
         return self._classifier.with_variables(on_one_device(self.state.variables)).predict(picture)
 
     def export(self, path: str | Path, format: str = "safetensors") -> None:
@@ -267,9 +267,9 @@ class Learner(Trainer):
     def tta(
         self, n: int = 4
     ) -> tuple[Float[np.ndarray, "items classes"], Int[np.ndarray, "items"]]:
-        """Returns probabilities and labels as `get_preds` does, but from several views.
+        """Returns what `get_preds` does, but with probabilities averaged over several views.
 
-        The probabilities are averages over those from `get_preds` and from `n` augmented draws
+        The averages are over the probabilities from `get_preds` and from `n` augmented draws
         (test-time augmentation, Krizhevsky et al., 2012). This takes `n + 1` times as long.
 
         Args:
@@ -306,24 +306,24 @@ def vision_learner(
 
     Args:
         data: What `DataBlock.load` returns.
-        arch: Name of an architecture; your own `ModelSpec`, or its import path; or your own linen
-            or nnx module (see `create_model`), for which no "imagenet" weights exist.
+        arch: Name of an architecture; a `ModelSpec` of your own, or its import path; or a linen or
+            nnx module of your own (see `create_model`), for which no "imagenet" weights exist.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
-            what `load_weights` takes; or variables, as `module.init` returns them. A line says what
+            what `load_weights` takes; or variables, such as `module.init` returns. A line says what
             is known about the weights, and whether their head is kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
-        recipe: How the network is made and trained; None is `Recipe()`.
+        recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
-        normalization: Colours' mean and deviation; None takes the weights', or the architecture's.
+        normalization: Mean and deviation of colours; None takes those of the weights or network.
         crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. None
             takes what the weights were tested with.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
-        overrides: Values of any fields of the recipe by name, as in `wd=0.1`; see `Recipe`.
+        overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.
 
     Raises:
-        ConfigError: There is no such architecture or field, or the value of a field is refused.
-        WeightsError: The weights are not available, or do not fit.
+        ConfigError: There is no such architecture or field, or the value of a field is invalid.
+        WeightsError: The weights are not available, or do not fit the network.
 
     Example:
         >>> import jaxch5 as jx

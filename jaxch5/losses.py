@@ -29,7 +29,7 @@ def softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch clas
 
 
 def log_softmax(logits: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
-    """Returns log-probabilities, computed without the logarithm of a small number.
+    """Returns log-probabilities, computed without taking the logarithm of a small number.
 
     Args:
         logits: The model's activations, any real numbers; classes are the last axis.
@@ -45,10 +45,11 @@ class ItemLosses(NamedTuple):
     """Holds the losses of a batch's items, whose mean is still to be taken.
 
     A loss function of your own that weights items should return this, not a mean: if a batch is
-    mixed (MixUp, CutMix) or shared by devices, its mean cannot be computed from its parts' means.
+    mixed (MixUp, CutMix) or shared by devices, its mean cannot be computed from the means of its
+    parts.
 
     Attributes:
-        value: Loss of each item, multiplied by its weight.
+        value: Loss of each item, multiplied by the item's weight.
         weight: Weight of each item; None gives each the weight 1.
 
     Example:
@@ -77,7 +78,7 @@ class ItemLosses(NamedTuple):
 
 Loss = Callable[[Float[Array, "batch classes"], Int[Array, "batch"]], Float[Array, ""] | ItemLosses]
 Reduction = Literal["mean", "sum", "none"]
-# An internal reduction: it returns `ItemLosses`, for `loss_of_batch`, which takes the mean.
+# An internal reduction, which returns `ItemLosses`; `loss_of_batch` then takes their mean.
 ITEMS = "items"
 
 
@@ -92,10 +93,10 @@ def nll_loss(
     Args:
         log_probabilities: What `log_softmax` returns.
         labels: Class numbers.
-        weight: Importance of each class; the mean then divides by the sum of the weights of the
-            labels, as PyTorch's `nll_loss` does.
+        weight: Importance of each class. If it is given, the sum of the losses is divided by the
+            sum of the labels' weights to get the mean, as in PyTorch's `nll_loss`.
         reduction: "mean"; "sum"; or "none" for an array with the loss of each item, multiplied by
-            its weight.
+            the item's weight.
 
     Raises:
         ConfigError: There is not one weight for each class, or there is no such reduction.
@@ -151,13 +152,13 @@ def focal_loss(
     weight: Float[ArrayLike, "classes"] | None = None,
     reduction: Reduction = "mean",
 ) -> Float[Array, "*batch"]:
-    """Computes cross-entropy with less weight on items already right (Lin et al., 1708.02002).
+    """Computes cross-entropy with less weight on items that are right (Lin et al., 1708.02002).
 
     Args:
         logits: The model's activations.
         labels: Class numbers.
-        gamma: How fast an item's weight falls as its label gets likelier; 0 is `cross_entropy`.
-        weight: Importance of each class, the paper's alpha; the mean is then taken as in
+        gamma: How fast an item's weight falls as its label gets likelier; 0 gives `cross_entropy`.
+        weight: Importance of each class, called alpha in the paper; the mean is then taken as in
             `nll_loss`. (fastai's `FocalLoss` also raises the label's probability to the power of
             its weight, and divides by the number of items.)
         reduction: As in `nll_loss`.
@@ -170,7 +171,7 @@ def focal_loss(
         0.0018
     """
     likelihood = _of_labels(log_softmax(logits), labels)
-    # Kept above zero, where the gradient of a power below 1 is infinite.
+    # The value is kept above 0, since the gradient of a power below 1 is infinite there.
     wrong = jnp.maximum(1.0 - jnp.exp(likelihood), jnp.finfo(likelihood.dtype).tiny)
     items = _weighted(-(wrong**gamma) * likelihood, _class_weight(logits, weight), labels)
     return _reduced(items, reduction)
@@ -249,8 +250,8 @@ def _class_weight(
     weight = jnp.asarray(weight, logits.dtype)
     if weight.shape != logits.shape[-1:]:
         raise ConfigError(
-            f"weight: has the shape {weight.shape}, but should have one value for each of the "
-            f"{logits.shape[-1]} classes"
+            f"weight should have one value for each of the {logits.shape[-1]} classes, but has the "
+            f"shape {weight.shape}"
         )
     return weight
 

@@ -19,19 +19,21 @@ _default = partial(default_of, "training.lr_finder:find_lr")
 class LrFindOptions(PicturesOptions):
     """Train a little at ever higher learning rates, draw the loss, and suggest a rate."""
 
-    out: Path = Field(Path("lr_find.png"), description="file of the figure: PNG, PDF or SVG")
+    out: Path = Field(Path("lr_find.png"), description="where to save the figure (PNG, PDF or SVG)")
     start_lr: float = Field(_default("start_lr"), gt=0, description="first rate")
     end_lr: float = Field(
         _default("end_lr"), gt=0, description="the sweep ends just below this rate"
     )
-    num_it: int = Field(_default("num_it"), ge=20, le=100_000, description="steps of a sweep")
-    repeats: int = Field(1, ge=1, le=100, description="sweeps, each with its own seed")
+    num_it: int = Field(
+        _default("num_it"), ge=20, le=100_000, description="number of steps of a sweep"
+    )
+    repeats: int = Field(1, ge=1, le=100, description="number of sweeps, each with its own seed")
 
     _out = field_validator("out")(drawable)
 
 
 def lr_find(options: LrFindOptions) -> dict[str, Any]:
-    """Prints the suggestions of every rule and writes the figure; returns the suggestions."""
+    """Prints the suggestion of each rule and writes the figure; returns the suggestions."""
     from jaxch5.config.building import load_data
     from jaxch5.configured import learner_of
     from jaxch5.optim.suggest import BOLD, RECOMMENDED, RULES

@@ -21,12 +21,12 @@ from jaxch5.util.text import NO_NUMBER, name_of
 Probabilities = Float[np.ndarray, "items classes"]
 Labels = Int[np.ndarray, "items"]
 Metric = Callable[[Probabilities, Labels], float]
-# An epoch's numbers by name, and the name of its phase.
+# The numbers of an epoch, keyed by their names, and the name of the epoch's phase.
 Record = dict[str, Any]
 
 # The losses that every record has.
 LOSSES = ("train_loss", "valid_loss")
-# An error that probabilities may have: the spacing of bfloat16 numbers just below 1.
+# The rounding error that probabilities may have: the spacing of bfloat16 numbers just below 1.
 ROUNDING = 0.004
 
 
@@ -110,7 +110,7 @@ def best_by(name: str) -> Best:
 
 
 def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarray, "items"]:
-    """Returns the most probable class of each item, the first of equally probable ones.
+    """Returns the most probable class of each item, and of equally probable ones the first.
 
     Args:
         probabilities: Probability of each class.
@@ -125,7 +125,7 @@ def decide(probabilities: Probabilities, threshold: float = 0.0) -> Int[np.ndarr
     best = np.argmax(probabilities, axis=1)
     if not threshold:
         return best
-    # In float64, so that a float32 value and its float64 copy give the same answer.
+    # Compared in float64, so that a float32 value and its float64 copy give the same answer.
     sure = probabilities.max(axis=1).astype(np.float64) >= threshold
     return np.where(sure, best, probabilities.shape[1])
 
@@ -161,7 +161,8 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     """Returns the confidence interval of a share that is estimated from a sample (Wilson, 1927).
 
     Args:
-        hits, total: Number of items that count towards the share; number of all items, at least 1.
+        hits, total: Number of items that count towards the share, and number of all items, which
+            is at least 1.
         z: Half-width, in standard deviations of a normal distribution; the default gives 95 %.
 
     Example:
@@ -177,7 +178,7 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
 def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
     """Returns the share of items whose label is among the `k` most probable classes.
 
-    Equally probable classes keep their order, so `k` = 1 is `accuracy`.
+    Equally probable classes keep their order, so that `k` = 1 gives `accuracy`.
 
     Example:
         >>> top_k(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
@@ -191,7 +192,7 @@ def top_k(probabilities: Probabilities, labels: Labels, k: int) -> float:
 
 
 def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages precision, the share of predictions of a class that are right, over classes.
+    """Returns the classes' mean precision, the share of a class's predictions that are right.
 
     As in scikit-learn by default, and in `Interpretation.classification_report`, the mean is over
     the classes that have items or are predicted; a class that is never predicted counts as 0.
@@ -204,7 +205,7 @@ def precision(probabilities: Probabilities, labels: Labels, threshold: float = 0
 
 
 def recall(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages recall, the share of a class's items that are found, over classes; see `precision`.
+    """Returns the classes' mean recall, the share of a class's items found; see `precision`.
 
     Example:
         >>> recall(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1]))
@@ -226,13 +227,14 @@ def balanced_accuracy(
     """
     if not _are_numbers(probabilities):
         return math.nan
-    # With NumPy alone, since runs with unequal classes record this by default; see `_macro`.
+    # This does without scikit-learn, which is slow to import (see `_macro`), because runs with
+    # unequal classes record this metric by default.
     right, count = decide(probabilities, threshold) == labels, np.bincount(labels)
     return float(np.mean(np.bincount(labels, right)[count > 0] / count[count > 0]))
 
 
 def f1(probabilities: Probabilities, labels: Labels, threshold: float = 0.0) -> float:
-    """Averages F1, the harmonic mean of precision and recall, over classes as `precision` does.
+    """Returns the classes' mean F1, the harmonic mean of precision and recall; see `precision`.
 
     Example:
         >>> round(f1(np.array([[0.7, 0.3], [0.6, 0.4]]), np.array([0, 1])), 4)
@@ -256,7 +258,7 @@ def _macro(score: str, probabilities: Probabilities, labels: Labels, threshold: 
 
 
 def _are_numbers(probabilities: Probabilities) -> bool:
-    """Checks whether there are items, all with finite probabilities; else there is no score."""
+    """Checks whether there are items, all with finite probabilities; if not, there is no score."""
     return len(probabilities) > 0 and bool(np.isfinite(probabilities).all())
 
 
@@ -315,24 +317,29 @@ def check_probabilities(
         ConfigError: They do not fit together, or are not valid.
     """
     if targets.ndim != 1 or len(targets) == 0:
-        raise ConfigError(f"targets: have shape {targets.shape}; should be one class for each item")
+        raise ConfigError(
+            f"targets should be one class for each item, but have the shape {targets.shape}"
+        )
     if not np.issubdtype(targets.dtype, np.integer):
-        raise ConfigError(f"targets: are {targets.dtype}; should be whole numbers")
+        raise ConfigError(f"targets should be whole numbers, but are {targets.dtype}")
     if probabilities.shape != (len(targets), classes):
         raise ConfigError(
-            f"probabilities: have shape {probabilities.shape}, but there are {len(targets)} "
+            f"probabilities have the shape {probabilities.shape}, but there are {len(targets)} "
             f"targets and {classes} classes"
         )
     if targets.min() < 0 or targets.max() >= classes:
         raise ConfigError(
-            f"targets: run from {targets.min()} to {targets.max()}, but there are {classes} classes"
+            f"targets run from {targets.min()} to {targets.max()}, but there are {classes} classes"
         )
     if unknown := int(np.isnan(probabilities).any(axis=1).sum()):
         raise ConfigError(
-            f"probabilities: are not finite for {unknown} of the items; the network was trained at "
+            f"probabilities are not finite for {unknown} of the items; the network was trained at "
             "too high a rate, or has damaged weights"
         )
     if not np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)):
-        raise ConfigError("probabilities: should be from 0 to 1; take the softmax of logits")
+        raise ConfigError("probabilities should be from 0 to 1; if these are logits, take softmax")
     if references is not None and len(references) != len(targets):
-        raise ConfigError(f"references: there are {len(references)}, but {len(targets)} targets")
+        raise ConfigError(
+            f"there should be as many references as targets, {len(targets)}, but there are "
+            f"{len(references)}"
+        )

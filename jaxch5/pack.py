@@ -19,8 +19,8 @@ from jaxch5.util.text import counted, print_line, print_list
 class PackOptions(Options):
     """Presize all pictures once and write them into a few large files.
 
-    The folder serves as --data.path for every command, with this data.presize or a lower one. After
-    an interruption, run the same command again: it resumes.
+    Every command takes the folder as its --data.path, with the same data.presize as here or a lower
+    one. After an interruption, run the same command again: it resumes.
     """
 
     source: CliPositionalArg[str | None] = Field(
@@ -31,8 +31,8 @@ class PackOptions(Options):
     out: CliPositionalArg[str] = Field(
         description="folder to write to, or its address (s3://..., gs://...)"
     )
-    shard_size: int = Field(8192, ge=1, description="pictures per file")
-    quality: int = Field(95, ge=1, le=100, description="quality of the JPEG files written")
+    shard_size: int = Field(8192, ge=1, description="number of pictures per file")
+    quality: int = Field(95, ge=1, le=100, description="quality of the JPEG compression")
 
     path_argument: ClassVar[str] = "source"
 
@@ -64,7 +64,7 @@ def pack(options: PackOptions) -> dict[str, Any]:
         used = np.sort(np.concatenate([train, valid]))
         if unused := len(source) - len(used):
             what = counted(unused, "picture is", "pictures are")
-            print_line(console, f"{what} left out: neither for training nor for validation")
+            print_line(console, f"{what} left out: used neither for training nor for validation")
             source, in_valid = select(source, used), in_valid[used]
     begin = time.perf_counter()
     index = packing.pack(

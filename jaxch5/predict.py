@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxch5.data.sources.listing import PassedOver
     from jaxch5.results.predictor import Prediction, Predictor
 
-# Minimum side of a PNG that `--explain` writes, pixels.
+# Minimum side in pixels of a PNG that `--explain` writes.
 SHOWN_SIDE = 256
 # A picture's name, together with its path, its content, or the error if it has neither.
 Found = tuple[str, str | bytes | DataError]
@@ -44,18 +44,21 @@ class PredictOptions(Options):
 
     run: CliPositionalArg[Path] = Field(description="run directory, or a learner's file")
     pictures: CliPositionalArg[list[str]] = Field(
-        description="pictures, folders of them, patterns such as '*.jpg', or - for standard "
-        "input: a picture, or one path per line"
+        description="pictures, folders of them, patterns such as '*.jpg', or - to read standard "
+        "input, which is a picture or has one path per line"
     )
-    top: int = Field(2, ge=1, description="number of classes for each picture, most likely first")
+    top: int = Field(
+        2, ge=1, description="number of classes to list for each picture, most likely first"
+    )
     explain: Path | None = Field(
         None,
-        description="folder for a PNG of each picture that shows what speaks for its class",
+        description="folder to write a PNG into for each picture; the PNG shows which parts of the "
+        "picture speak for its most probable class",
     )
 
 
 def predict(options: PredictOptions) -> dict[str, Any]:
-    """Predicts each picture, prints a line for it (not with `--json`), and returns the results."""
+    """Classifies pictures, prints a line for each (not with `--json`), and returns the results."""
     from jaxch5.data.sources.listing import described
     from jaxch5.results.predictor import load_learner
     from jaxch5.training.process import prepare_process
@@ -124,7 +127,8 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
     times = -(-SHOWN_SIDE // min(drawn.size))
     sides = times * drawn.width, times * drawn.height
     drawn.resize(sides, Image.Resampling.NEAREST).save(written, "png", optimize=True)
-    # A file with this name may be the user's, or show a same-named picture of another folder.
+    # A file with this name may be the user's, or belong to a picture in another folder that has the
+    # same name.
     path = unused(folder / ("picture" if name == "-" else Path(name).stem), ".png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ def explain(predictor: Predictor, picture: Any, folder: Path, name: str) -> str:
 
 
 def range_of(found: Sequence[Found], max_pixels: int) -> tuple[str, str]:
-    """Guesses the range of pictures of more than 8 bits; see `guess_range`."""
+    """Guesses the range of values in pictures that have more than 8 bits; see `guess_range`."""
     from jaxch5.data.depth import SUFFIXES, guess_range
 
     files = [path for name, path in found if path == name and name.lower().endswith(SUFFIXES)]
@@ -159,7 +163,8 @@ def most_likely(
 def pictures_of(names: Iterable[str]) -> tuple[list[Found], dict[str, PassedOver]]:
     """Finds the pictures that names stand for, and the files that are passed over in each folder.
 
-    Files passed over are grouped by reason. A folder or pattern without pictures gets an error.
+    Files passed over are grouped by reason. For a folder or pattern without pictures, there is an
+    error in place of the pictures.
     """
     from jaxch5.data.sources.listing import list_folder
 

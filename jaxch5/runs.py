@@ -25,13 +25,13 @@ MOST_CURVES = 6
 class RunsOptions(Options):
     """List the runs of a folder, newest last; given several runs, show how they differ.
 
-    Other paths in the folder, and damaged runs, are counted and named.
+    Paths in the folder that are not runs, and runs that are damaged, are counted and named.
     """
 
     paths: CliPositionalArg[list[str]] = Field(
         ["runs"], description="folder of runs, or runs to compare"
     )
-    out: Path | None = Field(None, description="HTML file to write everything to, as one page")
+    out: Path | None = Field(None, description="HTML file to write everything to as a single page")
 
     @field_validator("out")
     @classmethod

@@ -15,7 +15,7 @@ from jaxch5.util.text import print_line
 class ShowOptions(PicturesOptions):
     """Show the data as the network gets it: a summary, and a figure of a batch."""
 
-    out: Path = Field(Path("batch.png"), description="file of the figure: PNG, PDF or SVG")
+    out: Path = Field(Path("batch.png"), description="where to save the figure (PNG, PDF or SVG)")
     nrows: int = Field(3, ge=1, le=50, description="rows of pictures")
     ncols: int = Field(4, ge=1, le=50, description="pictures per row")
     unique: bool = Field(False, description="draw one picture many times instead of many pictures")

@@ -35,7 +35,7 @@ KNOWS = (
 )
 # Maximum number of class pairs that are printed.
 PAIRS = 10
-# Kinds of groups of pictures that show the same thing.
+# Kinds of groups whose pictures show the same thing.
 ALIKE = ("duplicates", "conflicts", "leaks")
 # Name of the folder that holds the results of folds until all folds are done.
 FOLDS = "folds"
@@ -44,26 +44,27 @@ OF_TRAINING = ("fit.", "augment.", "data.sampler", "data.cache", "deterministic"
 
 
 class SuspectsOptions(RunOptions):
-    """Judge every label of a set by a model not trained on it, and list those that look wrong.
+    """Judge every label of a set by a model that was not trained on it, and list suspicious ones.
 
     The pictures are divided into folds, and each fold is judged by a model trained on the others.
     With --by features, that model is a linear layer on a network's features; this takes minutes.
-    The network's weights are --model.weights, or those that the run began from; for a run from
-    scratch they are its own, which may have memorized wrong labels. With --by training, the entire
-    network is trained for each fold, with the run's settings.
+    The network's weights are --model.weights, or those that the run began from; if the run was
+    trained from scratch, they are the run's own weights, which may have memorized wrong labels.
+    With --by training, the entire network is trained for each fold, with the run's settings.
     """
 
     run: CliPositionalArg[Path | None] = Field(
         None, description="run whose pictures are judged; without it, --data.path names them"
     )
     by: Literal["features", "training"] = Field(
-        "features", description="what judges: a linear layer on features, or an entire network"
+        "features",
+        description="what judges the labels: a linear layer on features, or an entire network",
     )
-    folds: int = Field(5, ge=2, le=100, description="number of folds to judge in turn")
+    folds: int = Field(5, ge=2, le=100, description="number of folds that the set is divided into")
     out: Path | None = Field(
         None,
-        description="folder for suspects.json and suspects.csv; without it, the run, or "
-        "runs/DATE-suspects",
+        description="folder for suspects.json and suspects.csv; by default the run's, or "
+        "runs/DATE-suspects if no run is given",
     )
 
 
@@ -119,7 +120,10 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         names = sorted({source.classes[label] for label in source.labels[folds < 0]})
         others = counted(len(names) - 1, "other class", "other classes")
         more = f" or {others}" * (len(names) > 1)
-        say(f"{alone:,} not judged: no other fold has pictures of {names[0]}{more} to compare with")
+        say(
+            f"{alone:,} of the labels cannot be judged: no other fold has pictures of {names[0]}"
+            f"{more} to compare with"
+        )
 
     out = (
         options.out
@@ -136,7 +140,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
         try:
             probabilities = judge_by_training(config, source, folds, out / FOLDS, console)
         except (KeyboardInterrupt, Terminated):
-            print(printable(f"resume with the same command and --out {out}"), file=sys.stderr)
+            print(printable(f"to resume, repeat the command with --out {out}"), file=sys.stderr)
             raise
     document = {
         "format": 1,
@@ -157,7 +161,7 @@ def suspects(options: SuspectsOptions) -> dict[str, Any]:
     }
     write_file(out / "suspects.json", (to_json(document) + "\n").encode())
     if not options.run:
-        # Write what a run would have: its settings, and the record of its pictures and parts.
+        # The folder gets what a run has: the settings, and the record of the pictures and parts.
         write_config(RunDir(out), config)
         write_pictures(
             RunDir(out).pictures_file,
@@ -187,9 +191,10 @@ def check_settings(options: SuspectsOptions) -> None:
         free = name not in OF_THE_RUN if section == "data" else key in ("model.weights", "seed")
         if not free and not (key == "model.arch" and "model.weights" in options._named):
             raise ConfigError(
-                f"{key}: a run is judged with the settings of {directory.config_file}; only where "
-                "its pictures are (--data.path and the like), --data.on-bad, --data.batch-size, "
-                "--model.weights with --model.arch, and --seed may be changed; or leave out the run"
+                f"{key}: a run is judged with the settings of {directory.config_file}; only the "
+                "location of its pictures (--data.path and the like), --data.on-bad, "
+                "--data.batch-size, --model.weights with --model.arch, and --seed may be changed; "
+                "to change more, name the pictures with --data.path instead of a run"
             )
 
 
@@ -213,25 +218,27 @@ def chosen(
         found = find(pictures, pictures_of(source))
         there = found.places >= 0
         if missing := int((~there).sum()):
-            say(f"{missing:,} of the run's {counted(len(pictures), 'picture')} not found: left out")
+            say(
+                f"left out: {missing:,} of the run's {counted(len(pictures), 'picture')}, which "
+                "could not be found"
+            )
         if new := int((found.known < 0).sum()):
-            say(f"{counted(new, 'picture')} new to the run: left out")
+            say(f"left out: {counted(new, 'picture')} that the run has no record of")
         items, valid = found.places[there], pictures.held_out[there]
     else:
         source = checked_source(config)
         try:
             train, held_out = divide(source, split_of(config.data, source))
         except DataError as error:
-            say(f"not split, so all count as training pictures: {error}")
+            say(f"the pictures are not split, so all count as training pictures: {error}")
             train, held_out = np.arange(len(source)), np.arange(0)
         items = np.union1d(train, held_out)
         valid = np.isin(items, held_out)
         if unused_ := len(source) - len(items):
-            say(f"{counted(unused_, 'picture')} for neither training nor validation: left out")
+            say(f"left out: {counted(unused_, 'picture')} not used in training or validation")
     if not len(items):
         raise DataError(
-            f"{source.name}: has none of the run's pictures; name where they are now with "
-            "--data.path"
+            f"{source.name} has none of the run's pictures; say where they are now with --data.path"
         )
     source = with_own_classes(take(source, items))
     check_several(source)
@@ -280,15 +287,15 @@ def features_of(
 
 
 def show(document: dict[str, Any], source: Source, out: Path, console: Console) -> None:
-    """Prints the findings; for picture files, writes a table and prints the next command."""
+    """Prints the findings; if pictures are files, writes a table and prints the next command."""
     from jaxch5.results.suspects import COLUMNS, write_table
 
     say, listed = partial(print_line, console), document["suspects"]
     say(
-        f"{counted(document['judged'], 'label')} judged, "
-        f"{percent(document['agreed'])} agreed with; an estimated "
-        f"{document['wrong']:,} wrong, which includes the network's own mistakes; "
-        f"{len(listed):,} listed, {sum(one['likely_wrong'] for one in listed):,} likely wrong"
+        f"{counted(document['judged'], 'label')} judged, of which the model agrees with "
+        f"{percent(document['agreed'])}; the estimated number of wrong labels is "
+        f"{document['wrong']:,}, which includes the model's own mistakes; {len(listed):,} listed, "
+        f"{sum(one['likely_wrong'] for one in listed):,} of them as likely wrong"
     )
     for label, prediction, count in document["pairs"][:PAIRS]:
         say(f"{count:>7,}  {label} that may be {prediction}")

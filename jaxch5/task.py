@@ -23,7 +23,7 @@ from jaxch5.metrics import (
 )
 from jaxch5.util.imports import load_object
 
-# The smallest normal float32, whose loss is 87; smaller probabilities underflow to zero.
+# The smallest normal float32. As a probability it has a loss of 87; smaller ones underflow to zero.
 SMALLEST = float(np.finfo(np.float32).tiny)
 # The answer if no class is probable enough.
 NONE = "none of these"
@@ -102,7 +102,7 @@ class Task:
         return (*classes, *[NONE] * (self.threshold > 0))
 
     def compared_by(self, name: str, more: Iterable[str | Metric] = ()) -> Task:
-        """Returns a copy of the task that compares epochs by another of their recorded numbers.
+        """Returns a copy of the task that compares epochs by another of the numbers they record.
 
         Args:
             name: "valid_loss", "train_loss" or the name of a metric. For losses and "error_rate"
@@ -126,7 +126,7 @@ class Task:
         return replace(self, metrics=(*self.metrics, *others), best=best_by(name))
 
     def scores(self, more: Iterable[str | Metric] = ()) -> dict[str, Metric]:
-        """Returns metrics as functions, by name: those of the task, then any others.
+        """Returns metric functions, keyed by name: those of the task, then any others.
 
         Args:
             more: Other metrics, as in `metrics`; a metric that the task already has is skipped.
@@ -150,7 +150,7 @@ class Task:
 
 
 def single_label() -> Task:
-    """Returns the task of finding the most probable class of an item, by softmax.
+    """Returns the task of finding an item's most probable class; the activation is a softmax.
 
     Example:
         >>> single_label().name, single_label().metrics
@@ -181,7 +181,7 @@ def one_vs_rest(threshold: float = THRESHOLD) -> Task:
 
 
 SOFTMAX = single_label()
-# The built-in tasks by name; a user's own task has an import path.
+# Names of the built-in tasks; a user's own task is named by its import path.
 NAMED = (SOFTMAX.name, one_vs_rest().name)
 
 
@@ -189,8 +189,9 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
     """Returns the task that settings name.
 
     Args:
-        name: "softmax", "sigmoid", or the import path of your own task, `package.module:TASK`.
-        threshold: Threshold of the sigmoid task; see `one_vs_rest`. Your own task defines its own.
+        name: "softmax", "sigmoid", or the import path of a task of your own, `package.module:TASK`.
+        threshold: Threshold of the sigmoid task; see `one_vs_rest`. A task of your own
+            defines its own threshold.
 
     Raises:
         ConfigError: There is no such task, or the threshold is not a probability.
@@ -206,5 +207,5 @@ def task_of(name: str, threshold: float = THRESHOLD) -> Task:
     found = load_object(name, "model.task")
     if not isinstance(found, Task):
         kind = type(found).__name__
-        raise ConfigError(f"model.task = {name}: is of type {kind}, not a Task")
+        raise ConfigError(f"model.task = {name}: should be a Task, but is of type {kind}")
     return replace(found, name=name)

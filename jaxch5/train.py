@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class TrainOptions(PicturesOptions):
-    """Train an image classifier. Without arguments: ResNet-18 on scikit-learn's digits."""
+    """Train an image classifier; without arguments, a ResNet-18 on scikit-learn's digits."""
 
     workdir: Path | None = Field(
-        None, description="run directory, new or empty; without it, runs/DATE-NAME"
+        None, description="new or empty run directory; by default runs/DATE-NAME"
     )
     distributed: str | None = Field(
         None,
@@ -54,7 +54,7 @@ class TrainOptions(PicturesOptions):
 
     @classmethod
     def settings_file(cls, given: dict[str, Any]) -> Path | None:
-        """Returns the file with the settings: a resumed run has its own."""
+        """Returns the file with the settings, which is the run's own if a run is resumed."""
         if "resume" not in given:
             return super().settings_file(given)
         for other in ("config", "workdir"):
@@ -64,7 +64,7 @@ class TrainOptions(PicturesOptions):
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Trains as the options say; returns the final weights' record, with the run directory added.
+    """Trains as the options say; returns the record of the final weights and the run directory.
 
     If several processes train, only the first prints and writes; the others return an empty dict.
     """
@@ -106,7 +106,7 @@ def _train(options: TrainOptions, first: bool) -> dict[str, Any]:
     if config.fit.epochs is None:
         config = with_epochs(config, len(data.train.items))
         epochs, of = config.fit.passes, counted(len(data.train.items), "picture")
-        print_line(console, f"{epochs} epochs, for {of} (--fit.epochs)")
+        print_line(console, f"{epochs} epochs, the default for {of} (--fit.epochs changes it)")
     learn = _learner(data, config, console)
     if learn.pretrained:
         # The view is stored, so that it stays the same even if the weights' metadata changes later.
@@ -133,7 +133,7 @@ def _resume(config: Config, recorded: Config, run: RunDir, console: Console) -> 
     may_change = MAY_CHANGE + MAY_MOVE * run.pictures_file.exists()
     if changed := [key for key in differing(config, recorded) if key not in may_change]:
         raise ConfigError(
-            f"{changed[0]}: is fixed in a resumed run, by {run.config_file}; start a new run to "
+            f"{changed[0]}: a resumed run keeps the value in {run.config_file}; start a new run to "
             "change it"
         )
     instead = f"begin another run with --model.weights {run.path}"
@@ -158,7 +158,7 @@ def _learner(data: Data, config: Config, console: Console) -> Learner:
 
     model = config.model
     if is_on_hub(model.weights):
-        # Downloaded once, and then read from the hub's cache.
+        # The first process downloads the weights; the others read them from the hub's cache.
         first_then_others(lambda: find_weights(model.weights, model.arch))
     agree({"model.weights": model.weights})
     learn = learner_of(data, config, partial(print_line, console))

@@ -68,7 +68,7 @@ class Trainer(NamesFastai):
         mesh: Devices that share a batch; None for a single device.
         run: Run into which records and checkpoints are written; None writes nothing.
         saving: When checkpoints are written, and whether training ends with the best weights.
-        log, profile: Whether figures for TensorBoard, and traces of some steps, are written.
+        log, profile: Whether numbers for TensorBoard, and traces of some steps, are written.
         hooks: Functions that receive the events of training; see `jaxch5.training.events`.
     """
 
@@ -160,7 +160,7 @@ class Trainer(NamesFastai):
 
     @property
     def record(self) -> Record:
-        """The record of the epoch that the weights are from: the last, or the best if kept."""
+        """The record of the epoch that the weights are from: the last or, if kept, the best."""
         return self._kept or self.records[-1]
 
     def _frozen_to(self, group: int) -> Frozen:
@@ -200,7 +200,7 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Follows plans whose steps count from 0; after a restore, only what is left of them."""
+        """Follows plans, whose steps count from 0, or what is left of them after a restore."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
@@ -266,7 +266,7 @@ class Trainer(NamesFastai):
             args = plan, steps, recipe.objective, self._key, recipe.metrics, within and unvalidated
             with out_of_memory(steps.need, data.train.batch_size, size):
                 for event in fit(self.state, data, *args, check, recipe.task):
-                    # Kept as soon as it exists, since the previous state has been consumed by then.
+                    # Kept at once: by now, the step has consumed the previous state.
                     self.state = event.state
                     yield event
         if self.saving.keep_best:
@@ -274,7 +274,7 @@ class Trainer(NamesFastai):
             self.state = with_variables(self.state, of_first(variables))
             self._place()
         interp = None
-        # All processes compute predictions, and the first one writes.
+        # All processes compute predictions, and only the first one writes.
         if run and np.isfinite((preds := self.get_preds())[0]).all():
             shown: tuple[Any, ...] = recipe.task, data.framing, data.size
             interp = interpretation_of(data.source, data.valid.items, *preds, *shown)
@@ -304,7 +304,7 @@ class Trainer(NamesFastai):
 
         Raises:
             CheckpointError: No checkpoint is intact, or the record of the pictures is damaged.
-            ConfigError: The architecture, task, classes, class weights or pictures differ.
+            ConfigError: The run has another architecture, task, classes, class weights or pictures.
         """
         saves = StoredCheckpoints(run.checkpoints)
         found = saves.newest(partial(self._saved, saves), partial(print_line, self.console))

@@ -28,25 +28,25 @@ RESULTS = "profile.jsonl"
 
 
 class ProfileOptions(PicturesOptions):
-    """Freeze the pretrained network up to each of its stages, train the rest, and compare."""
+    """Freeze a pretrained network up to each of its stages, train the rest, and compare scores."""
 
     out: Path = Field(
-        Path("transfer_profile.png"), description="file of the figure: PNG, PDF or SVG"
+        Path("transfer_profile.png"), description="where to save the figure (PNG, PDF or SVG)"
     )
     workdir: Path | None = Field(
         None,
-        description="directory for results; existing results are not computed again; without this "
-        "option, runs/DATE-NAME",
+        description="directory for the results; those that are already there are not computed "
+        "again; by default runs/DATE-NAME",
     )
     repeats: int = Field(
-        1, ge=1, le=100, description="training runs of each variant, each with its own seed"
+        1, ge=1, le=100, description="number of training runs per variant, each with its own seed"
     )
 
     _out = field_validator("out")(drawable)
 
 
 def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
-    """Trains, draws the scores by the number of frozen stages, and returns scores and paths.
+    """Trains, draws scores against the number of frozen stages, and returns scores and paths.
 
     This follows Yosinski et al., 1411.1792: if accuracy falls when a further stage is frozen, the
     features of that stage are specific to the original task; if not, they are general.
@@ -77,7 +77,9 @@ def transfer_profile(options: ProfileOptions) -> dict[str, Any]:
         directory, recorded = open_run(begun)
         may_change = MAY_MOVE * directory.pictures_file.exists()
         if changed := [key for key in differing(config, recorded) if key not in may_change]:
-            raise ConfigError(f"{changed[0]}: {begun} has another value; name another --workdir")
+            raise ConfigError(
+                f"{changed[0]}: the value differs from the one in {begun}; name another --workdir"
+            )
     say = partial(print_line, console)
     data, skipped = data_of(config, directory if begun else None, say, "name another --workdir")
     if not begun:
@@ -117,7 +119,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Trains to get the scores that a file lacks, adds them to it, and returns all by kind."""
+    """Trains to get the scores that a file lacks, appends them, and returns all grouped by kind."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

@@ -26,11 +26,12 @@ BLANK = (f"picture comes {WHICH}", f"pictures come {WHICH}")
 class VerifyOptions(PicturesOptions):
     """Read every picture: find unreadable and duplicate ones, and leaks into validation.
 
-    Other files below the folder are listed by the reason why they are ignored. The exit status is 1
-    if any problem is found, if training would refuse the split, or if ignored files look like
-    pictures. Pictures that come out black, white or in one colour are listed too, as their values
-    may be misinterpreted (--data.range); they may be intended, and do not change the status. Nor do
-    nearly identical pictures, because it is a guess that they are copies.
+    Other files below the folder are listed, grouped by the reason why they are ignored. The exit
+    status is 1 if any problem is found, if training would refuse the split, or if ignored files
+    look like pictures. Pictures that come out black, white or in one colour are listed too, since
+    their values may have been misinterpreted (--data.range); but they may also be intended, so they
+    do not change the exit status. Nearly identical pictures do not change it either, because it is
+    only a guess that they are copies.
     """
 
     near: bool = Field(
@@ -53,7 +54,7 @@ def verify(options: VerifyOptions) -> dict[str, Any]:
         train, valid = divide(source, split_of(config.data, source))
     except DataError as error:
         refused = str(error)
-        print_line(console, f"not split, so not checked for leaks: {refused}")
+        print_line(console, f"the pictures are not split, so not checked for leaks: {refused}")
     found = find_problems(source, train, valid, Console(stderr=True), options.near)
 
     def described(item: int) -> str:

@@ -393,7 +393,7 @@ def test_suspects_that_are_not_in_the_set_any_more_are_counted(cleaned, pictures
     assert len(server.content["suspects"]) == 21
     assert server.said[0].startswith(
         "2 suspects are no longer in the set with the same label, and are left out; "
-        f"jaxch5 suspects {cleaned}"
+        f"to judge the current set, run jaxch5 suspects {cleaned}"
     )
 
 
@@ -406,8 +406,8 @@ def test_pictures_that_are_gone_or_new_are_counted(trained, pictures, tmp_path, 
     status, out, err = called(capsys, folder, "--write", "--data.path", moved)
     assert status == 0, err
     assert out.splitlines()[:2] == [
-        "1 picture of the run no longer there: left out of labels.csv",
-        "1 picture in neither part of the set: left out of labels.csv",
+        "labels.csv leaves out 1 picture of the run that could not be found",
+        "labels.csv leaves out 1 picture that neither training nor validation used",
     ]
     assert len((folder / "labels.csv").read_text().splitlines()) == 40
 

@@ -189,7 +189,7 @@ def test_a_place_may_stand_alone(tmp_path):
     config = parse(PicturesOptions, ["photos", "--config", str(file)], PROG).settings()
     assert (config.data.path, config.data.tfds) == (Path("photos").absolute(), None)
     assert config == parse(PicturesOptions, ["--data.path", "photos"], PROG).settings()
-    with pytest.raises(ConfigError, match=r"^photos: names the pictures, as --data\.path"):
+    with pytest.raises(ConfigError, match=r"^photos and --data\.path both name the pictures"):
         parse(PicturesOptions, ["photos", "--data.path", "photos"], PROG)
 
 

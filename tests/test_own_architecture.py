@@ -623,7 +623,7 @@ def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
         (("--model.arch", "own_nets:Mixer"), 2, "should be a ModelSpec, but is of type type"),
         (("--model.arch", "resnet19"), 2, "package.module:name; did you mean resnet1"),
         ((*ARCH, "--no-model.train-bn"), 2, "only works with batch norms, which mixer does not"),
-        ((*ARCH, "--model.head", "linear"), 2, "only works with an architecture of several heads"),
+        ((*ARCH, "--model.head", "linear"), 2, "with an architecture that offers several heads"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant_is_one_line(

@@ -85,8 +85,8 @@ def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures,
     argv = (path, "--data.path", moved, "--out", tmp_path / "out", "--json")
     status, out, err = judged(capsys, *argv)
     assert status == 0, err
-    assert "1 of the run's 40 pictures not found: left out" in err
-    assert "1 picture new to the run: left out" in err
+    assert "left out: 1 of the run's 40 pictures, which could not be found" in err
+    assert "left out: 1 picture that the run has no record of" in err
     assert f"{path} was trained on labels that it now judges" in err
     document = json.loads(out)
     assert document["judged"] == 39
@@ -130,7 +130,7 @@ def test_a_class_of_one_picture_is_not_judged_and_this_is_said(pictures, trained
     status, out, err = judged(capsys, *argv, "--json")
     assert status == 0, err
     assert "not split, so all count as training pictures: class green has 1 picture" in err
-    assert "1 not judged: no other fold has pictures of green to compare with" in err
+    assert "1 of the labels cannot be judged: no other fold has pictures of green to compare" in err
     assert json.loads(out)["judged"] == 40
 
 
@@ -255,7 +255,7 @@ def test_an_interrupted_training_goes_on(pictures, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130, err
-    assert f"resume with the same command and --out {out}" in err
+    assert f"to resume, repeat the command with --out {out}" in err
     assert not (out / "suspects.json").exists()
     kept = next(out.glob("folds/*/0.npy")).stat().st_mtime_ns
     folder = next(out.glob("folds/*"))

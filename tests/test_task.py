@@ -155,6 +155,6 @@ def test_a_task_is_had_by_its_name():
     assert task_of("softmax") is SOFTMAX
     assert task_of("sigmoid", 0.25) == one_vs_rest(0.25)
     assert task_of("jaxch5.task:SOFTMAX").name == "jaxch5.task:SOFTMAX"
-    for name, line in (("hinge", "should be an import path"), ("math:pi", "is of type float")):
+    for name, line in (("hinge", "should be an import path"), ("math:pi", "should be a Task")):
         with pytest.raises(ConfigError, match=f"model.task = {name}: {line}"):
             task_of(name)

@@ -165,8 +165,8 @@ def test_a_finished_run_says_so(finished, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--fit.epochs", "9"], "fit.epochs: is fixed in a resumed run"),
-        (["--data.size", "24"], "data.size: is fixed in a resumed run"),
+        (["--fit.epochs", "9"], "fit.epochs: a resumed run keeps the value"),
+        (["--data.size", "24"], "data.size: a resumed run keeps the value"),
         (["--config", "x.toml"], "--config: cannot be combined with --resume"),
         (["--workdir", "x"], "--workdir: cannot be combined with --resume"),
     ],

@@ -1,1 +1,1 @@
-"""Figures of data, augmentation, training and mistakes."""
+"""Draws figures of data, augmentation, training and mistakes."""

@@ -1,4 +1,4 @@
-"""Figures of where a network looks."""
+"""Draws figures of where a network looks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxch5.plots.training import plot_pictures
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-# Name of matplotlib's colour map: perceptually uniform, and readable for the colour-blind.
+# Name of matplotlib's colour map: perceptually uniform, and readable by the colour-blind.
 COLORS = "viridis"
 
 

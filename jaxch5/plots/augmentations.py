@@ -1,4 +1,4 @@
-"""Figures of augmentation: the effect of each operation, and of a single interpolation."""
+"""Draws figures that show what each augmentation does, and what one interpolation preserves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPERATIONS = {
     "hue": ("max_hue",),
     "gray": ("p_gray",),
 }
-# A picture's short side is first reduced to this many times the output's, as in presizing.
+# As in presizing, a picture's short side is first reduced to this many times the output's side.
 PRESIZE = 2
 
 
@@ -45,9 +45,9 @@ def plot_augmentations(
 ) -> Figure:
     """Draws a centre crop, a row for each operation of a policy, and a row for all of them.
 
-    In its own row, an operation is always applied, except flips and grey; the last row uses the
-    policy's probabilities. Within a column, all rows but the first crop at the same position along
-    the picture's long side, which the row "position" shows.
+    In its own row an operation is always applied, except that flips and grey stay random; the last
+    row uses the policy's probabilities. Within a column, all rows but the first crop at the same
+    position along the picture's long side, which the row "position" shows.
 
     Args:
         picture: Path, file, PIL picture or pixels; see `read_picture`.
@@ -82,7 +82,7 @@ def plot_augmentations(
 
 
 def operations(policy: Policy) -> dict[str, Policy]:
-    """Returns a policy's operations: each alone (always applied, except flips and grey), then all.
+    """Returns a policy's operations: each alone, as in `plot_augmentations`, then all together.
 
     Example:
         >>> list(operations(aug_transforms(do_flip=False, max_warp=0.0)))
@@ -104,7 +104,7 @@ def plot_presizing(
 
     On the left the picture is presized and interpolated once. On the right it is resized to the
     network's size, then interpolated by one operation after another. Each interpolation loses
-    detail, and the rotation fills the corners with reflections where the original continues.
+    detail, and the rotation fills corners with reflections although the original continues there.
 
     Args:
         picture: See `plot_augmentations`; pictures that are not square show the difference best.
@@ -159,7 +159,7 @@ def _one_by_one(
 
 
 def _repeated(picture: Picture, count: int, size: int) -> Batch:
-    """Returns a batch that has one picture `count` times, on a canvas of the picture's own size."""
+    """Returns a batch that has one picture `count` times, on canvases that the picture fills."""
     from PIL import Image
 
     pixels = read_picture(picture)

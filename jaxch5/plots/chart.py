@@ -18,7 +18,7 @@ from jaxtyping import Float
 # More than `MOST_POINTS` points would look no finer; more than `MOST_DOTS` dots would merge.
 MOST_POINTS = 240
 MOST_DOTS = 40
-# Values above this many times the third quartile are a spike, unless they are in the second half.
+# Values above this many times the third quartile are a spike, except in a curve's second half.
 SPIKE = 4
 # A logarithmic axis begins this many powers of ten below the lowest of the curves' peaks.
 DECADES_BELOW_PEAK = 2
@@ -28,7 +28,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Canvas(NamedTuple):
-    """The sides of the canvas, and the edges of its area for the curves, in SVG units."""
+    """The sides of the canvas, and the edges of the area that curves are drawn in, in SVG units."""
 
     width: int
     height: int
@@ -38,7 +38,8 @@ class Canvas(NamedTuple):
     bottom: int
 
 
-# In pixels, roughly. The left margin has room for 0.00015 in a font size of 14, as on a phone.
+# These are roughly pixels. The left margin has room for the text 0.00015 in a font size of 14, as
+# on a phone.
 CANVAS = Canvas(400, 240, left=68, right=388, top=26, bottom=200)
 
 
@@ -50,10 +51,10 @@ class Tick(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A curve: its name, its unbroken stretches, and dots on its points if they are few.
+    """A curve: its name, its unbroken stretches, and dots on its points if these are few.
 
-    A stretch has the form of the `points` of an SVG polyline. If the curve leaves the chart at the
-    top, `peak` marks its highest value.
+    A stretch is written as in the attribute `points` of an SVG polyline. If the curve leaves the
+    chart at the top, `peak` marks its highest value.
     """
 
     name: str
@@ -71,7 +72,8 @@ class Chart:
         x_label, y_label: Labels of the axes.
         x_ticks, y_ticks: Ticks of the axes.
         lines: The curves.
-        dividers: Horizontal positions on the canvas where something changes.
+        dividers: Horizontal positions on the canvas at which something changes, such as the phase
+            of training.
     """
 
     title: str
@@ -99,11 +101,11 @@ def line_chart(
     Args:
         title: Title of the chart.
         x: X value of each point, ascending.
-        series: Values of each curve by its name; a value that is not finite leaves a gap.
+        series: Values of each curve, keyed by its name; a value that is not finite leaves a gap.
         x_label, y_label: Labels of the axes.
         from_zero: Whether a linear y axis includes 0; an early spike is then cut off at the top.
         log: Whether the y axis is logarithmic; values that are not above 0 then leave gaps.
-        dividers: X values at which something changes.
+        dividers: X values at which something changes, such as the phase of training.
 
     Example:
         >>> chart = line_chart("Loss", [0, 1, 2], {"training": [3, 2, 1]}, "epoch", "loss")
@@ -136,7 +138,7 @@ def line_chart(
     )
     lines = []
     for name, curve in curves.items():
-        # Below the axis a curve has a gap, since a line along the bottom would look like a value.
+        # Values below the axis leave a gap, since a line along the bottom would look like a value.
         curve = np.where(curve < low, np.nan, curve)
         points = np.stack([place_x(places), place_y(curve)], axis=1)[kept]
         gaps = np.ma.masked_invalid(points[:, 1])
@@ -163,7 +165,7 @@ def line_chart(
 
 
 def _without_spike(curves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields each curve's finite values, leaving out those in its first half far above the rest.
+    """Yields each curve's finite values, except those early ones that are far above the rest.
 
     A loss that jumps in an early epoch would flatten everything else; a late jump is what the
     reader has to see.

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # Longest side of a single picture: twice its displayed size, for high-resolution screens.
 PICTURE_SIDE = 384
-# Pictures with sides up to this are PNG: when a browser enlarges them, each pixel stays sharp.
+# Pictures whose longest side is at most this are always PNG, so that each pixel stays sharp when a
+# browser enlarges them.
 TINY_SIDE = 64
 # Longest side of a picture on a contact sheet; a page shows the picture at this size.
 TILE_SIDE = 64
@@ -107,7 +108,7 @@ def contact_sheet(pictures: Sequence[PillowImage.Image]) -> Sheet:
 
 
 def as_image(picture: Float[np.ndarray, "height width 3"]) -> PillowImage.Image:
-    """Returns a picture with values from 0 to 1 as a Pillow picture.
+    """Converts a picture with values from 0 to 1 to a Pillow picture.
 
     Example:
         >>> as_image(np.ones((6, 8, 3))).getpixel((0, 0))

@@ -1,4 +1,4 @@
-"""Figures of where a model is wrong; each function returns a matplotlib figure."""
+"""Draws figures of where a model is wrong; each function returns a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ SMALLEST_FONT = 6.0
 def plot_confusion(
     matrix: Num[np.ndarray, "classes classes"], classes: Sequence[str], unit: str = "items"
 ) -> Figure:
-    """Draws a confusion matrix, actual classes down and predicted ones across.
+    """Draws a confusion matrix; each row is an actual class and each column a predicted one.
 
     Right answers and mistakes have separate colour scales: with a common scale, the diagonal of a
-    good model would make its mistakes invisible. Cells other than 0 show their numbers if all fit;
-    otherwise there are colour bars. If names would overlap, only every n-th name is shown.
+    good model would make its mistakes invisible. Cells other than 0 show their numbers if all
+    these numbers fit; if not, colour bars are drawn. If names would overlap, only every n-th name
+    is shown.
 
     Args:
-        matrix: Matrix as `Interpretation.confusion_matrix` returns it, counts or shares.
+        matrix: Matrix of counts or shares, such as `Interpretation.confusion_matrix` returns.
         classes: Names of the classes.
-        unit: What the numbers count, for the colour bars.
+        unit: What the numbers count; the labels of the colour bars name it.
 
     Example:
         >>> figure = plot_confusion(np.array([[5, 1], [0, 4]]), ["cat", "dog"])
@@ -111,7 +112,7 @@ def plot_mistakes(
         pictures: Pictures with values from 0 to 1.
         predicted, actual: Class names for each picture.
         losses, probabilities: Loss of each picture, and probability of its prediction.
-        inches: Side of a cell.
+        inches: Side of a cell, inches.
 
     Example:
         >>> figure = plot_mistakes([np.zeros((8, 8, 3))], ["cat"], ["dog"], [2.5], [0.75])
@@ -165,10 +166,10 @@ def plot_answers(
 
 
 def plot_calibration(calibration: Calibration) -> Figure:
-    """Draws accuracy against confidence, and below it the number of items by confidence.
+    """Draws accuracy against confidence, and below it a histogram of the confidence.
 
     Args:
-        calibration: Calibration as `Interpretation.calibration` returns it.
+        calibration: What `Interpretation.calibration` returns.
 
     Example:
         >>> from jaxch5.results.calibration import calibrate
@@ -200,8 +201,8 @@ def plot_selection(selection: Selection, marks: Mapping[str, float]) -> Figure:
     """Draws the error of a classifier's answers against the share of items left unanswered.
 
     Args:
-        selection: Selection as `select` returns it.
-        marks: Thresholds to mark, by their names; at most four are marked.
+        selection: What `select` returns.
+        marks: Thresholds to mark, keyed by their names; at most four are marked.
 
     Example:
         >>> from jaxch5.results.calibration import select

@@ -1,4 +1,4 @@
-"""Figures of data and of training, drawn with matplotlib; drawing needs no display."""
+"""Draws figures of data and of training with matplotlib; this needs no display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxch5.util.text import printable
 if TYPE_CHECKING:
     from jaxch5.plots.figure import Figure
 
-# In characters. A title wider than its picture would run into the next title.
+# Maximum length of a title, in characters: a wider one would run into the next picture's title.
 TITLE_LENGTH = 24
 
 
@@ -49,7 +49,7 @@ def grid(
     inches: float,
     lines: int = 1,
 ) -> Figure:
-    """Draws a grid like `plot_pictures`, but with titles in full, and room for several lines."""
+    """Draws a grid like `plot_pictures`, but with full titles, and room for several lines."""
     from jaxch5.plots.figure import Figure
 
     height = inches + 0.09 + 0.16 * lines
@@ -98,9 +98,10 @@ def plot_lr_find(
 
     Args:
         sweeps: Rates and smoothed losses of each sweep.
-        suggested: Suggested rates by the names of the rules; marked on the first sweep's curve.
-        recommended: The recommended rate and a second one; the band between them is shaded, as its
-            rates are worth trying.
+        suggested: Suggested rates, keyed by the names of the rules; the figure marks them on the
+            first sweep's curve.
+        recommended: The recommended rate and a second one; the band between them is shaded, since
+            the rates in it are worth trying.
 
     Example:
         >>> figure = plot_lr_find([([1e-3, 1e-2, 1e-1], [2.0, 1.0, 3.0])], {"minimum": 1e-3})

@@ -96,5 +96,6 @@ def test_what_the_pictures_decided_is_recorded(pictures, tmp_path, capsys, monke
     argv = ["--data.path", str(pictures), "--model.weights", "none", "--hooks", "ends:at_once"]
     argv += ["--data.presize", "12", "--data.size", "8", "--workdir", str(tmp_path / "run")]
     assert run(train, TrainOptions, "jaxch5 train", argv) == 1
-    assert "40 epochs, for 32 pictures (--fit.epochs)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "40 epochs, the default for 32 pictures (--fit.epochs changes it)" in out
     assert from_toml(tmp_path / "run" / "config.toml").fit.epochs == 40

@@ -119,7 +119,7 @@ def test_right_labels_leave_nothing_to_find():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match="targets: run from 0 to 3"):
+    with pytest.raises(ConfigError, match="targets run from 0 to 3"):
         find_label_issues(np.array([0, 3]), np.ones((2, 2)) / 2)
     with pytest.raises(ConfigError, match="probabilities"):
         find_label_issues(np.array([0, 1]), np.full((2, 2), np.nan))

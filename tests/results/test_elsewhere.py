@@ -86,7 +86,7 @@ def test_the_command_says_what_prepares_pictures(form, tmp_path, capsys):
     write_artifact(classifier("resnet18"), learner, "learner")
     argv = [str(learner), "--format", form, "--out", str(tmp_path / form)]
     assert run(export, ExportOptions, "jaxch5 export", argv) == 0
-    assert "has the lines that prepare pictures" in capsys.readouterr().out
+    assert "has the lines of code that prepare pictures" in capsys.readouterr().out
     assert (tmp_path / form).is_dir() == (form == "timm")
 
 

@@ -372,12 +372,12 @@ def test_calibration_is_drawn_where_there_are_items():
     [
         ([0, 1, 1], np.eye(2), "3 targets"),
         ([0, 1], np.eye(3)[:2], "2 classes"),
-        ([0, 1], np.array([0.5, 0.5]), "have shape"),
+        ([0, 1], np.array([0.5, 0.5]), "have the shape"),
         ([0, 2], np.eye(2), "run from 0 to 2"),
         ([-1, 0], np.eye(2), "run from -1"),
         ([0.0, 1.0], np.eye(2), "whole numbers"),
         ([], np.zeros((0, 2)), "targets"),
-        ([[0, 1]], np.eye(2), "have shape"),
+        ([[0, 1]], np.eye(2), "have the shape"),
         ([0, 1], np.array([[3.0, -2.0], [0.0, 1.0]]), "softmax"),
         ([0, 1], np.full((2, 2), np.nan), "are not finite for 2 of the items"),
     ],
@@ -389,7 +389,7 @@ def test_answers_that_do_not_fit_are_refused_in_one_line(targets, probabilities,
 
 
 def test_a_path_for_each_item_or_none():
-    with pytest.raises(ConfigError, match="references: there are 1"):
+    with pytest.raises(ConfigError, match="as many references as targets, 2"):
         Interpretation([0, 1], np.eye(2), ["a", "b"], references=["a.jpg"])
 
 

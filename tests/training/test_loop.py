@@ -182,7 +182,7 @@ def test_pictures_without_an_answer_are_not_scored_as_the_first_class(bright, tm
     line = f"outputs are not finite for {len(bright)} of the validation pictures"
     assert (line in said(learn)) == bool(bright)
     if bright:
-        with pytest.raises(ConfigError, match="probabilities: are not finite for"):
+        with pytest.raises(ConfigError, match="probabilities are not finite for"):
             learn.interpret()
     (row,) = (line for line in said(learn).splitlines() if line.split()[0] == "1/1")
     assert row.split().count("\N{EN DASH}") == (5 if bright else 0)

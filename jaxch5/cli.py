@@ -166,7 +166,7 @@ def parse(options: type[OptionsT], argv: Sequence[str], prog: str) -> OptionsT:
 
     Raises:
         ConfigError: An option, a value or the settings file is not valid; the message says which.
-        SystemExit: After help was printed.
+        SystemExit: Help was requested, and has been printed.
     """
     given = command_line(options, argv, prog)
     if (path := given.pop(options.path_argument, None)) is not None:
@@ -265,7 +265,8 @@ def run(
 ) -> int:
     """Runs a command with options from `argv` and files, and returns its exit status.
 
-    0 means success, 1 failure, 2 wrong usage or configuration, 130 interrupted, 143 terminated.
+    0 means success, 1 a failure, 2 wrong usage or configuration, 130 an interruption, and 143 a
+    termination.
     Changes to the process are undone: a notebook that runs a command keeps its signal handlers
     and its logs.
     """

@@ -36,7 +36,7 @@ def check_pad_mode(text: str) -> str:
 
 @dataclass(frozen=True)
 class Framing:
-    """Says how pictures get the shape of the network's input, by the methods of fastai's `Resize`.
+    """Says how pictures get the shape of the network's input, with methods from fastai's `Resize`.
 
     Args:
         method: "crop" keeps the largest part that has the input's shape; "squish" keeps the whole

@@ -94,7 +94,7 @@ class Learner(Trainer):
         Args:
             epochs: Passes over the training set.
             lr: One rate throughout, a slice of rates (see `group_rates`), or a function from the
-                step to the rate, such as `flat_cosine`, `triangular` and `sgdr` return.
+                step to the rate, such as one from `flat_cosine`, `triangular` or `sgdr`.
             momentum: One momentum throughout, or a function from the step to the momentum.
         """
         groups, layer_decay = len(self.groups.names), self.recipe.layer_decay
@@ -309,8 +309,8 @@ def vision_learner(
         arch: Name of an architecture; a `ModelSpec` of your own, or its import path; or a linen or
             nnx module of your own (see `create_model`), for which no "imagenet" weights exist.
         weights: "imagenet"; "none"; "auto", which is "imagenet" if it can be fetched, else "none";
-            what `load_weights` takes; or variables, such as `module.init` returns. A line says what
-            is known about the weights, and whether their head is kept.
+            what `load_weights` takes; or variables such as those from `module.init`. A line says
+            what is known about the weights, and whether their head is kept.
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.

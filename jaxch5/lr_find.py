@@ -48,7 +48,7 @@ def lr_find(options: LrFindOptions) -> dict[str, Any]:
         print_line(console, line)
 
     sweep_rates(options.start_lr, options.end_lr, options.num_it)
-    # Loaded first, so that missing pictures are reported before weights are looked for.
+    # The data is loaded first, so that missing pictures are reported before the weights are sought.
     data = load_data(options.settings())
     config = options.settings_with_weights(say)
     first = learner_of(data, config, say)

@@ -49,7 +49,8 @@ def runs(options: RunsOptions) -> dict[str, Any]:
     for path in paths:
         if not path.is_dir():
             raise ConfigError(
-                f"{path}: there is no such folder; name runs of jaxch5 train, or a folder of them"
+                f"{path}: there is no such folder; name runs that jaxch5 train made, or a folder "
+                "of them"
             )
     found = find_runs(paths)
     compared = len(found.runs) > 1 and (len(paths) > 1 or options.out is not None)

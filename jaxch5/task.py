@@ -55,8 +55,8 @@ class Task:
         activation: Function from logits to probabilities; classes are the last axis.
         item_losses: Function from probabilities (float64) and labels to the loss of each item.
         threshold: Minimum probability, from 0 to 1, of an answer other than "none of these".
-        metrics: Names of metrics for every epoch (see `metric_of`), or functions of probabilities
-            and labels. Metrics in `jaxch5.metrics.METRICS` apply the threshold.
+        metrics: Metrics to compute in every epoch, as names (see `metric_of`) or as functions of
+            probabilities and labels. Metrics in `jaxch5.metrics.METRICS` apply the threshold.
         best: Rule by which epochs are compared.
 
     Raises:

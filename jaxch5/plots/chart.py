@@ -72,8 +72,8 @@ class Chart:
         x_label, y_label: Labels of the axes.
         x_ticks, y_ticks: Ticks of the axes.
         lines: The curves.
-        dividers: Horizontal positions on the canvas at which something changes, such as the phase
-            of training.
+        dividers: Horizontal positions on the canvas at which something changes, such as training's
+            phase.
     """
 
     title: str

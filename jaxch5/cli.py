@@ -151,8 +151,8 @@ class PicturesOptions(Options):
 
     pictures: CliPositionalArg[str | None] = Field(
         None,
-        description="folder, archive or CSV file of pictures, the same as --data.path; if this is "
-        "left out, scikit-learn's digits are used",
+        description="folder, archive or CSV file of pictures, the same as --data.path; by default "
+        "scikit-learn's digits",
     )
 
     path_argument: ClassVar[str] = "pictures"

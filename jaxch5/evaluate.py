@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MORE = ("top_5", "precision", "recall", "balanced_accuracy", "f1")
 TOP_LOSSES = 9
 CONFUSED_SHOWN = 10
-# Settings of the data that may differ from the run's without naming another set of pictures.
+# Settings of the data that may differ from the run's settings without naming another set.
 OF_READING = ("on_bad", "batch_size", "range", "max_pixels")
 
 
@@ -43,9 +43,9 @@ class EvaluateOptions(RunOptions):
     )
     pictures: Literal["validated", "all"] | None = Field(
         None,
-        description="validated: those validation pictures of the run that are still there, which "
-        "is the default for the run's own set; all: every picture, even those that the run was "
-        "trained on, which is the default for another set",
+        description="validated: validation pictures that are still there; all: every picture, even "
+        "one that the run was trained on, which is the default for another set; by default "
+        "validated for the run's own set",
     )
     min_val: int = Field(1, ge=1, description="how often two classes must be confused to be listed")
 

@@ -19,8 +19,8 @@ from jaxch5.util.text import counted, print_line, print_list
 class PackOptions(Options):
     """Presize all pictures once and write them into a few large files.
 
-    Every command takes the folder as its --data.path, with the same data.presize as here or a lower
-    one. After an interruption, run the same command again: it resumes.
+    Every command that takes --data.path accepts the folder, with the same data.presize as here or a
+    lower one. After an interruption, run the same command again: it resumes.
     """
 
     source: CliPositionalArg[str | None] = Field(

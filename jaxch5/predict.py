@@ -52,8 +52,8 @@ class PredictOptions(Options):
     )
     explain: Path | None = Field(
         None,
-        description="folder to write a PNG into for each picture; the PNG shows which parts of the "
-        "picture speak for its most probable class",
+        description="folder for a PNG of each picture, which shows what parts of it speak for its "
+        "most probable class",
     )
 
 

@@ -281,7 +281,7 @@ class Trainer(NamesFastai):
         yield End(int(self.state.step), self.state, "finished", interpretation=interp)
 
     def _about(self) -> dict[str, Any]:
-        """Returns the description that is stored in a checkpoint and needed to use its state."""
+        """Returns the description that a checkpoint stores, which is needed to use its state."""
         return {
             "arch": self.spec.name,
             "classes": list(self.data.classes),

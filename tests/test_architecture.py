@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md: imports run downward, in no circle, and modules stay small."""
+"""The package keeps docs/architecture.md's rules: downward imports, no cycles, small modules."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ TREES = {
 }
 MODULES = {name for name in TREES if not name.endswith("__init__")}
 
-# From the top down. A name stands for a module or for a package. Commands are found by themselves.
+# Layers from the top down. A name is a module's or a package's; `is_command` finds commands.
 LAYERS = {
     "commands": {"__main__", "cli", "configured"},
     "learner": {"learner", "trainer"},
@@ -43,9 +43,9 @@ LAYERS = {
 }
 
 LONGEST = 350
-# Other limits, in lines.
+# Modules with a limit of their own, in lines.
 LIMITS = {
-    # All settings, with the text of --help: a list, which is looked up and not read.
+    # All settings, with the text of --help: a list to look things up in.
     "config.settings": 665,
     # An architecture is one short file.
     "models.convnext": 200,
@@ -54,7 +54,7 @@ LIMITS = {
 
 
 def imported(name: str) -> set[str]:
-    """The modules of ours that a module imports: at its top, in functions and for types alike."""
+    """Returns the package's modules that a module imports at its top, in functions or for types."""
     found = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
@@ -64,14 +64,14 @@ def imported(name: str) -> set[str]:
             # `from package import module` names a module, `from module import name` does not.
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
             if node.module == "jaxch5":
-                # A public name stands for the module that it is from.
+                # A public name stands for the module that defines it.
                 found |= {jaxch5._MODULE_OF.get(alias.name, "") for alias in node.names}
     ours = {target.removeprefix("jaxch5.") for target in found if target.startswith("jaxch5.")}
     return ours & MODULES
 
 
 def is_command(name: str) -> bool:
-    """Whether `python -m` runs it."""
+    """Returns whether a module is a command, which `python -m` can run."""
     return any(
         isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
         for node in TREES[name].body
@@ -79,11 +79,11 @@ def is_command(name: str) -> bool:
 
 
 def layer(name: str) -> int:
-    """The number of a module's layer, the commands' being 0."""
+    """Returns the number of a module's layer; commands are in layer 0."""
     if is_command(name):
         return 0
     parts = name.split(".")
-    # Of a package's modules some may have a layer of their own.
+    # A module may be in a different layer from the rest of its package.
     for known in (".".join(parts[:length]) for length in range(len(parts), 0, -1)):
         for number, members in enumerate(LAYERS.values()):
             if known in members:
@@ -101,7 +101,7 @@ def test_imports_run_downward(name):
 
 
 def test_what_is_pure_stands_side_by_side():
-    """Networks, optimizers, augmentation and losses can each be understood, and taken, alone."""
+    """Networks, optimizers, augmentation and losses can each be understood and used alone."""
     for name in MODULES:
         part = name.split(".")[0]
         others = LAYERS["pure"] - {part}
@@ -110,7 +110,7 @@ def test_what_is_pure_stands_side_by_side():
 
 
 def test_no_circle():
-    """Imports within functions and for types alone count: they bind what is read together."""
+    """Imports within functions or only for types count too, as they also tie modules together."""
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
@@ -118,14 +118,14 @@ def test_no_circle():
 
 
 def test_only_commands_import_the_learner():
-    """What the learner is made of is of use without it, in a notebook as in another program."""
+    """The learner's parts can be used without the learner, in a notebook or in another program."""
     users = {name for name, targets in IMPORTS.items() if "learner" in targets}
     assert {name for name in IMPORTS if "trainer" in IMPORTS[name]} == {"learner"}
     assert users <= {"configured", *filter(is_command, MODULES)}
 
 
 def test_nobody_imports_a_command():
-    """But another command: the pages and the lines of the terminal are the end of the way."""
+    """Only commands import commands: no other module needs what prints lines or serves pages."""
     for name, targets in IMPORTS.items():
         if not is_command(name):
             assert not [target for target in targets if is_command(target)], name
@@ -154,6 +154,6 @@ def test_importing_the_package_imports_the_standard_library_alone():
 
 
 def test_the_page_names_every_module():
-    """A newcomer finds each file in the map, and nothing in it that is gone."""
+    """The page's map lists every module of the package, and none that no longer exists."""
     rows = re.findall(r"^\| `(\S+)\.py` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(name.replace(".", "/") for name in MODULES)

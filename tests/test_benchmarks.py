@@ -1,4 +1,4 @@
-"""The benchmarks: they start, their figures are what they say, and their output keeps its form."""
+"""The benchmarks start, their figures are what they claim, and their output keeps its form."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ import pytest
 from jaxch5.util.libraries import variable
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-# Those that a person starts: they take arguments. The others are parts of them.
+# The scripts that a person starts, which take arguments; the other files are parts of them.
 SCRIPTS = sorted(
     file.name
     for file in FOLDER.glob("*.py")
@@ -24,7 +24,7 @@ SCRIPTS = sorted(
 
 @pytest.fixture(scope="module")
 def common():
-    """Their shared module, which stands beside them and in no package."""
+    """Provides the benchmarks' shared module, which is beside them and in no package."""
     sys.path.insert(0, str(FOLDER))
     import common
 
@@ -33,7 +33,7 @@ def common():
 
 
 def step(*arguments):
-    """What the benchmark of the step prints, of a process of its own and of a tiny step."""
+    """Runs the step benchmark with a tiny step in a process of its own, and returns its output."""
     tiny = ["--arch", "resnet18", "--size", "16", "--batch", "2", "--turns", "1", "--seconds", "0"]
     ended = subprocess.run(
         [sys.executable, FOLDER / "step.py", *tiny, *arguments, "--json"],
@@ -54,7 +54,7 @@ def test_the_shared_functions_do_as_their_examples_say(common):
 
 
 def test_a_side_has_its_turn_after_the_other(common):
-    """A slow minute of the machine meets both; the first turn of each is not counted."""
+    """The sides alternate, so a slow minute affects both; each side's first turn is not counted."""
     order = []
 
     def side(name):
@@ -66,7 +66,7 @@ def test_a_side_has_its_turn_after_the_other(common):
 
 
 def test_a_ratio_is_of_turns_and_not_of_medians(common):
-    """What both sides met in one turn cancels."""
+    """A slowdown that affects both sides in the same turn cancels out."""
     ours, peer = [10.0, 20.0, 90.0], [5.0, 40.0, 30.0]
     assert common.ratio(ours, peer) == {"median": 2.0, "low": 0.5, "high": 3.0}
     values = common.spread(ours)
@@ -81,7 +81,7 @@ def test_sides_that_do_different_work_are_not_compared(common):
 
 @pytest.mark.parametrize("script", ["collect.py", *SCRIPTS])
 def test_each_takes_what_its_page_and_its_description_say(script):
-    """Each is documented: a command in docs/benchmarks.md with arguments that the script has."""
+    """docs/benchmarks.md has a command for each script, with arguments that the script accepts."""
     page = (FOLDER.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     text = (FOLDER / script).read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))
@@ -97,7 +97,7 @@ def test_each_takes_what_its_page_and_its_description_say(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_says_what_it_takes(common, script, monkeypatch, capsys):
-    """Where it can be imported and its arguments can be read, most of what may break has not."""
+    """Each script can be imported and reads its arguments, where most faults would show."""
     monkeypatch.setattr("sys.argv", [script, "--help"])
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(script.removesuffix(".py")).main()
@@ -150,7 +150,7 @@ def test_photographs_are_a_set_of_their_own(common, tmp_path):
 
 @pytest.mark.slow
 def test_the_step_takes_options_of_the_compiler_and_prints_one_document():
-    """Our side alone, as a sweep of options uses it."""
+    """The benchmark runs our side alone, as in a sweep of compiler options."""
     options = ["--options", "xla_backend_optimization_level=1"]
     document = step("--alone", *options)
     assert document["ours"].keys() == {"median", "low", "high"}
@@ -160,7 +160,7 @@ def test_the_step_takes_options_of_the_compiler_and_prints_one_document():
 @pytest.mark.slow
 @pytest.mark.skipif(not variable("JAXCH5_PEER_PYTHON"), reason="there is no peer")
 def test_the_step_prints_both_sides_and_their_ratio():
-    # Batch norm of very few pixels would magnify roundings until the losses disagree.
+    # With very few pixels, batch norm would magnify rounding errors until the losses disagree.
     document = step("--modes", "eager", "--size", "32", "--batch", "8")
     for name in ("ours", "peer", "ratio"):
         assert {"median", "low", "high"} <= document[name].keys()

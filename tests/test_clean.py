@@ -1,4 +1,4 @@
-"""`jaxch5 clean RUN`: no answer is lost, no picture is touched, and training goes on."""
+"""`jaxch5 clean RUN` loses no answer, touches no picture, and prepares training on new labels."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ TURNED = "right\u202eto left"
 
 
 def suspects_of(folder, *chosen, **more):
-    """Writes suspects.json: (path, label, prediction) each, largest doubt first."""
+    """Writes suspects.json with suspects given as (path, label, prediction), in this order."""
     names = {name for _, label, prediction in chosen for name in (label, prediction)}
     listed = [
         {
@@ -72,7 +72,7 @@ def suspects_of(folder, *chosen, **more):
 
 @pytest.fixture
 def cleaned(trained, pictures, tmp_path):
-    """A copy of a run, with all blue pictures and three red ones for suspects."""
+    """Provides a copy of a run whose suspects are all blue pictures and three red ones."""
     folder = shutil.copytree(trained[0], tmp_path / "run")
     chosen = [(pictures / "blue" / f"{number}.jpg", "blue", "red") for number in range(20)]
     chosen += [(pictures / "red" / f"{number}.jpg", "red", "blue") for number in range(3)]
@@ -103,7 +103,7 @@ def called(capsys, *argv):
 
 
 class Server:
-    """The command in a process of its own, and what its page does, without the page."""
+    """Runs the command in a process of its own, and sends it the requests of its page."""
 
     def __init__(self, *argv):
         command = [sys.executable, "-m", "jaxch5.clean", *map(str, argv), "--port", "0"]
@@ -157,7 +157,7 @@ def serve():
 
 
 def tree(folder):
-    """Everything below a folder: names, sizes, times, and content."""
+    """Returns the time of the last change and the content's hash of each file below a folder."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,
@@ -169,7 +169,7 @@ def tree(folder):
 
 
 def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serve, trained):
-    """Each picture stays in its part; the command that is said takes them."""
+    """Each picture stays in its part, and the printed command uses the new labels."""
     before = tree(pictures)
     server = serve(cleaned)
     assert len(server.content["suspects"]) == 23
@@ -208,7 +208,7 @@ def test_answers_become_labels_and_no_picture_is_touched(cleaned, pictures, serv
 
 
 def test_nothing_is_lost_when_the_server_is_killed(cleaned, serve):
-    """An answer that was said to be saved is there; and the page that was open goes on."""
+    """An answer reported as saved is still there, and the page that was open can go on."""
     server = serve(cleaned)
     assert server.post("drop", 0).ok
     assert server.post("keep", 1).ok
@@ -266,7 +266,7 @@ def test_what_is_no_answer_is_refused_and_not_saved(cleaned, in_process, more):
 
 @pytest.fixture
 def in_process():
-    """Posts an answer to a page without a server; errors are replies, as there."""
+    """Provides a function that posts an answer without a server; errors become replies."""
     from jaxch5.errors import Jaxch5Error
     from jaxch5.results.answers import AnswerLog
     from jaxch5.results.cleaner import Cleaner, read_judged
@@ -300,7 +300,7 @@ def test_a_class_that_is_typed_may_be_new_or_one_that_is_known(cleaned, in_proce
 
 
 def test_pictures_are_served_by_their_numbers_alone(cleaned, serve, pictures):
-    """Down-scaled, decoded by ours, and only those of the set that are shown."""
+    """The server sends the pictures that the page shows, as JPEG or PNG, and no other file."""
     server = serve(cleaned)
     first = server.content["suspects"][0]
     assert first["nearest"]["label"][0] != first["image"]
@@ -314,14 +314,14 @@ def test_pictures_are_served_by_their_numbers_alone(cleaned, serve, pictures):
 
 
 def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, trained, pictures):
-    """Of the class that it sees; without a run, or a map, the reason."""
+    """The map is that of the predicted class; without a run, the page says why it has no maps."""
     server = serve(cleaned)
     assert server.content["no_looks"] == ""
     reply = requests.get(f"{server.address}looks/0")
     assert reply.ok, reply.text
     found = attribution(trained[1], pictures / "blue" / "0.jpg", "red")
     expected = 255 * overlay(found.picture, found.map)
-    # 32 pixels are sent as they are.
+    # A picture of 32 pixels is not scaled.
     got = np.asarray(Image.open(io.BytesIO(reply.content)), float)
     assert np.abs(got - expected).max() < 2
     shutil.rmtree(cleaned / "checkpoints")
@@ -331,7 +331,7 @@ def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, traine
 
 @pytest.fixture
 def photos(tmp_path):
-    """Pictures of many kinds: deep, turned by EXIF, large, broken; and hostile names."""
+    """Provides suspects of many kinds: 16-bit, turned by EXIF, large, broken, hostile in name."""
     root = tmp_path / "photos"
     for label in (EVIL.replace("/", ""), TURNED):
         (root / label).mkdir(parents=True)
@@ -452,7 +452,7 @@ def test_what_cannot_be_cleaned_says_why(trained, tmp_path, capsys):
     ],
 )
 def test_the_next_settings_take_the_table_whatever_the_run_was_trained_on(words, tmp_path):
-    """All settings but those of the old set stay, and the table's own split is taken."""
+    """All settings except those of the old data stay, and the table's own split is used."""
     path = () if words[0] in ("--data.path", "--data.archive") else ("--data.path", str(tmp_path))
     old = parse(TrainOptions, [*path, *words, "--data.batch-size", "2"], "train").settings()
     (tmp_path / "config.toml").write_text(to_toml(old))
@@ -479,7 +479,7 @@ def test_the_next_settings_take_the_table_whatever_the_run_was_trained_on(words,
 def test_what_suspects_finds_before_any_run_is_put_right(
     trained, pictures, in_process, tmp_path, capsys
 ):
-    """Each suspect answered rightly: the labels are the true ones, and each part is as it was."""
+    """Once every suspect is answered correctly, all labels are true and the split is unchanged."""
     table = ["image,label"]
     for name in ("blue", "red"):
         for number in range(20):
@@ -514,7 +514,11 @@ def test_what_suspects_finds_before_any_run_is_put_right(
 
 @pytest.mark.slow
 def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, capsys):
-    """Both networks on the labels as they are now; the record stays when the labels go on."""
+    """The report counts the changes and compares both networks on the corrected labels.
+
+    If the earlier run's checkpoints are gone when the labels are used again, the report says that
+    the networks are not compared.
+    """
     server = serve(cleaned)
     red = server.content["classes"].index("red")
     recorded = read_pictures(cleaned / "pictures.jsonl.gz")
@@ -547,7 +551,7 @@ def test_a_run_on_corrected_labels_says_what_changed(cleaned, serve, tmp_path, c
 
 @pytest.fixture
 def page(serve, new_tab):
-    """The page of a folder's suspects, in a browser."""
+    """Provides a function that opens the page of a folder's suspects in a browser."""
 
     def open_page(*argv, width=1280, **context):
         server = serve(*argv)
@@ -560,7 +564,7 @@ def page(serve, new_tab):
 
 
 def saved(tab, text):
-    """Waits until the page says so."""
+    """Waits until the page shows `text` as progress and reports the answers as saved or undone."""
     tab.locator("#progress").filter(has_text=text).wait_for()
     tab.locator("#saved").get_by_text(re.compile("^(saved|undone)$")).wait_for()
 
@@ -591,7 +595,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("Enter")
     press("t")
     tab.keyboard.type("green")
-    # Enter alone takes no class that there was not.
+    # A class that did not exist needs a second Enter.
     press("Enter")
     assert tab.locator("#classes").is_visible()
     press("Enter")
@@ -625,7 +629,7 @@ def test_all_is_done_by_keys_at_any_width(cleaned, page, width, scheme):
     press("Escape")
     assert (cleaned / "labels.csv").read_text().count("green") == 1
     tab.reload()
-    # It goes on where there is no answer yet.
+    # The page opens at the first suspect without an answer.
     tab.locator("#answer").get_by_text("7 of 23").wait_for()
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith((server.address, "data:"))] == []
@@ -686,13 +690,13 @@ def test_hostile_names_are_text_and_a_broken_picture_says_so(photos, page):
     tab.keyboard.press("g")
     tab.keyboard.press("t")
     assert EVIL in tab.inner_text("#found")
-    # The browser says of its own accord that a picture was answered with an error.
+    # The browser itself reports that the request for a picture was answered with an error.
     assert [text for text in tab.complaints if "422" not in text] == []
 
 
 @pytest.mark.browser
 def test_ten_thousand_suspects_are_a_page_of_a_few(tmp_path, page, pictures):
-    """Shown at once, and the page holds no more than can be seen."""
+    """The last suspect is reached within seconds, and the page holds few elements at a time."""
     root = tmp_path / "photos"
     for label in "ab":
         (root / label).mkdir(parents=True)

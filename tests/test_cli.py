@@ -1,4 +1,4 @@
-"""Options come from a file and the command line; a command ends with a status and one line."""
+"""Options come from a file and the command line; a failing command prints one line."""
 
 import gc
 import importlib
@@ -31,19 +31,19 @@ PROG = "jaxch5 test"
 
 
 def options_of(command):
-    """The class of a command's options."""
+    """Returns the class of a command's options."""
     module = importlib.import_module(f"jaxch5.{command}")
     kinds = (one for one in vars(module).values() if isinstance(one, type))
     return next(one for one in kinds if one.__module__ == module.__name__)
 
 
 def is_option(kind, name):
-    """Whether a field is an option, and no argument by its place."""
+    """Returns whether a field is an option rather than a positional argument."""
     return _CliPositionalArg not in kind.model_fields[name].metadata
 
 
 def arguments_of(command, key):
-    """A command line with a setting, and what the command wants beside it."""
+    """Returns arguments that give a setting a value, after the positional ones a command needs."""
     value = reduce(getattr, key.split("."), Config())
     option = "--" + key.replace("_", "-")
     needed = {"predict": ["RUN", "1.png"], "pack": ["SOURCE", "OUT"]}.get(command, ["RUN"])
@@ -133,7 +133,7 @@ class WithArguments(Options):
 
 
 def test_help_begins_with_a_usage_of_a_line(capsys, monkeypatch):
-    """Not with all sixty options; no paragraph is wider than the terminal; no default is None."""
+    """The usage does not list all options; no line is wider than the terminal or has a None."""
     monkeypatch.setenv("COLUMNS", "80")
     for kind, arguments in ((Options, ""), (WithArguments, " RUN OTHERS [OTHERS ...]")):
         with pytest.raises(SystemExit):
@@ -146,8 +146,10 @@ def test_help_begins_with_a_usage_of_a_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize("command", commands())
 def test_help_fits_a_screen_and_names_what_is_the_commands_own(command, capsys, monkeypatch):
-    """Of 40 lines of 80 columns; all of them are listed by --help-all, and no setting is that the
-    command does not read."""
+    """`--help` fits 40 lines of 80 columns and names all of the command's own options.
+
+    `--help-all` lists these options too, and exactly the settings that the command reads.
+    """
     monkeypatch.setenv("COLUMNS", "80")
     kind, printed = options_of(command), {}
     for word in ("--help", "--help-all"):
@@ -183,7 +185,7 @@ def test_what_a_command_reads_is_made_of_settings():
 
 
 def test_a_place_may_stand_alone(tmp_path):
-    """As --data.path, also of a file; the two at once are refused."""
+    """A place alone means --data.path and overrides the file's data set; giving both is refused."""
     file = tmp_path / "a.toml"
     file.write_text("[data]\ntfds = 'pets'\n")
     config = parse(PicturesOptions, ["photos", "--config", str(file)], PROG).settings()
@@ -194,7 +196,7 @@ def test_a_place_may_stand_alone(tmp_path):
 
 
 def test_a_configuration_that_comes_along_is_found_by_its_name(tmp_path, monkeypatch):
-    """A file of that name that is there wins."""
+    """A file of that name in the working directory takes precedence."""
     monkeypatch.chdir(tmp_path)
     for name in ("pets_resnet50", "pets_resnet50.toml"):
         assert options("--config", name).settings().data.tfds == "oxford_iiit_pet"
@@ -225,7 +227,7 @@ def test_what_cannot_be_printed_is_one_line(capsys, monkeypatch):
 
 
 def test_a_command_runs_where_nobody_listens(monkeypatch):
-    """Output that whoever started it has closed is None to Python."""
+    """Python sets sys.stdout and sys.stderr to None if the parent process has closed them."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert run(lambda options: {"accuracy": 1.0}, Options, PROG, ["--json"]) == 0
@@ -271,7 +273,7 @@ def test_sigterm_ends_with_status_143(capsys, raise_signal):
 
 
 def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
-    """Also within the text that a dataclass makes and executes; see `caller_decides`."""
+    """An interrupt within `exec`, which dataclasses use, counts as well; see `caller_decides`."""
     (tmp_path / "interrupted.py").write_text(
         "import sys\n"
         "from jaxch5.cli import Options, run\n"
@@ -283,7 +285,7 @@ def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
 
 
 def test_garbage_is_collected_seldom_while_a_command_runs(capsys):
-    """However it is started."""
+    """`run` raises the collector's threshold while a command runs, and restores it afterwards."""
     seen = []
     usual = gc.get_threshold()
     gc.set_threshold(700)
@@ -296,7 +298,7 @@ def test_garbage_is_collected_seldom_while_a_command_runs(capsys):
 
 
 def surroundings():
-    """What a process may have set for itself."""
+    """Returns the process-wide state that a command must leave as it was."""
     return (
         *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)),
         *(logging.getLogger(name).level for name in ("absl", "asyncio", "gcsfs")),
@@ -314,7 +316,7 @@ def surroundings():
     ],
 )
 def test_a_command_leaves_its_process_as_it_was(command, debug, capsys, monkeypatch):
-    """One that is called in a notebook must not take its handlers and logs."""
+    """A command called in a notebook must not change the notebook's signal handlers or logging."""
     monkeypatch.setenv("HF_HOME", "")
     before = surroundings()
     run(command, Options, PROG, debug)
@@ -322,13 +324,13 @@ def test_a_command_leaves_its_process_as_it_was(command, debug, capsys, monkeypa
 
 
 def test_a_command_runs_in_any_thread(capsys):
-    """Where Python gives it no signals."""
+    """A command also runs in a thread other than the main one, where Python handles no signals."""
     with ThreadPoolExecutor() as pool:
         assert pool.submit(run, lambda options: {}, Options, PROG, []).result() == 0
 
 
 def test_a_full_disk_leaves_the_old_figure_and_no_half_of_a_new_one(tmp_path):
-    """The file system refuses to let a file grow, as a full disk does."""
+    """A limit on the size of files makes writing fail, as a full disk would."""
     out = tmp_path / "figure.png"
     out.write_text("old")
     _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)

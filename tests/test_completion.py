@@ -1,4 +1,4 @@
-"""`jaxch5 completion SHELL`: what the Tab key offers, asked of the shells themselves."""
+"""`jaxch5 completion SHELL` makes the Tab key offer the right words, as the shells confirm."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ LINES = {
     "jaxch5 train --data.split ": "auto random given",
     "jaxch5 train --model.arch convnext_n": "convnext_nano",
     "jaxch5 lr-find --num": "--num-it",
-    # A setting that it does not read, and a place, for which the shell offers files.
+    # `predict` reads no fit setting; for a path, the shell itself offers files.
     "jaxch5 predict --fit": "",
     "jaxch5 predict runs": "",
 }
@@ -37,7 +37,7 @@ def test_commands_options_and_values_are_completed(capsys):
 
 
 def test_zsh_completes_what_is_typed(capsys, tmp_path):
-    """In a terminal, since zsh picks the words that fit itself, after the script is done."""
+    """zsh picks the matching words itself, after the script ends, so the test uses a terminal."""
     pexpect = pytest.importorskip("pexpect")
     if shutil.which("zsh") is None:
         pytest.skip("needs zsh")

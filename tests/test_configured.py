@@ -1,4 +1,4 @@
-"""Settings reach the learner: each of them changes what is trained, and how."""
+"""Settings reach the learner, and each of them changes what is trained or how."""
 
 import io
 
@@ -47,7 +47,7 @@ def test_every_schedule_is_the_one_that_is_named():
 
 
 class Listener:
-    """Notes which method trains, and with what."""
+    """Stands in for a learner, and notes which methods are called with which arguments."""
 
     def __init__(self):
         self.calls = []

@@ -1,4 +1,4 @@
-"""The page answers this machine alone, asks nobody, and shows what it is given as text."""
+"""The page answers this machine alone, connects to no other, and shows names as text."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from jaxch5.util.files import write_file
 
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = "<img src=x onerror=alert(1)>${alert(1)}.safetensors"
-# The command, in a process that names every address elsewhere that it looks up or connects to.
+# Runs the command, and prints every outside address that it looks up or connects to.
 WATCHED = """
 import ipaddress, sys
 
@@ -67,7 +67,7 @@ def broken(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(trained, tmp_path_factory):
-    """The command, whose names are scripts; its address, and the folder of what it keeps."""
+    """Provides the process of a demo with hostile names, its `address` and `temporary` folder."""
     folder = tmp_path_factory.mktemp("demo")
     given = trained[1].predictor()
     evil = Predictor(given.model, given.variables, (EVIL, "red"), given.normalization, given.about)
@@ -91,7 +91,7 @@ def server(trained, tmp_path_factory):
 
 @pytest.fixture
 def opened(new_tab, server):
-    """Opens the page."""
+    """Provides a function that opens the page in a tab."""
 
     def open_page(width=1200):
         tab = new_tab(width)
@@ -106,7 +106,7 @@ def drop(tab, file):
 
 
 def test_an_answer_is_what_predict_says(trained, picture, broken):
-    """The likely classes first; of what cannot be read, why; of nothing, nothing."""
+    """The likeliest class comes first; a bad picture gives a reason; no picture gives nothing."""
     predictor = load_learner(trained[0])
     probabilities, message = answer(predictor, str(picture))
     expected = predictor.predict(picture)
@@ -125,7 +125,10 @@ def of_task(given, task):
 
 
 def test_it_says_what_the_classifier_knows(trained):
-    """Its accuracy is the run's own; a file does not say it, and another threshold has another."""
+    """The lines about a run give its accuracy if the classifier answers as it did when scored.
+
+    The lines about a learner's file give no accuracy. Both have a line about 'none of these'.
+    """
     predictor = trained[1].predictor()
     names, accuracy, limits = known(trained[0], predictor)
     assert names == "The classifier knows 2 classes: blue, red."
@@ -188,7 +191,7 @@ def test_a_taken_port_is_one_line(trained, capsys):
 
 @with_gradio
 def test_only_this_machine_is_answered_and_the_browser_may_ask_no_other(server):
-    """A page elsewhere whose name leads here is refused: the name that it asks for is its own."""
+    """A request that names another host is refused, so no web page can get in by DNS rebinding."""
     assert server.address.startswith("http://127.0.0.1:")
     good = requests.get(server.address)
     assert good.ok
@@ -234,12 +237,12 @@ def test_a_broken_picture_is_a_sentence_and_the_next_is_answered(opened, picture
     tab.get_by_test_id("label-output-value").wait_for()
 
 
-# The last: it ends the server.
+# This test comes last, because it ends the server.
 
 
 @with_gradio
 def test_an_interrupt_ends_it_and_dropped_pictures_are_gone(server):
-    """By now it has connected nowhere; a page that is open does not hold up the end."""
+    """On an interrupt the server deletes uploads; until then it connected to no other machine."""
     files = {"files": ("a.jpg", b"a secret")}
     assert requests.post(f"{server.address}gradio_api/upload", files=files).ok
     assert [path for path in server.temporary.rglob("*") if path.is_file()]

@@ -24,7 +24,7 @@ SCREENS = [(360, "light"), (360, "dark"), (1200, "light"), (1200, "dark")]
 
 
 class Page(HTMLParser):
-    """What a browser would see of a page: elements with attributes, and all text."""
+    """Parses a page into its elements, with their attributes, and its visible text."""
 
     def __init__(self, source):
         super().__init__()
@@ -98,7 +98,7 @@ def names_of(count):
 
 @cache
 def photograph(height=460, width=612):
-    """Smooth colours with a grain: about as hard to compress as a photograph."""
+    """Returns smooth colours with grain, about as hard to compress as a photograph."""
     rng = np.random.default_rng(0)
     down, across = np.mgrid[0:height, 0:width] / 90
     waves = np.sin(down[..., None] * rng.uniform(1, 3, 3) + across[..., None] * rng.normal(size=3))
@@ -107,7 +107,7 @@ def photograph(height=460, width=612):
 
 @cache
 def tiles():
-    """Different parts of it, on a sheet."""
+    """Returns a contact sheet of different parts of `photograph`."""
     image, rng = Image.fromarray((255 * photograph()).astype(np.uint8)), np.random.default_rng(1)
     corners = zip(rng.integers(0, 500, 360), rng.integers(0, 400, 360), strict=True)
     return contact_sheet([image.crop((x, y, x + 61, y + 46)) for x, y in corners])
@@ -218,7 +218,7 @@ def test_names_are_text_wherever_they_stand():
     assert len(tags.attributes("script")) == 1
     assert "<script>alert" not in source
     assert tags.text.count(EVIL) > 10
-    # A long name is cut in its middle, and is in full where the pointer rests.
+    # A long name is cut in its middle; the element's title, a tooltip, has it in full.
     assert tags.titles.count(EVIL) > 10
     alts = [attrs["alt"] for attrs in tags.attributes("img")]
     assert f"A picture of other that was taken for {EVIL}" in alts
@@ -298,7 +298,7 @@ def test_the_report_of_an_epoch_costs_little(tmp_path):
         records=epochs(100), rates=rates.tolist(), momentum=momentum.tolist(), sample=sample
     )
     write_report(tmp_path / "report.html", report)
-    # Of the processor, which other tests may be using too.
+    # Processor time, since other tests may be using the processor too.
     times = []
     for _ in range(3):
         began = time.process_time()
@@ -317,12 +317,12 @@ def test_the_last_report_is_small_and_quick(tmp_path, classes):
     assert path.stat().st_size < 3e6
 
 
-# In a browser.
+# Tests in a browser.
 
 
 @pytest.fixture(scope="module")
 def opened(chromium, tmp_path_factory):
-    """Opens a report from disk and gathers its errors and what it asks for."""
+    """Provides a function that opens a report in a tab, which records its errors and requests."""
     folder = tmp_path_factory.mktemp("reports")
     contexts = []
 
@@ -364,7 +364,7 @@ def test_a_page_fits_its_screen_and_asks_for_nothing(opened, tmp_path, width, sc
 @pytest.mark.parametrize("peak", [2e-3, 1.6e-4, 0.3])
 @pytest.mark.parametrize("width", [390, 1000])
 def test_the_marks_of_a_chart_are_within_it(opened, width, peak):
-    """One rate for all groups has a linear axis, whose marks may be long."""
+    """If all groups have the same rate, the axis of rates is linear and its labels may be long."""
     rates = (peak * schedule()[1]).tolist()
     tab = opened(running(rates=[[rate] * 3 for rate in rates]), width)
     outside = tab.evaluate(
@@ -438,7 +438,7 @@ def test_the_labels_of_the_matrix_stay_in_sight(opened, classes):
 
 @pytest.mark.browser
 def test_where_the_network_looked_is_a_switch_away(opened):
-    """By keyboard, for all pictures at once, and each picture that is seen has its words."""
+    """One key press shows the maps of all pictures; a picture without a map stays visible."""
     black, white = np.zeros((96, 96, 3)), np.ones((96, 96, 3))
     losses = [loss | {"picture": black} for loss in finished().top_losses]
     losses = [loss | {"look": white} for loss in losses[:-1]] + losses[-1:]
@@ -458,7 +458,7 @@ def test_where_the_network_looked_is_a_switch_away(opened):
 
 @pytest.mark.browser
 def test_a_cell_of_the_matrix_opens_its_pictures(opened):
-    """By pointer and by keyboard; without a script its link leads to them."""
+    """A cell opens a dialog by pointer and keyboard; without scripts, it links to the pictures."""
     counts, names = np.array([[8, 2], [0, 3]]), ["a very long name of a class, which is cut", "b"]
     sheet = contact_sheet([Image.new("RGB", (40, 30))] * 2)
     examples = {(0, 1): [Example(0, "one.jpg"), Example(1, "two.jpg")]}

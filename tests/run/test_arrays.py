@@ -21,7 +21,7 @@ def test_a_tree_comes_back_from_its_arrays():
 
 
 def test_arrays_are_copies():
-    """The next step of training writes where the state was."""
+    """The arrays do not share memory with the state, which the next training step overwrites."""
     kernel = TREE["conv"]["kernel"]
     assert not np.shares_memory(to_arrays(TREE)["conv/kernel"], kernel)
 

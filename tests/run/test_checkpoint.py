@@ -1,4 +1,4 @@
-"""Checkpoints give back every bit, keep the last two and the best, and name their troubles."""
+"""Checkpoints restore every bit, keep the last two and the best, and say what failed."""
 
 import resource
 import shutil
@@ -101,9 +101,9 @@ with Checkpoints(pathlib.Path.cwd()) as saves:
 
 
 def test_many_saves_take_no_more_memory_than_a_few(tmp_path):
-    """Memory that is lost by saving is lost in each fifty saves; orbax's own way lost two megabytes
-    in each. An allocator takes what it takes at some moment, and a process of its own has no other
-    test's threads.
+    """Saving does not leak memory. A leak would show in every 50 saves: saving in orbax's own way
+    leaked two megabytes in each. The median ignores moments at which the allocator takes more
+    memory, and a separate process has no threads of other tests.
     """
     ended = subprocess.run(
         [sys.executable, "-c", SAVES, Path(__file__).parents[2]],
@@ -123,7 +123,7 @@ def test_an_empty_directory_has_no_checkpoint(tmp_path):
 
 
 def test_a_save_that_fails_says_why_and_keeps_the_one_before(tmp_path):
-    """The file system refuses to let a file grow, as a full disk does."""
+    """A limit on the size of files makes the second save fail, as a full disk would."""
     large = state_at(2).replace(params=jax.random.normal(jax.random.key(0), (1000, 1000)))
 
     def save_two():
@@ -157,7 +157,7 @@ def damage(file, kind):
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "flipped"])
 def test_a_damaged_checkpoint_is_passed_over_or_whole_in_what_it_holds(kind, tmp_path):
-    """Whichever of its files is damaged: what is read is what was saved, of this step or before."""
+    """Whichever file is damaged, what is restored was saved at this step or at the earlier one."""
     with Checkpoints(tmp_path / "saved") as saves:
         saves.save(state_at(1), records(0.5), epoch_done=True)
         saves.save(state_at(2), records(0.5), epoch_done=False)
@@ -197,7 +197,7 @@ def test_none_whole_is_an_error_and_none_written_is_none(tmp_path):
 
 
 def test_training_goes_on_from_an_older_checkpoint(tmp_path):
-    """The damaged one would count as newer than all that follows."""
+    """Newer checkpoints are removed; a damaged one would otherwise still count as the newest."""
     with Checkpoints(tmp_path) as saves:
         for step in (1, 2):
             saves.save(state_at(step), [], epoch_done=False)
@@ -210,7 +210,7 @@ def test_training_goes_on_from_an_older_checkpoint(tmp_path):
 
 
 def test_a_save_takes_the_place_of_one_of_the_same_step(tmp_path):
-    """That of a run stopped before it was validated."""
+    """The save made after validation, with its record, replaces the one that was made before it."""
     with Checkpoints(tmp_path) as saves:
         saves.save(state_at(1), [], epoch_done=False)
         saves.save(state_at(1), records(0.7), epoch_done=True)

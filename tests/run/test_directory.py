@@ -1,4 +1,4 @@
-"""A run directory is made once, opened again, and its metrics are always whole."""
+"""A run directory is created once and can be opened again; its metrics are always intact."""
 
 import json
 import os

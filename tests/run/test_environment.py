@@ -1,4 +1,4 @@
-"""What may make two runs of one configuration differ is written down."""
+"""The environment records what may make two runs with the same configuration differ."""
 
 import json
 

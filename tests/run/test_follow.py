@@ -1,4 +1,4 @@
-"""Around the loop: what is saved when, what is said of what cannot be, and how training ends."""
+"""Training saves its state when it should, reports a save that fails, and resumes exactly."""
 
 import io
 import resource
@@ -66,12 +66,12 @@ def bits(state):
 
 
 def at_step(number, do):
-    """A hook that does something when a step has been made."""
+    """Returns, in a tuple, a hook that calls `do` once the step with this number has been made."""
     return (lambda event: do() if isinstance(event, Step) and event.number == number else None,)
 
 
 def test_the_clock_saves_too(learn, monkeypatch):
-    """Steps of a run in which every step is later than the minutes between two saves."""
+    """If steps take longer than `every_minutes`, every step is saved, and so is the epoch's end."""
     saved = []
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda *given: saved.append(given[3]) or save(*given))
@@ -85,7 +85,7 @@ def test_the_clock_saves_too(learn, monkeypatch):
 
 
 def test_an_interrupt_leaves_the_learner_at_its_last_step(learn):
-    """As in a notebook: training can go on, and the state was saved."""
+    """After an interrupt, as in a notebook, the state has been saved and training can go on."""
     learn.hooks = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         learn.fit(2, 0.01)
@@ -109,7 +109,7 @@ def test_a_second_interrupt_waits_for_nothing(learn):
 
 
 def test_a_second_interrupt_does_not_wait_for_the_save_of_the_first(learn, monkeypatch):
-    """Closing would wait; the next process finds the save whole, or none."""
+    """Checkpoints are not closed, since closing would wait for the save that is under way."""
     closed = []
     monkeypatch.setattr(Checkpoints, "wait", lambda saves: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(Checkpoints, "close", closed.append)
@@ -120,7 +120,7 @@ def test_a_second_interrupt_does_not_wait_for_the_save_of_the_first(learn, monke
 
 
 def test_an_interrupt_during_validation_validates_when_taken_up(compiled, learn):
-    """The epoch's record is that of a run never stopped."""
+    """The resumed run has the weights and records of a run that was never interrupted."""
     whole = compiled.again(0)
     whole.fit(2, 0.01)
     learn.hooks = at_step(5, lambda: signal.raise_signal(signal.SIGINT))
@@ -148,7 +148,7 @@ def test_a_picture_that_vanishes_ends_training_with_its_state_saved(learn):
 
 
 def test_what_cannot_be_saved_is_said_each_epoch_and_raised_at_the_end(learn):
-    """The file system refuses to let a file grow, as a full disk does; the table goes on."""
+    """A limit on the size of files makes saves fail, as a full disk would; training goes on."""
     _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -195,7 +195,7 @@ def test_a_run_of_other_classes_or_another_network_says_what_differs(learn):
 
 
 def test_a_restored_run_is_evaluated_with_its_own_normalization(compiled, learn):
-    """Also where programs were compiled for another one before."""
+    """A restored run uses its own normalization even if programs were compiled for another one."""
     learn.normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     learn.fit(1, 0.01)
     other = compiled.again(0)
@@ -239,7 +239,7 @@ def test_tensorboard_gets_the_run_where_it_is_asked_for(learn):
 
 
 def assert_is_of_its_record(learn):
-    """What is printed is of the weights that there are, and those are of the best epoch."""
+    """Asserts that the learner's record is that of the best epoch and fits the current weights."""
     assert learn.record == learn.records[learn.recipe.task.best.of(learn.records)]
     again = learn.validate()
     assert {name: learn.record[name] for name in again} == again
@@ -247,7 +247,7 @@ def assert_is_of_its_record(learn):
 
 @pytest.mark.parametrize("with_run", [True, False])
 def test_the_weights_kept_are_of_the_record_that_is_said(compiled, learn, with_run):
-    """Of noise, on which many epochs are equally accurate; in two calls, and when resumed."""
+    """On noise, where many epochs tie, the kept weights fit the record, also in a resumed run."""
     learn.saving = Saving(keep_best=True)
     if not with_run:
         learn.run = None

@@ -1,4 +1,4 @@
-"""A user's hook: what it sees, what becomes of its errors, and that it changes nothing."""
+"""A user's hook sees every event, ends training if it raises, and cannot change the results."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def compiled():
 
 @pytest.fixture
 def learn(compiled, tmp_path):
-    """5 steps an epoch."""
+    """Provides a compiled but untrained learner with a run directory; an epoch has 5 steps."""
     learn = compiled.again(0)
     learn.console = Console(file=io.StringIO(), width=300)
     learn.run = create_run(Config(), tmp_path / "run")
@@ -102,7 +102,7 @@ def test_a_second_call_and_one_that_is_resumed_say_where_they_begin(compiled, le
 
 
 def test_an_error_in_a_hook_ends_training_with_its_state_saved(compiled, learn):
-    """It is the user's own error, with a note; the run goes on from there to the same bits."""
+    """The hook's exception is raised with a note; the resumed run ends as one without the error."""
     whole = compiled.again(0)
     whole.fit_one_cycle(2, 0.01)
     others = []
@@ -144,7 +144,7 @@ def test_a_hook_is_told_of_an_interrupt(learn):
 
 
 def spoil(event):
-    """Alters whatever it can reach."""
+    """Alters whatever a hook can reach through an event."""
     for plan in getattr(event, "plans", ()):
         plan.rates(0)[:] = [9.0] * len(plan.rates(0))
     if state := getattr(event, "state", None):
@@ -166,7 +166,7 @@ def spoil(event):
 
 @pytest.mark.parametrize("call", ["fit", "fine_tune"])
 def test_what_a_hook_alters_changes_nothing_of_what_is_computed(compiled, tmp_path, call):
-    """States to the bit, records but for their times, and which epoch is the best."""
+    """A hook changes neither the states, nor the records (times aside), nor which epoch is best."""
     ended = []
     for hooks in ((), (spoil,)):
         learn = compiled.again(0)
@@ -207,7 +207,7 @@ def train(folder, *arguments):
 
 
 def test_a_hook_of_the_command_line_is_called_and_kept(pictures, tmp_path):
-    """By its import path; the run remembers it, and may be resumed with others."""
+    """A hook is named by its import path and kept in config.toml; resuming may name others."""
     (tmp_path / "my_hooks.py").write_text(HOOKS)
     small = ["--data.presize", 36, "--data.size", 32, "--data.batch-size", 8]
     small += ["--model.weights", "none", "--fit.epochs", 2, "--workdir", "run"]
@@ -228,7 +228,7 @@ def test_a_hook_of_the_command_line_is_called_and_kept(pictures, tmp_path):
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == ["Begin", 4]
     assert json.loads(lines[-1]) == ["End", 8]
-    # What it was resumed with is what it goes on with.
+    # A hook named on resuming is looked up as well, so a misspelt one is refused.
     ended = train(tmp_path, "--resume", "run", "--hooks", "my_hooks:nota")
     assert ended.returncode == 2
     assert "hooks = my_hooks:nota: my_hooks has no nota; did you mean note?" in ended.stderr

@@ -1,4 +1,4 @@
-"""The recorder draws what it was given, also of a run that was resumed."""
+"""The recorder draws what it was given, also for a run that was resumed."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from jaxch5.run.recorder import Recorder
 
 
 def test_losses_are_drawn_where_their_epochs_ended():
-    """Two epochs of four were trained in this process, of ten steps each."""
+    """This process trained the last two epochs, of ten steps each; the first two are not drawn."""
     records = [{"valid_loss": value} for value in (0.9, 0.8, 0.7, 0.6)]
     recorder = Recorder(records, losses=list(range(20)), ends=[10, 20])
     training, validation = recorder.plot_loss(skip_start=5).axes[0].lines

@@ -1,4 +1,4 @@
-"""Training begins from the weights of others: which parts it takes, and what it refuses."""
+"""Training from existing weights takes the parts that fit, and refuses weights with faults."""
 
 import shutil
 
@@ -48,12 +48,12 @@ def variables_of(value, arch="resnet18", head="concat_pool", classes=PETS):
 
 
 def pretrained(classes=PETS, **named):
-    """Weights that are 1 throughout."""
+    """Returns pretrained weights that are all 1."""
     return Pretrained(variables_of(1, classes=classes or PETS, **named), IMAGENET, classes, "there")
 
 
 def origins(variables):
-    """Of each part of each kind, the one value that it holds."""
+    """Returns the set of values that each part of each kind of variables holds."""
     return {
         (kind, name): set(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(part)]).tolist())
         for kind, parts in variables.items()
@@ -76,7 +76,7 @@ def origins(variables):
     ],
 )
 def test_the_body_is_taken_and_the_head_only_with_its_classes(new, old, head_from):
-    """The same classes in the same order, of a head of the same kind; else a new one is drawn."""
+    """The head is taken if its kind, classes and their order are the same; otherwise it is new."""
     variables = variables_of(0, **new)
     taken = transfer(variables, pretrained(**old), new.get("classes", PETS))
     assert jax.tree.structure(taken) == jax.tree.structure(variables)
@@ -95,7 +95,7 @@ def test_a_missing_part_is_named(kind, name):
 
 
 def test_a_part_of_another_shape_is_named():
-    """Not taken to fail later, somewhere in a compiled program."""
+    """Weights of another shape are refused at once and do not fail later in a compiled program."""
     with pytest.raises(
         WeightsError, match=r"^there: does not have the shapes needed for layer1_0$"
     ):
@@ -107,7 +107,7 @@ def test_a_part_of_another_shape_is_named():
 
 
 class Tiny(nn.Module):
-    """A checkpoint of it is as good as a ResNet's."""
+    """A network whose checkpoints serve these tests as well as a ResNet's."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -119,8 +119,11 @@ def full_of(value, tree):
 
 
 def run_with(tmp_path, saves=(), keep_best=False, average=False, **about):
-    """A run with a checkpoint for each (step, accuracy); None is a save within an epoch. Every
-    weight is the number of its step, and of its average the step after."""
+    """Creates a run with a checkpoint for each (step, accuracy), and returns its path.
+
+    An accuracy of None stands for a save within an epoch. Every weight of a checkpoint equals its
+    step, and every averaged weight equals its step plus 1.
+    """
     path = tmp_path / "run"
     create_run(Config.model_validate({"fit": {"keep_best": keep_best}}), path)
     state = init_state(Tiny(), Recipe(average=0.9 * average), 8, jax.random.key(0))
@@ -150,7 +153,7 @@ def test_normalization_and_classes_travel_with_a_run(tmp_path):
     assert found.classes == PETS
     assert found.origin == str(path)
     assert origins(load_weights(path, "resnet18")) == origins(found.variables)
-    # An earlier version's run says nothing of it, and saw all.
+    # A run of an earlier version does not record its view, and saw whole pictures.
     assert found.view == WHOLE
 
 
@@ -189,7 +192,7 @@ def test_a_run_of_another_architecture_is_named(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path):
-    """Also one whose checkpoints were cleared away; it stays without them."""
+    """The error is the same whether a run never had checkpoints or their folder was deleted."""
     path = run_with(tmp_path)
     for _ in range(2):
         with pytest.raises(WeightsError, match=f"^{path}: this run has no checkpoint yet$"):
@@ -211,7 +214,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 
 def test_a_run_may_be_read_while_it_saves(tmp_path):
-    """What another process has begun to save is not cleared away."""
+    """Reading a run does not delete what another process has begun to save."""
     path = run_with(tmp_path, [(4, 0.5)])
     unfinished = path / "checkpoints" / "8.orbax-checkpoint-tmp"
     unfinished.mkdir()

@@ -1,4 +1,4 @@
-"""The report tells what the learner did: while it trains, and at the end."""
+"""The report shows what the learner has done, both while it trains and at the end."""
 
 import io
 import re
@@ -35,7 +35,7 @@ def test_a_report_grows_with_every_epoch_and_ends_with_the_mistakes(trained, tmp
     assert "<run>" not in page
     matrix = learn.interpret().confusion_matrix()
     assert np.trace(matrix) == round(8 * learn.records[-1]["accuracy"])
-    # The worst eight, and where the network looked.
+    # The eight largest losses, each with a map of where the network looked.
     assert len(re.findall("data:image", page)) >= 1 + 2 * 8
     assert 'id="looks"' in page
     for name in learn.groups.names:

@@ -1,4 +1,4 @@
-"""A terminal sees a bar with batch, loss and time left; a pipe sees lines only."""
+"""A terminal shows a bar with batch, loss and time left; a pipe gets the table's lines only."""
 
 import io
 import re
@@ -52,7 +52,7 @@ def test_a_terminal_gets_a_bar_over_which_the_table_grows():
 
 
 def test_a_terminal_says_what_is_waited_for_and_has_no_bar_for_an_epoch_too_many():
-    """While it compiles, validates, and writes the report; two phases compile twice."""
+    """The bar names compilation, validation and the writing of the report; each phase compiles."""
     last = Epoch(4, None, [], RECORD | {"epoch": 1})
     text = drawn([*EVENTS, Step(3, None, []), Step(4, None, []), last], force_terminal=True)
     waits = [text.index(words) for words in (COMPILING, "validating", "writing the report")]
@@ -65,7 +65,7 @@ def test_a_terminal_says_what_is_waited_for_and_has_no_bar_for_an_epoch_too_many
 
 
 def test_no_line_is_wider_than_a_narrow_terminal():
-    """What does not fit would be broken into a second line, in the middle of a column's name."""
+    """Columns that do not fit are left out; a line would otherwise wrap within a column's name."""
     text = drawn(EVENTS, width=40, force_terminal=True, no_color=True)
     lines = [line.split("\x1b[2K")[-1] for line in re.split("[\r\n]+", text)]
     assert "epoch  train_loss  valid_loss  accuracy" in lines
@@ -73,7 +73,7 @@ def test_no_line_is_wider_than_a_narrow_terminal():
     step = Step(1, None, [StepRecord(0, 0.4321, (0.1,), 0.9)])
     bar = drawn([*EVENTS[:2], step], width=40, force_terminal=True, no_color=True)
     assert re.search(r"epoch 1/2 batch 1/2  loss 0\.4321 [\d-]:[\d-]+", bar)
-    # In a file nothing is lost.
+    # A file gets all columns, whatever the width.
     assert drawn(EVENTS, width=40) == drawn(EVENTS)
 
 

@@ -1,4 +1,4 @@
-"""Event files that TensorBoard reads: losses, rates and metrics at their steps."""
+"""The event files for TensorBoard hold losses, rates and metrics at their steps."""
 
 import struct
 import sys
@@ -13,7 +13,10 @@ from jaxch5.training.events import Begin, End, Epoch, Step, StepRecord
 
 
 def scalars(folder):
-    """Of each tag, values by step: a record is its length, a checksum, bytes and a checksum."""
+    """Reads event files and returns the values of each tag by step.
+
+    A record consists of its length, a checksum, its content and another checksum.
+    """
     found = {}
     for file in sorted(folder.iterdir()):
         content, place = file.read_bytes(), 0
@@ -22,7 +25,7 @@ def scalars(folder):
             event = Event.FromString(content[place + 12 : place + 12 + length])
             place += 16 + length
             if event.HasField("session_log"):
-                # As TensorBoard does where a run starts again.
+                # A run starts again here. Like TensorBoard, discard the values from this step on.
                 for values in found.values():
                     for step in [step for step in values if step >= event.step]:
                         del values[step]
@@ -58,7 +61,7 @@ def test_a_run_resumed_after_an_epoch_keeps_what_came_before_and_replaces_the_re
         hook(End(3 + start, None, "stopped"))
 
     write(0, [4.0, 3.0, 2.5], 0.5)
-    time.sleep(1.1)  # The files' names, which decide their order, have seconds.
+    time.sleep(1.1)  # File names decide the order, and contain whole seconds.
     write(2, [2.0, 1.0], 0.75)
     found = scalars(tmp_path)
     assert found["loss/step"] == {0: 4.0, 1: 3.0, 2: 2.0, 3: 1.0}

@@ -1,4 +1,4 @@
-"""The trace of some steps: written for each phase, named where it is, and readable."""
+"""With `--profile`, a run writes a readable trace of some of its steps and prints its path."""
 
 import gzip
 import json
@@ -7,7 +7,7 @@ from jaxch5.train import main
 
 
 def test_a_run_leaves_a_trace_of_some_steps_and_says_where(pictures, tmp_path, capsys, monkeypatch):
-    """The operations of the step are in it, and what else a reader looks for."""
+    """The trace names the operations of the step; the file that TensorBoard reads is beside it."""
     arguments = [
         *("--data.path", pictures, "--data.presize", 48, "--data.size", 32),
         *("--data.batch-size", 8, "--model.weights", "none", "--fit.epochs", 2),
@@ -21,7 +21,7 @@ def test_a_run_leaves_a_trace_of_some_steps_and_says_where(pictures, tmp_path, c
     with gzip.open(file, "rt", encoding="utf-8") as opened:
         names = {event.get("name", "") for event in json.load(opened)["traceEvents"]}
     assert any("conv" in name for name in names)
-    # What TensorBoard and xprof read lies beside it.
+    # TensorBoard and xprof read this file.
     assert list(file.parent.glob("*.xplane.pb"))
 
 

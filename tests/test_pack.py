@@ -1,4 +1,4 @@
-"""`jaxch5 pack` as a person starts it, and the other commands on what it made."""
+"""`jaxch5 pack` writes a packed set, on which training and the other commands work."""
 
 import io
 import json
@@ -27,7 +27,8 @@ def test_source_and_out_are_all_it_needs(pictures, tmp_path, capsys):
     line = capsys.readouterr().out
     assert "40 pictures of 2 classes at presize 192" in line
     assert line.endswith(f"--data.path {tmp_path / 'set'}\n")
-    # A source of another kind is named by its setting; options may stand anywhere.
+    # The source may be named by its setting, or be the default (the digits), and options may stand
+    # anywhere.
     out = tmp_path / "other"
     assert started("--data.path", pictures, "--data.presize", 24, out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["presize"] == 24
@@ -63,7 +64,7 @@ def split_and_packed(pictures, tmp_path):
 
 
 class Tiny(nn.Module):
-    """Small enough to compile at once."""
+    """A network that is small enough to compile quickly."""
 
     @nn.compact
     def __call__(self, x, train):

@@ -1,4 +1,4 @@
-"""What an installation from a wheel has, without the repository around it."""
+"""An installation from a wheel is complete without the repository around it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(jaxch5.__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with what a wheel puts into site-packages, and nothing else."""
+    """A folder with everything that the wheel puts into site-packages, and nothing else."""
     pytest.importorskip("hatchling", reason="needs the extra test")
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
@@ -28,7 +28,7 @@ def installed(tmp_path_factory):
 
 
 def test_a_wheel_holds_the_package_whole(installed):
-    """Every module and what lies beside them, such as the report's template; no tests."""
+    """The wheel has every module and the files beside them, such as a template, but no tests."""
 
     def files(root):
         found = (file.relative_to(root) for file in root.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""The reference: every public name is described in full, and stands on a page."""
+"""The reference describes every public name in full, on one of its pages."""
 
 import ast
 import inspect
@@ -14,7 +14,8 @@ from jaxch5.__main__ import commands
 
 ROOT = Path(jx.__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
-# A line of a docstring that leaves out what it is about; an argument may be called `of`.
+# Matches a line of a docstring that begins with "of" and so lacks its subject; the pattern allows
+# an argument named `of`.
 HEADLESS = re.compile(r"\s*(?:of\b(?!:)|\w[\w, ]*: of\b)", re.IGNORECASE)
 CLASSES = (jx.Learner, jx.Data, jx.DataBlock, jx.Interpretation, jx.Predictor)
 
@@ -33,7 +34,7 @@ DESCRIBED = NAMES | METHODS
 
 
 def described(docstring: str) -> set[str]:
-    """What the sections of arguments and attributes name; a line may name several."""
+    """Returns the names in the sections "Args" and "Attributes"; a line may have several names."""
     found: set[str] = set()
     for section in re.findall(r"^(?:Args|Attributes):\n((?:    .*\n|\n)+)", docstring + "\n", re.M):
         for names in re.findall(r"^ {4}(\w[\w, ]*):", section, re.M):
@@ -42,7 +43,7 @@ def described(docstring: str) -> set[str]:
 
 
 def on_pages() -> dict[str, Any]:
-    """What the reference shows: dotted name to object."""
+    """Returns the objects that the reference shows, by their dotted names."""
     found = {}
     for page in sorted(PAGES.glob("*.md")):
         for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M):
@@ -62,7 +63,7 @@ def test_every_argument_is_described(name):
     if isinstance(documented, property):
         return
     arguments = set(inspect.signature(documented).parameters) - {"self"}
-    # A learner is made by vision_learner, and says what it holds.
+    # `vision_learner`, which makes learners, describes their arguments.
     if documented is not jx.Learner:
         assert arguments <= described(docstring), f"{name}: {arguments - described(docstring)}"
 
@@ -73,7 +74,7 @@ def test_an_argument_that_is_left_out_is_found():
 
 
 def headless(code: str) -> list[str]:
-    """Returns the lines of a module's docstrings that leave out what they are about."""
+    """Returns the lines of a module's docstrings that lack their subject; see `HEADLESS`."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = (node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds))
     lines = (line for node in nodes for line in (ast.get_docstring(node) or "").splitlines())
@@ -94,7 +95,7 @@ def test_a_line_that_does_not_say_what_it_is_about_is_found(line):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_has_an_example(name):
-    """A doctest, which the suite runs; the methods of a class may share its own."""
+    """Every public name has a doctest, which the suite runs; methods may share their class's."""
     assert ">>> " in inspect.getdoc(NAMES[name])
 
 

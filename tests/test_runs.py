@@ -1,4 +1,4 @@
-"""`jaxch5 runs` as a person starts it: what there is, and in what runs differ."""
+"""`jaxch5 runs` lists the runs in a folder, and compares runs that are named."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def started(*argv):
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    """Runs: one that ended, a longer one that was cut off, a damaged one, and what is none."""
+    """A folder with a run that ended, one that was cut off, a damaged run, and another file."""
     folder = tmp_path / "runs"
     for name in ("one", "two", "<b>damaged"):
         shutil.copytree(trained[0], folder / name, ignore=shutil.ignore_patterns("checkpoints"))
@@ -53,7 +53,10 @@ def test_a_run_that_is_being_written_is_training(folder, capsys):
 
 
 def test_runs_that_are_named_are_compared(folder, capsys):
-    """In the order in which they are named, with the margin of each accuracy."""
+    """Named runs are compared in the order of their names on the command line.
+
+    Each accuracy has its interval, and the settings that differ are listed.
+    """
     assert started("--json", folder / "two", folder / "one") == 0
     document = json.loads(capsys.readouterr().out)
     assert [one["run"] for one in document["runs"]] == ["two", "one"]
@@ -83,7 +86,7 @@ def test_a_page_has_all_of_it_as_text(folder, tmp_path, capsys):
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
 def test_a_page_fits_its_screen(trained, folder, tmp_path, new_tab, width, scheme):
-    """On a wide one every run has one line, whatever its name."""
+    """A page of runs fits its screen; on a wide one, even a run with a long name has one line."""
     name = "2026-11-27_09-10-25-a-set-with-a-longer-name-resnet18"
     shutil.copytree(trained[0], folder / name, ignore=shutil.ignore_patterns("checkpoints"))
     assert started(folder, "--out", tmp_path / "runs.html") == 0

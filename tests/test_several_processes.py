@@ -1,4 +1,7 @@
-"""Several processes train as one does, end when one is lost, and can be taken up by fewer."""
+"""Several processes train as one does, and end when one of them is lost.
+
+Fewer processes can then resume their run.
+"""
 
 import json
 import os
@@ -14,7 +17,7 @@ import pytest
 CHILD = Path(__file__).with_name("tiny_train.py")
 SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
 SETTINGS += ["--model.arch", "tiny_train:SPEC"]
-# Another order than the usual one, weights, and several sizes are each process's own work, too.
+# With a sampler, class weights and several sizes, each process has more to work out on its own.
 SETTINGS += ["--data.sampler", "balanced", "--fit.sizes", "12,16"]
 
 
@@ -25,10 +28,10 @@ def free_port():
 
 
 class Together:
-    """Processes that train together; what they say goes to files."""
+    """Processes that train together; their output goes to files."""
 
     def __init__(self, count, folder, *arguments, own=()):
-        """`own` is what each is told beside."""
+        """Starts the processes; `own` has additional arguments for each process."""
         folder.mkdir()
         port, self.folder = free_port(), folder
         environment = os.environ | {
@@ -50,7 +53,7 @@ class Together:
         return (self.folder / f"{number}.{where}").read_text()
 
     def statuses(self, seconds=120):
-        """Their exit statuses; in order of time none should be waited for in vain."""
+        """Waits for all processes, for `seconds` in total, and returns their exit statuses."""
         end = time.monotonic() + seconds
         try:
             return [process.wait(end - time.monotonic()) for process in self.processes]
@@ -60,7 +63,7 @@ class Together:
                 process.wait()
 
     def after(self, run, epochs):
-        """Returns when so many epochs are recorded."""
+        """Waits until `run` has recorded at least `epochs` epochs."""
         end = time.monotonic() + 120
         while len(records(run)) < epochs:
             assert time.monotonic() < end
@@ -91,7 +94,7 @@ def settings(pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(settings, tmp_path_factory):
-    """A run of one process."""
+    """A run that was trained by one process."""
     folder = tmp_path_factory.mktemp("alone")
     one = Together(1, folder / "said", *settings, "--fit.epochs", "30", "--workdir", folder / "run")
     assert one.statuses() == [0], one.said(0)
@@ -100,7 +103,10 @@ def alone(settings, tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_does(settings, tmp_path, alone):
-    """With the moments shared out; the first alone prints, and its document is the only output."""
+    """Two processes with sharded moments reach the losses of one process, within a tolerance.
+
+    Only the first process prints, and its standard output is only the JSON document.
+    """
     run, own = tmp_path / "run", ["--fit.epochs", "30", "--json", "--fit.shard-optimizer"]
     two = Together(2, tmp_path / "said", *settings, *own, "--fit.keep-best", "--workdir", run)
     assert two.statuses() == [0, 0], two.said(0) + two.said(1)
@@ -113,7 +119,11 @@ def test_two_processes_of_two_devices_train_as_one_does(settings, tmp_path, alon
 
 @pytest.mark.slow
 def test_a_run_is_taken_up_by_fewer_processes_when_one_is_lost(settings, tmp_path, alone):
-    """Of four one is killed, of two one is asked to end; the last goes on, as if nothing was."""
+    """A run that loses processes twice ends with the losses of one that was never interrupted.
+
+    One of four processes is killed; two resume the run, and one of these is asked to stop; the last
+    one trains to the end.
+    """
     run = tmp_path / "run"
     four = Together(4, tmp_path / "4", *settings, "--fit.epochs", "30", "--workdir", run)
     four.after(run, 3)

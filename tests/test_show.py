@@ -1,4 +1,4 @@
-"""`jaxch5 show` as a person starts it."""
+"""`jaxch5 show` prints a summary of the data and writes a figure, or reports what prevents it."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_a_figure_without_a_folder_is_refused_before_anything_is_done(capsys, tm
 def test_nor_is_it_done_for_a_folder_that_cannot_be_written_to():
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
-        # The superuser may write anywhere, and becomes another user once all is imported.
+        # The superuser may write anywhere, so the process becomes another user after its imports.
         code = f"""
 import os, pathlib
 from jaxch5.cli import drawable

@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds, can be searched, and every page can be read."""
+"""The site of the documentation builds and can be searched, and all of its pages are readable."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import jaxch5 as jx
 from tests.pages import FAINT
 
 ROOT = Path(jx.__file__).parent.parent
-# What is wider than the window, and pictures that are not shown.
+# Returns the page's width if that exceeds the window's, and the pictures that are not shown.
 FAULTS = """() => {
   const faults = [], width = document.documentElement.clientWidth
   if (document.documentElement.scrollWidth > width)
@@ -25,7 +25,7 @@ FAULTS = """() => {
     if (!image.complete || !image.naturalWidth) faults.push(`not shown: ${image.src}`)
   return faults
 }"""
-# Chooses a scheme as the theme does, without the transitions.
+# Chooses a colour scheme as the theme does, but without transitions.
 CHOOSE = """([scheme, primary]) => Object.assign(document.body.dataset,
   {mdColorScheme: scheme, mdColorPrimary: primary, mdColorSwitching: ""})"""
 SCHEMES = [("default", "white"), ("slate", "black")]
@@ -38,7 +38,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the site."""
+    """The folder of the built site."""
     pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra docs")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
@@ -57,7 +57,7 @@ def address(site):
 
 
 def test_every_page_can_be_reached():
-    """The generator builds pages that are in no menu without a warning."""
+    """Every page is in the menu; the generator gives no warning about pages that are not."""
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = {page for page in leaves(settings["nav"]) if page.endswith(".md")}
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
@@ -72,7 +72,8 @@ def leaves(tree):
 
 
 def test_examples_are_shown_as_code(site):
-    """The generator takes `Example:` for running text, in which `>>>` is a quotation in another."""
+    """Examples are shown as code, not as running text, in which `>>>` is a quotation in another."""
+    # The generator takes a section that is headed `Example:` for running text.
     for page in site.rglob("*.html"):
         assert "<blockquote>" not in page.read_text(encoding="utf-8"), page
     data = (site / "reference" / "data.html").read_text(encoding="utf-8")
@@ -94,9 +95,13 @@ def test_search_finds_a_word_and_leads_to_it(address, new_tab):
 @pytest.mark.slow
 @pytest.mark.browser
 def test_every_page_can_be_read(site, address, new_tab):
-    """Light and dark, on a telephone and on a screen, and nothing is asked of others."""
+    """Every page fits a phone and a desktop, and has enough contrast in the light and dark schemes.
+
+    All pictures are shown, nothing is missing, and nothing is requested from other servers.
+    """
     tab = new_tab(1280, reduced_motion="reduce")
-    # The theme indexes what can be searched on every page: seconds.
+    # On each page that is opened, the theme indexes the site for the search, which takes seconds;
+    # here it gets a short index.
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     few = index | {"docs": index["docs"][:1]}
     tab.route("**/search_index.json", lambda route: route.fulfill(json=few))

@@ -1,4 +1,4 @@
-"""Training through sizes: the same pictures, larger from part to part of the epochs."""
+"""Training through several sizes shows the same pictures larger from one part to the next."""
 
 import io
 import shutil
@@ -48,7 +48,10 @@ def states_of(learn):
 
 
 def test_each_part_is_trained_at_its_size_and_all_are_validated_at_the_last(data):
-    """One rate for all: the same as three calls by hand on data of other sizes."""
+    """Each part has its size, and the rates are those of training at one size.
+
+    At a constant rate, the result equals that of three calls by hand on data of each size.
+    """
     seen = []
     learn = learner(data, hooks=[lambda event: isinstance(event, Ready) and seen.append(event)])
     learn.fine_tune(2, freeze_epochs=1)
@@ -76,7 +79,7 @@ def test_each_part_is_trained_at_its_size_and_all_are_validated_at_the_last(data
 
 @pytest.mark.parametrize("within", [0, 2])
 def test_a_run_is_resumed_to_the_bit(data, within, tmp_path):
-    """Between two sizes and within one."""
+    """A run stopped between two sizes or within one ends with the bits of an uninterrupted run."""
     learn, other = learner(data), learner(data)
     length = len(learn.data.train)
     for each in (learn, other):

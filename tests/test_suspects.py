@@ -1,4 +1,4 @@
-"""`jaxch5 suspects`: all of a set is judged, out of fold, and written."""
+"""`jaxch5 suspects` judges all labels of a set out of fold, and writes the suspicious ones."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def judged(capsys, *argv):
 
 @pytest.fixture
 def mislabelled(pictures, tmp_path):
-    """A table of the pictures in which three of the red ones are called blue."""
+    """A table of the pictures in which three of the red ones are labelled blue."""
     rows = ["image,label"]
     for name in ("blue", "red"):
         for number in range(20):
@@ -40,7 +40,10 @@ def mislabelled(pictures, tmp_path):
 
 
 def test_wrong_labels_are_found_in_all_of_a_set(mislabelled, pictures, trained, tmp_path, capsys):
-    """Before any run, by the features of some other network; the table is one to train with."""
+    """The features of another network find wrong labels in the entire set before any run.
+
+    The table that is written can be read as a set.
+    """
     argv = ("--data.path", mislabelled, "--model.weights", trained[0], *SMALL)
     status, out, err = judged(capsys, *argv, "--out", tmp_path / "out", "--json")
     assert status == 0, err
@@ -72,12 +75,15 @@ def test_wrong_labels_are_found_in_all_of_a_set(mislabelled, pictures, trained, 
     assert [table.classes[label] for label in table.labels] == [one["label"] for one in found]
     status, _, _ = judged(capsys, *argv, "--out", tmp_path / "out")
     assert status == 0
-    # A person may have corrected labels in the first one.
+    # The first table is not replaced, because a person may have corrected labels in it.
     assert (tmp_path / "out" / "suspects-2.csv").exists()
 
 
 def test_a_run_has_its_own_pictures_judged_by_its_own_network(trained, pictures, tmp_path, capsys):
-    """As it recorded them, in both parts, wherever they are; and it is said what that is worth."""
+    """A run's recorded pictures, training and validation, are judged even if they have moved.
+
+    A warning says that the run's network was trained on the labels that it judges.
+    """
     path, learn = trained
     moved = shutil.copytree(pictures, tmp_path / "moved")
     (moved / "red" / "3.jpg").unlink()
@@ -122,7 +128,7 @@ def test_copies_are_said_and_what_cannot_be_read_is_left_out_if_asked(
 
 
 def test_a_class_of_one_picture_is_not_judged_and_this_is_said(pictures, trained, tmp_path, capsys):
-    """Random splits refuse it; judging goes on, and a class that has no pictures is no matter."""
+    """Random splits refuse a class of one picture, but the labels of other classes are judged."""
     folder = shutil.copytree(pictures, tmp_path / "set")
     (folder / "green").mkdir()
     Image.new("RGB", (40, 40), "green").save(folder / "green" / "one.png")
@@ -135,13 +141,13 @@ def test_a_class_of_one_picture_is_not_judged_and_this_is_said(pictures, trained
 
 
 def test_names_are_what_they_are(pictures, trained, tmp_path, capsys):
-    """HTML, commas, quotes, line breaks and bytes that are no text."""
+    """Names with HTML, commas, quotes, line breaks or bytes that are not text stay as they are."""
     folder = tmp_path / "set"
     names = [b"a,b\"c'.jpg", b"<b>&.jpg", b"line\nbreak.jpg", b"\xff\xfe.jpg"]
     for label, other in (("red", "blue<i>"), ("blue", "red, or not")):
         (folder / other).mkdir(parents=True)
         for number, name in enumerate(names):
-            # Half of them are in the wrong class, so that some are listed.
+            # Some pictures are in the wrong class, so that there are suspects to list.
             source = label if number % 2 else "blue"
             shutil.copy(
                 pictures / source / f"{number}.jpg", os.fsencode(folder / other) + b"/" + name
@@ -186,7 +192,10 @@ def test_what_would_do_nothing_is_refused(argv, line, trained, pictures, tmp_pat
 
 
 def test_the_digits_are_judged_and_are_no_files(tmp_path, capsys):
-    """They have no paths to correct a table of; a network of nothing but a head has its pixels."""
+    """The digits are judged, but as they are not files, no table to correct is written.
+
+    The network is only a head, whose features are the pixels.
+    """
     status, out, err = judged(
         capsys, "--by", "training", "--folds", 2, "--fit.epochs", 1, "--out", tmp_path, "--json",
         "--model.arch", "tests.test_suspects:PIXELS",
@@ -223,7 +232,10 @@ def __getattr__(name):
 
 
 def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsys):
-    """A task of sigmoids as well; a network of colours suffices."""
+    """With `--by training`, wrong labels are found by networks trained from scratch.
+
+    This also works for a task with sigmoids; a network that knows only pixels suffices here.
+    """
     status, out, err = judged(
         capsys, "--data.path", mislabelled, *SMALL, "--by", "training", "--folds", 4,
         "--model.weights", "none", "--model.task", "sigmoid", "--fit.epochs", 40, "--fit.lr", 0.05,
@@ -242,7 +254,10 @@ def test_a_training_judges_the_labels_too(mislabelled, pictures, tmp_path, capsy
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on(pictures, tmp_path):
-    """With the folds that are done, and ends as if it had not been interrupted."""
+    """An interrupted `--by training` keeps the folds that are done when it is repeated.
+
+    It then writes the same document as one that was not interrupted.
+    """
     command = [
         sys.executable, "-m", "jaxch5.suspects", "--data.path", pictures, *map(str, SMALL), "--by",
         "training", "--folds", "3", "--model.weights", "none", "--fit.epochs", "2", "--model.arch",

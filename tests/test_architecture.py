@@ -60,7 +60,7 @@ def imported(name: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}: imports by a relative name"
+            assert node.level == 0, f"{name}: has a relative import"
             # `from package import module` names a module, `from module import name` does not.
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
             if node.module == "jaxch5":
@@ -97,7 +97,7 @@ IMPORTS = {name: imported(name) for name in MODULES}
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_run_downward(name):
     upward = [target for target in sorted(IMPORTS[name]) if layer(target) < layer(name)]
-    assert not upward, f"{name} imports {', '.join(upward)}, of a layer above its own"
+    assert not upward, f"{name} imports {', '.join(upward)} from a layer above its own"
 
 
 def test_what_is_pure_stands_side_by_side():
@@ -134,12 +134,12 @@ def test_nobody_imports_a_command():
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_fits_in_one_sitting(name):
     lines = len((PACKAGE / (name.replace(".", "/") + ".py")).read_text("utf-8").splitlines())
-    assert lines < LIMITS.get(name, LONGEST), "are two things in it? Then make two modules"
+    assert lines < LIMITS.get(name, LONGEST), "the module is long; if it does two things, split it"
 
 
 def test_packages_import_nothing_of_their_own_accord():
     for name in TREES.keys() - MODULES:
-        assert not imported(name), f"{name} imports what its reader may not need"
+        assert not imported(name), f"{name} imports modules that its users may not need"
 
 
 def test_importing_the_package_imports_the_standard_library_alone():

@@ -97,7 +97,7 @@ def test_each_takes_what_its_page_and_its_description_say(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_says_what_it_takes(common, script, monkeypatch, capsys):
-    """Each script can be imported and reads its arguments, where most faults would show."""
+    """Each script can be imported and prints its help, where most faults would show."""
     monkeypatch.setattr("sys.argv", [script, "--help"])
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(script.removesuffix(".py")).main()

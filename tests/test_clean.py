@@ -331,7 +331,7 @@ def test_where_the_network_looks_is_what_attribution_says(cleaned, serve, traine
 
 @pytest.fixture
 def photos(tmp_path):
-    """Provides suspects of many kinds: 16-bit, turned by EXIF, large, broken, hostile in name."""
+    """Provides suspect pictures: 16-bit, turned by EXIF, large, broken, and with hostile names."""
     root = tmp_path / "photos"
     for label in (EVIL.replace("/", ""), TURNED):
         (root / label).mkdir(parents=True)

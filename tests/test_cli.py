@@ -1,4 +1,4 @@
-"""Options come from a file and the command line; a failing command prints one line."""
+"""Options come from a file and the command line; failed commands end with a status and a line."""
 
 import gc
 import importlib
@@ -273,7 +273,7 @@ def test_sigterm_ends_with_status_143(capsys, raise_signal):
 
 
 def test_an_interrupt_at_any_line_ends_with_status_130(tmp_path):
-    """An interrupt within `exec`, which dataclasses use, counts as well; see `caller_decides`."""
+    """An interrupt within `exec`, which dataclasses use, has this status too (`caller_decides`)."""
     (tmp_path / "interrupted.py").write_text(
         "import sys\n"
         "from jaxch5.cli import Options, run\n"

@@ -177,7 +177,7 @@ def test_what_evaluation_saw_travels_with_a_run(tmp_path):
         ([(2, None)], {"keep_best": True}, 2),
         ([(4, 0.5)], {"average": True}, 5),
     ],
-    ids=["last", "best", "best of before", "none is best yet", "average"],
+    ids=["last", "best", "earlier best", "no best yet", "average"],
 )
 def test_a_run_gives_what_it_ended_with(saves, named, step, tmp_path):
     assert step_of(from_run(run_with(tmp_path, saves, **named), "resnet18")) == step

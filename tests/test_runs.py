@@ -53,7 +53,7 @@ def test_a_run_that_is_being_written_is_training(folder, capsys):
 
 
 def test_runs_that_are_named_are_compared(folder, capsys):
-    """Named runs are compared in the order of their names on the command line.
+    """Runs are compared in the order in which the command names them.
 
     Each accuracy has its interval, and the settings that differ are listed.
     """

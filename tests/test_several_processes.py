@@ -17,7 +17,7 @@ import pytest
 CHILD = Path(__file__).with_name("tiny_train.py")
 SETTINGS = ["--data.presize", "16", "--data.size", "16", "--data.batch-size", "8"]
 SETTINGS += ["--model.arch", "tiny_train:SPEC"]
-# With a sampler, class weights and several sizes, each process has more to work out on its own.
+# Each process also applies a sampler, class weights and several sizes by itself.
 SETTINGS += ["--data.sampler", "balanced", "--fit.sizes", "12,16"]
 
 

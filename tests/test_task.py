@@ -1,4 +1,4 @@
-"""A task owns activation, answer, loss, metrics and the rule by which epochs are compared."""
+"""A task defines activation, answers, loss, metrics and the rule by which epochs are compared."""
 
 import dataclasses
 import math
@@ -22,7 +22,10 @@ RECORDS = st.lists(st.fixed_dictionaries({"accuracy": NUMBERS, "valid_loss": NUM
 
 @given(RECORDS)
 def test_no_record_beats_the_best(records):
-    """More accurate, or as accurate at a lower loss, or the same and later: none is."""
+    """No record is more accurate than the best, or as accurate with a lower loss.
+
+    Among records that are equal in both, the last is the best.
+    """
     best = BEST.of(records)
     known = [record for record in records if is_number(record["accuracy"])]
     assert (best is None) == (not known)
@@ -38,7 +41,10 @@ def test_no_record_beats_the_best(records):
 
 @given(RECORDS)
 def test_the_best_so_far_of_each_epoch_leads_to_the_best_of_all(records):
-    """Whoever keeps one at a time, as memory does, or the greatest rank, as checkpoints do."""
+    """Both ways of keeping the best end with the best of all records.
+
+    Memory keeps the better of two records after each epoch; checkpoints keep the highest rank.
+    """
     kept = None
     for record in records:
         before = [] if kept is None else [kept]
@@ -62,7 +68,7 @@ LOGITS = np.array([[3.0, -2.0, 0.5], [-1.0, -3.0, -0.2], [0.1, 4.0, 2.0]], np.fl
 
 
 def test_a_sigmoid_answers_none_of_these_where_no_class_is_probable():
-    """A softmax says the most probable of them whatever it is."""
+    """A softmax answers with the most probable class, however improbable that is."""
     task = one_vs_rest(0.5)
     np.testing.assert_allclose(task.probabilities(LOGITS), 1 / (1 + np.exp(-LOGITS)), rtol=1e-6)
     assert task.decode(task.probabilities(LOGITS)).tolist() == [0, 3, 1]
@@ -73,14 +79,14 @@ def test_a_sigmoid_answers_none_of_these_where_no_class_is_probable():
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7, 0.1, 1.0])
 def test_a_probability_at_the_threshold_has_one_answer_in_every_precision(threshold):
-    """Figures of float32 are copied to float64 on the way to an interpretation."""
+    """Converting float32 probabilities to float64, as for an interpretation, changes no answer."""
     task, there = one_vs_rest(threshold), np.array([[threshold, 0.0]], np.float32)
     assert task.decode(there) == task.decode(there.astype(np.float64))
 
 
 @pytest.mark.parametrize("task", [single_label(), one_vs_rest()], ids=lambda task: task.name)
 def test_the_loss_of_probabilities_is_that_of_their_logits(task):
-    """What is minimized, and what top losses and suspects are found by, are one."""
+    """Training minimizes the same loss by which top losses and suspects are found."""
     labels = np.array([0, 1, 2])
     expected = [
         float(task.loss(jnp.asarray(row[None]), np.array([n]))) for n, row in enumerate(LOGITS)
@@ -90,7 +96,7 @@ def test_the_loss_of_probabilities_is_that_of_their_logits(task):
 
 
 def test_an_answer_of_none_of_these_is_wrong_in_every_score():
-    """In epochs, in the report of classes and in the confusion matrix, which agree."""
+    """The metrics of epochs, the classification report and the confusion matrix agree on this."""
     probabilities = np.array([[0.9, 0.2], [0.3, 0.1], [0.4, 0.2], [0.2, 0.8]])
     labels, task = np.array([0, 0, 1, 1]), one_vs_rest()
     scores = {
@@ -109,7 +115,7 @@ def test_an_answer_of_none_of_these_is_wrong_in_every_score():
 
 
 def test_none_of_these_is_no_class_that_a_label_could_be_mistaken_for():
-    """A suspect is an item of which the network is sure that it is of another class."""
+    """A suspect is an item that the network is sure belongs to another class."""
     probabilities = np.array([[0.01, 0.8], [0.01, 0.95]])
     interp = Interpretation([0, 0], probabilities, ["a", "b"], task=one_vs_rest(0.9))
     assert [suspect.item for suspect in interp.suspects()] == [1]
@@ -150,7 +156,7 @@ def test_a_task_that_cannot_be_is_refused_when_it_is_made(changes, line):
 
 
 def test_a_task_is_had_by_its_name():
-    """Those that the settings know are those that there are."""
+    """The settings accept the name of every task in `NAMED`; other tasks have an import path."""
     assert {ModelConfig(task=name).task for name in NAMED} == {"softmax", "sigmoid"}
     assert task_of("softmax") is SOFTMAX
     assert task_of("sigmoid", 0.25) == one_vs_rest(0.25)

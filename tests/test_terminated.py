@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-# What a test does that is terminated; each would go on for minutes.
+# What a test does while it is terminated; each of these would take minutes.
 DOINGS = {
     "has no handler": "time.sleep(600)",
     "leaves a process": """
@@ -70,13 +70,16 @@ def start(folder, doing, *options):
     ids=["alone", "with workers"],
 )
 def test_a_run_that_is_terminated_ends(doings, options, tmp_path):
-    """It starts no other test, and leaves no process and no folder of its own."""
+    """A terminated test run starts no other test, and leaves no processes or folders of its own.
+
+    Folders that pytest itself keeps may stay.
+    """
     runs = {doing: start(tmp_path / doing, doing, *options) for doing in doings}
     for doing, run in runs.items():
         while not (tmp_path / doing / "started").exists():
             assert run.poll() is None, (tmp_path / doing / "said").read_text()
             time.sleep(0.05)
-    # So that what a test starts has started.
+    # Gives the processes that tests start the time to begin.
     time.sleep(0.5)
     for doing, run in runs.items():
         below = psutil.Process(run.pid).children(recursive=True)

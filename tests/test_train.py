@@ -1,4 +1,4 @@
-"""The train command: from pictures to an accuracy, a run directory and an exit status."""
+"""`jaxch5 train` turns pictures into an accuracy, a run directory and an exit status."""
 
 import json
 import os
@@ -21,7 +21,7 @@ COLUMNS = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "time"
 
 
 def train(*arguments, env=None):
-    """The command in a process of its own, with pipes for a terminal."""
+    """Runs the command in its own process, with pipes instead of a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "jaxch5.train", *map(str, arguments)],
         capture_output=True,
@@ -39,7 +39,7 @@ def run_in_process(capsys, monkeypatch, *arguments):
 
 
 def records(run):
-    """The records of a run without what a clock said."""
+    """Returns the records of a run without the values that depend on time."""
     clocks = {"seconds", "images_per_second"}
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
@@ -56,7 +56,10 @@ def finished(pictures, tmp_path_factory):
 
 @pytest.mark.slow
 def test_without_arguments_it_learns_the_digits(tmp_path, monkeypatch, usual_compiler):
-    """One command, nothing downloaded; half a point below the mean that the benchmarks state."""
+    """The command needs no arguments and no download to reach 98 % on the digits.
+
+    This is about a point below the mean in the benchmarks.
+    """
     monkeypatch.chdir(tmp_path)
     ended = train(env=usual_compiler)
     assert ended.returncode == 0, ended.stderr
@@ -92,7 +95,10 @@ def test_in_a_pipe_there_are_only_lines(finished):
 def test_what_to_do_next_is_short_where_it_was_trained_and_complete_in_the_report(
     pictures, tmp_path, monkeypatch
 ):
-    """A command is copied here from the terminal, and from the page to anywhere."""
+    """The suggested command has a relative path on the terminal and an absolute one in the report.
+
+    A command on the terminal is copied within the current folder, one in the report to anywhere.
+    """
     monkeypatch.chdir(tmp_path)
     ended = train("--data.path", pictures, "--workdir", "run", *SMALL, "--fit.lr", "1e-12")
     assert ended.returncode == 0, ended.stderr
@@ -132,7 +138,10 @@ def test_a_run_directory_is_complete(finished, pictures):
 def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
     every_steps, kept, finished, pictures, tmp_path, capsys, monkeypatch
 ):
-    """From the end of an epoch, from within one, and from the configuration alone."""
+    """A resumed run ends with the records of a run that was never stopped.
+
+    It is resumed from the end of an epoch, from within an epoch, or from its configuration alone.
+    """
     if every_steps:
         run = tmp_path / "run"
         arguments = ["--data.path", pictures, "--workdir", run, *SMALL]
@@ -152,7 +161,10 @@ def test_a_run_taken_up_ends_as_one_that_was_never_stopped(
 
 
 def test_a_finished_run_says_so(finished, capsys, monkeypatch):
-    """What does not change the result may be changed, and is remembered."""
+    """Resuming a finished run reports that it is finished.
+
+    Settings that do not affect the result may still be changed, and the run records them.
+    """
     run, _ = finished
     changed = ["--checkpoint.every-minutes", "1"]
     status, out, _ = run_in_process(capsys, monkeypatch, "--resume", run, *changed)
@@ -178,7 +190,10 @@ def test_a_run_is_taken_up_as_it_was_begun(finished, arguments, line, capsys, mo
 
 
 def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, monkeypatch):
-    """The head first, then all of it; the weights are the other run's from the start."""
+    """With another run as weights, first the head is trained and then the entire network.
+
+    A run of another architecture is refused before a run directory is made.
+    """
     run = tmp_path / "run"
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
     status, _, err = run_in_process(capsys, monkeypatch, *arguments, "--model.weights", finished[0])
@@ -199,7 +214,10 @@ def test_a_run_is_fine_tuned_from_another(finished, pictures, tmp_path, capsys, 
 def test_a_run_goes_on_without_the_weights_that_it_began_with(
     finished, pictures, tmp_path, capsys, monkeypatch
 ):
-    """Its checkpoint has all; killed after the first epoch, and the other run removed."""
+    """A run needs only its own checkpoint to be resumed, even if the run of its weights is gone.
+
+    Here the run is resumed after its first epoch, and the other run was removed.
+    """
     run, origin = tmp_path / "run", shutil.copytree(finished[0], tmp_path / "origin")
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
     run_in_process(capsys, monkeypatch, *arguments, "--model.weights", origin)
@@ -217,7 +235,11 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(
 def test_without_the_hub_it_trains_from_scratch_and_says_so(
     pictures, tmp_path, capsys, monkeypatch
 ):
-    """Decided once: the run's own configuration says none, and so does its schedule."""
+    """If the default weights cannot be downloaded, the run is trained from scratch.
+
+    Its configuration records `none` and the schedule that fits. Weights that were asked for
+    explicitly are an error instead.
+    """
     run = tmp_path / "run"
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", 1]
     status, out, _ = run_in_process(capsys, monkeypatch, *arguments)
@@ -248,7 +270,10 @@ def test_json_is_one_document(pictures, tmp_path):
 
 @pytest.mark.slow
 def test_it_learns_from_photographs(flowers, tmp_path, usual_compiler):
-    """Five flowers, chance 20 %; the folder brings its own validation pictures."""
+    """On five kinds of flowers (chance is 20 %), the accuracy after four epochs exceeds 35 %.
+
+    The folder has its own validation pictures.
+    """
     ended = train(
         "--data.path", flowers, "--workdir", tmp_path / "run", "--json",
         "--data.presize", 60, "--data.size", 48, "--fit.epochs", 4, "--model.weights", "none",
@@ -296,7 +321,7 @@ def too_few(folder, picture):
 
 
 def with_broken(folder, picture):
-    """What else a file may be that is no picture, `tests/data/test_image.py` lists."""
+    """Adds files that are not pictures; `tests/data/test_image.py` has further kinds of them."""
     for number in range(12):
         touch(folder / "cat" / f"{number}.jpg", picture)
         touch(folder / "dog" / f"{number}.jpg", picture)
@@ -334,7 +359,10 @@ def test_bad_pictures_end_in_one_line_and_leave_nothing(
 
 
 def test_a_run_whose_disk_fills_goes_on_and_says_so(pictures, tmp_path):
-    """No file may grow beyond a megabyte, and a state is a hundred times that."""
+    """A run continues if its checkpoints cannot be saved, and ends with an error that says so.
+
+    Here no file may grow beyond a megabyte; a checkpoint needs about a hundred.
+    """
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -360,7 +388,10 @@ def test_a_run_whose_disk_fills_goes_on_and_says_so(pictures, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_that_can_be_taken_up(number, status, pictures, tmp_path):
-    """Within ten seconds, once a step has been made; the state is that of the last step."""
+    """After SIGINT or SIGTERM, training ends within ten seconds and prints how to resume it.
+
+    The last checkpoint is no older than the last recorded epoch.
+    """
     run = tmp_path / "run"
     arguments = ["--data.path", pictures, "--workdir", run, *SIZES, "--fit.epochs", "1000"]
     arguments += ["--model.weights", "none"]
@@ -407,7 +438,7 @@ def test_a_run_directory_that_cannot_be_written_is_named(pictures, tmp_path, cap
 
 
 def test_help_needs_no_heavy_import():
-    """`--help` answers at once: nothing of JAX is loaded for it."""
+    """`--help` answers without importing Flax, Orbax, Grain, Matplotlib or scikit-learn."""
     code = "import sys, jaxch5.train as t; sys.argv[1:] = ['--help']\ntry: t.main()\nfinally: "
     code += "assert not {'flax', 'orbax', 'grain', 'matplotlib', 'sklearn'} & set(sys.modules)"
     ended = subprocess.run(
@@ -417,7 +448,10 @@ def test_help_needs_no_heavy_import():
 
 
 def test_bad_pictures_are_left_out_where_asked(pictures, tmp_path, capsys, monkeypatch):
-    """They are counted, listed in the run directory, and left out again on resume."""
+    """Unreadable pictures are counted, listed in the run directory, and left out again on resume.
+
+    This holds even for a picture that can be read by then.
+    """
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
     (folder / "red" / "0.jpg").write_text("no picture")
@@ -438,7 +472,7 @@ def test_bad_pictures_are_left_out_where_asked(pictures, tmp_path, capsys, monke
 
 @pytest.fixture
 def stopped(finished, tmp_path):
-    """A run that was stopped after its first epoch, and a copy of its pictures, which it reads."""
+    """A run that was stopped after its first epoch, and the copy of the pictures that it reads."""
     run = shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "8")
     config = from_toml(run / "config.toml")
@@ -451,7 +485,10 @@ def stopped(finished, tmp_path):
 def test_a_run_goes_on_with_the_pictures_that_it_began_with(
     stopped, finished, pictures, capsys, monkeypatch
 ):
-    """Others came, with a class of their own; the bits are those of a run that never stopped."""
+    """Pictures that were added since a run began, even a new class, do not affect a resumed run.
+
+    It ends with the records of a run that was never stopped.
+    """
     run, folder = stopped
     shutil.copytree(pictures / "red", folder / "amber")
     for number in range(9):
@@ -476,7 +513,7 @@ def test_a_run_goes_on_where_its_pictures_moved(stopped, finished, capsys, monke
 
 @pytest.mark.parametrize(("to", "line"), [(None, "is gone"), ("red", "(and 1 other)")])
 def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monkeypatch):
-    """Not one that is gone, nor one whose class, which is its folder, is another now."""
+    """A run is not resumed if one of its pictures is gone or lies in another class's folder."""
     run, folder = stopped
     (folder / "blue" / "3.jpg").unlink()
     if to:
@@ -495,7 +532,10 @@ def test_a_run_does_not_go_on_without_a_picture(to, line, stopped, capsys, monke
 def test_weights_that_know_the_validation_set_are_named(
     finished, pictures, tmp_path, capsys, monkeypatch
 ):
-    """Another split of the same pictures holds out what the other run was trained on."""
+    """A warning names weights that were trained on pictures of the validation set.
+
+    This happens if the pictures are those of the weights' run, but are split by another seed.
+    """
     for seed, known in ((1, True), (42, False)):
         arguments = ["--data.path", pictures, "--workdir", tmp_path / f"run{seed}", *SIZES]
         arguments += ["--model.weights", finished[0], "--fit.epochs", 1]

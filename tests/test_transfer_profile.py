@@ -1,4 +1,4 @@
-"""`jaxch5 transfer_profile`: one command, one figure, and nothing done twice."""
+"""`jaxch5 transfer_profile` draws one figure with one command, and does no training twice."""
 
 import json
 import shutil
@@ -32,7 +32,11 @@ def started(*argv):
 
 @pytest.mark.slow
 def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys):
-    """As if it had been killed when two of seven trainings were left, one of each kind."""
+    """A repeated command does only the trainings that are missing, and then none.
+
+    At first it finds the results of a profile that was killed with two of seven trainings left: one
+    with frozen layers and one from scratch.
+    """
     data = DataBlock(from_folder(pictures), random_split(), 36, 32).load(16)
     weights = tmp_path / "weights.safetensors"
     vision_learner(data, "resnet18", "none", groups="stages").export(weights)
@@ -70,7 +74,11 @@ def test_what_is_missing_is_trained_and_nothing_twice(pictures, tmp_path, capsys
 
 
 def test_it_goes_on_with_the_pictures_that_it_began_with(pictures, tmp_path, capsys):
-    """All trainings are done: what is drawn is of one split, or nothing is."""
+    """All points of a profile come from the same split of the same pictures.
+
+    Pictures that were added are left out, and a folder that was moved is found by `--data.path`. If
+    a picture is gone, nothing is drawn. All trainings are done beforehand.
+    """
     folder, results = shutil.copytree(pictures, tmp_path / "set"), tmp_path / "profile"
     argv = ["--data.path", folder, "--model.weights", tmp_path / "weights.safetensors"]
     options = parse(ProfileOptions, [*map(str, argv), *SMALL], "profile")

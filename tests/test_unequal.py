@@ -1,4 +1,4 @@
-"""Classes that are not equally many: weights in the loss, and what is said of a run."""
+"""Classes of unequal size can be weighted in the loss, and a run reports metrics that suit them."""
 
 import dataclasses
 import io
@@ -71,7 +71,7 @@ def test_balanced_weights_are_scikit_learns():
     ],
 )
 def test_the_loss_of_training_and_of_validation_has_the_weights(data, loss, task):
-    """Of the classes of the training pictures, 20 and 4: 0.6 and 3."""
+    """The weights come from the training pictures: 0.6 and 3 for classes of 20 and 4 pictures."""
     learn = learner(data, loss=loss, task=task, class_weights="balanced")
     assert learn.recipe.class_weights == pytest.approx((0.6, 3.0))
     probabilities, labels = learn.get_preds()
@@ -129,7 +129,7 @@ def test_balanced_accuracy_stands_beside_accuracy_where_classes_are_unequal(data
 
 @pytest.fixture(scope="module")
 def run(pictures, tmp_path_factory):
-    """A run of the command, of 18 and 6 pictures of two classes."""
+    """A run of `jaxch5 train` on two classes of 18 and 6 pictures, and the command's output."""
     root = tmp_path_factory.mktemp("unequal")
     for name, count in (("blue", 18), ("red", 6)):
         (root / "set" / name).mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_metrics_by_name_are_in_table_records_report_and_event_files(run):
 
 
 def test_epochs_are_compared_by_the_metric_that_was_named(run):
-    """In the last line, the report, the checkpoints and the weights that the run ends with."""
+    """The line with the final score, the report and the checkpoints agree on the best epoch."""
     folder, out = run
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = records[jx.Best("f1").of(records)]

@@ -1,4 +1,4 @@
-"""Runs and learners from elsewhere: loading executes nothing, fetches nothing, writes nothing."""
+"""Loading an untrusted run or learner executes nothing, fetches nothing and writes nothing."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def learner_file(trained, tmp_path_factory):
 
 @pytest.fixture
 def changed(learner_file, tmp_path):
-    """The learner's file with some of its metadata, or of its tensors, replaced."""
+    """A function that returns a copy of the learner's file with other metadata or tensors."""
 
     def change(tensors=None, **metadata):
         with safe_open(learner_file, framework="numpy") as file:
@@ -45,7 +45,7 @@ def changed(learner_file, tmp_path):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of a run, to be tampered with."""
+    """A copy of a run that a test may tamper with."""
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
@@ -77,7 +77,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("kind", ABSURD)
 def test_absurd_metadata_is_one_line(kind, changed):
-    """Before any memory is taken by what it says."""
+    """Implausible metadata is refused in one line within seconds, whatever size it states."""
     metadata, named = ABSURD[kind]
     began = time.perf_counter()
     with pytest.raises(WeightsError) as caught:
@@ -104,7 +104,10 @@ def test_tensors_that_do_not_fit_are_one_line(tensors, changed):
 
 
 def test_loading_a_run_fetches_nothing_and_writes_nothing(run, learner_file, monkeypatch):
-    """Its configuration may name any address and any file of weights: neither is looked at."""
+    """Loading ignores the address and the file of weights that a run's configuration names.
+
+    It connects to nothing, unpickles nothing and changes no file.
+    """
     weights, before = run.parent / "weights.pth", '\nweights = "none"'
     weights.write_bytes(pickle.dumps(print))
     file = run / "config.toml"
@@ -127,7 +130,7 @@ def test_loading_a_run_fetches_nothing_and_writes_nothing(run, learner_file, mon
 
 
 def test_a_run_holds_nothing_that_is_executed(run):
-    """No pickle and no program: text and numbers."""
+    """A run's files contain text and numbers, but no pickles and no programs."""
     for file in run.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
@@ -136,7 +139,10 @@ def test_a_run_holds_nothing_that_is_executed(run):
 
 
 def test_what_is_hidden_in_a_run_is_not_run(run, tmp_path):
-    """Code in every place where a careless reader would run it; loaded in a process of its own."""
+    """Code that is hidden in a run, wherever a careless reader would execute it, is not executed.
+
+    The run is loaded in its own process.
+    """
     sign = tmp_path / "ran"
     code = f"open({str(sign)!r}, 'w')"
 
@@ -206,7 +212,7 @@ def test_an_absurd_configuration_is_one_line(run, old, new):
     ],
 )
 def test_what_a_checkpoint_says_of_itself_is_checked(run, change):
-    """Also where whoever wrote it has made its checksum fit."""
+    """Implausible metadata of a checkpoint is refused in one line, even with a valid checksum."""
     for file in (run / "checkpoints").glob("*/about/metadata"):
         said = json.loads(file.read_text()) | change
         del said["sha256"]

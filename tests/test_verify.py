@@ -1,4 +1,4 @@
-"""`jaxch5 verify` as a person starts it."""
+"""`jaxch5 verify` finds unreadable, duplicate, leaked and blank pictures in a set."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ def started(*argv):
 
 @pytest.fixture
 def spoilt(pictures, tmp_path):
-    """A text file, a copy in the same class and one in another class."""
+    """A set with a text file, a copy of a picture in its own class, and one in the other class."""
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
     (folder / "red" / "0.jpg").write_text("no picture")
@@ -58,7 +58,11 @@ def test_a_leak_is_found(pictures, tmp_path, capsys):
 
 
 def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, capsys):
-    """They leave the status at 0. What is there twice to the bit is with the rest of its group."""
+    """Nearly identical pictures are listed as a guess, in groups of each kind.
+
+    They leave the exit status at 0. The kinds are copies in one class, in several classes, and in
+    both parts of a split.
+    """
     draws = np.random.default_rng(0)
     shown = [Image.fromarray(one) for one in draws.integers(0, 256, (4, 12, 12, 3), np.uint8)]
     shown = [one.resize((120, 90), Image.Resampling.BICUBIC) for one in shown]
@@ -118,7 +122,7 @@ def test_what_is_passed_over_is_listed_and_what_looks_like_pictures_is_a_problem
 
 
 def test_pictures_that_come_out_black_are_listed(pictures, tmp_path, capsys):
-    """They may be meant: the status stays 0."""
+    """The exit status stays 0, because such pictures may be intended."""
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
     Image.new("RGB", (30, 20), (3, 4, 5)).save(folder / "red" / "night.png")

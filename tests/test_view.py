@@ -1,4 +1,7 @@
-"""What evaluation sees is what the weights were tested on, or what was chosen, everywhere."""
+"""Validation, learners' files and exports see the same share of a picture (`View`).
+
+This view is the chosen one, or the one with which the weights were tested.
+"""
 
 import jax
 import numpy as np

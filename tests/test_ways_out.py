@@ -1,4 +1,4 @@
-"""What an error tells a person to do is done here, and the same command then succeeds."""
+"""When a person does what an error message suggests, the same command succeeds."""
 
 import csv
 import importlib
@@ -27,7 +27,7 @@ SMALL = ("--data.presize", "16", "--data.size", "16")
 
 
 def put(root, *names):
-    """Pictures, each another."""
+    """Writes different pictures under the given names, and returns their root."""
     for number, name in enumerate(names):
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def table(root, header, rows):
 
 
 def started(capsys, command, *arguments):
-    """The status of a command, and what it said of an error."""
+    """Runs a command, and returns its exit status and what it wrote to standard error."""
     module = importlib.import_module(f"jaxch5.{command}")
     (options,) = (
         one
@@ -61,8 +61,11 @@ def started(capsys, command, *arguments):
     return status, err
 
 
-# Each makes a folder, and returns a command that fails, what it says, and what to do with that:
-# arguments to add, or a function that does it and may return another command.
+# Functions by name. Each fills a folder and returns a command that fails, a pattern that matches
+# the error message, and a function that is called with the groups of the match. That function
+# returns arguments to add, or does what the message suggests, or returns a command to run first; if
+# it is None, the test ends after the match. Commands and functions that prepare the failure come
+# before the command that fails.
 WAYS_OUT = {}
 
 
@@ -97,7 +100,7 @@ def a_picture_that_is_none(folder):
 
 @way_out
 def several_pictures_that_are_none(folder):
-    """The others are large enough for no batch that was not chosen to be too large."""
+    """No batch size is given, so that it is reduced to the number of pictures that are left."""
     classes(folder)
     (folder / "a" / "0.png").write_text("no picture")
     whole = (folder / "b" / "1.png").read_bytes()
@@ -169,7 +172,7 @@ def another_set_where_one_is_packed(folder):
 
 @way_out
 def no_packed_set(folder):
-    """Its index is gone."""
+    """Makes a packed set from which a shard was removed."""
     packed = folder.parent / "packed"
     before = ("pack", classes(folder), packed, "--data.presize", "16")
     first = ("pack", folder, packed, "--data.presize", "16")
@@ -219,7 +222,7 @@ def a_folder_of_one_class_that_holds_the_classes(folder):
 def more_devices_than_there_are(folder):
     first = ("train", "--fit.devices", "4096", "--fit.epochs", "1", "--model.weights", "none")
     said = r"fit\.devices = 4096: the number available is \d+; (0) takes all"
-    # What follows is a training, and ends for another reason here.
+    # The corrected command would train, and fail here for another reason, so it is not run (None).
     first = (*first, "--data.path", classes(folder), *SMALL, "--data.batch-size", "4")
     first = (*first, "--workdir", folder.parent / "run", "--model.precision", "bf16")
     return first, said, None
@@ -267,7 +270,10 @@ def test_a_kind_of_device_that_is_not_here_is_one_line(tmp_path):
 
 
 def test_a_batch_that_nobody_chose_fits_the_set(tmp_path, capsys):
-    """One that was chosen is refused; what was taken is said, and recorded for the next time."""
+    """A batch size that is not given is reduced to the number of training pictures.
+
+    The summary of the data reports this. A batch size that is given and too large is refused.
+    """
     folder = classes(tmp_path / "set")
     config = parse(Options, ["--data.path", str(folder), *SMALL], "command").settings()
     data = load_data(config)
@@ -278,7 +284,7 @@ def test_a_batch_that_nobody_chose_fits_the_set(tmp_path, capsys):
 
 
 def replaced(arguments, more):
-    """A command line with other values for some options."""
+    """Returns the command line `arguments` with the options in `more` replaced or added."""
     kept = list(arguments)
     for name in (one for one in more if str(one).startswith("--")):
         if name in kept:
@@ -289,6 +295,7 @@ def replaced(arguments, more):
 
 @pytest.mark.parametrize("command", ["predict", "demo"])
 def test_where_there_is_no_set_none_is_left_out_of(command, trained, tmp_path, capsys):
+    # The errors of these commands do not suggest `--data.on-bad skip`, which is an option for sets.
     bad = tmp_path / "1.png"
     bad.write_text("no picture")
     if command == "predict":
@@ -304,8 +311,10 @@ def test_where_there_is_no_set_none_is_left_out_of(command, trained, tmp_path, c
 
 
 def test_what_is_no_learner_is_exported_as_one(trained, pictures, tmp_path, capsys):
-    """Weights alone do not say their classes; the command that the line names writes a file
-    that does."""
+    """If weights are given where a learner is needed, the error names a command that exports one.
+
+    A file of weights does not contain the names of its classes; a learner's file does.
+    """
     run_path, _ = trained
     weights, learner = tmp_path / "model.safetensors", tmp_path / "learner.safetensors"
     assert started(capsys, "export", run_path, "--out", weights)[0] == 0
@@ -375,7 +384,10 @@ def test_every_configuration_that_comes_along_can_be_chosen(tmp_path, monkeypatc
     ),
 )
 def test_an_option_that_is_said_to_be_meant_is_one(data, option):
-    """Of a slip of the pen; the value is refused, if anything is."""
+    """If the error for a mistyped option suggests another, that option exists.
+
+    With the suggested option, only its value is refused.
+    """
     place = data.draw(st.integers(3, len(option) - 1))
     slip = option[:place] + data.draw(st.sampled_from("abcxyz")) + option[place + 1 :]
     with pytest.raises(ConfigError) as error:

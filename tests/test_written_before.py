@@ -1,8 +1,8 @@
-"""What an earlier version wrote is read by this one: `tests/written` holds some of each kind.
+"""This version reads what earlier versions wrote; `tests/written` has files of each kind.
 
 Runs, learners' files, exports and packed sets were written by f7a6c46 (`tests/written/write.py`),
-configurations by several versions. Nothing here depends on the processor but a comparison of bits,
-which is made where this one gives the bits that the run had.
+configurations by several versions. Only one comparison of bits depends on the processor; it is
+skipped if this processor does not compute the bits that the run has.
 """
 
 import io
@@ -40,13 +40,16 @@ EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
 HALF = pytest.param("own_fp16", marks=pytest.mark.float16)
 OWN = ("own_fp32", HALF)
 PICTURE = np.uint8(np.arange(50 * 40 * 3).reshape(50, 40, 3) * 7 % 251)
-# Where the folders were that the configurations name.
+# Configurations contain this path instead of the folder in which they were written.
 HOME = "/home/somebody"
 
 
 @pytest.fixture
 def written(tmp_path):
-    """A function: unpacks what is called so, with the pictures where its configuration has them."""
+    """A function that unpacks an archive by name and returns its folder.
+
+    The pictures are already unpacked where the configurations of runs then expect them.
+    """
 
     def unpack(name):
         with lzma.open(WRITTEN / f"{name}.tar.xz") as file, tarfile.open(fileobj=file) as archive:
@@ -68,7 +71,7 @@ def command(capsys, function, options, *argv):
 
 
 def flat(values):
-    """Nested settings by their dotted names."""
+    """Returns the values of nested settings by their dotted names."""
     found = {}
     for key, value in values.items():
         below = flat(value) if isinstance(value, dict) else {"": value}
@@ -82,7 +85,7 @@ def quiet(learn):
 
 
 def resumed(name, path):
-    """The learner that the stopped run had, as it was restored."""
+    """Returns a learner like that of the stopped run at `path`, restored from the run."""
     learn = quiet(own_learner(name, seed=3))
     run, _ = open_run(path)
     assert learn.restore(run)
@@ -91,7 +94,7 @@ def resumed(name, path):
 
 
 def bits(tree):
-    """A checksum of each leaf, in order."""
+    """Returns a checksum of each leaf of a tree, in order."""
     return [
         zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(jax.device_get(tree))
     ]
@@ -99,7 +102,7 @@ def bits(tree):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_stopped_run_is_restored_to_the_bit(name, written):
-    """All that its checkpoint holds is in the state, under the same names and nothing else."""
+    """The restored state has exactly the arrays of the checkpoint, with the same names and bits."""
     path = written(name)
     learn = resumed(name, path)
     folder = path / "checkpoints" / str(STOPPED)
@@ -129,13 +132,16 @@ def test_a_stopped_run_is_restored_to_the_bit(name, written):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_stopped_run_ends_as_its_steps_do_one_by_one(name, written):
-    """From the stored state on, training is the pure step, at each step's rate and from its key."""
+    """A resumed run trains just as the pure step function does when it is called for each batch.
+
+    The function starts from the restored state and gets each step's rate, momentum and random key.
+    """
     path = written(name)
     stepwise = resumed(name, path)
     learn = resumed(name, path)
     train_own(learn, name)
     state, data = stepwise.state, stepwise.data
-    # The step of the phase in which it was stopped, which ends with the second epoch.
+    # The step function of the phase in which the run was stopped; it ends with the second epoch.
     step, _ = stepwise._frozen.steps(data, stepwise.normalization)
     step = jax.jit(step, compiler_options=compiler_options())
     losses, lrs, moms = learn.recorder.losses, learn.recorder.lrs, learn.recorder.moms
@@ -153,7 +159,10 @@ def test_a_stopped_run_ends_as_its_steps_do_one_by_one(name, written):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(name, written):
-    """Also across versions, where this processor gives the bits that the earlier one gave."""
+    """A resumed run ends with the bits of an uninterrupted one, here and in the earlier version.
+
+    The test is skipped if this processor does not compute the bits of the one that wrote the run.
+    """
     path = written(name)
     ended = json.loads((path / "ended.json").read_text())
     losses = [float.fromhex(loss) for loss in ended["losses"]]
@@ -175,7 +184,7 @@ def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(name, written):
     ("name", "scored"), [("digits", 359), ("folder", 4), ("table", 8), ("every", 6)]
 )
 def test_a_run_is_evaluated(name, scored, written, tmp_path, capsys):
-    """By the pictures that it validated, with the answers that its version gave."""
+    """A run is scored on its own validation pictures, and predicts what its version predicted."""
     path = written(name)
     document = command(capsys, evaluate, EvaluateOptions, path, "--out", tmp_path / "out")
     assert document["scored"]["part"] == "validated"
@@ -197,7 +206,10 @@ def test_a_run_whose_pictures_moved_is_evaluated(written, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "folder", "table", "every"])
 def test_a_run_is_resumed_by_the_command(name, written, capsys):
-    """To its end, with its own pictures, in whichever epoch and phase it was stopped."""
+    """`jaxch5 train --resume` trains a stopped run to its end, whatever the epoch and phase.
+
+    The run's record of its pictures stays the same.
+    """
     path = written(name)
     before = (path / "pictures.jsonl.gz").read_bytes()
     document = command(capsys, train, TrainOptions, "--resume", path)
@@ -242,7 +254,7 @@ def test_learners_files_answer_as_they_did(written):
 
 @pytest.mark.parametrize("name", ["resnet18-safetensors", "resnet18-fastai", "linear"])
 def test_exports_are_weights_to_begin_from(name, written):
-    """They are those of the learner's file, or of the run, that was exported."""
+    """Training can begin from exported weights; ResNet-18 exports equal their learner's file."""
     exports = written("exports")
     variables = jx.load_weights(exports / f"{name}.safetensors", "resnet18")
     if name != "linear":
@@ -295,7 +307,7 @@ def test_the_configuration_of_a_run_means_what_it_meant(name, written):
     "file", sorted((WRITTEN / "configurations").glob("*.toml")), ids=lambda file: file.stem
 )
 def test_configurations_of_all_versions_are_read(file):
-    """Each value that stands in one and does something is the one that is used."""
+    """Every value in a configuration file is used as it is written there."""
     config = flat(from_toml(file, recorded=True).model_dump(mode="json"))
     for key, value in flat(tomllib.loads(file.read_text())).items():
         assert config[key] == value, key

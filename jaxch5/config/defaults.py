@@ -19,8 +19,8 @@ def default_of(function: str, parameter: str) -> Any:
     Args:
         function: Module below `jaxch5`, a colon, and the name of the function or class, as in
             "data.block:DataBlock.load"; for a constant, the module alone.
-        parameter: Name of the parameter, field or constant. Its value has to be a literal, the name
-            of a constant in the module, or a function, whose name is then returned.
+        parameter: Name of the parameter, field or constant. Its value has to be a literal,
+            the name of a constant in the module, or a function, whose name is then returned.
 
     Example:
         >>> default_of("optim.schedule:one_cycle", "div")

@@ -22,8 +22,8 @@ def prepare_process(alone: bool = True) -> None:
     """Makes the process keep compiled programs for the next start, and memory for the next step.
 
     Most commands and notebooks call this before jax first computes. See `keep_compiled_programs`
-    and `keep_freed_memory`. On a GPU, random numbers are then drawn by a kernel of jaxlib instead
-    of by code that XLA generates.
+    and `keep_freed_memory`. On a GPU, random numbers are then drawn by a kernel of jaxlib
+    rather than by code that XLA generates.
 
     Args:
         alone: Whether no other processes train with this one; only then are devices checked.

@@ -42,8 +42,8 @@ def loss_of_batch(
     A mixed item has two labels, each with its share of the loss and of the weight. If all shares in
     a batch are equal, the mean is the usual `share * loss(logits, labels) + (1 - share) *
     loss(logits, labels[partner])`; if all are 1, it is the loss without mixing. (fastai's
-    `MixHandler`, and PyTorch's `cross_entropy` with probabilities as targets, divide by the number
-    of items instead, which gives the same gradient multiplied by the mean weight of the batch.)
+    `MixHandler`, and PyTorch's `cross_entropy` with probabilities as targets, instead divide by the
+    number of items, which gives the same gradient multiplied by the mean weight of the batch.)
 
     Args:
         loss: Function from logits and labels to their mean loss, or to `ItemLosses`. If items are

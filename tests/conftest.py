@@ -1,4 +1,4 @@
-"""What tests share: how a run ends, where programs are cached, and pictures to train on."""
+"""Provides what tests share: how a test run ends, where programs are cached, and pictures."""
 
 import contextlib
 import ctypes
@@ -27,14 +27,15 @@ from jaxch5.util.libraries import variable
 
 
 class Termination:
-    """Ends the run when it is sent SIGTERM, whatever handler a test has for that.
+    """Ends the test run when the run receives SIGTERM, whatever handler a test has set for it.
 
-    Python writes the number of a signal that has a handler to a file, too. A test that sends itself
-    the signal does so by the fixture `raise_signal`, so that it is not taken for the run's.
+    Besides calling a signal's handler, Python writes the signal's number to a pipe, which is read
+    here. A test that sends SIGTERM to its own process does so through the fixture `raise_signal`,
+    so that the signal is not mistaken for one that should end the run.
     """
 
     STATUS = 128 + signal.SIGTERM
-    # How long a test that goes on is waited for.
+    # How long the run waits for a test that goes on after the signal.
     SECONDS = 5.0
 
     def __init__(self):
@@ -66,7 +67,7 @@ class Termination:
         os._exit(self.STATUS)
 
     def clear(self):
-        """Ends what tests have started, and leaves nothing."""
+        """Kills the processes that tests have started, and removes the folder HF_HOME."""
         for child in psutil.Process().children(recursive=True):
             child.kill()
         shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
@@ -76,16 +77,16 @@ termination = Termination()
 
 
 def pytest_configure(config):
-    # As in a command: tracing makes and drops many small objects, and each full collection walks
-    # all that was imported.
+    # Garbage is collected less often, as in commands: tracing makes and drops many small objects,
+    # and each full collection goes through everything that was imported.
     gc.set_threshold(50_000, 20, 50)
 
     def end(number, frame):
         raise pytest.exit.Exception("terminated", Termination.STATUS)
 
     signal.signal(signal.SIGTERM, end)
-    # A shell starts what runs in its background with interrupts ignored, and what a test starts
-    # inherits that.
+    # A shell starts its background processes with interrupts ignored, and the processes that a test
+    # starts would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     termination.controls_workers = config.pluginmanager.hasplugin("dsession")
@@ -93,13 +94,14 @@ def pytest_configure(config):
 
 
 def pytest_runtest_logstart():
-    # Before each test, for a loop of asyncio has the numbers written elsewhere, and then nowhere.
+    # This is set again before each test, because a loop of asyncio redirects the signals' numbers,
+    # and discards them once it is closed.
     signal.set_wakeup_fd(termination.writer, warn_on_full_buffer=False)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport():
-    """A test that was to end the run and had a handler that ended the test."""
+    """Ends the run if it received SIGTERM during a test whose own handler caught the signal."""
     if termination.has_come():
         pytest.exit("terminated", Termination.STATUS)
 
@@ -112,7 +114,7 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def raise_signal():
-    """A function: sends this process a signal that is the test's own."""
+    """A function that sends this process a signal that does not end the test run."""
 
     def send(number):
         termination.own += number == signal.SIGTERM
@@ -122,7 +124,7 @@ def raise_signal():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no worker is left with one when the others are done."""
+    """Puts files with slow tests first, so that none is still running once other workers stop."""
     with_slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in with_slow)
 
@@ -134,43 +136,48 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(tmp_path_factory):
-    """Tests and the commands they start compile each program once a session, and leave nothing."""
+    """Lets tests, and the commands that they start, compile each program only once per session.
+
+    Compiled programs are kept in JAX_COMPILATION_CACHE_DIR, or else in a temporary folder.
+    """
     folder = tmp_path_factory.getbasetemp()
-    # Of several workers, each has a folder of its own in the session's.
+    # If there are several workers, each has its own folder inside that of the session.
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     kept = variable("JAX_COMPILATION_CACHE_DIR") or str(shared / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = kept
     jax.config.update("jax_compilation_cache_dir", kept)
-    # A file takes milliseconds. By default what compiles in less than a second is not kept, here or
-    # by a process that a test starts.
+    # Writing a file takes only milliseconds, but by default, programs that compile in less than a
+    # second are not kept. The variable is for processes that tests start, the setting for this one.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    # What was compiled while tests were collected has fixed that there is no cache.
+    # If a program was compiled while tests were collected, jax has settled on having no cache.
     reset_cache()
 
 
-# Compiling takes longer than all that is computed, so XLA compiles with little care, in these tests
-# and the commands that they start; it reads this when it is first used. The same arithmetic, a
-# quarter of the time. Where what a user gets is measured, `usual_compiler` has it back.
+# Compiling takes longer than all computations do, so XLA optimizes little in these tests and in the
+# commands that they start. The arithmetic is the same, in a quarter of the time. XLA reads these
+# flags when it is first used. Tests that measure what a user's programs achieve do without the
+# flags, by means of `usual_compiler`.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1 "
 )
 if jax.__version_info__ < (0, 11):
-    # Later ones do not know it, and an unknown flag ends the process.
+    # Later versions do not know this flag, and an unknown flag ends the process.
     QUICK += "--xla_cpu_use_fusion_emitters=false "
-# A worker finds what was set in the process that started it.
+# A worker inherits the flags that were set in the process that started it.
 GIVEN = os.environ.get("XLA_FLAGS", "").removeprefix(QUICK)
 os.environ["XLA_FLAGS"] = QUICK + GIVEN
 
-# How long an example takes is the machine's affair, and no property of what is tested.
+# How long an example takes depends on the machine, and is not a property of the code under test.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-# Tests are the same with a network and without. The library reads these when it is imported.
+# Tests behave alike with and without a network. The Hub's library reads these variables when it is
+# imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Within the folder of the process that started the worker, which removes it.
+    # A worker's folder is inside that of the process that started it, and is removed with it.
     os.environ["HF_HOME"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
 else:
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jaxch5-tests-")
@@ -178,10 +185,11 @@ else:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs_in_memory():
-    """Compiled programs are kept for as long as they may be used, and a whole suite has many.
+    """Frees the memory of compiled programs after each module; without this, a worker took 12 GB.
 
-    Commands that tests run here have glibc keep what is freed (`keep_freed_memory`): a worker came
-    to 12 GB.
+    jax keeps compiled programs for as long as they may be used, and the suite has many. In
+    addition, commands that tests run in this process make glibc keep the memory that is freed
+    (`keep_freed_memory`).
     """
     yield
     jax.clear_caches()
@@ -192,7 +200,7 @@ def few_programs_in_memory():
 
 @pytest.fixture(scope="session")
 def usual_compiler():
-    """The environment of a command whose programs are compiled as a user's are."""
+    """The environment for commands whose programs should be compiled as a user's are."""
     return os.environ | {"XLA_FLAGS": GIVEN}
 
 
@@ -207,7 +215,7 @@ def flowers():
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A folder of two classes of 20 pictures of many sizes, told apart by their colour."""
+    """A folder of two classes, told apart by colour, each with 20 pictures of various sizes."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name, color in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
@@ -221,7 +229,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(pictures, tmp_path_factory):
-    """A run of one epoch, and the learner that made it."""
+    """The folder of a run of one epoch, and the learner that made the run."""
     from jaxch5.config.building import load_data
     from jaxch5.config.settings import Config
     from jaxch5.configured import learner_of
@@ -249,7 +257,7 @@ def chromium():
     if program is None:
         pytest.skip("there is no chromium on PATH")
     with playwright.sync_playwright() as driver:
-        # Its sandbox does not start for root, as whom containers run tests.
+        # Chromium's sandbox does not start for root, and containers run tests as root.
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -257,7 +265,11 @@ def chromium():
 
 @pytest.fixture
 def new_tab(chromium):
-    """Opens a tab that gathers its errors (`complaints`) and the addresses that it asks for."""
+    """A function that opens a tab of the browser, closed after the test.
+
+    The tab collects its errors and dialogs in `complaints`, and the addresses that it requests in
+    `requests`.
+    """
     contexts = []
 
     def open_tab(width, **context):

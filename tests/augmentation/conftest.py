@@ -1,4 +1,4 @@
-"""Pictures on canvases, built without the input pipeline."""
+"""Provides pictures on canvases, built without the input pipeline."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jaxch5.util.libraries import variable
 
 @pytest.fixture(scope="session")
 def photographs():
-    """Six pictures whose short side is 64; real ones where JAXCH5_FLOWERS names them."""
+    """Six pictures whose short side is 64: photographs if JAXCH5_FLOWERS is set, else noise."""
     folder = variable("JAXCH5_FLOWERS")
     if folder:
         files = sorted(Path(folder).glob("train/*/*.jpg"))[::90][:6]
@@ -28,9 +28,10 @@ def photographs():
 
 @pytest.fixture(scope="session")
 def on_canvas():
-    """Lays pictures on canvases, those higher than wide on their side, and frames them.
+    """A function that puts pictures on canvases and returns them as a batch.
 
-    What a picture does not cover is bright magenta, so that it shows where it is sampled.
+    Pictures that are higher than wide are laid on their side. The part of a canvas that its picture
+    does not cover is bright magenta, so that it shows if it is sampled.
     """
 
     def on_canvas(pictures, height, width):

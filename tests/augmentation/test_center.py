@@ -10,7 +10,10 @@ from jaxch5.view import INTERPOLATIONS, View
 
 
 def test_center_is_the_middle_of_the_kept_region(photographs, on_canvas):
-    """All of the short side; to the bit where pixels of both fall together."""
+    """The centre crop spans the whole short side.
+
+    If output pixels coincide with the picture's pixels, their values are equal bit for bit.
+    """
     pictures = [picture[: 64 + 2 * k, :64] for k, picture in enumerate(photographs)]
     pictures += [picture.transpose(1, 0, 2) for picture in pictures]
     batch = on_canvas(pictures, 64, 96)
@@ -22,7 +25,10 @@ def test_center_is_the_middle_of_the_kept_region(photographs, on_canvas):
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_share_of_the_short_side_is_seen(photographs, on_canvas, interpolation):
-    """Half of it, where pixels of both fall together, whichever the filter."""
+    """With `crop_pct = 0.5`, half of the short side is seen, with either filter.
+
+    The output is chosen so that its pixels coincide with the picture's.
+    """
     pictures = [picture[: 64 + 2 * k, :64] for k, picture in enumerate(photographs)]
     batch = on_canvas(pictures + [picture.transpose(1, 0, 2) for picture in pictures], 64, 96)
     seen = center(batch, 32, view=View(0.5, interpolation))
@@ -31,7 +37,10 @@ def test_a_share_of_the_short_side_is_seen(photographs, on_canvas, interpolation
 
 @pytest.mark.parametrize("size", [20, 32, 45, 80])
 def test_bicubic_is_pillows(photographs, on_canvas, size):
-    """Shrinking and enlarging, of floats, since Pillow rounds bytes between its two passes."""
+    """Bicubic shrinking and enlarging equal Pillow's.
+
+    Pillow is given floats, because it rounds bytes between its two passes.
+    """
     batch = on_canvas(photographs, 64, 96)
     seen = np.asarray(center(batch, size, view=View(0.75, "bicubic")))
     for picture, ours in zip(photographs, seen, strict=True):
@@ -48,7 +57,10 @@ def test_bicubic_is_pillows(photographs, on_canvas, size):
 @pytest.mark.parametrize("method", ["crop", "squish", "pad"])
 @pytest.mark.parametrize("pad_mode", ["reflection", "border", "zeros", "#ff8000"])
 def test_bicubic_is_about_what_bilinear_is(photographs, method, pad_mode):
-    """In every framing, and in an input that is no square: the geometry is one."""
+    """Both filters see the same part of a picture, whatever the framing method and pad mode.
+
+    The output is not square.
+    """
     pictures = [picture[: 64 + 9 * k, :64] for k, picture in enumerate(photographs)]
     pictures += [picture.transpose(1, 0, 2) for picture in pictures]
     canvases, frames = zip(*(presize(p, 64, method=method) for p in pictures), strict=True)
@@ -61,7 +73,7 @@ def test_bicubic_is_about_what_bilinear_is(photographs, method, pad_mode):
 
 
 def test_bicubic_never_sees_beyond_a_picture(on_canvas):
-    """Where the canvas is magenta: the whole picture is seen, and it is grey."""
+    """Grey pictures stay grey, although the canvas beyond them is magenta."""
     pictures = [np.full((64, 80 - 8 * k, 3), 90, np.uint8) for k in range(3)]
     pictures += [picture.transpose(1, 0, 2) for picture in pictures]
     seen = center(on_canvas(pictures, 64, 96), 24, view=View(1.0, "bicubic"))

@@ -18,7 +18,7 @@ from jaxch5.augmentation import color, geometry
     ],
 )
 def test_lighting_is_fastais(brightness, contrast, expected):
-    """The figures are those of fastai 2.8.12's brightness(draw=) and then contrast(draw=)."""
+    """The expected values are from fastai 2.8.12: `brightness(draw=)`, then `contrast(draw=)`."""
     values = jnp.array([0.0, 0.1, 0.5, 0.9, 1.0]).reshape(1, 1, 5, 1)
     lit = color.lighting(values, jnp.full(1, brightness), jnp.full(1, contrast))
     np.testing.assert_allclose(lit.ravel(), expected, atol=2e-5)
@@ -34,7 +34,7 @@ def test_nothing_leaves_0_to_1(seed, max_lighting, max_saturation, max_hue):
     pictures = color.random_saturation(draws[:, 4:6], pictures, max_saturation, 1.0)
     pictures = color.random_hue(draws[:, 6:], pictures, max_hue, 1.0)
     assert np.isfinite(pictures).all()
-    # dm-pix's way to HSV and back rounds; `augment` cuts off what that leaves over.
+    # dm-pix's conversion to HSV and back has rounding errors; `augment` clips their effect.
     assert pictures.min() >= -1e-6
     assert pictures.max() <= 1 + 1e-6
 
@@ -52,7 +52,11 @@ def test_each_picture_has_its_own_saturation_hue_and_grey():
 
 
 def test_lighting_is_drawn_from_fastais_distributions():
-    """20,000 draws on mid-grey, where brightness is read off; then contrast from one at 0.6."""
+    """Changes of brightness and of contrast have fastai's probability and quantiles.
+
+    Brightness is measured on mid-grey, and contrast, which does not change mid-grey, on a grey of
+    0.6, each with 20,000 draws.
+    """
     n, p = 20_000, 0.75
     draws = geometry.uniforms(jax.random.key(0), jnp.arange(n), 4)
     grey = jnp.full((n, 1, 1, 1), 0.5)

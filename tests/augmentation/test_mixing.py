@@ -6,13 +6,13 @@ from jaxch5.augmentation.mixing import cutmix, mixup
 
 
 def numbered(count, side=8):
-    """Pictures of one value each, 0 to 1."""
+    """Returns pictures that have a single value each, evenly spaced from 0 to 1."""
     values = jnp.arange(count) / (count - 1)
     return jnp.broadcast_to(values[:, None, None, None], (count, side, side, 3))
 
 
 def soft_targets(mixed):
-    """What the mixed pictures are, as shares of the numbered ones."""
+    """Returns the share that each original picture has in each mixed picture."""
     one_hot = jnp.eye(len(mixed.share))
     return one_hot * mixed.share[:, None] + one_hot[mixed.partner] * (1 - mixed.share[:, None])
 
@@ -34,7 +34,7 @@ def test_cutmix_targets_count_the_pixels():
 
 
 def test_mixups_shares_are_beta_distributed():
-    """Of 2,000 pairs, the greater of a share and its rest."""
+    """The larger of the two shares of a pair has the expected quantiles, over 2,000 pairs."""
     shares = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
     expected = np.quantile(np.maximum(shares, 1 - shares), [0.1, 0.5, 0.9])
     mixed = mixup(jnp.zeros((2000, 1, 1, 3)), jax.random.key(2))

@@ -30,7 +30,10 @@ def rows(batch, chosen):
     ("policy", "size"), [(aug_transforms(min_scale=0.75), 32), (FULL, 64)], ids=["usual", "full"]
 )
 def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, policy, size):
-    """To the bit: alone, in another order, or among others; with many sub-samples or one."""
+    """An item's pixels are equal bit for bit whichever items are in its batch, in whatever order.
+
+    This holds with several sub-samples per output pixel and with one.
+    """
     batch, key = on_canvas(photographs, 64, 96), jax.random.key(5)
     together = np.asarray(compiled(policy, batch, key, size))
     for chosen in ([3], [4, 2, 1, 5, 3, 0], [0, 1, 2, 3, 4, 5, 0, 1]):
@@ -39,7 +42,10 @@ def test_an_items_pixels_do_not_depend_on_its_batch(photographs, on_canvas, poli
 
 
 def test_the_same_pixels_on_several_devices():
-    """Four devices, which only a process of its own can have."""
+    """Four devices return the same pixels as one.
+
+    The number of devices is fixed when a process starts, so the test starts another process.
+    """
     program = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -81,7 +87,7 @@ def test_leaving_one_operation_out_changes_no_other_draw(photographs, on_canvas)
 
 
 def test_symmetries_without_flips_are_refused():
-    """They would draw nothing, and nobody would notice."""
+    """`flip_vert` without `do_flip` would silently have no effect, so it is refused."""
     with pytest.raises(ConfigError, match=r"augment\.flip_vert = true has no effect without"):
         aug_transforms(do_flip=False, flip_vert=True)
 
@@ -138,7 +144,7 @@ def test_without_a_policy_or_with_an_empty_one(photographs, on_canvas):
     key = jax.random.key(0)
     np.testing.assert_array_equal(augment(None, batch, key, 32), center(batch, 32))
     squares = on_canvas([picture[:64, :64] for picture in photographs], 64, 64)
-    # A square leaves nothing to draw: what is left of the policy is the centre crop.
+    # In a square picture, there is no position to draw either, so this policy is the centre crop.
     np.testing.assert_array_equal(augment(NOTHING, squares, key, 32), center(squares, 32))
 
 

@@ -10,18 +10,19 @@ from scipy import ndimage
 from jaxch5.augmentation import geometry
 from jaxch5.augmentation.sample import gathering, local_scale, sample, subsamples_for
 
-# Positions are kept to 1/256 of a pixel: an error of 1/512 along each axis, of 255 levels at most.
+# Positions are rounded to 1/256 of a pixel. The error of at most 1/512 of a pixel along each axis
+# changes a value by at most 1/512 of the full range.
 TOLERANCE = 2 / 512
 compiled = jax.jit(sample, static_argnames=("size", "subsamples", "dtype"))
 
 
 def squares(photographs, on_canvas, side=64):
-    """The photographs' upper left squares, filling a canvas each."""
+    """Returns a batch of the photographs' upper left squares, each of which fills its canvas."""
     return on_canvas([picture[:side, :side] for picture in photographs], side, side)
 
 
 def drawn(batch, operation, size, run=compiled, **options):
-    """One operation about the middle, to `size` by `size`."""
+    """Applies one operation to the pictures' middle squares; returns pictures and matrices."""
     operation = jnp.broadcast_to(operation, (len(batch.image), 3, 3))
     middle = geometry.position(batch.frame, jnp.full(len(batch.image), 0.5))
     matrix = geometry.compose(batch.frame, middle, operation, geometry.square(size))
@@ -63,7 +64,7 @@ def test_quarter_turns_by_angle_are_dm_pixs_to_the_bit(photographs, on_canvas, t
 
 
 def index_matrix(matrix):
-    """From an output pixel's (row, column) to a canvas's, of pixel centres at integers."""
+    """Returns the map from output to canvas for (row, column), with pixel centres at integers."""
     centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     swap = np.eye(3)[[1, 0, 2]]
     return swap @ np.linalg.inv(centre) @ np.asarray(matrix, np.float64) @ centre @ swap
@@ -100,7 +101,10 @@ def test_affine_operations_are_dm_pixs_inside_the_picture(photographs, on_canvas
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_and_reflection_are_scipys_everywhere(photographs, on_canvas, name):
-    """Reflected at the picture's edge, not at its last pixel's centre; on all pixels."""
+    """All pixels equal SciPy's, including those reflected at the picture's edge.
+
+    SciPy's mode "reflect" reflects at the outer edge of the last pixel, not at its centre.
+    """
     batch = squares(photographs[:2], on_canvas)
     pictures, matrices = drawn(batch, OPERATIONS[name], 64)
     for picture, matrix, image in zip(pictures, matrices, floats(batch.image), strict=True):
@@ -130,7 +134,7 @@ def test_a_perspective_is_scipys_everywhere(photographs, on_canvas):
 
 @pytest.mark.parametrize("size", [16, 24, 48, 64, 96])
 def test_the_canvas_beyond_the_picture_is_never_seen(on_canvas, size):
-    """Grey pictures of all shapes, far beyond their borders: not one magenta pixel gets in."""
+    """Sampling far beyond the borders of grey pictures never meets the magenta of the canvas."""
     grey = [np.full(shape, 100, np.uint8) for shape in ((64, 70, 3), (90, 64, 3), (40, 50, 3))]
     batch = on_canvas(grey, 64, 96)
     out = geometry.zoom(jnp.full(1, 0.3), jnp.full(1, 0.5), jnp.full(1, 0.5))
@@ -158,11 +162,12 @@ def test_halving_is_the_mean_of_four_pixels(photographs, on_canvas):
 
 @pytest.mark.parametrize("size", [8, 13, 20, 30, 45])
 def test_shrinking_leaves_no_stripes(on_canvas, size):
-    """One-pixel stripes are finer than the output can show: what is left of them is small."""
+    """Stripes one pixel wide, which are finer than the output can show, are averaged away."""
     stripes = np.zeros((96, 96, 3), np.uint8)
     stripes[:, ::2] = 255
     batch = on_canvas([stripes], 96, 96)
-    # One program of this many sub-samples takes longer to compile than their operations one by one.
+    # Compiling a program with this many sub-samples takes longer than running its operations one by
+    # one.
     pictures, _ = drawn(batch, jnp.eye(3), size, run=sample)
     bare, _ = drawn(batch, jnp.eye(3), size, run=sample, subsamples=1)
     assert pictures.std() < 0.5 * max(bare.std(), 0.2)
@@ -209,7 +214,11 @@ def test_bfloat16_is_the_rounded_float32(photographs, on_canvas):
     st.floats(0.3, 8), st.floats(0.3, 8), st.floats(0, 180), st.floats(0, 180), st.integers(2, 4)
 )
 def test_sub_samples_are_gathered_along_each_direction_by_its_own_scale(across, down, a, b, n):
-    """Never further apart than evenly, and as far where a direction covers many canvas pixels."""
+    """In each direction, sub-samples move closer together as that direction's scale requires.
+
+    They are never further apart than if evenly spaced, and are evenly spaced along a direction in
+    which an output pixel covers many canvas pixels.
+    """
     turns = (np.asarray(geometry.rotate(jnp.array([d])), np.float64)[0, :2, :2] for d in (a, b))
     matrix = next(turns) @ np.diag([across, down]) @ next(turns)
     _, scales, directions = np.linalg.svd(matrix)
@@ -217,13 +226,17 @@ def test_sub_samples_are_gathered_along_each_direction_by_its_own_scale(across, 
     factors = np.sqrt(np.clip((1 / 12 - 1 / 8 / scales**2) / even, 0, 1))
     expected = directions.T @ np.diag(factors) @ directions
     found = gathering(jnp.asarray(matrix, jnp.float32)[None], n)[0]
-    # A square root, near zero, of float32 differences.
+    # The tolerance is this large because square roots of float32 differences near zero are taken.
     np.testing.assert_allclose(found, expected, atol=3e-3)
 
 
 @pytest.mark.parametrize("scale", [1.5, 1.9])
 def test_a_sheared_picture_loses_no_more_by_gathered_sub_samples(photographs, scale):
-    """Beside the mean of 8x8 cubic samples, of a picture squished to two thirds and turned."""
+    """Gathered sub-samples have a smaller error than even ones if the matrix contains a shear.
+
+    The picture is squished to two thirds of its width and turned. The error is the difference from
+    the mean of 8x8 cubic samples.
+    """
     squish = np.diag([1 / 1.5, 1, 1])
     turn = np.asarray(geometry.rotate(jnp.array([30.0])), np.float64)[0]
     linear = squish @ turn @ np.linalg.inv(squish) * scale
@@ -247,5 +260,5 @@ def test_a_sheared_picture_loses_no_more_by_gathered_sub_samples(photographs, sc
             arguments = jnp.asarray(pixels)[None], jnp.asarray(matrix, jnp.float32)[None], frame
             seen = sample(*arguments, size, subsamples=2, gathered=gathered)[0]
             errors[gathered] += float(np.mean((np.asarray(seen) - exact) ** 2))
-    # A decibel and more.
+    # The error is smaller by about a decibel or more.
     assert errors[True] < 0.8 * errors[False]

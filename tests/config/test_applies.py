@@ -1,4 +1,4 @@
-"""What is given is obeyed or refused: each setting changes something, or is named in one line."""
+"""A given setting either changes something or is refused in one line that names it."""
 
 import io
 import re
@@ -27,17 +27,18 @@ from jaxch5.models.weights import export_state_dict
 from jaxch5.run.directory import create_run, open_run
 from jaxch5.view import view_of
 
-# Where pictures are fetched from or prepared is shown by the tests of these sources.
+# All settings but two, which the tests of their sources cover.
 KEYS = [key for key in known_keys(Config) if key not in ("data.archive", "data.tfds")]
 SIZES = ("--data.presize", "10", "--data.size", "9", "--data.batch-size", "4")
-# So is what goes with them, with several devices, or with other architectures; here it is refused.
+# Settings that are always refused here, because they need one of these sources, several devices or
+# another architecture; other tests cover them.
 ELSEWHERE = {"data.sha256", "data.tfds_dir", "model.bn", "model.drop_path", "fit.shard_optimizer"}
-# What does nothing alone is given with this.
+# Settings that have no effect alone, each with the arguments that are given along with it.
 TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
-# Values of settings that take an import path too.
+# Two values each of the settings that take a name or an import path.
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
     "fit.class_weights": ("none", "balanced"),
@@ -45,7 +46,7 @@ NAMES = {
     "model.arch": ("resnet18", "resnet34"),
     "model.task": ("softmax", "sigmoid"),
 }
-# May ask for what is done anyway.
+# Settings that may ask for what happens anyway.
 OBEYED = {"data.split"}
 
 
@@ -58,7 +59,7 @@ def field_of(key):
 
 
 def other_value(key, value, places):
-    """A value that is allowed and another one, of any setting there may come to be."""
+    """Returns an allowed value of a setting other than `value`; fails for an unknown type."""
     if key in places:
         return places[key]
     kind = field_of(key).annotation
@@ -75,7 +76,7 @@ def other_value(key, value, places):
 
 
 def words(key, value):
-    """The setting on a command line."""
+    """Returns the arguments that give the setting on a command line."""
     name = key.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
@@ -84,7 +85,7 @@ def words(key, value):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A folder, one with parts, and two tables: the settings that are no mere numbers."""
+    """Folders and tables of pictures, and other values for settings whose type suggests none."""
     root = tmp_path_factory.mktemp("places")
     rng = np.random.default_rng(0)
     rows = []
@@ -114,7 +115,7 @@ def places(tmp_path_factory):
     shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 8, 8, 3)))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     save_file(export_state_dict(zeros, "resnet18"), root / "weights.safetensors")
-    # The same relative names, elsewhere.
+    # Another root below which the tables' paths exist too.
     (root / "elsewhere").mkdir()
     for place in ("flat", "other"):
         (root / "elsewhere" / place).symlink_to(root / place)
@@ -155,22 +156,23 @@ def places(tmp_path_factory):
 
 
 class Listening(Learner):
-    """Notes what it would train."""
+    """Records the plans that it is given, instead of training."""
 
     def _fit(self, plans):
         self.plans = plans
 
 
-# What a plan is made of, and a learner is not.
+# Settings that affect only the plans, not the learner.
 OF_PLANS = ("epochs", "lr", "pct_start", "div", "div_final", "moms", "freeze_epochs", "lr_mult")
 OF_PLANS += ("cycle_epochs",)
 
 
 @cache
 def learner_for(recipe):
-    """A learner that trains nothing, for a configuration as TOML: they take seconds to make.
+    """Returns a learner that trains nothing, for a configuration in TOML.
 
-    Of its state only a sum and the shapes are kept: two hundred came to 10 GB.
+    Learners are cached, because making one takes seconds. Of the state, only a sum and the shapes
+    are kept, because the states of two hundred learners took 10 GB.
     """
     config = Config.model_validate(tomllib.loads(recipe), context={LENIENT: True})
     learn = learner_of(load_data(config), config)
@@ -181,7 +183,7 @@ def learner_for(recipe):
 
 
 def observed(config, with_learner):
-    """What a run would do, in full, as far as it can be compared."""
+    """Returns everything that a run would do, in a form that can be compared."""
     data = load_data(config)
     source = data.source
     seen = {
@@ -205,7 +207,7 @@ def observed(config, with_learner):
     learn = learner_for(to_toml(config.model_copy(update={"fit": fit})))
     train_as_configured(learn, with_epochs(config, len(data.train.items)).fit)
     recipe = vars(learn.recipe) if hasattr(learn.recipe, "__dict__") else learn.recipe._asdict()
-    # Functions are what they do.
+    # Functions cannot be compared, so their parts and results are.
     mix = recipe["mix"] and (recipe["mix"].func, recipe["mix"].keywords)
     logits = np.array([[2.0, -1.0], [0.5, 1.5]], np.float32)
     return seen | {
@@ -239,7 +241,11 @@ def settings(argv):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_changes_something_or_is_refused(key, places):
-    """Wherever the pictures are from; and somewhere it does change something."""
+    """Another value of a setting changes what a run does, or is refused by name, in each context.
+
+    It is refused in every context only if the setting is in ELSEWHERE. Contexts differ in the
+    source of the pictures, the augmentation, the schedule, the loss or the task.
+    """
     section = key.partition(".")[0]
     with_learner = section not in ("data", "augment") or key.startswith("augment.mix")
     contexts = {
@@ -284,7 +290,10 @@ def test_every_setting_changes_something_or_is_refused(key, places):
 
 
 def test_a_complete_configuration_is_no_offence(tmp_path):
-    """A run's file holds all values, most of which it never gave; the command line wins over it."""
+    """A run's file, which holds the values of all settings, is accepted as a configuration.
+
+    This also holds if the command line changes the schedule or the source of the pictures.
+    """
     for number, argv in enumerate(
         (
             [],
@@ -307,7 +316,7 @@ def test_a_complete_configuration_is_no_offence(tmp_path):
 
 
 def test_a_run_that_is_older_than_a_rule_can_be_read(tmp_path):
-    """What it says of settings that did nothing is left out."""
+    """Opening a run drops recorded settings that have no effect; `--config` refuses them."""
     values = {"fit": {"schedule": "one_cycle", "freeze_epochs": 3}, "data": {"image_column": "x"}}
     recorded = tmp_path / "config.toml"
     recorded.write_text(to_toml(Config.model_validate(values, context={LENIENT: True})))

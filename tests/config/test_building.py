@@ -1,4 +1,4 @@
-"""Each setting of where pictures come from leads to its source and its split."""
+"""Each setting that says where pictures come from leads to the right source and split."""
 
 import shutil
 
@@ -70,7 +70,10 @@ def test_bad_pictures_are_skipped_for_every_command(pictures, tmp_path):
 
 
 def test_epochs_go_by_the_number_of_photographs_unless_they_are_given(pictures):
-    """Five epochs of a few steps teach nothing; whoever names a number gets it."""
+    """With few photographs, the default is more epochs, since short epochs teach little.
+
+    A number of epochs that is given is kept.
+    """
 
     def epochs(count, given=None, **config):
         settings = {"data": {"path": given}} if given else {}
@@ -90,7 +93,10 @@ def test_epochs_go_by_the_number_of_photographs_unless_they_are_given(pictures):
 
 
 def test_what_the_pictures_decided_is_recorded(pictures, tmp_path, capsys, monkeypatch):
-    """So that the same configuration trains as long when pictures have come or gone."""
+    """A run's file records the number of epochs that was chosen for the number of pictures.
+
+    The same configuration thus trains as long again, even if pictures have been added or removed.
+    """
     (tmp_path / "ends.py").write_text("def at_once(event): raise RuntimeError('enough')")
     monkeypatch.syspath_prepend(tmp_path)
     argv = ["--data.path", str(pictures), "--model.weights", "none", "--hooks", "ends:at_once"]

@@ -1,4 +1,4 @@
-"""A default is one, wherever it is asked for: in Python, in a file, on the command line."""
+"""A setting has the same default in Python, in a file and on the command line."""
 
 import ast
 import inspect
@@ -50,17 +50,19 @@ PHOTOGRAPHS = {"data": {"path": "photos"}}
 
 
 def section(name, **choice):
-    """A section of a configuration for photographs in which something is chosen."""
+    """Returns a section of a configuration for photographs, with the given settings."""
     return getattr(Config.model_validate(deep_update(PHOTOGRAPHS, {name: choice})), name)
 
 
-# What a setting is called where it goes to, and what is another thing by the same name.
+# The settings' names, keyed by the names of the parameters that they are passed to.
 CALLED = {"label_smoothing": "label_smoothing", "alpha": "mix_alpha", "base_lr": "lr"}
-# An optimizer of one's own begins at its momentum and rate; a learner sets both before each step.
+# Parameters that mean something else than the setting of the same name. An optimizer of your own,
+# for example, begins with its own rate; a learner sets the rate before each step.
 OTHER = {(make_optimizer, "lr"), (random_split, "seed")}
-# None, for the default of the plan: that of two phases or that of one cycle.
+# For these parameters, None means the default of the plan, which has two phases or one cycle.
 OTHER |= {(Learner.fine_tune, n) for n in ("freeze_epochs", "lr_mult", "pct_start", "div")}
-# The functions that settings go to, each with the section as it is where the function is called.
+# The functions that settings are passed to, each with the section as it is when the function is
+# called.
 FEEDS = [
     *((call, section("fit", schedule="one_cycle")) for call in (Learner.fit_one_cycle, one_cycle)),
     (one_cycle_momentum, section("fit", schedule="one_cycle")),
@@ -88,7 +90,7 @@ SHARED = [
     if CALLED.get(name, name) in type(settings).model_fields
     and inspect.signature(call).parameters[name].default is not inspect.Parameter.empty
     and (call, name) not in OTHER
-    # A loss, a task or groups are chosen by name in a configuration.
+    # In a configuration, a loss, a task and groups are chosen by name.
     and name not in ("loss", "task", "groups")
 ]
 
@@ -113,8 +115,8 @@ def test_the_policy_of_photographs_is_the_data_blocks():
     )
 
 
-# Functions that hand the same parameters on: the value of a default stands in one of them, or in
-# none, but in a constant that they share.
+# Functions that pass the same parameters on to one another. The value of a default is written in
+# only one of them, or in a constant that they share.
 CHAINS = [
     {"learner:Learner.fit_one_cycle", "training.plan:plan_of_one_cycle"}
     | {"optim.schedule:one_cycle", "optim.schedule:one_cycle_momentum"},
@@ -125,7 +127,8 @@ CHAINS = [
     {"augmentation.policy:aug_transforms", "augmentation.policy:Policy"},
 ]
 LITERALS_OF_THE_LIST = {
-    # What the digits have, which are no photographs, and what no function of ours has.
+    # Settings whose own defaults are for the digits rather than for photographs, and settings that
+    # are not parameters of any function in this package.
     *("presize", "size", "batch_size", "do_flip", "max_lighting", "max_warp", "min_scale"),
     *("weights", "head", "arch", "epochs", "schedule", "cycle_epochs", "loss", "mix", "task"),
     *("split", "on_bad", "log", "profile", "max_pixels"),
@@ -133,7 +136,7 @@ LITERALS_OF_THE_LIST = {
 
 
 def defaults_in_source(function):
-    """The expressions that stand for defaults in the source, by the name of the parameter."""
+    """Returns the expressions of defaults in the source code, keyed by the parameters' names."""
     module, _, path = function.partition(":")
     file = Path(jaxch5.__file__).parent / f"{module.replace('.', '/')}.py"
     node = ast.parse(file.read_text())
@@ -172,7 +175,7 @@ def test_the_list_of_settings_has_no_value_that_a_function_has():
 
 
 def test_a_default_is_read_without_its_function():
-    """`--help` and an error in a setting do not wait for jax."""
+    """`--help` and errors in settings do not wait for jax or NumPy to be imported."""
     code = (
         "import sys, jaxch5.config.settings, jaxch5.lr_find; "
         "print({'jax', 'numpy'} & set(sys.modules))"
@@ -194,7 +197,7 @@ SECTIONS = {"data": DataConfig, "augment": AugmentConfig, "model": ModelConfig, 
 
 @given(st.fixed_dictionaries({}, optional=GIVEN), st.randoms(use_true_random=False))
 def test_however_a_configuration_is_made_it_is_the_same(values, random):
-    """Of dictionaries, of sections, of both in any order, of a file, and on the command line."""
+    """Dictionaries, sections, both in any order, and the command line give equal configurations."""
     expected = Config.model_validate(values)
     names = list(values)
     random.shuffle(names)
@@ -215,7 +218,7 @@ def test_however_a_configuration_is_made_it_is_the_same(values, random):
 
 @given(st.fixed_dictionaries({}, optional=GIVEN))
 def test_no_two_cases_differ_about_a_setting(values):
-    """So that nothing depends on the order in which they are asked."""
+    """No setting has defaults in two cases that hold at once, so the cases' order has no effect."""
     given = flat(Config.model_validate(values))
     holding = [case.defaults for case in CASES if case.holds(given.get)]
     keys = [key for defaults in holding for key in defaults]
@@ -234,7 +237,10 @@ def test_a_copy_with_changes_is_what_one_would_have_made_with_them(values, chang
 
 
 def test_what_was_given_stays_in_a_copy_whatever_it_is():
-    """A default that was given is no default any more."""
+    """A given value is kept in a copy, even if it equals the default.
+
+    A setting that was not given gets the default that goes with the copy's other settings.
+    """
     config = Config.model_validate({"fit": {"div": 25.0}})
     assert config.model_copy(update={"fit": {"schedule": "fine_tune"}}).fit.div == 25.0
     fit = Config().fit.model_copy(update={"schedule": "fine_tune"})
@@ -243,7 +249,7 @@ def test_what_was_given_stays_in_a_copy_whatever_it_is():
 
 @given(st.fixed_dictionaries({}, optional=GIVEN))
 def test_a_complete_file_has_the_values_that_it_had(tmp_path_factory, values):
-    """Whatever the defaults have become since it was written."""
+    """A file with all values is read as it was written, even if defaults have changed since."""
     file = tmp_path_factory.mktemp("config") / "config.toml"
     config = Config.model_validate(values)
     file.write_text(to_toml(config).replace("mix_alpha = 1.0", "mix_alpha = 0.4"))
@@ -256,7 +262,7 @@ def test_a_complete_file_has_the_values_that_it_had(tmp_path_factory, values):
 
 @pytest.mark.parametrize("options", [PackOptions, VerifyOptions])
 def test_an_argument_that_is_the_path_counts_as_one(options):
-    """Defaults that depend on where the pictures come from see it too."""
+    """A path given as an argument has the same effect as `data.path`, on defaults too."""
     words = ["photos", "out"][: 1 + (options is PackOptions)]
     parsed = parse(options, words, "test")
     assert parsed.data.batch_size == parsed.settings().data.batch_size == 32

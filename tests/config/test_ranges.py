@@ -1,4 +1,4 @@
-"""Black and white: what a person writes is what is meant, in training, in files and afterwards."""
+"""The values of black and white, given or guessed, hold in training, in files and in prediction."""
 
 import json
 
@@ -29,7 +29,7 @@ DECIDED = "auto integers 0,4095"
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """Twelve bits in sixteen, dark ones and bright ones, in two classes."""
+    """A folder of 16-bit pictures with 12-bit values, in two classes: dark and bright."""
     folder = tmp_path_factory.mktemp("deep")
     generator = np.random.default_rng(0)
     for label, low in (("dark", 300), ("bright", 2200)):
@@ -64,7 +64,7 @@ def test_a_range_means_what_it_says(text, integers, floats, file_first):
 
 
 def test_it_is_guessed_when_a_set_is_loaded_and_said(deep):
-    """By the configuration and in Python, alike, and once."""
+    """The range is guessed, and reported once, in the same way by a configuration and in Python."""
     for source in (
         load_source(DataConfig(path=deep)),
         DataBlock(from_folder(deep), random_split(), 16, 16).load(batch_size=4).source,
@@ -102,7 +102,7 @@ def test_a_packed_set_brings_it_along(deep, tmp_path):
     assert packed.reading.range == DECIDED
     with pytest.raises(ConfigError, match="pack them again"):
         load_source(DataConfig(path=tmp_path / "packed", range="65535"))
-    # One that was packed before there were ranges.
+    # A set that was packed before packed sets recorded ranges.
     file = tmp_path / "packed" / "packed.json"
     said = json.loads(file.read_text())
     del said["range"]
@@ -112,7 +112,7 @@ def test_a_packed_set_brings_it_along(deep, tmp_path):
 
 @pytest.fixture(scope="module")
 def learner(trained, tmp_path_factory):
-    """A learner's file that says how pictures are decoded."""
+    """The file of a learner that records how pictures are decoded."""
     predictor = load_learner(trained[0]).reading(range=DECIDED, max_pixels=2_000_000)
     file = tmp_path_factory.mktemp("learner") / "red.safetensors"
     write_file(file, as_learner(predictor))
@@ -134,7 +134,7 @@ def test_a_learners_file_brings_it_along(trained, learner, deep, tmp_path):
     item = list(source.references).index("bright/0.png")
     as_pixels = again.predict(read_pixels(source, item)).probabilities
     np.testing.assert_allclose(again.predict(picture).probabilities, as_pixels, atol=1e-6)
-    # Of a source that nobody has decided for, too.
+    # The learner's range also applies to a source for which no range was decided.
     rows = again.probabilities_of(from_folder(deep), np.array([item]))
     np.testing.assert_allclose(rows[0], as_pixels, atol=1e-6)
 
@@ -166,7 +166,10 @@ def test_predict_guesses_where_training_saw_none_and_says_so(trained, deep, caps
 
 @pytest.mark.parametrize("place", [None, "pictures"])
 def test_a_range_that_changes_nothing_is_said(place, pictures):
-    """Of digits, and of JPEG files."""
+    """A note says that a given range has no effect on digits and JPEG files, which have 8 bits.
+
+    There is no such note for a range that was decided earlier by guessing.
+    """
     source = load_source(DataConfig(path=place and pictures, range="4095"))
     assert source.notes == ("data.range = 4095 has no effect: no picture has more than 8 bits",)
     assert not load_source(DataConfig(path=place and pictures, range=DECIDED)).notes

@@ -1,4 +1,4 @@
-"""A server on the loopback address whose files behave in many ways; archives; a cache folder."""
+"""Provides a local server that can fail in several ways, archives, and an empty cache folder."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 class Served:
-    """What the server holds, and how often each path was asked for."""
+    """Holds the server's files, and counts how often each path was requested."""
 
     def __init__(self, address):
         self.address = address
@@ -28,8 +28,12 @@ class Served:
 
 @pytest.fixture
 def server():
-    """Paths: a file's own; /moved/X leads to X; /slow/X takes a second; /shaky/X fails once;
-    /cut/X is cut short once; /broken/X always fails; anything else is not there."""
+    """A server on the loopback address, whose answer to a request for file X depends on the path.
+
+    /X answers with the file; /moved/X redirects to it; /slow/X takes a second; /shaky/X fails the
+    first time; /cut/X is cut short the first time; /broken/X always fails. For any other path, the
+    server answers that there is no such file.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -74,14 +78,14 @@ def server():
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """The user's cache folder, empty."""
+    """The path of the user's cache folder, changed to one that does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def png():
-    """From a shade to the bytes of a picture of it."""
+    """A function that returns the bytes of a PNG picture in a given shade of grey."""
 
     def png_of(shade):
         content = io.BytesIO()
@@ -111,17 +115,17 @@ def tar_gz_of(files):
 
 @pytest.fixture
 def zipped():
-    """From names and contents to the bytes of a zip file."""
+    """A function that returns the bytes of a zip file, given its members' names and contents."""
     return zip_of
 
 
 @pytest.fixture
 def tarred():
-    """From names and contents to the bytes of a compressed tar file."""
+    """A function that returns the bytes of a compressed tar file, given names and contents."""
     return tar_gz_of
 
 
 @pytest.fixture(params=[zip_of, tar_gz_of], ids=["zip", "tar"])
 def packed(request):
-    """One after the other."""
+    """The functions of `zipped` and `tarred`, one after the other."""
     return request.param

@@ -1,9 +1,10 @@
-"""Damages pictures in many ways and reads them; run as a process of its own by test_image.
+"""Damages pictures in many ways and reads them; `test_image.py` runs it in a separate process.
 
     python damage.py SOURCES COUNT SEED NOTE
 
-SOURCES is a folder of whole pictures. NOTE is a file that names the picture being read, for whoever
-finds this process dead. Standard output is one JSON document.
+SOURCES is a folder of intact pictures. NOTE is a file to which each damaged picture is written
+before it is read, so that the picture is known if this process dies. Standard output is one JSON
+document.
 """
 
 import faulthandler
@@ -20,19 +21,19 @@ from pathlib import Path
 from jaxch5.data.image import decode, presize
 from jaxch5.errors import DataError
 
-# Numbers at which counts and sizes go wrong.
+# Limits of integer types, at which the handling of counts and sizes tends to fail.
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def flip(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
-    """Single bits, anywhere."""
+    """Flips single bits anywhere."""
     for _ in range(rng.choice((1, 1, 4, 32))):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return data
 
 
 def cut(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
-    """The end is missing, or a piece within."""
+    """Removes the end, or a piece from within."""
     start = rng.randrange(len(data))
     if rng.random() < 0.5:
         return data[:start]
@@ -41,7 +42,7 @@ def cut(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
 
 
 def splice(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
-    """A piece of another picture, inserted or in place of what was there."""
+    """Inserts a piece of another picture, or overwrites a part with it."""
     other = rng.choice(others)
     start, length = rng.randrange(len(other)), rng.randrange(1, 400)
     place = rng.randrange(len(data))
@@ -51,7 +52,7 @@ def splice(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearra
 
 
 def edit_header(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
-    """Numbers of one, two and four bytes near the start."""
+    """Overwrites numbers of one, two or four bytes near the start."""
     for _ in range(rng.choice((1, 2, 4))):
         form = rng.choice((">B", ">H", "<H", ">I", "<I"))
         place = rng.randrange(max(1, min(len(data), 700) - 4))
@@ -61,7 +62,10 @@ def edit_header(data: bytearray, rng: random.Random, others: list[bytes]) -> byt
 
 
 def edit_parts(data: bytearray, rng: random.Random, others: list[bytes]) -> bytearray:
-    """Chunks of a PNG, with the right checksums, or sizes in a JPEG's frame: what lies deeper."""
+    """Edits a PNG's chunks or the sizes in a JPEG's frame, to test code behind the first checks.
+
+    The checksums of the PNG's chunks are correct afterwards.
+    """
     if data[:4] == b"\x89PNG" and len(data) > 20:
         chunks, place = [], 8
         while place + 12 <= len(data):

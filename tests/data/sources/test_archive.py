@@ -1,4 +1,4 @@
-"""Archives: fetched, unpacked, and told apart by folder or by file name."""
+"""Archives are fetched and unpacked, and folders or file names in them tell the classes."""
 
 import hashlib
 import io
@@ -53,7 +53,7 @@ FORMS = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tgz": "gztar", "tar.xz"
 
 @pytest.fixture
 def set_of(tmp_path):
-    """A folder with class folders, packed in one of the forms."""
+    """A function that packs class folders into an archive of a given form, and returns its path."""
 
     def make(form, around="photos/", parts=("train/", "valid/")):
         root = tmp_path / "content"
@@ -73,7 +73,10 @@ def set_of(tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("around", ["", "photos/", "a/b/"])
 def test_a_local_archive_is_taken_like_a_folder(own_cache, set_of, form, around):
-    """Whatever it is called, all that is in it is accounted for."""
+    """Every file in a local archive is read or listed as passed over, as in a folder.
+
+    The name of the archive does not matter.
+    """
     archive = set_of(form, around)
     renamed = archive.with_name("without ending")
     shutil.copy(archive, renamed)
@@ -96,7 +99,10 @@ def test_settings_for_folders_are_heard(own_cache, set_of):
 
 
 def test_it_is_unpacked_once_and_again_when_its_content_is_another(own_cache, set_of, tmp_path):
-    """Neither name nor time nor size tells content."""
+    """An archive is unpacked again only if its content has changed.
+
+    A change is noticed even if the archive's name, modification time and size stay the same.
+    """
     archive = set_of("tar", "", ("",))
     source = load_source(DataConfig(path=archive))
     kept = source.file(0)

@@ -1,4 +1,4 @@
-"""Fetching: once, whole or not at all, and never a long wait for nobody."""
+"""Files are fetched once, and completely or not at all, without long waits for dead servers."""
 
 import re
 import socket
@@ -47,7 +47,10 @@ def test_moved_shaky_and_cut_links_arrive(server, tmp_path, png):
 
 
 def test_a_picture_that_is_damaged_where_it_comes_from_is_kept(server, tmp_path, png):
-    """A set may leave it out, and `verify` names it with its file."""
+    """A fetched picture that is damaged is kept, and the error on reading it names link and file.
+
+    A set may thus leave the picture out, and `verify` can name its file.
+    """
     link = server.link("a.png", png(7)[:40])
     (file,) = fetch_links([link], tmp_path).values()
     assert file.read_bytes() == png(7)[:40]
@@ -56,7 +59,7 @@ def test_a_picture_that_is_damaged_where_it_comes_from_is_kept(server, tmp_path,
         read_pixels(source, 0)
 
 
-# What servers answer with status 200 where a picture was asked for.
+# Answers that servers give, with status 200, to a request for a picture.
 ANSWERS = {
     "an HTML page": b"\xef\xbb\xbf\n <!DOCTYPE html><html><title>Sign in</title></html>",
     "an HTML page once more": b"<?xml version='1.0'?><!-- --><html xmlns='x'></html>",
@@ -71,7 +74,10 @@ ANSWERS = {
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_what_is_no_picture_is_not_kept_and_said(kind, server, tmp_path, png):
-    """It is asked for once, and again the next time; also where an earlier version kept it."""
+    """An answer that is not a picture is reported, and its link is fetched again the next time.
+
+    This also holds if an earlier version kept the answer.
+    """
     link = server.link("a.jpg", ANSWERS[kind])
     file = tmp_path / file_name_for(link)
     for times, kept in enumerate((None, ANSWERS[kind], None), start=1):
@@ -169,7 +175,10 @@ def test_an_archive_taken_unchecked_does_not_pass_a_checksum(server, tmp_path, z
 
 
 def test_a_server_that_is_not_there_is_not_taken_for_a_folder_that_cannot_be_written(tmp_path):
-    """Not over other protocols than HTTP either, whose errors are the system's own."""
+    """A dead server is reported as such over protocols other than HTTP, too.
+
+    Their errors are the operating system's own, like those of a folder that cannot be written.
+    """
     with pytest.raises(DataError, match=r"ftp://127\.0\.0\.1/a\.zip: no answer"):
         fetch_archive("ftp://127.0.0.1/a.zip", folder=tmp_path)
 
@@ -190,7 +199,10 @@ def test_no_address_names_a_file_elsewhere(end):
 
 @pytest.mark.parametrize("link", ["zip://a.jpg::file:///a.zip", "reference://::file:///a.json"])
 def test_links_through_other_links_are_refused(link, tmp_path):
-    """fsspec has file systems that render templates or start programs; one address names one."""
+    """Addresses with `::` are refused, since they may name any of fsspec's file systems.
+
+    Some of these render templates or start programs.
+    """
     with pytest.raises(DataError, match="with :: is refused"):
         fetch_links([link], tmp_path)
 
@@ -202,7 +214,10 @@ def test_no_two_addresses_share_a_file():
 
 
 def test_an_address_that_never_answers_is_given_up(nobody):
-    """As behind a wall that drops what it does not like."""
+    """An address whose server accepts a connection but never answers is soon given up.
+
+    Some firewalls cause this. An address at which nothing listens is given up as well.
+    """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.perf_counter()
         assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tgz")

@@ -1,4 +1,4 @@
-"""Folders: what is found, in which order, and what is said where nothing usable is."""
+"""Pictures in folders are found in a fixed order; errors about unusable folders are one line."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from jaxch5.errors import DataError
 
 
 def put(root: Path, *names: str) -> Path:
-    """Small pictures under `root`."""
+    """Saves small pictures below `root`, and returns `root`."""
     for name in names:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def put(root: Path, *names: str) -> Path:
 
 
 def complaint(call, *arguments) -> str:
-    """The error's message, which must be one line."""
+    """Returns the message of the error that a call raises, which must be one line."""
     with pytest.raises(DataError) as caught:
         call(*arguments)
     message = str(caught.value)
@@ -32,7 +32,7 @@ def complaint(call, *arguments) -> str:
 
 
 def test_class_folders(tmp_path):
-    """A class is a folder, in the order of names; the reference is the path with slashes."""
+    """Each top folder is a class; classes are in the order of names; references use slashes."""
     put(tmp_path, "roses/b.png", "roses/a.png", "daisies/deep/er/c.png")
     source = from_folder(tmp_path)
     assert source.classes == ("daisies", "roses")
@@ -43,7 +43,10 @@ def test_class_folders(tmp_path):
 
 @pytest.mark.parametrize("valid", ["valid", "val"])
 def test_train_and_valid_folders(tmp_path, valid):
-    """With a valid folder beside it, each item knows its folder, and classes are common."""
+    """If there are a train and a validation folder, the column "folder" tells them apart.
+
+    Both folders have the same classes.
+    """
     put(tmp_path, "train/a/1.png", "train/b/1.png", f"{valid}/a/2.png", f"{valid}/b/2.png")
     source = from_folder(tmp_path)
     assert source.classes == ("a", "b")
@@ -61,7 +64,7 @@ def test_any_suffix_in_any_case_and_nothing_hidden(tmp_path):
 
 
 def test_links_that_lead_back_end(tmp_path):
-    """A link to a folder above, and one to itself, are passed over."""
+    """Links to a folder above, to the link itself or to nothing do not disturb the search."""
     put(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "a/up").symlink_to(tmp_path)
     (tmp_path / "b/self").symlink_to(tmp_path / "b/self")
@@ -73,7 +76,10 @@ def test_links_that_lead_back_end(tmp_path):
 
 
 def test_circles_of_links_show_each_picture_once(tmp_path):
-    """Ten folders with links to all others: ten million ways through them, one of each taken."""
+    """Each picture is found once, even if links offer millions of paths to it.
+
+    Here, each of ten folders has links to all ten.
+    """
     names = [f"{number}" for number in range(10)]
     put(tmp_path, *(f"a/{name}/1.png" for name in names), "b/1.png")
     for name in names:
@@ -86,7 +92,7 @@ def test_circles_of_links_show_each_picture_once(tmp_path):
 
 
 def test_a_link_leads_anywhere_that_can_be_read(tmp_path):
-    """A class may be a link to a folder elsewhere, and two classes may be links to one."""
+    """A class may be a link to a folder elsewhere, and two classes may link to the same folder."""
     put(tmp_path / "elsewhere", "1.png")
     put(tmp_path / "set", "a/1.png")
     for name in "bc":
@@ -124,13 +130,13 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    """Vehicles: a folder `train` is a class where it holds pictures and no folders of them."""
+    """A folder `train` is a class (of vehicles, say) if it holds pictures, but no folders."""
     put(tmp_path, "bus/1.png", "bus/2.png", "train/1.png", "train/2.png")
     assert from_folder(tmp_path).classes == ("bus", "train")
 
 
 def test_a_test_folder_is_no_class(tmp_path):
-    """Of `train` and `test` folders without a valid one, the training pictures are taken."""
+    """Of `train` and `test` folders without a validation folder, only `train` is read."""
     put(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/3.png")
     source = from_folder(tmp_path)
     assert source.classes == ("a", "b")
@@ -158,7 +164,7 @@ def test_valid_class_without_training_pictures(tmp_path):
 
 
 def test_regex_takes_the_class_from_the_name(tmp_path):
-    r"""The chapter's own naming of breeds: `great_pyrenees_173.jpg`."""
+    """A pattern reads the class from the book's file names, such as `great_pyrenees_173.jpg`."""
     put(tmp_path, "great_pyrenees_173.jpg", "Abyssinian_1.jpg", "x/Abyssinian_22.jpg")
     source = from_regex(tmp_path, r"^(.+)_\d+\.jpg$")
     assert source.classes == ("Abyssinian", "great_pyrenees")
@@ -188,7 +194,7 @@ def test_a_file_that_went_away_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_files(tmp_path):
-    """They are found in under 3 s and 200 MB of Python's memory."""
+    """A hundred thousand files are found in less than 3 s and 200 MB of Python's memory."""
     for folder in range(100):
         (tmp_path / f"class_{folder:03d}").mkdir()
         for number in range(1000):

@@ -1,4 +1,4 @@
-"""How a set is laid out: what is a part of it and what is a class, and what is said of a guess."""
+"""Folders of a set are recognized as parts or as classes, and messages tell what was guessed."""
 
 import itertools
 
@@ -57,7 +57,11 @@ WORDS = st.tuples(
 @settings(deadline=None, max_examples=60)
 @given(WORDS)
 def test_parts_are_known_by_what_people_call_them(tmp_path_factory, words):
-    """Whatever the words and their case: classes are those within, and the split is the given."""
+    """Folders with the usual names of parts, in any letter case, are parts and not classes.
+
+    The classes are the folders in the parts, the split follows the parts, and the test pictures are
+    passed over.
+    """
     train, valid, test, case = words
     train, valid = cased(train, case), cased(valid, case)
     root = tmp_path_factory.mktemp("set")
@@ -81,7 +85,10 @@ def test_parts_are_known_by_what_people_call_them(tmp_path_factory, words):
 @settings(deadline=None, max_examples=40)
 @given(st.sets(st.sampled_from(sum(PART_NAMES.values(), ())), min_size=1), st.booleans())
 def test_parts_without_class_folders_are_no_classes(tmp_path_factory, names, table):
-    """A tree whose classes would all be names of parts is refused, with the table that is there."""
+    """A set whose classes would all be named like parts is refused.
+
+    The message names the table, if there is one.
+    """
     root = tmp_path_factory.mktemp("set")
     put(root, *(f"{name}/{number}.png" for name in names for number in range(2)))
     if table:
@@ -114,7 +121,10 @@ def test_folders_that_are_named_are_the_parts(tmp_path, train, valid):
 
 
 def test_a_validation_folder_beside_class_folders(tmp_path):
-    """It is no class, and which it is has to be said; then the others are trained on."""
+    """A validation folder beside class folders is refused until a setting says what it is.
+
+    If it is named as `valid`, the other folders are trained on; with `train="."`, it is a class.
+    """
     put(tmp_path, *(f"{name}/1.png" for name in ("cat", "dog", "val/cat", "val/dog")))
     message = complaint(from_folder, tmp_path)
     assert "val/" in message
@@ -189,7 +199,7 @@ def test_pictures_beside_the_parts_are_missed_unless_they_are_for_testing(tmp_pa
 
 
 def test_a_pattern_and_parts(tmp_path):
-    """A pattern takes all folders for one set, which is said, unless they are named."""
+    """With a pattern, all folders are read as one set, with a note, unless parts are named."""
     put(tmp_path, *(f"{part}/{name}_1.png" for part in ("train", "test") for name in "ab"))
     pattern = r"(.)_\d\.png"
     source = from_regex(tmp_path, pattern)

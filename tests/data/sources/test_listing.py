@@ -1,4 +1,4 @@
-"""What is below a folder: every file is a picture or is passed over, once, with the reason."""
+"""Every file below a folder is listed once, as a picture or as passed over, with the reason."""
 
 import io
 import os
@@ -62,7 +62,7 @@ TREES = st.lists(
 
 
 def plant(root: Path, tree) -> None:
-    """Makes what can be made of a list of wishes, which may be in one another's way."""
+    """Makes the entries of a tree, except those that are in the way of one another."""
     root.mkdir()
     for folders, name, kind, form in tree:
         place = root.joinpath(*folders)
@@ -102,7 +102,7 @@ DRAWN = drawn()
 
 
 def everything(root: Path) -> list[str]:
-    """Files and links below a folder, none of which is followed."""
+    """Returns all files and links below a folder; no link is followed."""
     found = []
     for folder, folders, files in os.walk(root):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -111,7 +111,7 @@ def everything(root: Path) -> list[str]:
 
 
 def accounts(name: str, pictures, passed_over) -> int:
-    """How often a file is accounted for: by its path, or by a folder that was not looked into."""
+    """Counts how often a file is listed, by its path or by a folder that was not looked into."""
     count = list(pictures).count(name)
     for paths in passed_over.values():
         for path in paths:
@@ -123,8 +123,11 @@ def accounts(name: str, pictures, passed_over) -> int:
 @settings(deadline=None, max_examples=150)
 @given(TREES)
 def test_every_file_is_a_picture_or_is_passed_over_once(tree):
-    """Whatever is below a folder. A link to a folder is what is found through it, or itself."""
-    # A link may lead to the folder around it.
+    """Every file below a folder is listed exactly once, whatever the folder holds.
+
+    A link to a folder may be listed itself, or be represented by what is found through it.
+    """
+    # A link may lead to the folder around the set, which thus has to be empty otherwise.
     root = Path(tempfile.mkdtemp()) / "set"
     try:
         plant(root, tree)
@@ -148,7 +151,7 @@ def test_every_file_is_a_picture_or_is_passed_over_once(tree):
 @settings(deadline=None, max_examples=100)
 @given(TREES, st.sampled_from([None, "roses", "."]))
 def test_a_source_accounts_for_every_file_below_its_root(tree, train):
-    """What a command loads, whichever folders are its parts."""
+    """A source lists every file below its root once, whichever folder is for training."""
     root = Path(tempfile.mkdtemp()) / "set"
     try:
         plant(root, [entry for entry in tree if entry[2] not in ("self", "up", "other")])
@@ -222,7 +225,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
 
 
 def test_folders_nested_more_deeply_than_functions_may_be(tmp_path):
-    """All are listed, or the one whose path the system does not take is named."""
+    """A picture in the innermost of 1,500 nested folders is listed."""
     here, levels = os.getcwd(), 1500
     os.chdir(tmp_path)
     try:
@@ -235,12 +238,12 @@ def test_folders_nested_more_deeply_than_functions_may_be(tmp_path):
     try:
         assert list_folder(tmp_path).pictures == ["d/" * levels + "1.png"]
     finally:
-        # pytest, which removes folders later, cannot.
+        # pytest, which removes other folders later, cannot remove folders nested this deeply.
         subprocess.run(["rm", "-r", tmp_path / "d"], check=True)
 
 
 def test_an_empty_class_folder_is_named_and_another_is_not(tmp_path):
-    """What a class would be is missed; annotations and runs are no classes."""
+    """A folder without pictures is reported, unless it is hidden, `runs` or for annotations."""
     put(tmp_path, PNG="a/1.png b/1.png", text="c/.DS_Store d/x.dng annotations/1.xml")
     for name in ("e", "runs", ".git"):
         (tmp_path / name).mkdir()
@@ -248,7 +251,7 @@ def test_an_empty_class_folder_is_named_and_another_is_not(tmp_path):
 
 
 def test_own_runs_and_figures_are_no_pictures(tmp_path):
-    """Two runs within the set, copied ones too, and figures wherever they were saved."""
+    """Files of a run within the set are passed over, and so are figures, wherever they are."""
     put(tmp_path, PNG="a/1.png a/2.jpg b/1.png runs/one/evaluation/top_losses.png")
     put(tmp_path, text="runs/one/config.toml runs/one/metrics.jsonl runs/one/report.html")
     put(tmp_path, text="runs/one/checkpoints/1/data")
@@ -264,7 +267,10 @@ def test_own_runs_and_figures_are_no_pictures(tmp_path):
 def test_among_many_png_files_the_figures_of_commands_are_known_by_their_names(
     tmp_path, monkeypatch
 ):
-    """Those of `evaluate`, for instance; opening all files would take long."""
+    """If there are many PNG files, only those with the name of a figure are opened.
+
+    Opening all of them would take long.
+    """
     monkeypatch.setattr(listing, "PNG_OPENED", 1)
     put(tmp_path, PNG="a/1.png b/1.png")
     for name in ("confusion_matrix", "top_losses", "calibration", "unanswered"):

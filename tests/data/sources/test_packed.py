@@ -1,4 +1,4 @@
-"""A packed set read: by place, by shard, and with one clear line where it is damaged."""
+"""A packed set is read item by item, whole or by shards; damage is reported in one clear line."""
 
 import shutil
 
@@ -40,7 +40,7 @@ def test_pictures_without_enough_pixels_are_not_enlarged(packed):
 
 
 def test_each_process_can_have_shards_of_its_own(packed):
-    """The shares are the whole set, each item once, with its own label, name and picture."""
+    """The processes' shares together hold each item once, with its own label, name and picture."""
     whole = from_packed(packed)
     shares = [from_packed(packed, slice(k, None, 2)) for k in range(2)]
     assert [len(share) for share in shares] == [22, 18]
@@ -62,7 +62,10 @@ def test_a_share_opens_no_other_shard(copy):
 
 
 def test_of_two_processes_that_train_each_opens_its_own_shards(copy):
-    """Of five, the first and the last two lie in one half; the middle one is shared."""
+    """Each process opens the shards that its half of the set is in, and no others.
+
+    Of five shards, the first two and the last two are each in one half; the middle one is in both.
+    """
     shards = sorted(copy.glob("pictures-*"))
     for part, others in enumerate((shards[3:], shards[:2])):
         for shard in others:
@@ -113,7 +116,7 @@ def test_a_missing_shard_is_named(copy):
 
 
 def test_shards_that_were_exchanged_are_noticed(copy):
-    """A picture never comes with another's label."""
+    """If shards have been swapped, reading fails, so that no picture gets another one's label."""
     one, other = sorted(copy.glob("pictures-*"))[:2]
     content = one.read_bytes()
     if one.stat().st_size != other.stat().st_size:

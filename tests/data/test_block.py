@@ -1,4 +1,4 @@
-"""The data block: parts put together, and told apart when they do not fit."""
+"""Tests that a data block combines its parts into batches, and names parts that do not fit."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_digits_from_block_to_batch():
 
 
 def test_data_are_shown_in_a_line():
-    """At the end of a notebook's cell."""
+    """A notebook that ends a cell with the data shows the description."""
     data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
     assert repr(data) == f"<{data.describe()}>".replace("; ", "\n ")
     assert data.describe().startswith(data.outline()[0])

@@ -1,4 +1,4 @@
-"""Presized pictures are kept where there is room for them."""
+"""Tests that presized pictures are cached in the memory that has room for them."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_auto_takes_a_quarter_of_the_free_memory_and_says_so():
 
 
 def test_a_cpu_has_no_memory_of_its_own():
-    """There the device's cache would only compete with the host's for the same memory."""
+    """On a CPU, a cache on the device would take the same memory as a cache on the host."""
     assert free_on_device() is None
 
 

@@ -1,4 +1,4 @@
-"""Which files are pictures: told by their ending in a folder, by their first bytes when read."""
+"""Tests that folders are searched by file extensions, and files are read by their first bytes."""
 
 import io
 import sys
@@ -41,7 +41,7 @@ def encoded(form: str) -> bytes:
 
 @pytest.mark.parametrize("form", SUFFIXES_OF)
 def test_every_ending_is_a_picture_and_its_content_is_read(form, tmp_path):
-    """In any case, and whatever else the ending says: the first bytes tell."""
+    """The extension may be in any case, or that of another format: the first bytes decide."""
     content = encoded(form)
     assert format_of(content) == form
     for name in ("a", "b"):
@@ -71,7 +71,7 @@ def test_heic_without_its_extra_is_one_line_that_names_it(monkeypatch):
 
 
 def test_reading_heic_changes_nothing_for_others():
-    """Pillow's own table of formats stays as it is."""
+    """Pillow's own table of formats stays as it is after a HEIC file is read."""
     pytest.importorskip("pillow_heif")
     decode(encoded("HEIF"), "a.heic")
     with pytest.raises(Image.UnidentifiedImageError):

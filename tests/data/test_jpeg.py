@@ -1,4 +1,4 @@
-"""JPEG files: what is harmless is read, at a fraction where it is large, whatever follows it."""
+"""Tests that harmless JPEG files are read, large ones at a fraction, whatever follows the end."""
 
 import io
 import struct
@@ -43,7 +43,7 @@ KINDS = {
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_after_the_end_are_no_scans(kind, pieces, rest, times):
-    """A film, other pictures, a maker's notes: the picture is the one before them."""
+    """Bytes after the end, such as a film, more pictures or a maker's notes, are ignored."""
     data = encoded(picture(), **KINDS[kind])
     behind = (b"".join(pieces) + rest) * times
     assert count_scans(data + behind) == count_scans(data)
@@ -54,7 +54,7 @@ def test_bytes_after_the_end_are_no_scans(kind, pieces, rest, times):
 def test_scans_are_counted_as_they_are(kind):
     data = encoded(picture(), **KINDS[kind])
     assert count_scans(data) == data.count(START_OF_SCAN)
-    # A thumbnail within the header is one segment, which is passed over.
+    # A segment of the header, such as one with a thumbnail, is skipped; scans in it do not count.
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 4 * 1000) + (START_OF_SCAN + b"\0\0") * 1000
     assert count_scans(data[:2] + comment + data[2:]) == count_scans(data)
 
@@ -69,7 +69,7 @@ def test_several_pictures_in_one_file_are_the_first():
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("times", [1, 2, 3, 7])
 def test_a_large_jpeg_is_decoded_at_a_fraction(mode, times):
-    """The largest that has no more pixels than are allowed; it shows the same."""
+    """The largest fraction whose pixels are within the limit is used, and looks like the whole."""
     data = encoded(picture(400, 304).convert(mode))
     limit = 400 * 304 // times**2
     pixels = decode(data, reading=Reading(max_pixels=limit))
@@ -81,7 +81,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(mode, times):
 
 
 def test_a_panorama_of_108_megapixels_is_read():
-    """As telephones make them, with the settings as they are."""
+    """A panorama as large as phones make them is read with the default settings."""
     data = encoded(Image.new("RGB", (16000, 6750), (200, 100, 50)))
     pixels = decode(data)
     assert pixels.shape == (3375, 8000, 3)
@@ -103,7 +103,7 @@ def test_what_is_too_large_names_the_setting():
 
 TURNED = Image.Exif()
 TURNED[274] = 6
-# What an encoder may write, and whether most files are like that.
+# Options for Pillow's encoder, and whether `read_plain` reads the header that is written.
 HEADERS = {
     "nothing": ({}, True),
     "a comment": ({"comment": b"a comment"}, True),
@@ -119,7 +119,10 @@ HEADERS = {
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_plain_header_says_what_pillow_says(kind, mode):
-    """A picture is the same for being read without Pillow: its size, its colours, its side up."""
+    """`read_plain` finds the same size, profile and orientation as Pillow does.
+
+    The decoded pixels do not depend on which of the two read the header.
+    """
     options, plain = HEADERS[kind]
     data = encoded(picture().convert(mode), **options)
     header, read = read_header(data), read_plain(data)
@@ -130,14 +133,14 @@ def test_a_plain_header_says_what_pillow_says(kind, mode):
         assert np.array_equal(decode(data), decode(data[:2] + EMPTY_EXIF + data[2:]))
 
 
-# With it a header is none like most, and says the same.
+# With this empty segment, a header is left to Pillow, but has the same meaning.
 EMPTY_EXIF = b"\xff\xe1\0\x16Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from([*HEADERS]), st.data())
 def test_a_damaged_header_is_left_to_pillow_or_says_the_same(kind, data):
-    """Whatever byte is another: where both read the header, they agree."""
+    """If one byte of a header is changed and both readers still read the header, they agree."""
     content = bytearray(encoded(picture(16, 8), **HEADERS[kind][0]))
     place = data.draw(st.integers(2, content.index(START_OF_SCAN) + 3))
     content[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Labels are places in the classes, and whatever is not is refused where it enters."""
+"""Tests that labels become indices into the classes, and that others are refused at once."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def names(count):
 
 @st.composite
 def labelled(draw):
-    """Labels, all of them right, and how many classes there are."""
+    """Draws valid labels, and the number of classes."""
     count = draw(counts)
     labels = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=8))
     return np.array(labels), count
 
 
-# Each of one meaning.
+# Functions that write the same labels in different forms.
 FORMS = {
     "integers": lambda labels, count: labels,
     "small ones": lambda labels, count: labels.astype(np.uint8),
@@ -58,7 +58,7 @@ def test_a_torch_like_array_and_booleans_of_two_classes_are_taken():
 def test_labels_out_of_range_are_refused_with_their_count_and_the_first_ones_name(
     given_labels, data
 ):
-    """By every source, whatever made it."""
+    """Both `check_labels` and the constructor of `Source` refuse labels that are out of range."""
     labels, count = given_labels
     wrong = data.draw(st.sets(st.integers(0, len(labels) - 1), min_size=1))
     labels[[*wrong]] = data.draw(st.sampled_from([-1, count, count + 250, -(2**31)]))
@@ -123,7 +123,10 @@ def test_classes_have_a_name_each(classes, reason):
     st.booleans(),
 )
 def test_classes_that_only_look_alike_are_named_once_as_a_pair(name, change, unseen):
-    """They stay two; a pair that differs by a letter is none."""
+    """Names that differ in case, spacing or invisible characters are a pair.
+
+    Names that differ by a letter are not.
+    """
     other = change(name) + "\u200b" * unseen
     if other == name:
         return

@@ -1,4 +1,4 @@
-"""Damaged metadata costs the metadata: the pixels are those of the file without it."""
+"""Tests that damaged metadata is ignored: the pixels are those of the file without metadata."""
 
 import io
 import struct
@@ -57,7 +57,7 @@ PLAIN = {form: decode(encoded(form)) for form in FORMS}
 
 
 def webp_with(kind: bytes, body: bytes) -> bytes:
-    """An extended WebP by hand: Pillow writes no broken one."""
+    """Builds an extended WebP by hand, because Pillow does not write broken ones."""
     simple = encoded("WEBP")[12:]
     flag = {b"EXIF": 8, b"XMP ": 4, b"ICCP": 32}[kind]
     head = b"VP8X" + struct.pack("<II", 10, flag) + struct.pack("<I", 39)[:3]
@@ -86,7 +86,7 @@ def jpeg_with(marker: int, body: bytes) -> bytes:
 
 
 def avif_with(exif: bytes) -> bytes:
-    """An AVIF whose EXIF is damaged where it is stored: Pillow refuses to write such."""
+    """Returns an AVIF with its EXIF overwritten, because Pillow refuses to write damaged EXIF."""
     data = encoded("AVIF", exif=EXIF)
     end = data.index(b"a description")
     begin = max(data.rfind(order, 0, end) for order in (b"II*\0", b"MM\0*"))
@@ -95,7 +95,10 @@ def avif_with(exif: bytes) -> bytes:
 
 
 def upright_or_turned(pixels: np.ndarray, plain: np.ndarray) -> bool:
-    """Damage may leave an orientation, or make another of it; but the pixels are these."""
+    """Checks that pixels equal the plain ones, apart from rotation and mirroring.
+
+    Damaged metadata may keep its orientation or come to state another one.
+    """
     return any(
         np.array_equal(np.rot90(pixels, turn)[:, ::side], plain)
         for turn in range(4)
@@ -158,7 +161,7 @@ def test_any_bytes_for_webps_other_parts_leave_the_pixels(body):
         assert np.array_equal(decode(webp_with(kind, body)), PLAIN["WEBP"])
 
 
-# What TIFF's pixels follow from: sizes, strips and tiles, compression, colours, kinds of numbers.
+# Tags that determine a TIFF's pixels: sizes, strips and tiles, compression, colours, data types.
 TIFF_PIXELS = {
     *(254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284, 292, 293, 317),
     *(320, 322, 323, 324, 325, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521),
@@ -170,7 +173,7 @@ TIFF = encoded("TIFF", exif=EXIF, description="words")
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_tags_of_a_tiff_leave_the_pixels(data):
-    """All that the pixels follow from is left alone; the rest of the directory is not."""
+    """Damage to a tag that does not determine the pixels leaves the pixels as they are."""
     (place,) = struct.unpack_from("<I", TIFF, 4)
     (count,) = struct.unpack_from("<H", TIFF, place)
     entries = [place + 2 + 12 * number for number in range(count)]

@@ -1,4 +1,4 @@
-"""Work in parallel: results in order, few items under way."""
+"""Tests that parallel work yields results in order, and has only a few items in progress."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A folder at an address: an object store on the loopback address, and ones that do not answer."""
+"""Tests folders at addresses: on an S3 server on loopback, and on endpoints that do not answer."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ from jaxch5.errors import DataError
 
 @pytest.fixture(scope="module")
 def s3():
-    """The endpoint of an S3 server that holds one empty bucket, `bucket`."""
+    """Provides the endpoint of an S3 server on loopback, without any buckets at first."""
     pytest.importorskip("s3fs")
     server_of = pytest.importorskip("moto.server").ThreadedMotoServer
     server = server_of(ip_address="127.0.0.1", port=0, verbose=False)
@@ -27,7 +27,10 @@ def s3():
 
 @pytest.fixture
 def account(monkeypatch):
-    """An account that any endpoint takes, and file systems that know no other one."""
+    """Provides monkeypatch, with credentials set that any endpoint accepts.
+
+    File systems that were cached with other credentials are dropped.
+    """
     import s3fs
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
@@ -40,7 +43,7 @@ def account(monkeypatch):
 
 @pytest.fixture
 def bucket(s3, account, own_cache):
-    """The address of a bucket."""
+    """Provides the address of a bucket on the S3 server."""
     import s3fs
 
     account.setenv("AWS_ENDPOINT_URL", s3)
@@ -58,7 +61,7 @@ def test_a_set_is_packed_to_s3_and_read_from_there(bucket, pictures, tmp_path, o
     assert list(there.references) == list(here.references)
     assert [there.read(item) for item in range(40)] == [here.read(item) for item in range(40)]
 
-    # Everything is in the cache now, but for the index; nothing is packed or fetched again.
+    # The cache holds all shards now. Packing and reading again must not fetch any of them again.
     kept = {file: file.stat().st_mtime_ns for file in own_cache.rglob("*.array_record")}
     assert len(kept) == 3
     pack(from_folder(pictures), place, 24, shard_size=15)

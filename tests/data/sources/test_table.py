@@ -1,4 +1,4 @@
-"""Tables: every row is a picture with a class, or an error that names the line."""
+"""Tests that each row of a table is a picture with a class, or an error that names the line."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def png(color):
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a table beside two pictures and returns its path."""
+    """Provides a function that writes a table beside two pictures and returns the table's path."""
     (tmp_path / "a.png").write_bytes(png("red"))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b, c.png").write_bytes(png("blue"))
@@ -115,7 +115,7 @@ def test_a_dead_link_is_named(table, server, own_cache):
 
 
 def touched(folder, names):
-    """Small pictures, and the folders that they are in."""
+    """Writes small pictures with the given names, and creates the folders that they need."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(folder / name, "PNG")
@@ -139,7 +139,10 @@ texts = st.text("abäß ,;\t|\"'\n", min_size=1, max_size=6).filter(str.strip)
 def test_every_row_of_a_table_is_an_item_with_its_label(
     labels, separator, quoting, end, encoding, header, ending, blanks
 ):
-    """However it is separated, quoted and stored; a row that lost or won a cell is named."""
+    """Every row is read, however the table is separated, quoted and encoded.
+
+    If a row has a cell too many or too few, an error names its line.
+    """
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=end)
     writer.writerow(["other", *header])
@@ -187,7 +190,10 @@ def test_every_row_of_a_table_is_an_item_with_its_label(
     ],
 )
 def test_a_picture_is_found_where_exactly_one_file_fits(name, found, tmp_path):
-    """As somebody else's system would; and never a file that is no picture, or one of several."""
+    """Names may be written as on other systems: in another case, or without an extension.
+
+    A file that is not a picture is never taken, nor one of several that fit the name.
+    """
     files = ["photos/Äpfel 1.jpg", "0017.png", "b.c.webp", "twice.jpg", "twice.png", "notes.md"]
     touched(tmp_path, [*files, "Same.jpg", "SAME.jpg"])
     if name == "same.jpg" and not {"Same.jpg", "SAME.jpg"} <= set(os.listdir(tmp_path)):
@@ -251,10 +257,13 @@ WORDS = {
     data=st.data(),
 )
 def test_a_column_of_parts_is_the_split(parts, column, data):
-    """Those for testing are in neither part, or validated where nothing else is."""
+    """A column may name each item's part; items for testing are then in neither part.
+
+    If no item is for validation, the items for testing are held out instead.
+    """
     rows = []
     for number, part in enumerate(parts):
-        # Each class is in every part.
+        # Every part gets pictures of both classes.
         word = data.draw(st.sampled_from(WORDS[part]))
         rows += [f"{number}{label}.png,{label},{word}\n" for label in "ab"]
     with tempfile.TemporaryDirectory() as name:

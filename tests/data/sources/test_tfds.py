@@ -1,4 +1,4 @@
-"""tensorflow-datasets: written to array_record and read back with no TensorFlow."""
+"""Tests that sets of tensorflow-datasets, stored as array_record, are read without TensorFlow."""
 
 import io
 import os
@@ -21,7 +21,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
-    """Grey pictures whose shade is their number."""
+    """A set of grey pictures, each of which has its number as its shade."""
 
     VERSION = tfds.core.Version("1.0.0")
     COUNTS = {"train": 20, "test": 6}  # noqa: RUF012
@@ -74,7 +74,7 @@ def test_labels_are_read_once(prepared, own_cache):
 
 
 class Relabelled(TinyShapes):
-    """The same pictures, each time it is prepared with the labels that the test says."""
+    """The same pictures, with labels that a test chooses each time it prepares the set."""
 
     labels: tuple[int, ...] = ()
 
@@ -90,7 +90,7 @@ def prepare(folder, labels):
     Relabelled.labels = tuple(labels)
     Relabelled(data_dir=folder, file_format="array_record").download_and_prepare()
     for file in (file for file in folder.rglob("*") if file.is_file()):
-        # As an archive or a copy sets them: sizes and these times are alike each time.
+        # Archives and copies may set times like this; files then have equal sizes and times.
         os.utime(file, (1e9, 1e9))
 
 
@@ -100,7 +100,10 @@ labels_of_twelve = st.lists(st.integers(0, 1), min_size=12, max_size=12)
 @settings(max_examples=6, deadline=None)
 @given(first=labels_of_twelve, then=labels_of_twelve)
 def test_a_set_that_was_prepared_again_has_its_new_labels(first, then, tmp_path_factory):
-    """Files of the same names, sizes and times of modification are others all the same."""
+    """If a set is prepared again, its new labels are read, not the old ones from the cache.
+
+    The new files have the same names, sizes and modification times as the old files.
+    """
     folder = tmp_path_factory.mktemp("prepared-twice")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -128,7 +131,10 @@ def test_a_set_that_is_overwritten_while_it_is_read_gives_no_picture_of_another_
 @settings(max_examples=6, deadline=None)
 @given(labels=st.lists(st.integers(-1, 1), min_size=1, max_size=12))
 def test_every_item_is_labelled_or_counted(labels, tmp_path_factory):
-    """-1 is tensorflow-datasets' word for no label, as in a contest's test set."""
+    """Items without a label, such as those of a contest's test set, are left out and counted.
+
+    tensorflow-datasets gives them the label -1.
+    """
     folder = tmp_path_factory.mktemp("unlabelled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

@@ -1,4 +1,4 @@
-"""Unpacking: nothing outside of the folder, no bombs, and whole or not at all."""
+"""Tests that archives are unpacked in full or not at all, within their folder, and no bombs."""
 
 import io
 import shutil
@@ -31,7 +31,10 @@ def test_nothing_is_written_outside_of_the_folder(packed, name, tmp_path):
 
 
 def tar_of(*members):
-    """A tar file of members that `tarred` does not make: of each a name, and what it is."""
+    """Returns a compressed tar file; each member is given by its name, type and link target.
+
+    The fixture `tarred` makes regular files only.
+    """
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         for name, kind, target in members:
@@ -79,7 +82,7 @@ def test_nothing_is_written_through_links_or_to_devices(kind, tmp_path):
 
 
 def test_a_link_in_a_zip_is_a_file_like_any_other(tmp_path):
-    """Unix keeps a link's target as its content; nothing is written through it."""
+    """A link becomes a file that contains the target's path; nothing is written to the target."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         link = zipfile.ZipInfo("link")
@@ -92,7 +95,7 @@ def test_a_link_in_a_zip_is_a_file_like_any_other(tmp_path):
 
 
 def test_a_hard_link_within_is_a_picture_that_is_there_twice(tmp_path):
-    """As tar writes a file that has two names."""
+    """Tar stores the second name of a file as a hard link; both names are unpacked."""
     (tmp_path / "a.tgz").write_bytes(tar_of(("a/1.png", FILE, ""), ("b/1.png", HARD, "a/1.png")))
     unpack(tmp_path / "a.tgz", tmp_path / "out")
     assert (tmp_path / "out" / "b" / "1.png").read_bytes() == b"bad"
@@ -100,7 +103,7 @@ def test_a_hard_link_within_is_a_picture_that_is_there_twice(tmp_path):
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "many"])
 def test_a_bomb_is_not_unpacked(kind, tmp_path, monkeypatch, tarred):
-    """Neither a few files of zeros, nor many empty ones; what was begun is removed."""
+    """Neither a large file of zeros nor many empty files are unpacked, and no traces are left."""
     monkeypatch.setattr("jaxch5.data.sources.unpack.FREE_GROWTH", 10**6)
     zeros = bytes(10**7)
     archive = tmp_path / "bomb"
@@ -119,7 +122,7 @@ def test_a_bomb_is_not_unpacked(kind, tmp_path, monkeypatch, tarred):
 
 
 def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):
-    """It says ten bytes and holds a million: ten are read, and found to be wrong."""
+    """The zip claims ten bytes but holds a million; ten are read, and their checksum is wrong."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros", bytes(10**6))
@@ -149,7 +152,10 @@ def test_a_damaged_archive_leaves_nothing(kind, tmp_path, zipped):
 
 @given(st.data())
 def test_an_archive_that_is_cut_anywhere_is_refused_or_whole(data):
-    """Never unpacked in part; tarfile takes a header that is cut, or damaged, for the end."""
+    """An archive that is cut short is never unpacked in part.
+
+    The module tarfile itself takes a header that is cut or damaged for the archive's end.
+    """
     form = data.draw(st.sampled_from(["w", "w:gz", "zip"]))
     files = {f"{number}.txt": bytes([number]) * 700 for number in range(4)}
     content = io.BytesIO()

@@ -17,7 +17,7 @@ def one(value):
 
 
 def apply(matrix, points):
-    """Returns points [n, 2] after one matrix has mapped them."""
+    """Maps points [n, 2] with one matrix, and returns the mapped points."""
     mapped = np.asarray(matrix, np.float64) @ np.c_[points, np.ones(len(points))].T
     return (mapped[:2] / mapped[2]).T
 

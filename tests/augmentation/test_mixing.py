@@ -34,7 +34,7 @@ def test_cutmix_targets_count_the_pixels():
 
 
 def test_mixups_shares_are_beta_distributed():
-    """The larger of the two shares of a pair has the expected quantiles, over 2,000 pairs."""
+    """Over 2,000 pairs, the larger share has the quantiles that beta-distributed shares have."""
     shares = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
     expected = np.quantile(np.maximum(shares, 1 - shares), [0.1, 0.5, 0.9])
     mixed = mixup(jnp.zeros((2000, 1, 1, 3)), jax.random.key(2))

@@ -64,7 +64,7 @@ def test_quarter_turns_by_angle_are_dm_pixs_to_the_bit(photographs, on_canvas, t
 
 
 def index_matrix(matrix):
-    """Returns the map from output to canvas for (row, column), with pixel centres at integers."""
+    """Returns the map from an output's (row, column) to a canvas's; pixel centres are integers."""
     centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     swap = np.eye(3)[[1, 0, 2]]
     return swap @ np.linalg.inv(centre) @ np.asarray(matrix, np.float64) @ centre @ swap

@@ -38,7 +38,7 @@ TOGETHER = {
     "model.mean": ["--model.std", "0.4,0.4,0.4"],
     "model.std": ["--model.mean", "0.4,0.4,0.4"],
 }
-# Two values each of the settings that take a name or an import path.
+# For each setting whose value may be an import path, two values that are not one.
 NAMES = {
     "fit.loss": ("cross_entropy", "focal"),
     "fit.class_weights": ("none", "balanced"),

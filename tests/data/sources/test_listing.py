@@ -62,7 +62,7 @@ TREES = st.lists(
 
 
 def plant(root: Path, tree) -> None:
-    """Makes the entries of a tree, except those that are in the way of one another."""
+    """Makes the entries of a tree, except those for which earlier entries leave no place."""
     root.mkdir()
     for folders, name, kind, form in tree:
         place = root.joinpath(*folders)
@@ -267,9 +267,9 @@ def test_own_runs_and_figures_are_no_pictures(tmp_path):
 def test_among_many_png_files_the_figures_of_commands_are_known_by_their_names(
     tmp_path, monkeypatch
 ):
-    """If there are many PNG files, only those with the name of a figure are opened.
+    """Figures with the names that commands give them are passed over among many PNG files, too.
 
-    Opening all of them would take long.
+    If there are many, only files with such names are opened, since opening all would take long.
     """
     monkeypatch.setattr(listing, "PNG_OPENED", 1)
     put(tmp_path, PNG="a/1.png b/1.png")

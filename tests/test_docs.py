@@ -1,4 +1,4 @@
-"""Pages of docs/ that say what the code is like: their names, arguments and examples are real."""
+"""The names, arguments, links and examples in the documentation's pages are real."""
 
 import ast
 import doctest
@@ -27,7 +27,7 @@ PAGES = [
 
 
 class Tiny(nn.Module):
-    """A network that costs nothing, for the learner's sake."""
+    """A network that takes almost no time, because a learner needs one."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -36,7 +36,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope="module")
 def objects():
-    """What the pages call `jx`, `pets`, `data`, `learn` and `interp`."""
+    """The objects that the pages call `jx`, `pets`, `data`, `learn` and `interp`."""
     pets = jx.DataBlock(jx.digits(), jx.random_split(), presize=8, size=8)
     data = pets.load(batch_size=64)
     learn = jx.vision_learner(data, Tiny(), "none")
@@ -46,7 +46,7 @@ def objects():
 
 
 def expressions(cell: str) -> list[ast.AST]:
-    """The pieces of code in a cell of a table that are Python's."""
+    """Returns the syntax trees of those code spans in a table's cell that are valid Python."""
     found: list[ast.AST] = []
     for code in re.findall(r"`([^`]+)`", cell):
         try:
@@ -57,7 +57,10 @@ def expressions(cell: str) -> list[ast.AST]:
 
 
 def code_of_ours() -> list[ast.AST]:
-    """Of docs/from_fastai.md: the example, and all columns but fastai's."""
+    """Returns the code in docs/from_fastai.md that is ours.
+
+    This is the example for jaxch5, and every column of the tables except fastai's.
+    """
     page = (DOCS / "from_fastai.md").read_text(encoding="utf-8")
     found = [ast.parse(code) for code in re.findall(r"```python\n# jaxch5\n(.*?)```", page, re.S)]
     assert len(found) == 1
@@ -69,7 +72,7 @@ def code_of_ours() -> list[ast.AST]:
 
 
 def reached(node: ast.AST, objects):
-    """What a dotted name of the page stands for; None where it begins at no object of its own."""
+    """Returns what a dotted name stands for, or None if it does not begin with one of `objects`."""
     if isinstance(node, ast.Name):
         return getattr(objects, node.id, None)
     if isinstance(node, ast.Attribute):
@@ -79,7 +82,11 @@ def reached(node: ast.AST, objects):
 
 
 def used(code: list[ast.AST], objects) -> set[str]:
-    """The dotted names of ours in some code; each exists, and each call fits what it calls."""
+    """Returns the dotted names of ours that some code uses.
+
+    Raises an error if a name does not exist or if a call does not fit the signature of what it
+    calls.
+    """
     seen = set()
     for tree in code:
         for node in ast.walk(tree):
@@ -92,19 +99,23 @@ def used(code: list[ast.AST], objects) -> set[str]:
 
 
 def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(objects):
-    """Each name exists, and each call binds to the signature of what it calls."""
+    """In our column, each name exists, and each call fits the signature of what it calls."""
     assert len(used(code_of_ours(), objects)) > 60
 
 
-# What the page, as fastai's users do, calls fastai's objects.
+# The names that the page, like fastai's users, gives to fastai's objects, and which of our objects
+# each corresponds to.
 THEIRS = {"learn": "learn", "dls": "data", "dblock": "pets", "interp": "interp"}
-# Of other libraries, of Python, or what the reader has.
+# Names of other libraries or of Python, and names for the reader's own files and arrays.
 NOT_FASTAIS = {"torch", "nn", "F", "safetensors", "slice", "path", "url", "files", "x", "y"}
 NOT_FASTAIS |= set(INSTEAD["DataBlock"])  # arguments
 
 
 def test_each_of_fastais_names_on_the_page_says_what_it_is_here(objects):
-    """Where it is not ours as well: on the object or the package that it would be looked for in."""
+    """Looking up one of fastai's names raises an error that says what it is called here.
+
+    It is looked up on our object or package; names that we have too are left out.
+    """
     page = (DOCS / "from_fastai.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n# fastai\n(.*?)```", page, re.S)
     rows = [line.strip("| ").split(" | ")[0] for line in page.splitlines() if line[:2] == "| "]
@@ -143,7 +154,7 @@ def test_what_stands_for_fastais_names_is_there(objects):
 
 
 def test_what_a_cell_ends_with_is_short(objects):
-    """A notebook shows the value of its last line."""
+    """Each object's `repr` is short, because a notebook shows the value of a cell's last line."""
     pets, data, learn, interp = objects.pets, objects.data, objects.learn, objects.interp
     others = learn.predictor(), learn.predict(data.source.read(0)), learn.recorder
     for value in (pets, data, learn, interp, data.source, pets.split, *others):
@@ -157,7 +168,7 @@ def test_what_a_cell_ends_with_is_short(objects):
 
 
 def test_the_readmes_lines_name_what_there_is(objects):
-    """What a person copies first out of this repository."""
+    """The README's code, which people copy first, uses names and arguments that exist."""
     page = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     code = [ast.parse(code) for code in re.findall(r"```python\n(.*?)```", page, re.S)]
     assert {"jx.vision_learner", "learn.fine_tune", "data.show_batch"} <= used(code, objects)
@@ -165,7 +176,10 @@ def test_the_readmes_lines_name_what_there_is(objects):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_between_pages_lead_somewhere(page):
-    """To a file, and to a heading of it where they name one; the generator sees docs/ only."""
+    """Each link leads to a file that exists and, if it has an anchor, to a heading in that file.
+
+    The site's generator checks the links too, but only those in docs/.
+    """
     text = (DOCS.parent / page).read_text(encoding="utf-8")
     for link in re.findall(
         r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
@@ -189,10 +203,10 @@ def test_a_name_that_is_gone_is_found(objects):
 
 @pytest.mark.parametrize(("name", "most"), [("questions.md", 50), ("own_network.md", 12)])
 def test_the_answers_hold(name, most, tmp_path, monkeypatch):
-    """Every line of these pages runs, in order, and gives what stands under it."""
+    """The examples of these pages, run in order, print the output that is shown under them."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     page = DOCS / name
-    # The fences would be taken for output; blank lines keep the lines' numbers.
+    # Fences would be taken for output. They are replaced by blank lines to keep the line numbers.
     lines = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     test = doctest.DocTestParser().get_doctest(lines, {}, page.name, str(page), 0)
     assert len(test.examples) > most
@@ -202,9 +216,10 @@ def test_the_answers_hold(name, most, tmp_path, monkeypatch):
 
 
 class Tracker:
-    """Stands for a library that keeps figures elsewhere: notes what it is told, and refuses a rest.
+    """Stands in for a tracking library: records the calls that it receives.
 
-    Its functions have the names and the arguments of `wandb` and `mlflow`.
+    It has only those functions of `wandb` and `mlflow` that the page calls, with the same
+    arguments, so that any other call fails.
     """
 
     def __init__(self):
@@ -237,7 +252,7 @@ class Tracker:
     ("name", "end"), [("wandb", 0), ("mlflow", "FINISHED"), (None, None)], ids=str
 )
 def test_hooks_of_the_page_tell_what_was_trained(name, end, monkeypatch, capsys):
-    """The page's code runs as it stands there, over a network that trains."""
+    """The hooks on the page, run unchanged, report the losses and scores of a training run."""
     tracker = Tracker()
     for library in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, library, tracker)
@@ -267,7 +282,7 @@ def test_hooks_of_the_page_tell_what_was_trained(name, end, monkeypatch, capsys)
 
 
 def test_a_step_in_ones_own_script_trains(capsys):
-    """With at most four imports, all of them public."""
+    """The script on the page trains with at most four imports and only public names of jaxch5."""
     page = (DOCS / "own_script.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]

@@ -1,4 +1,4 @@
-"""`jaxch5 evaluate RUN`: the run's own numbers, and those of other pictures."""
+"""`jaxch5 evaluate RUN` reproduces the run's own scores, and scores other pictures."""
 
 import json
 import shutil
@@ -27,7 +27,10 @@ def evaluated(capsys, *argv):
 
 
 def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
-    """Its accuracy, its confusions, three figures and a list of labels to look at."""
+    """`evaluate` gives the accuracy and the confusion matrix of the run's last validation.
+
+    It also draws three figures and writes a list of labels that may be wrong.
+    """
     path, learn = trained
     status, out, err = evaluated(capsys, path, "--out", tmp_path / "seen", "--json")
     assert status == 0, err
@@ -45,7 +48,7 @@ def test_it_is_the_runs_last_validation(trained, tmp_path, capsys):
 
 
 def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatch):
-    # The one makes rich take what pytest captures for a terminal, the other says how wide it is.
+    # FORCE_COLOR makes rich treat the captured output as a terminal; COLUMNS sets its width.
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "40")
     status, out, err = evaluated(capsys, trained[0], "--out", tmp_path / "seen")
@@ -58,7 +61,10 @@ def test_the_report_fits_a_narrow_terminal(trained, tmp_path, capsys, monkeypatc
 def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
     trained, pictures, tmp_path, capsys
 ):
-    """Also where they have the names of the run's; what --pictures says is done."""
+    """All pictures of another folder are scored, even if their files have the names of the run's.
+
+    Labels are matched by class names; a class that the run does not have is refused.
+    """
     path, _ = trained
     other = tmp_path / "other"
     shutil.copytree(pictures, other)
@@ -95,7 +101,11 @@ def test_other_pictures_are_all_evaluated_by_the_names_of_their_classes(
 
 @pytest.fixture
 def changed(trained, pictures, tmp_path):
-    """A run, and a copy of its pictures from which one that it validated is gone."""
+    """A run, its learner, and a changed copy of its pictures.
+
+    In the copy, one picture that the run validated on is missing, another one is broken, and one
+    picture is new.
+    """
     path, learn = trained
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     gone, broken = learn.data.valid.items[:2]
@@ -140,7 +150,10 @@ def test_pictures_that_moved_are_those_that_the_run_validated(changed, tmp_path,
 def test_a_set_of_one_class_is_scored_where_the_run_knows_it(
     form, name, trained, pictures, tmp_path, capsys
 ):
-    """Whatever it comes as; training on it is refused."""
+    """A set of one class is scored, in any form, if the run knows the class; else it is refused.
+
+    Training on such a set is refused too.
+    """
     part = {"parts": "valid/", "zip around": "photos/"}.get(form, "")
     folder = tmp_path / "set"
     shutil.copytree(pictures / "red", folder / part / name)
@@ -198,7 +211,7 @@ def test_what_names_no_pictures_changes_none_that_are_scored(given, trained, tmp
 
 
 def test_every_other_setting_is_obeyed_or_refused(trained, capsys):
-    """What is the run's own is refused by its name, each of them."""
+    """Each setting that belongs to the run, rather than to `evaluate`, is refused by its name."""
     path, _ = trained
     config = from_toml(path / "config.toml")
     taken = set(filter(USES["evaluate"].of, flat(config))) - {"model.arch", "model.task"}
@@ -250,7 +263,10 @@ def test_a_run_without_a_record_is_evaluated_as_before_and_it_is_said(trained, t
 
 
 def test_suspects_can_be_mended_and_trained_on(trained, pictures, tmp_path, capsys):
-    """Every label is made wrong; the list of them is a source of the same files."""
+    """The list of suspects can be read back as a source of the same files.
+
+    All predictions are inverted here, so that every label is suspect.
+    """
     _, learn = trained
     interp = learn.interpret()
     wrong = type(interp)(

@@ -1,4 +1,4 @@
-"""The same classifier gives the same bytes in every process, and they say what a reader needs."""
+"""Exports of a classifier have the same bytes in every process, and describe how to use them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ for name in ("safetensors", "stablehlo", "learner"):
 
 @pytest.mark.slow
 def test_every_process_writes_the_same_bytes_without_its_paths(trained, tmp_path):
-    """Whatever the order of its dictionaries and the folder that it runs in."""
+    """An export depends neither on the hash seed nor on the folder that the process runs in."""
     package = Path(jaxch5.__file__).parent.parent
     lines = []
     for seed in ("1", "2"):
@@ -60,12 +60,13 @@ def test_a_program_says_what_it_is_of(trained):
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "exporting.md"
-# Pillow's filter stands for jaxch5's. Other faults weigh more: see the test of the bound.
+# The recipe resizes with Pillow's filter instead of jaxch5's, so probabilities may differ by this
+# much. Real mistakes make a larger difference: see the test of the bound.
 NEAR = 0.05
 
 
 class Cells(nn.Module):
-    """Says which of 16 parts of a picture is the brightest, so that each has to be in its place."""
+    """Predicts the brightest of 16 parts of a picture, so it notices parts that are misplaced."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -81,7 +82,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def recipe(cells, tmp_path_factory):
-    """What the page defines, run in a folder that has what it asks for."""
+    """The names that the page's code defines, run in a folder with the files that it needs."""
     from jaxch5.results.artifacts import as_stablehlo
 
     folder = tmp_path_factory.mktemp("deployed")
@@ -100,7 +101,7 @@ def recipe(cells, tmp_path_factory):
 
 
 def photograph(seed, size):
-    """Blotches of many colours, as smooth as what a camera sees."""
+    """Returns a picture of blotches in many colours, as smooth as a photograph."""
     blotches = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(cv2.resize(blotches, size, interpolation=cv2.INTER_CUBIC))
 
@@ -121,7 +122,11 @@ def check_near(recipe, cells, files):
 
 
 def test_the_recipe_for_deployment_answers_as_predict(recipe, cells, tmp_path):
-    """Small and large pictures, upright and lying, turned by their EXIF, in several formats."""
+    """The recipe's probabilities are close to those of `predict`.
+
+    The pictures are small and large, upright and wide, in two formats and with every orientation
+    that EXIF can give.
+    """
     files = []
     sizes = [(144, 144), (40, 30), (161, 290), (300, 200), (150, 700), (800, 633), (1000, 80)]
     for seed, size in enumerate(sizes):
@@ -134,7 +139,10 @@ def test_the_recipe_for_deployment_answers_as_predict(recipe, cells, tmp_path):
 
 
 def test_the_bound_is_one_that_a_wrong_recipe_breaks(recipe, cells, tmp_path):
-    """Squashing a picture, or leaving it as the camera held it, as the page once did."""
+    """The bound detects a recipe that squashes pictures and ignores their EXIF orientation.
+
+    Before, the page's recipe made these mistakes.
+    """
     file = tmp_path / "1.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -147,7 +155,7 @@ def test_the_bound_is_one_that_a_wrong_recipe_breaks(recipe, cells, tmp_path):
 
 @pytest.mark.slow
 def test_the_recipe_for_deployment_answers_as_predict_on_photographs(recipe, cells, flowers):
-    """Some of them have a colour profile."""
+    """The recipe agrees with `predict` on photographs too, some of which have a colour profile."""
     check_near(recipe, cells, sorted((flowers / "valid").rglob("*.jpg")))
 
 

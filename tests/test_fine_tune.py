@@ -1,4 +1,4 @@
-"""Fine-tuning: the chapter's two phases, step by step, also when taken up again."""
+"""Fine-tuning trains in the chapter's two phases, step by step, and also after being resumed."""
 
 import io
 import signal
@@ -26,7 +26,7 @@ from jaxch5.training.state import TrainState
 
 
 class Body(nn.Module):
-    """A body and a head, with what the real ones have."""
+    """A body and a head, with batch norm and dropout like the real networks."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -37,7 +37,7 @@ class Body(nn.Module):
 
 @pytest.fixture(scope="module")
 def data():
-    """100 pictures, the second class brighter; 4 batches of 16 an epoch."""
+    """100 pictures in two classes, the second one brighter; an epoch has 4 batches of 16."""
     rng = np.random.default_rng(0)
     labels = np.arange(100) % 2
     images = rng.integers(0, 156, (100, 12, 16, 3)) + 99 * labels[:, None, None, None]
@@ -47,7 +47,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def compiled(data):
-    """A learner whose `again(0)` is as fresh as another, but has its programs."""
+    """A learner whose `again(0)` returns an untrained learner that shares its compiled programs."""
     return learner(data)
 
 
@@ -67,7 +67,7 @@ def changed(before, after):
 
 
 def used(monkeypatch):
-    """What each step is really given: its rates and its momentum."""
+    """Returns a list to which each step appends the rates and the momentum that it is given."""
     steps = []
     original = TrainState.at_rate
 
@@ -80,7 +80,10 @@ def used(monkeypatch):
 
 
 def test_every_step_has_the_rates_and_the_momentum_of_the_schedule(compiled, monkeypatch):
-    """Which is fastai's, step by step: `tests/optim/test_schedule.py`."""
+    """Each step of `fine_tune` is given the rates and the momentum of the schedule.
+
+    `tests/optim/test_schedule.py` compares the schedule with fastai's.
+    """
     learn = compiled.again(0)
     steps = used(monkeypatch)
     learn.fine_tune(2, base_lr=4e-3, freeze_epochs=1, lr_mult=10, pct_start=0.4, div=8)
@@ -108,7 +111,7 @@ def test_the_body_is_frozen_first_and_then_trains(compiled):
 
 
 def test_both_phases_have_one_evaluation(compiled):
-    """Which is a network's answer, whatever is frozen and whatever moments there are."""
+    """Freezing changes neither the compiled evaluation nor its results."""
     learn = compiled.again(0)
     learn.freeze()
     frozen, evaluate = learn.validate(), learn._steps.evaluate
@@ -118,14 +121,18 @@ def test_both_phases_have_one_evaluation(compiled):
 
 
 def test_a_random_body_is_not_frozen(compiled, tmp_path):
-    """From scratch it trains as the command does, one cycle of everything, and says so."""
+    """Without pretrained weights, `fine_tune` trains all layers in one cycle, and says so.
+
+    If such a run is interrupted and resumed, it ends with the same weights. Once the network has
+    been trained, `fine_tune` freezes its body first, as usual.
+    """
     one, other = compiled.again(0), compiled.again(0)
     one.console = Console(file=(said := io.StringIO()))
     one.fine_tune(2, base_lr=0.05)
     other.fit_one_cycle(2, 0.05)
     assert said.getvalue().startswith("nothing is pretrained: all layers train in one cycle")
     assert bits(one.state) == bits(other.state)
-    one.fine_tune(1, base_lr=0.05)  # of what is trained by now
+    one.fine_tune(1, base_lr=0.05)  # by now the body has been trained
     assert [record["phase"] for record in one.records[2:]] == ["frozen", "unfrozen"]
 
     stopped = compiled.again(0)
@@ -145,7 +152,10 @@ def test_a_random_body_is_not_frozen(compiled, tmp_path):
 
 
 def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch):
-    """Exactly: what a step is given is the head's rate and half of it, also where that is swept."""
+    """With two stages and `layer_decay = 0.5`, each step gives the body half of the head's rate.
+
+    This holds for every way to train, and for the steps of `lr_find` too.
+    """
     learn = learner(data, layer_decay=0.5)
     assert learn.recipe.grouping == "stages"
     learn.summary()
@@ -183,7 +193,11 @@ def test_freezing_clears_the_moments(compiled):
 
 @pytest.mark.parametrize("stop_at", [2, 4, 7, 8])
 def test_a_run_taken_up_in_any_phase_ends_the_same(compiled, tmp_path, stop_at):
-    """From within the frozen phase, from between the two, from within the second, from its end."""
+    """A run that is interrupted and then resumed ends with the same weights and losses.
+
+    It is interrupted within the frozen phase, between the phases, and within and at the end of the
+    second phase.
+    """
 
     def run(name):
         learn = compiled.again(0)
@@ -288,7 +302,10 @@ def test_an_average_of_the_weights_is_what_is_evaluated(data, compiled):
 
 @pytest.mark.parametrize("in_a_run", [False, True])
 def test_the_best_epoch_is_kept_where_asked(compiled, tmp_path, in_a_run):
-    """A rate below zero unlearns at the end."""
+    """With `keep_best`, the learner ends with the weights of its best epoch.
+
+    The last epochs of this test have a negative rate, which makes the network worse.
+    """
     learn = compiled.again(0)
     learn.saving = Saving(keep_best=True)
     if in_a_run:
@@ -300,7 +317,7 @@ def test_the_best_epoch_is_kept_where_asked(compiled, tmp_path, in_a_run):
 
 
 def test_three_losses_that_are_no_number_stop_the_run(compiled, tmp_path):
-    """It says where and at which rate, and the last checkpoint is one from before."""
+    """The error names the steps and the rate; the last checkpoint is from before those steps."""
     learn = compiled.again(0)
     learn.run = create_run(Config(), tmp_path / "run")
     learn.saving = Saving(every_steps=1)

@@ -1,6 +1,6 @@
-"""What only a GPU can show: it trains as a CPU does, though other code is chosen for it.
+"""A GPU trains like a CPU, although parts of the code have a different implementation there.
 
-`benchmarks/gpu.sh tests` runs these on a machine that has one.
+These tests need a GPU; on a machine that has one, `benchmarks/gpu.sh tests` runs them.
 """
 
 import jax
@@ -25,14 +25,17 @@ pytestmark = [
 
 
 def trained(device, precision, steps=4, options=None):
-    """Losses of some steps of a ResNet-18 on augmented noise, from one seed, and its weights."""
+    """Trains a ResNet-18 on augmented noise for some steps; returns the losses and the weights.
+
+    The seed is always the same.
+    """
     rng = np.random.default_rng(0)
     index = np.arange(16, dtype=np.int32)
     image = rng.integers(0, 256, (16, 72, 108, 3), dtype=np.uint8)
     frame = np.tile(np.diag([108.0, 72.0, 1.0]).astype(np.float32), (16, 1, 1))
     with jax.default_device(device):
         model = create_model("resnet18", 2, dtype=dtype_of(precision))
-        # So low a rate that roundings do not grow from step to step.
+        # With a rate this low, rounding errors do not grow from step to step.
         recipe = Recipe(precision=precision, loss=cross_entropy)
         optimizer, key = recipe.make_optimizer(1e-5), jax.random.key(0)
         state = init_state(model, recipe, 64, key, optimizer)
@@ -51,7 +54,10 @@ def trained(device, precision, steps=4, options=None):
     ("precision", "tolerance"), [("fp32", 0.02), ("bf16", 0.05), ("fp16", 0.05)]
 )
 def test_a_gpu_trains_as_a_cpu_does(precision, tolerance):
-    """Augmentation, convolutions and pooling have another form on each."""
+    """The losses on a GPU, in each precision, are close to those on a CPU in fp32.
+
+    Augmentation, convolutions and pooling are implemented differently on the two.
+    """
     (cpu, *_), (gpu, *_) = jax.devices("cpu"), jax.devices("gpu")
     of_gpu, of_cpu = trained(gpu, precision)[0], trained(cpu, "fp32")[0]
     np.testing.assert_allclose(of_gpu, of_cpu, atol=tolerance)
@@ -59,7 +65,7 @@ def test_a_gpu_trains_as_a_cpu_does(precision, tolerance):
 
 @pytest.fixture
 def compiled_each_time():
-    """No compiled program is kept, so that what is chosen by measuring is chosen each time."""
+    """Turns off the cache of compiled programs, so that kernels are timed and chosen each time."""
     jax.config.update("jax_enable_compilation_cache", False)
     reset_cache()
     yield
@@ -69,7 +75,10 @@ def compiled_each_time():
 
 @pytest.mark.usefixtures("compiled_each_time")
 def test_initial_weights_are_the_same_bits_each_time():
-    """They were not: in 12 of 8,192 weights of a layer the last bit was another."""
+    """A seed gives the same initial weights each time.
+
+    Before, the last bit differed in 12 of the 8,192 weights of a layer.
+    """
     first, *others = (trained(jax.devices("gpu")[0], "fp32", steps=0)[1] for _ in range(3))
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, first, other)
@@ -78,7 +87,10 @@ def test_initial_weights_are_the_same_bits_each_time():
 @pytest.mark.usefixtures("compiled_each_time")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_deterministic_training_gives_the_same_bits_twice(precision):
-    """As `--deterministic` asks; other kernels add in an order of their own each time."""
+    """With the options of `--deterministic`, training twice gives the same losses and weights.
+
+    Other kernels add in an order that changes from run to run.
+    """
     gpu, options = jax.devices("gpu")[0], compiler_options(deterministic=True)
     (losses, weights), (again, same) = (trained(gpu, precision, options=options) for _ in range(2))
     assert losses == again

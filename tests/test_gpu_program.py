@@ -1,6 +1,8 @@
-"""What XLA makes of a step for an H100, compiled and counted here, is no worse than it was.
+"""The programs that XLA compiles for an H100 are no worse than those recorded before.
 
-`tests/gpu_program.json` is what benchmarks/gpu_program.py said, with `ARGUMENTS`, of each program.
+The test compiles each program, which needs no GPU, and counts its operations.
+`tests/gpu_program.json` has the output of benchmarks/gpu_program.py for each program, called with
+`ARGUMENTS`.
 """
 
 import json
@@ -15,10 +17,11 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# As many rows as no layer has channels, so that activations are told from weights.
+# No layer has as many channels as a batch has rows, which tells activations from weights.
 ARGUMENTS = ["--size", "64", "--presize", "96", "--batch", "80"]
 RECORDED = json.loads((ROOT / "tests" / "gpu_program.json").read_text(encoding="utf-8"))
-# What .ci/run compiles; the others are for a change of the step, of a network or of jax.
+# The programs that .ci/run compiles; the others are tested after a change to the step, to a network
+# or to the version of jax.
 QUICK = ("resnet18/bf16/deterministic", "resnet18/bf16/scan", "resnet18/bf16/global")
 MARGIN = 1.02
 
@@ -56,7 +59,7 @@ def test_a_program_is_no_worse_than_it_was(program, usual_compiler):
     for name in ("convolutions", "products", "messages"):
         assert found[name] == before[name], name
     for name in ("kept", "moved"):
-        # Activations of a wide type, and those that are copied or transposed.
+        # "kept" counts activations that kernels write, "moved" those that are copied or transposed.
         for kind, count in found[name].items():
             assert count <= before[name].get(kind, 0), f"{name}: {kind}"
     assert found["sorts"] == 0

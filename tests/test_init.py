@@ -1,4 +1,4 @@
-"""The package's face: every name is there, and none is paid for before it is used."""
+"""Every public name of the package exists, and libraries are imported only when they are used."""
 
 import subprocess
 import sys
@@ -19,7 +19,10 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_prediction_does_without_the_pipeline_of_training():
-    """A command that says what is on one picture mostly imports."""
+    """Importing the predictor does not import the libraries that only training and plots use.
+
+    A command that classifies one picture spends most of its time on imports.
+    """
     modules = "{'grain', 'matplotlib', 'sklearn'}"
     code = f"import sys, jaxch5.results.predictor; print({modules} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

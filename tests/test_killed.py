@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, and taken up again, ends as one that never was."""
+"""A run that is killed and resumed has the same final weights as one that is never interrupted."""
 
 import os
 import random
@@ -15,7 +15,7 @@ CHILD = Path(__file__).with_name("killed.py")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Trains runs whose caches and paths are written to it; see `killed.py`."""
+    """A process that reads caches and paths of runs, and trains each run; see `killed.py`."""
     errors = tmp_path_factory.mktemp("server") / "errors"
     process = subprocess.Popen(
         [sys.executable, CHILD],
@@ -40,12 +40,16 @@ def ended(server):
 
 
 def wait(run, seconds, for_save):
-    """Until the moment to kill; False where the run has ended before."""
+    """Waits for the moment to kill a run.
+
+    Returns False if the run ends before that moment. With `for_save`, it goes on waiting until the
+    run is saving a checkpoint.
+    """
     moment = time.perf_counter() + seconds
     while time.perf_counter() < moment or (for_save and not saving(run)):
         if (run / "bits").exists():
             return False
-        # The run needs the processor.
+        # Sleeping leaves the processor to the run.
         time.sleep(0.001)
     return True
 
@@ -57,8 +61,11 @@ def saving(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(("cache", "wanted"), [("memory", 12), ("off", 4), ("device", 4)])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(server, cache, wanted, tmp_path):
-    """Killed while it starts, trains, validates or saves; with each cache, and again and again."""
-    # The first compiles what the others find compiled.
+    """A run that is killed again and again ends with the same bits as one that is not killed.
+
+    It is killed while it starts, trains, validates or saves, with each kind of cache.
+    """
+    # The first run fills the cache of compiled programs, so only the second one is timed.
     for whole in (tmp_path / "first", tmp_path / "second"):
         began = time.perf_counter()
         start(server, cache, whole)

@@ -1,4 +1,4 @@
-"""The learner trains any module, the same way twice, and counts each picture once."""
+"""The learner trains any module, gives the same result twice, and counts each picture once."""
 
 import io
 from dataclasses import replace
@@ -30,7 +30,7 @@ AUGMENT = aug_transforms(max_lighting=0.05)
 
 
 class Tiny(nn.Module):
-    """Small enough to compile at once, with statistics and dropout as the real ones have."""
+    """A network that compiles quickly, with batch norm and dropout like the real networks."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -50,13 +50,13 @@ def source():
 
 @pytest.fixture(scope="module")
 def compiled(source):
-    """A learner whose `again(0)` is as fresh as another, but has its programs."""
+    """A learner whose `again(0)` returns an untrained learner that shares its compiled programs."""
     return learner(source)
 
 
 @pytest.fixture(scope="module")
 def plain(source):
-    """The same without augmentation."""
+    """A learner like `compiled`, but without augmentation."""
     return learner(source, augment=None)
 
 
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(source):
 
 
 def test_validation_counts_each_picture_once(source, compiled):
-    """30 pictures in batches of 16: the two padded rows change nothing."""
+    """The scores of 30 pictures in batches of 16 do not depend on the two rows of padding."""
     learn = compiled.again(0)
     train(learn, epochs=1)
     probabilities, labels = learn.get_preds()
@@ -147,7 +147,10 @@ def test_losses_are_read_back_only_every_few_steps(source):
 
 
 def test_training_can_go_on_from_any_step(compiled):
-    """Also from within an epoch: the epoch's loss is that of all its steps."""
+    """Training resumed from a step within an epoch ends with the same bits.
+
+    The recorded loss of that epoch is still the mean over all its steps.
+    """
     learn = compiled.again(0)
     whole = list(events(learn, learn.state))
     halves = []
@@ -188,7 +191,7 @@ def test_tta_without_augmentation_is_the_centre_crop(plain):
 
 @pytest.fixture
 def compilations():
-    """What is compiled from now on, an entry each."""
+    """A list that gains an entry for each program that is compiled from now on."""
     made = []
 
     def listen(event, seconds, **others):
@@ -203,7 +206,7 @@ def compilations():
 def test_predictions_in_a_loop_compile_once_whatever_is_trained_between_them(
     compiled, compilations
 ):
-    """And are those of the weights as they are."""
+    """Predictions use the current weights; after further training, nothing is compiled again."""
     learn = compiled.again(0)
     picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
     batch = without_labels(*(part[None] for part in presize(picture, 12)))
@@ -257,7 +260,7 @@ def test_mixing_changes_training_and_still_learns(mix, source, plain):
 
 
 def test_each_cache_trains_the_same(source):
-    """To the last bit of every weight: where pictures lie is no matter."""
+    """Training gives the same bits with every cache, wherever the pictures are stored."""
     states = []
     for cache in ("off", "memory", "device"):
         learn = learner(source, cache=cache)
@@ -290,7 +293,10 @@ def test_training_after_lr_find_is_as_without_it(compiled):
 
 
 def test_a_module_of_ones_own_is_saved_and_loaded_as_ours_are(compiled, tmp_path):
-    """Given the module, since a file holds no code."""
+    """A learner of a user's own module is saved, loaded and exported like a built-in network.
+
+    Loading takes the module as an argument, because a file contains no code.
+    """
     learn = compiled.again(0)
     train(learn, epochs=1)
     file = tmp_path / "tiny.safetensors"
@@ -341,14 +347,14 @@ def test_a_module_of_ones_own_says_what_it_cannot_before_anything_is_written(com
 
 
 def test_one_class_is_nothing_to_learn():
-    """All of it would be right, from the first epoch on."""
+    """A set of a single class is refused, because every prediction on it would be right."""
     alike = from_arrays(np.zeros((40, 8, 8), np.uint8), np.zeros(40, int), ["dark"])
     with pytest.raises(DataError, match="holds one class only, dark; a classifier needs two"):
         learner(alike)
 
 
 def test_a_recipe_and_arguments_by_name_or_by_place_say_the_same(plain):
-    """Whatever was said of a recipe by a keyword of `vision_learner` still is."""
+    """`vision_learner` takes the same settings as a recipe, as keywords or by position."""
     said = Recipe(precision="bf16", train_bn=False, wd=0.1, metrics=("top_5",), clip=1.0)
     data = plain.data
     ways = [

@@ -1,4 +1,4 @@
-"""Long runs take no more memory, file handles and threads than short ones."""
+"""Long runs take no more memory, file handles or threads than short ones."""
 
 import io
 import json
@@ -29,7 +29,10 @@ class Tiny(nn.Module):
 
 
 class Watch(io.StringIO):
-    """Where the table is written: notes what the process holds at each of its lines."""
+    """A file for the table of training that records, at each line, what the process holds.
+
+    It records the memory, the file handles and the threads.
+    """
 
     def __init__(self):
         super().__init__()
@@ -59,8 +62,9 @@ def main():
 
 @pytest.mark.slow
 def test_a_thousand_epochs_take_the_memory_of_fifty():
-    """At most ten megabytes more, in a process of its own: no other test's threads, nothing that
-    another test left to its allocator.
+    """A thousand epochs take at most 10 MB more than fifty, and no more handles or threads.
+
+    They run in a process of their own, free of other tests' threads and memory.
     """
     command = [sys.executable, "-m", "tests.test_long_runs"]
     root = Path(__file__).parents[1]
@@ -71,7 +75,10 @@ def test_a_thousand_epochs_take_the_memory_of_fifty():
 
 
 def test_saving_leaves_no_handles_and_no_threads(tmp_path):
-    """Those of the storage library's pools come with the first saves, and stay as many."""
+    """Saving each epoch does not increase the number of file handles and threads.
+
+    The pools of the storage library are created by the first saves, and do not grow.
+    """
     learn = learner()
     learn.run = create_run(Config(), tmp_path / "run")
     learn.fit(80, 1e-3)

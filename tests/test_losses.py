@@ -85,7 +85,10 @@ def test_losses_are_pytorchs(loss, expected):
 
 
 def test_weighted_smoothing_divides_by_the_weights_of_the_labels():
-    """PyTorch's definition, written out item by item."""
+    """With weights and label smoothing, the loss follows PyTorch's definition.
+
+    The definition is written out here item by item.
+    """
     log_p = np.asarray(log_softmax(LOGITS), np.float64)
     weight, labels = np.asarray(WEIGHT, np.float64), np.asarray(LABELS)
     items = [
@@ -98,7 +101,7 @@ def test_weighted_smoothing_divides_by_the_weights_of_the_labels():
 
 
 def test_the_chapters_example():
-    """Activations 0.6734 and 0.2576 of one item, fastbook chapter 5."""
+    """The softmax and the losses are those of an item in chapter 5 of fastai's book."""
     activations = jnp.array([[0.6734, 0.2576]])
     np.testing.assert_allclose(softmax(activations)[0], [0.60247779, 0.39752221], rtol=1e-5)
     assert float(cross_entropy(activations, jnp.array([0]))) == pytest.approx(0.50670448, rel=1e-5)

@@ -1,4 +1,4 @@
-"""`jaxch5 lr_find` as a person starts it."""
+"""The command `jaxch5 lr_find` suggests rates, draws them, and names mistakes in its options."""
 
 import json
 

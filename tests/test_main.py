@@ -1,4 +1,4 @@
-"""The command `jaxch5`: it starts the others, and says which there are."""
+"""The command `jaxch5` starts the other commands, and lists them."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def called(*arguments):
 
 
 def test_the_commands_are_listed_in_the_order_of_the_work():
-    """On a terminal of 80 columns, where one would guess to find them."""
+    """Both `jaxch5` and `jaxch5 --help` list all commands, in lines of at most 80 characters."""
     ended = called()
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == called("--help").stdout
@@ -33,7 +33,7 @@ def test_the_commands_are_listed_in_the_order_of_the_work():
 
 @pytest.mark.parametrize("name", ["lr_find", "lr-find"])
 def test_a_command_is_started_by_its_name(name, monkeypatch, capsys):
-    """As its own module starts it, with a dash or an underscore."""
+    """A command can be started by its module's name, written with an underscore or a dash."""
     monkeypatch.setattr(sys, "argv", ["jaxch5", name, "--print-config", "--seed", "7"])
     assert main() == 0
     assert "seed = 7\n" in capsys.readouterr().out
@@ -50,14 +50,17 @@ def test_an_unknown_command_is_one_line_that_names_the_nearest(monkeypatch, caps
 
 
 def test_what_is_installed_is_this_command():
-    """`jaxch5 train` in an environment is `python -m jaxch5 train`."""
+    """The installed `jaxch5` calls the same function as `python -m jaxch5`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert EntryPoint("jaxch5", project["scripts"]["jaxch5"], "").load() is main
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_setting_may_name_a_module_in_the_current_folder(tmp_path):
-    """`-P` leaves this folder out of the path, as an installed script does."""
+    """A setting can name a module in the current folder, even if `sys.path` lacks this folder.
+
+    `-P` leaves the folder out, as it is when an installed script starts.
+    """
     (tmp_path / "mine.py").write_text("import math\n", encoding="utf-8")
     start = "import sys; from jaxch5.__main__ import main; sys.exit(main())"
     command = [sys.executable, "-P", "-c", start, "train", "--fit.loss", "mine:loss"]

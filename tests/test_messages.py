@@ -1,4 +1,4 @@
-"""What messages and pages tell somebody to do is there to be done."""
+"""The commands, options, extras and names that messages and pages mention exist."""
 
 import ast
 import importlib
@@ -27,12 +27,12 @@ COMMANDS = list(commands())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)?(?<!-)(?!\w|-|\.\{)")
 ERRORS = {name for name in vars(importlib.import_module("jaxch5.errors")) if "Error" in name}
-# Of a message, what stands for a value.
+# Stands for an inserted value in the text of a message.
 VALUE = "{}"
 
 
 def text_of(node):
-    """The text of a string, with `{}` for what is put into it; None where it is none."""
+    """Returns a string's text, with `{}` for inserted values, or None if `node` is not a string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -42,7 +42,7 @@ def text_of(node):
 
 
 def strings_in(tree):
-    """Every string of some code, each once."""
+    """Returns the strings in some code; the parts of an f-string are not repeated."""
     within = {
         id(part)
         for node in ast.walk(tree)
@@ -56,13 +56,13 @@ def strings_in(tree):
 
 @cache
 def strings(file):
-    """Every string of a module: docstrings, messages and whatever else is text."""
+    """Returns every string of a module: docstrings, messages and all others."""
     return strings_in(ast.parse(file.read_text(encoding="utf-8")))
 
 
 @cache
 def texts():
-    """Everything that a person is told, by the file that tells it."""
+    """Returns all texts that users may read, keyed by the file that contains them."""
     found = {str(file.relative_to(ROOT)): strings(file) for file in MODULES}
     found |= {str(page.relative_to(ROOT)): [page.read_text(encoding="utf-8")] for page in PAGES}
     for notebook in NOTEBOOKS:
@@ -72,7 +72,7 @@ def texts():
 
 
 def options_of(command):
-    """The class of a command's options."""
+    """Returns the class of a command's options."""
     module = importlib.import_module(f"jaxch5.{command}")
     (found,) = {
         one
@@ -84,7 +84,7 @@ def options_of(command):
 
 @cache
 def options(command):
-    """The options that a command takes."""
+    """Returns the options that a command accepts."""
     said = io.StringIO()
     with redirect_stdout(said), suppress(SystemExit):
         parse(options_of(command), ["--help-all"], command)
@@ -93,14 +93,14 @@ def options(command):
 
 @cache
 def known(command):
-    """The options that a command knows, and those that it refuses too."""
+    """Returns the options that a command recognizes, including those that it refuses."""
     actions = parser_of(options_of(command), command).root_parser._actions
     return {name for action in actions for name in action.option_strings} | {*ALIASES, "--help-all"}
 
 
 @cache
 def imports(file):
-    """A module with those of ours that it imports, within functions too."""
+    """Returns a module and the modules of ours that it imports, also within functions."""
     named = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -110,7 +110,11 @@ def imports(file):
 
 
 def names_in(node):
-    """Names, and attributes: of a module as they are, of what may be an object with a dot."""
+    """Yields the names that some code uses.
+
+    For an attribute, these are `.attribute`, since it may belong to any object, and
+    `name.attribute`, since `name` may be a module.
+    """
     for one in ast.walk(node):
         if isinstance(one, ast.Name):
             yield one.id
@@ -122,7 +126,11 @@ def names_in(node):
 
 @cache
 def parts():
-    """Functions, classes and constants by where they stand: what they name, and are called."""
+    """Returns functions, classes and constants of the package, keyed by file and name.
+
+    Each value consists of the names that the part uses, the names by which it can be used, and its
+    syntax tree.
+    """
     found = {}
     for file in MODULES:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -138,7 +146,7 @@ def parts():
 
 @cache
 def reached_by(command):
-    """The parts that a command reaches, by the names that it names."""
+    """Returns the parts of the package that a command uses, directly or through other parts."""
     found, left = set(), {part for part in parts() if part[0] == PACKAGE / f"{command}.py"}
     while left:
         found |= left
@@ -152,7 +160,7 @@ def reached_by(command):
 
 
 def messages_of(tree):
-    """What the errors of some code say to a person."""
+    """Returns the messages of the errors in some code."""
     return [
         text
         for node in ast.walk(tree)
@@ -170,7 +178,10 @@ def test_an_option_that_is_named_is_there(file):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_message_names_options_of_the_command_that_prints_it(command):
-    """Or the command whose they are."""
+    """The options in an error's message belong to the command that prints it.
+
+    Options of another command follow that command's name.
+    """
     for part in sorted(reached_by(command)):
         for message in messages_of(parts()[part][2]):
             named = re.sub(r"jaxch5 \w+[^;:]*", "", message)
@@ -178,10 +189,10 @@ def test_a_message_names_options_of_the_command_that_prints_it(command):
 
 
 def command_lines(text):
-    """The commands of a page: what is called, and its arguments."""
+    """Returns the command lines in a text, each as the command's name and its arguments."""
     joined = text.replace("\\\n", " ")
     found = re.findall(r"(`|\$ |^ +)?\bjaxch5 (\w+)([^`\n#|;&]*)", joined, re.M)
-    # Outside of code it may be the subject of a sentence; NAME stands for any command.
+    # Outside code, "jaxch5" may be the subject of a sentence; NAME stands for any command.
     return [
         (name, arguments)
         for code, name, arguments in found
@@ -199,7 +210,10 @@ def test_a_command_that_is_named_is_there_and_has_its_options(file):
 
 @pytest.mark.parametrize("file", sorted(texts()))
 def test_an_option_that_a_page_names_is_there(file):
-    """Those with a dot are settings, of every command; a setting that is on has a --no-."""
+    """The settings that a page names exist.
+
+    Settings are the options with a dot; `--no-` turns a setting off.
+    """
     for text in texts()[file]:
         dotted = {option for option in OPTION.findall(text) if "." in option}
         assert {option.replace("--no-", "--", 1) for option in dotted} <= options("train")
@@ -207,7 +221,10 @@ def test_an_option_that_a_page_names_is_there(file):
 
 @pytest.mark.parametrize("file", sorted(texts()))
 def test_an_extra_that_is_to_be_installed_can_be(file):
-    """From a clone; no index has a package of this name."""
+    """The extras that a text names exist, and are installed from a clone.
+
+    No package index has a package of the name jaxch5.
+    """
     for text in texts()[file]:
         assert "jaxch5[" not in text
         for extra in re.findall(r"'\.\[([\w,-]+)\]'", text):
@@ -220,7 +237,7 @@ def test_a_name_of_ours_is_exported(file):
         assert set(re.findall(r"\bjx\.(\w+)", text)) <= set(jaxch5.__all__)
 
 
-# Only Python's callers meet these: arrays, losses and modules of one's own are given there.
+# The errors of these files occur only in Python, where arrays, losses and modules are passed.
 PYTHON_ALONE = {
     "data/labels.py",
     "data/picture.py",
@@ -228,7 +245,7 @@ PYTHON_ALONE = {
     "losses.py",
     "training/reduction.py",
 }
-# A call, or a public name that is no word of the language.
+# A call, or a public name that is not an English word.
 CODE = re.compile(
     r"\bjx\.|\bjaxch5\.[A-Z]|\w\(\)|\.\w+\("
     + "".join(rf"|\b{name}\b" for name in sorted(jaxch5.__all__) if "_" in name)
@@ -240,6 +257,6 @@ def test_a_message_that_a_command_prints_names_no_function(file):
     if str(file.relative_to(PACKAGE)) in PYTHON_ALONE:
         return
     for message in messages_of(ast.parse(file.read_text(encoding="utf-8"))):
-        # The place itself, which is Python's alone; the value of a setting.
+        # Allowed are a prefix of errors that occur only in Python, and the value of a setting.
         message = message.removeprefix("from_arrays: ").replace("fit.loss = cross_entropy", "")
         assert "in Python" in message or not CODE.search(message), message

@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, by its defaults, and go by their names."""
+"""The metrics agree with scikit-learn's, and can be chosen by their names."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from jaxch5.metrics import METRICS, accuracy, metric_of, top_k
 
 
 def answers(seed, items=40, classes=5):
-    """Probabilities without ties, and labels of which some may be missing."""
+    """Returns probabilities without ties, and labels, which may lack some of the classes."""
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.ones(classes), items), rng.integers(0, classes, items)
 
@@ -23,7 +23,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 @given(seeds, st.integers(1, 12), st.integers(1, 7))
 def test_metrics_are_scikit_learns(seed, items, classes):
-    """Small sets leave classes without items and without predictions."""
+    """Each metric agrees with scikit-learn's.
+
+    The sets are small, so that some classes have no items or no predictions.
+    """
     probabilities, labels = answers(seed, items, classes)
     predicted = probabilities.argmax(axis=1)
     macro = {"average": "macro", "zero_division": 0.0}
@@ -49,7 +52,10 @@ def test_top_k_is_scikit_learns(seed, k):
 
 @given(seeds)
 def test_top_k_grows_with_k_from_accuracy_to_one(seed):
-    """Also where probabilities are equal: there are only three different ones."""
+    """A larger k never makes `top_k` smaller, also when probabilities are equal.
+
+    There are only three different probabilities here.
+    """
     rng = np.random.default_rng(seed)
     probabilities, labels = rng.integers(0, 3, (20, 4)) / 3, rng.integers(0, 4, 20)
     shares = [top_k(probabilities, labels, k) for k in range(1, 7)]
@@ -65,7 +71,7 @@ def test_of_equal_probabilities_the_first_is_predicted():
 
 
 def test_one_of_each_kind_wrong():
-    """Each class is mistaken once for the next one, and right once."""
+    """All metrics are 0.5 if each class is predicted right once and mistaken for the next once."""
     labels = np.array([0, 0, 1, 1, 2, 2])
     probabilities = np.eye(3)[[0, 1, 1, 2, 2, 0]]
     for name in METRICS:
@@ -81,7 +87,10 @@ def test_a_class_that_is_not_there_counts_nothing_and_one_that_is_taken_for_it_z
 @pytest.mark.parametrize("name", [*METRICS, "top_1", "top_2"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_of_nothing_and_of_what_is_no_number_there_is_no_score(name, value):
-    """Not that of class 0, which is the first of equals."""
+    """For an empty set, or if a probability is not a finite number, each metric is NaN.
+
+    It is not the score of predicting class 0, which would be the first of equal classes.
+    """
     probabilities, labels = np.eye(3), np.arange(3)
     assert np.isnan(metric_of(name)[1](probabilities[:0], labels[:0]))
     probabilities[1, 2] = value

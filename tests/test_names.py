@@ -1,4 +1,4 @@
-"""Names of files and classes that anyone may have chosen, through all that a user does."""
+"""Files and classes may have any name: each command works and prints the names safely."""
 
 import json
 import os
@@ -37,12 +37,13 @@ NAMES = [
     f"forged{FORGED}",
     "x" * 251,
 ]
-# Both classes and their files have everything at once.
+# The names of two classes. The first combines much of the above, and also begins the files' names;
+# the second is as long as a name can be.
 WORST = f"-{NO_TEXT}{FORGED}<b>'\"$,😀", "z" * 255
 
 
 def put(picture: Path, file: Path) -> None:
-    """One picture under many names."""
+    """Copies a picture to `file`, in a folder that is made if necessary."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(picture, file)
 
@@ -54,7 +55,7 @@ def picture(pictures):
 
 @pytest.fixture(scope="module")
 def worst(pictures, tmp_path_factory):
-    """The shared pictures under the worst names."""
+    """A folder of the shared pictures under the worst names."""
     root = tmp_path_factory.mktemp("worst")
     for name, color in zip(WORST, ("blue", "red"), strict=True):
         for number in range(20):
@@ -69,7 +70,7 @@ def called(module, name, options, capfd, *arguments):
 
 
 def unforged(text: str) -> bool:
-    """No sign that a terminal obeys, and no line that a name began."""
+    """Returns whether a text has no control characters and no line that comes from a name."""
     return "\n  0  0.0001" not in text and text.replace("\n", "").replace("\t", "").isprintable()
 
 
@@ -86,7 +87,7 @@ def test_names_are_shown_without_what_a_terminal_obeys(capsys):
 
 
 def test_folders_and_files_of_any_name_are_found(picture, tmp_path):
-    """The class is the folder's name, sign by sign, and each file is read."""
+    """A class has exactly its folder's name, and each file in the folder can be read."""
     for name in NAMES:
         put(picture, tmp_path / name / f"{name}.jpg")
         put(picture, tmp_path / name / f"..{name[:200]}..jpg")
@@ -100,7 +101,10 @@ def test_folders_and_files_of_any_name_are_found(picture, tmp_path):
 
 
 def test_names_of_files_tell_any_class(picture, tmp_path):
-    """`.` is no line end, so that a pattern for names with one says so with (?s)."""
+    """A pattern can find any class in the names of files.
+
+    `.` does not match the end of a line, so a pattern for names that contain one needs (?s).
+    """
     for name in NAMES:
         put(picture, tmp_path / f"{name[:240]}_1.jpg")
     source = from_regex(tmp_path, r"(?s)(.+)_\d+\.jpg")
@@ -109,7 +113,7 @@ def test_names_of_files_tell_any_class(picture, tmp_path):
 
 
 def test_a_table_lists_files_of_any_name(picture, tmp_path):
-    """Bytes that are no text may stand in a path, and nowhere else."""
+    """A table can list files of any name; bytes that are not text are allowed only in paths."""
     import csv
 
     rows = [(f"{name.strip()}.jpg", name.strip()) for name in NAMES if NO_TEXT not in name]
@@ -166,7 +170,7 @@ def test_an_error_is_one_line_whatever_it_names(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_run_over_the_worst_names(worst, tmp_path, capfd, monkeypatch):
-    """Trained, predicted, evaluated and exported: nothing fails, nothing is forged."""
+    """Training, prediction and evaluation succeed, and print no line or code from a name."""
     run = tmp_path / "run"
     status, out, err = called(
         train, "train", train.TrainOptions, capfd,

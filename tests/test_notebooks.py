@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what is kept of their outputs is fit to be shown."""
+"""The notebooks run from top to bottom, and their stored outputs are fit to be shown."""
 
 import ast
 import re
@@ -12,9 +12,9 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 1_500_000
-# Twice what they promise: tests share their cores.
+# Twice the time that the notebooks promise, because tests share their cores.
 SECONDS = 360
-# What no reader can use: places on somebody's disk, codes for a terminal, warnings.
+# Useless to readers: paths on somebody's disk, and the codes of a terminal.
 MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|opt|work|usr|var|Users|private)/|[A-Z]:\\")
 ESCAPE = "\x1b"
 SHOWN = {"text/plain", "image/png"}
@@ -25,14 +25,17 @@ def code_cells(notebook):
 
 
 def texts(notebook):
-    """All that its outputs say."""
+    """Yields the text of each output of a notebook."""
     for cell in code_cells(notebook):
         for output in cell.outputs:
             yield output.text if output.output_type == "stream" else output.data["text/plain"]
 
 
 def check(notebook):
-    """Every cell ran, in order, and left nothing that is an error, a warning or a machine's."""
+    """Checks that every cell has run, in order, and that the outputs are fit to be shown.
+
+    They contain no error, no warning and no path of the machine.
+    """
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
@@ -57,7 +60,7 @@ def test_they_are_all_here():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_outputs_are_kept(path):
-    """A notebook can be read where it cannot be run: on a page, on a phone."""
+    """A notebook is stored with its outputs and figures, so it can be read without being run."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert path.stat().st_size < LARGEST
@@ -72,7 +75,10 @@ def test_the_outputs_are_kept(path):
 
 
 def test_the_chapter_reads_the_same_for_photographs_and_digits():
-    """No branch in a cell; a sweep draws itself; answers wait until they are asked for."""
+    """The same cells serve photographs and digits, without an `if`.
+
+    Each call of `lr_find` shows its figure, and the answers to the exercises are folded.
+    """
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     cells = code_cells(notebook)
     assert not any(
@@ -96,7 +102,7 @@ def test_links_between_them_hold(path):
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, monkeypatch, usual_compiler):
-    """From top to bottom, without a network or a data set, in bounded time."""
+    """A notebook runs from top to bottom in a limited time, without the pets data set."""
     monkeypatch.setenv("XLA_FLAGS", usual_compiler["XLA_FLAGS"])
     monkeypatch.delenv("JAXCH5_PETS", raising=False)
     notebook = nbformat.read(path, as_version=4)

@@ -1,4 +1,4 @@
-"""A loss, metrics and a task of one's own, and the task of a sigmoid, through a whole run."""
+"""A user's own loss, metrics and task work through an entire run, and so does the sigmoid task."""
 
 import json
 import os
@@ -43,7 +43,7 @@ BY_LOSS = replace(
 
 
 def called(command, monkeypatch, capsys, *arguments):
-    """What a command returns, prints and complains of."""
+    """Runs a command in this process; returns its status, its output and its error output."""
     monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
     status = command.main()
     captured = capsys.readouterr()
@@ -56,7 +56,7 @@ def records(run):
 
 @pytest.fixture(scope="module")
 def own(pictures, tmp_path_factory):
-    """A folder with a module, and a run that was started in it by what the module has."""
+    """A folder with a user's module, a run that was started there with it, and the run's output."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine_of_test.py").write_text(MODULE)
     argv = ["--data.path", pictures, "--workdir", "run", *SMALL, "--fit.epochs", "2"]
@@ -76,7 +76,10 @@ def own(pictures, tmp_path_factory):
 
 
 def test_a_loss_metrics_and_a_task_of_ones_own_make_a_run(own):
-    """By import paths on the command line, from the folder that the command was started in."""
+    """A run uses the loss, metrics and task that the command line names by import paths.
+
+    The module lies in the folder in which the command is started.
+    """
     _, run, out = own
     columns = out.splitlines()[1].split()
     names = ["train_loss", "valid_loss", "f1", "doubt"]
@@ -92,7 +95,7 @@ def test_a_loss_metrics_and_a_task_of_ones_own_make_a_run(own):
 
 
 def test_checkpoints_know_the_best_by_the_rule_of_the_run(own):
-    """Whoever begins from a run need not know what it was trained for."""
+    """The best checkpoint of a run is found by the run's own rule, without naming its task."""
     _, run, _ = own
     losses = [record["valid_loss"] for record in records(run)]
     saves = StoredCheckpoints(open_run(run)[0].checkpoints)
@@ -125,7 +128,10 @@ def test_a_run_is_resumed_and_evaluated_with_what_it_names(own, monkeypatch, cap
 def test_a_classifier_of_a_task_of_ones_own_is_loaded_by_whoever_names_it(
     own, pictures, monkeypatch, capsys, tmp_path
 ):
-    """A file from elsewhere imports nothing."""
+    """A learner's file with a user's own task loads only if the caller names the task.
+
+    A file never causes an import, because it may come from elsewhere.
+    """
     folder, run, _ = own
     monkeypatch.syspath_prepend(folder)
     task, file = ("--model.task", "mine_of_test:BY_LOSS"), tmp_path / "learner.safetensors"
@@ -146,7 +152,7 @@ SURE = 0.999999
 
 @pytest.fixture(scope="module")
 def sigmoid(pictures, tmp_path_factory):
-    """A short run with a threshold that nothing reaches."""
+    """A short run of the sigmoid task, with a threshold that no probability reaches."""
     run = tmp_path_factory.mktemp("sigmoid") / "run"
     argv = ["--data.path", pictures, "--workdir", run, *SMALL, "--fit.epochs", "1"]
     argv += ["--fit.loss", "binary_cross_entropy", "--model.threshold", SURE]
@@ -157,7 +163,10 @@ def sigmoid(pictures, tmp_path_factory):
 
 
 def test_a_run_of_sigmoids_says_none_of_these(sigmoid, pictures, monkeypatch, capsys, tmp_path):
-    """In records, scores, the matrix, predictions and the report alike."""
+    """If no probability reaches the threshold, the answer is "none of these".
+
+    This holds for the records, the scores, the confusion matrix, the predictions and the report.
+    """
     (record,) = records(sigmoid)
     assert (record["accuracy"], record["error_rate"]) == (0.0, 1.0)
     argv = (sigmoid, "--json", "--out", tmp_path / "evaluation")
@@ -185,7 +194,10 @@ def test_a_run_of_sigmoids_says_none_of_these(sigmoid, pictures, monkeypatch, ca
 
 
 def test_the_name_of_a_loss_says_which_task_it_is_of(sigmoid):
-    """So that the other one is refused; a run of sigmoids that names its task alone goes on."""
+    """A loss implies its task, and settings that name another task with it are refused.
+
+    Settings that name only the sigmoid task get its loss.
+    """
     assert from_toml(sigmoid / "config.toml").model.task == "sigmoid"
     binary, task = {"fit": {"loss": "binary_cross_entropy"}}, {"model": {"task": "sigmoid"}}
     assert Config.model_validate(binary | task) == Config.model_validate(binary)
@@ -200,7 +212,10 @@ def test_the_name_of_a_loss_says_which_task_it_is_of(sigmoid):
 def test_evaluate_suggests_a_threshold_that_it_then_takes(
     sigmoid, pictures, monkeypatch, capsys, tmp_path
 ):
-    """The printed options, pasted, leave unanswered what was said, and predict takes them."""
+    """`evaluate` prints options with a threshold, which `evaluate` and `predict` accept.
+
+    With these options, `evaluate` leaves the share of pictures unanswered that it has printed.
+    """
     argv = (sigmoid, "--out", tmp_path / "evaluation")
     status, out, err = called(evaluate, monkeypatch, capsys, *argv)
     assert status == 0, err
@@ -221,7 +236,10 @@ def test_evaluate_suggests_a_threshold_that_it_then_takes(
 
 
 def test_the_task_travels_with_the_classifier(sigmoid, pictures, tmp_path):
-    """In a run, in a learner's file and in a program, whose outputs are the sigmoids."""
+    """A run, a learner's file and an exported program record the task and its threshold.
+
+    The program's outputs are the sigmoids, which need not add up to 1.
+    """
     loaded = jx.load_learner(sigmoid)
     assert loaded.task == jx.one_vs_rest(SURE)
     picture = next((pictures / "red").iterdir())

@@ -1,4 +1,4 @@
-"""A network of somebody's own does all that a ResNet does, and no line of the package knows it."""
+"""A user's own network can do all that a ResNet does, though the package does not know it."""
 
 import io
 import json
@@ -34,8 +34,8 @@ from jaxch5.run.transfer import find_weights
 from jaxch5.train import TrainOptions, train
 from jaxch5.transfer_profile import ProfileOptions, transfer_profile
 
-# What a user writes, in a file of its own: three stages, a layer norm, and names of a state dict
-# that are nobody else's.
+# The file that a user writes: a network with three stages, a layer norm, and its own names in the
+# state dict.
 NETS = """
 import flax.linen as nn
 import jaxch5 as jx
@@ -74,7 +74,7 @@ BODY = {"embed.proj.w", "embed.proj.b", "mix.ln.w", "mix.ln.b", "mix.fc.w", "mix
 
 
 class Normed(nn.Module):
-    """With batch norms, heads of two kinds, and a place that weight decay leaves alone."""
+    """A network with batch norm, two kinds of heads, and a parameter without weight decay."""
 
     num_classes: int
     head: str = "linear"
@@ -114,7 +114,11 @@ def data(pictures):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """A file as another library writes it: torch's layouts, wrapped, of three other classes."""
+    """A file of weights as another library writes it, and its tensors.
+
+    The tensors have PyTorch's layouts, their names begin with `module.`, and the head has three
+    classes.
+    """
     rng = np.random.default_rng(0)
     shapes = {"embed.proj.w": (8, 3, 4, 4), "embed.proj.b": (8,), "mix.ln.w": (8,)}
     shapes |= {"mix.ln.b": (8,), "mix.fc.w": (16, 8), "mix.fc.b": (16,)}
@@ -127,7 +131,10 @@ def foreign(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(data, foreign, pictures, tmp_path_factory):
-    """A run from the foreign weights, in Python: the head first, then all, each group its rate."""
+    """A learner fine-tuned from the foreign weights, in a run.
+
+    First only the head was trained, then all groups, each with its own rate.
+    """
     learn = quiet(jx.vision_learner(data, SPEC, foreign[0], say=lambda line: None))
     sizes = {"path": pictures, "presize": 36, "size": 32}
     config = Config.model_validate({"data": sizes})
@@ -182,7 +189,7 @@ def test_its_body_is_frozen_and_then_trains_by_groups(data, foreign, tuned):
     begun.fit_one_cycle(1, 1e-2)
     after = flatten_dict(jax.device_get(begun.state.params))
     moved = {path[0] for path in before if not np.array_equal(before[path], after[path])}
-    # A layer norm is no batch norm: it stays with what is around it.
+    # Unlike a batch norm, a layer norm stays frozen together with the layers around it.
     assert moved == {"head"}
     assert begun.groups.names == ("patch and mixer", "head")
     assert [record["phase"] for record in tuned.records] == ["frozen", "unfrozen"]
@@ -198,7 +205,7 @@ def test_its_body_is_frozen_and_then_trains_by_groups(data, foreign, tuned):
 
 
 def test_without_batch_norms_train_bn_changes_nothing(data, foreign):
-    """What is asked for is the case: no statistic of a frozen layer moves."""
+    """In a network without batch norms, `train_bn` makes no difference to training."""
     states = []
     for train_bn in (True, False):
         made = partial(jx.vision_learner, data, SPEC, foreign[0], train_bn=train_bn)
@@ -316,7 +323,10 @@ def test_frozen_batch_norms_keep_their_statistics_as_asked(data):
 
 
 def test_weight_decay_leaves_alone_what_the_architecture_says(data):
-    """With all gradients at rest, what decays becomes smaller."""
+    """The parameters that an architecture lists in `no_decay` have no weight decay.
+
+    All gradients are zero here, so that only weight decay could change a parameter.
+    """
     learn = jx.vision_learner(data, NORMED, "none", wd=0.5)
     params = learn.state.params
     optimizer = learn._frozen.optimizer
@@ -395,7 +405,7 @@ def test_two_variables_of_one_name_are_named():
 
 
 class OfNnx(nnx.Module):
-    """A module of nnx with batch statistics, which its own attributes set to train."""
+    """A module of nnx with batch norm and dropout, whose own attributes switch training on."""
 
     def __init__(self, rngs):
         self.stem = nnx.Conv(3, 8, (4, 4), 4, rngs=rngs)
@@ -408,7 +418,10 @@ class OfNnx(nnx.Module):
 
 
 def test_a_module_of_linen_needs_no_nnx():
-    """Some releases of flax cannot import it beside a newer jax."""
+    """With networks of linen, jaxch5 does not import nnx.
+
+    Some releases of flax cannot import nnx together with a newer jax.
+    """
     code = (
         "import sys, flax.linen as nn; before = 'flax.nnx' in sys.modules; import jaxch5; "
         "jaxch5.create_model(nn.Dense(2), 2); jaxch5.create_model('resnet18', 2); "
@@ -420,7 +433,11 @@ def test_a_module_of_linen_needs_no_nnx():
 
 
 def test_a_module_of_nnx_is_taken_through_flaxs_bridge(data, tmp_path):
-    """Its weights are the ones that it has; statistics move in training and nowhere else."""
+    """A learner of an nnx module starts with the module's weights, and leaves the module unchanged.
+
+    Training updates the learner's running statistics. The learner can be saved and loaded, and its
+    weights, put into the module, give the same probabilities.
+    """
     module = OfNnx(nnx.Rngs(0))
     learn = quiet(jx.vision_learner(data, module, "none"))
     assert learn.groups.names == ("body", "head")
@@ -455,7 +472,7 @@ def test_dropout_of_nnx_draws_with_each_steps_key(data):
 
 
 class Noisy(nn.Module):
-    """Draws from a stream that nobody else knows."""
+    """A network that draws noise from a random stream of its own, named `stochastic`."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -466,7 +483,7 @@ class Noisy(nn.Module):
 
 
 class NoisyOfNnx(nnx.Module):
-    """The same, with a list of layers, whose parts have numbers."""
+    """A network of nnx like `Noisy`, with a batch norm and a list of layers, which have numbers."""
 
     def __init__(self, num_classes=2):
         self.stem = nnx.List([nnx.Linear(3, 8, rngs=nnx.Rngs(0)) for _ in range(2)])
@@ -484,7 +501,11 @@ class NoisyOfNnx(nnx.Module):
 
 @pytest.mark.parametrize("module", [Noisy(), NoisyOfNnx()], ids=["linen", "nnx"])
 def test_every_stream_draws_with_each_steps_key(module, data):
-    """The loss of a batch, with weights that stay, differs from step to step and not by chance."""
+    """Every random stream of a network depends on the step, and only on the step and the key.
+
+    The loss of the same batch, with the same weights, differs between two steps, and is the same
+    if a step is repeated.
+    """
     step = jax.jit(jx.make_train_step(jx.create_model(module, 2), jx.Recipe(), None, 32))
     state = jx.init_state(jx.create_model(module, 2), jx.Recipe(), 32, jax.random.key(0))
     batch = next(iter(data.train))
@@ -510,7 +531,7 @@ def test_a_spec_of_nnx_has_names_stages_and_a_file(data, tmp_path):
 
 @pytest.mark.parametrize("module", [Noisy(), SPEC], ids=["module", "spec"])
 def test_training_begins_from_variables(module, data):
-    """As from a file: the body is theirs and frozen, the head is new."""
+    """Variables can be passed as weights: their body is kept and frozen, and the head is new."""
     model = jx.create_model(module, 5)
     given = model.init(jax.random.key(7), jnp.zeros((1, 32, 32, 3)), train=False)
     lines = []
@@ -534,7 +555,10 @@ ARCH = ("--model.arch", "own_nets:SPEC")
 
 @pytest.fixture
 def started(tmp_path, monkeypatch, capsys):
-    """A function: a command of this process, which finds the user's module; gives what it says."""
+    """A function that runs a command in this process, where the user's module can be imported.
+
+    It returns the status, the output and the error output.
+    """
     (tmp_path / "own_nets.py").write_text(NETS)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -589,7 +613,10 @@ def test_every_command_takes_its_import_path(started, foreign, pictures, tmp_pat
 
 
 def test_a_run_from_elsewhere_has_nothing_imported(started, tuned, tmp_path):
-    """Its word is no reason to run a module; the command line's is."""
+    """A module that a run names is imported only if the command line names it too.
+
+    A run may come from elsewhere, so its settings are not trusted to run code.
+    """
     sign = tmp_path / "ran"
     (tmp_path / "own_nets.py").write_text(f"open({str(sign)!r}, 'w')\n" + NETS)
     config = tuned.run.config_file

@@ -23,7 +23,7 @@ def test_digits_from_block_to_batch():
 
 
 def test_data_are_shown_in_a_line():
-    """A notebook that ends a cell with the data shows the description."""
+    """A notebook shows the data's description, with a line for each part, at the end of a cell."""
     data = DataBlock(digits(), random_split(), presize=40, size=32).load(batch_size=64)
     assert repr(data) == f"<{data.describe()}>".replace("; ", "\n ")
     assert data.describe().startswith(data.outline()[0])

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits: white is white, black is black, and grey is as grey as it was."""
+"""Tests that pictures of more than 8 bits are read with the right white, black and greys."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ SHADES = RAMP * 255
 
 
 def tiff(values: np.ndarray, photometric: int, order: str = "<", planar: int = 1, tags=()) -> bytes:
-    """A TIFF by hand, of what Pillow cannot write: a strip, or one for each colour."""
+    """Builds a TIFF that Pillow cannot write, with one strip, or with a strip for each colour."""
     stored = values.transpose(2, 0, 1) if planar == 2 else values
     rows = stored.astype(values.dtype.newbyteorder(order)).tobytes()
     height, width, samples = values.shape
@@ -61,7 +61,7 @@ def tiff(values: np.ndarray, photometric: int, order: str = "<", planar: int = 1
 
 
 def png(values: np.ndarray, chunks: bytes = b"") -> bytes:
-    """A PNG of 16 bits by hand."""
+    """Builds a PNG with 16 bits per channel; `chunks` are placed before the pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + body))
@@ -81,7 +81,7 @@ def png(values: np.ndarray, chunks: bytes = b"") -> bytes:
 
 
 def stored(dtype: str, white: float, samples: int = 1) -> np.ndarray:
-    """The ramp as numbers from 0 to white."""
+    """Returns the ramp as numbers from 0 to `white`."""
     values = RAMP[..., None] * np.ones(samples) * white
     return (np.round(values) if np.dtype(dtype).kind in "ui" else values).astype(dtype)
 
@@ -93,7 +93,7 @@ FULL = {"u1": 255, "u2": 65535, "i2": 32767, "f4": 1, "f8": 1}
 @pytest.mark.parametrize(("dtype", "photometric"), list(product(FULL, [0, 1, 2])))
 @pytest.mark.parametrize("planar", [1, 2])
 def test_white_is_white_in_every_tiff(order, dtype, photometric, planar):
-    """Whichever end the numbers begin at, and whichever of them is said to be white."""
+    """White is white in either byte order, and whether 0 or the maximum stands for white."""
     values = stored(dtype, FULL[dtype], 3 if photometric == 2 else 1)
     pixels = decode(tiff(values, photometric, order, planar))
     wanted = 255 - SHADES if photometric == 0 else SHADES
@@ -137,7 +137,7 @@ def test_alpha_has_the_bits_of_the_colours_or_all(samples, opaque):
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_bits_that_are_used_are_guessed_for_the_set(bits, form, samples):
-    """One picture that reaches white among dark ones tells how many bits there are."""
+    """One picture that reaches white among dark ones tells how many bits the set uses."""
     white = 2**bits - 1
     files = [stored("u2", white / 20, samples)] * 9 + [stored("u2", white, samples)]
     contents = [
@@ -186,7 +186,10 @@ def test_both_kinds_of_numbers_are_guessed_and_both_are_said():
 
 @pytest.mark.parametrize("largest", [4095, 1023])
 def test_a_file_that_says_its_bits_is_believed(largest):
-    """But not one that says what its largest value happens to be, which is no scale."""
+    """A stated largest value is taken as white if it is a usual value for white, such as 4095.
+
+    A value such as 3900 is only the largest that occurs in the picture, and is ignored.
+    """
     data = tiff(stored("u2", largest), 1, tags={281: ("H", [largest])})
     assert np.abs(decode(data) - SHADES[..., None]).max() <= 1
     assert guess_range(1, lambda item: data) == ("auto", "")
@@ -200,7 +203,7 @@ def test_what_is_set_wins_over_what_the_file_says():
 
 
 def test_packed_bits_are_what_they_are():
-    """Twelve bits, two numbers in three bytes."""
+    """Numbers of 12 bits are unpacked; a TIFF stores two of them in three bytes."""
     numbers = [0, 2048, 4095, 1024]
     rows = int("".join(f"{number:012b}" for number in numbers), 2).to_bytes(6, "big")
     entry = {258: ("H", [12]), 256: ("I", [4]), 257: ("I", [1]), 278: ("I", [1])}
@@ -228,7 +231,7 @@ def test_numbers_that_are_none_are_black():
 
 
 def test_a_guess_looks_at_each_picture_that_is_decoded(tmp_path):
-    """A limit that is raised is raised for the guess too; what is larger tells nothing."""
+    """The guess ignores pictures that exceed `max_pixels`, and follows a raised limit."""
     for name in ("red", "green"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(png(stored("u2", 4095, 1)))
@@ -239,7 +242,7 @@ def test_a_guess_looks_at_each_picture_that_is_decoded(tmp_path):
 
 
 def test_pictures_of_8_bits_cost_nothing():
-    """They are not decoded for a guess, and no range changes them."""
+    """Pictures of 8 bits are not read in full for a guess, and no range changes them."""
     file = io.BytesIO()
     Image.fromarray(np.round(SHADES).astype(np.uint8)).save(file, "PNG")
     assert deep_of(file.getvalue()) is None
@@ -250,7 +253,7 @@ def test_pictures_of_8_bits_cost_nothing():
 
 
 def test_uncompressed_ycbcr_is_colours():
-    """Pillow takes its bytes for red, green and blue, or runs over."""
+    """Uncompressed YCbCr is converted to RGB; Pillow would mistake its values for RGB."""
     values = np.full((2, 2, 3), (255, 128, 128), np.uint8)
     assert decode(tiff(values, 6, tags={530: ("H", [1, 1])})).min() >= 254
 

@@ -1,4 +1,4 @@
-"""Decoding and presizing: what a person would see, and where each point of it went."""
+"""Tests that decoding gives what a person would see, and that frames locate points on canvases."""
 
 import contextlib
 import io
@@ -21,7 +21,8 @@ from jaxch5.data.image import canvas_shape, decode, presize
 from jaxch5.data.profiles import adobe_rgb
 from jaxch5.errors import DataError
 
-# Four quarters of different colours, wider than high: any turn or mirroring shows.
+# The quarters of the test picture differ in colour, and it is wider than high, so that every
+# rotation and mirroring can be seen.
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 180, 30), (30, 30, 190), (120, 120, 120)
 
 
@@ -35,7 +36,7 @@ def quarters(width: int = 96, height: int = 64) -> Image.Image:
 
 
 def corners(pixels: np.ndarray) -> np.ndarray:
-    """The colour in the middle of each quarter, in reading order."""
+    """Returns the colour in the middle of each quarter, in reading order."""
     height, width, _ = pixels.shape
     rows, columns = [height // 4, 3 * height // 4], [width // 4, 3 * width // 4]
     return pixels[np.ix_(rows, columns)].reshape(4, 3).astype(int)
@@ -55,7 +56,7 @@ def with_orientation(image: Image.Image, orientation: int, form: str = "JPEG") -
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG by hand, for what Pillow cannot write."""
+    """Builds a PNG by hand, for kinds that Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -197,7 +198,7 @@ def test_orientation_is_obeyed(orientation, min_side):
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size():
-    """Neither side falls below what was asked for, and far fewer pixels are made."""
+    """Neither side falls below `min_side`, and far fewer pixels are decoded than the file has."""
     pixels = decode(encoded(quarters(960, 640), "JPEG", quality=95), "large.jpg", min_side=150)
     assert 150 <= pixels.shape[0] <= 320
     assert np.abs(corners(pixels) - COLOURS).max() <= 8
@@ -223,7 +224,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.filterwarnings("error")
 def test_what_cannot_be_read_is_named(kind):
-    """One line with the file's name, and no warning beside it."""
+    """The error is one line that begins with the file's name, and no warning is issued."""
     with pytest.raises(DataError) as caught:
         decode(BROKEN[kind], "a/b.jpg", min_side=64)
     message = str(caught.value)
@@ -233,29 +234,29 @@ def test_what_cannot_be_read_is_named(kind):
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
-    """A small JPEG whose header promises more."""
+    """Returns a small JPEG whose header claims another size."""
     place = JPEG.index(b"\xff\xc0") + 5
     return JPEG[:place] + struct.pack(">HH", height, width) + JPEG[place + 4 :]
 
 
 def jpeg_of_scans(count: int) -> bytes:
-    """A progressive JPEG that goes over the same coefficients again and again."""
+    """Returns a progressive JPEG whose last scan is repeated `count` times."""
     data = encoded(quarters(), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def jpeg_of_components(count: int) -> bytes:
-    """A JPEG whose first scan has one of three components only, and many scans of it."""
+    """Returns a JPEG with three components and `count` scans that hold only the first component."""
     data = encoded(quarters(), "JPEG")
     begin = data.rindex(b"\xff\xda")
-    # Of the component, its tables; then the spectrum: all 64 coefficients.
+    # A scan's header: the component with its tables, then the range of all 64 coefficients.
     one = b"\xff\xda\x00\x08\x01" + data[begin + 5 : begin + 7] + b"\x00\x3f\x00"
     return data[:begin] + (one + data[begin + 14 : -2]) * count + data[-2:]
 
 
 def webp_of_size(width: int, height: int) -> bytes:
-    """An animation's first part, which says how large the canvas is."""
+    """Returns an animated WebP whose first chunk claims another size of the canvas."""
     data = bytearray(animation("WEBP"))
     place = data.index(b"VP8X") + 12
     data[place : place + 3] = (width - 1).to_bytes(3, "little")
@@ -304,7 +305,7 @@ CHUNKS = {
 @pytest.mark.parametrize("kind", BOMBS)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_before_they_take_memory(kind):
-    """Small files that promise many pixels, or much work: refused by what their headers say."""
+    """Small files that claim many pixels, or would take much work, are refused before decoding."""
     assert len(BOMBS[kind]) < 1_000_000
     with pytest.raises(DataError, match="is refused") as caught:
         decode(BOMBS[kind], "bomb")
@@ -312,7 +313,7 @@ def test_bombs_are_refused_before_they_take_memory(kind):
 
 
 def test_scans_behind_a_whole_one_are_not_decoded():
-    """They are not counted where the first holds all; the decoder ends at the second of them."""
+    """If the first scan is complete, scans are not counted; decoding fails at the second scan."""
     data = encoded(quarters(), "JPEG")
     scan = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(DataError, match="cannot be decoded"):
@@ -321,7 +322,7 @@ def test_scans_behind_a_whole_one_are_not_decoded():
 
 @pytest.mark.parametrize("kind", CHUNKS)
 def test_a_chunk_that_unpacks_to_much_is_not_unpacked(kind):
-    """Of 100 MB of zeros in a PNG's text or profile no more than Pillow's limit is read."""
+    """If a PNG's text or profile holds 100 MB of zeros, unpacking stops at Pillow's limit."""
     tracemalloc.start()
     with contextlib.suppress(DataError):
         decode(CHUNKS[kind], "bomb")
@@ -331,7 +332,7 @@ def test_a_chunk_that_unpacks_to_much_is_not_unpacked(kind):
 
 
 def test_whole_pictures_are_no_bombs():
-    """Blank pictures, which take the fewest bytes a pixel, and a header full of chance bytes."""
+    """Blank pictures, with few bytes per pixel, are read; so is a header with random bytes."""
     blank = Image.new("RGB", (3000, 2000), "white")
     for options in ({}, {"progressive": True}, {"optimize": True, "quality": 1}):
         assert decode(encoded(blank, "JPEG", **options), "blank").shape == (2000, 3000, 3)
@@ -347,7 +348,7 @@ def test_an_animation_of_many_frames_is_one_picture():
 
 
 def test_only_formats_of_pictures_are_tried():
-    """PostScript named as a picture would have Pillow start Ghostscript, a program of its own."""
+    """PostScript that is named as a JPEG is refused; Pillow would start Ghostscript to read it."""
     data = encoded(quarters(), "EPS")
     with pytest.raises(DataError, match="not a picture in a known format"):
         decode(data, "a.jpg")
@@ -379,7 +380,7 @@ def test_any_bytes_are_a_picture_or_an_error(start, rest, min_side):
 @pytest.mark.slow
 @pytest.mark.parametrize("real", [False, True], ids=["drawn", "photographs"])
 def test_ten_thousand_damaged_pictures(real, tmp_path, request):
-    """Each is read or refused in one line: no crash, 2 s at most, and a gigabyte at most."""
+    """Each picture is read or refused within 2 s, without a crash, and in less than 1 GB."""
     sources = tmp_path / "sources"
     sources.mkdir()
     if real:
@@ -398,7 +399,8 @@ def test_ten_thousand_damaged_pictures(real, tmp_path, request):
     done = subprocess.run(
         [sys.executable, script, sources, "10000", "0", note], capture_output=True, timeout=240
     )
-    # What was being read when it died is in the note: its length in four bytes, and its content.
+    # If the process dies, the note holds what it was reading: the length in four bytes, and the
+    # content.
     last = note.read_bytes()
     assert done.returncode == 0, (done.stderr[-2000:], last[4 : 4 + int.from_bytes(last[:4])])
     said = json.loads(done.stdout)
@@ -426,7 +428,7 @@ def test_canvas_has_one_size_for_every_picture(height, width, size):
 
 
 def ramps(height: int, width: int) -> np.ndarray:
-    """A picture whose red is the column and whose green is the row, as fractions of 250."""
+    """Returns a picture whose red is the column and whose green is the row, as fractions of 250."""
     pixels = np.zeros((height, width, 3))
     pixels[..., 0] = (np.arange(width) + 0.5) / width * 250
     pixels[..., 1] = ((np.arange(height) + 0.5) / height * 250)[:, None]
@@ -443,10 +445,10 @@ def ramps(height: int, width: int) -> np.ndarray:
 )
 @example(height=48, width=72, size=43, u=0.875, v=0.875)
 def test_frame_inverts_presize_to_half_a_pixel(height, width, size, u, v):
-    """What lies at (u, v) of the kept region lies on the canvas where `frame` says.
+    """The point (u, v) of the kept region lies at the place on the canvas that `frame` gives.
 
-    The ramps tell from a pixel's colour where in the whole picture it was; of a picture longer
-    than the canvas, the kept region is the middle.
+    The ramps' colours tell where a pixel was in the whole picture. If the picture is longer than
+    the canvas, the kept region is its middle.
     """
     canvas, frame = presize(ramps(height, width), size)
     kept_u = min(1.0, 1.5 * height / width)
@@ -459,8 +461,8 @@ def test_frame_inverts_presize_to_half_a_pixel(height, width, size, u, v):
     short, long = sorted((height, width))
     on_canvas = min(1.5 * size, long * size / short)
     pixels_u, pixels_v = (on_canvas, size) if width >= height else (size, on_canvas)
-    # Colours are whole numbers, of which 250 span the picture, and whole pixels are cut: the kept
-    # part is up to half a one shorter, and up to half a one beside the middle.
+    # Colours are integers, 250 of which span the picture. Only whole pixels can be cropped, so the
+    # kept part may be up to half a pixel shorter, and up to half a pixel off centre.
     slack = 1.0 / 250 + 1.0 / long
     expected_u, expected_v = 0.5 + (back_u - 0.5) * kept_u, 0.5 + (back_v - 0.5) * kept_v
     assert abs(red - expected_u) <= 0.5 * kept_u / pixels_u + slack
@@ -468,7 +470,7 @@ def test_frame_inverts_presize_to_half_a_pixel(height, width, size, u, v):
 
 
 def test_upright_picture_lies_on_its_side():
-    """Turned by a quarter, not mirrored: the quarters keep their order around the middle."""
+    """An upright picture is turned by 90 degrees, not mirrored; `frame` locates each quarter."""
     picture = np.asarray(quarters(40, 60))
     canvas, frame = presize(picture, 40)
     for (u, v), colour in zip(
@@ -479,7 +481,7 @@ def test_upright_picture_lies_on_its_side():
 
 
 def test_long_picture_is_cut_evenly():
-    """Of a panorama the middle is kept, as much on either side of it."""
+    """The middle of a panorama is kept: both sides lose equally much."""
     picture = ramps(50, 250)
     canvas, _ = presize(picture, 50)
     red = canvas[25, :, 0].astype(float)
@@ -492,7 +494,7 @@ def test_long_picture_is_cut_evenly():
 @pytest.mark.parametrize("profile", [None, adobe_rgb()])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_canvas_that_is_given_is_the_one_that_is_made(method, shape, profile, overwrite):
-    """In whatever it held before, and among others of a batch, which stay as they were."""
+    """Presizing into one canvas of a batch gives the usual result; the others stay unchanged."""
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     original = picture.copy()
     wanted, frame = presize(picture, 48, profile, method)
@@ -523,7 +525,8 @@ def test_a_picture_of_the_right_size_is_not_touched():
 def test_shrinking_does_not_alias():
     """A chessboard of single pixels, far too fine for the canvas, becomes an even grey.
 
-    Below 3/2, where four taps a pixel are taken, the board is nearly what the canvas can show.
+    Reductions below 3/2 are left out: they interpolate each pixel from four, and the canvas is
+    almost large enough to show the board.
     """
     board = np.indices((400, 600)).sum(0) % 2 * 255
     picture = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
@@ -534,23 +537,23 @@ def test_shrinking_does_not_alias():
 
 
 def zone_plate(height: int, width: int) -> np.ndarray:
-    """Rings that grow finer outwards: every frequency, in every direction."""
+    """Returns rings that grow finer outwards and so have every frequency in every direction."""
     y, x = np.indices((height, width)) - np.array([height, width]).reshape(2, 1, 1) / 2 + 0.5
     rings = 127.5 + 127.5 * np.cos(np.pi * (x**2 + y**2) / width)
     return np.repeat(np.round(rings)[..., None], 3, axis=2).astype(np.uint8)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Decibels."""
+    """Returns the peak signal-to-noise ratio in decibels."""
     return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
 
 
 @pytest.mark.parametrize("size", [364, 308, 268, 250, 228, 200, 190, 134])
 def test_every_shrinking_is_as_clean_as_a_filter_that_widens(size):
-    """Of a zone plate no less is left, and no more added, than by Pillow's bilinear filter.
+    """A reduced zone plate is at most 2 dB worse than with Pillow's bilinear filter.
 
-    Lanczos, which keeps the most, is the measure. OpenCV's bare linear filter falls 3 dB behind
-    Pillow's at a factor of 1.6 and 5 at 1.75.
+    The reference is the Lanczos filter, which preserves the most detail. OpenCV's plain linear
+    filter is 3 dB worse than Pillow's at a factor of 1.6, and 5 dB worse at 1.75.
     """
     picture = zone_plate(400, 600)
     canvas, _ = presize(picture, size)
@@ -563,7 +566,10 @@ def test_every_shrinking_is_as_clean_as_a_filter_that_widens(size):
 
 @pytest.mark.parametrize("size", [364, 250, 228, 200, 190])
 def test_a_fraction_of_a_jpeg_does_not_alias(size):
-    """A fraction such as 5/8 would give 15 dB at 228 pixels; half is libjpeg's average of four."""
+    """A JPEG does not alias, even if it is decoded at 1/2, where libjpeg averages four pixels.
+
+    If it were decoded at a fraction such as 5/8, the PSNR would be only 15 dB at 228 pixels.
+    """
     data = encoded(Image.fromarray(zone_plate(400, 600)), "JPEG", quality=98, subsampling=0)
     canvas, _ = presize(decode(data, min_side=size), size)
     whole = Image.fromarray(decode(data))
@@ -572,7 +578,7 @@ def test_a_fraction_of_a_jpeg_does_not_alias(size):
 
 
 def test_enlarging_is_smooth():
-    """An 8x8 digit at 40 pixels has no step larger than its neighbours' difference over five."""
+    """If 8 pixels are enlarged to 40, no step exceeds a fifth of the neighbours' difference."""
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[:, 4:] = 250
     canvas, _ = presize(picture, 40)
@@ -580,9 +586,9 @@ def test_enlarging_is_smooth():
 
 
 def seen_through(frame: np.ndarray, canvas: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """A grid of 60x60 points of the unit square, read from a canvas between its pixels.
+    """Returns a canvas's values at 60x60 points of the unit square, interpolated between pixels.
 
-    `shift` is in pixels of the canvas, along both axes.
+    The points are moved by `shift` pixels of the canvas along both axes.
     """
     points = np.stack([*np.meshgrid(*[np.linspace(0.05, 0.95, 60)] * 2), np.ones((60, 60))])
     x, y, _ = np.einsum("ij,jab->iab", frame.astype(float), points) - 0.5 + shift
@@ -596,7 +602,7 @@ def seen_through(frame: np.ndarray, canvas: np.ndarray, shift: float = 0.0) -> n
 def test_photographs_at_a_fraction_look_like_the_whole(flowers):
     """JPEG's scaled decoding changes a photograph by less than a shift by half a pixel would.
 
-    The decoder makes whole pixels only: half of 333 is 166.5, of which it makes 167.
+    The decoder rounds sides up to whole pixels: half of 333 pixels is 166.5, which becomes 167.
     """
     files = sorted(flowers.glob("valid/*/*.jpg"))[::6]
     assert files

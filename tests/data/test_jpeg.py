@@ -1,4 +1,4 @@
-"""Tests that harmless JPEG files are read, large ones at a fraction, whatever follows the end."""
+"""Tests that harmless JPEG files are read, at a fraction if large, whatever follows their end."""
 
 import io
 import struct
@@ -119,7 +119,7 @@ HEADERS = {
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_plain_header_says_what_pillow_says(kind, mode):
-    """`read_plain` finds the same size, profile and orientation as Pillow does.
+    """If `read_plain` reads a header, Pillow finds the same size and profile, and no rotation.
 
     The decoded pixels do not depend on which of the two read the header.
     """
@@ -140,7 +140,7 @@ EMPTY_EXIF = b"\xff\xe1\0\x16Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from([*HEADERS]), st.data())
 def test_a_damaged_header_is_left_to_pillow_or_says_the_same(kind, data):
-    """If one byte of a header is changed and both readers still read the header, they agree."""
+    """If `read_plain` and Pillow both read a header with a changed byte, they agree about it."""
     content = bytearray(encoded(picture(16, 8), **HEADERS[kind][0]))
     place = data.draw(st.integers(2, content.index(START_OF_SCAN) + 3))
     content[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Tests that labels become indices into the classes, and that others are refused at once."""
+"""Tests that labels become indices into the classes, and that invalid ones are refused at once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Near-duplicates are found whatever made them so, and different pictures are told apart."""
+"""Tests that near-duplicates are found after any kind of change, and other pictures are not."""
 
 import cv2
 import numpy as np
@@ -49,7 +49,10 @@ CHANGES = {
 
 
 def textured(seed, count, shape=(120, 160)):
-    """Pictures with details of all sizes and, as in photographs, colours only of the large ones."""
+    """Returns pictures with details of all sizes.
+
+    As in photographs, only the large details have colours.
+    """
     draws = np.random.default_rng(seed)
 
     def layer(cells, channels):
@@ -107,14 +110,17 @@ def test_plain_and_small_pictures_are_not_compared():
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_drawings_of_one_shape_are_no_flood(side):
-    """Of 400 digits, 40 of each: what one hand drew much like another may be taken for it."""
+    """Among 400 digits, at most six are found, because few of them are drawn almost alike."""
     source = digits()
     pictures = [cv2.resize(source.read(item), (side, side)) for item in range(400)]
     assert sum(map(len, groups(pictures))) <= 6
 
 
 def test_drawings_of_a_few_lines_are_told_apart():
-    """One line alone is like another once the paper around it is cut off; three are not."""
+    """Drawings of three lines are not near-duplicates.
+
+    Drawings of a single line would look alike once the blank paper around the line is cropped.
+    """
     draws = np.random.default_rng(0)
     pictures = []
     for _ in range(200):
@@ -126,7 +132,7 @@ def test_drawings_of_a_few_lines_are_told_apart():
 
 
 def test_no_chain_puts_different_pictures_together():
-    """A window that moves over a large picture: far ones are not one picture."""
+    """Windows that move over a large picture are grouped only if they are close to each other."""
     large = textured(6, 1, (120, 640))[0]
     windows = [np.ascontiguousarray(large[:, start : start + 160]) for start in range(0, 480, 10)]
     found = groups(windows)
@@ -153,7 +159,7 @@ def test_the_order_of_the_pictures_is_of_no_account():
 
 
 def test_few_are_compared_in_detail(monkeypatch):
-    """The number of these comparisons, which take the time, does not grow with the square."""
+    """The number of detailed comparisons, which take most of the time, grows at most linearly."""
     compared = []
     compare = near._is_near
     monkeypatch.setattr(near, "_is_near", lambda *pair: compared.append(pair) or compare(*pair))

@@ -1,4 +1,4 @@
-"""Packing: the same pictures, classes and labels come out, however often it was stopped."""
+"""Tests that packing keeps pictures, classes and labels, even if it is stopped and resumed."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ SIZE = 24
 
 
 def smooth(height, width, seed):
-    """A picture with slopes and an edge, as photographs have; noise is no picture."""
+    """Returns a picture with slopes and an edge, which is more like a photograph than noise is."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     color, slope = rng.uniform(40, 160, 3), rng.uniform(0, 80, (2, 3))
@@ -30,7 +30,7 @@ def smooth(height, width, seed):
 
 @pytest.fixture(scope="module")
 def source():
-    """Lying, upright, square, long and little pictures."""
+    """Provides pictures in landscape, portrait and square format, and long and small ones."""
     sizes = [(40, 60), (60, 40), (50, 50), (30, 200), (200, 30), (12, 17), (49, 50), (61, 60)]
     images = [smooth(*sizes[number % len(sizes)], number) for number in range(40)]
     return from_arrays(images, np.arange(40) % 2, ["even", "odd"])
@@ -44,7 +44,7 @@ def packed(source, tmp_path_factory):
 
 
 def upright(canvas, frame):
-    """What the network would see of a canvas: the frame says where the picture lies."""
+    """Returns the picture that lies on a canvas, turned upright; the frame tells where it lies."""
     length = int(np.abs(frame[:2, :2]).max())
     picture = canvas[:, :length]
     return np.rot90(picture, -1) if frame[0, 0] == 0 else picture
@@ -58,7 +58,7 @@ def test_pictures_come_back_as_presize_makes_them(source, packed):
         canvas, its_frame = canvas_of(again, item, SIZE)
         if abs(np.diff(source.read(place[name]).shape[:2])[0]) > 2:
             np.testing.assert_array_equal(its_frame, frame)
-        # A picture that presizing makes square may lie the other way; its frame says so.
+        # A picture that presizing makes square may lie turned on the canvas; its frame shows that.
         one, other = upright(wanted, frame), upright(canvas, its_frame)
         assert one.shape == other.shape
         assert float(psnr(one / 255.0, other / 255.0)) > 35
@@ -74,13 +74,13 @@ def test_labels_classes_and_names_are_the_same(source, packed):
 
 
 def test_shards_are_mixed(packed):
-    """Read from front to back, classes do not come one after the other."""
+    """Every shard has pictures of both classes, so that reading in order mixes the classes."""
     for number in range(3):
         assert len(set(from_packed(packed, slice(number, number + 1)).labels)) == 2
 
 
 def test_the_random_split_is_that_of_the_originals(source, packed):
-    """A run on the packed set can be compared with one on the files."""
+    """A run on the packed set holds out the same pictures as a run on the files."""
     again = from_packed(packed)
     held_out = [
         {one.references[item] for item in random_split(0.3, seed=5)(one)[1]}

@@ -1,4 +1,4 @@
-"""A picture is the same in whatever form it is given, or is refused in one line."""
+"""Tests that a picture is read alike in every form it may have, or is refused in one line."""
 
 import io
 import os
@@ -28,14 +28,14 @@ def png(pixels, mode=None, **saved):
 
 @st.composite
 def pixels_of_any_kind(draw):
-    """Grey, grey with alpha, RGB and RGBA."""
+    """Draws the pixels of a picture that is grey or RGB, with or without alpha."""
     shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     channels = draw(st.sampled_from([(), (1,), (2,), (3,), (4,)]))
     generator = np.random.default_rng(draw(st.integers(0, 1000)))
     return generator.integers(0, 256, (*shape, *channels)).astype(np.uint8)
 
 
-# Of pixels; each is the same picture.
+# Functions that turn pixels into the different forms that a picture may have.
 FORMS = {
     "an array": lambda pixels: pixels,
     "wide integers": lambda pixels: pixels.astype(np.int64),
@@ -115,7 +115,7 @@ def test_pillows_pictures_stand_as_their_files_do(form, orientation):
 
 
 class Elsewhere:
-    """As an array on an accelerator that has to be fetched first."""
+    """Acts like an array on an accelerator, which must be copied to the host before it is read."""
 
     def __array__(self, *args, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy\nsecond line")
@@ -182,7 +182,7 @@ LATER = {"an empty content", "text", "a missing file", "a folder", "a zero byte"
 
 @pytest.mark.parametrize("kind", sorted(REFUSED.keys() - LATER))
 def test_from_arrays_refuses_at_once_what_needs_no_decoding(kind):
-    """Not in the middle of an epoch, and says which."""
+    """`from_arrays` names the picture that it refuses, so that no epoch fails in the middle."""
     good = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(DataError, match="image 000000001: "):
         from_arrays([good, REFUSED[kind][0]], [0, 1], ["a", "b"])
@@ -219,7 +219,7 @@ def test_a_source_of_ones_own_may_give_any_form():
 
 
 def test_one_picture_is_not_taken_for_many():
-    """A path has letters, an array rows, and an open file lines."""
+    """A path, an array or an open file is one picture, although each can be iterated over."""
     ones = [
         "a.jpg",
         Path("a.jpg"),

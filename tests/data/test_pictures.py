@@ -1,4 +1,4 @@
-"""A record of pictures is read as it was written, and finds them in whatever order they come."""
+"""Tests that a record of pictures is read as written, and its pictures are found in any order."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from jaxch5.data.pictures import (
 from jaxch5.data.source import from_arrays
 from jaxch5.errors import CheckpointError
 
-# Any name of a file, bytes that are no text among them, and the same name twice.
+# Any names of files, including bytes that are not valid text, and the same name more than once.
 names = st.lists(
     st.text(st.characters(codec=None, exclude_characters="\0"), min_size=1), min_size=1, max_size=8
 )
@@ -56,7 +56,7 @@ def test_it_is_read_as_it_was_written(tmp_path_factory, references, seed):
 
 @given(names, st.integers(0, 99))
 def test_in_any_order_each_is_found(references, seed):
-    """Each picture once, and each of the others is one picture's or nobody's."""
+    """Pictures that are listed in another order are all found, and no two at the same place."""
     rng = np.random.default_rng(seed)
     pictures = pictures_named(references, rng)
     order = rng.permutation(len(references))
@@ -96,7 +96,7 @@ def test_what_either_of_two_calls_trained_on_was_trained_on(seed):
 
 
 def test_a_source_that_grew_gives_the_pictures_that_were_there():
-    """A class that came since moves the labels of all after it."""
+    """The run's pictures keep their labels even if a new class shifts the labels of the source."""
     images = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
     before = from_arrays(images, np.array([0, 1, 0, 1]), ["b", "c"])
     pictures = pictures_of(before, np.array([0, 1]), np.array([2, 3]))
@@ -124,7 +124,7 @@ def test_a_source_that_grew_gives_the_pictures_that_were_there():
             b'{"format": "jaxch5 pictures of a run, 1", "classes": [], "train": 1, "valid": 0}\n'
         ),
     ],
-    # A compressed file holds the time, and two workers would collect other names.
+    # Compressed contents include the time, so names made from them would differ between workers.
     ids=["empty", "other", "nothing", "no header", "cut", "not all"],
 )
 def test_a_damaged_record_is_one_line_with_a_way_out(content, tmp_path):

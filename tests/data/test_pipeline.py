@@ -1,4 +1,4 @@
-"""Batches: each epoch what it should be, from any step, whatever is kept in memory."""
+"""Tests that every epoch yields the right batches, from any step on and with any cache."""
 
 import dataclasses
 import gc
@@ -25,7 +25,7 @@ SIZE = 8
 
 
 def pictures(count: int) -> Source:
-    """Each picture is filled with its number, so that a batch tells what it was made from."""
+    """Returns pictures filled with their number, so that a batch shows what it was made from."""
     images = [np.full((5 + i % 3, 7, 3), i % 251, np.uint8) for i in range(count)]
     return from_arrays(images, np.arange(count) % 2, ["even", "odd"])
 
@@ -45,7 +45,7 @@ def assert_same(one, other):
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 70))
 def test_validation_counts_every_item_once(count, batch_size):
-    """In order, in batches of one shape, of which the last is padded with rows that count not."""
+    """Items come in order, in batches of one shape; masked rows fill up the last batch."""
     batches = list(loader(count, batch_size))
     assert len(batches) == -(-count // batch_size)
     assert all(batch.image.shape[0] == batch_size for batch in batches)
@@ -60,7 +60,7 @@ def test_validation_counts_every_item_once(count, batch_size):
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 5))
 def test_training_epoch_is_a_permutation(count, batch_size, seed, number):
-    """No item comes twice, and only what does not fill a batch is left out."""
+    """No item comes twice, and only items that do not fill a batch are left out."""
     batch_size = min(count, batch_size)
     batches = list(loader(count, batch_size, seed).epoch(number))
     seen = np.concatenate([batch.index for batch in batches])
@@ -72,7 +72,7 @@ def test_training_epoch_is_a_permutation(count, batch_size, seed, number):
 
 
 def test_batch_holds_what_its_index_says():
-    """Picture, frame and label are those of the item, by its place in the part."""
+    """A row's picture, frame and label belong to the item at the row's index in the part."""
     items = np.array([3, 5, 8, 2, 9, 11, 0])
     source = pictures(12)
     for batch in loader(12, 3, seed=1, items=items):
@@ -98,7 +98,7 @@ def test_shapes_are_those_of_every_batch():
 
 
 def test_every_epoch_and_every_seed_has_its_own_order():
-    """Epoch 1 of one seed is not epoch 0 of the next seed either."""
+    """Epoch 1 of one seed also differs from epoch 0 of the next seed."""
 
     def order(seed, epoch):
         return tuple(np.concatenate([b.index for b in loader(40, 8, seed).epoch(epoch)]))
@@ -109,19 +109,19 @@ def test_every_epoch_and_every_seed_has_its_own_order():
 
 
 def test_items_meet_all_places():
-    """The shuffle is no rotation or the like: over many epochs an item comes anywhere, evenly."""
+    """Over many epochs, every item comes at every place about equally often."""
     made = loader(10, 1, seed=0)
     places = np.zeros((10, 10))
     for place, batch in enumerate(made.steps(0, 10 * 400)):
         places[batch.index[0], place % 10] += 1
-    # 400 draws with probability 1/10: mean 40, deviation 6.
+    # For 400 draws with probability 1/10, the mean is 40 and the standard deviation is 6.
     assert places.min() > 40 - 5 * 6
     assert places.max() < 40 + 5 * 6
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 6, 13])
 def test_steps_go_on_where_they_are_told(start):
-    """`steps(k)` is the tail of `steps(0)`: a position is one number, across epochs."""
+    """`steps(k)` yields what `steps(0)` yields after `k` batches, also in a later epoch."""
     made = loader(23, 4, seed=3)
     whole = list(made.steps(0, 17))
     assert len(whole) == 17
@@ -138,7 +138,7 @@ def test_steps_are_the_epochs_in_a_row():
 
 @pytest.mark.parametrize("seed", [None, 7])
 def test_cache_changes_no_bit(seed):
-    """Not in the first epoch, which fills it, nor in a later one."""
+    """The cache changes neither the first epoch, which fills it, nor a later one."""
     off, memory = loader(23, 4, seed), loader(23, 4, seed, keep=True)
     for epoch in range(3):
         assert_same(off.epoch(epoch), memory.epoch(epoch))
@@ -162,7 +162,7 @@ def test_memory_reads_each_picture_once():
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_no_thread_is_left_behind(whole):
-    """Fifty epochs, each run to its end or left after a batch, leave no thread more."""
+    """Fifty epochs, each run to its end or left after a batch, leave no additional threads."""
     made = loader(64, 4, seed=0)
     next(iter(made))
     before = threading.active_count()
@@ -189,7 +189,7 @@ def test_no_thread_is_left_behind_on_the_way_to_the_device():
 
 
 def test_a_broken_picture_is_named_where_it_comes(tmp_path):
-    """The batches before it arrive; then the error says which file, in one line."""
+    """The batches before the broken picture arrive; then an error names its file in one line."""
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / name)
@@ -217,7 +217,7 @@ def test_a_batch_larger_than_the_set_names_both_numbers():
 
 
 def test_device_gets_the_same_batches_and_nothing_implicitly():
-    """Transfers are explicit: they pass where the guard forbids any other."""
+    """All transfers are explicit: they succeed although JAX's guard forbids implicit ones."""
     made = loader(23, 4, seed=3)
     with jax.transfer_guard("disallow"):
         arrived = list(to_device(made.steps(0, 12)))
@@ -226,7 +226,7 @@ def test_device_gets_the_same_batches_and_nothing_implicitly():
 
 
 def test_the_caches_give_the_same_batches():
-    """Bit for bit, in training and in validation, whole epochs and from the middle of one."""
+    """Batches are identical in training and validation, for whole epochs and from mid-epoch on."""
     for seed in (None, 3):
         off, memory, device = (loader(23, 5, seed, keep=keep) for keep in (False, True, False))
         device.canvases.to_device()
@@ -248,7 +248,7 @@ def test_a_batch_of_the_device_cache_has_the_announced_shapes():
 @settings(deadline=None, max_examples=20)
 @given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_the_parts_of_a_batch_are_the_batch(count, rows, processes, training):
-    """Each process reads its rows of every batch, and the last, padded one has as many of each."""
+    """The rows that the processes read make up every batch, even a last one that is filled up."""
     batch_size = min(rows * processes, count // processes * processes)
     whole = loader(count, batch_size, seed=0 if training else None)
     parts = [whole.shared(lambda array: array, (part, processes)) for part in range(processes)]
@@ -267,7 +267,7 @@ def test_the_parts_of_a_batch_are_the_batch(count, rows, processes, training):
 @settings(deadline=None, max_examples=20)
 @given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, training):
-    """Each item comes to one process only, always the same, and in validation each once."""
+    """Each process reads a range of items of its own; validation reads every item once."""
     batch_size = min(rows * processes, count // processes * processes)
     items = np.random.default_rng(0).permutation(count)
     source = dataclasses.replace(pictures(count), sharded=True)
@@ -293,7 +293,7 @@ def test_of_large_files_each_process_keeps_to_a_range(count, rows, processes, tr
 
 
 def test_pictures_go_when_their_loader_goes():
-    """Kept pictures are gigabytes; they do not wait for Python to look for cycles."""
+    """Kept pictures take gigabytes; they are freed with their loader, before any collection."""
     training = loader(20, 4, seed=0, keep=True)
     list(training)
     canvases = weakref.ref(training.canvases)
@@ -306,7 +306,7 @@ def test_pictures_go_when_their_loader_goes():
 
 
 class Oversampling(Loader):
-    """Whatever places it is told, which the epoch draws in this order."""
+    """Draws the given places, in the given order, in every epoch."""
 
     def told(self, order):
         self.order = lambda epoch: order
@@ -316,9 +316,10 @@ class Oversampling(Loader):
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 5), min_size=6, max_size=6), st.booleans())
 def test_each_draw_of_an_item_has_a_key_of_its_own(places, repeated_in_split):
-    """Draws follow from the index: no two rows of an epoch share one; a first draw's is as ever.
+    """No two rows of an epoch have the same index, which serves as the key of random draws.
 
-    Whether an order has an item more than once or the split names it more than once.
+    This holds if a sampler draws an item repeatedly, and if the split lists an item repeatedly. An
+    item's first draw has the index that it would have without repetitions.
     """
     source = Canvases(pictures(6), SIZE, keep=True)
     if repeated_in_split:
@@ -332,6 +333,6 @@ def test_each_draw_of_an_item_has_a_key_of_its_own(places, repeated_in_split):
         first = [places.index(place) for place in set(places)]
         np.testing.assert_array_equal(index[first], np.array(places)[first])
         np.testing.assert_array_equal(index % 6, places)
-    # A run that is resumed within the epoch has the same.
+    # A run that is resumed within the epoch gets the same indices.
     resumed = [batch.index for batch in made.steps(1, 3)]
     np.testing.assert_array_equal(np.concatenate(resumed), index[2:])

@@ -27,7 +27,7 @@ def s3():
 
 @pytest.fixture
 def account(monkeypatch):
-    """Provides monkeypatch, with credentials set that any endpoint accepts.
+    """Sets credentials that any endpoint accepts, and provides monkeypatch for other settings.
 
     File systems that were cached with other credentials are dropped.
     """
@@ -61,7 +61,7 @@ def test_a_set_is_packed_to_s3_and_read_from_there(bucket, pictures, tmp_path, o
     assert list(there.references) == list(here.references)
     assert [there.read(item) for item in range(40)] == [here.read(item) for item in range(40)]
 
-    # The cache holds all shards now. Packing and reading again must not fetch any of them again.
+    # The cache holds all shards now. Packing and reading again must not fetch any of them.
     kept = {file: file.stat().st_mtime_ns for file in own_cache.rglob("*.array_record")}
     assert len(kept) == 3
     pack(from_folder(pictures), place, 24, shard_size=15)

@@ -1,4 +1,7 @@
-"""Tests that archives are unpacked in full or not at all, within their folder, and no bombs."""
+"""Tests that archives are unpacked in full or not at all, and that bombs are refused.
+
+Nothing is ever written outside of the folder into which an archive is unpacked.
+"""
 
 import io
 import shutil

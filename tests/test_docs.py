@@ -103,8 +103,7 @@ def test_what_stands_for_fastais_calls_is_there_and_takes_these_arguments(object
     assert len(used(code_of_ours(), objects)) > 60
 
 
-# The names that the page, like fastai's users, gives to fastai's objects, and which of our objects
-# each corresponds to.
+# The page, like fastai's users, calls fastai's objects by these names; the values name ours.
 THEIRS = {"learn": "learn", "dls": "data", "dblock": "pets", "interp": "interp"}
 # Names of other libraries or of Python, and names for the reader's own files and arrays.
 NOT_FASTAIS = {"torch", "nn", "F", "safetensors", "slice", "path", "url", "files", "x", "y"}

@@ -1,4 +1,4 @@
-"""Fine-tuning trains in the chapter's two phases, step by step, and also after being resumed."""
+"""Fine-tuning trains in the chapter's two phases, also when it is interrupted and resumed."""
 
 import io
 import signal
@@ -317,7 +317,10 @@ def test_the_best_epoch_is_kept_where_asked(compiled, tmp_path, in_a_run):
 
 
 def test_three_losses_that_are_no_number_stop_the_run(compiled, tmp_path):
-    """The error names the steps and the rate; the last checkpoint is from before those steps."""
+    """Three losses in a row that are not finite numbers end the run with an error.
+
+    The error names the steps and the rate; the last checkpoint is from before those steps.
+    """
     learn = compiled.again(0)
     learn.run = create_run(Config(), tmp_path / "run")
     learn.saving = Saving(every_steps=1)

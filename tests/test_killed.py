@@ -15,7 +15,7 @@ CHILD = Path(__file__).with_name("killed.py")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A process that reads caches and paths of runs, and trains each run; see `killed.py`."""
+    """A process that trains a run for each cache and path written to it; see `killed.py`."""
     errors = tmp_path_factory.mktemp("server") / "errors"
     process = subprocess.Popen(
         [sys.executable, CHILD],

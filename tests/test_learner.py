@@ -147,7 +147,7 @@ def test_losses_are_read_back_only_every_few_steps(source):
 
 
 def test_training_can_go_on_from_any_step(compiled):
-    """Training resumed from a step within an epoch ends with the same bits.
+    """Training resumed within an epoch ends with the same bits as training without a break.
 
     The recorded loss of that epoch is still the mean over all its steps.
     """
@@ -354,7 +354,7 @@ def test_one_class_is_nothing_to_learn():
 
 
 def test_a_recipe_and_arguments_by_name_or_by_place_say_the_same(plain):
-    """`vision_learner` takes the same settings as a recipe, as keywords or by position."""
+    """`vision_learner` accepts the settings in a recipe, as keywords or by position."""
     said = Recipe(precision="bf16", train_bn=False, wd=0.1, metrics=("top_5",), clip=1.0)
     data = plain.data
     ways = [

@@ -71,7 +71,7 @@ def test_of_equal_probabilities_the_first_is_predicted():
 
 
 def test_one_of_each_kind_wrong():
-    """All metrics are 0.5 if each class is predicted right once and mistaken for the next once."""
+    """All metrics are 0.5 if each class is once recognized and once mistaken for the next one."""
     labels = np.array([0, 0, 1, 1, 2, 2])
     probabilities = np.eye(3)[[0, 1, 1, 2, 2, 0]]
     for name in METRICS:

@@ -170,7 +170,10 @@ def test_an_error_is_one_line_whatever_it_names(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_run_over_the_worst_names(worst, tmp_path, capfd, monkeypatch):
-    """Training, prediction and evaluation succeed, and print no line or code from a name."""
+    """A run over the worst names is trained and evaluated, and predicts.
+
+    No output contains a line or a control character that comes from a name.
+    """
     run = tmp_path / "run"
     status, out, err = called(
         train, "train", train.TrainOptions, capfd,

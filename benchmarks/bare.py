@@ -1,4 +1,4 @@
-"""Makes our bare training step, which does nothing but train on pictures in the device's memory."""
+"""Provides jaxch5's training step alone, on pictures that are already in the device's memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bare_step(model: nn.Module, optimizer: optax.GradientTransformation) -> Any:
 
 
 class BareStep:
-    """Makes training steps, each with a forward pass, cross-entropy, a backward pass and an update.
+    """Runs training steps, each with a forward pass, cross-entropy, a backward pass and an update.
 
     The step's state is donated, so its memory is reused for the new state.
 
@@ -78,12 +78,12 @@ class BareStep:
         self.compile_seconds = time.perf_counter() - begin
 
     def __call__(self) -> jax.Array:
-        """Makes one step and returns its loss."""
+        """Runs one step and returns its loss."""
         self.state, loss = self.compiled(self.state, self.batch)
         return loss
 
     def pictures_a_second(self, steps: int) -> float:
-        """Makes some steps and returns how many pictures they process per second."""
+        """Runs so many steps and returns how many pictures they process per second."""
         begin = time.perf_counter()
         for _ in range(steps):
             loss = self()

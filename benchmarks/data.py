@@ -175,7 +175,7 @@ def measure_sources() -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures the pictures per second of the sides, which take turns, and the ratio."""
+    """Times the sides alternately; returns their pictures per second, and the ratio of these."""
     python = peer_python(required=True)
     assert python is not None
     files = find_files(arguments.path, arguments.repeat)

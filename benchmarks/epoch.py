@@ -57,7 +57,7 @@ def bare_step(learn: Learner) -> BareStep:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures the pictures per second of all sides, which take turns, and the ratios."""
+    """Times all sides alternately; returns their pictures per second, and the ratios of these."""
     find_files(arguments.path)
     learn = learner_of(settings_of(arguments, arguments.cache))
     count = len(learn.data.train.items) + len(learn.data.valid.items)

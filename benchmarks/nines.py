@@ -1,9 +1,9 @@
 """Measures how many nines a network leaves unanswered if it has never seen a nine.
 
 A ResNet-18 learns scikit-learn's digits without the nines, once with a softmax and once with a
-sigmoid for each class. Both networks answer only those digits whose highest probability reaches the
-threshold that `evaluate` suggests. At this threshold 95 % of the validation digits are answered,
-and ideally no nine is.
+sigmoid for each class. Both networks give an answer only if their highest probability for a digit
+reaches the threshold that `evaluate` suggests. At this threshold 95 % of the validation digits are
+answered, and ideally no nine is.
 
     python benchmarks/nines.py --seeds 5
 """

@@ -58,7 +58,7 @@ def check_same(
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures the pictures per second of both sides, which take turns, and the ratio."""
+    """Times both sides alternately; returns their pictures per second, and the ratio of these."""
     load_before = os.getloadavg()[0]
     size, batch, arch = arguments.size, arguments.batch, arguments.arch
     rng = np.random.default_rng(0)

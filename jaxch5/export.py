@@ -16,9 +16,10 @@ from jaxch5.util.text import printable
 class ExportOptions(Options):
     """Write a trained classifier as one file, or as a folder for timm.
 
-    safetensors: weights under torchvision's or timm's names. With a linear head, that library's
-    network loads all of them (strict=True); with a concat_pool head, which is the default for your
-    own pictures, its body loads the weights whose names do not begin with `head.`. fastai: weights
+    safetensors: weights under torchvision's or timm's names. With a linear head, the
+    network of the library whose names are used loads all of them (strict=True). With a concat_pool
+    head, which is the default for your own pictures, the body of that network loads the weights
+    whose names do not begin with `head.`. fastai: weights
     under the names that fastai's `vision_learner` uses with torchvision's ResNets. A model made by
     that function loads all of them; the head has to be concat_pool. To use either of these files
     with PyTorch, normalize pictures by the mean and standard deviation in the file's metadata.

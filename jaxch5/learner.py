@@ -314,9 +314,9 @@ def vision_learner(
         values: Values of the recipe's first fields, in the order of `Recipe`.
         recipe: How the network is made and trained; None stands for `Recipe()`.
         seed: Seed for the initial weights and for every draw in training.
-        normalization: Mean and deviation of colours; None takes those of the weights or network.
-        crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. None
-            takes what the weights were tested with.
+        normalization: Mean and deviation of colours; if None, those of the weights or network.
+        crop_pct, interpolation: What evaluation sees of a picture; see `jaxch5.view.View`. If
+            None, it sees what the weights were tested with.
         say: Function that takes the line about the weights; None prints it.
         hooks: Functions to call with each event: `Begin`, `Ready`, `Step`, `Epoch` and `End`.
         overrides: Values of any fields of the recipe, such as `wd=0.1`; see `Recipe`.

@@ -143,12 +143,12 @@ class Trainer(NamesFastai):
 
     @property
     def has_batch_norms(self) -> bool:
-        """Whether the model has batch norms before its head, in groups that could be frozen."""
+        """Whether the model has batch norms outside its head, thus in groups that can be frozen."""
         return any(self.spec.stage(name) != HEAD for name in self._shapes.get("batch_stats", ()))
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the model's body is random, or was at the start of the restored one-cycle run."""
+        """Whether the model's body is random, or was so when the restored one-cycle run began."""
         in_cycle = self._restored and {one["phase"] for one in self.records} <= {"one_cycle"}
         begins = not (self.pretrained or self._frozen.frozen_to)
         return begins and (in_cycle or not int(self.state.step))
@@ -200,7 +200,7 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Follows plans, whose steps count from 0, or what is left of them after a restore."""
+        """Trains by plans, whose steps count from 0, or by what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)
@@ -303,7 +303,7 @@ class Trainer(NamesFastai):
             run: Run from `jaxch5.run.directory.open_run`.
 
         Raises:
-            CheckpointError: No checkpoint is intact, or the record of the pictures is damaged.
+            CheckpointError: No checkpoint is intact, or the list of the run's pictures is damaged.
             ConfigError: The run has another architecture, task, classes, class weights or pictures.
         """
         saves = StoredCheckpoints(run.checkpoints)

@@ -18,7 +18,7 @@ REPEATED = {
     "conflicts": ("picture is in more than one class", "pictures are in more than one class"),
     "leaks": ("picture is in training and validation", "pictures are in training and validation"),
 }
-NEAR = " in nearly identical copies (a guess, which --no-near leaves out)"
+NEAR = " as nearly identical copies (a guess; --no-near turns this check off)"
 WHICH = "out black, white or in one colour (--data.range says which values are black and white)"
 BLANK = (f"picture comes {WHICH}", f"pictures come {WHICH}")
 

@@ -277,7 +277,8 @@ def test_a_packed_set_is_whole_or_refused(tmp_path):
     pack(source, tmp_path / "cut", 72, console=quiet)
     pack(source, tmp_path / "whole", 72, method="pad", console=quiet)
     for method in WHOLE:
-        with pytest.raises(ConfigError, match=rf"method = {method}: .*packed for crop") as caught:
+        refusal = rf"method = {method}: .*packed for method = crop"
+        with pytest.raises(ConfigError, match=refusal) as caught:
             data_of(method, source=from_packed(tmp_path / "cut"))
         assert "\n" not in str(caught.value)
         data = data_of(method, source=from_packed(tmp_path / "whole"))

@@ -88,7 +88,7 @@ def test_near_duplicates_are_shown_as_a_guess_of_each_kind(pictures, tmp_path, c
     assert report["duplicates"] == report["conflicts"] == report["leaks"] == []
     assert started(str(tmp_path)) == 0
     text = capsys.readouterr().out
-    assert "1 picture is in more than one class in nearly identical copies (a guess, which" in text
+    assert "1 picture is in more than one class as nearly identical copies (a guess; --no-" in text
     assert "train/a/2.png (a) ~ valid/a/2 <b>[red]\\x1b.jpg (a)" in text
     assert "9 pictures checked: see above; 1 too small or too plain" in text
     assert started(str(tmp_path), "--no-near") == 0

@@ -53,10 +53,10 @@ def sample(
         frame: Map from the unit square to the canvas, which tells where the picture's border is.
         size: Side of the output, or its height and width, in pixels.
         dtype: Type of the output.
-        subsamples: Number of sub-samples along a side of an output pixel; None takes the number
-            that `subsamples_for` returns for the canvas and the output. The number is fixed when
-            the function is compiled, so it cannot depend on a draw. For a picture that does not
-            shrink, all sub-samples are at the pixel's centre, and thus equal.
+        subsamples: Number of sub-samples along a side of an output pixel; if None, it is the
+            number that `subsamples_for` returns for the canvas and the output. The number is fixed
+            when the function is compiled, so it cannot depend on a draw. For a picture that does
+            not shrink, all sub-samples are at the pixel's centre, and thus equal.
         pad_mode: What is seen beyond a picture's border; see `Framing`.
         gathered: Whether sub-samples are placed as `gathering` says, rather than evenly over the
             output pixel. The result is then more exact, above all if the matrix contains a shear

@@ -129,7 +129,7 @@ def _found(settings: DataConfig) -> Source:
 
 
 def is_packed(path: Path | Address) -> bool:
-    """Checks whether the pictures are a packed set; those at an address can be nothing else."""
+    """Checks whether the pictures are a packed set; at a URL, there can be nothing else."""
     from jaxch5.data.sources.packed import INDEX
 
     return isinstance(path, Address) or (path / INDEX).is_file()

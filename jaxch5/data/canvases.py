@@ -156,7 +156,8 @@ def check_presize(source: Source, presize: int, method: str = "crop") -> None:
     """
     if method != "crop" and source.cut:
         raise ConfigError(
-            f"method = {method}: the pictures were packed for crop, which cuts long ones; "
+            f"method = {method}: the pictures were packed for method = crop, which cuts "
+            "off the ends of long pictures; "
             f"choose --data.method crop, or pack them again with --data.method {method}"
         )
     if source.presized is not None and presize > source.presized:

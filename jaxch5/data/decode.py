@@ -33,7 +33,7 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 class Reading(NamedTuple):
-    """Says how the pictures of a set are decoded, as far as their files do not determine it.
+    """Holds those choices about decoding a set's pictures that the files themselves leave open.
 
     Attributes:
         range: Which values are black and white in pictures with more than 8 bits per channel; see

@@ -49,8 +49,8 @@ BLOCK = 256
 REGISTERED = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
 # Smallest share of a thumbnail that both pictures must cover.
 OVERLAP = 0.7
-# How strongly the details of two pictures must correlate at least: as a coefficient, and in
-# standard deviations of the correlation that would arise by chance (Fisher's z).
+# The correlation that the details of two pictures must reach: as a coefficient, and in standard
+# deviations of the correlation that would arise by chance (Fisher's z).
 NEAR, SURE = 0.95, 10.0
 
 Thumbnail = UInt8[np.ndarray, "32 32 3"]
@@ -154,7 +154,7 @@ def _number_of_details(thumbnail: Thumbnail) -> float:
 
 
 def _cosines(window: Window, count: int) -> Float32[np.ndarray, "count 32"]:
-    """Returns the matrix that gives the cosine transform of a window from all pixels of a side."""
+    """Returns the matrix that turns all pixels of a side into the cosine transform of a window."""
     begin, end = window
     edges = np.clip(np.arange(SIDE + 1) / SIDE, begin, end)
     centres = ((edges[1:] + edges[:-1]) / 2 - begin) / (end - begin)

@@ -63,7 +63,7 @@ class Pictures:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Serves as a `Split`: returns each part's indices in a source that `restricted` made."""
+        """Returns each part's indices in a source that `restricted` returned; a `Split`."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 
@@ -147,7 +147,7 @@ def find(pictures: Pictures, others: Pictures) -> Found:
 
 
 def trained_on(pictures: Pictures, earlier: Pictures) -> int:
-    """Returns how many validation pictures of a run an earlier run was trained on.
+    """Returns how many of a run's validation pictures were training pictures of an earlier run.
 
     Example:
         >>> from jaxch5.data.source import from_arrays
@@ -161,7 +161,7 @@ def trained_on(pictures: Pictures, earlier: Pictures) -> int:
 
 
 def merged(before: Pictures, now: Pictures) -> Pictures:
-    """Joins the pictures of two training calls; those that either call trained on are for training.
+    """Joins two calls' pictures; a training picture of either call becomes a training picture.
 
     Args:
         before, now: Pictures of the earlier and of the later call, which have the same classes.

@@ -1,4 +1,4 @@
-"""Converts pictures, using their colour profiles, to sRGB, in which networks see all pictures."""
+"""Converts pictures that have colour profiles to sRGB, since networks are always given sRGB."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Profile(NamedTuple):
         space: Colour space of the profile: "RGB", "GRAY" or "CMYK".
         arithmetic: Conversion to sRGB, if the profile is one for RGB that consists of curves and a
             matrix, as most of them do; else None.
-        shades: Grey level in sRGB of each grey level, if the profile is one for grey; else None.
+        shades: For each grey level, the corresponding one in sRGB, if the profile is one for grey;
+            else None.
         transform: Conversion to sRGB, if the profile is of another kind; else None.
     """
 
@@ -87,8 +88,8 @@ def load_profile(content: bytes) -> Profile | None:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = opened.profile.xcolor_space.strip()
         if space == "RGB" and (arithmetic := _arithmetic(content, opened)):
-            # The results are compared, at 16 levels per colour, and not the profiles, because many
-            # versions of sRGB's profile exist.
+            # The results are compared, at 16 levels per colour, rather than the profiles, because
+            # many versions of sRGB's profile exist.
             cube = np.stack(np.meshgrid(*[levels[::17]] * 3), -1).reshape(64, 64, 3)
             same = np.abs(arithmetic.apply(cube).astype(int) - cube).max() <= SAME
             return None if same else Profile(space, arithmetic)

@@ -82,8 +82,8 @@ def balanced(
         labels: Classes of the items.
         epoch: Number of the epoch, from 0.
         seed: Seed for the draws.
-        weights: How often each class is drawn, relative to the others; None takes the number of the
-            class's items, raised to the power of `power`. A class without items is not drawn.
+        weights: How often each class is drawn, relative to the others; if None, it is the number of
+            the class's items, raised to the power of `power`. A class without items is not drawn.
         power: Exponent that is used if `weights` is None. With 0, all classes are drawn equally
             often; with 1, as often as they occur; 0.5 is a compromise (Mahajan et al., 1805.00932).
 

@@ -44,7 +44,7 @@ def holds_own(pictures: Pictures, found: Found) -> bool:
 
 
 def score_validated(pictures: Pictures, found: Found, where: str) -> Scored:
-    """Returns the pictures that a run was validated on, as far as they still exist.
+    """Returns those pictures that a run was validated on and that still exist.
 
     A file that has the name of such a picture, but a different size, counts as a different picture,
     possibly one that the run was trained on, and is left out. A picture whose class has changed is

@@ -50,7 +50,7 @@ class Source:
         file: Function from an item's number to its file; None if items are not files.
         presized: Short side, in pixels, to which the pictures were resized beforehand; None if
             they were not.
-        cut: Whether long pictures were also cut beforehand, to the part that a crop can reach.
+        cut: Whether the ends of long pictures, which no crop reaches, were also cut off beforehand.
         sharded: Whether the items are stored in a few large files, in the order of their numbers,
             so each of several processes should keep to a range of numbers.
         passed_over: Files below the source's folder that are not items, grouped by reason; a folder

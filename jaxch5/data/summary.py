@@ -206,7 +206,9 @@ def _sizes(source: Source, presize: int, method: str, size: Size, augmented: boo
         except Exception as error:
             reason = printable(str(error)) or "not a picture in a known format"
             line = f"{source.references[item]}: cannot be opened ({reason})"
-            raise without_bad(DataError(f"{line}; jaxch5 verify lists all such files")) from None
+            raise without_bad(
+                DataError(f"{line}; run jaxch5 verify to list all such files")
+            ) from None
     sizes = np.array([header.size for header in headers])
     profiles = [header.profile for header in headers if header.format]
     short = np.min(sizes, axis=1)

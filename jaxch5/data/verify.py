@@ -22,7 +22,8 @@ from jaxch5.errors import DataError
 from jaxch5.util.address import is_address
 from jaxch5.util.text import counted, progress_bar
 
-# If all levels are below this, a picture is black; 12-bit values misread as 16-bit reach only 16.
+# A picture is black if all its levels are below this. If 12-bit values are misread as 16-bit
+# values, the levels reach at most 16.
 DARK = 17
 # How many unreadable pictures a message names.
 BAD_NAMED = 5
@@ -173,9 +174,10 @@ def readable(source: Source, console: Console | None = None) -> Source:
 
 
 def check_heads(source: Source) -> None:
-    """Looks for broken pictures, so that training ends at once, not when it reaches the first one.
+    """Looks for broken pictures, so that training fails at the start, not when it reaches one.
 
-    Only local files that begin or end unlike a picture are decoded; decoding all may take minutes.
+    Only local files whose first or last bytes are not those of a picture are decoded, because
+    decoding all files may take minutes.
 
     Raises:
         DataError: Some pictures cannot be read; the message names at most the first five.
@@ -202,7 +204,7 @@ def check_heads(source: Source) -> None:
         named = ", ".join(reasons[:BAD_NAMED])
         raise DataError(
             f"{counted(len(bad), 'picture')} cannot be read: {named}{more}; --data.on-bad skip "
-            "leaves them out, and jaxch5 verify lists all"
+            "leaves them out, and jaxch5 verify lists them all"
         )
 
 

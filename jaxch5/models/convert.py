@@ -25,19 +25,19 @@ from jaxch5.util.text import counted
 
 # If several parts of a file hold the network, the part that comes first in this list is taken.
 FIRST = ("", "state_dict", "model", "teacher")
-# A number of classes that is not the length of any other axis, so that the axis with this length is
-# known to be that of the classes.
+# A number of classes that is not the length of any other axis: if an axis has this length, it must
+# be the axis of the classes.
 MARK = 7919
 
 # Patterns of names that reveal other kinds of networks, for error messages.
 STRANGERS = {
-    r"embedder\.convolution": "a ResNet with the names of transformers; timm and torchvision have "
-    "the same weights with names that are known here",
+    r"embedder\.convolution": "a ResNet with the names of the library transformers; timm and "
+    "torchvision have the same weights with names that are known here",
     r"\.stem\.conv1|res2\.0": "a ResNet with the names of detectron2",
     r"attn|attention|cls_token": "a transformer of another kind",
     r"denseblock": "a DenseNet",
-    r"\.dwconv\.": "a ConvNeXt with the names of its authors or of transformers; timm has the same "
-    "weights with names that are known here",
+    r"\.dwconv\.": "a ConvNeXt with the names of its authors or of the library transformers; timm "
+    "has the same weights with names that are known here",
     r"(^|\.)stages\.\d": "a network with stages, such as ConvNeXt",
     r"(^|\.)(features|blocks)\.\d": "a network other than a ResNet, such as VGG or EfficientNet",
 }

@@ -68,8 +68,8 @@ def from_hub(
         cache: Folder for fetched files; None means huggingface-hub's default (`HF_HOME`).
         endpoint: Address of the hub; None means huggingface-hub's default (`HF_ENDPOINT`).
         weights: "imagenet", a tag or a repository; see `place_of`.
-        normalization: Mean and deviation that the weights were trained with; None takes those that
-            are known.
+        normalization: Mean and deviation that the weights were trained with; if None, those that
+            are known are used.
 
     Raises:
         WeightsError: The weights do not exist, cannot be fetched or read, or do not fit.
@@ -106,8 +106,8 @@ def from_file(
             has none), or a folder that is laid out like a repository on the hub. `FILE#PART` names
             one of a file's state dicts.
         arch: The architecture that the weights should belong to.
-        normalization: Mean and deviation that the weights were trained with; None takes those that
-            are known.
+        normalization: Mean and deviation that the weights were trained with; if None, those that
+            are known are used.
         beside: Whether descriptions beside the file are read too; a learner's file needs none,
             since it states everything itself.
         head: The most likely kind of head, which is tried first.

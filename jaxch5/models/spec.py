@@ -1,7 +1,8 @@
 """Describes an architecture in one place, with all that the rest of the package needs to know.
 
-Groups of layers, freezing, weight decay, conversion of other libraries' weights, learners' files
-and the transfer profile all rely on a `ModelSpec`, which `jaxch5.models.registry` finds by name.
+Groups of layers, freezing, weight decay, the conversion of weights from other libraries, saved
+learners and the transfer profile all rely on a `ModelSpec`, which `jaxch5.models.registry` finds by
+name.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class LastMap(NamedTuple):
     """Says which output inside a network is the map that shows where the network looks.
 
     Attributes:
-        module: Path of the module that returns the map, such as "blocks_11/norm1". "" takes
+        module: Path of the module that returns the map, such as "blocks_11/norm1". "" selects
             an outermost module that returns [batch, height, width, channels]; see `find_map`.
         tokens: Number of tokens before the patches, if the map is [batch, tokens, channels].
-        corner: Whether the map's first pixel stands for the picture's first pixel, as it does if
-            strided convolutions pad all sides alike, rather than for the middle of several pixels.
+        corner: Whether the map's first pixel is centred on the picture's first pixel, as it is if
+            strided convolutions pad all sides alike. If not, each of the map's pixels is centred on
+            its equal share of the picture.
 
     Example:
         >>> LastMap("blocks_11/norm1", tokens=1).corner
@@ -168,8 +170,8 @@ class ModelSpec:
 
     Attributes:
         name: Name in configurations, checkpoints and learners' files.
-        build: Function from the number of classes to the module. It is given those of the settings
-            `head`, `dtype`, `remat` and `drop_path` that are among its parameters (see
+        build: Function from the number of classes to the module. If it has parameters named `head`,
+            `dtype`, `remat` or `drop_path`, it is also given the settings of these names (see
             `create_model`), and the module keeps `head` as an attribute. Settings that are not
             among its parameters cannot be changed.
         stages: Names of the stages, earliest first; the last is "head".
@@ -187,7 +189,7 @@ class ModelSpec:
             Biases and vectors never have any.
         names: Names of the variables in other libraries; by default, those that PyTorch would give
             them.
-        weights: Weights of the architecture on the hub; `weights="imagenet"` takes the first.
+        weights: Weights of the architecture on the hub; `weights="imagenet"` is the first.
         normalization: Mean and deviation of the colours that the weights were trained with.
         size: Side, in pixels, of a picture with which the network can be initialized.
         family: Name of the kind of network, such as "ResNet", for messages.

@@ -69,7 +69,7 @@ class VisionTransformer(nn.Module):
         patch: Side of a patch, in pixels; a picture's sides are multiples of it.
         width, heads, depth: Channels of a token, heads of its attention, number of blocks.
         registers: Number of register tokens (2309.16588). If above 0, only patches have positions.
-        layer_scale: Initial factor for what a block adds (Touvron et al., 2103.17239); 0 for none.
+        layer_scale: Initial value of factors that scale what a block adds (2103.17239); 0 for none.
         head: "linear", on the class token, as in pretraining; or "concat_pool", fastai's layers on
             the class token concatenated with the mean of the patches.
         dtype: Type of the computation.

@@ -128,7 +128,8 @@ def export_state_dict(
     Args:
         variables: `{"params": ..., "batch_stats": ...}`.
         arch: Name of an architecture, or a `ModelSpec`.
-        library: Which of `Names.others` to use, such as "fastai" (`vision_learner`); "" uses none.
+        library: Which of `Names.others` to use, such as "fastai" (the names in models
+            from its `vision_learner`); "" uses none.
         head: The most likely kind of head, which is tried first.
 
     Raises:

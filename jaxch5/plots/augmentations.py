@@ -51,7 +51,7 @@ def plot_augmentations(
 
     Args:
         picture: Path, file, PIL picture or pixels; see `read_picture`.
-        policy: Policy to draw; None takes `aug_transforms(min_scale=0.75)`.
+        policy: Policy to draw; if None, it is `aug_transforms(min_scale=0.75)`.
         size: Side of the network's input, pixels.
         seed: Seed for the draws.
         draws: Number of columns.

@@ -74,7 +74,7 @@ def attribution(
     Args:
         classifier: Predictor or learner.
         picture: Picture, in any form that `Predictor.predict` takes.
-        label: Name of the class; None takes the most probable one.
+        label: Name of the class; None stands for the most probable one.
 
     Raises:
         ConfigError: There is no such class, or the network has no map.

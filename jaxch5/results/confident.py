@@ -65,7 +65,7 @@ def find_label_issues(
             roughly true of the heads that `judge_by_heads` trains.
 
     Raises:
-        ConfigError: Labels and probabilities do not fit each other, or are invalid.
+        ConfigError: Labels or probabilities are invalid, or contradict each other.
 
     Example:
         >>> labels = np.array([0, 0, 0, 1, 1, 1])

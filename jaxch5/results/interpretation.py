@@ -52,7 +52,7 @@ class Interpretation(NamesFastai):
         task: Task that turns probabilities into an answer.
 
     Raises:
-        ConfigError: The arguments are invalid, or do not fit each other.
+        ConfigError: The arguments are invalid, or contradict each other.
 
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])

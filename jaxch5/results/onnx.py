@@ -70,7 +70,7 @@ class Graph:
         return self.add("Transpose", value, perm=order) if is_name else np.transpose(value, order)
 
     def reshape(self, value: Value, shape: Iterable[Any]) -> Value:
-        # -1 stands for the number of rows, which ONNX infers from the other sides.
+        # -1 stands for the number of rows, which ONNX infers from the other dimensions.
         sides = [side if isinstance(side, int) else -1 for side in shape]
         return self.add("Reshape", value, np.array(sides))
 
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Expand", value, self.add("Concat", *sides, axis=0))
 
     def known(self, sides: Iterable[Any], rows: Any) -> list[Any]:
-        """Returns the sides, with `rows` in place of the symbol for the number of rows."""
+        """Returns the dimensions, with `rows` in place of the symbol for the number of rows."""
         found = [rows if side is self.symbol or side == self.symbol else side for side in sides]
         if any(side is not rows and not isinstance(side, int) for side in found):
             raise Unwritten(VARIES)
@@ -223,13 +223,13 @@ def _broadcast(graph: Graph, eqn: Any, x: Value) -> Value:
     has = dict(zip(axes, eqn.invars[0].aval.shape, strict=True))
     sides = [has.get(axis, 1) for axis in range(len(shape))]
     placed = graph.reshape(x, sides)
-    # If the wanted side is 1, ONNX's Expand leaves the side unchanged.
+    # Where the wanted shape has a 1, ONNX's Expand leaves the dimension as it is.
     wanted = [1 if side == now else side for side, now in zip(shape, sides, strict=True)]
     return placed if set(wanted) <= {1} else graph.expand(placed, wanted)
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
-    """Writes indexing with fixed indices, which jax traces as a gather for a symbolic row count."""
+    """Writes a gather, which is how jax traces fixed indices if the number of rows is symbolic."""
     if isinstance(index, str):
         raise Unwritten("indices that depend on the pictures")
     axes, sides = eqn.params["dimension_numbers"].start_index_map, [*eqn.params["slice_sizes"]]

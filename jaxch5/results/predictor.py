@@ -75,7 +75,7 @@ class Predictor(NamesFastai):
         normalization: Mean and standard deviation of the colours.
         about: Description of the classifier: how its model was built, and how it sees pictures.
         task: Task that turns logits into probabilities, and probabilities into an answer.
-        spec: Architecture; None takes that of `model`.
+        spec: Architecture; if None, that of `model` is used.
 
     Example:
         >>> class Bright(nn.Module):
@@ -305,7 +305,7 @@ def load_learner(
         path: Run directory, or `.safetensors` file of format `learner`; the suffix may be omitted.
         model: Architecture that was trained, if it is your own: a `ModelSpec`, an import
             path to one, or the module. An import path in the file itself is never imported.
-        task: Task of the classifier, if the task is your own; None takes the stored one.
+        task: Task of the classifier, if the task is your own; if None, the stored one is used.
 
     Raises:
         ConfigError: The folder is not a run, or there is no such architecture.

@@ -65,7 +65,7 @@ def find_weights(
 
     Args:
         weights, arch: As in `load_weights`.
-        normalization: Mean and deviation used in their training; None takes the stored ones.
+        normalization: Mean and deviation used in their training; if None, the stored ones are used.
     """
     if isinstance(weights, str) and is_on_hub(weights):
         return from_hub(arch, weights=weights, normalization=normalization)

@@ -49,7 +49,7 @@ class Recipe:
         wd: Decoupled weight decay, which is multiplied by the learning rate.
         loss: Function from logits [B, classes] and labels [B] to the mean loss: `cross_entropy`,
             `focal_loss`, or a `functools.partial` of one of them with class weights; or your own
-            loss, which returns `ItemLosses` if it has weights. None takes the task's loss.
+            loss, which returns `ItemLosses` if it has weights. If None, the task's loss is used.
         metrics: Metrics to record in addition to the task's: names such as "top_5" or "f1", or
             functions of probabilities and labels; see `metric_of`.
         mix: Function that mixes each training batch: `mixup`, `cutmix`, or a `functools.partial` of
@@ -82,7 +82,7 @@ class Recipe:
 
     Raises:
         ConfigError: A metric or the value of `bn` is unknown, `layer_decay` is out of range, two
-            metrics have the same name, or there are class weights but the loss takes none.
+            metrics have the same name, or there are class weights but the loss takes no weights.
 
     Example:
         >>> Recipe(wd=0.1).replaced(clip=1.0).wd

@@ -74,7 +74,7 @@ def init_state(
         recipe: Recipe with which the model will be trained.
         size: Side of the pictures that the model will see, or their height and width, in pixels.
         key: Root key for the initial weights.
-        optimizer: Optimizer of the trained parameters; None takes the recipe's.
+        optimizer: Optimizer of the trained parameters; if None, the recipe's is used.
         frozen: Parameters that are not trained.
 
     Example:
@@ -107,9 +107,9 @@ def init_state(
 
 
 def with_variables(state: TrainState, variables: dict[str, PyTree]) -> TrainState:
-    """Returns the state with its variables, and its average if it keeps one, replaced by copies.
+    """Returns the state with copies of `variables` as its variables and, if it keeps one, average.
 
-    The given variables are copied because a step consumes its state.
+    They are copied because a step consumes its state.
     """
     return state.replace(
         **jax.tree.map(jnp.copy, variables),

@@ -83,7 +83,7 @@ def make_train_step(
         policy: Result of `aug_transforms`; None changes nothing at random, as in evaluation.
         size: Side of the network's input, or its height and width, in pixels.
         normalization: Mean and standard deviation with which the augmented pictures are normalized.
-        optimizer: Optimizer that `TrainState.opt_state` belongs to; None takes the recipe's.
+        optimizer: Optimizer that `TrainState.opt_state` belongs to; if None, the recipe's is used.
         frozen: Parameters that stay unchanged; no gradient is computed for them.
         mesh: Devices that share a batch; None stands for one device.
         steps_per_epoch: Number of batches in an epoch. With the recipe's `accumulate`, batches left

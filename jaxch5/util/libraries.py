@@ -88,7 +88,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Has garbage collected less often, since most objects that importing jax creates stay."""
+    """Makes garbage collection rarer, since most objects that importing jax creates stay alive."""
     threshold = gc.get_threshold()
     gc.set_threshold(50_000)
     try:

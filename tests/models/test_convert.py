@@ -168,7 +168,7 @@ def test_of_two_architectures_the_one_that_is_asked_for_is_taken(random_variable
     [
         (["vit.blocks.0.attn.qkv.weight"], "a transformer"),
         (["features.denseblock1.denselayer1.conv1.weight"], "a DenseNet"),
-        (["resnet.embedder.embedder.convolution.weight"], "names of transformers"),
+        (["resnet.embedder.embedder.convolution.weight"], "names of the library transformers"),
         (["features.0.weight", "features.3.weight"], "VGG"),
         (["stages.0.0.conv_dw.weight"], "ConvNeXt"),
         (["what.ever", "else"], "it has what.ever, and 1 other; it is incomplete"),

@@ -1,4 +1,4 @@
-"""Reads labelled pictures from an archive, on this machine or at an address."""
+"""Reads labelled pictures from an archive, which is given by its path or its URL."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def from_archive(
 ) -> Source:
     r"""Reads pictures from a zip or tar file, which is unpacked once into the user's cache folder.
 
-    Outer folders that merely wrap the pictures are skipped.
+    Outer folders that contain nothing but the folder of the pictures are skipped.
 
     Args:
-        url: The file's address, from which it is fetched once, or its path.
+        url: The file's URL, from which it is fetched once, or its path.
         sha256: Checksum of the file, in hexadecimal; None means that it is not checked.
         pattern: Regular expression that finds the class in a file name, as for `from_regex`; if
-            None, the folder tells the class, as for `from_folder`.
+            None, the name of its folder is the class, as for `from_folder`.
         train, valid: Folders of the training and of the validation pictures, as for `from_folder`.
 
     Raises:
@@ -44,7 +44,7 @@ def from_archive(
             `from_folder` or `from_regex` raises an error about its content.
 
     Example:
-        >>> url = "https://example.org/pets.tar.gz"  # any address of yours
+        >>> url = "https://example.org/pets.tar.gz"  # put your own URL here
         >>> source = from_archive(url, pattern=r"(.+)_\d+\.jpg")  # doctest: +SKIP
     """
     place = os.fspath(url)
@@ -58,7 +58,7 @@ def from_archive(
         else:
             source = from_regex(inner, pattern, train, valid)
     except DataError as error:
-        again = f"; the archive is fetched again once {folder} is removed" if linked else ""
+        again = f"; to fetch the archive again, remove {folder}" if linked else ""
         raise DataError(f"{place}: {error}{again}") from None
     source = replace(source, name=place)
     if inner == folder:
@@ -96,7 +96,7 @@ def _unpacked(file: Path, sha256: str | None) -> Path:
 
 
 def _inner(folder: Path, parts: Sequence[str | None], by_folder: bool) -> Path:
-    """Returns the folder, or a deeper one that the folders around it merely wrap.
+    """Returns the folder, or the innermost one if the folders around it contain nothing else.
 
     If folders are classes, a single folder that directly contains all pictures is not a wrapper.
     """

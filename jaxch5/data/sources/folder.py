@@ -1,4 +1,4 @@
-"""Reads labelled pictures from folders; the folder or the file name tells the class."""
+"""Reads labelled pictures from folders; the class is in the folder's name or the file's."""
 
 from __future__ import annotations
 

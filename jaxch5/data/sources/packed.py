@@ -1,6 +1,6 @@
 """Reads packed pictures by index: they were presized once and are stored in a few large files.
 
-A packed set is a folder, local or at an address, with
+A packed set is a folder, on this machine or at a URL, that contains
 
 - `packed.json`: the set's `Index`: its classes, its presize, and each file's size and checksum;
 - `labels.npy`: the class of each item, as an index into the classes, int32;
@@ -126,7 +126,7 @@ def from_packed(path: str | os.PathLike[str], shards: slice = slice(None)) -> So
 
     For each item that it reads, the source takes 4 bytes of memory for the label (5 with a split);
     for each item of the entire set, whichever shards are read, it takes 8 bytes for the position of
-    the name. If the set is at an address, each of its files is fetched once, when it is needed,
+    the name. If the set is at a URL, each of its files is fetched once, when it is needed,
     into the user's cache folder, which must have room for it.
 
     Args:

@@ -94,7 +94,7 @@ def without_numbers(record: Record) -> Iterator[str]:
     if not is_number(record["train_loss"]):
         yield (
             f"epoch {record['epoch'] + 1} trained nothing: every step was skipped, because its "
-            "gradients are too large for float16 (--model.precision bf16 avoids this)"
+            "gradients were too large for float16 (--model.precision bf16 avoids this)"
         )
     if record.get("unanswered"):
         yield (

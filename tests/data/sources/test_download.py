@@ -164,7 +164,7 @@ def test_an_archive_without_pictures_names_its_address_and_what_to_remove(
         from_archive(link)
     assert str(error.value).startswith(f"{link}: ")
     (folder,) = (own_cache / "jaxch5" / "fetched" / "archives").iterdir()
-    assert f"fetched again once {folder} is removed" in str(error.value)
+    assert f"to fetch the archive again, remove {folder}" in str(error.value)
 
 
 def test_an_archive_taken_unchecked_does_not_pass_a_checksum(server, tmp_path, zipped):

@@ -1,4 +1,4 @@
-"""How pictures get the shape of the network's input: crop, squish and pad, squares and others."""
+"""Crop, squish and pad give pictures the shape of the network's input, square or not."""
 
 import functools
 import io
@@ -36,7 +36,10 @@ STILL = jx.aug_transforms(
 
 
 def marked(upright: bool) -> np.ndarray:
-    """A grey picture six times as long as high, or as high as long, with a mark in each corner."""
+    """Returns a grey picture with a mark in each corner.
+
+    Its long side is six times its short side; `upright` makes the long side vertical.
+    """
     picture = np.full((40, 240, 3), 110, np.uint8)
     for marker, (row, column) in zip(MARKERS, np.ndindex(2, 2), strict=True):
         picture[-12 * row :, -12 * column :][:12, :12] = marker
@@ -44,7 +47,7 @@ def marked(upright: bool) -> np.ndarray:
 
 
 class Marks(nn.Module):
-    """A network that says which of the markers it sees; the fifth class is none of them."""
+    """A network that predicts which markers it sees; the fifth class stands for no marker."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -86,7 +89,10 @@ def assert_all_seen(probabilities):
 @pytest.mark.parametrize("pad_mode", [*PAD_MODES, "#20c0ff"])
 @pytest.mark.parametrize("method", WHOLE)
 def test_every_corner_is_seen_in_training_and_in_validation(method, pad_mode):
-    """Wherever training may place the picture, and from every cache."""
+    """Squish and pad keep all corners of a picture, in training and in validation.
+
+    This holds wherever training places the picture, and with every cache.
+    """
     for cache in ("off", "memory", "device"):
         data = data_of(method, pad_mode, cache=cache)
         learn = learner_of(data)
@@ -101,7 +107,10 @@ def test_every_corner_is_seen_in_training_and_in_validation(method, pad_mode):
 
 @pytest.mark.parametrize("method", WHOLE)
 def test_every_corner_is_seen_by_what_leaves_the_learner(method, tmp_path):
-    """Prediction, the learner's file, the exported program, and the report's pictures."""
+    """All corners are seen by a loaded learner's predictions and by the exported program.
+
+    The pictures that `interpret` returns show all corners too.
+    """
     data = data_of(method)
     learn = learner_of(data)
     file = tmp_path / "marks.safetensors"
@@ -127,7 +136,10 @@ def test_every_corner_is_seen_by_what_leaves_the_learner(method, tmp_path):
 
 
 def test_a_crop_of_a_long_picture_sees_none_of_its_corners():
-    """What the others are for; and a run of before has no method, which is this one."""
+    """A crop cuts off all corners of a long picture, which is why squish and pad exist.
+
+    Crop is also the default, so that it applies to runs that are older than the setting.
+    """
     learn = learner_of(data_of("crop"))
     assert learn.get_preds()[0][:, 4] == pytest.approx(1, abs=1e-3)
     said = description_of(learn.predictor())
@@ -156,7 +168,10 @@ SIDES = st.integers(10, 400)
 
 @functools.cache
 def drawn_matrix(policy, size, method):
-    """Compiled, which takes less time than to compute it once as it stands."""
+    """Returns a compiled function that computes a random matrix.
+
+    Compiling the function takes less time than a single call without compilation.
+    """
 
     @jax.jit
     def matrix(key, index, frame):
@@ -166,7 +181,7 @@ def drawn_matrix(policy, size, method):
 
 
 def in_picture(width, height, method, size, policy, seed, index=0):
-    """The matrix from output pixels to pixels of the picture itself, without a place."""
+    """Returns the matrix from the output's pixels to those of the original picture."""
     canvas = {"crop": (144, 96), "pad": (96, 96), "squish": (96, 96)}[method]
     if method == "squish":
         frame = width / height * np.diag([*canvas, height / width])
@@ -186,7 +201,7 @@ def in_picture(width, height, method, size, policy, seed, index=0):
 def test_a_turn_is_one_of_the_picture_and_not_of_what_is_made_of_it(
     method, width, height, size, seed
 ):
-    """Between the output, brought to the shape that it stands for, and the picture: no shear."""
+    """A random turn rotates the picture itself, without shear, with every method and shape."""
     turn = jx.aug_transforms(
         do_flip=False, max_rotate=180, max_zoom=1, max_lighting=0, max_warp=0, p_affine=1
     )
@@ -208,7 +223,7 @@ def test_a_turn_is_one_of_the_picture_and_not_of_what_is_made_of_it(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [32, (24, 40)])
 def test_each_of_the_eight_symmetries_shows_as_much(method, size):
-    """A quarter turn is one of the picture, which is framed after it: nothing more is lost."""
+    """No flip or quarter turn cuts off more of a picture, because it is framed after the turn."""
     policy = jx.aug_transforms(flip_vert=True, max_rotate=0, max_zoom=1, max_lighting=0, max_warp=0)
     width, height = 120, 70
     rows, columns = (size, size) if isinstance(size, int) else size
@@ -237,7 +252,11 @@ def test_each_of_the_eight_symmetries_shows_as_much(method, size):
     st.sampled_from([16, (8, 16)]),
 )
 def test_what_is_never_seen_is_what_the_line_says(short, long, upright, size):
-    """Of a picture whose values say where they are: what comes through, and what never does."""
+    """`unseen` returns the shares of pixels that training and validation really never see.
+
+    Each value of the picture gives its position along the long side, so that the range of the
+    values in the output shows what was seen.
+    """
     ramp = np.round(np.linspace(0, 255, long))
     picture = np.repeat(np.broadcast_to(ramp, (short, long))[..., None], 3, 2).astype(np.uint8)
     picture = np.rot90(picture) if upright else picture
@@ -249,7 +268,7 @@ def test_what_is_never_seen_is_what_the_line_says(short, long, upright, size):
     training, validation = unseen(np.array([picture.shape[1::-1]]), size, augmented=True)
     drawn = np.asarray(jx.augment(STILL, batch, jax.random.key(0), size)) * 255
     middle = np.asarray(jx.center(batch, size))[0] * 255
-    # Along the long side; across it a crop of another shape may be moved as well.
+    # `spread` is the share seen along the long side, `across` the share seen along the short side.
     height, width = (size, size) if isinstance(size, int) else size
     along = width / height if not upright else height / width
     across = min(1.0, min(1.5 * short, long) / (short * along))
@@ -271,7 +290,10 @@ def test_the_line_about_the_data_says_it_and_the_summary_too():
 
 
 def test_a_packed_set_is_whole_or_refused(tmp_path):
-    """One that was packed for a crop has lost the ends; one of the others will do for all."""
+    """A set packed for crop is refused with squish and pad, since the pictures' ends are lost.
+
+    A set packed for pad contains whole pictures, and works with every method.
+    """
     source = source_of([marked(number % 2 == 1) for number in range(10)])
     quiet = Console(file=io.StringIO())
     pack(source, tmp_path / "cut", 72, console=quiet)
@@ -320,13 +342,16 @@ def test_methods_that_are_none_are_refused():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_colour_is_seen_beyond_the_border_and_nowhere_else(interpolation):
-    """A grey picture of 3:1, as validation sees it: a third of the rows, between orange ones."""
+    """With `pad_mode = #ff8000`, the rows beyond the picture are orange and its own rows are not.
+
+    A grey picture of 3:1 fills the middle third of the rows.
+    """
     canvas, frame = presize(np.full((32, 96, 3), 128, np.uint8), 96, method="pad")
     batch = without_labels(canvas[None], frame[None], Framing("pad", "#ff8000"))
     seen = 255 * np.asarray(jx.center(batch, 48, view=View(1.0, interpolation))[0])
     orange = np.broadcast_to([255, 128, 0], (48, 48, 3)).astype(float)
     orange[17:31] = 128
-    # Where grey begins, the filter sees both.
+    # At the edges of the grey rows, the filter mixes both colours.
     sharp = np.r_[0:14, 18:30, 34:48]
     np.testing.assert_allclose(seen[sharp], orange[sharp], atol=1e-3)
 

@@ -205,7 +205,7 @@ def test_the_digits_are_judged_and_are_no_files(tmp_path, capsys):
     assert document["judged"] == 1797
     assert document["suspects"][0]["image"].startswith("image 0")
     assert "these pictures are not files" in err
-    assert "jaxch5.clean" not in err
+    assert "jaxch5 clean" not in err
     assert not (tmp_path / "suspects.csv").exists()
 
 
@@ -272,11 +272,9 @@ def test_an_interrupted_training_goes_on(pictures, tmp_path):
     assert process.returncode == 130, err
     assert f"to resume, repeat the command with --out {out}" in err
     assert not (out / "suspects.json").exists()
-    kept = next(out.glob("folds/*/0.npy")).stat().st_mtime_ns
     folder = next(out.glob("folds/*"))
     ended = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=True)
     assert ended.stdout.count("epoch  train_loss") < 3
-    assert kept
     assert not folder.exists()
     subprocess.run([*command, "--out", other], capture_output=True, check=True)
     assert (out / "suspects.json").read_bytes() == (other / "suspects.json").read_bytes()

@@ -53,7 +53,6 @@ def state_of(folder):
     return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in folder.rglob("*")}
 
 
-MANY = json.dumps([str(number) for number in range(10**6)])
 ABSURD = {
     "presize": ({"presize": "1000000000"}, "presize = 1000000000"),
     "presize no number": ({"presize": "__import__('os')"}, "presize"),
@@ -126,6 +125,8 @@ def test_loading_a_run_fetches_nothing_and_writes_nothing(run, learner_file, mon
     for path in (run, learner_file):
         assert load_learner(path).classes == ("blue", "red")
     assert not done
+    assert opened
+    assert str(weights) not in opened
     assert state_of(run.parent) == states
 
 

@@ -89,6 +89,7 @@ def test_what_is_no_picture_is_not_kept_and_said(kind, server, tmp_path, png):
         assert str(error.value).startswith(f"{link}: the answer is {said}")
         assert "\n" not in str(error.value)
         assert server.asked["/a.jpg"] == times
+        assert file.exists() == (kept is not None)
         file.unlink(missing_ok=True)
     server.link("a.jpg", png(3))
     file.write_bytes(ANSWERS[kind])

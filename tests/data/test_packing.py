@@ -180,4 +180,4 @@ def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path):
     with pytest.raises(DataError, match="file/set: ") as error:
         pack(source, tmp_path / "file" / "set", SIZE)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / INDEX).exists()
+    assert (tmp_path / "file").read_text() == ""

@@ -31,6 +31,7 @@ def test_nothing_is_written_outside_of_the_folder(packed, name, tmp_path):
     inside = {"in", "a.bin", "out", "good.txt", "tmp", "jaxch5-outside.txt"}
     assert {path.name for path in tmp_path.rglob("*")} <= inside
     assert not list((tmp_path).glob("outside*"))
+    assert not Path("/tmp/jaxch5-outside.txt").exists()
 
 
 def tar_of(*members):
@@ -82,6 +83,7 @@ def test_nothing_is_written_through_links_or_to_devices(kind, tmp_path):
         unpack(archive, tmp_path / "in" / "out")
     assert {path.name for path in tmp_path.rglob("*")} == {"in", "a.tar.gz", "secret"}
     assert (tmp_path / "secret").read_text() == "secret"
+    assert not Path("/tmp/jaxch5-outside.txt").exists()
 
 
 def test_a_link_in_a_zip_is_a_file_like_any_other(tmp_path):

@@ -180,11 +180,12 @@ def test_layer_decay_reaches_every_step_of_every_way_to_train(data, monkeypatch)
         learner(data, layer_decay=1.5)
 
 
-def test_freezing_clears_the_moments(compiled):
+@pytest.mark.parametrize("change", ["freeze", "unfreeze"])
+def test_freezing_and_unfreezing_clear_the_moments(change, compiled):
     learn = compiled.again(0)
     learn.fit(1, 0.01)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(learn.state.opt_state)[3:])
-    learn.unfreeze()
+    getattr(learn, change)()
     moments = learn.state.opt_state.inner_state
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(moments))
     with pytest.raises(ConfigError, match="freeze_to = 2: there is no such group"):

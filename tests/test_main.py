@@ -55,7 +55,6 @@ def test_what_is_installed_is_this_command():
     assert EntryPoint("jaxch5", project["scripts"]["jaxch5"], "").load() is main
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_setting_may_name_a_module_in_the_current_folder(tmp_path):
     """A setting can name a module in the current folder, even if `sys.path` lacks this folder.
 
@@ -68,6 +67,7 @@ def test_a_setting_may_name_a_module_in_the_current_folder(tmp_path):
     assert ended.stderr == "jaxch5 train: fit.loss = mine:loss: mine has no loss\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_what_cannot_be_printed_is_one_line():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "jaxch5"]

@@ -12,7 +12,7 @@ from jaxch5.data.image import presize
 from jaxch5.data.packing import pack
 from jaxch5.data.source import canvas_of, from_arrays
 from jaxch5.data.sources.folder import from_folder
-from jaxch5.data.sources.packed import INDEX, from_packed
+from jaxch5.data.sources.packed import from_packed
 from jaxch5.data.split import given_split, random_split
 from jaxch5.errors import ConfigError, DataError
 

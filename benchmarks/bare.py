@@ -83,7 +83,7 @@ class BareStep:
         return loss
 
     def pictures_a_second(self, steps: int) -> float:
-        """Runs so many steps and returns how many pictures they process per second."""
+        """Runs this many steps and returns how many pictures they process per second."""
         begin = time.perf_counter()
         for _ in range(steps):
             loss = self()

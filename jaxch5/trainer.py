@@ -200,7 +200,7 @@ class Trainer(NamesFastai):
         self._place()
 
     def _fit(self, plans: Sequence[Plan]) -> None:
-        """Trains by plans, whose steps count from 0, or by what a restored run has left of them."""
+        """Trains by the plans (steps count from 0) or by what a restored run has left of them."""
         steps_per_epoch = len(self.data.train)
         for plan in plans:
             check_rates(plan, steps_per_epoch)

@@ -119,7 +119,7 @@ def measure(
     file: Path,
     console: Console,
 ) -> dict[int | str, list[float]]:
-    """Gets the scores that `file` lacks by training, appends them, and returns all by kind."""
+    """Trains for the scores that `file` lacks, appends them, and returns all, grouped by kind."""
     from jaxch5.task import task_of
 
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

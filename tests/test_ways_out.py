@@ -221,7 +221,7 @@ def a_folder_of_one_class_that_holds_the_classes(folder):
 @way_out
 def more_devices_than_there_are(folder):
     first = ("train", "--fit.devices", "4096", "--fit.epochs", "1", "--model.weights", "none")
-    said = r"fit\.devices = 4096: the number available is \d+; (0) takes all"
+    said = r"fit\.devices = 4096: the number available is \d+; (0) uses all"
     # The corrected command would train, and fail here for another reason, so it is not run (None).
     first = (*first, "--data.path", classes(folder), *SMALL, "--data.batch-size", "4")
     first = (*first, "--workdir", folder.parent / "run", "--model.precision", "bf16")

@@ -501,7 +501,7 @@ class FitConfig(Section):
     devices: int = Field(
         _recipe("devices"),
         ge=0,
-        description="devices of each process that share a batch; 0 takes all",
+        description="devices of each process that share a batch; 0 uses all",
     )
     shard_optimizer: bool = Field(
         _recipe("shard_optimizer"),

@@ -63,7 +63,7 @@ class Pictures:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def split(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Returns each part's indices in a source that `restricted` returned; a `Split`."""
+        """Returns the indices of both parts in a source from `restricted`, as a `Split` does."""
         return np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
 
 

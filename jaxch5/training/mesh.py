@@ -39,7 +39,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
 
     Args:
         batch_size: Number of rows of a batch, on all devices together.
-        devices: Number of devices to use in each process; 0 takes as many as every process has.
+        devices: Number of devices to use in each process; 0 uses as many as every process has.
 
     Raises:
         ConfigError: A process has too few devices, or the rows cannot be shared equally.
@@ -49,9 +49,7 @@ def make_mesh(batch_size: int, devices: int = 0) -> Mesh | None:
         by_process.setdefault(device.process_index, []).append(device)
     present = min(map(len, by_process.values()))
     if devices > present:
-        raise ConfigError(
-            f"fit.devices = {devices}: the number available is {present}; 0 takes all"
-        )
+        raise ConfigError(f"fit.devices = {devices}: the number available is {present}; 0 uses all")
     # Ordered by process, so that the rows of each process are adjacent.
     grid = np.array([by_process[process][: devices or present] for process in sorted(by_process)])
     if batch_size % grid.size:

@@ -62,7 +62,7 @@ class Recipe:
         average: Decay of an exponential average of the weights, which is then evaluated instead of
             the weights; 0 keeps no average.
         deterministic: Whether the same seed gives the same bits on a GPU too, which may be slower.
-        devices: Number of devices of each process that share a batch; 0 takes all.
+        devices: Number of devices of each process that share a batch; 0 uses all.
         bn: Whether batch norms take their statistics from the entire batch ("global"), on any
             number of devices, or from the rows of each device ("local").
         remat: Whether the activations within a block are computed again for the gradient instead of

@@ -202,7 +202,7 @@ def print_list(console: Console, one: str, many: str, entries: Sequence[str]) ->
     for entry in entries[:SHOWN]:
         print_line(console, f"  {entry}")
     if len(entries) > SHOWN:
-        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists all)")
+        print_line(console, f"  and {len(entries) - SHOWN:,} more (--json lists them all)")
 
 
 def print_row(console: Console, row: str, head: str) -> None:

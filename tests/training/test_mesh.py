@@ -116,5 +116,5 @@ class TestEightDevices:
         errors = eight["errors"]
         assert "choose --data.batch-size 64, or --fit.devices 6" in errors["rows"]
         assert "choose --data.batch-size 8, or --fit.devices 3" in errors["few rows"]
-        assert errors["devices"] == "fit.devices = 9: the number available is 8; 0 takes all"
+        assert errors["devices"] == "fit.devices = 9: the number available is 8; 0 uses all"
         assert errors["bn"] == "model.bn = own: should be one of global, local"

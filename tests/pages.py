@@ -1,7 +1,7 @@
-"""What tests of pages share: a script that finds text that is hard to read."""
+"""Provides tests of pages with a script that finds text that is hard to read."""
 
-# Returns texts whose contrast with what is behind them is below 4.5 (WCAG 2.2, 1.4.3); those that
-# are not visible count only if they are asked for.
+# Returns up to ten elements whose text has a contrast with its background below 4.5 (WCAG 2.2,
+# 1.4.3). Elements that are not visible are included only if `hidden` is true.
 FAINT = """(hidden) => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const known = new Map();

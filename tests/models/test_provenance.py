@@ -1,4 +1,4 @@
-"""What lies beside weights is heard, what contradicts is refused, and what is guessed is said."""
+"""Descriptions beside weights are read, contradictions are refused, and guesses are reported."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_each_form_of_description_is_heard_or_contradicted(
         return
     with pytest.raises(WeightsError, match=f"its metadata and {name} contradict each other"):
         known(folder, metadata)
-    # What is said by the settings wins: it is the way out.
+    # Mean and deviation from the settings take precedence, so that they resolve a contradiction.
     given_found = known(folder, metadata, given=HALF)
     assert (given_found.normalization, given_found.source) == (HALF, "--model.mean and --model.std")
 
@@ -121,7 +121,10 @@ def test_a_file_of_that_name_that_is_something_else_says_nothing(content, folder
 
 
 def test_metadata_without_its_other_half_is_refused(folder):
-    """ImageNet's deviation was taken silently with a mean of another's."""
+    """Metadata with a mean but no deviation are refused, unless the settings state both.
+
+    Before, ImageNet's deviation was silently combined with the other mean.
+    """
     with pytest.raises(WeightsError, match="its metadata lacks std"):
         known(folder, {"mean": json.dumps([0.5] * 3)})
     assert known(folder, {"mean": json.dumps([0.5] * 3)}, given=HALF).normalization == HALF

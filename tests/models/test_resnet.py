@@ -1,4 +1,4 @@
-"""The ResNets compute what torchvision's and timm's do, forward, backward and in statistics."""
+"""ResNets have the logits, gradients and batch statistics of torchvision's and timm's ResNets."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def test_parameter_counts_are_torchvisions(arch):
 
 @pytest.mark.parametrize("arch", [a for a in GOLDEN["archs"] if a.endswith("d")])
 def test_names_and_shapes_are_timms(arch):
-    """None is lost and none invented."""
+    """No name is missing from the state dict, and none is added to it."""
     state_dict = export_state_dict(zeros(arch), arch)
     lines = sorted(f"{name} {list(value.shape)}" for name, value in state_dict.items())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -61,7 +61,7 @@ def test_a_resnet_d_is_told_from_its_kin(other):
 
 
 def compile_blocks():
-    """Has each block be a program, which those of the same shape share, in any network."""
+    """Compiles bottleneck blocks one by one, so that blocks of the same shape share a program."""
     program = nn.jit(Bottleneck, static_argnums=2)
     by_blocks = {arch: (program, depths) for arch, (_, depths) in ARCHITECTURES.items()}
     resnet.ARCHITECTURES = by_blocks
@@ -70,9 +70,11 @@ def compile_blocks():
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", GOLDEN["archs"])
 def test_logits_loss_gradients_and_statistics_are_torchvisions(arch, usual_compiler):
-    """Compiled with care: the deepest round too differently without.
+    """A network computes what torchvision's or timm's does, up to rounding.
 
-    Those of basic blocks are one program each, as in training, and the deeper are by their blocks.
+    The compiler has its usual settings, because with fewer optimizations the deepest networks round
+    too differently. A network of basic blocks is compiled as one program, as in training; deeper
+    networks are compiled block by block.
     """
     run_alone(__file__, arch, usual_compiler)
 
@@ -80,7 +82,10 @@ def test_logits_loss_gradients_and_statistics_are_torchvisions(arch, usual_compi
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet18d"])
 def test_so_they_are_in_the_forms_of_a_gpu(arch, usual_compiler):
-    """Of norms, pooling and the ends of blocks; the sums are those of a CPU."""
+    """Norms, pooling and block ends in the form for a GPU give torchvision's results, too.
+
+    As these forms are computed on a CPU here, numbers are added in a CPU's order.
+    """
     run_alone(__file__, f"{arch} elsewhere", usual_compiler)
 
 
@@ -155,8 +160,10 @@ def test_half_precision_keeps_weights_statistics_and_logits_in_float32(random_va
 
 @pytest.mark.slow
 def test_what_is_computed_again_is_not_kept(monkeypatch):
-    """The gradient is the same, of half of the numbers. What the compiler makes of it is not ours:
-    that of a CPU takes no less memory."""
+    """With `remat`, the gradient is the same, and fewer numbers are kept for it.
+
+    How much memory this saves depends on the compiler; on a CPU, it saves none.
+    """
     monkeypatch.setitem(ARCHITECTURES, "resnet18", (resnet.BasicBlock, (2, 1, 0, 0)))
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     variables = create_model("resnet18", 3).init(jax.random.key(1), x, train=False)

@@ -1,4 +1,4 @@
-"""Vision transformers compute what timm's compute, and do from the command line what ResNets do."""
+"""Vision transformers compute what timm's do, and work with the commands that ResNets work with."""
 
 import json
 import math
@@ -63,13 +63,17 @@ def drawn(spec, size, head="linear"):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM["archs"])
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    """One is compiled as a user's is; the others are of the same code, and take half the time."""
+    """Vision transformers have the features, outputs, loss and gradients of timm's networks.
+
+    One network is compiled with the compiler's usual settings, as a user's is. The others run the
+    same code, and with the tests' settings they take half the time.
+    """
     run_alone(__file__, arch, usual_compiler if arch == "vit_small_patch16_224" else None)
 
 
 def compare_with_timm(arch):
     golden, is_dinov2 = TIMM["archs"][arch], "dinov2" in arch
-    # timm's DINOv2 has the positions of 518 pixels.
+    # timm's DINOv2 has position embeddings for pictures of 518 pixels.
     size, stored = (98, 518) if is_dinov2 else (96, 96)
     weights = import_state_dict(state_dict_of(arch, stored), arch)
     weights = Pretrained(weights, IMAGENET, None, arch)
@@ -128,7 +132,7 @@ def test_parameter_counts_are_timms(arch):
     leaves = flatten_dict(shapes_of(arch, 518 if is_dinov2 else 96)["params"])
     if is_dinov2:
         leaves = {path: leaf for path, leaf in leaves.items() if path[0] != "head"}
-    # timm's small one was counted at the 98 pixels that it was computed for.
+    # The parameters of timm's small DINOv2 were counted at 98 pixels, as in `compare_with_timm`.
     if arch == "vit_small_patch14_dinov2":
         leaves[("pos_embed",)] = np.zeros((1, 50, 384))
     assert sum(leaf.size for leaf in leaves.values()) == golden["params"]
@@ -136,7 +140,10 @@ def test_parameter_counts_are_timms(arch):
 
 @pytest.mark.parametrize("grid", TIMM["resample"])
 def test_positions_are_resampled_as_timm_does(grid):
-    """Whether patches become fewer or more; the class token's stays."""
+    """Position embeddings are resampled as timm does, to fewer patches or to more.
+
+    The class token's embedding stays the same. If the patches form no square, there is an error.
+    """
     high, wide = map(int, grid.split("x"))
     square = (np.arange(32, dtype=np.float32) ** 1.5 % 7).reshape(1, 16, 2)
     positions = np.concatenate([np.full((1, 1, 2), 9.0, np.float32), square], axis=1)
@@ -150,7 +157,10 @@ def test_positions_are_resampled_as_timm_does(grid):
 
 
 def test_weights_of_pictures_of_another_size_begin_training(pictures, tmp_path):
-    """A run of 16 pixels begins one of 32; a learner's file keeps its own positions."""
+    """Weights trained at 16 pixels can start training at 32: their positions are resampled.
+
+    A learner's file keeps the position embeddings that it was saved with.
+    """
     weights = tmp_path / "weights.safetensors"
     block = jx.DataBlock(jx.from_folder(pictures), jx.random_split(), presize=36, size=16)
     learn = jx.vision_learner(block.load(batch_size=8), REGISTERED, "none", head="linear")
@@ -210,7 +220,10 @@ def test_layer_decay_gives_each_block_the_share_that_timm_gives_it():
 
 @pytest.mark.parametrize("head", ["linear", "concat_pool"])
 def test_registers_and_patches_reach_the_head(head):
-    """The class token alone does with "linear"; with "concat_pool" the patches' mean as well."""
+    """The head "linear" takes the class token; "concat_pool" takes the patches' mean as well.
+
+    This shows in the width of the head's input.
+    """
     x = jax.random.normal(jax.random.key(1), (2, 32, 24, 3))
     model = create_model(REGISTERED, 3, head)
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
@@ -281,7 +294,7 @@ def test_blocks_are_left_out_in_training_alone():
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """An import path of the tiny one, as the command line takes it."""
+    """Provides the import path of the tiny network's spec, as the command line takes it."""
     folder = tmp_path_factory.mktemp("nets")
     code = f"from jaxch5.models.vit import vit_spec\nSPEC = vit_spec('tiny_vit', **{TINY})\n"
     (folder / "vit_nets.py").write_text(code)
@@ -291,7 +304,10 @@ def named(tmp_path_factory):
 
 
 def test_it_goes_the_whole_way_from_the_command_line(named, pictures, tmp_path, capsys):
-    """Trained, first with its body frozen, by blocks; evaluated, exported, asked and profiled."""
+    """The commands can train, evaluate, export, predict with and profile a vision transformer.
+
+    Training first freezes the body, and then gives each block its own learning rate.
+    """
 
     def command(function, options, *words):
         status = run(function, options, "jaxch5", [*map(str, words)])

@@ -1,4 +1,4 @@
-"""State dicts go in and out without a bit changed, and a wrong one is named."""
+"""State dicts are imported and exported without changing a bit, and wrong entries are named."""
 
 from functools import partial
 

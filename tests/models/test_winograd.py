@@ -1,4 +1,4 @@
-"""3x3 convolution in fewer products: it and its gradients are the sums as they stand."""
+"""3x3 convolutions in fewer multiplications, and their gradients, agree with XLA's convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,10 @@ def result_and_gradients(form, x, kernel, cotangent):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (5, 9), (8, 6), (14, 7)])
 def test_it_is_the_convolution_on_maps_of_any_sides(height, width):
-    """Also where the last tiles are cut off, and with other channels out than in."""
+    """`winograd` and its gradients agree with XLA's convolution on maps of any size.
+
+    The last tiles may be cut off, and the numbers of input and output channels may differ.
+    """
     x, kernel = normal(0, 3, height, width, 5), normal(1, 3, 3, 5, 7)
     cotangent = normal(2, 3, height, width, 7)
 
@@ -39,7 +42,10 @@ def test_it_is_the_convolution_on_maps_of_any_sides(height, width):
 
 
 def test_rounding_stays_far_below_what_half_precision_has():
-    """3e-6 of the outputs' size, measured against float64; bfloat16 begins at 4e-3."""
+    """The rounding error is about 3e-6 of the outputs' size; that of bfloat16 is about 4e-3.
+
+    The error is measured against a computation in float64.
+    """
     x, kernel = normal(0, 8, 16, 16, 64), normal(1, 3, 3, 64, 64)
     padded = np.pad(x.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)))
     exact = sum(
@@ -51,7 +57,7 @@ def test_rounding_stays_far_below_what_half_precision_has():
 
 
 def is_taken(batch, side, channels, dtype=jnp.float32, stride=1):
-    """Whether the CPU's program of a convolution is of matrix products."""
+    """Returns whether the program for a CPU computes a convolution with matrix products."""
     x = jax.ShapeDtypeStruct((batch, side, side, channels), dtype)
     kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), dtype)
     program = jax.jit(lambda x, kernel: convolve(x, kernel, stride)).lower(x, kernel).as_text()
@@ -59,7 +65,10 @@ def is_taken(batch, side, channels, dtype=jnp.float32, stride=1):
 
 
 def test_it_is_taken_where_it_is_faster():
-    """Many tiles in all pictures, many channels, float32, stride 1: nowhere else."""
+    """`winograd` is used only with many tiles in a batch, many channels, float32 and stride 1.
+
+    A map must be at least as large as a tile, too.
+    """
     assert is_taken(8, 8, 64)
     assert is_taken(2, 13, 64)
     assert is_taken(32, 4, 64)
@@ -73,7 +82,7 @@ def test_it_is_taken_where_it_is_faster():
 
 
 def test_other_devices_have_the_native_form():
-    """A program for a GPU knows nothing of it."""
+    """A program for a GPU contains XLA's own convolution, and no matrix products."""
     x, kernel = jnp.ones((8, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
     program = jax.jit(convolve).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert "convolution" in program
@@ -90,7 +99,7 @@ def test_a_program_for_any_number_of_pictures_can_be_exported():
 
 
 def test_batches_of_batches_work():
-    """`vmap` and `scan` go through it."""
+    """`winograd` works inside `vmap` and `scan`."""
     x, kernel = normal(0, 2, 8, 8, 8, 4), normal(1, 3, 3, 4, 4)
     expected = np.stack([winograd(one, kernel) for one in x])
     np.testing.assert_allclose(

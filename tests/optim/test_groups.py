@@ -1,4 +1,4 @@
-"""Groups of layers are fastai's, and what is frozen is exactly what should be."""
+"""Groups of layers are fastai's, and exactly the parameters that should be frozen are frozen."""
 
 from functools import partial
 
@@ -26,7 +26,10 @@ def params(variables):
 
 
 def test_fastais_groups_split_a_resnet_before_layer3_and_before_the_head(params):
-    """fastai 2.8.12's `default_split` of a ResNet: the first six children, the rest, the head."""
+    """The groups are those that fastai 2.8.12's `default_split` makes of a ResNet.
+
+    These are the first six children, the rest of the body, and the head.
+    """
     groups = layer_groups("fastai", spec_of("resnet18"), params)
     of = {path[0]: group for path, group in flatten_dict(labels(params, groups)).items()}
     assert {name for name, group in of.items() if group == 0} == {

@@ -1,4 +1,4 @@
-"""The optimizer walks fastai's Adam trajectory, and rates change without a new compilation."""
+"""The optimizer takes the steps of fastai's Adam, and a new rate needs no new compilation."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ADAM = json.loads((Path(__file__).parent / "golden.json").read_text())["adam"]
 
 
 def test_adam_is_fastais_with_changing_rate_and_momentum():
-    """Weight decay falls on the matrix and spares the bias; b2 is 0.99 and eps 1e-5."""
+    """Weight decay applies to the matrix but not to the bias; b2 is 0.99 and eps is 1e-5."""
     optimizer = make_optimizer(wd=0.01)
     params = {"w": jnp.array(ADAM["w"]), "b": jnp.array(ADAM["b"])}
     state = optimizer.init(params)

@@ -22,7 +22,10 @@ def test_suggestions_are_fastais(case):
 
 
 def test_the_last_decrease_is_the_end_of_the_slope():
-    """A straight fall from 1e-4 to 1e-2, flat before and after it, then up."""
+    """For a loss that falls from 1e-4 to 1e-2, `last_decrease` suggests 1e-2.
+
+    The loss falls in a straight line, is flat before and after it, and rises at the end.
+    """
     log = np.log10(LRS)
     losses = 3 - np.clip(log + 4, 0, 2) + 5 * np.clip(log + 0.5, 0, None)
     assert np.log10(suggest_lr(LRS, losses, 100)["last_decrease"]) == pytest.approx(-2, abs=0.1)

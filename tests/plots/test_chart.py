@@ -64,7 +64,10 @@ def test_many_steps_are_thinned_and_keep_their_ends():
 
 
 def test_an_early_spike_leaves_the_chart_and_says_how_high_it_was():
-    """And one in the second half does not: it is what there is to see."""
+    """An early spike is cut off and labelled with its height; a late one stays in the chart.
+
+    A spike in the second half is what the reader has to see.
+    """
     (line,) = chart([1.0, 50.0, 0.5, 0.4, 0.3, 0.2]).lines
     assert line.peak.text == "50"
     assert len(line.dots) == 5

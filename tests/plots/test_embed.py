@@ -10,7 +10,7 @@ from jaxch5.plots.embed import contact_sheet, figure_image, picture_image
 
 
 def pixels(image):
-    """What a browser would show of it."""
+    """Returns the pixels of an image, as a browser would show them."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image.uri.split(",")[1]))))
 
 

@@ -1,4 +1,4 @@
-"""Figures hold what they are given, whatever the titles are."""
+"""Figures show titles as plain text, recommended rates as a band, and a legend above curves."""
 
 import io
 
@@ -24,7 +24,10 @@ def test_the_band_of_recommended_rates_is_shaded():
 
 
 def test_the_legend_of_a_sweep_covers_the_curve_behind_it():
-    """A flat loss with a steep end leaves no corner free; letters across a line cannot be read."""
+    """The legend has a nearly opaque frame, since letters across a curve cannot be read.
+
+    A flat loss with a steep end leaves no corner of the figure free.
+    """
     rates = np.geomspace(1e-7, 1, 99).tolist()
     losses = [2.8] * 90 + [4.0] * 9
     figure = plot_lr_find([(rates, losses)], dict.fromkeys("abcde", 1e-3), (1e-3, 1e-2))

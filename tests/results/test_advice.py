@@ -1,4 +1,4 @@
-"""Advice is given where the figures bear it out, and nowhere else; its commands start."""
+"""Advice is given only if a run's figures support it, and its commands are valid."""
 
 import shlex
 import sys
@@ -23,7 +23,7 @@ NAMES = ("ash", "<b>beech</b>", "cedar", "date")
 
 
 def answers(matrix, sure=0.7, names=NAMES, **more):
-    """What a network makes of pictures that it confuses as a matrix says, always as sure."""
+    """Returns answers with a given confusion matrix, each of which has the probability `sure`."""
     matrix = np.asarray(matrix)
     count = len(matrix)
     cells = [(i, j) for i in range(count) for j in range(count) for _ in range(matrix[i, j])]
@@ -35,7 +35,7 @@ def answers(matrix, sure=0.7, names=NAMES, **more):
 
 
 def even(hits, misses, count=4):
-    """A confusion matrix whose mistakes are spread evenly; `misses` of each class with each."""
+    """Returns a confusion matrix: `hits` for each class, `misses` for each pair of classes."""
     return np.full((count, count), misses) + np.diag([hits - misses] * count)
 
 
@@ -85,7 +85,11 @@ def test_a_few_pictures_say_nothing_of_a_rate():
     ],
 )
 def test_labels_that_are_surely_contradicted_are_suspects(sure, judged, said):
-    """Of 400 answers that are 0.91 sure, 36 may be wrong; of such as are 0.99 sure, not 12."""
+    """Labels are suspect if sure answers contradict more of them than probabilities explain.
+
+    Of 400 answers, 12 contradict the label. With a probability of 0.91, 36 mistakes are expected;
+    with 0.99, only 4.
+    """
     found = advise("run", Config(), answers(even(97, 1), sure), judged=judged)
     assert commands(found) == said
 
@@ -110,7 +114,10 @@ def test_few_photographs_are_a_reason_to_begin_from_weights(weights, counts, dat
 
 @pytest.mark.parametrize(("trained", "said"), [(40, True), (1, False), (None, False)])
 def test_a_class_without_pictures_for_validation_is_named(trained, said):
-    """Unless it has too few for both parts."""
+    """If a class has no validation pictures, the advice is to split by class.
+
+    A class with too few pictures for both parts is not named.
+    """
     matrix = even(97, 1)
     matrix[1] = 0
     counts = trained and np.array([100, trained, 100, 100])
@@ -220,7 +227,10 @@ def test_at_most_five_in_the_order_of_urgency():
 
 
 def test_every_command_starts(tmp_path):
-    """Words that a shell would split or obey are in the path; the run's own file is read."""
+    """The command line of each piece of advice is valid, and reads the run's configuration.
+
+    The run's path contains characters that a shell would act on if they were not quoted.
+    """
     from jaxch5.run.directory import create_run
 
     photos = tmp_path / "photos"

@@ -1,4 +1,4 @@
-"""Answers about labels: none is lost, none is half written, and each can be taken back."""
+"""Answers about labels are never lost or half written, and each can be undone."""
 
 import os
 
@@ -19,7 +19,10 @@ def test_what_is_undone_does_not_hold_and_what_was_before_does_again():
 
 
 def test_answers_are_there_when_the_file_is_opened_again(tmp_path):
-    """Of names that are no text, and of several pictures at once, too."""
+    """Answers are read back, unless they were undone.
+
+    Paths may not be valid text, and an answer may be about several pictures.
+    """
     given = [
         Answer("class", ((NO_TEXT, "cat"), DOG), "猫"),
         Answer("unsure", (CAT,)),
@@ -36,7 +39,7 @@ def test_answers_are_there_when_the_file_is_opened_again(tmp_path):
 
 
 def test_a_line_that_was_not_finished_is_left_out_and_the_next_one_is_intact(tmp_path):
-    """What a killed process had not saved was not said to be."""
+    """An unfinished line of a killed process is dropped: it was never confirmed as saved."""
     path = tmp_path / "answers.jsonl"
     with AnswerLog(path) as log:
         log.add(Answer("keep", (CAT,)))

@@ -1,4 +1,4 @@
-"""Where a classifier looks is where the object is in the picture as the network saw it."""
+"""Maps of where a classifier looks mark the object in the picture as the network saw it."""
 
 import json
 import subprocess
@@ -33,7 +33,10 @@ CLASSES = ("dark", "bright")
 
 
 class Bright(nn.Module):
-    """Its map is how bright each pixel is, and the second class wants it bright."""
+    """A network whose map is the brightness of each pixel.
+
+    Bright pixels speak for the second class.
+    """
 
     @nn.compact
     def __call__(self, x, train):
@@ -62,7 +65,10 @@ FRAMINGS = {
 @pytest.mark.parametrize("size", [64, 50, (72, 48)])
 @pytest.mark.parametrize("shape", [(90, 120), (101, 67)])
 def test_the_brightest_place_is_where_the_object_is(how, size, shape):
-    """In the picture as the network saw it, in whichever corner, wherever that is in the file."""
+    """The map marks the object in the network's input, whichever corner it is in.
+
+    This holds wherever the framing has moved the object from its place in the file.
+    """
     height, width = shape
     predictor = classifier(Bright(), size, **how)
     for top, left in ((0.25, 0.25), (0.25, 0.65), (0.65, 0.25), (0.65, 0.65)):
@@ -87,7 +93,7 @@ def test_the_class_that_is_asked_for():
     other = jx.attribution(predictor, picture, "dark")
     assert other.label == "dark"
     assert other.probability == prediction.probabilities[0]
-    # Nothing speaks for it.
+    # No part of the picture speaks for this class.
     assert (other.map == 0).all()
     with pytest.raises(ConfigError, match="grey: should be one of dark, bright"):
         jx.attribution(predictor, picture, "grey")
@@ -122,7 +128,10 @@ def test_many_are_what_each_is_alone():
 
 
 def test_the_logit_counts_also_where_each_class_has_a_sigmoid():
-    """Where a probability is 1 to the last bit, its own gradient would be nothing."""
+    """The map is made from the logit's gradient, not from the probability's.
+
+    If a sigmoid's probability is exactly 1, the probability's own gradient is 0.
+    """
     softmax, sigmoid = (classifier(Bright(), 32, task=task) for task in (SOFTMAX, one_vs_rest()))
     sure = sigmoid.with_variables(jax.tree.map(lambda leaf: 100 * leaf, sigmoid.variables))
     picture = np.full((32, 32, 3), 200, np.uint8)
@@ -161,7 +170,10 @@ def test_a_module_of_nnx_is_refused_with_the_way_out():
 def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
     trained, pictures, tmp_path, capsys
 ):
-    """Of pictures by one name in two folders, too, and of a photograph that was there before."""
+    """`--explain` writes a new PNG for each picture, and overwrites none.
+
+    This also holds for pictures of the same name in two folders, and for PNGs of an earlier run.
+    """
     broken, folder = tmp_path / "broken.jpg", tmp_path / "seen" / "there"
     broken.write_text("Dear diary")
     names = [str(pictures / color / "0.jpg") for color in ("red", "blue")]
@@ -179,7 +191,10 @@ def test_the_command_writes_a_png_of_each_picture_and_replaces_none(
 
 
 def test_an_empty_map_is_said(tmp_path, capsys):
-    """What speaks against a class is left out, which may be all that there is."""
+    """`explain` warns if nothing in the picture speaks for the class.
+
+    What speaks against a class is left out of the map, so the map can be empty.
+    """
     file = tmp_path / "black.png"
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
     path = explain(classifier(Bright(), 32), file, tmp_path, "black.png")
@@ -211,7 +226,7 @@ COLORS = np.array([[255, 60, 60], [60, 220, 60], [70, 90, 255], [240, 220, 40]])
 
 
 def scenes(count, seed):
-    """Pictures of a disk of one of four colours somewhere on a background of clouds and noise."""
+    """Returns pictures of a disk in one of four colours on clouds and noise, and their labels."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:OBJECT, :OBJECT] - (OBJECT - 1) / 2
     disk = np.hypot(rows, columns) < OBJECT / 2
@@ -228,7 +243,7 @@ def scenes(count, seed):
 
 
 def architecture(name):
-    """The architecture, small where it may be, and the epochs that it takes."""
+    """Returns a small form of an architecture, and the number of epochs that it needs."""
     if name == "vit":
         return vit_spec("small_vit", patch=8, width=64, heads=4, depth=4), 8
     if name == "convnext":
@@ -242,7 +257,10 @@ def architecture(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "convnext", "vit"])
 def test_hiding_what_it_marks_makes_the_class_less_probable(name, usual_compiler):
-    """By far more than hiding as much, of the same shape, at random places does."""
+    """Hiding the marked fifth of a picture makes its class much less probable.
+
+    The effect is more than twice that of hiding an area of the same shape at random places.
+    """
     command = [sys.executable, "-m", __name__, name]
     subprocess.run(command, cwd=Path(__file__).parents[2], env=usual_compiler, check=True)
 

@@ -1,4 +1,4 @@
-"""Confident learning: by hand, under known noise, and whatever the order."""
+"""Confident learning agrees with examples worked by hand, and finds wrong labels in any order."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,11 @@ from jaxch5.results.confident import confident_joint, estimate_joint, find_label
 
 
 def test_the_joint_of_an_example_worked_by_hand():
-    """Thresholds are 0.6, 0.6 and 0.8; the fourth item is confidently of two, and goes to one."""
+    """The counts, wrong labels and doubts of a small example are those computed by hand.
+
+    The classes' thresholds are 0.6, 0.6 and 0.8, so the second item confidently belongs to class 1,
+    and the fourth to class 0.
+    """
     labels = np.array([0, 0, 1, 1, 2])
     probabilities = np.array(
         [
@@ -30,9 +34,11 @@ def test_the_joint_of_an_example_worked_by_hand():
 
 
 def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
-    """Of a's probabilities, 0.4 of 1.6 are with items labelled b; of b's, 0.4 of 1.2 with a's.
+    """With `calibrated`, the doubts of a small example are those computed by hand.
 
-    These rates, 1/4 and 1/3, are averaged with their mean, 7/24, and divided by it.
+    The probabilities of class a add up to 1.6, of which items labelled b have 0.4; those of b add
+    up to 2.4, of which items labelled a have 0.8. Each of these rates, 1/4 and 1/3, is averaged
+    with their mean, 7/24, and divided by it.
     """
     labels = np.array([0, 0, 1, 1])
     sure = np.array([0.9, 0.3, 0.4, 0.0])
@@ -46,9 +52,12 @@ def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
 def test_known_noise_is_counted_by_class_pair(rate):
-    """By the true probabilities of a label: so many of each class are of each other one."""
+    """The number of wrong labels is estimated for each pair of classes.
+
+    The probabilities are the true ones, given the noise.
+    """
     rng = np.random.default_rng(0)
-    # From one class to the next; only the last one's labels are right.
+    # Some labels are changed to the next class; those of the last class are all right.
     noise = np.eye(3) * (1 - rate) + np.eye(3, k=1) * rate
     noise[2, 2] = 1
     truth = rng.integers(3, size=6000)
@@ -91,7 +100,10 @@ def test_doubt_is_from_0_to_1_and_a_label_is_disputed_if_a_class_is_more_probabl
 
 
 def test_of_two_equal_doubts_the_one_of_the_more_frequent_mistake_is_larger():
-    """Many items labelled 0 look like 1, few like 2; the last two are alike but for that."""
+    """An item that looks like 1 is doubted more than an equally unsure item that looks like 2.
+
+    Both are labelled 0, and of the items labelled 0, many look like 1 but few look like 2.
+    """
     labels = np.zeros(42, int)
     labels[20:30], labels[30:40] = 1, 2
     probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3

@@ -1,4 +1,4 @@
-"""Corrected labels as a table: what was answered is in it, and nothing else is changed."""
+"""A table of corrected labels contains the corrections that were given, and no other changes."""
 
 import os
 
@@ -28,7 +28,7 @@ ROWS = [
 
 
 def answers(*given):
-    """Answers about rows by their numbers: (number, kind, class)."""
+    """Returns answers about `ROWS`, each given as (number of the row, kind, class)."""
     found = {}
     for number, kind, *label in given:
         key = (ROWS[number].image, ROWS[number].label)
@@ -53,7 +53,7 @@ def test_what_nobody_is_sure_of_may_be_left_out():
 
 
 def test_an_answer_about_another_label_of_the_file_changes_nothing():
-    """It said what is right of a label that the picture does not have any more."""
+    """An answer applies only while the picture has the label that the answer was about."""
     key = ("/a.jpg", "horse")
     now = corrected(ROWS, {key: Answer("drop", (key,))})
     assert now.rows == ROWS
@@ -81,7 +81,10 @@ def test_classes_that_go_come_or_cannot_be_trained_are_said():
 
 
 def test_the_table_is_read_as_it_was_written_whatever_the_names(tmp_path):
-    """Paths with bytes that are no text, quotes and line feeds; each picture stays in its part."""
+    """Paths and classes are read back as they were, and each picture stays in its part.
+
+    Names may contain quotes, line feeds, and bytes that are not valid text.
+    """
     names = [os.fsdecode(b"\xff.png"), 'a "quote", and\nmore.png', "<b>.png", "=1+1.png"]
     for name in names:
         Image.new("RGB", (4, 4)).save(tmp_path / name)

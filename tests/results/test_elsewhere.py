@@ -1,4 +1,4 @@
-"""What timm and Pillow need of a classifier is what jaxch5 itself does."""
+"""A classifier exported for use with timm and Pillow matches the classifier in jaxch5."""
 
 import json
 import os
@@ -41,7 +41,10 @@ def classifier(arch, head="linear", **about):
 
 @pytest.mark.parametrize(("arch", "first"), [("resnet18", "conv1"), ("resnet18d", "conv1.0")])
 def test_a_folder_for_timm_has_what_timm_writes(arch, first, tmp_path):
-    """And is read here as weights, with mean, deviation and classes of one mind."""
+    """A folder exported for timm has timm's files and configuration.
+
+    It can be read back as weights, with the classifier's normalization, classes and variables.
+    """
     predictor = classifier(arch, size=(64, 96), method="squish")
     write_artifact(predictor, tmp_path / "folder", "timm")
     assert sorted(os.listdir(tmp_path / "folder")) == [
@@ -104,7 +107,10 @@ FRAMINGS = [
 def test_pillows_pixels_are_near_what_the_network_sees(
     method, pad_mode, size, view, sides, tmp_path
 ):
-    """On average within four of 255, and unlike another method's."""
+    """Pillow's pixels differ by less than 4 of 255, on average, from what the network sees.
+
+    With another method they differ by more than 8, unless the picture has the input's proportions.
+    """
     blotches = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     file = tmp_path / "1.png"
     Image.fromarray(cv2.resize(blotches, sides, interpolation=cv2.INTER_CUBIC)).save(file)

@@ -1,4 +1,4 @@
-"""Interpretation: its figures are scikit-learn's and fastai's, its plots hold what they should."""
+"""`Interpretation` gives the figures of scikit-learn and fastai, and draws them in its plots."""
 
 import csv
 import dataclasses
@@ -32,7 +32,7 @@ def names(count):
 
 
 def sure(targets, predictions, classes):
-    """An interpretation of a model that is certain of its predictions."""
+    """Returns the interpretation of a model that is certain of its predictions."""
     return Interpretation(targets, np.eye(len(classes))[predictions], classes)
 
 
@@ -43,12 +43,12 @@ def drawn(seed, items=60, classes=6, **more):
 
 
 def pictures(item):
-    """Of different shapes."""
+    """Returns a grey picture; pictures of neighbouring items have different heights."""
     return np.full((8 + item % 3, 9, 3), 0.5)
 
 
 def fits(figure):
-    """Whether all that is drawn lies within the figure."""
+    """Returns whether everything that is drawn lies within the figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     box = figure.get_tightbbox()
@@ -60,7 +60,10 @@ def fits(figure):
 
 
 def test_counts_and_kinds_of_mistakes_are_fastais():
-    """The order among equal counts is free there; here it is that of the classes."""
+    """The confusion matrix and the most confused classes are fastai's.
+
+    Pairs with equal counts are in the order of the classes; fastai does not specify their order.
+    """
     interp = sure(GOLDEN["targets"], GOLDEN["predictions"], names(6))
     np.testing.assert_array_equal(interp.confusion_matrix(), GOLDEN["confusion"])
     kinds = interp.most_confused(min_val=3)
@@ -70,7 +73,10 @@ def test_counts_and_kinds_of_mistakes_are_fastais():
 
 @given(seeds, st.integers(1, 30), st.integers(2, 8))
 def test_the_matrix_is_scikit_learns(seed, items, classes):
-    """Few items leave classes empty."""
+    """The confusion matrix, as counts and as shares, is scikit-learn's.
+
+    With few items, some classes are empty.
+    """
     interp = drawn(seed, items, classes)
     expected = (interp.targets, interp.predictions)
     matrix = interp.confusion_matrix()
@@ -108,7 +114,7 @@ def test_losses_are_scikit_learns_and_sorted(seed):
     interp = drawn(seed)
     losses, items = interp.top_losses()
     expected = sk.log_loss(interp.targets, interp.probabilities, labels=range(6))
-    # scikit-learn takes a larger number for a zero.
+    # In place of 0, scikit-learn uses a larger number than `Interpretation` does.
     if interp.losses.max() < 30:
         assert losses.mean() == pytest.approx(expected)
     assert sorted(items) == list(range(60))
@@ -140,7 +146,10 @@ def test_a_probability_of_zero_has_a_finite_loss_and_of_one_none():
 @settings(max_examples=30)
 @given(seeds, st.integers(1, 12), st.integers(1, 8))
 def test_the_report_is_scikit_learns_and_the_metrics(seed, items, classes):
-    """By its defaults: over the classes that have items or are predicted; one will do."""
+    """The report has the figures of scikit-learn's report, and of `METRICS`.
+
+    Means are over the classes that have items or are predicted, even if there is only one class.
+    """
     interp = drawn(seed, items, classes)
     report = interp.classification_report()
     expected = sk.classification_report(
@@ -167,7 +176,10 @@ def test_the_report_is_scikit_learns_and_the_metrics(seed, items, classes):
 
 
 def test_the_report_as_text_has_a_line_for_each_class():
-    """A class without items has no number; equal names and line ends do no harm."""
+    """The report's text has one line for each class, even if names are equal or have line feeds.
+
+    A class without items has dashes in place of its figures.
+    """
     report = sure([0, 1], [0, 0], ["cat", SCRIPT, "no\nitems", "no\nitems"]).classification_report()
     lines = str(report).splitlines()
     assert [line[:12].strip() for line in lines] == [
@@ -206,7 +218,7 @@ def test_calibration_is_scikit_learns(seed, bins):
 
 
 def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
-    """Three of four are right at a confidence of 3/4, all at a confidence of 1."""
+    """Three of four answers with a confidence of 3/4 are right, and all with a confidence of 1."""
     probabilities = np.array([[0.75, 0.25]] * 4 + [[0.0, 1.0]])
     interp = Interpretation([0, 0, 0, 1, 1], probabilities, ["a", "b"])
     assert interp.expected_calibration_error() == 0
@@ -218,7 +230,10 @@ def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Six files; items 1 and 4 look wrong, 4 more so; 2 is wrong but unsure, and 5 is no file."""
+    """Provides an interpretation of six items, of which 5, 4 and 1 look wrong, the worst first.
+
+    The prediction for item 2 is wrong but unsure. Item 5 has a path, but no file.
+    """
     references = [str(tmp_path / f"a, {number}.png") for number in range(6)]
     for reference in references[:5]:
         Image.new("RGB", (4, 4)).save(reference)
@@ -245,7 +260,10 @@ def test_suspects_are_sure_mistakes_worst_first(labelled):
 
 
 def test_suspects_go_through_a_table_and_back(labelled, tmp_path, monkeypatch):
-    """`from_csv` reads what was written, with the present labels and paths that hold anywhere."""
+    """`from_csv` reads the table that `write_suspects` writes, from any working folder.
+
+    The table has the present labels, and absolute paths.
+    """
     monkeypatch.chdir(tmp_path)
     relative = [Path(reference).name for reference in labelled.references]
     file = tmp_path / "elsewhere" / "suspects.csv"
@@ -285,7 +303,7 @@ def test_suspects_cannot_be_written_without_paths_or_into_nowhere(labelled, tmp_
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 37, 200])
 def test_matrices_of_all_sizes_can_be_read(classes):
-    """Nothing is cut off, names of an axis do not overlap, a page is enough."""
+    """In a matrix of any size, nothing is cut off, names do not overlap, and a page is enough."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, classes, 20 * classes)
     predictions = np.where(rng.random(len(targets)) < 0.9, targets, (targets + 1) % classes)
@@ -313,7 +331,10 @@ def test_cells_hold_their_counts_while_they_fit():
 
 
 def test_names_in_plots_are_plain_text():
-    """Dollars would begin a formula that cannot be parsed."""
+    """Plots show names as they are, although matplotlib takes dollar signs for a formula.
+
+    One of these formulas could not be parsed.
+    """
     classes = [SCRIPT, "$\\frac{", "no items"]
     interp = dataclasses.replace(sure([0, 1], [1, 0], classes), pictures=pictures)
     matrix = interp.plot_confusion_matrix()
@@ -364,7 +385,7 @@ def test_calibration_is_drawn_where_there_are_items():
     assert fits(figure)
 
 
-# What cannot be.
+# Invalid input.
 
 
 @pytest.mark.parametrize(

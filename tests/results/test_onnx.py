@@ -1,4 +1,4 @@
-"""A function that was written as ONNX gives what it gives in jax, for any number of rows."""
+"""A function written as ONNX gives the same results as in JAX, for any number of rows."""
 
 import json
 from functools import partial
@@ -96,7 +96,7 @@ def test_what_is_not_written_is_named(function, line):
     ],
 )
 def test_a_classifier_answers_the_same_for_any_number_of_pictures(arch, head, precision):
-    """In float32, whatever it was trained in."""
+    """The ONNX program computes in float32, whatever precision the classifier was trained in."""
     dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[precision]
     init = partial(create_model(arch, 3, head).init, train=False)
     variables = run_once(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -128,7 +128,10 @@ def test_a_network_that_is_not_written_is_refused():
 
 
 def test_its_own_lines_run_it(tmp_path, monkeypatch):
-    """Those of its description, in a folder with what they ask for."""
+    """The code in the ONNX file's description gives the classifier's probabilities.
+
+    It runs in a folder that contains the model and the picture that the code names.
+    """
 
     class Sums(nn.Module):
         @nn.compact

@@ -1,4 +1,4 @@
-"""Folds, and heads that have not seen what they judge."""
+"""Folds are even and keep copies together, and heads judge only items they were not trained on."""
 
 import warnings
 
@@ -35,13 +35,16 @@ def test_copies_are_in_one_fold_also_where_groups_share_an_item():
 
 
 def test_what_could_not_be_learned_elsewhere_is_in_no_fold():
-    """A class of one picture, and one whose pictures are all copies of one another."""
+    """A class is in no fold if it has only one picture, or only copies of one picture."""
     folds = stratified_folds(np.array([0, 0, 0, 1, 2, 2, 3, 3]), 3, same=[[4, 5]])
     assert (folds < 0).tolist() == [False] * 3 + [True] * 3 + [False] * 2
 
 
 def test_a_label_does_not_matter_to_its_own_judgement():
-    """Nor do those of its fold; those of others do."""
+    """An item's probabilities depend neither on its own label nor on labels in the same fold.
+
+    They depend on the labels in other folds.
+    """
     x, labels = blobs()
     folds = stratified_folds(labels, 4)
     before = judge_by_heads(x, labels, folds, 3)

@@ -1,4 +1,4 @@
-"""A trained classifier without its data gives what it gave in training, alone and in a file."""
+"""A classifier loaded from a run or a file, without its data, predicts as it did in training."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from jaxch5.util.files import write_file
 
 @pytest.fixture(scope="module")
 def held_out(trained, pictures):
-    """Paths of the validation pictures, in their order."""
+    """Provides the paths of the validation pictures, in their order."""
     _, learn = trained
     return [str(pictures / learn.data.source.references[item]) for item in learn.data.valid.items]
 
@@ -61,7 +61,7 @@ def test_many_pictures_take_one_program_and_a_bad_one_its_own_place(trained, hel
 
 
 def test_a_picture_that_comes_alone_is_computed_alone(trained, held_out):
-    """It waits for no batch, and shares the program of `predict`."""
+    """`predict_many` computes a single picture with the program of `predict`, not as a batch."""
     predictor = load_learner(trained[0])
     (prediction,) = predictor.predict_many(held_out[:1])
     again = predictor.predict(held_out[0])
@@ -82,7 +82,10 @@ def test_a_path_its_content_and_its_pixels_are_the_same_picture(trained, held_ou
 
 
 class Shades(nn.Module):
-    """A class for each shade of red: small, so that many predictions take no time."""
+    """A network with a class for each shade of red.
+
+    It is so small that many predictions take no time.
+    """
 
     def __call__(self, x, train):
         return -jnp.abs(x.mean((1, 2))[:, :1] - jnp.linspace(0, 1, 5))
@@ -102,7 +105,7 @@ def png(pixels):
 
 
 def in_a_buffer(pixels):
-    """As a camera gives pictures: the next one is written over it."""
+    """Returns pixels as a camera does: in a buffer that the next picture overwrites."""
     in_a_buffer.buffer[:] = pixels
     return in_a_buffer.buffer
 
@@ -137,7 +140,10 @@ BAD += (np.zeros((0, 5, 3), np.uint8), np.full((4, 4), np.nan), io.StringIO("tex
     )
 )
 def test_each_of_many_has_its_place_whatever_is_beside_it(shades, chosen):
-    """Good ones are what `predict` says of each, and bad ones the error that it raises."""
+    """`predict_many` gives one answer for each picture, in order: that of `predict`.
+
+    For a bad picture, it gives the error that `predict` raises.
+    """
 
     def form_of(one):
         if not isinstance(one, tuple):
@@ -178,14 +184,14 @@ def test_pictures_that_end_in_an_error_are_predicted_before_it(shades, count):
 
     predictions = []
     with pytest.raises(OSError, match="the camera is gone"):
-        # All that comes before the error is kept.
+        # `extend` keeps the predictions that come before the error.
         predictions.extend(shades.predict_many(pictures()))
     assert len(predictions) == count
 
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """A file of each format."""
+    """Provides exported files in three formats, with the format as the key."""
     folder = tmp_path_factory.mktemp("exported")
     files = {}
     for form in ("safetensors", "stablehlo", "learner"):
@@ -204,7 +210,10 @@ def test_a_learners_file_is_the_run_again(trained, exported, held_out):
 
 
 def test_a_stablehlo_file_runs_with_jax_alone(trained, exported):
-    """Any number of pictures, on a CPU as on a GPU; nothing of jaxch5 is imported."""
+    """An exported program runs without jaxch5 and Flax, for any number of pictures.
+
+    The program is for both CPUs and GPUs.
+    """
     program = """
 import sys
 import threading
@@ -265,7 +274,10 @@ def predicted(capsys, *argv):
 
 
 def test_the_command_has_a_line_a_picture(trained, pictures, held_out, capsys):
-    """From folders, patterns and names, with the runner-up."""
+    """`predict` prints one line for each picture, with its two most probable classes.
+
+    Pictures are given as folders, patterns and paths.
+    """
     status, out, err = predicted(
         capsys, trained[0], pictures / "red", f"{pictures}/blue/1*.jpg", held_out[0]
     )
@@ -310,7 +322,10 @@ def test_a_bad_picture_is_one_error_line_and_the_rest_go_on(trained, held_out, t
 def test_every_name_has_its_line_whatever_the_others_are(
     trained, held_out, tmp_path, capsys, monkeypatch
 ):
-    """A folder without pictures, say, ends nothing."""
+    """`predict` answers each name with a prediction or an error, whatever the other names are.
+
+    For example, a folder without pictures does not end the command.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -362,7 +377,10 @@ def test_an_export_that_cannot_be_written_is_one_line(trained, tmp_path, capsys)
 
 
 def test_an_export_into_a_pipe_or_a_device_leaves_it_what_it_is(tmp_path):
-    """As in `--out /dev/stdout | ...`; replaced, it would be gone for all who use it."""
+    """A pipe that a file is written to stays a pipe, as in `--out /dev/stdout | ...`.
+
+    If it were replaced by a file, it would be lost to every process that uses it.
+    """
     pipe, got = tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))

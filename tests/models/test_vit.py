@@ -63,10 +63,11 @@ def drawn(spec, size, head="linear"):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM["archs"])
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    """Vision transformers have the features, outputs, loss and gradients of timm's networks.
+    """Vision transformers have the features and outputs of timm's networks.
 
-    One network is compiled with the compiler's usual settings, as a user's is. The others run the
-    same code, and with the tests' settings they take half the time.
+    Except for DINOv2, their loss and gradients are timm's, too. One network is compiled with the
+    compiler's usual settings, as a user's is. The others run the same code, and with the tests'
+    settings they take half the time.
     """
     run_alone(__file__, arch, usual_compiler if arch == "vit_small_patch16_224" else None)
 
@@ -142,7 +143,7 @@ def test_parameter_counts_are_timms(arch):
 def test_positions_are_resampled_as_timm_does(grid):
     """Position embeddings are resampled as timm does, to fewer patches or to more.
 
-    The class token's embedding stays the same. If the patches form no square, there is an error.
+    The class token's embedding stays the same, and patches that do not form a square are refused.
     """
     high, wide = map(int, grid.split("x"))
     square = (np.arange(32, dtype=np.float32) ** 1.5 % 7).reshape(1, 16, 2)

@@ -1,4 +1,4 @@
-"""Figures show themselves in a notebook."""
+"""Figures are displayed as pictures in a notebook."""
 
 import io
 
@@ -29,7 +29,10 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_notebook_shows_every_figure_as_a_picture(name):
-    """IPython asks an object for `_repr_png_`; matplotlib's own figures have none."""
+    """Every figure has `_repr_png_`, which IPython calls to display an object.
+
+    Matplotlib's own figures do not have this method.
+    """
     figure = FIGURES[name]()
     width, height = figure.get_size_inches() * figure.dpi
     picture = Image.open(io.BytesIO(figure._repr_png_()))

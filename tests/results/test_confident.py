@@ -54,7 +54,7 @@ def test_the_doubt_by_calibrated_probabilities_worked_by_hand():
 def test_known_noise_is_counted_by_class_pair(rate):
     """The number of wrong labels is estimated for each pair of classes.
 
-    The probabilities are the true ones, given the noise.
+    The probabilities take the noise into account, as those of an ideal classifier would.
     """
     rng = np.random.default_rng(0)
     # Some labels are changed to the next class; those of the last class are all right.

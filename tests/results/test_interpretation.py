@@ -218,7 +218,10 @@ def test_calibration_is_scikit_learns(seed, bins):
 
 
 def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
-    """Three of four answers with a confidence of 3/4 are right, and all with a confidence of 1."""
+    """The calibration error is 0 if answers are right as often as their confidence says.
+
+    Three of four answers with a confidence of 3/4 are right, and all with a confidence of 1.
+    """
     probabilities = np.array([[0.75, 0.25]] * 4 + [[0.0, 1.0]])
     interp = Interpretation([0, 0, 0, 1, 1], probabilities, ["a", "b"])
     assert interp.expected_calibration_error() == 0
@@ -331,9 +334,9 @@ def test_cells_hold_their_counts_while_they_fit():
 
 
 def test_names_in_plots_are_plain_text():
-    """Plots show names as they are, although matplotlib takes dollar signs for a formula.
+    """Plots show class names as plain text, even if the names contain dollar signs.
 
-    One of these formulas could not be parsed.
+    Matplotlib would take a dollar sign for the beginning of a formula, which it could not parse.
     """
     classes = [SCRIPT, "$\\frac{", "no items"]
     interp = dataclasses.replace(sure([0, 1], [1, 0], classes), pictures=pictures)

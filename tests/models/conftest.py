@@ -1,4 +1,4 @@
-"""What tests of networks share: numbers for weights, a hub, and PyTorch in an interpreter apart."""
+"""Fixtures for tests of networks: random weights, a hub, and another interpreter with PyTorch."""
 
 import hashlib
 import math
@@ -20,7 +20,10 @@ from jaxch5.util.libraries import variable
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """A function: variables of a ResNet, random, of which none is what a new network has."""
+    """Provides a function that returns random variables of a ResNet.
+
+    None of them has the value with which a new network begins.
+    """
 
     def draw(arch, num_classes=3, head="linear", seed=0):
         rng = np.random.default_rng(seed)
@@ -43,7 +46,7 @@ def random_variables():
 
 @pytest.fixture(scope="session")
 def peer():
-    """A function: runs a program in the interpreter that JAXCH5_PEER_PYTHON names."""
+    """Provides a function that runs a program in the interpreter that JAXCH5_PEER_PYTHON names."""
     python = variable("JAXCH5_PEER_PYTHON")
     if python is None:
         pytest.skip("JAXCH5_PEER_PYTHON names no interpreter with torchvision, timm and fastai")
@@ -62,12 +65,14 @@ def peer():
 
 
 class Hub:
-    """A server on the loopback address that answers as the hub does for large files: with what the
-    file is, and a redirect to another host, which has it; and with a code for what is not there.
+    """A server on the loopback address that answers as the Hugging Face hub does for large files.
 
-    `repositories` has the files of each by their names, and those of a revision as NAME@REVISION.
-    `trouble` is a status that it answers instead, or "hangs up", "other size", "a path for an etag"
-    or "a path for a commit".
+    It describes a file and redirects to another host, which has the file's content. If something
+    does not exist, it answers with an error code.
+
+    `repositories` maps the name of each repository, or NAME@REVISION, to its files, which are in
+    turn keyed by name. `trouble` makes the server misbehave: it is the status of every answer, or
+    "hangs up", "other size", "a path for an etag" or "a path for a commit".
     """
 
     def __init__(self, repositories):
@@ -84,11 +89,11 @@ class Hub:
             self._server.server_close()
 
     def found(self, path):
-        """The content of a file and its commit, or the status and the code of the hub's answer."""
+        """Returns a file's content and commit, or the status and error code of the hub's answer."""
         repository, _, rest = path.lstrip("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
         if repository not in self.repositories:
-            # Whoever says not who they are is not told that there is none.
+            # The hub does not tell anonymous clients whether a repository exists.
             return 401, "RepoNotFound"
         commits = {
             hashlib.sha1(place.encode()).hexdigest(): files
@@ -153,7 +158,7 @@ class Hub:
 
 @pytest.fixture
 def serve(monkeypatch):
-    """A function: a hub that has repositories, which is asked although tests are offline."""
+    """Provides a function that starts a hub with given repositories, and ends offline mode."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hubs = []
 

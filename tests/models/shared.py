@@ -1,4 +1,4 @@
-"""What tests of networks share with programs of their own, in which there are no fixtures."""
+"""Helpers for tests of networks, usable also if a test runs as a program, without fixtures."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ def normal(seed, *shape):
 
 
 def of_each(forms, *arguments):
-    """Of each form, the result and its gradients for the same cotangent; one program for all."""
+    """Returns each form's result and gradients for one cotangent, from one compiled program."""
 
     def run(*arguments):
         outcomes = []
@@ -37,7 +37,7 @@ def of_each(forms, *arguments):
 
 
 def fill(name, shape):
-    """Weights that depend on nothing but PyTorch's name and shape for them."""
+    """Returns weights that depend only on the name and shape that PyTorch gives them."""
     rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
@@ -57,13 +57,16 @@ def pictures(size=96):
 
 
 def run_alone(file, arch, environment=None):
-    """Runs a test's module as a program; its own programs are compiled as the environment says."""
+    """Runs a test's module as a program in an environment, which may set XLA's flags."""
     command = [sys.executable, "-m", f"tests.models.{Path(file).stem}", arch]
     subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True)
 
 
 def assert_gradients(arch, grads, words_of, expected, rel):
-    """Compares the norms of gradients by module: by so many words of PyTorch's names."""
+    """Compares the norm of the gradients of each part of a network with the expected norm.
+
+    A parameter's part is given by the first `words_of(words)` words of its name in PyTorch.
+    """
     squares = {}
     for path, leaf in flatten_dict(grads).items():
         words = spec_of(arch).names.of(("params", *path)).split(".")
@@ -75,7 +78,7 @@ def assert_gradients(arch, grads, words_of, expected, rel):
 
 
 def refusal(read, *arguments, **named):
-    """The line that a WeightsError says."""
+    """Returns the message, of one line, of the WeightsError that a call must raise."""
     with pytest.raises(WeightsError) as raised:
         read(*arguments, **named)
     line = str(raised.value)

@@ -1,4 +1,4 @@
-"""A network is found wherever a file holds it, to the bit, and what is damaged is named."""
+"""A network is read exactly, wherever in a file it is, and a damaged entry is named."""
 
 import json
 from pathlib import Path
@@ -27,19 +27,19 @@ few = settings(max_examples=25, deadline=None, suppress_health_check=list(Health
 
 @pytest.fixture(scope="module")
 def state_dicts(random_variables):
-    """Of each head, and the variables that each is of."""
+    """Provides for each head a state dict and the variables from which it was made."""
     made = {head: random_variables(ARCH, head=head) for head in ("linear", "concat_pool")}
     return {head: (export_state_dict(made[head], ARCH), made[head]) for head in made}
 
 
 def fastai_state_dict(state_dict):
-    """By the names of fastai's `vision_learner`."""
+    """Returns a state dict with the names that fastai's `vision_learner` uses."""
     names = spec_of(ARCH).names.others["fastai"]
     return {rename(name, names): value for name, value in state_dict.items()}
 
 
 def children(state_dict):
-    """By the numbers of `Sequential(*list(resnet.children())[:-2])`, without a head."""
+    """Returns the body's entries as `Sequential(*list(resnet.children())[:-2])` numbers them."""
     fastai = fastai_state_dict(state_dict)
     return {name[2:]: value for name, value in fastai.items() if name.startswith("0.")}
 
@@ -132,7 +132,10 @@ def test_any_damaged_entry_is_refused_by_the_name_that_the_file_gives_it(
 
 
 def test_of_several_networks_the_one_that_is_named_is_taken(state_dicts, tmp_path):
-    """And of those that are not named, the weights before their average, which is said."""
+    """The part after `#` in a path selects one of several networks in a file.
+
+    Without it, the weights themselves are read, not their average. `origin` names the network.
+    """
     state_dict, _ = state_dicts["linear"]
     file = tmp_path / "both.safetensors"
     average = {
@@ -190,7 +193,7 @@ def test_what_is_no_resnet_is_said_to_be_none(names, cause):
     ids=["wide", "cut", "squeeze and excitation"],
 )
 def test_many_that_do_not_fit_are_another_kind_of_network(change, state_dicts):
-    """The cause is named, and not only the first entry that is missed."""
+    """If many entries do not fit, the cause is named, and not only the first missing entry."""
     with pytest.raises(WeightsError, match="incomplete, or holds another kind of ResNet"):
         import_state_dict(change(state_dicts["linear"][0]), ARCH)
 
@@ -207,7 +210,7 @@ def test_dictionaries_within_themselves_end(state_dicts):
 
 
 def test_names_and_shapes_are_those_that_the_others_have(state_dicts):
-    """`names.json` has them from torchvision 0.28 and fastai 2.8."""
+    """Names and shapes equal those in `names.json`, from torchvision 0.28 and fastai 2.8."""
 
     def shapes(state_dict):
         return {name: list(value.shape) for name, value in state_dict.items()}
@@ -217,7 +220,7 @@ def test_names_and_shapes_are_those_that_the_others_have(state_dicts):
 
 
 def test_a_head_of_fastai_with_another_width_is_left_and_its_body_taken(state_dicts):
-    """As `vision_learner(..., lin_ftrs=[256])` makes it."""
+    """Only the body is read if the head is from `vision_learner(..., lin_ftrs=[256])`."""
     entries = dict(state_dicts["concat_pool"][0])
     entries["head.4.weight"] = np.zeros((256, 1024), np.float32)
     for leaf in ("weight", "bias", "running_mean", "running_var"):

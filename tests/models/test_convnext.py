@@ -1,4 +1,4 @@
-"""ConvNeXts compute what timm's compute, and do from the command line what ResNets do."""
+"""ConvNeXts compute what timm's compute, and work with every command, as ResNets do."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def nano():
 
 @pytest.mark.parametrize("arch", TIMM)
 def test_names_and_shapes_are_timms(arch):
-    """None is lost and none invented."""
+    """A ConvNeXt's state dict has exactly the names and shapes that timm's has."""
     empty = zeros(arch)
     state_dict = export_state_dict(empty, arch)
     lines = sorted(f"{name} {list(value.shape)}" for name, value in state_dict.items())
@@ -75,7 +75,10 @@ def test_the_way_in_and_out_changes_no_bit(head):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TIMM)
 def test_what_timm_computes_is_computed(arch, usual_compiler):
-    """One is compiled as a user's is; the others are of the same code, and take half the time."""
+    """Logits, loss and gradients equal timm's.
+
+    One network is compiled as for users; quick compilation of the others halves the time.
+    """
     run_alone(__file__, arch, usual_compiler if arch == NANO else None)
 
 
@@ -87,7 +90,8 @@ def compare_with_timm(arch):
         logits = model.apply({"params": params}, x, train=True)
         return cross_entropy(logits, jnp.array([1, 20, 300, 999]))
 
-    # Operation by operation: each block has the shapes, and so the programs, of its neighbours.
+    # Computed one operation at a time, since neighbouring blocks have the same shapes and therefore
+    # share the compiled operations.
     with jax.default_matmul_precision("highest"):
         is_last = {"capture_intermediates": lambda module, _: module.name == "stages_3"}
         logits, kept = model.apply(variables, x, train=False, mutable="intermediates", **is_last)
@@ -102,7 +106,10 @@ def compare_with_timm(arch):
 
 
 def test_a_body_is_taken_whatever_its_file_has_for_a_head(nano):
-    """Of other classes, or a norm alone, as timm writes where there are none."""
+    """A body is read even if its file has no head, one for other classes, or only a norm.
+
+    timm writes only the norm of a head without classes.
+    """
     other = {**nano, "head.fc.weight": np.zeros((21841, 640)), "head.fc.bias": np.zeros(21841)}
     variables, _ = import_network(find_network(other, NANO), NANO)
     assert variables["params"]["head"]["fc"]["bias"].shape == (21841,)
@@ -154,7 +161,7 @@ def test_small_and_base_differ_in_width():
 
 
 def test_decay_leaves_out_what_timms_leaves_out(nano):
-    """Vectors and biases: norms, and the scale of each block."""
+    """Weight decay leaves out vectors: biases, norms and the scale of each block."""
     params = import_state_dict(nano, NANO)["params"]
     decays = {
         spec_of(NANO).names.of(("params", *path))
@@ -166,7 +173,7 @@ def test_decay_leaves_out_what_timms_leaves_out(nano):
 
 @pytest.fixture(scope="module")
 def apply(nano):
-    """A function: logits of two pictures in training, by settings and seed."""
+    """Provides a function from a seed and settings to the logits of two pictures."""
     variables = import_state_dict(nano, NANO)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 
@@ -211,7 +218,7 @@ SIZES = ("--data.presize", 36, "--data.size", 32, "--data.batch-size", 8)
 
 @pytest.fixture
 def started(capsys):
-    """A function: a command of this process; gives its status, output and messages."""
+    """Provides a function that runs a command here and returns its status, output and messages."""
 
     def start(command, options, *argv):
         status = run(command, options, f"python -m {command.__name__}", [*map(str, argv)])
@@ -223,7 +230,7 @@ def started(capsys):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Makes the nano one of few and narrow blocks; its name and its entry stay."""
+    """Gives `convnext_nano` fewer and narrower blocks, under the same name in the registry."""
     monkeypatch.setitem(ARCHITECTURES, NANO, ((1, 1, 2, 1), 16))
     entries_of.cache_clear()
     yield

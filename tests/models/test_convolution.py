@@ -1,4 +1,4 @@
-"""Each fast form computes what XLA's native form computes, and so does its gradient."""
+"""Each fast form has the same results and gradients as XLA's native form, and saves work."""
 
 from functools import partial
 
@@ -41,12 +41,12 @@ def test_the_choice_of_form_changes_no_number(size, stride, side):
 
 
 def times_computed(function, *arguments):
-    """How often a CPU's program computes a maximum, for each element of an array."""
+    """Returns how many times a function's program on a CPU computes the maxima of an array."""
     return jax.jit(function).lower(*arguments).compile().as_text().count(" maximum(")
 
 
 def test_a_block_is_not_computed_again_by_those_after_it():
-    """Each has a ReLU, which is computed once, whoever reads the block."""
+    """The ReLU at the end of each block is computed once, however often the block is read."""
 
     def blocks(x, matrix):
         for _ in range(3):
@@ -60,7 +60,10 @@ def test_a_block_is_not_computed_again_by_those_after_it():
 
 
 def test_what_a_convolution_reads_is_not_computed_again_for_its_gradient():
-    """XLA would do so, element by element, in the order of a transpose."""
+    """The input of a convolution is computed once, for the result and the gradient.
+
+    XLA by itself would recompute it, element by element, in transposed order.
+    """
 
     def loss(kernel, x, scale):
         return convolve(jax.nn.relu(x * scale), kernel, 2).sum()
@@ -72,7 +75,10 @@ def test_what_a_convolution_reads_is_not_computed_again_for_its_gradient():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("sides", [(2, 3), (3, 2), (1, 9), (9, 1), (2, 2)])
 def test_no_map_that_is_low_or_narrow_is_left_to_xla(sides, stride):
-    """Its convolution of a map that is smaller than the kernel takes a hundred times as long."""
+    """XLA's convolution is not used if the output has a shorter side than the kernel.
+
+    It would take a hundred times as long.
+    """
     x, kernel = normal(0, 2, *(side * stride for side in sides), 5), normal(1, 3, 3, 5, 7)
     (result, *gradients), (expected, *expected_gradients) = of_each(
         [lambda x, kernel, form=form: form(x, kernel, stride) for form in (convolve, native)],

@@ -1,4 +1,4 @@
-"""A sum of shifted pictures is the depthwise convolution, and so are its gradients."""
+"""Sums of shifted pictures have the results and gradients of a depthwise convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def normal(seed, *shape):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (4, 4), (9, 7)])
 def test_it_is_the_convolution_on_maps_of_any_sides(height, width):
-    """Also where taps only ever meet the padding."""
+    """Results and gradients agree even if some taps of the kernel only ever meet the padding."""
     x, kernel, cotangent = normal(0, 3, height, width, 5), normal(1, 7, 7, 1, 5), normal(2, 1)
 
     def each(x, kernel):
@@ -63,7 +63,7 @@ def test_a_program_for_any_number_of_pictures_can_be_exported():
 
 
 def test_patches_are_the_convolution_with_a_stride_of_its_size():
-    """What is left at the lower and the right border is left out, as PyTorch does."""
+    """Pixels at the lower and right borders that fill no patch are ignored, as in PyTorch."""
     x, kernel = normal(0, 2, 9, 11, 3), normal(1, 4, 4, 3, 5)
     padded = np.pad(x[:, :8, :8], ((0, 0), (2, 2), (2, 2), (0, 0)))
     expected = native(padded, kernel, 1)[:, 4:-3:4, 4:-3:4]

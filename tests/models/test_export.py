@@ -1,4 +1,4 @@
-"""PyTorch's networks load what `export` writes and compute the same with it; and the way in."""
+"""PyTorch's networks and ours compute the same logits with each other's weights."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from jaxch5.results.predictor import Predictor
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("a", "b", "c", "d", "é")
 SIZE = 64
-# Learners whose exports are loaded, the formats that each is exported in, and networks of
-# torchvision's whose weights are taken.
+# `OUT` has learners, with the formats in which they are exported for PyTorch. `IN`, below, has
+# torchvision's networks whose weights are imported.
 OUT = {
     f"{head}{depth}": (f"resnet{depth}", head, formats)
     for head, formats in (
@@ -33,9 +33,10 @@ OUT = {
 LIBRARIES = ("torchvision", "timm", "fastai")
 IN = {"torchvision18": "resnet18", "torchvision50": "resnet50"}
 
-# Loads every file, which fails where a name or a shape is not the network's, and saves its logits;
-# then draws networks of its own, with statistics of a batch, and saves them with theirs. What a
-# network is of, and how its pictures are normalized, is read in the file.
+# Loads every file, which fails if a name or a shape is not the network's, and saves the logits.
+# Then makes torchvision's networks with random weights and the statistics of a batch, and saves
+# their weights and logits. A learner's architecture, classes and normalization are read from its
+# file.
 PROGRAM = """
 import json, sys
 import numpy as np
@@ -167,7 +168,7 @@ def learners(random_variables):
 
 @pytest.fixture(scope="module")
 def exchange(peer, learners, pictures, tmp_path_factory):
-    """A folder with exports of learners, networks of torchvision's, and logits of PyTorch's."""
+    """Provides a folder with exported learners, torchvision's networks, and logits from PyTorch."""
     folder = tmp_path_factory.mktemp("exchange")
     np.save(folder / "pictures.npy", pictures)
     for name, (_, _, formats) in OUT.items():
@@ -195,7 +196,10 @@ def assert_same_logits(model, variables, pictures, expected):
 def test_pytorch_computes_the_same_with_an_exported_file(
     name, library, exchange, learners, pictures
 ):
-    """Each library's network has loaded it strictly, or its body has, under fastai's head."""
+    """A network of each library loads the file strictly and has the learner's logits.
+
+    If the head is fastai's, the networks of torchvision and timm load the body, under that head.
+    """
     learner = learners[name]
     seen = normalize(jnp.asarray(pictures), learner.normalization)
     expected = np.load(exchange / name / f"{library}.logits.npy")
@@ -233,7 +237,10 @@ for name in FOLDERS:
 
 
 def test_timm_loads_the_folder_of_each_kind_of_network(peer, tmp_path):
-    """A vision transformer with positions for the size that it was trained at."""
+    """timm computes the same logits with an exported folder of each kind of network.
+
+    The vision transformer's positions are for the size at which it was trained.
+    """
     rng, size = np.random.default_rng(0), 56
     pictures = rng.random((2, size, size, 3), np.float32)
     np.save(tmp_path / "pictures.npy", pictures)

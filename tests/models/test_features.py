@@ -1,4 +1,4 @@
-"""What a body makes of pictures."""
+"""The pooled features of pictures are what a network's head computes its logits from."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,11 @@ def test_the_head_makes_its_logits_of_them():
 )
 @pytest.mark.parametrize("head", ["linear", "concat_pool"])
 def test_every_architecture_has_them(arch, channels, head):
-    """Of any type, and as many as its last map has channels; a class token stands for a map."""
+    """Each network has a float32 feature per channel of its last map, even in half precision.
+
+    A vision transformer has its class token instead, followed by the mean of the patches if the
+    head is `concat_pool`.
+    """
     model = create_model(arch, 3, head, jnp.bfloat16)
     pictures = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(lambda x: variables_of(model, x), pictures)

@@ -1,4 +1,4 @@
-"""Any of timm's weights: by a tag, a repository and its revision, or a folder like one."""
+"""Weights are read by a tag of timm's, from a repository at any revision, or from a folder."""
 
 import io
 import json
@@ -26,8 +26,8 @@ from jaxch5.util.address import is_on_hub
 from jaxch5.view import WHOLE, View
 from tests.models.shared import assert_equal, refusal
 
-# What timm 1.0.31's `save_for_hf` writes: for resnet18.fb_swsl_ig1b_ft_in1k, and for a resnet18d
-# of three classes with its label_names.
+# Configurations that timm 1.0.31's `save_for_hf` writes, for resnet18.fb_swsl_ig1b_ft_in1k and for
+# a resnet18d with three classes and their label_names.
 SWSL, PETS = (Path(__file__).parent / "timm" / f"{name}.json" for name in ("swsl", "pets"))
 CONFIG, SAFE, BIN = "config.json", "model.safetensors", "pytorch_model.bin"
 
@@ -58,7 +58,7 @@ def of_torch(variables):
     return content.getvalue()
 
 
-# What timm says of each of its tags for our architectures, by the repository.
+# Writes what timm states about each of its tags for our architectures, keyed by repository.
 PROGRAM = """
 import json, sys
 
@@ -80,7 +80,10 @@ json.dump(said, open("said.json", "w"))
 
 
 def test_what_is_known_of_tags_is_what_timm_says(peer, tmp_path):
-    """None is invented; of vision transformers those are left out that are other networks."""
+    """All weights known here are timm's, with its values, and all of its ResNet weights are known.
+
+    Some tags of its vision transformers are left out because they belong to other networks.
+    """
     names = [name for name in architectures() if name in OURS]
     benchmarks = str(Path(__file__).parent.parent.parent / "benchmarks")
     peer(f"BENCHMARKS, ARCHITECTURES = {benchmarks!r}, {names}\n{PROGRAM}", tmp_path)
@@ -106,7 +109,10 @@ TAG = "timm/resnet18.fb_swsl_ig1b_ft_in1k"
 
 @pytest.mark.parametrize("weights", ["fb_swsl_ig1b_ft_in1k", f"{TAG}", "me/mine"])
 def test_a_tag_and_a_repository_bring_what_timm_says(weights, serve, swsl, variables, tmp_path):
-    """Whether its name is known here or not; and what was fetched needs no hub any more."""
+    """Weights and what timm says about them are fetched by a tag or from any repository.
+
+    After that, no hub is needed.
+    """
     hub = serve({TAG: swsl, "me/mine": swsl})
     for _ in range(2):
         found = from_hub("resnet18", tmp_path, hub.endpoint, weights)
@@ -150,7 +156,10 @@ def test_without_pytorch_its_file_is_not_even_fetched(serve, tmp_path, monkeypat
 
 
 def test_without_a_description_what_is_known_here_is_taken(serve, swsl, tmp_path):
-    """Of weights that are named here; else what is guessed is said."""
+    """Without a config.json, what is known here about the weights is used.
+
+    If nothing is known about them, `normalized_by` says that the normalization is a guess.
+    """
     hub = serve({TAG: {SAFE: swsl[SAFE]}, "me/mine": {SAFE: swsl[SAFE]}})
     known = from_hub("resnet18", tmp_path, hub.endpoint, TAG)
     assert (known.view, known.licence) == (View(0.875), "cc-by-nc-4.0")

@@ -1,4 +1,4 @@
-"""Heads and batch norms compute what torchvision's and fastai's compute."""
+"""Heads and batch norms compute what PyTorch's do, and attention and GELU what JAX's do."""
 
 import math
 import zlib
@@ -19,14 +19,16 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# fastai 2.8.12, create_head(512, 3), with the weights of `filled` and the maps of `feature_map`.
+# Logits of fastai 2.8.12's create_head(512, 3), with the weights of `filled` and the maps of
+# `feature_map`.
 EVAL = [
     [-1.62123703956604, -0.524648904800415, 0.780381441116333],
     [-0.35750988125801086, -1.422869324684143, -0.8514145016670227],
     [-1.0533839464187622, -0.9298704862594604, -0.10205058753490448],
     [-0.17712682485580444, -1.5581722259521484, -0.26435786485671997],
 ]
-# The same in training, with both dropouts at 0, and then the second batch norm's statistics.
+# The same in training, with both dropout rates at 0; `MEAN` and `VAR` are the second batch norm's
+# first four running means and variances after that.
 TRAIN = [
     [-1.87889564037323, 1.0469422340393066, 2.2794675827026367],
     [1.8134779930114746, 0.25608497858047485, -1.4718844890594482],
@@ -43,7 +45,7 @@ def feature_map():
 
 
 def fill(path, shape):
-    """Weights that depend on nothing but the layer's name and PyTorch's shape for it."""
+    """Returns weights that depend only on a layer's name and the shape that PyTorch gives them."""
     _, layer, leaf = path
     rng = np.random.default_rng(zlib.crc32(f"{layer}.{LEAVES[leaf]}".encode()) + 7)
     if leaf == "var":
@@ -74,7 +76,7 @@ def test_concat_pool_trains_as_fastais_head_does():
 
 
 def test_concat_pool_begins_as_fastais_head_does():
-    """Kaiming normal layers, and batch norms of scale 1 and bias 0.001."""
+    """Linear layers begin Kaiming normal, and batch norms with scale 1 and bias 0.001."""
     params = ConcatPoolHead(3).init(jax.random.key(0), feature_map(), train=False)["params"]
     assert {name: sorted(leaves) for name, leaves in params.items()} == {
         "bn1": ["bias", "scale"],
@@ -125,7 +127,7 @@ def test_batch_norm_normalizes_by_the_biased_and_keeps_the_unbiased_variance():
 
 @pytest.mark.parametrize("sides", [(1, 1), (7, 7), (5, 9)])
 def test_evaluation_takes_the_mean_that_training_takes(sides):
-    """By a product on a CPU: at most the roundings of a sum differ."""
+    """Evaluation, which takes means by matrix products on a CPU, may differ only by rounding."""
     x = jax.random.normal(jax.random.key(1), (3, *sides, 512))
     head = LinearHead(10)
     variables = head.init(jax.random.key(0), x, train=False)
@@ -134,7 +136,7 @@ def test_evaluation_takes_the_mean_that_training_takes(sides):
 
 
 def batch_norm(x, cotangent, near):
-    """The result of a batch norm in training, its running variance, and its gradient."""
+    """Returns a batch norm's result in training, its running variance, and the input's gradient."""
     channels = x.shape[-1]
     params = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
     stats = {"mean": near, "var": jnp.ones(channels)}
@@ -149,7 +151,10 @@ def batch_norm(x, cotangent, near):
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, -30.0])
 def test_a_variance_in_one_pass_is_that_of_two(monkeypatch, offset):
-    """As a GPU computes it; with running means that are a few deviations off, nothing cancels."""
+    """The variance that a GPU computes in one pass equals that of two passes.
+
+    It is accurate even if the running means are off by two standard deviations: nothing cancels.
+    """
     rng = np.random.default_rng(0)
     x = rng.normal(offset, [0.1, 1, 10, 100], (64, 14, 14, 4)).astype(np.float32)
     cotangent = rng.standard_normal(x.shape, np.float32)
@@ -171,11 +176,12 @@ def test_a_variance_in_one_pass_is_that_of_two(monkeypatch, offset):
 @pytest.mark.parametrize("tokens", [1, 5, 8, 17])
 @pytest.mark.parametrize("logit", [0.0, -1e3])
 def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
-    """For any number of tokens, also if all logits are far below those of what is filled up."""
+    """Results and gradients agree for any number of tokens, even if padding has higher logits."""
     shape = 2, tokens, 3, 64
     parts = list(np.random.default_rng(tokens).normal(size=(4, *shape)).astype(np.float32))
     if logit:
-        # Of unit length in one direction for queries and in the opposite one for keys.
+        # Queries and keys point in opposite directions along one axis, so that all logits are
+        # close to `logit`.
         parts[0][..., 0], parts[1][..., 0] = 8 * np.sqrt(-logit), -np.sqrt(-logit)
     query, key, value, cotangent = parts
 
@@ -187,7 +193,7 @@ def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
         jax.jit(partial(seen_and_gradients, way))(query, key, value)
         for way in (jax.nn.dot_product_attention, attention)
     )
-    # A logit of 1,000 is rounded to 6e-5, and its weight is wrong by as much.
+    # A logit near 1,000 is rounded to a multiple of 6e-5, and its weight is off by as much.
     tolerance = 1e-3 if logit else 1e-5
     for mine, theirs in zip(ours, own, strict=True):
         assert np.isfinite(theirs).all()
@@ -196,7 +202,10 @@ def test_attention_and_its_gradients_are_those_of_jax(tokens, logit):
 
 
 def test_gelu_keeps_its_input_alone_for_the_gradient():
-    """Between two products: its input, its output for the second's gradient, and a gradient."""
+    """Between two matrix products, memory holds three arrays with the size of GELU's input.
+
+    These are the input, the output (for the second product's gradient) and a gradient.
+    """
 
     def loss(first, second, x):
         return jnp.sum(jnp.square(gelu(x @ first) @ second))

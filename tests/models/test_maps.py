@@ -1,4 +1,4 @@
-"""The map within a network is found, is placed where it belongs, and is Grad-CAM's."""
+"""A network's last map is found, and its Grad-CAM is correct and placed where it belongs."""
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,9 @@ from jaxch5.models.vit import vit_spec
 from jaxch5.models.weights import export_state_dict, import_state_dict
 from tests.models.shared import fill, pictures
 
-# Maps of torchvision 0.28's resnet18 with the weights of `fill`, by its hooks in PyTorch 2.13: the
-# output of layer4 times the mean gradient of the class's logit, without what is below 0, by its
-# greatest.
+# Maps of torchvision 0.28's resnet18 with the weights of `fill`, computed with hooks in PyTorch
+# 2.13: the channels of layer4's output are summed, each multiplied by the mean gradient of the
+# class's logit; values below 0 become 0; and the rest is divided by the largest value.
 CLASSES = (0, 281)
 TORCHVISION = [
     *(0.19915, 0.54194, 0.0528, 0.0, 0.53701, 0.47973, 0.53711, 0.53673),
@@ -28,7 +28,7 @@ VIT = vit_spec("tiny_vit", patch=8, width=16, heads=2, depth=2, registers=4)
 
 
 class Flat(nn.Module):
-    """A network without a map, within one that is named."""
+    """A network without a map, or, if `named`, with a map in its module `mixed`."""
 
     named: bool = False
 
@@ -49,11 +49,11 @@ def shapes(model, sides):
     [
         ("resnet18", (224, 160), (7, 5, 512)),
         ("resnet50d", (224, 224), (7, 7, 2048)),
-        # A map of one or two pixels shows no place.
+        # An earlier map is found, because a map with sides of one or two pixels locates nothing.
         ("resnet18", (64, 64), (4, 4, 256)),
         ("resnet18", (32, 32), (4, 4, 128)),
         ("resnet18", (8, 8), (4, 4, 64)),
-        # Not within the first block of the next stage, before it halves the sides.
+        # The map is a stage's output, not one inside the next stage before the sides are halved.
         ("resnet50", (64, 64), (4, 4, 1024)),
         ("convnext_nano", (128, 192), (4, 6, 640)),
         (VIT, (32, 48), (1 + 4 + 4 * 6, 16)),
@@ -84,7 +84,7 @@ def test_a_specification_may_name_the_module():
 
 
 def test_it_is_grad_cam_as_its_formula_says():
-    """For a mean and a linear layer, the weights of the channels are those of the layer."""
+    """If only a mean and a linear layer follow a map, Grad-CAM has the weights of that layer."""
     model, spec = Flat(named=True), spec_of(Flat(named=True))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 6, 8, 3)).astype(np.float32)
@@ -109,14 +109,17 @@ def test_a_resnets_maps_are_those_that_pytorch_computes():
     variables = import_state_dict(filled, "resnet18")
     place = find_map(model, spec, variables, (128, 128))
     found = class_maps(model, spec, place, variables, pictures(128)[:2], jnp.array(CLASSES))[0]
-    # Each pixel of the map is shown where it is, so that those there are its own.
+    # Every 32nd pixel of the enlarged map is a pixel of the map itself, without interpolation.
     exact = np.asarray(found)[:, ::32, ::32].ravel()
     np.testing.assert_allclose(exact, TORCHVISION, atol=2e-4)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "convnext_nano"])
 def test_a_pixel_of_the_map_is_shown_in_the_middle_of_what_it_sees(arch):
-    """Else the map of a ResNet would be half a stride too far to the right and below."""
+    """A pixel of a map is shown at the centre of the part of the input that it depends on.
+
+    Without a correction, a ResNet's map would be half a stride too far to the right and bottom.
+    """
     model, spec, side = create_model(arch, 2), spec_of(arch), 128
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, side, side, 3)), jnp.float32)
     variables = model.init(jax.random.key(0), x, train=False)

@@ -1,4 +1,4 @@
-"""Each form of pooling computes what XLA's native form computes, and so does its gradient."""
+"""Each form of max pooling has the same results and gradients as XLA's native form."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pretrained weights arrive whole, or one line names the file, what is wrong and the way out."""
+"""Pretrained weights are read exactly, or one line names the file, the fault and a way out."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def state_dict(variables):
 
 @pytest.fixture(scope="module")
 def whole(state_dict, tmp_path_factory):
-    """A good file, whose normalization is its own."""
+    """Provides an intact file of weights, which states its own normalization and classes."""
     file = tmp_path_factory.mktemp("whole") / "resnet18.safetensors"
     said = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "classes": ["cat", "dog", "Ö"]}
     save_file(state_dict, file, {name: json.dumps(value) for name, value in said.items()})
@@ -52,7 +52,10 @@ def hub(whole, serve):
 
 
 def test_imagenets_weights_are_fetched_once(hub, variables, tmp_path):
-    """Then they need no hub; and their normalization is what is known of them."""
+    """ImageNet's weights are fetched once; after that, they are read without a hub.
+
+    Their normalization is the one known here, not the one in the file's metadata.
+    """
 
     def fetched():
         return from_hub("resnet18", cache=tmp_path, endpoint=hub.endpoint)
@@ -83,7 +86,10 @@ def test_a_hub_that_does_not_give_them_is_named_soon(hub, trouble, tmp_path):
 
 @pytest.mark.parametrize("trouble", ["a path for an etag", "a path for a commit"])
 def test_a_hub_cannot_name_a_file_elsewhere(hub, trouble, tmp_path):
-    """Files in the cache have names that the hub gives; unchecked, these would lead out of it."""
+    """The hub's etags and commits are refused if they are paths.
+
+    They become names of files in the cache, and a path could lead out of it.
+    """
     hub.trouble = trouble
     cache = tmp_path / "a" / "b"
     line = refusal(from_hub, "resnet18", cache=cache, endpoint=hub.endpoint)
@@ -94,7 +100,7 @@ def test_a_hub_cannot_name_a_file_elsewhere(hub, trouble, tmp_path):
 
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_hub_that_gives_no_answer_is_named_soon(listens, tmp_path, monkeypatch):
-    """Nobody is there; or somebody is, who takes the call and never says a word."""
+    """A hub that refuses connections, or accepts them but never answers, is named within 15 s."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -123,7 +129,10 @@ def test_offline_mode_asks_nobody_and_reads_what_is_there(hub, variables, tmp_pa
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_safetensors_of_every_precision_are_read(dtype, state_dict, variables, tmp_path):
-    """As the very numbers that they hold, and with ImageNet's normalization if they say none."""
+    """Weights of every float type are read exactly, as float32.
+
+    A file that states no normalization gets ImageNet's.
+    """
     file = tmp_path / "weights.safetensors"
     save_file({name: np.asarray(value, dtype) for name, value in state_dict.items()}, file)
     read = from_file(file, "resnet18")
@@ -134,7 +143,10 @@ def test_safetensors_of_every_precision_are_read(dtype, state_dict, variables, t
 
 
 def test_a_parameter_that_is_one_number_keeps_its_shape(tmp_path):
-    """As a temperature of one's own network has it; NumPy makes a row of it on the way."""
+    """A scalar, such as the temperature of a user's own network, is saved as a scalar.
+
+    NumPy's `ascontiguousarray` would make an array of one number from it.
+    """
     values = {"params": {"scale": np.float32(2), "turned": np.ones((2, 3), np.float32).T}}
     save_file(flax_names(values), tmp_path / "w.safetensors")
     read = load_file(tmp_path / "w.safetensors")
@@ -169,7 +181,7 @@ def test_metadata_that_cannot_be_meant_are_named(name, value, state_dict, tmp_pa
 
 
 def test_a_file_cut_short_is_named(whole, tmp_path):
-    """Wherever it ends: in the length of its header, in the header or in the numbers."""
+    """A truncated file is named, whether it ends in its header's length, header or numbers."""
     content = whole.read_bytes()
     header = 8 + struct.unpack("<Q", content[:8])[0]
     file = tmp_path / "weights.safetensors"
@@ -239,7 +251,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A function: the file that torch.save writes of something."""
+    """Provides a function that saves something with `torch.save` and returns the file."""
     torch = pytest.importorskip("torch")
 
     def save(content, **named):
@@ -272,7 +284,7 @@ def test_files_of_pytorch_are_read_as_they_are_written(wrap, saved, tensors, var
 
 
 def test_parameters_and_half_precision_are_read(saved, tensors, variables):
-    """As from `dict(model.named_parameters())`, which still knows of gradients."""
+    """Parameters that require gradients, as in `dict(model.named_parameters())`, are read too."""
     torch = pytest.importorskip("torch")
     half = {
         name: torch.nn.Parameter(value.bfloat16()) if value.is_floating_point() else value
@@ -284,7 +296,7 @@ def test_parameters_and_half_precision_are_read(saved, tensors, variables):
 
 @pytest.mark.parametrize("new", [True, False])
 def test_a_file_of_pytorch_cut_short_is_named(new, saved):
-    """In either of its formats, wherever it ends."""
+    """A truncated file in either of PyTorch's formats is named, wherever it ends."""
     torch = pytest.importorskip("torch")
     file = saved({"fc.bias": torch.zeros(3)}, _use_new_zipfile_serialization=new)
     content = file.read_bytes()
@@ -294,7 +306,7 @@ def test_a_file_of_pytorch_cut_short_is_named(new, saved):
 
 
 class Malicious:
-    """Loaded in good faith, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -313,7 +325,7 @@ def test_a_malicious_file_is_refused_and_does_not_run(how, saved, tmp_path):
     line = refusal(from_file, file, "resnet18")
     assert line.startswith(f"{file}: is refused")
     assert not (tmp_path / "ran").exists()
-    # It is as dangerous as it looks.
+    # Unpickling such an object does make the folder, which shows that the check above can fail.
     pickle.load(io.BytesIO(pickle.dumps(Malicious(tmp_path / "ran"))))
     assert (tmp_path / "ran").exists()
 
